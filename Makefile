@@ -1,0 +1,37 @@
+# Everything runs in .venv, which the first target that needs it installs from requirements.txt.
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check up pins
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+install: .venv/.installed ## .venv, with all that the other targets need
+
+demo: .venv/.installed ## see it work: a local model, a killed worker, the same text
+	@.venv/bin/darkq demo
+
+up: .venv/.installed ## run it on this machine, Redis included
+	@.venv/bin/darkq up
+
+test: .venv/.installed ## run the tests
+	.venv/bin/pytest
+
+check: .venv/.installed ## lint, format, types, import arrows, docker-compose.yml
+	.venv/bin/ruff check && .venv/bin/ruff format --check
+	.venv/bin/mypy && .venv/bin/basedpyright
+	.venv/bin/lint-imports
+	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+pins: ## resolve pyproject.toml again into the requirements files
+	@.ci/pins
+
+.venv/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
+		|| { echo 'darkq needs Python 3.11 to 3.14; name one: make PYTHON=python3.12' >&2; exit 1; }
+	@echo 'Installing into .venv: about 250 MB the first time, a minute or two.'
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
+	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,66 @@
+"""Cancelling a job: at once while it waits, by its worker while it runs."""
+
+from __future__ import annotations
+
+import time
+
+from redis.asyncio import Redis
+
+from darkq import event as ev
+from darkq import scripts
+from darkq.errors import JobNotFound
+from darkq.event import Cursor
+from darkq.keys import PRIORITIES, JobKeys, queue, wake
+from darkq.record import Details, Failure, ResultRecord, decode_job, encode
+
+CANCELLED = Failure(type="JobCancelled", code="cancelled", message="cancelled")
+
+
+async def cancel(redis: Redis, keys: JobKeys, *, result_ttl_s: float) -> None:
+    """Cancel a job that waits, or ask the worker of a running one to stop it.
+
+    Does nothing to a finished one, and may be repeated. Raises `JobNotFound`.
+    """
+    while True:  # each turn means that a worker has claimed the job in between
+        job, retry = await redis.mget(keys.job, keys.retry)
+        attempt = int(retry or 0)
+        record = decode_job(job) if job is not None else None
+        now_ms = int(time.time() * 1000)
+        result = ResultRecord(
+            t=attempt + 1,
+            et=record.et if record else now_ms,
+            s=False,
+            r=CANCELLED,
+            st=now_ms,
+            ft=now_ms,
+            q=queue(keys.partition, record.job.priority if record else "interactive"),
+            id=keys.arq_id,
+            d=Details(outcome="cancelled", metadata=record.job.metadata if record else {}),
+        )
+        event = ev.Cancelled(id=str(Cursor(attempt + 1, 0)), at_ms=now_ms)
+        verdict = await scripts.cancel(
+            redis,
+            [
+                keys.in_progress,
+                keys.job,
+                keys.retry,
+                keys.state,
+                keys.result,
+                keys.events,
+                *(queue(keys.partition, priority) for priority in PRIORITIES),
+            ],
+            [
+                keys.arq_id,
+                keys.live,
+                wake(keys.partition),
+                attempt,
+                encode(result),
+                int(result_ttl_s * 1000),
+                event.id,
+                ev.encode(event),
+            ],
+        )
+        if verdict == b"unknown":
+            raise JobNotFound(keys.public_id)
+        if verdict != b"again":
+            return

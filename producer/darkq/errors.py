@@ -1,0 +1,111 @@
+"""Everything darkq raises, as one tree. Errors carry data; the message is made from it.
+
+DarkqError
+├── InvalidJob              bad input to `enqueue`; nothing was stored     .field .reason
+├── ConfigurationError      a setting is missing or wrong                  .setting .reason
+├── RedisUnavailable        Redis did not answer within the retries        .reason
+├── IdempotencyConflict     the key was used for another job               .key .job_id
+├── JobNotFound             unknown id, or everything of it has expired    .job_id
+├── CursorGone              the log no longer holds what follows a cursor  .job_id .cursor
+├── AttemptSuperseded       a new attempt began; earlier text is void      .attempt .cursor
+├── JobFailed               the job ended without an answer                .job_id .code .message
+├── JobCancelled            somebody cancelled the job                     .job_id
+└── ResultTimeout           the wait ended, the job goes on                .job_id .timeout_s
+"""
+
+from __future__ import annotations
+
+
+class DarkqError(Exception):
+    """Base of all errors of darkq."""
+
+
+class InvalidJob(DarkqError, ValueError):
+    """Bad input, found before anything was stored. `field` names the argument."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class ConfigurationError(DarkqError):
+    """A setting is missing or wrong. `setting` is the environment variable to look at."""
+
+    def __init__(self, setting: str, reason: str) -> None:
+        super().__init__(f"{setting}: {reason}")
+        self.setting = setting
+        self.reason = reason
+
+
+class RedisUnavailable(DarkqError, ConnectionError):
+    """Redis did not answer, retries included. Safe to try again: no call here is half done."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Redis does not answer ({reason}); check DARKQ_REDIS_URL")
+        self.reason = reason
+
+
+class IdempotencyConflict(DarkqError):
+    """The idempotency key belongs to a job with another content."""
+
+    def __init__(self, key: str, job_id: str) -> None:
+        super().__init__(f"idempotency key {key!r} already belongs to another job, {job_id}")
+        self.key = key
+        self.job_id = job_id
+
+
+class JobNotFound(DarkqError, LookupError):
+    """No such job, or everything of it has expired."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id}: unknown, or its result has expired")
+        self.job_id = job_id
+
+
+class CursorGone(DarkqError):
+    """The event log no longer holds what follows `cursor`. The result may still be there."""
+
+    def __init__(self, job_id: str, cursor: str) -> None:
+        super().__init__(f"events of job {job_id} after {cursor} are gone; read its result instead")
+        self.job_id = job_id
+        self.cursor = cursor
+
+
+class AttemptSuperseded(DarkqError):
+    """A new attempt began after text of an earlier one was given out: discard that text.
+
+    Read on with `text(after=error.cursor)`: it starts with the new attempt's first word.
+    """
+
+    def __init__(self, attempt: int, cursor: str) -> None:
+        super().__init__(f"attempt {attempt} started over: discard the text received so far")
+        self.attempt = attempt
+        self.cursor = cursor
+
+
+class JobFailed(DarkqError):
+    """The job ended without an answer. `code` is for programs, `message` for people."""
+
+    def __init__(self, job_id: str, code: str, message: str) -> None:
+        super().__init__(f"job {job_id} failed: {code}: {message}")
+        self.job_id = job_id
+        self.code = code
+        self.message = message
+
+
+class JobCancelled(DarkqError):
+    """The job was cancelled."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id} was cancelled")
+        self.job_id = job_id
+
+
+class ResultTimeout(DarkqError, TimeoutError):
+    """The result was not there in time. The job goes on; ask again."""
+
+    def __init__(self, job_id: str, timeout_s: float) -> None:
+        super().__init__(f"job {job_id} was not finished within {timeout_s:g} s; it goes on")
+        self.job_id = job_id
+        self.timeout_s = timeout_s

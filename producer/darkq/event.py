@@ -1,0 +1,167 @@
+"""What happens to a job, as a sequence of small frozen facts.
+
+Every event has a place in its job's event log: `<attempt>-<seq>`, a `Cursor`. Attempt 0 is
+the queue; `a-0` is `started`, `a-1 …` its chunks, then one `retrying` or terminal event. The
+same JSON bytes stand in the log and travel on the channel:
+
+    {"type":"chunk","id":"1-4","text":"…"}
+
+A `started` with a higher attempt makes all earlier text void.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+_CURSOR = re.compile(rb"(0|[1-9]\d{0,14})-(0|[1-9]\d{0,14})")
+
+
+class Cursor(NamedTuple):
+    """A place in an event log. Ordered: attempt first, then sequence number."""
+
+    attempt: int
+    seq: int
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Cursor:
+        """Read `<attempt>-<seq>`. Raises `ValueError` for anything else."""
+        match = _CURSOR.fullmatch(text.encode() if isinstance(text, str) else text)
+        if match is None:
+            raise ValueError(f"not a cursor: {text!r}; expected <attempt>-<seq>, as in 1-42")
+        return cls(int(match[1]), int(match[2]))
+
+    def precedes(self, other: Cursor) -> bool:
+        """Tell whether `other` is the very next place, with no room for an event between.
+
+        Across attempts nobody can tell without the log: an attempt has no fixed length.
+        """
+        return other.attempt == self.attempt and other.seq == self.seq + 1
+
+    def __str__(self) -> str:
+        return f"{self.attempt}-{self.seq}"
+
+
+START = Cursor(0, 0)
+"""Before every event."""
+
+
+class _Base(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    id: str
+
+    @property
+    def cursor(self) -> Cursor:
+        """The event's place in the log."""
+        return Cursor.parse(self.id)
+
+
+class Queued(_Base, frozen=True, kw_only=True, tag="queued"):
+    """Accepted. `at_ms` is the producer's clock, epoch milliseconds."""
+
+    at_ms: int
+
+
+class Started(_Base, frozen=True, kw_only=True, tag="started"):
+    """An attempt began; it supersedes all text of earlier attempts."""
+
+    attempt: int
+    model: str
+    upstream: str
+    at_ms: int
+
+
+class Chunk(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="chunk"):
+    """A piece of the answer: `merged` chunks of the upstream in one event."""
+
+    text: str
+    merged: int = 1
+
+    def __repr__(self) -> str:
+        return f"Chunk(id={self.id!r}, chars={len(self.text)}, merged={self.merged})"
+
+
+class Retrying(_Base, frozen=True, kw_only=True, tag="retrying"):
+    """The attempt ended without an answer; another begins in `retry_in_s` seconds."""
+
+    attempt: int
+    reason: str
+    retry_in_s: float
+    at_ms: int
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Token counts, where an upstream reports them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Completed(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="completed"):
+    """The upstream said that the answer is complete; the result is stored."""
+
+    finish_reason: str = "stop"
+    usage: Usage | None = None
+    at_ms: int = 0
+
+
+class Failed(_Base, frozen=True, kw_only=True, tag="failed"):
+    """No answer, and no further attempt. `code` is for programs, `message` for people."""
+
+    code: str
+    message: str
+    at_ms: int
+
+
+class Cancelled(_Base, frozen=True, kw_only=True, tag="cancelled"):
+    """Cancelled; the upstream's connection was closed before this was said."""
+
+    at_ms: int
+
+
+class Unknown(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of a later version of darkq. Keeps its place, says nothing else."""
+
+    id: str
+    type: str
+
+    @property
+    def cursor(self) -> Cursor:
+        """The event's place in the log."""
+        return Cursor.parse(self.id)
+
+
+Event: TypeAlias = Queued | Started | Chunk | Retrying | Completed | Failed | Cancelled
+Terminal: TypeAlias = Completed | Failed | Cancelled
+AnyEvent: TypeAlias = Event | Unknown
+
+TERMINAL = (Completed, Failed, Cancelled)
+
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_unknown_decoder = msgspec.json.Decoder(Unknown)
+_encoder = msgspec.json.Encoder()
+
+
+def encode(event: AnyEvent) -> bytes:
+    """Return the event as JSON, as it stands in the log and travels on the channel."""
+    return _encoder.encode(event)
+
+
+def decode(data: bytes) -> AnyEvent:
+    """Read an event. A type of a later version becomes `Unknown`.
+
+    Raises `msgspec.ValidationError` or `msgspec.DecodeError` when `data` is no event at all.
+    """
+    try:
+        return _decoder.decode(data)
+    except msgspec.ValidationError:
+        event = _unknown_decoder.decode(data)
+        if event.type in _KNOWN_TYPES:
+            raise
+        return event
+
+
+_KNOWN_TYPES = frozenset(
+    ("queued", "started", "chunk", "retrying", "completed", "failed", "cancelled")
+)

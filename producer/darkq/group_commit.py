@@ -1,0 +1,73 @@
+"""Concurrent callers share round trips.
+
+What waits goes out together as soon as the previous flush has returned. Idle: one item, one
+flush, no added delay. Busy: the batches grow by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
+
+
+class GroupCommit(Generic[Item, Reply]):
+    """Collects items of concurrent callers into calls of `flush`, one call at a time.
+
+    `flush` takes up to `max_items` items and returns as many replies, in order.
+    """
+
+    def __init__(
+        self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Reply]]], *, max_items: int
+    ) -> None:
+        self._flush = flush
+        self._max_items = max_items
+        self._waiting: list[tuple[Item, asyncio.Future[Reply]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def submit(self, item: Item) -> Reply:
+        """Return the flush's reply to this item, or raise what the flush raised.
+
+        Cancelled before its flush began, the item is not sent; after that it may be.
+        """
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="darkq-group-commit")
+        return await future
+
+    async def aclose(self) -> None:
+        """Wait until everything submitted has been flushed."""
+        if self._task is not None:
+            await self._task
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._waiting[: self._max_items]
+                del self._waiting[: self._max_items]
+                await self._send([(item, future) for item, future in batch if not future.done()])
+        finally:  # what is left here was cut off by a cancellation
+            self._task = None
+            for _, future in self._waiting:
+                future.cancel()
+
+    async def _send(self, batch: list[tuple[Item, asyncio.Future[Reply]]]) -> None:
+        try:
+            replies = await self._flush([item for item, _ in batch]) if batch else []
+            answers = list(zip(batch, replies, strict=True))
+        except Exception as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        except BaseException:
+            for _, future in batch:
+                future.cancel()
+            raise
+        else:
+            for (_, future), reply in answers:
+                if not future.done():
+                    future.set_result(reply)

@@ -1,0 +1,143 @@
+"""One job, from a producer's or a reader's side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from redis.asyncio import Redis
+
+from darkq import cancellation, event_log
+from darkq.connection import speaking_darkq
+from darkq.errors import AttemptSuperseded, JobCancelled, JobFailed, ResultTimeout
+from darkq.event import START, AnyEvent, Cancelled, Chunk, Cursor, Failed, Started
+from darkq.keys import JobKeys
+from darkq.live import Live
+from darkq.record import decode_result
+from darkq.result import Result, result_of
+from darkq.status import Status, read_status
+
+
+class JobHandle:
+    """A job by its id. Cheap to make; every method asks Redis.
+
+    `duplicate` tells, after `enqueue` with an idempotency key, that the job was there before.
+    """
+
+    def __init__(
+        self,
+        keys: JobKeys,
+        redis: Redis,
+        live: Live,
+        *,
+        result_ttl_s: float,
+        duplicate: bool = False,
+    ) -> None:
+        self._keys = keys
+        self._redis = redis
+        self._live = live
+        self._result_ttl_s = result_ttl_s
+        self.duplicate = duplicate
+
+    @property
+    def id(self) -> str:
+        """The public id: keep it, and come back from any process."""
+        return self._keys.public_id
+
+    async def events(self, after: str | None = None) -> AsyncGenerator[AnyEvent, None]:
+        """Yield the job's events in order, each once, to the terminal one.
+
+        `after` is the id of the last event seen, exclusive. Late readers get the past first.
+        Raises `ValueError` for an `after` that is no cursor, `JobNotFound`, `CursorGone`, and
+        `RedisUnavailable` when Redis is away for longer than the retries. Leave at any time,
+        and come back with the last id.
+        """
+        async with aclosing(self._tail(Cursor.parse(after) if after else START)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event
+
+    async def text(self, after: str | None = None) -> AsyncGenerator[str, None]:
+        """Yield the answer as it comes, beginning with the latest attempt's first word.
+
+        Never joins two attempts: when a new one begins after text has been given out, raises
+        `AttemptSuperseded`; discard that text and go on with `text(after=error.cursor)`. Ends
+        when the answer is complete. Raises `JobFailed`, `JobCancelled`, and what `events`
+        raises.
+        """
+        cursor = Cursor.parse(after) if after else await self._latest_attempt()
+        given = after is not None and cursor.seq > 0
+        async with aclosing(self._tail(cursor)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    if isinstance(event, Chunk):
+                        given = True
+                        yield event.text
+                    elif isinstance(event, Started) and given:
+                        raise AttemptSuperseded(event.attempt, event.id)
+                    elif isinstance(event, Failed):
+                        raise JobFailed(self.id, event.code, event.message)
+                    elif isinstance(event, Cancelled):
+                        raise JobCancelled(self.id)
+
+    async def result(self, timeout_s: float | None = None) -> Result:
+        """Wait for the answer and return it.
+
+        Raises `JobFailed`, `JobCancelled`, `JobNotFound`, `RedisUnavailable`, or `ResultTimeout`
+        after `timeout_s` seconds; the job goes on then, as it does when this is cancelled.
+        """
+        deadline = asyncio.timeout(timeout_s)
+        try:
+            async with deadline:
+                return await self._wait()
+        except TimeoutError:
+            if timeout_s is None or not deadline.expired():
+                raise
+            raise ResultTimeout(self.id, timeout_s) from None
+
+    async def status(self) -> Status:
+        """Return where the job stands now. Raises `JobNotFound`."""
+        async with speaking_darkq():
+            return await read_status(self._redis, self._keys)
+
+    async def cancel(self) -> Status:
+        """Cancel the job, or ask its worker to, and return where it stands now.
+
+        A waiting job is gone at once. A running one is `cancelling` until its worker has
+        closed the upstream's connection. A finished one stays what it is. May be repeated.
+        Raises `JobNotFound`.
+        """
+        async with speaking_darkq():
+            await cancellation.cancel(self._redis, self._keys, result_ttl_s=self._result_ttl_s)
+            return await read_status(self._redis, self._keys)
+
+    async def _tail(self, after: Cursor) -> AsyncGenerator[list[AnyEvent], None]:
+        tail = event_log.tail(self._redis, self._live, self._keys, after)
+        async with speaking_darkq(), aclosing(tail) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _latest_attempt(self) -> Cursor:
+        """The place before the latest attempt's first event."""
+        async with speaking_darkq():
+            last = await event_log.last_cursor(self._redis, self._keys)
+        return Cursor(last.attempt - 1, 1 << 53) if last.attempt else START
+
+    async def _wait(self) -> Result:
+        """Wait for the end without reading the text on the way."""
+        while (result := await self._stored()) is None:
+            async with speaking_darkq():
+                last = await event_log.last_cursor(self._redis, self._keys)
+            async with aclosing(self._tail(last)) as batches:
+                async for _ in batches:
+                    pass
+        return result
+
+    async def _stored(self) -> Result | None:
+        async with speaking_darkq():
+            record = await self._redis.get(self._keys.result)
+        return result_of(decode_result(record)) if record is not None else None
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r})"

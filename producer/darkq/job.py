@@ -1,0 +1,199 @@
+"""What a producer asks for: a prompt and how to run it.
+
+A `Job` is plain frozen data, valid by construction: `Job.create` is the edge where bad input
+is refused, before anything is stored. Its `repr` shows neither prompt nor proxy nor metadata,
+so that no log line can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+
+from darkq.errors import InvalidJob
+
+Priority: TypeAlias = Literal["interactive", "bulk"]
+Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
+
+MAX_PROMPT_BYTES = 1 << 20
+MAX_METADATA_BYTES = 16 << 10
+MAX_NAME_CHARS = 200
+MAX_TRIES = 100
+MAX_TIMEOUT_S = 24 * 3600.0
+
+
+class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    """One part of a message's content, as on OpenAI's wire."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return "TextPart(…)"
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message of a chat."""
+
+    role: Role
+    content: str | tuple[TextPart, ...]
+
+    @property
+    def text(self) -> str:
+        """The content as one string."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+    def __repr__(self) -> str:
+        return f"Message(role={self.role!r})"
+
+
+Prompt: TypeAlias = str | Iterable[Message | Mapping[str, Any]]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A prompt and how to run it. None means: as the worker is configured."""
+
+    prompt: str | tuple[Message, ...]
+    model: str | None = None
+    upstream: str | None = None
+    priority: Priority = "interactive"
+    timeout_s: float | None = None
+    tries: int | None = None
+    metadata: dict[str, str] = {}
+    proxy: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Job(model={self.model!r}, upstream={self.upstream!r}, priority={self.priority!r})"
+
+    @classmethod
+    def create(
+        cls,
+        prompt: Prompt,
+        *,
+        model: str | None = None,
+        upstream: str | None = None,
+        priority: Priority = "interactive",
+        timeout_s: float | None = None,
+        tries: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+    ) -> Job:
+        """Check every field and return the job.
+
+        Raises `InvalidJob`, which names the field.
+        """
+        if priority not in ("interactive", "bulk"):
+            raise InvalidJob("priority", "must be 'interactive' or 'bulk'")
+        return cls(
+            prompt=_prompt(prompt),
+            model=_name("model", model),
+            upstream=_name("upstream", upstream),
+            priority=priority,
+            timeout_s=_timeout_s(timeout_s),
+            tries=_tries(tries),
+            metadata=_metadata(metadata or {}),
+            proxy=_proxy(proxy),
+        )
+
+
+def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
+    """A string that is not blank, or at least one message; UTF-8 of bounded size."""
+    checked: str | tuple[Message, ...]
+    if isinstance(prompt, str):
+        checked, texts = prompt, [prompt]
+    elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
+        raise InvalidJob("prompt", f"must be a string or a list of messages, not {_type(prompt)}")
+    else:
+        checked = tuple(_message(n, message) for n, message in enumerate(prompt))
+        texts = [message.text for message in checked]
+    if not any(text.strip() for text in texts):
+        raise InvalidJob("prompt", "is empty")
+    size = sum(_utf8_bytes("prompt", text) for text in texts)
+    if size > MAX_PROMPT_BYTES:
+        raise InvalidJob("prompt", f"has {size:,} bytes; the limit is {MAX_PROMPT_BYTES:,}")
+    return checked
+
+
+def _message(index: int, message: object) -> Message:
+    field = f"prompt[{index}]"
+    if isinstance(message, Message):
+        return message
+    try:
+        return msgspec.convert(message, Message)
+    except msgspec.ValidationError as error:  # its text names types and paths, never values …
+        reason = "role must be system, developer, user or assistant"  # … but for a wrong role
+        raise InvalidJob(field, reason if "enum" in str(error) else str(error)) from None
+
+
+def _utf8_bytes(field: str, text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidJob(field, "has a lone surrogate, which is no text in UTF-8") from None
+
+
+def _name(field: str, name: str | None) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise InvalidJob(field, f"must be a string, not {_type(name)}")
+    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
+        raise InvalidJob(field, f"must be 1 to {MAX_NAME_CHARS} printable characters")
+    return name
+
+
+def _timeout_s(timeout_s: float | None) -> float | None:
+    if timeout_s is None:
+        return None
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+        raise InvalidJob("timeout_s", f"must be a number of seconds, not {_type(timeout_s)}")
+    if not math.isfinite(timeout_s) or not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise InvalidJob("timeout_s", f"must be above 0 and at most {MAX_TIMEOUT_S:g}")
+    return float(timeout_s)
+
+
+def _tries(tries: int | None) -> int | None:
+    if tries is None:
+        return None
+    if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= MAX_TRIES:
+        raise InvalidJob("tries", f"must be a whole number from 1 to {MAX_TRIES}")
+    return tries
+
+
+def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(metadata, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, str) for key, value in metadata.items()
+    ):
+        raise InvalidJob("metadata", "must map strings to strings")
+    size = sum(
+        _utf8_bytes("metadata", key) + _utf8_bytes("metadata", value)
+        for key, value in metadata.items()
+    )
+    if size > MAX_METADATA_BYTES:
+        raise InvalidJob("metadata", f"has {size:,} bytes; the limit is {MAX_METADATA_BYTES:,}")
+    return dict(metadata)
+
+
+def _proxy(proxy: str | None) -> str | None:
+    if proxy is None:
+        return None
+    reason = "must be a URL like http://[user:password@]host:port"
+    if not isinstance(proxy, str) or not proxy.isprintable():
+        raise InvalidJob("proxy", reason)
+    try:
+        parts = urlsplit(proxy)
+        usable = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InvalidJob("proxy", reason)
+    return proxy
+
+
+def _type(value: object) -> str:
+    return type(value).__name__

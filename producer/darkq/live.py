@@ -1,0 +1,176 @@
+"""One Redis subscriber connection for a whole process, however many listen.
+
+Pub/sub is a fast path and nothing more: a message can be lost with the connection. So every
+sink is told when that may have happened (`gap`), and reads the event log again. A `gap` comes
+when the connection is lost and once more when the channel is subscribed anew, because only
+then is nothing lost any longer.
+
+redis-py's own PubSub reconnects and re-subscribes in silence; this room speaks to a bare
+connection instead, to hear of every loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Protocol
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from darkq.connection import UNAVAILABLE
+
+logger = logging.getLogger("darkq.live")
+
+_PING_INTERVAL_S = 5.0
+_BACKOFF_MAX_S = 1.0
+
+
+class Sink(Protocol):
+    """Where a channel's messages go. Both calls must return at once and never raise."""
+
+    def deliver(self, message: bytes) -> None:
+        """Take a message."""
+
+    def gap(self) -> None:
+        """Messages may have been lost."""
+
+
+class _Channel:
+    """The sinks of one channel, and whether the server has confirmed the subscription."""
+
+    def __init__(self) -> None:
+        self.sinks: set[Sink] = set()
+        self.confirmed = asyncio.Event()
+
+    def gap(self) -> None:
+        for sink in self.sinks:
+            sink.gap()
+
+
+class Live:
+    """The process's subscriber connection. Opened on first use, closed with `aclose()`."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._channels: dict[bytes, _Channel] = {}
+        # A channel left and joined again in haste has a reply of its first life on the way.
+        self._replies_due: Counter[bytes] = Counter()
+        self._connection: AbstractConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._last_heard_s = 0.0
+
+    @asynccontextmanager
+    async def subscribed(self, name: str, sink: Sink) -> AsyncIterator[None]:
+        """Deliver a channel's messages to a sink.
+
+        Enters once the server has confirmed the subscription: what is published from then
+        on arrives, or a `gap` does. While Redis is away this waits; bound it with a timeout.
+        """
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._run(), name="darkq-live")
+        key = name.encode()
+        known = self._channels.get(key)
+        channel = known or self._channels.setdefault(key, _Channel())
+        channel.sinks.add(sink)
+        try:
+            if known is None:
+                await self._subscribe(key)
+            await channel.confirmed.wait()
+            yield
+        finally:
+            channel.sinks.discard(sink)
+            if not channel.sinks and self._channels.get(key) is channel:
+                del self._channels[key]
+                await self._send("UNSUBSCRIBE", key)
+
+    async def aclose(self) -> None:
+        """Close the connection and end every subscription."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.cancel()
+            with suppress(asyncio.CancelledError):
+                await reader
+
+    async def _subscribe(self, *names: bytes) -> None:
+        if names and self._connection is not None:
+            self._replies_due.update(names)
+            await self._send("SUBSCRIBE", *names)
+
+    async def _send(self, *command: str | bytes) -> None:
+        """Send if connected; a new connection subscribes to everything anyway."""
+        connection = self._connection
+        if connection is not None:
+            with suppress(*UNAVAILABLE):  # the reader will see it too, and reconnect
+                await connection.send_command(*command, check_health=False)
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                connection = await self._connect()
+                failures = 0
+                await self._read(connection)
+            except (RedisError, OSError) as error:
+                if failures == 0:
+                    logger.warning("subscriber connection lost: %s", type(error).__name__)
+                failures += 1
+                await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.05 * 2**failures)))
+
+    async def _connect(self) -> AbstractConnection:
+        # Idle channels are silent for as long as they like: the ping decides what is dead.
+        options = {**self._pool.connection_kwargs, "socket_timeout": None}
+        options["retry"] = Retry(NoBackoff(), 0)
+        connection = self._pool.connection_class(**options)
+        await connection.connect()
+        self._connection = connection
+        self._replies_due.clear()
+        await self._subscribe(*self._channels)
+        return connection
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        self._last_heard_s = asyncio.get_running_loop().time()
+        pinger = asyncio.create_task(self._ping(connection), name="darkq-live-ping")
+        try:
+            while True:
+                self._dispatch(await connection.read_response(disconnect_on_error=False))
+        finally:
+            self._connection = None
+            pinger.cancel()
+            await connection.disconnect(nowait=True)
+            for channel in self._channels.values():
+                channel.confirmed.clear()
+                channel.gap()
+
+    def _dispatch(self, response: Any) -> None:
+        self._last_heard_s = asyncio.get_running_loop().time()
+        kind, name = response[0], response[1]
+        channel = self._channels.get(name)
+        if kind == b"message":
+            # Nobody may listen any more: the message crossed the unsubscription.
+            for sink in channel.sinks if channel else ():
+                sink.deliver(response[2])
+        elif kind == b"subscribe":
+            self._replies_due[name] -= 1
+            if self._replies_due[name] <= 0:
+                del self._replies_due[name]
+                if channel is not None:
+                    channel.gap()
+                    channel.confirmed.set()
+
+    async def _ping(self, connection: AbstractConnection) -> None:
+        """Find a connection that is dead but not closed, and make its reader notice."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_PING_INTERVAL_S)
+            if loop.time() - self._last_heard_s > 2 * _PING_INTERVAL_S:
+                await connection.disconnect(nowait=True)
+                return
+            await self._send("PING")

@@ -1,0 +1,24 @@
+-- Append events to event logs, and publish those that were accepted.
+--
+-- Redis refuses an id that is not above the log's last one, so a worker whose attempt has
+-- been superseded cannot write; and a log that is gone is not made anew.
+--
+-- KEYS  the event log of each event; a log's events stand together, in order
+-- ARGV  three per event: channel, event id, event
+-- Returns the numbers (from 0) of the events that were refused: once one of a log is, the
+-- rest of that log are too.
+
+local refused, refusing = {}, nil
+for n, events in ipairs(KEYS) do
+  local channel, id, event = unpack(ARGV, n * 3 - 2, n * 3)
+  local reply = events ~= refusing and redis.pcall('XADD', events, 'NOMKSTREAM', id, 'e', event)
+  if type(reply) == 'string' then
+    redis.call('PUBLISH', channel, event)
+  elseif reply and reply.err and not string.find(reply.err, 'equal or smaller', 1, true) then
+    return reply
+  else
+    refusing = events
+    refused[#refused + 1] = n - 1
+  end
+end
+return refused

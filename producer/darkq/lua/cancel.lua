@@ -1,0 +1,37 @@
+-- Cancel a job: at once while it waits; by a durable word to its worker while it runs.
+--
+-- The canceller takes the next attempt's number for its event, as a worker would, so that
+-- whoever held the job before cannot write after it.
+--
+-- KEYS  in-progress, job, retry, state, result, events, then the queues
+-- ARGV  arq id, channel, wake channel, the latest attempt as the caller knows it,
+--       result record, its ttl in ms, event id, event
+-- Returns 'finished' | 'running' | 'cancelled' | 'unknown', or 'again' when the attempt has
+-- changed since the caller looked.
+
+local in_progress, job, retry, state, result, events = unpack(KEYS, 1, 6)
+local id, channel, wake, attempt, record, ttl_ms, event_id, event = unpack(ARGV)
+if redis.call('EXISTS', result) == 1 then
+  return 'finished'
+end
+if redis.call('EXISTS', in_progress) == 1 then
+  redis.call('HSET', state, 'cancel', '1')
+  redis.call('PUBLISH', wake, 'cancel ' .. id)
+  return 'running'
+end
+if (redis.call('GET', retry) or '0') ~= attempt then
+  return 'again'
+end
+local removed = 0
+for n = 7, #KEYS do
+  removed = removed + redis.call('ZREM', KEYS[n], id)
+end
+if removed + redis.call('DEL', job) == 0 then
+  return 'unknown'
+end
+redis.call('DEL', retry, state)
+redis.call('SET', result, record, 'PX', ttl_ms)
+redis.call('XADD', events, 'NOMKSTREAM', event_id, 'e', event)
+redis.call('PEXPIRE', events, ttl_ms)
+redis.call('PUBLISH', channel, event)
+return 'cancelled'

@@ -1,0 +1,67 @@
+-- Give a worker the due jobs of a partition, most urgent queue first, under a lease.
+--
+-- A claimed job's score is its lease's end: it leaves the range that claims look at, and
+-- comes back by itself when nobody renews it. Job keys are made from ids found in the queues;
+-- they carry the queues' hash tag.
+--
+-- KEYS  the queues
+-- ARGV  worker id, lease in ms, ttl of a job in ms, slots, then per queue the slots it may take
+-- Returns ms until the next job is due in a queue it may take from (-1: none waits there), then
+-- seven per claimed job: arq id, number of its queue (from 0), attempt, tries burnt, leases
+-- lost, 1 if it is to be cancelled, job record ('' if it has expired)
+
+local worker, lease_ms, ttl_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local free = tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + time[2] / 1000
+
+local function score(ms)
+  return string.format('%.3f', ms)
+end
+
+local function claim(queue, number, id)
+  local in_progress, state = 'arq:in-progress:' .. id, 'darkq:state:' .. id
+  local held_ms = redis.call('PTTL', in_progress)
+  if held_ms > 0 then -- the lease ends a moment after its score
+    redis.call('ZADD', queue, 'XX', score(now_ms + held_ms), id)
+    return
+  end
+  local attempt = redis.call('INCR', 'arq:retry:' .. id)
+  local token = worker .. ':' .. attempt
+  redis.call('SET', in_progress, token, 'PX', lease_ms)
+  redis.call('ZADD', queue, 'XX', score(now_ms + lease_ms), id)
+  -- Still held, though claimable: its worker died or lost touch.
+  local lost = redis.call('HSETNX', state, 'held', '1') == 0
+    and redis.call('HINCRBY', state, 'lost', 1) or tonumber(redis.call('HGET', state, 'lost')) or 0
+  for _, key in ipairs({ 'arq:retry:' .. id, 'arq:job:' .. id, 'darkq:events:' .. id, state }) do
+    redis.call('PEXPIRE', key, ttl_ms)
+  end
+  return {
+    id, number, attempt,
+    tonumber(redis.call('HGET', state, 'tries')) or 0, lost,
+    redis.call('HEXISTS', state, 'cancel'), redis.call('GET', 'arq:job:' .. id) or '',
+  }
+end
+
+local reply, next_ms = { 0 }, nil
+for number, queue in ipairs(KEYS) do
+  local wanted = math.min(free, tonumber(ARGV[4 + number]))
+  if wanted > 0 then
+    local due = redis.call('ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'LIMIT', 0, wanted)
+    for _, id in ipairs(due) do
+      local job = claim(queue, number - 1, id)
+      if job then
+        free = free - 1
+        for _, field in ipairs(job) do
+          reply[#reply + 1] = field
+        end
+      end
+    end
+  end
+  local first = wanted > 0 and tonumber(redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')[2])
+  if first and not (next_ms and next_ms <= first) then
+    next_ms = first
+  end
+end
+reply[1] = next_ms and math.max(0, math.ceil(next_ms - now_ms)) or -1
+return reply

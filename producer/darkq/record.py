@@ -1,0 +1,137 @@
+"""arq's job and result records, as versioned JSON.
+
+arq keeps a job as a dictionary `t f a k et` and a result as the same with `s r st ft q id`,
+pickled. Here both are JSON, so that nothing read from Redis can run code, and arq's own
+tools read them by way of `serialize` and `deserialize`. A result drops the arguments: the
+prompt does not outlive the job. `d` holds what arq has no field for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from darkq.errors import JobCancelled, JobFailed
+from darkq.event import Usage
+from darkq.job import Job
+from darkq.keys import JobKeys
+
+VERSION = 1
+FUNCTION = "generate"
+
+Outcome: TypeAlias = Literal["completed", "failed", "cancelled"]
+
+
+class Arguments(msgspec.Struct, frozen=True):
+    """Keyword arguments of the function that workers run."""
+
+    job: Job
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits in Redis until a worker has finished it."""
+
+    v: int = VERSION
+    t: int | None = None
+    f: str = FUNCTION
+    a: tuple[()] = ()
+    k: Arguments
+    et: int
+
+    @property
+    def job(self) -> Job:
+        return self.k.job
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why there is no text. `type` names the exception that arq's tools see."""
+
+    type: Literal["JobFailed", "JobCancelled"]
+    code: str
+    message: str
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What darkq knows of a finished job beyond arq's record."""
+
+    outcome: Outcome
+    model: str = ""
+    upstream: str = ""
+    finish_reason: str = ""
+    usage: Usage | None = None
+    chunks: int = 0
+    metadata: dict[str, str] = {}
+
+
+class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What stays in Redis of a finished job. Times are epoch milliseconds."""
+
+    v: int = VERSION
+    t: int
+    f: str = FUNCTION
+    a: tuple[()] = ()
+    k: dict[str, str] = {}
+    et: int
+    s: bool
+    r: str | Failure
+    st: int
+    ft: int
+    q: str
+    id: str
+    d: Details
+
+
+_encoder = msgspec.json.Encoder()
+_job_decoder = msgspec.json.Decoder(JobRecord)
+_result_decoder = msgspec.json.Decoder(ResultRecord)
+
+
+def encode(record: JobRecord | ResultRecord) -> bytes:
+    """Return the record as JSON."""
+    return _encoder.encode(record)
+
+
+def decode_job(data: bytes) -> JobRecord:
+    """Read a job record. Raises `msgspec.DecodeError` for anything else."""
+    return _job_decoder.decode(data)
+
+
+def decode_result(data: bytes) -> ResultRecord:
+    """Read a result record. Raises `msgspec.DecodeError` for anything else."""
+    return _result_decoder.decode(data)
+
+
+def serialize(data: dict[str, Any]) -> bytes:
+    """arq's `job_serializer`: JSON, never pickle. Raises `TypeError` for other objects."""
+    return _encoder.encode(data)
+
+
+def deserialize(data: bytes) -> dict[str, Any]:
+    """arq's `job_deserializer`, for its `Job.info()`, `Job.result()` and the like.
+
+    A failure is revived as `JobFailed`, a cancelled job as `asyncio.CancelledError`, which is
+    what arq's `Job.abort()` looks for. Raises `msgspec.DecodeError`.
+    """
+    fields: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+    if "r" not in fields:
+        job = decode_job(data)
+        return {"t": job.t, "f": job.f, "a": job.a, "k": {"job": job.job}, "et": job.et}
+    result = decode_result(data)
+    if isinstance(result.r, Failure):
+        error = error_of(result, result.r)
+        fields["r"] = asyncio.CancelledError() if isinstance(error, JobCancelled) else error
+    return fields
+
+
+def error_of(record: ResultRecord, failure: Failure) -> JobFailed | JobCancelled:
+    """Return the error that a finished job without text raises."""
+    job_id = _public_id(record.id)
+    if failure.type == "JobCancelled":
+        return JobCancelled(job_id)
+    return JobFailed(job_id, failure.code, failure.message)
+
+
+def _public_id(arq_id: str) -> str:
+    return JobKeys.from_arq_id(arq_id).public_id

@@ -1,0 +1,56 @@
+"""The Lua scripts: one file each, one call each, atomic.
+
+Every script touches the keys of one partition only, so that a Redis Cluster can run it. The
+head of each file in `lua/` says what it takes and returns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, TypeAlias
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+Argument: TypeAlias = str | bytes | int | float
+
+
+class Script:
+    """One Lua script, called by its digest."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.source = files("darkq").joinpath("lua", f"{name}.lua").read_bytes()
+        self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
+
+    async def __call__(self, redis: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Run the script; the first call on a server also brings it there.
+
+        Raises what redis-py raises.
+        """
+        try:
+            return await redis.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await redis.execute_command("EVAL", self.source, len(keys), *keys, *args)
+
+    def __repr__(self) -> str:
+        return f"Script({self.name!r})"
+
+
+enqueue = Script("enqueue")
+claim = Script("claim")
+renew = Script("renew")
+append = Script("append")
+finish = Script("finish")
+release = Script("release")
+cancel = Script("cancel")
+
+ALL = (enqueue, claim, renew, append, finish, release, cancel)
+
+
+async def load(redis: Redis) -> None:
+    """Bring all scripts to a server, for callers that pipeline their digests."""
+    for script in ALL:
+        await redis.execute_command("SCRIPT LOAD", script.source)

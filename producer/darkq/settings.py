@@ -1,0 +1,88 @@
+"""Every setting: an environment variable `DARKQ_…` or a line of `.env`, its unit in its name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from darkq.errors import ConfigurationError
+from darkq.keys import MAX_PARTITIONS
+from darkq.local_socket import socket_path, url
+
+Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _default_state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "darkq"
+
+
+class Settings(BaseSettings):
+    """How producers, workers and the command find Redis and each other, and how they behave."""
+
+    model_config = SettingsConfigDict(env_prefix="DARKQ_", env_file=".env", extra="ignore")
+
+    # Redis
+    redis_url: SecretStr | None = None
+    redis_connections: Count = 16
+    redis_timeout_s: Seconds = 10.0
+    state_dir: Path = Field(default_factory=_default_state_dir)
+
+    # Jobs
+    partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)] = 1
+    job_ttl_s: Seconds = 7 * 24 * 3600.0
+    result_ttl_s: Seconds = 24 * 3600.0
+    job_timeout_s: Seconds = 600.0
+    job_tries: Count = 3
+    max_result_chars: Annotated[int, Field(ge=1)] = 4 << 20
+
+    # Workers
+    worker_jobs: Count = 100
+    worker_reserved_interactive: Annotated[int, Field(ge=0)] = 10
+    worker_lease_s: Annotated[float, Field(ge=1, le=3600)] = 15.0
+    worker_poll_s: Annotated[float, Field(gt=0, le=60)] = 0.5
+    worker_shutdown_grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    worker_max_lost_leases: Count = 3
+    worker_buffer_chars: Annotated[int, Field(ge=1024)] = 16 << 20
+    worker_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    retry_base_s: Seconds = 1.0
+    retry_max_s: Seconds = 60.0
+
+    # Upstreams
+    darkai_url: str = "https://darkai.foundation/chat"
+    darkai_proxy: SecretStr | None = None
+    darkai_timeout_s: Seconds = 600.0
+    darkai_idle_timeout_s: Seconds = 120.0
+
+    # The local DarkAI
+    local_model: Literal["smollm2", "markov"] = "smollm2"
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Read the environment and `.env`. Raises `ConfigurationError` naming the variable."""
+        try:
+            return cls()
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            variable = "DARKQ_" + "_".join(str(part) for part in first["loc"]).upper()
+            raise ConfigurationError(variable, first["msg"]) from None
+
+    def find_redis_url(self) -> str:
+        """Return the configured URL, or the embedded server's while one is running.
+
+        Raises `ConfigurationError` when there is neither.
+        """
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        socket = socket_path(self.state_dir)
+        if socket.is_socket():
+            return url(socket)
+        raise ConfigurationError(
+            "DARKQ_REDIS_URL",
+            "is not set and no embedded server is running; set it, or start one: darkq up",
+        )

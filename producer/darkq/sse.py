@@ -1,0 +1,186 @@
+"""Server-sent events: bytes in, events out, and back. No I/O.
+
+A stream is read in two steps. The line decoder cuts what arrives, in whatever pieces, into
+lines. The event decoder gathers lines into events and hands one out at each blank line. An
+event without its blank line is none: at the end of a stream nothing has to be flushed.
+
+Whatever is sent, the decoder holds at most `max_line_bytes` of an unfinished line,
+`max_event_bytes` of data, and one line each of `event` and `id`. Data stays bytes: most of it
+is JSON, which is decoded faster from bytes than from a string.
+
+The branches follow https://html.spec.whatwg.org/multipage/server-sent-events.html, § 9.2.5
+(parsing) and § 9.2.6 (interpretation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+DEFAULT_MAX_BYTES = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_MAX_RETRY_DIGITS = 12
+
+
+class SSEError(ValueError):
+    """The stream breaks a bound. It cannot be read on."""
+
+    def __init__(self, what: str, limit_bytes: int) -> None:
+        super().__init__(f"{what} of more than {limit_bytes:,} bytes")
+        self.limit_bytes = limit_bytes
+
+
+class LineTooLong(SSEError):
+    """A line is longer than `limit_bytes`, its end not counted."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__("a line", limit_bytes)
+
+
+class EventTooLarge(SSEError):
+    """The data of one event, line feeds between its lines included, exceed `limit_bytes`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__("an event", limit_bytes)
+
+
+class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
+    """One event. `id` is the last one that the stream has named, by this event or before it."""
+
+    data: bytes
+    event: str = "message"
+    id: str = ""
+
+    @property
+    def text(self) -> str:
+        """The data as a string; what is not UTF-8 becomes U+FFFD."""
+        return self.data.decode(errors="replace")
+
+
+class LineDecoder:
+    """Cuts bytes into lines, which end with CRLF, LF or CR, and drops a leading BOM."""
+
+    def __init__(self, *, max_line_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._unfinished = bytearray()
+        self._after_cr = False
+        self._at_start = True
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield the lines that `chunk` completes. Iterate to the end before the next call.
+
+        Raises `LineTooLong`, after the lines before the long one.
+        """
+        if self._at_start:
+            chunk = bytes(self._unfinished) + chunk
+            self._unfinished.clear()
+            if _BOM.startswith(chunk):  # it may be cut, like everything else
+                self._unfinished += chunk
+                return
+            chunk = chunk.removeprefix(_BOM)
+            self._at_start = False
+        if self._after_cr and chunk:  # a CR has ended its line already; its LF may be cut off
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        if not chunk:
+            return
+        crowded = len(self._unfinished) + len(chunk) > self._max_line_bytes
+        lines = chunk.splitlines()  # of bytes: at CRLF, LF and CR only
+        if chunk.endswith((b"\n", b"\r")):
+            self._after_cr = chunk.endswith(b"\r")
+            rest = b""
+        else:
+            rest = lines.pop()
+        if lines and self._unfinished:
+            lines[0] = bytes(self._unfinished + lines[0])
+            self._unfinished.clear()
+        if crowded:
+            yield from self._within_bound(lines, rest)
+        else:
+            yield from lines
+        self._unfinished += rest
+
+    def _within_bound(self, lines: list[bytes], rest: bytes) -> Iterator[bytes]:
+        for line in lines:
+            if len(line) > self._max_line_bytes:
+                raise LineTooLong(self._max_line_bytes)
+            yield line
+        if len(self._unfinished) + len(rest) > self._max_line_bytes:
+            raise LineTooLong(self._max_line_bytes)
+
+
+class EventDecoder:
+    """Gathers lines into events. `retry_ms` is the last reconnection time that was sent."""
+
+    def __init__(
+        self,
+        *,
+        max_line_bytes: int = DEFAULT_MAX_BYTES,
+        max_event_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
+        self.retry_ms: int | None = None
+        self._lines = LineDecoder(max_line_bytes=max_line_bytes)
+        self._max_event_bytes = max_event_bytes
+        self._data: bytes | bytearray | None = None
+        self._event = ""
+        self._id = ""
+
+    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
+        """Yield the events that `chunk` completes. Iterate to the end before the next call.
+
+        Raises `LineTooLong` or `EventTooLarge`, after the events before the fault.
+        """
+        for line in self._lines.feed(chunk):
+            if not line:  # "If the line is empty (a blank line): dispatch the event"
+                data, event = self._data, self._event
+                self._data, self._event = None, ""
+                if data is not None:  # "If the data buffer is an empty string … return"
+                    yield ServerSentEvent(bytes(data), event or "message", self._id)
+            elif line.startswith(b"data: "):  # nearly every line: the general branch, unrolled
+                self._add_data(line[6:])
+            else:
+                # "Otherwise, the string is not empty but does not contain a colon: use the whole
+                # line as the field name, and the empty string as the field value"
+                name, _, value = line.partition(b":")
+                self._field(name, value.removeprefix(b" "))
+
+    def _add_data(self, value: bytes) -> None:
+        if self._data is None:
+            if len(value) > self._max_event_bytes:
+                raise EventTooLarge(self._max_event_bytes)
+            self._data = value
+            return
+        if len(self._data) + 1 + len(value) > self._max_event_bytes:
+            raise EventTooLarge(self._max_event_bytes)
+        if isinstance(self._data, bytes):  # many short lines in a list would break the bound
+            self._data = bytearray(self._data)
+        self._data += b"\n"
+        self._data += value
+
+    def _field(self, name: bytes, value: bytes) -> None:
+        """§ 9.2.6, "process the field". A comment has the empty name, so nothing knows it."""
+        if name == b"data":
+            self._add_data(value)
+        elif name == b"event":
+            self._event = value.decode(errors="replace")
+        elif name == b"id" and b"\0" not in value:
+            self._id = value.decode(errors="replace")
+        elif name == b"retry" and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:
+            self.retry_ms = int(value)
+
+
+def encode(data: str, event: str | None = None, id: str | None = None) -> bytes:  # noqa: A002
+    """Return an event's bytes; CRLF and CR in `data` arrive as LF.
+
+    Raises `ValueError` for a CR, LF or NUL in `event` or `id`.
+    """
+    lines = []
+    for name, value in (("event", event), ("id", id)):
+        if value is not None:
+            if any(char in value for char in "\r\n\0"):
+                raise ValueError(f"{name} has a CR, LF or NUL")
+            lines.append(f"{name}: {value}\n")
+    data = data.replace("\r\n", "\n").replace("\r", "\n")
+    lines += [f"data: {line}\n" for line in data.split("\n")]
+    return "".join(lines).encode() + b"\n"

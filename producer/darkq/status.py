@@ -1,0 +1,104 @@
+"""Where a job stands, read from Redis in one round trip."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+from redis.asyncio import Redis
+
+from darkq.errors import JobNotFound
+from darkq.keys import PRIORITIES, JobKeys, queue
+from darkq.record import JobRecord, ResultRecord, decode_job, decode_result
+
+State: TypeAlias = Literal[
+    "queued", "deferred", "running", "cancelling", "completed", "failed", "cancelled"
+]
+FINISHED: tuple[State, ...] = ("completed", "failed", "cancelled")
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job's state. `attempt` is 0 before the first one; `tries` counts burnt ones.
+
+    `deferred` waits for its next try; `cancelling` runs, and its worker has been asked to
+    stop. `queued_ms` is epoch milliseconds, `due_in_ms` the time left of a deferral.
+    """
+
+    job_id: str
+    state: State
+    attempt: int = 0
+    tries: int = 0
+    model: str | None = None
+    upstream: str | None = None
+    queued_ms: int = 0
+    due_in_ms: int = 0
+    metadata: dict[str, str] = {}
+
+
+async def read_status(redis: Redis, keys: JobKeys) -> Status:
+    """Return where a job stands. Raises `JobNotFound`."""
+    queues = [queue(keys.partition, priority) for priority in PRIORITIES]
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.get(keys.result)
+        pipe.get(keys.job)
+        pipe.exists(keys.in_progress)
+        pipe.get(keys.retry)
+        pipe.hmget(keys.state, ["tries", "cancel"])
+        pipe.time()
+        for name in queues:
+            pipe.zscore(name, keys.arq_id)
+        result, job, held, attempt, (tries, cancel), now, *scores = await pipe.execute()
+    if result is not None:
+        return _finished(keys, decode_result(result))
+    score = next((score for score in scores if score is not None), None)
+    if job is None and score is None:
+        raise JobNotFound(keys.public_id)
+    wait_ms = 0 if score is None else int(score - now[0] * 1000 - now[1] / 1000)
+    return _unfinished(
+        keys,
+        decode_job(job) if job is not None else None,
+        _state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0),
+        attempt=int(attempt or 0),
+        tries=int(tries or 0),
+        due_in_ms=0 if held else max(0, wait_ms),
+    )
+
+
+def _state(*, held: bool, cancel: bool, deferred: bool) -> State:
+    if held:
+        return "cancelling" if cancel else "running"
+    return "deferred" if deferred else "queued"
+
+
+def _finished(keys: JobKeys, record: ResultRecord) -> Status:
+    return Status(
+        job_id=keys.public_id,
+        state=record.d.outcome,
+        attempt=record.t,
+        model=record.d.model or None,
+        upstream=record.d.upstream or None,
+        queued_ms=record.et,
+        metadata=record.d.metadata,
+    )
+
+
+def _unfinished(
+    keys: JobKeys,
+    record: JobRecord | None,
+    state: State,
+    *,
+    attempt: int,
+    tries: int,
+    due_in_ms: int,
+) -> Status:
+    return Status(
+        job_id=keys.public_id,
+        state=state,
+        attempt=attempt,
+        tries=tries,
+        model=record.job.model if record else None,
+        upstream=record.job.upstream if record else None,
+        queued_ms=record.et if record else 0,
+        due_in_ms=due_in_ms,
+        metadata=record.job.metadata if record else {},
+    )

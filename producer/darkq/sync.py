@@ -1,0 +1,191 @@
+"""The same client without `await`, for Flask, Django and scripts.
+
+    from darkq.sync import Client
+
+    with Client() as client:
+        job = client.enqueue("Write a haiku about queues.")
+        for piece in job.text():
+            print(piece, end="", flush=True)
+
+One background thread runs an event loop for a client; it may be shared among threads. After
+a fork (gunicorn, multiprocessing) the child starts a thread and connections of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Self, TypeVar
+
+from darkq import client as asynchronous
+from darkq.event import AnyEvent
+from darkq.handle import JobHandle as AsyncJobHandle
+from darkq.job import Job, Priority, Prompt
+from darkq.result import Result
+from darkq.settings import Settings
+from darkq.status import Status
+
+T = TypeVar("T")
+
+
+class Client:
+    """`darkq.Client`, blocking. The methods take and raise the same."""
+
+    def __init__(self, redis_url: str | None = None, *, settings: Settings | None = None) -> None:
+        self._redis_url = redis_url
+        self._settings = settings or Settings.load()
+        self._lock = threading.Lock()
+        self._portal: _Portal | None = None
+
+    def enqueue(
+        self,
+        prompt: Prompt,
+        *,
+        model: str | None = None,
+        upstream: str | None = None,
+        priority: Priority = "interactive",
+        timeout_s: float | None = None,
+        tries: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobHandle:
+        """Store a job and return its handle; see `darkq.Client.enqueue`."""
+        portal = self._open()
+        job = portal.call(
+            portal.client.enqueue(
+                prompt,
+                model=model,
+                upstream=upstream,
+                priority=priority,
+                timeout_s=timeout_s,
+                tries=tries,
+                metadata=metadata,
+                proxy=proxy,
+                idempotency_key=idempotency_key,
+            )
+        )
+        return JobHandle(portal, job)
+
+    def enqueue_many(self, jobs: Iterable[Prompt | Job]) -> list[JobHandle]:
+        """Store many jobs; see `darkq.Client.enqueue_many`."""
+        portal = self._open()
+        return [JobHandle(portal, job) for job in portal.call(portal.client.enqueue_many(jobs))]
+
+    def job(self, job_id: str) -> JobHandle:
+        """Return the handle of a job by its id; see `darkq.Client.job`."""
+        portal = self._open()
+        return JobHandle(portal, portal.client.job(job_id))
+
+    def close(self) -> None:
+        """Send what waits, close all connections and end the thread."""
+        with self._lock:
+            portal, self._portal = self._portal, None
+        if portal is not None and portal.pid == os.getpid():
+            portal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> _Portal:
+        with self._lock:
+            if self._portal is None or self._portal.pid != os.getpid():
+                self._portal = _Portal(self._redis_url, self._settings)
+            return self._portal
+
+
+class JobHandle:
+    """`darkq.JobHandle`, blocking. The methods take and raise the same."""
+
+    def __init__(self, portal: _Portal, job: AsyncJobHandle) -> None:
+        self._portal = portal
+        self._job = job
+        self.id = job.id
+        self.duplicate = job.duplicate
+
+    def events(self, after: str | None = None) -> Iterator[AnyEvent]:
+        """Yield the job's events; see `darkq.JobHandle.events`."""
+        return self._portal.iterate(self._job.events(after))
+
+    def text(self, after: str | None = None) -> Iterator[str]:
+        """Yield the answer as it comes; see `darkq.JobHandle.text`."""
+        return self._portal.iterate(self._job.text(after))
+
+    def result(self, timeout_s: float | None = None) -> Result:
+        """Wait for the answer; see `darkq.JobHandle.result`."""
+        return self._portal.call(self._job.result(timeout_s))
+
+    def status(self) -> Status:
+        """Return where the job stands; see `darkq.JobHandle.status`."""
+        return self._portal.call(self._job.status())
+
+    def cancel(self) -> Status:
+        """Cancel the job; see `darkq.JobHandle.cancel`."""
+        return self._portal.call(self._job.cancel())
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r})"
+
+
+class _Portal:
+    """An event loop in a thread of its own, and the client that lives there."""
+
+    def __init__(self, redis_url: str | None, settings: Settings) -> None:
+        self.pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="darkq-sync", daemon=True
+        )
+        self._thread.start()
+        try:
+            self.client = self.call(_make_client(redis_url, settings))
+        except BaseException:
+            self._stop()
+            raise
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the loop and wait; interrupted, it is cancelled."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        """Pull the items one by one; closing the iterator closes the generator."""
+        try:
+            while True:
+                try:
+                    item = self.call(_next(items))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            with suppress(RuntimeError):  # the client was closed first
+                self.call(items.aclose())
+
+    def close(self) -> None:
+        try:
+            self.call(self.client.aclose())
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _make_client(redis_url: str | None, settings: Settings) -> asynchronous.Client:
+    return asynchronous.Client(redis_url, settings=settings)
+
+
+async def _next(items: AsyncGenerator[T, None]) -> T:
+    return await anext(items)

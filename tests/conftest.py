@@ -1,0 +1,73 @@
+"""Fixtures: a real server, a clean database that no key may outlive, a client, workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from darkq import Client, Settings
+from darkq_worker.main import run_worker
+from support.leaks import keys_without_ttl
+from support.servers import Server, binaries, running
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """The server of most tests."""
+    with running(binaries()["valkey"]) as server:
+        yield server
+
+
+@pytest.fixture
+async def redis(redis_server: Server) -> AsyncIterator[Redis]:
+    """A client of an empty database; afterwards every key left must have a time to live."""
+    client = Redis.from_url(redis_server.url)
+    await client.flushall()
+    yield client
+    leaked = await keys_without_ttl(client)
+    await client.aclose()
+    assert not leaked, f"keys without a time to live: {leaked}"
+
+
+@pytest.fixture
+def make_settings(redis: Redis, redis_server: Server, tmp_path: Path) -> Callable[..., Settings]:
+    """Make settings from arguments alone, on the test's server."""
+
+    def make(**changes: Any) -> Settings:
+        defaults = {"redis_url": redis_server.url, "state_dir": tmp_path / "state"}
+        return Settings(_env_file=None, **{**defaults, **changes})
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings()
+
+
+@pytest.fixture
+async def client(settings: Settings) -> AsyncIterator[Client]:
+    async with Client(settings=settings) as client:
+        yield client
+
+
+@pytest.fixture
+async def start_worker() -> AsyncIterator[Callable[[Settings], asyncio.Task[None]]]:
+    """Start workers in this process; each is a task, and cancelling it hands its jobs back."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(settings: Settings) -> asyncio.Task[None]:
+        tasks.append(asyncio.create_task(run_worker(settings, handle_signals=False)))
+        return tasks[-1]
+
+    yield start
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

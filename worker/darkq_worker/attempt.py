@@ -1,0 +1,127 @@
+"""One attempt of a job: run it, judge how it ended, and settle it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from darkq.job import Job
+from darkq.record import JobRecord, decode_job
+from darkq.settings import Settings
+from darkq_worker import outcome as oc
+from darkq_worker.attempt_log import AttemptLog
+from darkq_worker.claims import Claim
+from darkq_worker.outcome import Outcome
+from darkq_worker.retry import delay_s
+from darkq_worker.upstreams.base import UpstreamError
+
+logger = logging.getLogger("darkq.worker")
+
+Function: TypeAlias = Callable[..., Awaitable[Any]]
+StopReason: TypeAlias = Literal["cancelled", "lost"]
+
+
+class Attempt:
+    """A claimed job while this worker runs it.
+
+    `stop` cancels its task, and says why; a cancellation without a reason is a shutdown.
+    """
+
+    def __init__(self, claim: Claim, settings: Settings) -> None:
+        self.claim = claim
+        self.started_ms = int(time.time() * 1000)
+        self.record: JobRecord | None = None
+        self._settings = settings
+        self._task: asyncio.Task[None] | None = None
+        self._stop_reason: StopReason | None = None
+
+    @property
+    def name(self) -> str:
+        """Unlike any other attempt's in this process."""
+        return f"{self.claim.keys.arq_id}:{self.claim.attempt}"
+
+    def begin(self, task: asyncio.Task[None]) -> None:
+        """Say which task runs the attempt."""
+        self._task = task
+
+    def stop(self, reason: StopReason) -> None:
+        """End the attempt early. The first reason counts."""
+        if self._stop_reason is None and self._task is not None:
+            self._stop_reason = reason
+            self._task.cancel()
+
+    async def run(self, functions: Mapping[str, Function], ctx: dict[str, Any]) -> Outcome:
+        """Run the job's function and return how it ended. Never raises for what it did."""
+        record = self._accept(functions)
+        if not isinstance(record, JobRecord):
+            return record
+        self.record = record
+        try:
+            return oc.Completed(await functions[record.f](ctx, record.job))
+        except asyncio.CancelledError:
+            return self._interrupted()
+        except UpstreamError as error:
+            return self._judge(error, record.job)
+        except Exception as error:
+            logger.error("job %s: %s", self.claim.keys.public_id, where(error))
+            return oc.Failed("internal_error", f"{type(error).__name__} in the worker; see its log")
+
+    def report(self, outcome: Outcome, log: AttemptLog) -> None:
+        """Write the one log line of an attempt."""
+        now_ms = time.time() * 1000
+        logger.info(
+            "job %s attempt %d: %s after %.2fs, %d chunks of %s%s",
+            self.claim.keys.public_id,
+            self.claim.attempt,
+            outcome,
+            (now_ms - self.started_ms) / 1000,
+            log.chunks,
+            log.model or "no model",
+            f", queued {(now_ms - self.record.et) / 1000:.2f}s ago" if self.record else "",
+        )
+
+    def _accept(self, functions: Mapping[str, Function]) -> JobRecord | Outcome:
+        """Return the job's record, or say why it is not run at all."""
+        if self.claim.cancelled:
+            return oc.Cancelled()
+        if not self.claim.record:
+            return oc.Failed("expired", "the job waited for longer than DARKQ_JOB_TTL_S")
+        if self.claim.leases_lost > self._settings.worker_max_lost_leases:
+            return oc.Failed(
+                "worker_lost", f"{self.claim.leases_lost} workers died or lost touch running it"
+            )
+        try:
+            record = decode_job(self.claim.record)
+        except msgspec.MsgspecError:
+            return oc.Failed("bad_record", "the job's record cannot be read by this version")
+        if record.f not in functions:
+            return oc.Failed("unknown_function", f"this worker has no function {record.f[:80]!r}")
+        return record
+
+    def _interrupted(self) -> Outcome:
+        if self._stop_reason == "cancelled":
+            return oc.Cancelled()
+        return oc.Lost() if self._stop_reason == "lost" else oc.HandBack()
+
+    def _judge(self, error: UpstreamError, job: Job) -> Outcome:
+        settings, burnt = self._settings, self.claim.tries_burnt
+        tries = job.tries or settings.job_tries
+        if not error.retryable or burnt + 1 >= tries:
+            return oc.Failed(error.code, error.message)
+        wait_s = delay_s(
+            burnt, error.retry_after_s, base_s=settings.retry_base_s, max_s=settings.retry_max_s
+        )
+        return oc.TryAgain(error.code, wait_s)
+
+
+def where(error: BaseException) -> str:
+    """Tell an error's type and place, not its message: that may quote a prompt."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+    return f"{type(error).__name__} at {place}"

@@ -1,0 +1,156 @@
+"""The writing end of one attempt's part of an event log.
+
+Text is added piece by piece and never waits for Redis here. What has come since the last
+flush is sealed into one event. A sealed event keeps its number and content for good, so that
+it can be sent again after a lost connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from darkq import event as ev
+from darkq.event import Chunk, Cursor, Started
+from darkq.keys import JobKeys
+from darkq_worker.budget import Budget
+
+MAX_EVENT_CHARS = 64 << 10
+"""Pieces are merged up to this size; a longer piece is an event of its own."""
+
+
+class Entry(NamedTuple):
+    """An event on its way into the log."""
+
+    id: str
+    event: bytes
+
+
+class AttemptLog:
+    """One attempt's events: `started` is number 0, the chunks follow.
+
+    `on_work` is called when there is something to flush, `on_lost` when the log turns out to
+    belong to somebody else by now.
+    """
+
+    def __init__(
+        self,
+        keys: JobKeys,
+        attempt: int,
+        budget: Budget,
+        *,
+        on_work: Callable[[AttemptLog], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self.keys = keys
+        self.attempt = attempt
+        self.model = ""
+        self.upstream = ""
+        self.chunks = 0
+        self.lost = False
+        self._budget = budget
+        self._on_work = on_work
+        self._on_lost = on_lost
+        self._started: bytes | None = None
+        self._waiting: list[str] = []
+        self._texts: list[str] = []
+        self._merged: list[int] = []
+        self._acknowledged = 0
+
+    def start(self, *, model: str, upstream: str, at_ms: int) -> None:
+        """Write `started`. Comes before any text."""
+        self.model, self.upstream = model, upstream
+        self._started = ev.encode(
+            Started(
+                id=str(Cursor(self.attempt, 0)),
+                attempt=self.attempt,
+                model=model,
+                upstream=upstream,
+                at_ms=at_ms,
+            )
+        )
+        self._on_work(self)
+
+    def add(self, text: str) -> None:
+        """Write a piece of text, not empty."""
+        self._waiting.append(text)
+        self._budget.spend(len(text))
+        self.chunks += 1
+        self._on_work(self)
+
+    def close(self) -> tuple[str, Cursor]:
+        """Seal all that waits; return the whole text, and the place of the event after it."""
+        while self._waiting:
+            self._seal_one()
+        return "".join(self._texts), Cursor(self.attempt, self._sealed)
+
+    def seal(self) -> list[Entry]:
+        """Make one event of what waits, as far as one may hold; return what is unsent."""
+        if self._waiting:
+            self._seal_one()
+        return [
+            Entry(str(Cursor(self.attempt, n)), self._encoded(n))
+            for n in range(self._acknowledged, self._sealed)
+        ]
+
+    def acknowledge(self, count: int) -> None:
+        """The log holds `count` events of this attempt, be it more or fewer than it did."""
+        low, high = sorted((count, self._acknowledged))
+        chars = sum(map(len, self._texts[max(0, low - 1) : max(0, high - 1)]))
+        self._budget.spend(chars if count < self._acknowledged else -chars)
+        self._acknowledged = count
+
+    def resume(self, last: Cursor | None) -> None:
+        """Go on after the log's last event, which may be before what it once acknowledged."""
+        if last is None or last.attempt > self.attempt:
+            self.lose()
+        elif last.attempt < self.attempt:
+            self.acknowledge(0)
+        elif last.seq < self._sealed:
+            self.acknowledge(last.seq + 1)
+        else:
+            self.lose()
+
+    def lose(self) -> None:
+        """Write nothing further."""
+        if not self.lost:
+            self.forget()
+            self._on_lost()
+
+    def forget(self) -> None:
+        """Drop what was not sent: the attempt has ended."""
+        self.acknowledge(self._sealed)
+        self._budget.spend(-sum(map(len, self._waiting)))
+        self._waiting = []
+        self.lost = True
+
+    @property
+    def has_work(self) -> bool:
+        """Tell whether a flush would send anything."""
+        return not self.lost and (bool(self._waiting) or self._acknowledged < self._sealed)
+
+    @property
+    def _sealed(self) -> int:
+        return len(self._texts) + (self._started is not None)
+
+    def _encoded(self, number: int) -> bytes:
+        if number == 0:
+            return self._started or b""
+        return ev.encode(
+            Chunk(
+                id=str(Cursor(self.attempt, number)),
+                text=self._texts[number - 1],
+                merged=self._merged[number - 1],
+            )
+        )
+
+    def _seal_one(self) -> None:
+        taken, chars = 0, 0
+        for piece in self._waiting:
+            if taken and chars + len(piece) > MAX_EVENT_CHARS:
+                break
+            taken += 1
+            chars += len(piece)
+        self._texts.append("".join(self._waiting[:taken]))
+        self._merged.append(taken)
+        del self._waiting[:taken]

@@ -1,0 +1,110 @@
+"""Leases: taking due jobs, and keeping those that run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from darkq import scripts
+from darkq.keys import PRIORITIES, JobKeys, queue
+
+MAX_RENEWALS_PER_CALL = 500
+_FIELDS = 7
+
+
+class Claim(NamedTuple):
+    """A job that this worker holds, as one attempt. `record` is empty when it has expired."""
+
+    keys: JobKeys
+    priority_number: int
+    attempt: int
+    token: str
+    tries_burnt: int
+    leases_lost: int
+    cancelled: bool
+    record: bytes
+
+    @property
+    def queue(self) -> str:
+        return queue(self.keys.partition, PRIORITIES[self.priority_number])
+
+    @property
+    def is_bulk(self) -> bool:
+        return PRIORITIES[self.priority_number] == "bulk"
+
+
+class Renewal(NamedTuple):
+    """What a heartbeat learnt of some claims."""
+
+    lost: list[Claim]
+    cancel: list[Claim]
+
+
+class Leases:
+    """The leases of one worker."""
+
+    def __init__(self, redis: Redis, worker_id: str, *, lease_s: float, job_ttl_s: float) -> None:
+        self._redis = redis
+        self._worker_id = worker_id
+        self._lease_ms = int(lease_s * 1000)
+        self._job_ttl_ms = int(job_ttl_s * 1000)
+
+    async def claim(
+        self, partition: int, *, slots: int, bulk_slots: int
+    ) -> tuple[list[Claim], float | None]:
+        """Take up to `slots` due jobs of a partition, at most `bulk_slots` of them bulk.
+
+        Also returns the seconds until the next job is due, None when none waits. Sent twice
+        after a lost reply, jobs of the first call wait for their lease to run out.
+        """
+        queues = [queue(partition, priority) for priority in PRIORITIES]
+        limits = {"interactive": slots, "bulk": bulk_slots}
+        due_ms, *fields = await scripts.claim(
+            self._redis,
+            queues,
+            [
+                self._worker_id,
+                self._lease_ms,
+                self._job_ttl_ms,
+                slots,
+                *(limits[priority] for priority in PRIORITIES),
+            ],
+        )
+        claims = [self._claim(fields[n : n + _FIELDS]) for n in range(0, len(fields), _FIELDS)]
+        return claims, None if due_ms < 0 else due_ms / 1000
+
+    async def renew(self, claims: Sequence[Claim]) -> Renewal:
+        """Renew leases; one call for up to 500 jobs of a partition."""
+        renewal = Renewal([], [])
+        by_partition: dict[int, list[Claim]] = {}
+        for claim in claims:
+            by_partition.setdefault(claim.keys.partition, []).append(claim)
+        for partition, group in by_partition.items():
+            for start in range(0, len(group), MAX_RENEWALS_PER_CALL):
+                call = group[start : start + MAX_RENEWALS_PER_CALL]
+                lost, cancel = await self._renew_call(partition, call)
+                renewal.lost.extend(call[number] for number in lost)
+                renewal.cancel.extend(call[number] for number in cancel)
+        return renewal
+
+    async def _renew_call(self, partition: int, claims: Sequence[Claim]) -> Any:
+        args: list[str | int] = [self._lease_ms]
+        for claim in claims:
+            args += [claim.keys.arq_id, claim.priority_number, claim.attempt, claim.token]
+        queues = [queue(partition, priority) for priority in PRIORITIES]
+        return await scripts.renew(self._redis, queues, args)
+
+    def _claim(self, fields: Sequence[Any]) -> Claim:
+        arq_id, number, attempt, tries, lost, cancelled, record = fields
+        return Claim(
+            keys=JobKeys.from_arq_id(arq_id.decode()),
+            priority_number=number,
+            attempt=attempt,
+            token=f"{self._worker_id}:{attempt}",
+            tries_burnt=tries,
+            leases_lost=lost,
+            cancelled=bool(cancelled),
+            record=record,
+        )

@@ -1,0 +1,73 @@
+"""One attempt: ask the upstream, and write what it says into the attempt's log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
+
+from darkq.job import Job
+from darkq.settings import Settings
+from darkq_worker.attempt_log import AttemptLog
+from darkq_worker.budget import Budget
+from darkq_worker.routing import Upstreams
+from darkq_worker.upstreams.base import (
+    EmptyAnswer,
+    End,
+    Rejected,
+    Request,
+    TimedOut,
+    Truncated,
+)
+
+
+class AnswerTooLong(Rejected):
+    code = "answer_too_long"
+
+
+async def generate(ctx: dict[str, Any], job: Job) -> End:
+    """Stream a job's answer into its log; the function that arq's records name.
+
+    Raises `UpstreamError`. Returns only when the upstream said that the answer is complete.
+    Cancelled, the connection to the upstream is closed before this returns.
+    """
+    settings, upstreams = cast(Settings, ctx["settings"]), cast(Upstreams, ctx["upstreams"])
+    log, budget = cast(AttemptLog, ctx["log"]), cast(Budget, ctx["budget"])
+    upstream = upstreams.choose(job.upstream)
+    model = upstream.resolve_model(job.model)
+    log.start(model=model, upstream=upstream.name, at_ms=int(time.time() * 1000))
+    timeout_s = job.timeout_s or settings.job_timeout_s
+    deadline = asyncio.timeout(timeout_s)
+    try:
+        async with deadline:
+            request = Request(prompt=job.prompt, model=model, proxy=job.proxy)
+            return await _copy(
+                upstream.stream(request), log, budget, max_chars=settings.max_result_chars
+            )
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise TimedOut(f"no complete answer within {timeout_s:g} s") from None
+
+
+async def _copy(
+    stream: AsyncIterator[str | End], log: AttemptLog, budget: Budget, *, max_chars: int
+) -> End:
+    """Copy a stream into the log, as fast as the log's budget allows."""
+    chars = 0
+    async with aclosing(cast(Any, stream)) as items:
+        async for item in items:
+            if isinstance(item, str):
+                log.add(item)
+                chars += len(item)
+                if chars > max_chars:
+                    raise AnswerTooLong(f"more than {max_chars:,} characters")
+                if budget.exhausted:
+                    await budget.room()
+            elif not chars:
+                raise EmptyAnswer("the upstream said that the answer is complete, and sent none")
+            else:
+                return cast(End, item)
+    raise Truncated("the stream ended before the upstream said that the answer is complete")

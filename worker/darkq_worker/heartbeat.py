@@ -1,0 +1,54 @@
+"""Keeping leases alive, and hearing of jobs that are lost or to be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+
+from redis.exceptions import RedisError
+
+from darkq.connection import brief
+from darkq_worker.attempt import Attempt
+from darkq_worker.claims import Leases
+
+logger = logging.getLogger("darkq.worker")
+
+RENEWALS_PER_LEASE = 4
+
+
+class Heartbeat:
+    """Renews the leases of a worker's attempts four times per lease. `run()` is its one task."""
+
+    def __init__(self, leases: Leases, attempts: Collection[Attempt], *, lease_s: float) -> None:
+        self._leases = leases
+        self._attempts = attempts
+        self._interval_s = lease_s / RENEWALS_PER_LEASE
+        self._now = asyncio.Event()
+
+    def hurry(self) -> None:
+        """Beat now: the word of a cancelled job may have been missed."""
+        self._now.set()
+
+    async def run(self) -> None:
+        """Beat until cancelled. While Redis is away, try again at every beat."""
+        while True:
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await self._now.wait()
+            except TimeoutError:
+                pass
+            self._now.clear()
+            try:
+                await self._beat()
+            except (RedisError, OSError) as error:
+                logger.warning("heartbeat failed: %s", brief(error))
+
+    async def _beat(self) -> None:
+        attempts = {attempt.claim: attempt for attempt in self._attempts}
+        renewal = await self._leases.renew(list(attempts))
+        for claim in renewal.lost:
+            logger.warning("job %s: lease lost", claim.keys.public_id)
+            attempts[claim].stop("lost")
+        for claim in renewal.cancel:
+            attempts[claim].stop("cancelled")

@@ -1,0 +1,236 @@
+"""arq's Worker, with leases.
+
+What stays arq's: its keys and records, its signals, its hooks' and cron's and health check's
+place, its life from `main` to `close`. What is different, and why:
+
+- One script claims jobs of several queues, most urgent first. Running jobs leave the range that
+  claims look at: stock arq scans them on every poll, and starves behind 100 of them.
+- A claim is a lease, renewed for all jobs in one call. A dead worker's jobs run elsewhere
+  within the lease; stock arq waits for the job's timeout.
+- Jobs are finished by a script that first asks whether they are still ours. Stock arq lets a
+  worker that was away overwrite its successor's result.
+- A pub/sub message wakes an idle worker; the poll is only the fallback.
+
+    serve ── startup ── main: claim ⇄ sleep ── close: finish or hand back
+               ├── writer (group commit)
+               └── heartbeat
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from signal import Signals
+from typing import Any
+
+from arq.connections import ArqRedis
+from arq.worker import Worker
+from redis.exceptions import RedisError
+
+from darkq import keys as names
+from darkq.connection import brief
+from darkq.live import Live
+from darkq.record import deserialize, serialize
+from darkq.settings import Settings
+from darkq_worker.attempt import Attempt, where
+from darkq_worker.claims import Claim, Leases
+from darkq_worker.ending import settlement_of
+from darkq_worker.heartbeat import Heartbeat
+from darkq_worker.outcome import Lost
+from darkq_worker.writer import Writer
+
+logger = logging.getLogger("darkq.worker")
+
+HEALTH_INTERVAL_S = 10
+_OUTAGE_PAUSE_S = 0.25
+_CLOSE_PATIENCE_S = 5.0
+_CANCEL = b"cancel "
+
+
+class LeasedWorker(Worker):
+    """A worker of all partitions. Make it inside a running event loop; run it with `serve()`."""
+
+    def __init__(
+        self,
+        functions: Sequence[Any],
+        *,
+        settings: Settings,
+        worker_id: str,
+        redis: ArqRedis,
+        writer: Writer,
+        live: Live,
+        ctx: dict[str, Any],
+        handle_signals: bool = True,
+    ) -> None:
+        super().__init__(
+            functions,
+            queue_name=names.queue(0, "interactive"),
+            redis_pool=redis,
+            max_jobs=settings.worker_jobs,
+            job_completion_wait=math.ceil(settings.worker_shutdown_grace_s),
+            handle_signals=handle_signals,
+            health_check_interval=HEALTH_INTERVAL_S,
+            health_check_key=names.worker(worker_id),
+            job_serializer=serialize,
+            job_deserializer=deserialize,
+            ctx=ctx,
+        )
+        self._settings = settings
+        self._writer = writer
+        self._live = live
+        self._coroutines = {name: f.coroutine for name, f in self.functions.items()}
+        self._attempts: set[Attempt] = set()
+        lease_s = settings.worker_lease_s
+        self._leases = Leases(redis, worker_id, lease_s=lease_s, job_ttl_s=settings.job_ttl_s)
+        self._heartbeat = Heartbeat(self._leases, self._attempts, lease_s=lease_s)
+        self._wake = asyncio.Event()
+        self._turn = 0
+
+    async def serve(self) -> None:
+        """Run until a signal or a cancellation; then finish or hand back what runs.
+
+        Raises what broke the writer or the heartbeat, which nothing should.
+        """
+        async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
+            background = [
+                tasks.create_task(self._writer.run(), name="darkq-writer"),
+                tasks.create_task(self._heartbeat.run(), name="darkq-heartbeat"),
+            ]
+            try:
+                for partition in range(self._settings.partitions):
+                    listening = self._live.subscribed(names.wake(partition), self)
+                    await stack.enter_async_context(listening)
+                await self._until_stopped()
+            finally:
+                await self.close()
+                for task in background:
+                    task.cancel()
+
+    async def _until_stopped(self) -> None:
+        """Run arq's main task; a signal cancels that one, and not us."""
+        try:
+            await self.async_run()
+        except asyncio.CancelledError:
+            us = asyncio.current_task()
+            if us is not None and us.cancelling():
+                raise
+
+    async def main(self) -> None:
+        """Claim and sleep in turns. Survives any absence of Redis."""
+        logger.info("worker ready: %d jobs at once", self.max_jobs)
+        away = False
+        while True:
+            try:
+                await self._poll_iteration()
+                away = False
+            except (RedisError, OSError) as error:
+                if not away:
+                    logger.warning("Redis is away, will wait for it: %s", brief(error))
+                away = True
+                await asyncio.sleep(_OUTAGE_PAUSE_S)
+
+    async def _poll_iteration(self) -> None:
+        """Claim what is due and there is room for; then sleep until there may be more."""
+        self._wake.clear()
+        due_s = await self._claim_due() if self.allow_pick_jobs else None
+        await self.heart_beat()
+        sleep_s = self._settings.worker_poll_s
+        with suppress(TimeoutError):
+            async with asyncio.timeout(sleep_s if due_s is None else min(sleep_s, due_s)):
+                await self._wake.wait()
+
+    async def _claim_due(self) -> float | None:
+        """Claim from every partition in turn; return the seconds until the next job is due."""
+        partitions = self._settings.partitions
+        self._turn += 1
+        dues: list[float] = []
+        for step in range(partitions):
+            slots = self.max_jobs - len(self._attempts)
+            if slots <= 0:
+                return None
+            bulk = sum(attempt.claim.is_bulk for attempt in self._attempts)
+            bulk_slots = self.max_jobs - self._settings.worker_reserved_interactive - bulk
+            claims, due_s = await self._leases.claim(
+                (self._turn + step) % partitions,
+                slots=slots,
+                bulk_slots=max(0, min(slots, bulk_slots)),
+            )
+            for claim in claims:
+                self._start(claim)
+            if due_s is not None:
+                dues.append(due_s)
+        return min(dues, default=None)
+
+    def _start(self, claim: Claim) -> None:
+        attempt = Attempt(claim, self._settings)
+        task = self.loop.create_task(self._run_attempt(attempt), name=attempt.name)
+        attempt.begin(task)
+        self._attempts.add(attempt)
+        self.tasks[attempt.name] = task
+        task.add_done_callback(lambda _: self._ended(attempt, task))
+
+    def _ended(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        self._attempts.discard(attempt)
+        del self.tasks[attempt.name]
+        self._wake.set()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # its lease will run out, and the job is claimed again
+            logger.error("job %s: %s", attempt.claim.keys.public_id, where(error))
+
+    async def _run_attempt(self, attempt: Attempt) -> None:
+        """Run an attempt and settle it. A cancellation ends the run, never the settlement."""
+        claim = attempt.claim
+        log = self._writer.open(claim.keys, claim.attempt, on_lost=lambda: attempt.stop("lost"))
+        ctx = {**self.ctx, "log": log, "budget": self._writer.budget}
+        outcome = await attempt.run(self._coroutines, ctx)
+        settlement = settlement_of(outcome, attempt, log, self._settings)
+        if settlement is None:
+            self._writer.abandon(log)
+        elif not await asyncio.shield(self._writer.settle(settlement)):
+            outcome = Lost()
+        attempt.report(outcome, log)
+
+    # What the wake channels say
+
+    def deliver(self, message: bytes) -> None:
+        """A job was enqueued, or one is to be cancelled."""
+        if message.startswith(_CANCEL):
+            arq_id = message.removeprefix(_CANCEL).decode()
+            for attempt in self._attempts:
+                if attempt.claim.keys.arq_id == arq_id:
+                    attempt.stop("cancelled")
+        else:
+            self._wake.set()
+
+    def gap(self) -> None:
+        """Messages were lost: look at the queues, and for jobs to cancel."""
+        self._wake.set()
+        self._heartbeat.hurry()
+
+    # The end
+
+    def handle_sig_wait_for_completion(self, signum: Signals) -> None:
+        """Stop claiming, and let jobs finish within the grace; a second signal ends that."""
+        if self.allow_pick_jobs:
+            super().handle_sig_wait_for_completion(signum)
+        else:
+            self.handle_sig(signum)
+
+    async def close(self) -> None:
+        """Hand back what still runs. While Redis is away, leave it to the leases."""
+        self.allow_pick_jobs = False
+        unfinished = list(self.tasks.values())
+        for task in unfinished:
+            task.cancel()
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=_CLOSE_PATIENCE_S)
+        try:
+            async with asyncio.timeout(_CLOSE_PATIENCE_S):
+                await self._writer.drained()
+                await self.pool.delete(self.health_check_key)
+        except (TimeoutError, RedisError, OSError) as error:
+            logger.warning("closed without Redis: %s", brief(error))
+        logger.info("worker stopped")

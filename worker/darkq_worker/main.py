@@ -1,0 +1,107 @@
+"""Wiring: from settings to a running worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiohttp
+from arq.connections import ArqRedis
+from arq.worker import func
+from redis.asyncio import Redis
+
+from darkq.connection import pool
+from darkq.live import Live
+from darkq.record import FUNCTION, deserialize, serialize
+from darkq.settings import Settings
+from darkq_worker.generate import generate
+from darkq_worker.leased_worker import LeasedWorker
+from darkq_worker.routing import Upstreams
+from darkq_worker.upstreams.darkai import DarkAIUpstream
+from darkq_worker.writer import Writer
+
+
+def make_worker_id() -> str:
+    """Return a name for this process: its host and pid for people, the rest for uniqueness."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def make_upstreams(settings: Settings, session: aiohttp.ClientSession) -> Upstreams:
+    """Make the upstreams that the settings name. The session stays the caller's."""
+    proxy = settings.darkai_proxy
+    darkai = DarkAIUpstream(
+        session,
+        url=settings.darkai_url,
+        proxy=proxy.get_secret_value() if proxy else None,
+        timeout_s=settings.darkai_timeout_s,
+        idle_timeout_s=settings.darkai_idle_timeout_s,
+    )
+    return Upstreams([darkai])
+
+
+def make_session(settings: Settings) -> aiohttp.ClientSession:
+    """Make the one HTTP session of a worker: no cookies, no redirects, no environment."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=settings.worker_jobs, ttl_dns_cache=60),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+    )
+
+
+async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None:
+    """Run a worker until it is cancelled or a signal comes; then close everything.
+
+    Waits for Redis if it is not there. Raises `ConfigurationError`.
+    """
+    async with AsyncExitStack() as stack:
+        connections, writers = pool(settings), pool(settings, retries=0)
+        redis = ArqRedis(connections, job_serializer=serialize, job_deserializer=deserialize)
+        writer_redis = Redis.from_pool(writers)
+        live = Live(connections)
+        session = make_session(settings)
+        for close in (redis.aclose, writer_redis.aclose, live.aclose, session.close):
+            stack.push_async_callback(close)
+        stack.push_async_callback(connections.aclose)
+        ctx: dict[str, Any] = {
+            "settings": settings,
+            "upstreams": make_upstreams(settings, session),
+        }
+        worker = LeasedWorker(
+            [func(generate, name=FUNCTION)],
+            settings=settings,
+            worker_id=make_worker_id(),
+            redis=redis,
+            writer=Writer(writer_redis, buffer_chars=settings.worker_buffer_chars),
+            live=live,
+            ctx=ctx,
+            handle_signals=handle_signals,
+        )
+        await worker.serve()
+
+
+def main(settings: Settings | None = None) -> None:
+    """Run a worker in this process, until SIGINT or SIGTERM.
+
+    Raises `ConfigurationError`.
+    """
+    settings = settings or Settings.load()
+    logging.basicConfig(
+        level=settings.worker_log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("arq").setLevel(logging.WARNING)  # it would print arguments
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(run_worker(settings))
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,60 @@
+"""How one attempt of a job can end."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from darkq_worker.upstreams.base import End
+
+
+class Completed(NamedTuple):
+    """The upstream said that the answer is complete."""
+
+    end: End
+
+    def __str__(self) -> str:
+        return "completed"
+
+
+class Failed(NamedTuple):
+    """No answer, and no further attempt."""
+
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"failed ({self.code})"
+
+
+class Cancelled(NamedTuple):
+    """Somebody cancelled the job; the upstream's connection is closed."""
+
+    def __str__(self) -> str:
+        return "cancelled"
+
+
+class TryAgain(NamedTuple):
+    """The attempt failed; another may help after `delay_s` seconds. Burns a try."""
+
+    reason: str
+    delay_s: float
+
+    def __str__(self) -> str:
+        return f"will be tried again in {self.delay_s:.2f}s ({self.reason})"
+
+
+class HandBack(NamedTuple):
+    """This worker shuts down; another goes on at once. Burns no try."""
+
+    def __str__(self) -> str:
+        return "handed back"
+
+
+class Lost(NamedTuple):
+    """The job is somebody else's by now: change nothing any more."""
+
+    def __str__(self) -> str:
+        return "lost"
+
+
+Outcome: TypeAlias = Completed | Failed | Cancelled | TryAgain | HandBack | Lost

@@ -1,0 +1,110 @@
+"""How an attempt ends: one script call, sent with what is still unsent of its text.
+
+`Finish` stores a result and ends the job. `Release` gives it back to its queue: to be tried
+again after a delay, or handed on to another worker in its old place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+from darkq import scripts
+from darkq.keys import wake
+from darkq.scripts import Argument, Script
+from darkq_worker.attempt_log import AttemptLog, Entry
+from darkq_worker.claims import Claim
+
+
+class Settlement(Protocol):
+    """What the writer sends to end an attempt. `settled` tells whether it was still ours."""
+
+    claim: Claim
+    log: AttemptLog
+    settled: asyncio.Future[bool]
+
+    def call(self) -> tuple[Script, list[str], list[Argument]]:
+        """Return the script with its keys and arguments, unsent text included."""
+        ...
+
+
+class Finish:
+    """The job is over."""
+
+    def __init__(
+        self, claim: Claim, log: AttemptLog, event: Entry, result: bytes, *, result_ttl_s: float
+    ) -> None:
+        self.claim = claim
+        self.log = log
+        self.settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._event = event
+        self._result = result
+        self._result_ttl_ms = int(result_ttl_s * 1000)
+
+    def call(self) -> tuple[Script, list[str], list[Argument]]:
+        keys = self.claim.keys
+        return (
+            scripts.finish,
+            [
+                self.claim.queue,
+                keys.in_progress,
+                keys.job,
+                keys.retry,
+                keys.state,
+                keys.result,
+                keys.events,
+            ],
+            [
+                keys.arq_id,
+                self.claim.attempt,
+                self.claim.token,
+                keys.live,
+                self._result,
+                self._result_ttl_ms,
+                *_flat([*self.log.seal(), self._event]),
+            ],
+        )
+
+
+class Release:
+    """The job goes back to its queue; `delay_s` None means at the place it had."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        log: AttemptLog,
+        event: Entry,
+        *,
+        delay_s: float | None,
+        place_ms: int,
+        burns_try: bool,
+    ) -> None:
+        self.claim = claim
+        self.log = log
+        self.settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._event = event
+        self._delay_ms: Argument = "" if delay_s is None else int(delay_s * 1000)
+        self._place_ms = place_ms
+        self._burns_try = burns_try
+
+    def call(self) -> tuple[Script, list[str], list[Argument]]:
+        keys = self.claim.keys
+        return (
+            scripts.release,
+            [self.claim.queue, keys.in_progress, keys.retry, keys.state, keys.events],
+            [
+                keys.arq_id,
+                self.claim.attempt,
+                self.claim.token,
+                keys.live,
+                wake(keys.partition),
+                self._delay_ms,
+                self._place_ms,
+                int(self._burns_try),
+                *_flat([*self.log.seal(), self._event]),
+            ],
+        )
+
+
+def _flat(entries: list[Entry]) -> list[Any]:
+    return [field for entry in entries for field in entry]

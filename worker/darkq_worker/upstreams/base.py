@@ -1,0 +1,152 @@
+"""What a worker needs of an LLM service, and nothing of any one service's wire.
+
+An upstream turns a request into a stream of text. The type carries the most important
+promise: a stream yields pieces of text and then exactly one `End`. A stream that stops
+without an `End` was cut off, whatever the transport said, and can never become a
+completed job.
+
+    UpstreamError               .code .retryable .retry_after_s .status
+    ├── Unreachable             connection refused, reset, DNS, TLS; a retry can help
+    ├── RateLimited             429, or its like inside a 200; a retry can help, later
+    ├── Overloaded              "at capacity", 5xx; a retry can help
+    ├── Truncated               the stream ended before the upstream said it was complete
+    ├── EmptyAnswer             the upstream said "complete" and sent no text
+    ├── TimedOut                nothing arrived for too long, or the whole took too long
+    ├── ProtocolViolation       not the wire that was agreed: HTML, a line past the bound
+    └── Rejected                the request itself is refused; no retry can help
+        └── UnknownModel
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import ClassVar, Protocol
+
+import msgspec
+
+from darkq.event import Usage
+from darkq.job import Message
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of an upstream.
+
+    `model` is a name as the job gave it, or None for the upstream's default. `proxy` is an
+    HTTP proxy URL for this call alone; None means the deployment's own, if it has one.
+    """
+
+    prompt: str | tuple[Message, ...]
+    model: str | None = None
+    proxy: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Request(model={self.model!r})"
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """The upstream said that the answer is complete. Always the last item of a stream."""
+
+    finish_reason: str = "stop"
+    usage: Usage | None = None
+
+
+class Upstream(Protocol):
+    """An LLM service."""
+
+    @property
+    def name(self) -> str:
+        """What jobs, logs and events call it."""
+        ...
+
+    @property
+    def default_model(self) -> str:
+        """The model of a request that names none."""
+        ...
+
+    @property
+    def models(self) -> Sequence[str]:
+        """The models that it knows, canonical names only."""
+        ...
+
+    def resolve_model(self, model: str | None) -> str:
+        """Return the canonical name of a model, an alias or None.
+
+        Raises `UnknownModel`.
+        """
+        ...
+
+    def stream(self, request: Request) -> AsyncIterator[str | End]:
+        """Yield the answer's text as it arrives, then one `End`.
+
+        Pieces are not empty. Raises `UpstreamError`, at any point. Closing the iterator, or
+        cancelling the task that reads it, closes the connection to the upstream before it
+        returns.
+        """
+        ...
+
+    async def probe(self, *, timeout_s: float) -> None:
+        """Ask for the least that shows it works; return when it does.
+
+        Raises `UpstreamError` with the reason when it does not.
+        """
+        ...
+
+
+class UpstreamError(Exception):
+    """A call of an upstream failed.
+
+    `message` is for people and goes into the job's `failed` event: it never holds the
+    prompt, the answer or a key. `retry_after_s` is what the upstream asked for, if it did.
+    """
+
+    code: ClassVar[str] = "upstream_error"
+    retryable: ClassVar[bool] = True
+
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class Unreachable(UpstreamError):
+    code = "upstream_unreachable"
+
+
+class RateLimited(UpstreamError):
+    code = "rate_limited"
+
+
+class Overloaded(UpstreamError):
+    code = "upstream_overloaded"
+
+
+class Truncated(UpstreamError):
+    code = "truncated"
+
+
+class EmptyAnswer(UpstreamError):
+    code = "empty_answer"
+
+
+class TimedOut(UpstreamError):
+    code = "timeout"
+
+
+class ProtocolViolation(UpstreamError):
+    code = "protocol_violation"
+
+
+class Rejected(UpstreamError):
+    code = "rejected"
+    retryable = False
+
+
+class UnknownModel(Rejected):
+    code = "unknown_model"
+
+    def __init__(self, model: str, known: Sequence[str]) -> None:
+        super().__init__(f"unknown model {model!r}; known: {', '.join(known)}")
+        self.model = model

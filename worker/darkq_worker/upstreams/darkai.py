@@ -1,0 +1,160 @@
+"""DarkAI: one POST, one stream of events. Its wire is `darkai_wire`, its transport `http_stream`.
+
+Timeouts: a call may take `timeout_s` in all. Within it, events must keep coming: after
+`idle_timeout_s` without any, the call is given up. Comments do not count. The server pings
+every 15 s whatever its model does, so a ping proves a live connection, but a model that hangs
+behind it would otherwise hold a worker's slot for the whole `timeout_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from darkq_worker.upstreams.base import (
+    End,
+    ProtocolViolation,
+    Rejected,
+    Request,
+    TimedOut,
+    UnknownModel,
+)
+from darkq_worker.upstreams.darkai_wire import MAX_LINE_BYTES, AnswerDecoder, error_detail
+from darkq_worker.upstreams.http_failure import http_error, parse_retry_after, quotable
+from darkq_worker.upstreams.http_stream import HttpStream
+from darkq_worker.upstreams.prompt import format_prompt
+
+DEFAULT_URL: Final = "https://darkai.foundation/chat"
+DEFAULT_MODEL: Final = "llama-3-70b"
+MODELS: Final = (DEFAULT_MODEL, "gpt-4o", "gpt-3.5-turbo")
+MODEL_ALIASES: Final[Mapping[str, str]] = MappingProxyType({"llama-3.1-70b": "llama-3-70b"})
+
+_HEADERS: Final = {
+    "accept": "text/event-stream",
+    "content-type": "application/json",
+    "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+}
+_GREETING: Final = Request(prompt="Hi")
+_log = logging.getLogger(__name__)
+
+
+def resolve_model(model: str | None) -> str:
+    """Return the canonical name of a model or an alias, and the default for None or "".
+
+    Raises `UnknownModel`.
+    """
+    name = MODEL_ALIASES.get(model, model) if model else DEFAULT_MODEL
+    if name not in MODELS:
+        raise UnknownModel(name, MODELS)
+    return name
+
+
+class DarkAIUpstream:
+    """The `Upstream` for DarkAI.
+
+    `session` stays its caller's: give it a connector without a limit, since time spent waiting
+    for a free connection counts as time that the upstream was silent. `proxy` is an HTTP proxy
+    for all calls whose request names none.
+    """
+
+    default_model = DEFAULT_MODEL
+    models = MODELS
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        url: str = DEFAULT_URL,
+        proxy: str | None = None,
+        timeout_s: float = 600.0,
+        idle_timeout_s: float = 120.0,
+        max_line_bytes: int = MAX_LINE_BYTES,
+        name: str = "darkai",
+    ) -> None:
+        self.name = name
+        self._session = session
+        self._url = url
+        self._proxy = proxy
+        self._timeout_s = timeout_s
+        self._idle_timeout_s = idle_timeout_s
+        self._max_line_bytes = max_line_bytes
+
+    def resolve_model(self, model: str | None) -> str:
+        """Return the canonical name of a model, an alias or None. Raises `UnknownModel`."""
+        return resolve_model(model)
+
+    async def stream(self, request: Request) -> AsyncGenerator[str | End, None]:
+        """Yield the answer's text as it arrives, then one `End`. See `Upstream.stream`."""
+        prompt = format_prompt(request.prompt)
+        async with self._post(prompt, request) as http:
+            retry_after_s = parse_retry_after(http.header("retry-after"))
+            await _check(http, prompt, retry_after_s)
+            answer = AnswerDecoder(
+                prompt=prompt, retry_after_s=retry_after_s, max_line_bytes=self._max_line_bytes
+            )
+            try:
+                while not answer.is_complete:
+                    frames_before = answer.frames
+                    if chunk := await http.read():
+                        for text in answer.feed(chunk):
+                            yield text
+                    else:
+                        answer.feed_eof()
+                    if answer.frames > frames_before:
+                        http.restart_idle_clock()
+                await http.finish()
+            finally:
+                if answer.malformed:
+                    _log.warning("%s: skipped %d malformed lines", self.name, answer.malformed)
+        yield End()
+
+    async def probe(self, *, timeout_s: float) -> None:
+        """Ask for a greeting; return with its first word. Raises `UpstreamError`.
+
+        It costs one call of the upstream's rate limit.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), aclosing(self.stream(_GREETING)) as items:
+                await anext(items)
+        except TimeoutError:
+            raise TimedOut(f"no text came within {timeout_s:g} s") from None
+
+    def _post(self, prompt: str, request: Request) -> HttpStream:
+        fields = {"query": prompt, "model": resolve_model(request.model)}
+        try:
+            body = msgspec.json.encode(fields)
+        except UnicodeEncodeError:
+            raise Rejected("the prompt has a lone surrogate, which is no text in UTF-8") from None
+        return HttpStream(
+            self._session,
+            self._url,
+            body=body,
+            headers=_HEADERS,
+            proxy=request.proxy or self._proxy,
+            timeout_s=self._timeout_s,
+            idle_timeout_s=self._idle_timeout_s,
+        )
+
+
+async def _check(http: HttpStream, prompt: str, retry_after_s: float | None) -> None:
+    """Raise `UpstreamError` unless the answer is an event stream, sent as it is."""
+    content_type = (http.header("content-type") or "").partition(";")[0].strip().lower()
+    is_packed = (http.header("content-encoding") or "identity").lower() != "identity"
+    is_html = content_type == "text/html"
+    if http.status != HTTPStatus.OK:
+        body = b"" if is_html or is_packed else await http.read_error_body()
+        detail = quotable(error_detail(body), prompt)
+        raise http_error(http.status, is_html=is_html, detail=detail, retry_after_s=retry_after_s)
+    if is_packed:  # unasked: a bomb, perhaps
+        raise ProtocolViolation("the answer is compressed", status=http.status)
+    if content_type not in ("", "text/event-stream"):
+        what = "an HTML page" if is_html else "something else"
+        raise ProtocolViolation(f"HTTP 200, but {what} instead of events", status=http.status)

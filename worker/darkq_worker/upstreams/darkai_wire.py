@@ -1,0 +1,206 @@
+"""DarkAI's answer: bytes in, pieces of text out. No I/O.
+
+    begin-stream → text-chunk{text} … → stream-end → final-response{message}
+
+Each is an SSE event whose data is `{"event": name, "data": {…}}`. Newer servers swap the last
+two, older ones send only `final-response`. Either of them says that the answer is complete;
+the text of `final-response` counts only where no chunk came before it, since it repeats them.
+`error{detail}` may come at any point, inside a 200. Other events are ignored.
+
+Nearly every frame is a text chunk, so there are two paths: typed decoding straight from the
+bytes, and beside it a patient one for whatever does not fit: lone surrogates, bytes that are
+no UTF-8, fields of other types, two frames without a blank line between them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from darkq.sse import EventDecoder, ServerSentEvent, SSEError
+from darkq_worker.upstreams.base import (
+    EmptyAnswer,
+    Overloaded,
+    ProtocolViolation,
+    RateLimited,
+    Truncated,
+    UpstreamError,
+)
+from darkq_worker.upstreams.http_failure import quotable
+
+# `final-response` holds the whole answer on one line, and JSON may spend 3 bytes where UTF-8
+# spends one: room for an answer of 1 MiB, the bound of a prompt.
+MAX_LINE_BYTES = 4 << 20
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_RATE_LIMIT = re.compile(r"rate.?limit|too many requests", re.IGNORECASE)
+_NO_CAPACITY = re.compile(r"capacity|overload|busy|unavailable", re.IGNORECASE)
+
+
+class Payload(msgspec.Struct, frozen=True, gc=False):
+    """The fields of all events that matter; each event has one of them, or none."""
+
+    text: str = ""
+    message: str = ""
+    detail: str = ""
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """The data of one SSE event."""
+
+    event: str
+    data: Payload = Payload()
+
+
+_decode_frame = msgspec.json.Decoder(Frame).decode
+
+
+class AnswerDecoder:
+    """Reads one answer.
+
+    `frames` counts what has come but for comments, so that a reader can tell a server that
+    only pings. `malformed` counts the lines that were skipped.
+    """
+
+    def __init__(
+        self,
+        *,
+        prompt: str = "",
+        retry_after_s: float | None = None,
+        max_line_bytes: int = MAX_LINE_BYTES,
+    ) -> None:
+        self.is_complete = False
+        self.frames = 0
+        self.malformed = 0
+        self._prompt = prompt
+        self._retry_after_s = retry_after_s
+        self._has_text = False
+        self._has_ended = False
+        self._events = EventDecoder(max_line_bytes=max_line_bytes, max_event_bytes=max_line_bytes)
+
+    def feed(self, chunk: bytes) -> Iterator[str]:
+        """Yield the pieces of text in `chunk`. Iterate to the end before the next call.
+
+        Raises `UpstreamError`, after the text before the fault.
+        """
+        try:
+            for event in self._events.feed(chunk):
+                self.frames += 1
+                for frame in self._frames(event):
+                    if frame.event == "text-chunk":
+                        if text := frame.data.text:
+                            self._has_text = True
+                            yield text
+                    else:
+                        yield from self._apply(frame)
+                        if self.is_complete:
+                            return
+        except SSEError as error:
+            raise ProtocolViolation(f"the upstream sent {error}", status=200) from None
+
+    def feed_eof(self) -> None:
+        """Say that nothing more comes. Raises `UpstreamError` unless the answer is complete."""
+        if self.is_complete:
+            return
+        if self._has_ended:
+            raise EmptyAnswer("the upstream sent no text", status=200)
+        raise Truncated("the stream ended before the upstream said so", status=200)
+
+    def _apply(self, frame: Frame) -> Iterator[str]:
+        match frame.event:
+            case "stream-end":
+                self._has_ended = True
+                self.is_complete = self._has_text  # without any, the final response may hold it
+            case "final-response":
+                self._has_ended = True
+                if not self._has_text and frame.data.message:
+                    self._has_text = True
+                    yield frame.data.message
+                self.is_complete = self._has_text
+                self.feed_eof()
+            case "error":
+                raise self._error(frame.data.detail)
+
+    def _error(self, detail: str) -> UpstreamError:
+        kind: type[UpstreamError] = UpstreamError
+        if _RATE_LIMIT.search(detail):
+            kind = RateLimited
+        elif _NO_CAPACITY.search(detail):
+            kind = Overloaded
+        quote = quotable(detail, self._prompt)
+        message = f"the upstream reports: {quote}" if quote else "the upstream reports an error"
+        return kind(message, status=200, retry_after_s=self._retry_after_s)
+
+    def _frames(self, event: ServerSentEvent) -> Sequence[Frame]:
+        if event.event != "error":
+            try:
+                return (_decode_frame(event.data),)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass
+        whole = patient_frame(event.data, event.event)
+        if whole is not None:
+            return (whole,)
+        # A blank line may be missing: the neighbours of a malformed line are worth reading.
+        frames = [patient_frame(line, event.event) for line in event.data.split(b"\n")]
+        self.malformed += frames.count(None)
+        return [frame for frame in frames if frame is not None]
+
+
+def patient_frame(data: bytes, sse_event: str) -> Frame | None:
+    """Return the frame in `data`, or None where there is none.
+
+    What an SSE event named `error` carries is an error, whatever it looks like: an answer that
+    holds one must not succeed.
+    """
+    is_error = sse_event == "error"
+    text = data.decode(errors="replace")
+    try:
+        frame: Any = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return Frame("error", Payload(detail=text)) if is_error else None
+    if not isinstance(frame, dict):
+        return Frame("error") if is_error else None
+    name = "error" if is_error else frame.get("event")
+    fields = frame.get("data", frame)
+    if not isinstance(fields, dict):
+        fields = {}
+    if not isinstance(name, str):
+        return None
+    if name == "text-chunk" and not isinstance(fields.get("text"), str):
+        return None
+    strings = {key: _clean(fields.get(key)) for key in Payload.__struct_fields__}
+    return Frame(name, Payload(**strings))
+
+
+def error_detail(body: bytes) -> str:
+    """Return what the body of a refusal says of it: FastAPI's JSON, or an SSE error event.
+
+    Of a validation error only the place and the reason: it also holds the input.
+    """
+    try:
+        refusal: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return _sse_error_detail(body)
+    detail = refusal.get("detail") if isinstance(refusal, dict) else None
+    if not isinstance(detail, list):
+        return _clean(detail)
+    faults = [fault for fault in detail if isinstance(fault, dict)]
+    return "; ".join(_clean(f"{fault.get('loc')}: {fault.get('msg')}") for fault in faults)
+
+
+def _sse_error_detail(body: bytes) -> str:
+    events = EventDecoder(max_line_bytes=len(body), max_event_bytes=len(body))
+    for event in events.feed(body + b"\n\n"):  # it may be cut, or end without its blank line
+        frame = patient_frame(event.data, "error")
+        if frame is not None and frame.data.detail:
+            return frame.data.detail
+    return ""
+
+
+def _clean(value: object) -> str:
+    """Return a string that is valid Unicode; anything else is no text."""
+    return _LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else ""

@@ -1,0 +1,205 @@
+"""One POST whose answer arrives piece by piece: its deadlines, its end, its failures.
+
+Two clocks bound a call. The total runs from the start, whatever happens. The idle clock runs
+only while somebody waits for bytes, and its owner restarts it when something of worth has
+come: so it is the owner who says whether a server that merely pings is alive. A watchdog
+timer enforces both. It moves only when it rings, which makes a read cost nothing.
+
+Leaving the block closes the connection, unless the answer was read to its end: then the
+session keeps it for the next call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+
+from darkq_worker.upstreams.base import (
+    ProtocolViolation,
+    Rejected,
+    TimedOut,
+    Truncated,
+    Unreachable,
+    UpstreamError,
+)
+from darkq_worker.upstreams.http_failure import http_error
+
+CONNECT_TIMEOUT_S = 30.0
+MAX_ERROR_BODY_BYTES = 64 << 10
+ERROR_BODY_TIMEOUT_S = 5.0
+FINISH_TIMEOUT_S = 0.1
+
+
+class HttpStream:
+    """A POST in flight; use it as an async context manager.
+
+    Redirects are not followed and compressed answers are not unpacked. Entering raises
+    `UpstreamError`; when it is cancelled, the connection is closed.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        *,
+        body: bytes,
+        headers: Mapping[str, str],
+        proxy: str | None,
+        timeout_s: float,
+        idle_timeout_s: float,
+    ) -> None:
+        self._session = session
+        self._url = url
+        self._body = body
+        self._headers = {**headers, "accept-encoding": "identity"}
+        self._proxy = proxy
+        self._timeout_s = timeout_s
+        self._idle_timeout_s = idle_timeout_s
+        self._late: TimedOut | None = None
+        self._waiting = True
+        self._loop = asyncio.get_running_loop()
+
+    async def __aenter__(self) -> Self:
+        self._ends_at = self._loop.time() + self._timeout_s
+        self.restart_idle_clock()
+        try:
+            async with asyncio.timeout_at(min(self._ends_at, self._idle_ends_at)):
+                self._response = await self._post()
+        except TimeoutError:
+            raise self._lateness() from None
+        self._watch()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._watchdog.cancel()
+        if self._abort():
+            await asyncio.sleep(0)  # a transport closes its socket in the loop's next round
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    def header(self, name: str) -> str | None:
+        """Return a header of the answer, if it is there."""
+        return self._response.headers.get(name)
+
+    def restart_idle_clock(self) -> None:
+        """Say that something of worth has come."""
+        self._idle_ends_at = self._loop.time() + self._idle_timeout_s
+
+    async def read(self) -> bytes:
+        """Return what has arrived, after waiting for it; at the end of the answer, `b""`.
+
+        Raises `TimedOut`, and `Truncated` when the connection broke.
+        """
+        self._waiting = True
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+            raise self._late or _broken_answer(error) from None
+        finally:
+            self._waiting = False
+
+    async def read_error_body(self) -> bytes:
+        """Return the beginning of a refusal's body, as much as a few seconds bring."""
+        body = b""
+        with contextlib.suppress(UpstreamError, TimeoutError):
+            async with asyncio.timeout(ERROR_BODY_TIMEOUT_S):
+                while len(body) < MAX_ERROR_BODY_BYTES and (chunk := await self.read()):
+                    body += chunk
+        return body[:MAX_ERROR_BODY_BYTES]
+
+    async def finish(self) -> None:
+        """Read the little that may follow, so that the session can keep the connection."""
+        with contextlib.suppress(UpstreamError, TimeoutError):
+            async with asyncio.timeout(FINISH_TIMEOUT_S):
+                while await self.read():
+                    pass
+
+    async def _post(self) -> aiohttp.ClientResponse:
+        try:
+            return await self._session.post(
+                self._url,
+                data=self._body,
+                headers=self._headers,
+                proxy=self._proxy,
+                allow_redirects=False,
+                auto_decompress=False,
+                raise_for_status=False,
+                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
+            )
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+            if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
+                raise  # the clock's own, on its way out
+            raise _failed_request(error) from None
+
+    def _watch(self) -> None:
+        now = self._loop.time()
+        ends_at = min(self._ends_at, self._idle_ends_at if self._waiting else self._ends_at)
+        if now < ends_at:
+            next_look = min(ends_at, now + self._idle_timeout_s)
+            self._watchdog = self._loop.call_at(next_look, self._watch)
+            return
+        self._late = self._lateness()
+        self._abort()
+
+    def _lateness(self) -> TimedOut:
+        if self._loop.time() >= self._ends_at:
+            return TimedOut(f"the answer was not complete within {self._timeout_s:g} s")
+        return TimedOut(f"nothing came for {self._idle_timeout_s:g} s")
+
+    def _abort(self) -> bool:
+        """Close the connection if the answer still holds it. Whoever reads is woken."""
+        connection = self._response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()  # close() would first take its leave, over TLS for 30 s
+        self._response.close()
+        return connection is not None
+
+
+def _failed_request(error: Exception) -> UpstreamError:
+    """What it means that no answer began. No URL is told: one of a proxy may hold a password."""
+    match error:
+        case aiohttp.ClientHttpProxyError():
+            return http_error(error.status, is_html=False, detail="said by the proxy")
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+            return Rejected("the URL of the upstream, or of the proxy, is none of HTTP")
+        case aiohttp.ClientResponseError() | HttpProcessingError():
+            return ProtocolViolation("the upstream's answer is not HTTP")
+        case aiohttp.ConnectionTimeoutError():
+            return Unreachable(f"no connection within {CONNECT_TIMEOUT_S:g} s")
+        case aiohttp.ClientConnectorDNSError():
+            return Unreachable("the host name is not known")
+        case aiohttp.ClientProxyConnectionError():
+            return Unreachable(f"no connection to the proxy: {_reason(error)}")
+        case aiohttp.ServerDisconnectedError():
+            return Unreachable("the connection was closed before an answer")
+    return Unreachable(f"no connection: {_reason(error)}")
+
+
+def _broken_answer(error: Exception) -> UpstreamError:
+    """What it means that an answer broke off."""
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | OSError):
+        return Truncated("the connection broke in the middle of the answer")
+    return ProtocolViolation("the upstream's answer is not HTTP")
+
+
+def _reason(error: Exception) -> str:
+    """The system's words for it: aiohttp's own name hosts and ports."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
+        return os.strerror(cause.errno).lower()
+    return type(cause).__name__
