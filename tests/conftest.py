@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from redis.asyncio import Redis
 
 from darkq import Client, Settings
 from darkq_worker.main import run_worker
+from darkq_local.faults import Fault
+from darkq_local.local_darkai import LocalDarkAI
+from darkq_local.models import load_model
 from support.leaks import keys_without_ttl
 from support.servers import Server, binaries, running
 
@@ -55,6 +58,24 @@ def settings(make_settings: Callable[..., Settings]) -> Settings:
 async def client(settings: Settings) -> AsyncIterator[Client]:
     async with Client(settings=settings) as client:
         yield client
+
+
+StartDarkAI = Callable[..., Awaitable[LocalDarkAI]]
+
+
+@pytest.fixture
+async def start_darkai() -> AsyncIterator[StartDarkAI]:
+    """Start local DarkAIs with the Markov chain; faults may be asked for or planned."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            *plan: Fault | None, chunks: int = 20, chunks_per_s: float = 0.0
+        ) -> LocalDarkAI:
+            model = await load_model("markov", max_chunks=chunks, chunks_per_s=chunks_per_s)
+            stack.push_async_callback(model.aclose)
+            return await stack.enter_async_context(LocalDarkAI(model, faults=True, plan=plan))
+
+        yield start
 
 
 @pytest.fixture

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import builtins
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import (
+    BlockingConnectionPool,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, TimeoutError
@@ -28,6 +37,39 @@ _BACKOFF_BASE_S = 0.05
 _BACKOFF_CAP_S = 1.0
 
 
+class _CancellableWrites(AbstractConnection):
+    """redis-py writes under `asyncio.wait_for`, which swallows a cancellation on Python 3.11.
+
+    A task that is cancelled while it writes would go on as if nothing had been said: a timeout
+    would not end it, and a worker would not stop.
+    """
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        limit_s, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(limit_s):
+                await super().send_packed_command(command, check_health)
+        except builtins.TimeoutError:
+            await self.disconnect(nowait=True)
+            raise TimeoutError("Timeout writing to socket") from None
+        finally:
+            self.socket_timeout = limit_s
+
+
+class _Tcp(_CancellableWrites, Connection): ...
+
+
+class _Tls(_CancellableWrites, SSLConnection): ...
+
+
+class _Unix(_CancellableWrites, UnixDomainSocketConnection): ...
+
+
+_OURS = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
+
+
 def pool(settings: Settings, *, retries: int = _RETRIES) -> BlockingConnectionPool:
     """Make a connection pool. Connects on first use.
 
@@ -35,17 +77,21 @@ def pool(settings: Settings, *, retries: int = _RETRIES) -> BlockingConnectionPo
     that is none.
     """
     try:
-        return BlockingConnectionPool.from_url(
-            settings.find_redis_url(),
+        options: dict[str, Any] = {**parse_url(settings.find_redis_url())}
+        connections = BlockingConnectionPool(
+            connection_class=_OURS[options.pop("connection_class", Connection)],
             max_connections=settings.redis_connections,
             timeout=None,
             socket_timeout=settings.redis_timeout_s,
             socket_connect_timeout=settings.redis_timeout_s,
             retry=Retry(ExponentialWithJitterBackoff(_BACKOFF_CAP_S, _BACKOFF_BASE_S), retries),
             retry_on_error=list(UNAVAILABLE),
+            **options,
         )
-    except ValueError as error:
+        connections.make_connection()  # an option that nobody knows shows here, not at first use
+    except (ValueError, TypeError) as error:
         raise ConfigurationError("DARKQ_REDIS_URL", str(error)) from None
+    return connections
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from darkq.errors import ConfigurationError
 from darkq.keys import MAX_PARTITIONS
-from darkq.local_socket import socket_path, url
+from darkq.local_socket import is_ours_alone, socket_path, url
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 Count = Annotated[int, Field(ge=1)]
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         if self.redis_url is not None:
             return self.redis_url.get_secret_value()
         socket = socket_path(self.state_dir)
-        if socket.is_socket():
+        if socket.is_socket() and is_ours_alone(socket.parent):
             return url(socket)
         raise ConfigurationError(
             "DARKQ_REDIS_URL",

@@ -121,9 +121,9 @@ class EventDecoder:
     ) -> None:
         self.retry_ms: int | None = None
         self._lines = LineDecoder(max_line_bytes=max_line_bytes)
-        self._max_event_bytes = max_event_bytes
+        self._max_bytes = max_event_bytes
         self._data: bytes | bytearray | None = None
-        self._event = ""
+        self._event = "message"
         self._id = ""
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
@@ -132,27 +132,29 @@ class EventDecoder:
         Raises `LineTooLong` or `EventTooLarge`, after the events before the fault.
         """
         for line in self._lines.feed(chunk):
-            if not line:  # "If the line is empty (a blank line): dispatch the event"
-                data, event = self._data, self._event
-                self._data, self._event = None, ""
-                if data is not None:  # "If the data buffer is an empty string … return"
-                    yield ServerSentEvent(bytes(data), event or "message", self._id)
-            elif line.startswith(b"data: "):  # nearly every line: the general branch, unrolled
-                self._add_data(line[6:])
-            else:
+            # Nearly every line: the first data of an event, within the bound for certain.
+            if self._data is None and line.startswith(b"data: ") and len(line) <= self._max_bytes:
+                self._data = line[6:]
+            elif line:
                 # "Otherwise, the string is not empty but does not contain a colon: use the whole
                 # line as the field name, and the empty string as the field value"
                 name, _, value = line.partition(b":")
                 self._field(name, value.removeprefix(b" "))
+            else:  # "If the line is empty (a blank line): dispatch the event"
+                data, event = self._data, self._event
+                self._data, self._event = None, "message"
+                if data is not None:  # "If the data buffer is an empty string … return"
+                    yield ServerSentEvent(
+                        data if isinstance(data, bytes) else bytes(data), event, self._id
+                    )
 
     def _add_data(self, value: bytes) -> None:
+        size = len(value) if self._data is None else len(self._data) + 1 + len(value)
+        if size > self._max_bytes:
+            raise EventTooLarge(self._max_bytes)
         if self._data is None:
-            if len(value) > self._max_event_bytes:
-                raise EventTooLarge(self._max_event_bytes)
             self._data = value
             return
-        if len(self._data) + 1 + len(value) > self._max_event_bytes:
-            raise EventTooLarge(self._max_event_bytes)
         if isinstance(self._data, bytes):  # many short lines in a list would break the bound
             self._data = bytearray(self._data)
         self._data += b"\n"
@@ -163,7 +165,7 @@ class EventDecoder:
         if name == b"data":
             self._add_data(value)
         elif name == b"event":
-            self._event = value.decode(errors="replace")
+            self._event = value.decode(errors="replace") or "message"
         elif name == b"id" and b"\0" not in value:
             self._id = value.decode(errors="replace")
         elif name == b"retry" and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:

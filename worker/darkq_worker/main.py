@@ -44,10 +44,13 @@ def make_upstreams(settings: Settings, session: aiohttp.ClientSession) -> Upstre
     return Upstreams([darkai])
 
 
-def make_session(settings: Settings) -> aiohttp.ClientSession:
-    """Make the one HTTP session of a worker: no cookies, no redirects, no environment."""
+def make_session() -> aiohttp.ClientSession:
+    """Make the one HTTP session of a worker: no cookies, nothing from the environment.
+
+    The connector has no limit: the worker's slots are the limit.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=settings.worker_jobs, ttl_dns_cache=60),
+        connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
@@ -64,7 +67,7 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
         redis = ArqRedis(connections, job_serializer=serialize, job_deserializer=deserialize)
         writer_redis = Redis.from_pool(writers)
         live = Live(connections)
-        session = make_session(settings)
+        session = make_session()
         for close in (redis.aclose, writer_redis.aclose, live.aclose, session.close):
             stack.push_async_callback(close)
         stack.push_async_callback(connections.aclose)

@@ -102,13 +102,12 @@ class DarkAIUpstream:
             )
             try:
                 while not answer.is_complete:
-                    frames_before = answer.frames
                     if chunk := await http.read():
                         for text in answer.feed(chunk):
                             yield text
                     else:
                         answer.feed_eof()
-                    if answer.frames > frames_before:
+                    if answer.got_frame:
                         http.restart_idle_clock()
                 await http.finish()
             finally:

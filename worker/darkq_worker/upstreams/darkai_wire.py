@@ -7,17 +7,17 @@ two, older ones send only `final-response`. Either of them says that the answer 
 the text of `final-response` counts only where no chunk came before it, since it repeats them.
 `error{detail}` may come at any point, inside a 200. Other events are ignored.
 
-Nearly every frame is a text chunk, so there are two paths: typed decoding straight from the
-bytes, and beside it a patient one for whatever does not fit: lone surrogates, bytes that are
-no UTF-8, fields of other types, two frames without a blank line between them.
+Nearly every frame is a text chunk, so there are two paths: typed decoding of those, straight
+from the bytes, and beside it a patient one for all else: the other events, lone surrogates,
+bytes that are no UTF-8, frames without a blank line between them.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,35 +35,39 @@ from darkq_worker.upstreams.http_failure import quotable
 # `final-response` holds the whole answer on one line, and JSON may spend 3 bytes where UTF-8
 # spends one: room for an answer of 1 MiB, the bound of a prompt.
 MAX_LINE_BYTES = 4 << 20
+MAX_LINES_TRIED = 64
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _RATE_LIMIT = re.compile(r"rate.?limit|too many requests", re.IGNORECASE)
 _NO_CAPACITY = re.compile(r"capacity|overload|busy|unavailable", re.IGNORECASE)
 
 
-class Payload(msgspec.Struct, frozen=True, gc=False):
-    """The fields of all events that matter; each event has one of them, or none."""
+class _Text(msgspec.Struct, gc=False):
+    text: str
 
+
+class _TextChunk(msgspec.Struct, gc=False):
+    event: Literal["text-chunk"]
+    data: _Text
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """Any event; each has one of the fields, or none."""
+
+    event: str
     text: str = ""
     message: str = ""
     detail: str = ""
 
 
-class Frame(msgspec.Struct, frozen=True, gc=False):
-    """The data of one SSE event."""
-
-    event: str
-    data: Payload = Payload()
-
-
-_decode_frame = msgspec.json.Decoder(Frame).decode
+_decode_text_chunk = msgspec.json.Decoder(_TextChunk).decode
 
 
 class AnswerDecoder:
     """Reads one answer.
 
-    `frames` counts what has come but for comments, so that a reader can tell a server that
-    only pings. `malformed` counts the lines that were skipped.
+    `got_frame` says whether the last chunk ended an event, of any kind: a server that merely
+    pings sends none. `malformed` counts the lines that were skipped.
     """
 
     def __init__(
@@ -74,7 +78,7 @@ class AnswerDecoder:
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
         self.is_complete = False
-        self.frames = 0
+        self.got_frame = False
         self.malformed = 0
         self._prompt = prompt
         self._retry_after_s = retry_after_s
@@ -87,18 +91,20 @@ class AnswerDecoder:
 
         Raises `UpstreamError`, after the text before the fault.
         """
+        self.got_frame = False
         try:
             for event in self._events.feed(chunk):
-                self.frames += 1
-                for frame in self._frames(event):
-                    if frame.event == "text-chunk":
-                        if text := frame.data.text:
-                            self._has_text = True
-                            yield text
-                    else:
-                        yield from self._apply(frame)
-                        if self.is_complete:
-                            return
+                self.got_frame = True
+                try:
+                    text = _decode_text_chunk(event.data).data.text
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    yield from self._feed_patiently(event)
+                    if self.is_complete:
+                        return
+                else:
+                    if text:
+                        self._has_text = True
+                        yield text
         except SSEError as error:
             raise ProtocolViolation(f"the upstream sent {error}", status=200) from None
 
@@ -110,20 +116,36 @@ class AnswerDecoder:
             raise EmptyAnswer("the upstream sent no text", status=200)
         raise Truncated("the stream ended before the upstream said so", status=200)
 
+    def _feed_patiently(self, event: ServerSentEvent) -> Iterator[str]:
+        frame = patient_frame(event.data, event.event)
+        if frame is not None:
+            yield from self._apply(frame)
+            return
+        # A blank line may be missing: the neighbours of a malformed line are worth reading.
+        for line in event.data.split(b"\n", MAX_LINES_TRIED):
+            frame = patient_frame(line, event.event)
+            if frame is None:
+                self.malformed += 1
+            elif not self.is_complete:
+                yield from self._apply(frame)
+
     def _apply(self, frame: Frame) -> Iterator[str]:
         match frame.event:
+            case "text-chunk" if frame.text:
+                self._has_text = True
+                yield frame.text
             case "stream-end":
                 self._has_ended = True
                 self.is_complete = self._has_text  # without any, the final response may hold it
             case "final-response":
                 self._has_ended = True
-                if not self._has_text and frame.data.message:
+                if not self._has_text and frame.message:
                     self._has_text = True
-                    yield frame.data.message
+                    yield frame.message
                 self.is_complete = self._has_text
                 self.feed_eof()
             case "error":
-                raise self._error(frame.data.detail)
+                raise self._error(frame.detail)
 
     def _error(self, detail: str) -> UpstreamError:
         kind: type[UpstreamError] = UpstreamError
@@ -135,33 +157,19 @@ class AnswerDecoder:
         message = f"the upstream reports: {quote}" if quote else "the upstream reports an error"
         return kind(message, status=200, retry_after_s=self._retry_after_s)
 
-    def _frames(self, event: ServerSentEvent) -> Sequence[Frame]:
-        if event.event != "error":
-            try:
-                return (_decode_frame(event.data),)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                pass
-        whole = patient_frame(event.data, event.event)
-        if whole is not None:
-            return (whole,)
-        # A blank line may be missing: the neighbours of a malformed line are worth reading.
-        frames = [patient_frame(line, event.event) for line in event.data.split(b"\n")]
-        self.malformed += frames.count(None)
-        return [frame for frame in frames if frame is not None]
-
 
 def patient_frame(data: bytes, sse_event: str) -> Frame | None:
     """Return the frame in `data`, or None where there is none.
 
-    What an SSE event named `error` carries is an error, whatever it looks like: an answer that
-    holds one must not succeed.
+    What an SSE event named `error` carries is an error, even where it is no frame: an answer
+    that holds one must not succeed.
     """
     is_error = sse_event == "error"
     text = data.decode(errors="replace")
     try:
         frame: Any = json.loads(text, strict=False)
     except (ValueError, RecursionError):
-        return Frame("error", Payload(detail=text)) if is_error else None
+        return Frame("error", detail=text) if is_error else None
     if not isinstance(frame, dict):
         return Frame("error") if is_error else None
     name = "error" if is_error else frame.get("event")
@@ -172,8 +180,8 @@ def patient_frame(data: bytes, sse_event: str) -> Frame | None:
         return None
     if name == "text-chunk" and not isinstance(fields.get("text"), str):
         return None
-    strings = {key: _clean(fields.get(key)) for key in Payload.__struct_fields__}
-    return Frame(name, Payload(**strings))
+    text, message, detail = (_clean(fields.get(key)) for key in ("text", "message", "detail"))
+    return Frame(name, text, message, detail)
 
 
 def error_detail(body: bytes) -> str:
@@ -196,8 +204,8 @@ def _sse_error_detail(body: bytes) -> str:
     events = EventDecoder(max_line_bytes=len(body), max_event_bytes=len(body))
     for event in events.feed(body + b"\n\n"):  # it may be cut, or end without its blank line
         frame = patient_frame(event.data, "error")
-        if frame is not None and frame.data.detail:
-            return frame.data.detail
+        if frame is not None and frame.detail:
+            return frame.detail
     return ""
 
 
