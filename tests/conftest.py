@@ -17,6 +17,7 @@ from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_local.models import load_model
 from support.leaks import keys_without_ttl
+from support.processes import WorkerProcess
 from support.servers import Server, binaries, running
 
 
@@ -76,6 +77,21 @@ async def start_darkai() -> AsyncIterator[StartDarkAI]:
             return await stack.enter_async_context(LocalDarkAI(model, faults=True, plan=plan))
 
         yield start
+
+
+@pytest.fixture
+def start_process(tmp_path: Path) -> Iterator[Callable[[Settings], WorkerProcess]]:
+    """Start workers as processes of their own, which may be killed and stopped."""
+    processes: list[WorkerProcess] = []
+
+    def start(settings: Settings) -> WorkerProcess:
+        log = tmp_path / f"worker-{len(processes)}.log"
+        processes.append(WorkerProcess(settings, log))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.end()
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from darkq.keys import JobKeys, idempotency, partition_of, queue, wake
 from darkq.live import Live
 from darkq.record import Arguments, JobRecord, encode
 from darkq.settings import Settings
+from darkq.workers import live_workers
 
 MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
@@ -67,7 +68,7 @@ class Client:
         self._settings = settings
         connections = pool(settings)
         self._redis = Redis.from_pool(connections)
-        self._live = Live(connections)
+        self._live = Live(connections, patience_s=settings.redis_patience_s)
         # One queue of orders per partition: a script call touches one partition only.
         self._orders = [
             GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL)
@@ -140,6 +141,15 @@ class Client:
         Raises `JobNotFound` for a string that can be no id.
         """
         return self._handle(JobKeys.parse(job_id))
+
+    async def workers(self) -> list[str]:
+        """Return the ids of the workers that are alive now: `<host>:<pid>:<random>`.
+
+        One that was killed is listed for some seconds more. Looks at every key of the database,
+        so it is for people and health checks. Raises `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            return await live_workers(self._redis)
 
     async def aclose(self) -> None:
         """Send what waits, and close all connections."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Iterable
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from redis.asyncio import (
     BlockingConnectionPool,
@@ -16,13 +17,15 @@ from redis.asyncio import (
 )
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, TimeoutError
 
 from darkq.errors import ConfigurationError, RedisUnavailable
 from darkq.settings import Settings
 
 # OSError is a refused connection, which redis-py does not retry unless told to.
+T = TypeVar("T")
+
 UNAVAILABLE: tuple[type[Exception], ...] = (
     ConnectionError,
     TimeoutError,
@@ -32,9 +35,35 @@ UNAVAILABLE: tuple[type[Exception], ...] = (
 
 _REFUSALS = ("OOM", "NOAUTH", "WRONGPASS", "NOPERM", "MISCONF", "READONLY")
 
-_RETRIES = 5
-_BACKOFF_BASE_S = 0.05
-_BACKOFF_CAP_S = 1.0
+_PAUSE_MAX_S = 0.5
+
+
+class _PatientRetry(Retry):
+    """Tries again for some seconds, where redis-py's own counts its tries.
+
+    A refused connection fails in no time, a silent one after the socket's timeout: only time
+    says how long a caller has waited.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        super().__init__(NoBackoff(), 0)
+        self._patience_s = patience_s
+
+    async def call_with_retry(
+        self, do: Callable[[], Awaitable[T]], fail: Callable[[RedisError], Any]
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._patience_s
+        pause_s = 0.02
+        while True:
+            try:
+                return await do()
+            except UNAVAILABLE as error:
+                await fail(cast(RedisError, error))
+                if loop.time() >= give_up_s:
+                    raise
+                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
+                pause_s = min(_PAUSE_MAX_S, pause_s * 2)
 
 
 class _CancellableWrites(AbstractConnection):
@@ -70,10 +99,11 @@ class _Unix(_CancellableWrites, UnixDomainSocketConnection): ...
 _OURS = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
 
 
-def pool(settings: Settings, *, retries: int = _RETRIES) -> BlockingConnectionPool:
+def pool(settings: Settings, *, patience_s: float | None = None) -> BlockingConnectionPool:
     """Make a connection pool. Connects on first use.
 
-    A call past the pool's size waits for a connection. Raises `ConfigurationError` for a URL
+    A call past the pool's size waits for a connection; one that finds Redis away tries again
+    for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`. Raises `ConfigurationError` for a URL
     that is none.
     """
     try:
@@ -84,7 +114,7 @@ def pool(settings: Settings, *, retries: int = _RETRIES) -> BlockingConnectionPo
             timeout=None,
             socket_timeout=settings.redis_timeout_s,
             socket_connect_timeout=settings.redis_timeout_s,
-            retry=Retry(ExponentialWithJitterBackoff(_BACKOFF_CAP_S, _BACKOFF_BASE_S), retries),
+            retry=_PatientRetry(settings.redis_patience_s if patience_s is None else patience_s),
             retry_on_error=list(UNAVAILABLE),
             **options,
         )
@@ -96,7 +126,7 @@ def pool(settings: Settings, *, retries: int = _RETRIES) -> BlockingConnectionPo
 
 @asynccontextmanager
 async def speaking_darkq() -> AsyncIterator[None]:
-    """Turn redis-py's errors of a server that is absent or refuses us into `RedisUnavailable`."""
+    """Turn errors of a server that is absent or refuses us into `RedisUnavailable`."""
     try:
         yield
     except UNAVAILABLE as error:

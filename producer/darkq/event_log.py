@@ -10,12 +10,15 @@ event after the cursor; anything else is either known already or a reason to rea
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from typing import NamedTuple
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 
 from darkq import event as ev
+from darkq.connection import UNAVAILABLE
 from darkq.errors import CursorGone, JobNotFound
 from darkq.event import START, TERMINAL, AnyEvent, Cursor
 from darkq.keys import PRIORITIES, JobKeys, queue
@@ -23,7 +26,10 @@ from darkq.live import Live
 from darkq.mailbox import Mailbox
 from darkq.record import Failure, ResultRecord, decode_result
 
+T = TypeVar("T")
+
 PAGE_EVENTS = 256
+OUTAGE_PAUSE_S = 0.25
 SILENCE_S = 30.0
 """After so long without a message a reader looks at the log, should the channel have failed."""
 
@@ -34,33 +40,73 @@ async def tail(
     """Yield a job's events after a cursor, in batches as they come, to the terminal one.
 
     Raises `JobNotFound` at once for an unknown id, `CursorGone` when the log no longer holds
-    what follows the cursor, and what redis-py raises when Redis is away for longer than its
-    retries. May be closed or cancelled at any point, and resumed from the last event's cursor.
+    what follows the cursor, and what redis-py raises when Redis cannot be reached at first;
+    later it waits for as long as Redis is away. May be closed or cancelled at any point, and
+    resumed from the last event's cursor.
     """
-    cursor = after
+    reader = _Reader(redis, keys, after)
     mailbox = Mailbox()
     async with live.subscribed(keys.live, mailbox):
         while True:
             mailbox.forget()
-            caught_up = cursor
-            while page := await _read(redis, keys, cursor):
-                yield page
-                cursor = page[-1].cursor
-                if isinstance(page[-1], TERMINAL):
-                    return
-            if cursor == caught_up and (rest := await _at_rest(redis, keys, cursor)) is not None:
-                if rest:
-                    yield rest
+            async with aclosing(reader.catch_up()) as pages:
+                async for page in pages:
+                    yield page
+            whole = not reader.ended
+            while whole and (messages := await mailbox.take(SILENCE_S)) is not None:
+                events, whole = reader.follow(messages)
+                if events:
+                    yield events
+            if reader.ended:
                 return
-            while (messages := await mailbox.take(SILENCE_S)) is not None:
-                news = follow(cursor, [ev.decode(message) for message in messages])
-                if news.events:
-                    yield news.events
-                    cursor = news.events[-1].cursor
-                    if isinstance(news.events[-1], TERMINAL):
-                        return
-                if news.hole:
-                    break
+
+
+class _Reader:
+    """How far one reader has come, and whether the job has ended there."""
+
+    def __init__(self, redis: Redis, keys: JobKeys, after: Cursor) -> None:
+        self.ended = False
+        self._cursor = after
+        self._redis = redis
+        self._keys = keys
+        self._reached_redis = False
+
+    async def catch_up(self) -> AsyncGenerator[list[AnyEvent], None]:
+        """Yield what the log holds beyond the cursor, page by page."""
+        page = await self._ask(_read)
+        if not page:
+            rest = await self._ask(_at_rest)
+            self.ended = rest is not None
+            page = rest or []
+        while page:
+            self._advance(page)
+            yield page
+            more = len(page) == PAGE_EVENTS and not self.ended
+            page = await self._ask(_read) if more else []
+
+    def follow(self, messages: Sequence[bytes]) -> tuple[list[AnyEvent], bool]:
+        """Return what live messages add, and whether they left no hole; nor did the job end."""
+        news = follow(self._cursor, [ev.decode(message) for message in messages])
+        self._advance(news.events)
+        return news.events, not (news.hole or self.ended)
+
+    def _advance(self, events: Sequence[AnyEvent]) -> None:
+        if events:
+            self._cursor = events[-1].cursor
+            self.ended = self.ended or isinstance(events[-1], TERMINAL)
+
+    async def _ask(self, question: Callable[[Redis, JobKeys, Cursor], Awaitable[T]]) -> T:
+        """Ask Redis; once it has answered, wait for as long as it is away."""
+        while True:
+            try:
+                answer = await question(self._redis, self._keys, self._cursor)
+            except UNAVAILABLE:
+                if not self._reached_redis:
+                    raise
+                await asyncio.sleep(OUTAGE_PAUSE_S)
+            else:
+                self._reached_redis = True
+                return answer
 
 
 class News(NamedTuple):

@@ -23,9 +23,9 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
-from darkq.connection import UNAVAILABLE
+from darkq.connection import UNAVAILABLE, brief
 
 logger = logging.getLogger("darkq.live")
 
@@ -56,10 +56,15 @@ class _Channel:
 
 
 class Live:
-    """The process's subscriber connection. Opened on first use, closed with `aclose()`."""
+    """The process's subscriber connection. Opened on first use, closed with `aclose()`.
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    A new subscription waits for an absent Redis for `patience_s` seconds, None for as long as
+    it takes. Those that are there wait for ever.
+    """
+
+    def __init__(self, pool: ConnectionPool, *, patience_s: float | None) -> None:
         self._pool = pool
+        self._patience_s = patience_s
         self._channels: dict[bytes, _Channel] = {}
         # A channel left and joined again in haste has a reply of its first life on the way.
         self._replies_due: Counter[bytes] = Counter()
@@ -72,7 +77,7 @@ class Live:
         """Deliver a channel's messages to a sink.
 
         Enters once the server has confirmed the subscription: what is published from then
-        on arrives, or a `gap` does. While Redis is away this waits; bound it with a timeout.
+        on arrives, or a `gap` does. Raises redis-py's `ConnectionError` when patience ends.
         """
         if self._reader is None:
             self._reader = asyncio.create_task(self._run(), name="darkq-live")
@@ -83,7 +88,7 @@ class Live:
         try:
             if known is None:
                 await self._subscribe(key)
-            await channel.confirmed.wait()
+            await self._confirmed(channel)
             yield
         finally:
             channel.sinks.discard(sink)
@@ -98,6 +103,14 @@ class Live:
             reader.cancel()
             with suppress(asyncio.CancelledError):
                 await reader
+
+    async def _confirmed(self, channel: _Channel) -> None:
+        patience = asyncio.timeout(self._patience_s)
+        try:
+            async with patience:
+                await channel.confirmed.wait()
+        except TimeoutError:
+            raise ConnectionError("no subscriber connection") from None
 
     async def _subscribe(self, *names: bytes) -> None:
         if names and self._connection is not None:
@@ -120,7 +133,7 @@ class Live:
                 await self._read(connection)
             except (RedisError, OSError) as error:
                 if failures == 0:
-                    logger.warning("subscriber connection lost: %s", type(error).__name__)
+                    logger.warning("no subscriber connection, will keep trying: %s", brief(error))
                 failures += 1
                 await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.05 * 2**failures)))
 

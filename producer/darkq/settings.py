@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     redis_connections: Count = 16
     redis_timeout_s: Seconds = 10.0
+    redis_patience_s: Seconds = 5.0
     state_dir: Path = Field(default_factory=_default_state_dir)
 
     # Jobs

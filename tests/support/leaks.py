@@ -12,7 +12,10 @@ PERMANENT = (re.compile(rb"darkq:\{\d+\}:(interactive|bulk)"),)
 async def keys_without_ttl(redis: Redis) -> list[bytes]:
     """Return the keys that would stay for ever, and may not."""
     keys = [key async for key in redis.scan_iter(count=1000)]
-    times = [await redis.ttl(key) for key in keys]
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.ttl(key)
+        times = await pipe.execute()
     return [
         key
         for key, ttl_s in zip(keys, times, strict=True)

@@ -5,9 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
+
+
+@overload
+async def wait_until(
+    what: str, condition: Callable[[], Awaitable[T]], timeout_s: float = ...
+) -> T: ...
+
+
+@overload
+async def wait_until(what: str, condition: Callable[[], T], timeout_s: float = ...) -> T: ...
 
 
 async def wait_until(

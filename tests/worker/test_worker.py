@@ -1,5 +1,7 @@
 """A worker in this process, a real Redis, a local DarkAI over HTTP."""
 
+# mypy: disable-error-code="misc"
+
 from __future__ import annotations
 
 import asyncio

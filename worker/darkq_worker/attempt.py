@@ -51,7 +51,7 @@ class Attempt:
         self._task = task
 
     def stop(self, reason: StopReason) -> None:
-        """End the attempt early. The first reason counts."""
+        """End the attempt early. The first reason counts; none does once it has ended."""
         if self._stop_reason is None and self._task is not None:
             self._stop_reason = reason
             self._task.cancel()
@@ -71,6 +71,8 @@ class Attempt:
         except Exception as error:
             logger.error("job %s: %s", self.claim.keys.public_id, where(error))
             return oc.Failed("internal_error", f"{type(error).__name__} in the worker; see its log")
+        finally:
+            self._task = None
 
     def report(self, outcome: Outcome, log: AttemptLog) -> None:
         """Write the one log line of an attempt."""

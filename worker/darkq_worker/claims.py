@@ -52,10 +52,11 @@ class Leases:
         self._job_ttl_ms = int(job_ttl_s * 1000)
 
     async def claim(
-        self, partition: int, *, slots: int, bulk_slots: int
+        self, partition: int, *, slots: int, bulk_slots: int, respite_s: float = 0
     ) -> tuple[list[Claim], float | None]:
         """Take up to `slots` due jobs of a partition, at most `bulk_slots` of them bulk.
 
+        With a respite, jobs whose lease has run out are left to their owners for so long.
         Also returns the seconds until the next job is due, None when none waits. Sent twice
         after a lost reply, jobs of the first call wait for their lease to run out.
         """
@@ -68,6 +69,7 @@ class Leases:
                 self._worker_id,
                 self._lease_ms,
                 self._job_ttl_ms,
+                int(respite_s * 1000),
                 slots,
                 *(limits[priority] for priority in PRIORITIES),
             ],

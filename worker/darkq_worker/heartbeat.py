@@ -40,11 +40,12 @@ class Heartbeat:
                 pass
             self._now.clear()
             try:
-                await self._beat()
+                await self.beat()
             except (RedisError, OSError) as error:
                 logger.warning("heartbeat failed: %s", brief(error))
 
-    async def _beat(self) -> None:
+    async def beat(self) -> None:
+        """Renew now. Raises what redis-py raises."""
         attempts = {attempt.claim: attempt for attempt in self._attempts}
         renewal = await self._leases.renew(list(attempts))
         for claim in renewal.lost:

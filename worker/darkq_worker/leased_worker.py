@@ -88,21 +88,19 @@ class LeasedWorker(Worker):
         self._heartbeat = Heartbeat(self._leases, self._attempts, lease_s=lease_s)
         self._wake = asyncio.Event()
         self._turn = 0
+        self._outage_over_s = -math.inf  # when Redis came back, as the loop's clock says
 
     async def serve(self) -> None:
         """Run until a signal or a cancellation; then finish or hand back what runs.
 
         Raises what broke the writer or the heartbeat, which nothing should.
         """
-        async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
+        async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(self._writer.run(), name="darkq-writer"),
                 tasks.create_task(self._heartbeat.run(), name="darkq-heartbeat"),
             ]
             try:
-                for partition in range(self._settings.partitions):
-                    listening = self._live.subscribed(names.wake(partition), self)
-                    await stack.enter_async_context(listening)
                 await self._until_stopped()
             finally:
                 await self.close()
@@ -120,21 +118,25 @@ class LeasedWorker(Worker):
 
     async def main(self) -> None:
         """Claim and sleep in turns. Survives any absence of Redis."""
-        logger.info("worker ready: %d jobs at once", self.max_jobs)
-        away = False
-        while True:
-            try:
-                await self._poll_iteration()
-                away = False
-            except (RedisError, OSError) as error:
-                if not away:
-                    logger.warning("Redis is away, will wait for it: %s", brief(error))
-                away = True
-                await asyncio.sleep(_OUTAGE_PAUSE_S)
+        async with AsyncExitStack() as stack:
+            for partition in range(self._settings.partitions):
+                listening = self._live.subscribed(names.wake(partition), self)
+                await stack.enter_async_context(listening)
+            logger.info("worker ready: %d jobs at once", self.max_jobs)
+            while True:
+                try:
+                    await self._poll_iteration()
+                except (RedisError, OSError) as error:
+                    logger.warning("cannot claim, will keep trying: %s", brief(error))
+                    self._outage_over_s = math.inf
+                    await asyncio.sleep(_OUTAGE_PAUSE_S)
 
     async def _poll_iteration(self) -> None:
         """Claim what is due and there is room for; then sleep until there may be more."""
         self._wake.clear()
+        if self._outage_over_s == math.inf:
+            await self._heartbeat.beat()
+            self._outage_over_s = self.loop.time()
         due_s = await self._claim_due() if self.allow_pick_jobs else None
         await self.heart_beat()
         sleep_s = self._settings.worker_poll_s
@@ -146,6 +148,8 @@ class LeasedWorker(Worker):
         """Claim from every partition in turn; return the seconds until the next job is due."""
         partitions = self._settings.partitions
         self._turn += 1
+        respite_s = self._settings.worker_lease_s / 2
+        outage_is_fresh = self.loop.time() < self._outage_over_s + respite_s
         dues: list[float] = []
         for step in range(partitions):
             slots = self.max_jobs - len(self._attempts)
@@ -157,6 +161,7 @@ class LeasedWorker(Worker):
                 (self._turn + step) % partitions,
                 slots=slots,
                 bulk_slots=max(0, min(slots, bulk_slots)),
+                respite_s=respite_s if outage_is_fresh else 0,
             )
             for claim in claims:
                 self._start(claim)
@@ -215,8 +220,10 @@ class LeasedWorker(Worker):
     def handle_sig_wait_for_completion(self, signum: Signals) -> None:
         """Stop claiming, and let jobs finish within the grace; a second signal ends that."""
         if self.allow_pick_jobs:
+            logger.info("%s: waiting for %d jobs to finish", signum.name, len(self.tasks))
             super().handle_sig_wait_for_completion(signum)
         else:
+            logger.info("%s again: handing back %d jobs", signum.name, len(self.tasks))
             self.handle_sig(signum)
 
     async def close(self) -> None:

@@ -63,10 +63,10 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
     Waits for Redis if it is not there. Raises `ConfigurationError`.
     """
     async with AsyncExitStack() as stack:
-        connections, writers = pool(settings), pool(settings, retries=0)
+        connections, writers = pool(settings), pool(settings, patience_s=0)
         redis = ArqRedis(connections, job_serializer=serialize, job_deserializer=deserialize)
         writer_redis = Redis.from_pool(writers)
-        live = Live(connections)
+        live = Live(connections, patience_s=None)
         session = make_session()
         for close in (redis.aclose, writer_redis.aclose, live.aclose, session.close):
             stack.push_async_callback(close)

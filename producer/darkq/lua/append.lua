@@ -14,7 +14,7 @@ for n, events in ipairs(KEYS) do
   local reply = events ~= refusing and redis.pcall('XADD', events, 'NOMKSTREAM', id, 'e', event)
   if type(reply) == 'string' then
     redis.call('PUBLISH', channel, event)
-  elseif reply and reply.err and not string.find(reply.err, 'equal or smaller', 1, true) then
+  elseif reply and not string.find(tostring(reply.err), 'equal or smaller', 1, true) then
     return reply
   else
     refusing = events

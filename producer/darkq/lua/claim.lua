@@ -4,14 +4,18 @@
 -- comes back by itself when nobody renews it. Job keys are made from ids found in the queues;
 -- they carry the queues' hash tag.
 --
+-- After an outage every lease has run out, and most owners are alive: a caller that knows of one
+-- asks for a respite, in which such jobs are left to their owners.
+--
 -- KEYS  the queues
--- ARGV  worker id, lease in ms, ttl of a job in ms, slots, then per queue the slots it may take
+-- ARGV  worker id, lease in ms, ttl of a job in ms, respite in ms (0: none), slots,
+--       then per queue the slots it may take
 -- Returns ms until the next job is due in a queue it may take from (-1: none waits there), then
 -- seven per claimed job: arq id, number of its queue (from 0), attempt, tries burnt, leases
 -- lost, 1 if it is to be cancelled, job record ('' if it has expired)
 
 local worker, lease_ms, ttl_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local free = tonumber(ARGV[4])
+local respite_ms, free = tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + time[2] / 1000
 
@@ -21,8 +25,11 @@ end
 
 local function claim(queue, number, id)
   local in_progress, state = 'arq:in-progress:' .. id, 'darkq:state:' .. id
-  local held_ms = redis.call('PTTL', in_progress)
-  if held_ms > 0 then -- the lease ends a moment after its score
+  local held_ms = redis.call('PTTL', in_progress) -- it may end a moment after its score
+  if held_ms <= 0 and respite_ms > 0 and redis.call('HEXISTS', state, 'held') == 1 then
+    held_ms = respite_ms
+  end
+  if held_ms > 0 then
     redis.call('ZADD', queue, 'XX', score(now_ms + held_ms), id)
     return
   end
@@ -45,7 +52,7 @@ end
 
 local reply, next_ms = { 0 }, nil
 for number, queue in ipairs(KEYS) do
-  local wanted = math.min(free, tonumber(ARGV[4 + number]))
+  local wanted = math.min(free, tonumber(ARGV[5 + number]))
   if wanted > 0 then
     local due = redis.call('ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'LIMIT', 0, wanted)
     for _, id in ipairs(due) do

@@ -17,7 +17,8 @@ for n = 9, #ARGV, 2 do
   redis.call('XADD', events, 'NOMKSTREAM', ARGV[n], 'e', ARGV[n + 1])
 end
 local score = place
-if delay_ms ~= '' then
+-- A job that is to be cancelled is due at once: whoever claims it will end it.
+if delay_ms ~= '' and redis.call('HEXISTS', state, 'cancel') == 0 then
   local time = redis.call('TIME')
   score = string.format('%.3f', time[1] * 1000 + time[2] / 1000 + delay_ms)
 end

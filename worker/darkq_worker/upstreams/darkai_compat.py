@@ -81,7 +81,7 @@ class DarkAI:
         Raises `UpstreamError`; for an unknown model, before anything is sent. Closing the
         generator, or cancelling the task that reads it, closes the connection.
         """
-        if proxy is not None and not proxy.startswith("http://"):
+        if proxy and not proxy.startswith("http://"):
             raise Rejected("the proxy must be a URL like http://[user:password@]host:port")
         request = Request(
             prompt=cls.format_prompt(messages), model=cls.get_model(model), proxy=proxy

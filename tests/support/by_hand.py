@@ -1,0 +1,189 @@
+"""A worker played by hand: one script call each, with the arguments a real one would send."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+from redis.asyncio import Redis
+
+from darkq import event as ev
+from darkq import scripts
+from darkq.event import AnyEvent, Cursor
+from darkq.job import Job, Priority
+from darkq.keys import JobKeys, idempotency, queue, wake
+from darkq.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
+from darkq.scripts import Argument
+from darkq_worker.claims import Claim, Leases
+
+TTL_MS = 60_000
+
+
+class Receipt(NamedTuple):
+    verdict: bytes
+    arq_id: str
+
+
+async def put(
+    redis: Redis,
+    *jobs: JobKeys,
+    record: bytes = b"record",
+    priority: Priority = "interactive",
+    key: str = "",
+    digest: str = "",
+    ttl_ms: int = TTL_MS,
+) -> list[Receipt]:
+    """Enqueue jobs of one partition in one call."""
+    keys: list[str] = []
+    args: list[str | bytes | int] = [wake(jobs[0].partition), ttl_ms]
+    for job in jobs:
+        remembered = idempotency(job.partition, key)
+        keys += [queue(job.partition, priority), job.job, job.result, job.events, remembered]
+        args += [job.arq_id, record, ev.encode(ev.Queued(id="0-1", at_ms=1)), digest]
+    replies = await scripts.enqueue(redis, keys, args)
+    pairs = zip(replies[::2], replies[1::2], strict=True)
+    return [Receipt(verdict, arq_id.decode()) for verdict, arq_id in pairs]
+
+
+class Hand:
+    """Enqueues, claims, writes and ends jobs of partition 0, one script call at a time."""
+
+    def __init__(self, redis: Redis, worker_id: str = "hand", *, lease_s: float = 30.0) -> None:
+        self.redis = redis
+        self.leases = Leases(redis, worker_id, lease_s=lease_s, job_ttl_s=TTL_MS / 1000)
+
+    async def enqueue(self, prompt: str = "hello", priority: Priority = "interactive") -> JobKeys:
+        keys = JobKeys.new(0)
+        record = JobRecord(k=Arguments(Job.create(prompt, priority=priority)), et=1)
+        await put(self.redis, keys, record=encode(record), priority=priority)
+        return keys
+
+    async def claim(self, slots: int = 1000, bulk_slots: int = 1000) -> list[Claim]:
+        claims, _ = await self.leases.claim(0, slots=slots, bulk_slots=bulk_slots)
+        return claims
+
+    async def claim_one(self) -> Claim:
+        (claim,) = await self.claim(slots=1)
+        return claim
+
+    async def take(self) -> Claim:
+        """Enqueue a job and claim it."""
+        keys = await self.enqueue()
+        claim = await self.claim_one()
+        assert claim.keys == keys
+        return claim
+
+    async def append(self, claim: Claim, *events: AnyEvent) -> list[int]:
+        """Return the numbers of the events that were refused."""
+        args: list[str | bytes] = []
+        for event in events:
+            args += [claim.keys.live, event.id, ev.encode(event)]
+        return cast(
+            list[int], await scripts.append(self.redis, [claim.keys.events] * len(events), args)
+        )
+
+    async def finish(
+        self, claim: Claim, *events: AnyEvent, result: bytes = b"result", ttl_ms: int = TTL_MS
+    ) -> int:
+        keys = claim.keys
+        names = [keys.in_progress, keys.job, keys.retry, keys.state, keys.result, keys.events]
+        args = [keys.arq_id, claim.attempt, claim.token, keys.live, result, ttl_ms, *_flat(events)]
+        return cast(int, await scripts.finish(self.redis, [claim.queue, *names], args))
+
+    async def release(
+        self,
+        claim: Claim,
+        *events: AnyEvent,
+        delay_ms: int | None = None,
+        place_ms: int = 1,
+        burns: bool = False,
+    ) -> int:
+        keys = claim.keys
+        names = [claim.queue, keys.in_progress, keys.retry, keys.state, keys.events]
+        args: list[Argument] = [keys.arq_id, claim.attempt, claim.token, keys.live, wake(0)]
+        args += ["" if delay_ms is None else delay_ms, place_ms, int(burns), *_flat(events)]
+        return cast(int, await scripts.release(self.redis, names, args))
+
+    async def complete(self, claim: Claim, text: str, at: Cursor) -> ResultRecord:
+        """End a job as a worker does whose upstream said that the answer is complete."""
+        record = result_record(claim.keys, text, attempt=claim.attempt, queue=claim.queue)
+        event = ev.Completed(id=str(at), at_ms=record.ft)
+        assert await self.finish(claim, event, result=encode(record)) == 1
+        return record
+
+
+def result_record(
+    keys: JobKeys, answer: str | Failure, *, attempt: int = 1, queue: str = queue(0, "interactive")
+) -> ResultRecord:
+    outcome = "completed"
+    if isinstance(answer, Failure):
+        outcome = "cancelled" if answer.type == "JobCancelled" else "failed"
+    return ResultRecord(
+        t=attempt,
+        et=1,
+        s=outcome == "completed",
+        r=answer,
+        st=2,
+        ft=3,
+        q=queue,
+        id=keys.arq_id,
+        d=Details(outcome=outcome, finish_reason="stop", chunks=1),  # type: ignore[arg-type]
+    )
+
+
+def started(attempt: int) -> ev.Started:
+    return ev.Started(id=f"{attempt}-0", attempt=attempt, model="m", upstream="u", at_ms=1)
+
+
+def chunk(attempt: int, seq: int, text: str = "x") -> ev.Chunk:
+    return ev.Chunk(id=f"{attempt}-{seq}", text=text)
+
+
+async def event_ids(redis: Redis, keys: JobKeys) -> list[str]:
+    """The ids of everything in a job's event log."""
+    return [entry_id.decode() for entry_id, _ in await redis.xrange(keys.events)]
+
+
+async def gone(redis: Redis, name: str) -> bool:
+    """Whether a key is not there, or not any more."""
+    return bool(await redis.exists(name) == 0)
+
+
+async def snapshot(redis: Redis) -> dict[bytes, bytes]:
+    """Everything in Redis, to compare before and after."""
+    return {key: await redis.dump(key) for key in sorted(await redis.keys("*"))}
+
+
+class Ear:
+    """Hears channels, on a connection of its own."""
+
+    def __init__(self, redis: Redis, *channels: str) -> None:
+        self._redis = redis
+        self._channels = channels
+        self._pubsub = redis.pubsub(ignore_subscribe_messages=True)
+
+    async def __aenter__(self) -> Ear:
+        await self._pubsub.subscribe(*self._channels)
+        await self.heard()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await cast(Any, self._pubsub).aclose()
+
+    async def heard(self) -> list[tuple[str, bytes]]:
+        """Return channel and message of all that was published since the last call."""
+        end = secrets.token_bytes(16)
+        await self._redis.publish(self._channels[0], end)
+        messages: list[tuple[str, bytes]] = []
+        while True:
+            message = await self._pubsub.get_message(timeout=5)
+            if message is None:
+                continue  # the reply to SUBSCRIBE
+            if message["data"] == end:
+                return messages
+            messages.append((message["channel"].decode(), message["data"]))
+
+
+def _flat(events: Sequence[AnyEvent]) -> list[str | bytes]:
+    return [field for event in events for field in (event.id, ev.encode(event))]

@@ -1,0 +1,56 @@
+"""Workers as real processes, for real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from darkq import Settings
+
+EXIT_TIMEOUT_S = 20.0
+
+
+class WorkerProcess:
+    """A worker in a process of its own; its log goes to a file."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        assert settings.redis_url is not None
+        changed = settings.model_dump(exclude_unset=True, exclude={"redis_url"})
+        environment = {f"DARKQ_{name.upper()}": str(value) for name, value in changed.items()}
+        self.log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from darkq_worker.main import main; main()"],
+                env={
+                    **os.environ,
+                    **environment,
+                    "DARKQ_REDIS_URL": settings.redis_url.get_secret_value(),
+                },
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=log.parent,
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    async def wait(self, timeout_s: float = EXIT_TIMEOUT_S) -> int:
+        """Wait for the end and return the exit code; this process's servers go on meanwhile."""
+        return await asyncio.to_thread(self._process.wait, timeout_s)
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether it has said that it is ready."""
+        assert self._process.poll() is None, self.log.read_text()
+        return "worker ready" in self.log.read_text()
+
+    def end(self) -> None:
+        """Make sure that it is gone."""
+        if self._process.poll() is None:
+            self._process.kill()  # works on a stopped process too
+            self._process.wait(EXIT_TIMEOUT_S)
