@@ -23,9 +23,9 @@ from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, Time
 from darkq.errors import ConfigurationError, RedisUnavailable
 from darkq.settings import Settings
 
-# OSError is a refused connection, which redis-py does not retry unless told to.
 T = TypeVar("T")
 
+# OSError is a refused connection, which redis-py does not retry unless told to.
 UNAVAILABLE: tuple[type[Exception], ...] = (
     ConnectionError,
     TimeoutError,
@@ -99,29 +99,37 @@ class _Unix(_CancellableWrites, UnixDomainSocketConnection): ...
 _OURS = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
 
 
-def pool(settings: Settings, *, patience_s: float | None = None) -> BlockingConnectionPool:
+def pool(
+    settings: Settings,
+    *,
+    patience_s: float | None = None,
+    connections: int | None = None,
+    on_connect: Callable[[AbstractConnection], Awaitable[None]] | None = None,
+) -> BlockingConnectionPool:
     """Make a connection pool. Connects on first use.
 
     A call past the pool's size waits for a connection; one that finds Redis away tries again
-    for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`. Raises `ConfigurationError` for a URL
-    that is none.
+    for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`. `on_connect` takes the place
+    of a new connection's own `on_connect`, and may refuse it by raising `ConnectionError`.
+    Raises `ConfigurationError` for a URL that is none.
     """
     try:
         options: dict[str, Any] = {**parse_url(settings.find_redis_url())}
-        connections = BlockingConnectionPool(
+        made = BlockingConnectionPool(
             connection_class=_OURS[options.pop("connection_class", Connection)],
-            max_connections=settings.redis_connections,
+            max_connections=connections or settings.redis_connections,
             timeout=None,
             socket_timeout=settings.redis_timeout_s,
             socket_connect_timeout=settings.redis_timeout_s,
             retry=_PatientRetry(settings.redis_patience_s if patience_s is None else patience_s),
             retry_on_error=list(UNAVAILABLE),
+            redis_connect_func=on_connect,
             **options,
         )
-        connections.make_connection()  # an option that nobody knows shows here, not at first use
+        made.make_connection()  # an unknown option shows here, not at first use
     except (ValueError, TypeError) as error:
         raise ConfigurationError("DARKQ_REDIS_URL", str(error)) from None
-    return connections
+    return made
 
 
 @asynccontextmanager

@@ -7,8 +7,8 @@ so that no log line can.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -20,6 +20,8 @@ Priority: TypeAlias = Literal["interactive", "bulk"]
 Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
 
 MAX_PROMPT_BYTES = 1 << 20
+MAX_MESSAGES = 10_000
+"""Of messages, and of their parts: the empty ones take room too."""
 MAX_METADATA_BYTES = 16 << 10
 MAX_NAME_CHARS = 200
 MAX_TRIES = 100
@@ -96,7 +98,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             priority=priority,
             timeout_s=_timeout_s(timeout_s),
             tries=_tries(tries),
-            metadata=_metadata(metadata or {}),
+            metadata=_metadata({} if metadata is None else metadata),
             proxy=_proxy(proxy),
         )
 
@@ -109,8 +111,11 @@ def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
     elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
         raise InvalidJob("prompt", f"must be a string or a list of messages, not {_type(prompt)}")
     else:
-        checked = tuple(_message(n, message) for n, message in enumerate(prompt))
+        checked = tuple(_message(n, m) for n, m in enumerate(islice(prompt, MAX_MESSAGES + 1)))
         texts = [message.text for message in checked]
+        parts = sum(1 if isinstance(m.content, str) else len(m.content) for m in checked)
+        if max(len(checked), parts) > MAX_MESSAGES:
+            raise InvalidJob("prompt", f"has more than {MAX_MESSAGES:,} messages or parts")
     if not any(text.strip() for text in texts):
         raise InvalidJob("prompt", "is empty")
     size = sum(_utf8_bytes("prompt", text) for text in texts)
@@ -121,13 +126,17 @@ def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
 
 def _message(index: int, message: object) -> Message:
     field = f"prompt[{index}]"
-    if isinstance(message, Message):
-        return message
+    if isinstance(message, Message):  # made by hand it may hold anything
+        message = {"role": message.role, "content": message.content}
     try:
-        return msgspec.convert(message, Message)
+        checked = msgspec.convert(message, Message)
+        _utf8_bytes(field, checked.text)
     except msgspec.ValidationError as error:  # its text names types and paths, never values …
         reason = "role must be system, developer, user or assistant"  # … but for a wrong role
         raise InvalidJob(field, reason if "enum" in str(error) else str(error)) from None
+    except TypeError:
+        raise InvalidJob(field, "a part's text must be a string") from None
+    return checked
 
 
 def _utf8_bytes(field: str, text: str) -> int:
@@ -152,7 +161,7 @@ def _timeout_s(timeout_s: float | None) -> float | None:
         return None
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
         raise InvalidJob("timeout_s", f"must be a number of seconds, not {_type(timeout_s)}")
-    if not math.isfinite(timeout_s) or not 0 < timeout_s <= MAX_TIMEOUT_S:
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:  # not a number is not, either
         raise InvalidJob("timeout_s", f"must be above 0 and at most {MAX_TIMEOUT_S:g}")
     return float(timeout_s)
 

@@ -20,8 +20,8 @@ PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
 
 MAX_PARTITIONS = 4096
 
-_PUBLIC_ID = re.compile(r"(0|[1-9]\d{0,3})-([0-9a-f]{32})")
-_ARQ_ID = re.compile(r"\{(0|[1-9]\d{0,3})\}([0-9a-f]{32})")
+_PUBLIC_ID = re.compile(r"(0|[1-9][0-9]{0,3})-([0-9a-f]{32})")
+_ARQ_ID = re.compile(r"\{(0|[1-9][0-9]{0,3})\}([0-9a-f]{32})")
 
 
 class JobKeys(NamedTuple):

@@ -95,6 +95,8 @@ class AttemptLog:
 
     def acknowledge(self, count: int) -> None:
         """The log holds `count` events of this attempt, be it more or fewer than it did."""
+        if self.lost:  # nothing is held any more; a reply may still be on its way
+            return
         low, high = sorted((count, self._acknowledged))
         chars = sum(map(len, self._texts[max(0, low - 1) : max(0, high - 1)]))
         self._budget.spend(chars if count < self._acknowledged else -chars)

@@ -13,7 +13,6 @@ from typing import Any
 import aiohttp
 from arq.connections import ArqRedis
 from arq.worker import func
-from redis.asyncio import Redis
 
 from darkq.connection import pool
 from darkq.live import Live
@@ -63,14 +62,13 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
     Waits for Redis if it is not there. Raises `ConfigurationError`.
     """
     async with AsyncExitStack() as stack:
-        connections, writers = pool(settings), pool(settings, patience_s=0)
+        connections = pool(settings)
         redis = ArqRedis(connections, job_serializer=serialize, job_deserializer=deserialize)
-        writer_redis = Redis.from_pool(writers)
+        writer = Writer(settings)
         live = Live(connections, patience_s=None)
         session = make_session()
-        for close in (redis.aclose, writer_redis.aclose, live.aclose, session.close):
+        for close in (connections.aclose, redis.aclose, writer.aclose, live.aclose, session.close):
             stack.push_async_callback(close)
-        stack.push_async_callback(connections.aclose)
         ctx: dict[str, Any] = {
             "settings": settings,
             "upstreams": make_upstreams(settings, session),
@@ -80,7 +78,7 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             settings=settings,
             worker_id=make_worker_id(),
             redis=redis,
-            writer=Writer(writer_redis, buffer_chars=settings.worker_buffer_chars),
+            writer=writer,
             live=live,
             ctx=ctx,
             handle_signals=handle_signals,

@@ -10,8 +10,8 @@ one event. The buffer is bounded by a `Budget`: whoever reads an upstream waits 
 nothing is dropped.
 
 After a lost connection nobody knows what Redis took, and a Redis that restarted may have
-forgotten what it had acknowledged. So the writer asks every log where it stands, and goes on
-from there.
+forgotten what it had acknowledged. So nothing is sent over a new connection until every log
+has been asked where it stands; then the writer goes on from there.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError, RedisError
 
 from darkq import scripts
-from darkq.connection import brief
+from darkq.connection import brief, pool
 from darkq.event import Cursor
 from darkq.keys import JobKeys
+from darkq.settings import Settings
 from darkq_worker.attempt_log import AttemptLog, Entry
 from darkq_worker.budget import Budget
 from darkq_worker.settlement import Settlement
@@ -48,16 +50,23 @@ class _Append(NamedTuple):
 class Writer:
     """Flushes the logs and settles the jobs of a worker. `run()` is its one task."""
 
-    def __init__(self, redis: Redis, *, buffer_chars: int) -> None:
-        self.budget = Budget(buffer_chars)
-        self._redis = redis
+    def __init__(self, settings: Settings) -> None:
+        self.budget = Budget(settings.worker_buffer_chars)
+        # One connection, no retries: this room itself decides what is sent again.
+        self._pool = pool(settings, patience_s=0, connections=1, on_connect=self._on_connect)
+        self._redis = Redis.from_pool(self._pool)
+        self._in_step = False
         self._open: set[AttemptLog] = set()
         self._dirty: dict[AttemptLog, None] = {}
         self._settlements: list[Settlement] = []
-        self._in_step = False
         self._work = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
+
+    async def aclose(self) -> None:
+        """Close the connection. End `run()` before."""
+        await self._redis.aclose()
+        await self._pool.aclose()
 
     def open(self, keys: JobKeys, attempt: int, *, on_lost: Callable[[], None]) -> AttemptLog:
         """Begin the log of an attempt. `settle` or `abandon` ends it."""
@@ -97,6 +106,13 @@ class Writer:
             await self._commit(logs, settlements)
             if not self._settlements:
                 self._drained.set()
+
+    async def _on_connect(self, connection: AbstractConnection) -> None:
+        """Refuse a connection that redis-py made anew in silence, in the midst of a flush."""
+        if self._in_step:
+            self._in_step = False
+            raise ConnectionError("the connection was lost")
+        await connection.on_connect()
 
     def _on_work(self, log: AttemptLog) -> None:
         self._dirty[log] = None

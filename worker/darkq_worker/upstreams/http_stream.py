@@ -197,6 +197,8 @@ def _broken_answer(error: Exception, status: int) -> UpstreamError:
 
 def _reason(error: Exception) -> str:
     """The system's words for it: aiohttp's own name hosts and ports."""
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "TLS failed, or the certificate is not trusted"
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
         return os.strerror(cause.errno).lower()

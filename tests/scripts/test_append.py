@@ -1,0 +1,87 @@
+"""`append.lua`: the event log's id is the fence."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from darkq import event as ev
+from darkq import scripts
+from support.by_hand import Ear, Hand, chunk, event_ids, snapshot, started
+from support.waiting import wait_until
+
+
+async def test_events_are_logged_and_published_in_order(redis: Redis, hand: Hand) -> None:
+    claim = await hand.take()
+    events: list[ev.AnyEvent] = [started(1), chunk(1, 1, "a"), chunk(1, 2, "ü \U0001f600")]
+    async with Ear(redis, claim.keys.live) as ear:
+        assert await hand.append(claim, *events) == []
+        heard = await ear.heard()
+    assert heard == [(claim.keys.live, ev.encode(event)) for event in events]
+    logged = await redis.xrange(claim.keys.events, "1-0")
+    assert [fields for _, fields in logged] == [{b"e": ev.encode(event)} for event in events]
+    assert await event_ids(redis, claim.keys) == ["0-1", "1-0", "1-1", "1-2"]
+
+
+async def test_a_superseded_attempt_writes_and_publishes_nothing(redis: Redis) -> None:
+    """Red without `refusing = events` in append.lua, and with its PUBLISH before the check."""
+    zombie, heir = Hand(redis, "zombie", lease_s=0.05), Hand(redis, "heir")
+    old = await zombie.take()
+    await zombie.append(old, started(1), chunk(1, 1))
+    (new,) = await wait_until("the lease to run out", heir.claim)
+    assert await heir.append(new, started(2)) == []
+    before = await snapshot(redis)
+    async with Ear(redis, old.keys.live) as ear:
+        assert await zombie.append(old, chunk(1, 2), chunk(1, 3)) == [0, 1]
+        assert await ear.heard() == []
+    assert await snapshot(redis) == before
+
+
+async def test_once_one_event_is_refused_the_rest_of_that_log_is_too(
+    redis: Redis, hand: Hand
+) -> None:
+    """Red without `events ~= refusing` in append.lua: a hole would open in the log."""
+    claim = await hand.take()
+    await hand.append(claim, started(1), chunk(1, 1), chunk(1, 2))
+    async with Ear(redis, claim.keys.live) as ear:
+        assert await hand.append(claim, chunk(1, 2), chunk(1, 3), chunk(1, 4)) == [0, 1, 2]
+        assert await ear.heard() == []
+    assert await event_ids(redis, claim.keys) == ["0-1", "1-0", "1-1", "1-2"]
+
+
+async def test_each_log_of_a_call_stands_alone(redis: Redis, hand: Hand) -> None:
+    one, two, three = [await hand.take() for _ in range(3)]
+    await hand.append(two, started(2))
+    keys: list[str] = []
+    args: list[str | bytes] = []
+    for claim in (one, two, three):
+        for event in (started(1), chunk(1, 1)):
+            keys.append(claim.keys.events)
+            args += [claim.keys.live, event.id, ev.encode(event)]
+    async with Ear(redis, one.keys.live, two.keys.live, three.keys.live) as ear:
+        assert await scripts.append(redis, keys, args) == [2, 3]
+        channels = [channel for channel, _ in await ear.heard()]
+    assert channels == [one.keys.live] * 2 + [three.keys.live] * 2
+    assert await event_ids(redis, one.keys) == ["0-1", "1-0", "1-1"]
+    assert await event_ids(redis, two.keys) == ["0-1", "2-0"]
+    assert await event_ids(redis, three.keys) == ["0-1", "1-0", "1-1"]
+
+
+async def test_a_log_that_is_gone_is_not_made_anew(redis: Redis, hand: Hand) -> None:
+    """Red without NOMKSTREAM: the new log would never expire."""
+    claim = await hand.take()
+    await redis.delete(claim.keys.events)
+    async with Ear(redis, claim.keys.live) as ear:
+        assert await hand.append(claim, started(1), chunk(1, 1)) == [0, 1]
+        assert await ear.heard() == []
+    assert await redis.exists(claim.keys.events) == 0
+
+
+async def test_appending_keeps_the_time_to_live(redis: Redis, hand: Hand) -> None:
+    claim = await hand.take()
+    await redis.pexpire(claim.keys.events, 5000)
+    await hand.append(claim, started(1))
+    assert 0 < await redis.pttl(claim.keys.events) <= 5000
+
+
+async def test_nothing_to_append(redis: Redis) -> None:
+    assert await scripts.append(redis, [], []) == []

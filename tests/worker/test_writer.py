@@ -1,0 +1,222 @@
+"""Group commit, against a real server that is sometimes slow, away or forgetful."""
+
+# mypy: disable-error-code="misc"
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from darkq import Client, Settings
+from darkq.event import Chunk, Completed, decode
+from darkq.keys import JobKeys
+from darkq.record import Details, ResultRecord, encode
+from darkq_worker.attempt_log import MAX_EVENT_CHARS, AttemptLog, Entry
+from darkq_worker.claims import Claim, Leases
+from darkq_worker.settlement import Finish
+from darkq_worker.writer import Writer
+from support.servers import Server
+from support.waiting import wait_until
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+async def writer(make_settings: MakeSettings) -> AsyncIterator[Writer]:
+    writer = Writer(make_settings(redis_timeout_s=0.5, worker_buffer_chars=1024))
+    task = asyncio.create_task(writer.run())
+    yield writer
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    await writer.aclose()
+
+
+@pytest.fixture
+async def claim(client: Client, redis: Redis) -> Claim:
+    """A job that has been claimed."""
+    await client.enqueue("prompt")
+    leases = Leases(redis, "tester", lease_s=60, job_ttl_s=600)
+    ((claim,), _) = await leases.claim(0, slots=1, bulk_slots=0)
+    return claim
+
+
+def open_log(writer: Writer, claim: Claim, lost: list[str] | None = None) -> AttemptLog:
+    """Begin the claim's log; `lost` hears when it is lost."""
+    heard = [] if lost is None else lost
+    log = writer.open(claim.keys, claim.attempt, on_lost=lambda: heard.append("lost"))
+    log.start(model="m", upstream="u", at_ms=1)
+    return log
+
+
+async def chunks_in(redis: Redis, keys: JobKeys) -> list[Chunk]:
+    events = [decode(fields[b"e"]) for _, fields in await redis.xrange(keys.events)]
+    return [event for event in events if isinstance(event, Chunk)]
+
+
+async def finish(writer: Writer, claim: Claim, log: AttemptLog) -> bool:
+    text, cursor = log.close()
+    record = ResultRecord(
+        t=claim.attempt, et=1, s=True, r=text, st=1, ft=1, q=claim.queue,
+        id=claim.keys.arq_id, d=Details(outcome="completed"),
+    )  # fmt: skip
+    event = Completed(id=str(cursor), at_ms=1)
+    from darkq.event import encode as encode_event
+
+    entry = Entry(event.id, encode_event(event))
+    return await writer.settle(Finish(claim, log, entry, encode(record), result_ttl_s=60))
+
+
+async def commands(redis: Redis) -> int:
+    """How many commands the server has been sent, without those inside scripts."""
+    stats = await redis.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+async def test_idle_one_chunk_is_one_event_and_one_call(
+    writer: Writer, claim: Claim, redis: Redis
+) -> None:
+    log = open_log(writer, claim)
+    await wait_until("started", lambda: redis.xlen(claim.keys.events))
+    for n in range(5):
+        await wait_until("the log to be at rest", lambda: not log.has_work)
+        before = await commands(redis)
+        log.add(f"word {n} ")
+        await wait_until("the flush", lambda: not log.has_work)
+        assert await commands(redis) - before == 1
+    assert [chunk.merged for chunk in await chunks_in(redis, claim.keys)] == [1] * 5
+
+
+async def test_what_waits_goes_out_as_one_event(writer: Writer, claim: Claim, redis: Redis) -> None:
+    log = open_log(writer, claim)
+    for n in range(100):
+        log.add(f"{n} ")
+    await wait_until("the flush", lambda: not log.has_work)
+    (chunk,) = await chunks_in(redis, claim.keys)
+    assert chunk.merged == log.chunks == 100
+    assert chunk.text == "".join(f"{n} " for n in range(100))
+
+
+async def test_an_event_has_a_bounded_size(writer: Writer, claim: Claim, redis: Redis) -> None:
+    log = open_log(writer, claim)
+    piece = "x" * (MAX_EVENT_CHARS // 3)
+    for _ in range(7):
+        log.add(piece)
+    await wait_until("the flushes", lambda: not log.has_work)
+    assert [chunk.merged for chunk in await chunks_in(redis, claim.keys)] == [3, 3, 1]
+
+
+async def test_many_logs_share_a_flush(writer: Writer, client: Client, redis: Redis) -> None:
+    await client.enqueue_many(["prompt"] * 50)
+    leases = Leases(redis, "tester", lease_s=60, job_ttl_s=600)
+    claims, _ = await leases.claim(0, slots=50, bulk_slots=0)
+    logs = [open_log(writer, claim) for claim in claims]
+    await wait_until("started", lambda: not any(log.has_work for log in logs))
+    before = await commands(redis)
+    for log in logs:
+        log.add("word")
+    await wait_until("the flush", lambda: not any(log.has_work for log in logs))
+    assert await commands(redis) - before == 1
+    for claim in claims:
+        assert [chunk.text for chunk in await chunks_in(redis, claim.keys)] == ["word"]
+
+
+async def test_a_frozen_redis_stops_the_reading_and_costs_nothing(
+    writer: Writer, claim: Claim, redis: Redis, redis_server: Server
+) -> None:
+    """Red when `_resume` does not ask the logs where they stand: the flush before the freeze
+    may or may not have arrived."""
+    log = open_log(writer, claim)
+    await wait_until("started", lambda: not log.has_work)
+    assert redis_server.process is not None
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        written = 0
+        while not writer.budget.exhausted:
+            log.add("0123456789")
+            written += 1
+            await asyncio.sleep(0)
+        assert written == 103, "the buffer holds 1,024 characters and no more"
+        waiting = asyncio.create_task(writer.budget.room())
+        await asyncio.sleep(1.2)  # past two socket timeouts: the fault itself
+        assert not waiting.done()
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(10):
+        await waiting
+    assert await finish(writer, claim, log)
+    chunks = await chunks_in(redis, claim.keys)
+    assert "".join(chunk.text for chunk in chunks) == "0123456789" * 103
+    assert [chunk.cursor.seq for chunk in chunks] == list(range(1, len(chunks) + 1))
+
+
+async def test_a_redis_that_forgot_what_it_had_acknowledged_is_told_again(
+    writer: Writer, claim: Claim, redis: Redis
+) -> None:
+    """As after a restart with `appendfsync everysec`. The events keep their ids and content."""
+    log = open_log(writer, claim)
+    for n in range(3):
+        log.add(f"early {n} ")
+        await wait_until("the flush", lambda: not log.has_work)
+    older = await redis.dump(claim.keys.events)
+    for n in range(3):
+        log.add(f"late {n} ")
+        await wait_until("the flush", lambda: not log.has_work)
+    newer = await redis.xrange(claim.keys.events)
+    await redis.restore(claim.keys.events, 60_000, older, replace=True)
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    log.add("after ")
+    await wait_until("the flush", lambda: not log.has_work)
+    assert (await redis.xrange(claim.keys.events))[: len(newer)] == newer
+    assert await finish(writer, claim, log)
+    text = "".join(chunk.text for chunk in await chunks_in(redis, claim.keys))
+    assert text == "early 0 early 1 early 2 late 0 late 1 late 2 after "
+
+
+async def test_a_server_without_the_scripts_gets_them(
+    writer: Writer, claim: Claim, redis: Redis
+) -> None:
+    log = open_log(writer, claim)
+    await wait_until("started", lambda: not log.has_work)
+    await redis.script_flush()
+    log.add("word")
+    await wait_until("the flush", lambda: not log.has_work)
+    assert [chunk.text for chunk in await chunks_in(redis, claim.keys)] == ["word"]
+
+
+async def test_a_superseded_attempt_is_told_and_frees_its_buffer(
+    writer: Writer, claim: Claim, redis: Redis
+) -> None:
+    lost: list[str] = []
+    log = open_log(writer, claim, lost)
+    await wait_until("started", lambda: not log.has_work)
+    await redis.xadd(claim.keys.events, {"e": "another attempt began"}, id="2-0")
+    log.add("x" * 2000)
+    assert exhausted(writer)
+    await wait_until("the refusal", lambda: lost)
+    assert not exhausted(writer)
+    assert not await chunks_in_or_none(redis, claim)
+
+
+def exhausted(writer: Writer) -> bool:
+    return writer.budget.exhausted
+
+
+async def chunks_in_or_none(redis: Redis, claim: Claim) -> list[Any]:
+    entries = await redis.xrange(claim.keys.events)
+    return [id_ for id_, _ in entries if id_ not in (b"0-1", b"1-0", b"2-0")]
+
+
+async def test_a_stranger_cannot_finish(writer: Writer, claim: Claim, redis: Redis) -> None:
+    log = open_log(writer, claim)
+    log.add("word")
+    await wait_until("the flush", lambda: not log.has_work)
+    await redis.set(claim.keys.in_progress, "somebody:2", px=60_000)
+    assert not await finish(writer, claim, log)
+    assert not await redis.exists(claim.keys.result)
