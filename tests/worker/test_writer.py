@@ -213,6 +213,24 @@ async def chunks_in_or_none(redis: Redis, claim: Claim) -> list[Any]:
     return [id_ for id_, _ in entries if id_ not in (b"0-1", b"1-0", b"2-0")]
 
 
+async def test_the_end_may_come_in_the_midst_of_a_flush(
+    writer: Writer, client: Client, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Red when a closed log still counts as having work: its last chunk would go twice."""
+    await client.enqueue_many(["prompt"] * 30)
+    leases = Leases(redis, "tester", lease_s=60, job_ttl_s=600)
+    claims, _ = await leases.claim(0, slots=30, bulk_slots=0)
+    for steps, claim in enumerate(claims):
+        log = open_log(writer, claim)
+        log.add("early ")
+        for _ in range(steps):  # leave the flush at each of its awaits
+            await asyncio.sleep(0)
+        log.add("late")
+        assert await finish(writer, claim, log)
+        assert "".join(chunk.text for chunk in await chunks_in(redis, claim.keys)) == "early late"
+    assert not [record for record in caplog.records if record.name == "darkq.worker.writer"]
+
+
 async def test_a_stranger_cannot_finish(writer: Writer, claim: Claim, redis: Redis) -> None:
     log = open_log(writer, claim)
     log.add("word")

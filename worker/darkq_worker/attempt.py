@@ -100,7 +100,7 @@ class Attempt:
             )
         try:
             record = decode_job(self.claim.record)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return oc.Failed("bad_record", "the job's record cannot be read by this version")
         if record.f not in functions:
             return oc.Failed("unknown_function", f"this worker has no function {record.f[:80]!r}")

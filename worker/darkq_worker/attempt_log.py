@@ -25,6 +25,9 @@ class Entry(NamedTuple):
     id: str
     event: bytes
 
+    def __repr__(self) -> str:
+        return f"Entry({self.id!r})"
+
 
 class AttemptLog:
     """One attempt's events: `started` is number 0, the chunks follow.
@@ -56,6 +59,7 @@ class AttemptLog:
         self._texts: list[str] = []
         self._merged: list[int] = []
         self._acknowledged = 0
+        self._closed = False
 
     def start(self, *, model: str, upstream: str, at_ms: int) -> None:
         """Write `started`. Comes before any text."""
@@ -79,7 +83,11 @@ class AttemptLog:
         self._on_work(self)
 
     def close(self) -> tuple[str, Cursor]:
-        """Seal all that waits; return the whole text, and the place of the event after it."""
+        """Seal all that waits; return the whole text, and the place of the event after it.
+
+        What is unsent goes with the attempt's settlement from here on.
+        """
+        self._closed = True
         while self._waiting:
             self._seal_one()
         return "".join(self._texts), Cursor(self.attempt, self._sealed)
@@ -128,8 +136,10 @@ class AttemptLog:
 
     @property
     def has_work(self) -> bool:
-        """Tell whether a flush would send anything."""
-        return not self.lost and (bool(self._waiting) or self._acknowledged < self._sealed)
+        """Tell whether there is something to append."""
+        if self.lost or self._closed:
+            return False
+        return bool(self._waiting) or self._acknowledged < self._sealed
 
     @property
     def _sealed(self) -> int:

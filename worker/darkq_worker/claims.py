@@ -34,6 +34,9 @@ class Claim(NamedTuple):
     def is_bulk(self) -> bool:
         return PRIORITIES[self.priority_number] == "bulk"
 
+    def __repr__(self) -> str:
+        return f"Claim({self.keys.public_id!r}, attempt={self.attempt})"
+
 
 class Renewal(NamedTuple):
     """What a heartbeat learnt of some claims."""

@@ -124,7 +124,7 @@ class Writer:
         while True:
             try:
                 if not self._in_step:
-                    logs = await self._resume(settlements)
+                    logs = await self._resume()
                     self._in_step = True
                 await self._flush(logs, settlements)
                 break
@@ -166,8 +166,8 @@ class Writer:
         self.abandon(settlement.log)
         settlement.settled.set_result(ours)
 
-    async def _resume(self, settlements: Iterable[Settlement]) -> list[AttemptLog]:
-        """Ask every log where it stands; return those with something to send of their own."""
+    async def _resume(self) -> list[AttemptLog]:
+        """Ask every log where it stands; return those that have something to append."""
         await scripts.load(self._redis)
         logs = list(self._open)
         pipe = self._redis.pipeline(transaction=False)
@@ -175,8 +175,7 @@ class Writer:
             pipe.xrevrange(log.keys.events, count=1)
         for log, last in zip(logs, await pipe.execute(), strict=True):
             log.resume(Cursor.parse(last[0][0]) if last else None)
-        settling = {settlement.log for settlement in (*settlements, *self._settlements)}
-        return [log for log in logs if log.has_work and log not in settling]
+        return [log for log in logs if log.has_work]
 
 
 def _append(pipe: Any, call: Sequence[_Append]) -> None:
