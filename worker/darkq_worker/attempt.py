@@ -50,11 +50,12 @@ class Attempt:
         """Say which task runs the attempt."""
         self._task = task
 
-    def stop(self, reason: StopReason) -> None:
-        """End the attempt early. The first reason counts; none does once it has ended."""
-        if self._stop_reason is None and self._task is not None:
-            self._stop_reason = reason
-            self._task.cancel()
+    def stop(self, reason: StopReason) -> bool:
+        """End the attempt early; tell whether this did. It does not once the attempt has ended."""
+        if self._stop_reason is not None or self._task is None:
+            return False
+        self._stop_reason = reason
+        return self._task.cancel()
 
     async def run(self, functions: Mapping[str, Function], ctx: dict[str, Any]) -> Outcome:
         """Run the job's function and return how it ended. Never raises for what it did."""

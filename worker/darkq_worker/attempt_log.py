@@ -43,7 +43,7 @@ class AttemptLog:
         budget: Budget,
         *,
         on_work: Callable[[AttemptLog], None],
-        on_lost: Callable[[], None],
+        on_lost: Callable[[], object],
     ) -> None:
         self.keys = keys
         self.attempt = attempt

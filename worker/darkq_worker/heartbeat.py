@@ -49,7 +49,7 @@ class Heartbeat:
         attempts = {attempt.claim: attempt for attempt in self._attempts}
         renewal = await self._leases.renew(list(attempts))
         for claim in renewal.lost:
-            logger.warning("job %s: lease lost", claim.keys.public_id)
-            attempts[claim].stop("lost")
+            if attempts[claim].stop("lost"):  # else its settlement was quicker than our question
+                logger.warning("job %s: lease lost", claim.keys.public_id)
         for claim in renewal.cancel:
             attempts[claim].stop("cancelled")

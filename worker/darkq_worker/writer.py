@@ -68,7 +68,7 @@ class Writer:
         await self._redis.aclose()
         await self._pool.aclose()
 
-    def open(self, keys: JobKeys, attempt: int, *, on_lost: Callable[[], None]) -> AttemptLog:
+    def open(self, keys: JobKeys, attempt: int, *, on_lost: Callable[[], object]) -> AttemptLog:
         """Begin the log of an attempt. `settle` or `abandon` ends it."""
         log = AttemptLog(keys, attempt, self.budget, on_work=self._on_work, on_lost=on_lost)
         self._open.add(log)
