@@ -64,6 +64,9 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chunks: int = 0
     metadata: dict[str, str] = {}
 
+    def __repr__(self) -> str:
+        return f"Details(outcome={self.outcome!r}, model={self.model!r})"
+
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What stays in Redis of a finished job. Times are epoch milliseconds."""
@@ -81,6 +84,9 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
     q: str
     id: str
     d: Details
+
+    def __repr__(self) -> str:
+        return f"ResultRecord(id={self.id!r}, d={self.d!r})"
 
 
 _encoder = msgspec.json.Encoder()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from darkq.errors import ConfigurationError
@@ -25,14 +25,18 @@ def _default_state_dir() -> Path:
 class Settings(BaseSettings):
     """How producers, workers and the command find Redis and each other, and how they behave."""
 
-    model_config = SettingsConfigDict(env_prefix="DARKQ_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="DARKQ_", env_file=".env", env_ignore_empty=True, extra="ignore"
+    )
 
     # Redis
     redis_url: SecretStr | None = None
     redis_connections: Count = 16
     redis_timeout_s: Seconds = 10.0
     redis_patience_s: Seconds = 5.0
-    state_dir: Path = Field(default_factory=_default_state_dir)
+    state_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        default_factory=_default_state_dir
+    )
 
     # Jobs
     partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)] = 1

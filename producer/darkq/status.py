@@ -34,6 +34,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     due_in_ms: int = 0
     metadata: dict[str, str] = {}
 
+    def __repr__(self) -> str:
+        return f"Status(job_id={self.job_id!r}, state={self.state!r}, attempt={self.attempt})"
+
 
 async def read_status(redis: Redis, keys: JobKeys) -> Status:
     """Return where a job stands. Raises `JobNotFound`."""

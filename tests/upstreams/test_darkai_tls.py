@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import ssl
-import subprocess
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 import uvloop
 
 from darkq_worker.upstreams.base import Request, Unreachable
@@ -24,30 +22,15 @@ PARTIAL = head() + BEGIN + chunk("a")
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody has signed, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl to make a certificate with")
-    directory = tmp_path_factory.mktemp("tls")
-    certificate, key = directory / "certificate.pem", directory / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=test"),
-            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out"),
-            str(certificate),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
-    return certificate, key
+def authority() -> trustme.CA:
+    """An authority that signs for 127.0.0.1 and that nobody trusts unless told to."""
+    return trustme.CA()
 
 
 @pytest.fixture
-def server(certificate: tuple[Path, Path]) -> BlockingServer:
+def server(authority: trustme.CA) -> BlockingServer:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(*certificate)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
     server = BlockingServer(PARTIAL, tls)
     server.start()
     return server
@@ -57,10 +40,11 @@ def server(certificate: tuple[Path, Path]) -> BlockingServer:
 def test_closing_does_not_wait_for_the_peer_to_take_its_leave(
     run: Callable[[Coroutine[Any, Any, None]], None],
     server: BlockingServer,
-    certificate: tuple[Path, Path],
+    authority: trustme.CA,
 ) -> None:
     async def main() -> None:
-        trust = ssl.create_default_context(cafile=certificate[0])
+        trust = ssl.create_default_context()
+        authority.configure_trust(trust)
         connector = aiohttp.TCPConnector(ssl=trust)
         async with aiohttp.ClientSession(connector=connector) as session:
             items = DarkAIUpstream(session, url=server.url).stream(Request(prompt="Hello"))

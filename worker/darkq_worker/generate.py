@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -53,11 +53,11 @@ async def generate(ctx: dict[str, Any], job: Job) -> End:
 
 
 async def _copy(
-    stream: AsyncIterator[str | End], log: AttemptLog, budget: Budget, *, max_chars: int
+    stream: AsyncGenerator[str | End, None], log: AttemptLog, budget: Budget, *, max_chars: int
 ) -> End:
     """Copy a stream into the log, as fast as the log's budget allows."""
     chars = 0
-    async with aclosing(cast(Any, stream)) as items:
+    async with aclosing(stream) as items:
         async for item in items:
             if isinstance(item, str):
                 log.add(item)
@@ -69,5 +69,5 @@ async def _copy(
             elif not chars:
                 raise EmptyAnswer("the upstream said that the answer is complete, and sent none")
             else:
-                return cast(End, item)
+                return item
     raise Truncated("the stream ended before the upstream said that the answer is complete")

@@ -19,7 +19,7 @@ completed job.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import ClassVar, Protocol
 
 import msgspec
@@ -75,7 +75,7 @@ class Upstream(Protocol):
         """
         ...
 
-    def stream(self, request: Request) -> AsyncIterator[str | End]:
+    def stream(self, request: Request) -> AsyncGenerator[str | End, None]:
         """Yield the answer's text as it arrives, then one `End`.
 
         Pieces are not empty. Raises `UpstreamError`, at any point. Closing the iterator, or

@@ -1,0 +1,144 @@
+"""The real `darkq` command in processes of its own, in a home that is nobody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+EXIT_TIMEOUT_S = 30.0
+
+
+class Done(NamedTuple):
+    """What became of a command."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The only line on stdout."""
+        (line,) = self.out.decode().splitlines()
+        return line
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """The JSON objects on stdout, one per line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Running:
+    """A command that runs. What it has written so far can be looked at."""
+
+    def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
+        self._process = process
+        self._out = out
+        self._err = err
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def out(self) -> bytes:
+        return self._out.read_bytes()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def says(self, words: str) -> bool:
+        """Tell whether stderr has these words. Fails when the command has ended without."""
+        ended = self.has_ended
+        found = words in self.err
+        assert found or not ended, f"it ended without saying {words!r}: {self.err}"
+        return found
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def done(self, timeout_s: float = EXIT_TIMEOUT_S) -> Done:
+        """Wait for the end."""
+        code = self._process.wait(timeout_s)
+        return Done(code, self.out, self.err)
+
+    def kill(self) -> None:
+        """End it if it still runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(EXIT_TIMEOUT_S)
+
+
+class Darkq:
+    """Starts `darkq` commands that share a home, and ends those that are left."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        self.home = home
+        self.state = home / "state"
+        self.environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(home),
+            "DARKQ_STATE_DIR": str(self.state),
+            "TERM": "xterm-256color",
+            **{f"DARKQ_{name.upper()}": value for name, value in settings.items()},
+        }
+        self._started: list[Running] = []
+
+    def start(
+        self, *arguments: str, stdin: bytes = b"", command: tuple[str, ...] = (), **environment: str
+    ) -> Running:
+        """Start a command; its output goes to files."""
+        number = len(self._started)
+        out, err = self.home / f"{number}.out", self.home / f"{number}.err"
+        typed = self.home / f"{number}.in"
+        typed.write_bytes(stdin)
+        with out.open("wb") as to_out, err.open("wb") as to_err, typed.open("rb") as from_in:
+            process = subprocess.Popen(
+                [*(command or (sys.executable, "-m", "darkq_cli")), *arguments],
+                env={**self.environment, **environment},
+                cwd=self.home,
+                stdin=from_in,
+                stdout=to_out,
+                stderr=to_err,
+            )
+        self._started.append(Running(process, out, err))
+        return self._started[-1]
+
+    def __call__(self, *arguments: str, stdin: bytes = b"", **environment: str) -> Done:
+        """Run a command to its end."""
+        return self.start(*arguments, stdin=stdin, **environment).done()
+
+    def typed(self, line: str) -> Done:
+        """Run what a command printed to be typed."""
+        return self.start(command=("/bin/sh", "-c", line)).done()
+
+    def end(self) -> None:
+        """End what still runs."""
+        for running in self._started:
+            running.kill()
+
+
+def processes_of(state: Path) -> set[int]:
+    """Find the processes that live now and belong to a state directory's commands or server."""
+    wanted = os.fsencode(state)
+    found = set()
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            texts = [(directory / name).read_bytes() for name in ("environ", "cmdline")]
+        except OSError:  # it has ended meanwhile
+            continue
+        if any(wanted in text for text in texts):
+            found.add(int(directory.name))
+    return found
