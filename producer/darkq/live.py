@@ -120,7 +120,7 @@ class Live:
     async def _send(self, *command: str | bytes) -> None:
         """Send if connected; a new connection subscribes to everything anyway."""
         connection = self._connection
-        if connection is not None:
+        if connection is not None and connection.is_connected:  # else it would connect by itself
             with suppress(*UNAVAILABLE):  # the reader will see it too, and reconnect
                 await connection.send_command(*command, check_health=False)
 
@@ -142,7 +142,12 @@ class Live:
         options = {**self._pool.connection_kwargs, "socket_timeout": None}
         options["retry"] = Retry(NoBackoff(), 0)
         connection = self._pool.connection_class(**options)
-        await connection.connect()
+        try:  # a server may accept and never answer, and no ping asks it yet
+            async with asyncio.timeout(self._pool.connection_kwargs["socket_timeout"]):
+                await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         self._connection = connection
         self._replies_due.clear()
         await self._subscribe(*self._channels)

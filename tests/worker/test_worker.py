@@ -315,3 +315,23 @@ async def test_a_job_that_kills_its_workers_is_given_up(
         await job.result(timeout_s=10)
     assert caught.value.code == "worker_lost"
     assert darkai.requests_seen == 0
+
+
+async def test_a_reader_of_an_expired_job_hears_its_end(
+    world: Any, client: Client, redis: Redis
+) -> None:
+    """Red when the log expires with the record."""
+    job = await client.enqueue("too late")
+    keys = JobKeys.parse(job.id)
+    left_ms = await redis.pttl(keys.job)
+    for key in (keys.job, keys.events):  # time passes
+        await redis.pexpire(key, max(1, await redis.pttl(key) - left_ms))
+    await wait_until("the record to expire", lambda: _gone(redis, keys.job))
+    reading = asyncio.create_task(events_of(job))
+    await world()
+    events = await asyncio.wait_for(reading, 10)
+    assert kinds(events) == [Queued, Failed]
+
+
+async def _gone(redis: Redis, key: str) -> bool:
+    return not await redis.exists(key)

@@ -127,7 +127,8 @@ class LeasedWorker(Worker):
                 try:
                     await self._poll_iteration()
                 except (RedisError, OSError) as error:
-                    logger.warning("cannot claim, will keep trying: %s", brief(error))
+                    if self._outage_over_s != math.inf:
+                        logger.warning("cannot claim, will keep trying: %s", brief(error))
                     self._outage_over_s = math.inf
                     await asyncio.sleep(_OUTAGE_PAUSE_S)
 
@@ -137,6 +138,7 @@ class LeasedWorker(Worker):
         if self._outage_over_s == math.inf:
             await self._heartbeat.beat()
             self._outage_over_s = self.loop.time()
+            logger.info("Redis is back")
         due_s = await self._claim_due() if self.allow_pick_jobs else None
         await self.heart_beat()
         sleep_s = self._settings.worker_poll_s

@@ -40,8 +40,9 @@ local function claim(queue, number, id)
   -- Still held, though claimable: its worker died or lost touch.
   local lost = redis.call('HSETNX', state, 'held', '1') == 0
     and redis.call('HINCRBY', state, 'lost', 1) or tonumber(redis.call('HGET', state, 'lost')) or 0
-  for _, key in ipairs({ 'arq:retry:' .. id, 'arq:job:' .. id, 'darkq:events:' .. id, state }) do
-    redis.call('PEXPIRE', key, ttl_ms)
+  redis.call('PEXPIRE', 'arq:job:' .. id, ttl_ms)
+  for _, key in ipairs({ 'arq:retry:' .. id, 'darkq:events:' .. id, state }) do
+    redis.call('PEXPIRE', key, ttl_ms * 2) -- they outlive the record, to tell of its end
   end
   return {
     id, number, attempt,

@@ -37,7 +37,7 @@ for n = 0, #KEYS / 5 - 1 do
     redis.call('ZADD', queue, string.format('%.3f', now_ms + stored / 1000), id)
     redis.call('DEL', events)
     redis.call('XADD', events, '0-1', 'e', event)
-    redis.call('PEXPIRE', events, ttl_ms)
+    redis.call('PEXPIRE', events, ttl_ms * 2) -- so that the end of an expired job can be told
     if digest ~= '' then
       redis.call('SET', idempotency, digest .. ' ' .. id, 'PX', ttl_ms)
     end
