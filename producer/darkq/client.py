@@ -145,8 +145,7 @@ class Client:
     async def workers(self) -> list[str]:
         """Return the ids of the workers that are alive now: `<host>:<pid>:<random>`.
 
-        One that was killed is listed for some seconds more. Looks at every key of the database,
-        so it is for people and health checks. Raises `RedisUnavailable`.
+        One that was killed is listed for some seconds more. Raises `RedisUnavailable`.
         """
         async with speaking_darkq():
             return await live_workers(self._redis)

@@ -114,6 +114,10 @@ def partition_of(key: str, partitions: int) -> int:
     return int.from_bytes(digest[:8], "big") % partitions
 
 
+WORKERS = "darkq:{workers}"
+"""Names the set of workers that may be alive."""
+
+
 def worker(worker_id: str) -> str:
-    """Name a worker's health record."""
-    return f"darkq:worker:{worker_id}"
+    """Name a worker's health record, which expires soon after its last sign of life."""
+    return f"{WORKERS}:{worker_id}"

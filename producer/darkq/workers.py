@@ -1,16 +1,40 @@
-"""Which workers are alive: each keeps a health record that soon expires without it."""
+"""Which workers are alive.
+
+A worker keeps a health record that expires without it, and its id in a set. Who asks reads the
+set and looks for the records, whatever else is in the database.
+"""
 
 from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from darkq.keys import worker
+from darkq.keys import WORKERS, worker
 
-_SCAN_COUNT = 1000
+_SET_TTL_S = 24 * 3600
+
+
+async def sign_in(redis: Redis, worker_id: str) -> None:
+    """Put a worker into the set; repeat it now and then, or the set expires."""
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.sadd(WORKERS, worker_id)
+        pipe.expire(WORKERS, _SET_TTL_S)
+        await pipe.execute()
+
+
+async def sign_out(redis: Redis, *worker_ids: str) -> None:
+    """Take workers out of the set, and their health records away."""
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.srem(WORKERS, *worker_ids)
+        pipe.delete(*map(worker, worker_ids))
+        await pipe.execute()
 
 
 async def live_workers(redis: Redis) -> list[str]:
-    """Return the ids of the workers that are alive, sorted. Looks at every key of the database."""
-    prefix = worker("")
-    found = redis.scan_iter(match=f"{prefix}*", count=_SCAN_COUNT)
-    return sorted({key.decode().removeprefix(prefix) async for key in found})
+    """Return the ids of the workers that are alive, sorted. Forgets those that are not."""
+    members: set[bytes] = await redis.execute_command("SMEMBERS", WORKERS)
+    ids = sorted(member.decode() for member in members)
+    records = await redis.mget(map(worker, ids)) if ids else []
+    alive = [id_ for id_, record in zip(ids, records, strict=True) if record is not None]
+    if len(alive) < len(ids):
+        await sign_out(redis, *set(ids).difference(alive))
+    return alive

@@ -39,6 +39,7 @@ def test_the_key_formats(ours: str, prefix: str) -> None:
         ("main", ["self"]),
         ("_poll_iteration", ["self"]),
         ("handle_sig_wait_for_completion", ["self", "signum"]),
+        ("record_health", ["self"]),
         ("close", ["self"]),
     ],
 )

@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobCancelled, JobFailed, JobHandle, Settings
 from darkq.event import AnyEvent, Cancelled, Chunk, Completed, Failed, Queued, Retrying, Started
-from darkq.keys import JobKeys
+from darkq.keys import WORKERS, JobKeys
+from darkq.keys import worker as worker_key
 from darkq.record import decode_result
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
@@ -335,3 +336,25 @@ async def test_a_reader_of_an_expired_job_hears_its_end(
 
 async def _gone(redis: Redis, key: str) -> bool:
     return not await redis.exists(key)
+
+
+async def test_workers_are_known_while_they_live(
+    client: Client,
+    redis: Redis,
+    make_settings: MakeSettings,
+    start_darkai: StartDarkAI,
+    start_worker: StartWorker,
+) -> None:
+    darkai = await start_darkai()
+    workers = [start_worker(make_settings(darkai_url=darkai.url)) for _ in range(2)]
+    await wait_until("both to be known", lambda: _count(client, 2))
+    workers[0].cancel()
+    await wait_until("one to sign out", lambda: _count(client, 1))
+    (crashed,) = await client.workers()
+    await redis.delete(worker_key(crashed))  # as if it had expired
+    assert await client.workers() == []
+    assert not await redis.exists(WORKERS), "the dead are forgotten"
+
+
+async def _count(client: Client, count: int) -> bool:
+    return len(await client.workers()) == count

@@ -35,6 +35,7 @@ from darkq.connection import brief
 from darkq.live import Live
 from darkq.record import deserialize, serialize
 from darkq.settings import Settings
+from darkq.workers import sign_in, sign_out
 from darkq_worker.attempt import Attempt, where
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.ending import settlement_of
@@ -79,6 +80,7 @@ class LeasedWorker(Worker):
             ctx=ctx,
         )
         self._settings = settings
+        self._worker_id = worker_id
         self._writer = writer
         self._live = live
         self._coroutines = {name: f.coroutine for name, f in self.functions.items()}
@@ -200,6 +202,13 @@ class LeasedWorker(Worker):
             outcome = Lost()
         attempt.report(outcome, log)
 
+    async def record_health(self) -> None:
+        """Give a sign of life, now and then; see `darkq.workers`."""
+        before = self._last_health_check
+        await super().record_health()
+        if self._last_health_check != before:
+            await sign_in(self.pool, self._worker_id)
+
     # What the wake channels say
 
     def deliver(self, message: bytes) -> None:
@@ -239,7 +248,7 @@ class LeasedWorker(Worker):
         try:
             async with asyncio.timeout(_CLOSE_PATIENCE_S):
                 await self._writer.drained()
-                await self.pool.delete(self.health_check_key)
+                await sign_out(self.pool, self._worker_id)
         except (TimeoutError, RedisError, OSError) as error:
             logger.warning("closed without Redis: %s", brief(error))
         logger.info("worker stopped")
