@@ -3,6 +3,7 @@
 from darkq.client import Client
 from darkq.errors import (
     AttemptSuperseded,
+    CannotRetry,
     ConfigurationError,
     CursorGone,
     DarkqError,
@@ -11,6 +12,8 @@ from darkq.errors import (
     JobCancelled,
     JobFailed,
     JobNotFound,
+    QueueFull,
+    RedisFull,
     RedisUnavailable,
     ResultTimeout,
 )
@@ -26,6 +29,7 @@ from darkq.event import (
     Unknown,
     Usage,
 )
+from darkq.failures import FailedJob
 from darkq.handle import JobHandle
 from darkq.job import Job, Message
 from darkq.result import Result
@@ -35,6 +39,7 @@ from darkq.status import Status
 __all__ = [
     "AttemptSuperseded",
     "Cancelled",
+    "CannotRetry",
     "Chunk",
     "Client",
     "Completed",
@@ -43,6 +48,7 @@ __all__ = [
     "DarkqError",
     "Event",
     "Failed",
+    "FailedJob",
     "IdempotencyConflict",
     "InvalidJob",
     "Job",
@@ -51,7 +57,9 @@ __all__ = [
     "JobHandle",
     "JobNotFound",
     "Message",
+    "QueueFull",
     "Queued",
+    "RedisFull",
     "RedisUnavailable",
     "Result",
     "ResultTimeout",

@@ -11,18 +11,28 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing
 from typing import NamedTuple, Self, TypeVar
 
 import msgspec
+from msgspec.structs import asdict
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq import scripts
+from darkq import failures, scripts
 from darkq.connection import pool, speaking_darkq
-from darkq.errors import IdempotencyConflict, InvalidJob
+from darkq.errors import IdempotencyConflict, InvalidJob, QueueFull
 from darkq.event import Cursor
+from darkq.failures import FailedJob
 from darkq.group_commit import GroupCommit
 from darkq.handle import JobHandle
 from darkq.job import Job, Priority, Prompt
@@ -96,7 +106,7 @@ class Client:
         not have been stored.
 
         Raises `InvalidJob` before anything is stored, `IdempotencyConflict` for a key used
-        with another content, `RedisUnavailable`.
+        with another content, `QueueFull`, `RedisUnavailable`.
         """
         job = Job.create(
             prompt,
@@ -112,6 +122,8 @@ class Client:
         verdict, keys = await self._orders[order.keys.partition].submit(order)
         if verdict == b"conflict":
             raise IdempotencyConflict(idempotency_key or "", keys.public_id)
+        if verdict == b"full":
+            raise self._full(order)
         return self._handle(keys, duplicate=keys != order.keys)
 
     async def enqueue_many(
@@ -121,7 +133,8 @@ class Client:
 
         Takes prompts and `Job.create(…)`s from any iterable, async ones too. Every one is
         checked before the first is stored. Raises `InvalidJob`, whose `field` begins with the
-        item's number, and `RedisUnavailable`; cancelled or failed, some may have been stored.
+        item's number, `QueueFull`, which names those that were stored, and `RedisUnavailable`;
+        cancelled or failed, some may have been stored.
         """
         checked = [job async for job in _checked(jobs)]
         handles: list[JobHandle] = []
@@ -131,8 +144,12 @@ class Client:
                 _Order(JobKeys.new(partition), job, None)
                 for job in checked[start : start + MAX_JOBS_PER_CALL]
             ]
-            await self._store(orders)
-            handles += [self._handle(order.keys) for order in orders]
+            receipts = await self._store(orders)
+            full = [verdict == b"full" for verdict, _ in receipts]
+            stored = (order for order, refused in zip(orders, full, strict=True) if not refused)
+            handles += [self._handle(order.keys) for order in stored]
+            if any(full):
+                raise self._full(orders[full.index(True)], [handle.id for handle in handles])
         return handles
 
     def job(self, job_id: str) -> JobHandle:
@@ -141,6 +158,21 @@ class Client:
         Raises `JobNotFound` for a string that can be no id.
         """
         return self._handle(JobKeys.parse(job_id))
+
+    async def failed(self, limit: int | None = None) -> AsyncGenerator[FailedJob, None]:
+        """Yield the jobs that have failed, the latest first within a partition.
+
+        At most `limit` of them; None means all that are kept (`DARKQ_FAILED_TTL_S`). Raises
+        `RedisUnavailable`.
+        """
+        found = failures.listed(self._redis, range(self._settings.partitions))
+        async with speaking_darkq(), aclosing(found) as pages:
+            left = limit
+            async for page in pages:
+                for job in page[:left]:
+                    yield job
+                if left is not None and (left := left - len(page)) <= 0:
+                    return
 
     async def workers(self) -> list[str]:
         """Return the ids of the workers that are alive now: `<host>:<pid>:<random>`.
@@ -166,10 +198,7 @@ class Client:
     def _order(self, job: Job, idempotency_key: str | None) -> _Order:
         if idempotency_key is None:
             return _Order(JobKeys.new(self._any_partition()), job, None)
-        if not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY_CHARS:
-            raise InvalidJob(
-                "idempotency_key", f"must have 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters"
-            )
+        _check_key(idempotency_key)
         partition = partition_of(idempotency_key, self._settings.partitions)
         return _Order(JobKeys.new(partition), job, idempotency_key)
 
@@ -180,6 +209,7 @@ class Client:
         args: list[str | bytes | int] = [
             wake(orders[0].keys.partition),
             int(self._settings.job_ttl_s * 1000),
+            self._settings.queue_max_jobs,
         ]
         queued = ev.encode(ev.Queued(id=str(Cursor(0, 1)), at_ms=now_ms))
         for order in orders:
@@ -211,22 +241,37 @@ class Client:
             keys,
             self._redis,
             self._live,
-            result_ttl_s=self._settings.result_ttl_s,
+            self._settings,
             duplicate=duplicate,
         )
+
+    def _full(self, order: _Order, stored_ids: Sequence[str] = ()) -> QueueFull:
+        name = queue(order.keys.partition, order.job.priority)
+        return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
+
+
+def _check_key(key: str) -> None:
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS:
+        reason = f"must be a string of 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters"
+        raise InvalidJob("idempotency_key", reason)
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise InvalidJob("idempotency_key", "has a lone surrogate") from None
 
 
 async def _checked(
     jobs: Iterable[Prompt | Job] | AsyncIterable[Prompt | Job],
 ) -> AsyncIterator[Job]:
     """Make a checked job of each item. Raises `InvalidJob` with the item's number."""
-    if isinstance(jobs, str | bytes | Mapping):
+    if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable | AsyncIterable):
         raise InvalidJob("jobs", f"must be many prompts, not one {type(jobs).__name__}")
     items = jobs if isinstance(jobs, AsyncIterable) else _as_async(jobs)
     number = 0
     async for item in items:
         try:
-            yield item if isinstance(item, Job) else Job.create(item)
+            # A `Job` may have been made without `create`.
+            yield Job.create(**asdict(item)) if isinstance(item, Job) else Job.create(item)
         except InvalidJob as error:
             raise InvalidJob(f"jobs[{number}].{error.field}", error.reason) from None
         number += 1

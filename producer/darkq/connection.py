@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
@@ -18,9 +19,17 @@ from redis.asyncio import (
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+)
 
-from darkq.errors import ConfigurationError, RedisUnavailable
+from darkq.errors import ConfigurationError, RedisFull, RedisUnavailable
 from darkq.settings import Settings
 
 T = TypeVar("T")
@@ -33,7 +42,8 @@ UNAVAILABLE: tuple[type[Exception], ...] = (
     OSError,
 )
 
-_REFUSALS = ("OOM", "NOAUTH", "WRONGPASS", "NOPERM", "MISCONF", "READONLY")
+_REFUSED = re.compile(r"(?:^|-)(MISCONF|READONLY|NOPERM)\b")
+_NO_URL = "is no Redis URL: redis://, rediss:// or unix://, a password percent-encoded"
 
 _PAUSE_MAX_S = 0.5
 
@@ -87,13 +97,23 @@ class _CancellableWrites(AbstractConnection):
             self.socket_timeout = limit_s
 
 
-class _Tcp(_CancellableWrites, Connection): ...
+class _PatientHandshake(AbstractConnection):
+    """redis-py tries again to connect, but not to greet: a connection may die in between.
+
+    So it does behind a proxy whose server is gone, or when a server stops.
+    """
+
+    async def connect(self) -> None:
+        await self.retry.call_with_retry(super().connect, lambda _: self.disconnect(nowait=True))
 
 
-class _Tls(_CancellableWrites, SSLConnection): ...
+class _Tcp(_PatientHandshake, _CancellableWrites, Connection): ...
 
 
-class _Unix(_CancellableWrites, UnixDomainSocketConnection): ...
+class _Tls(_PatientHandshake, _CancellableWrites, SSLConnection): ...
+
+
+class _Unix(_PatientHandshake, _CancellableWrites, UnixDomainSocketConnection): ...
 
 
 _OURS = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
@@ -115,8 +135,11 @@ def pool(
     """
     try:
         options: dict[str, Any] = {**parse_url(settings.find_redis_url())}
+        kind = options.pop("connection_class", Connection)
+        if kind is SSLConnection:  # redis-py takes a certificate of any host unless told
+            options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
         made = BlockingConnectionPool(
-            connection_class=_OURS[options.pop("connection_class", Connection)],
+            connection_class=_OURS[kind],
             max_connections=connections or settings.redis_connections,
             timeout=None,
             socket_timeout=settings.redis_timeout_s,
@@ -127,8 +150,10 @@ def pool(
             **options,
         )
         made.make_connection()  # an unknown option shows here, not at first use
-    except (ValueError, TypeError) as error:
+    except TypeError as error:
         raise ConfigurationError("DARKQ_REDIS_URL", str(error)) from None
+    except ValueError:  # its text may quote what stands where a port should, half a password
+        raise ConfigurationError("DARKQ_REDIS_URL", _NO_URL) from None
     return made
 
 
@@ -140,12 +165,24 @@ async def speaking_darkq() -> AsyncIterator[None]:
     except UNAVAILABLE as error:
         raise RedisUnavailable(brief(error)) from error
     except RedisError as error:
-        if str(error).startswith(_REFUSALS):
-            raise RedisUnavailable(str(error)) from error
+        if isinstance(error, OutOfMemoryError) or "-OOM " in str(error):
+            raise RedisFull from error
+        if (refusal := _refusal(error)) is not None:
+            raise RedisUnavailable(refusal) from error
         raise
 
 
-def brief(error: Exception) -> str:
+def _refusal(error: RedisError) -> str | None:
+    """Name why a server that is there does nothing for us; None for any other error."""
+    if isinstance(error, ReadOnlyError | NoPermissionError):
+        return brief(error)
+    found = _REFUSED.search(str(error))  # Redis 6 wraps what a command said to a script
+    return found[1] if found else None
+
+
+def brief(error: BaseException) -> str:
     """Name an error without what it quotes: a server's reply may quote our arguments."""
+    if isinstance(error.__cause__, RedisError):  # a wrong password, wrapped while connecting
+        error = error.__cause__
     code = str(error).split(" ", 1)[0]
     return f"{type(error).__name__} {code}" if code.isupper() else type(error).__name__

@@ -4,16 +4,21 @@ DarkqError
 ├── InvalidJob              bad input to `enqueue`; nothing was stored     .field .reason
 ├── ConfigurationError      a setting is missing or wrong                  .setting .reason
 ├── RedisUnavailable        Redis did not answer within the retries        .reason
+│   └── RedisFull           it has reached its maxmemory
+├── QueueFull               as many jobs wait as may; try again later      .queue .limit .stored_ids
 ├── IdempotencyConflict     the key was used for another job               .key .job_id
 ├── JobNotFound             unknown id, or everything of it has expired    .job_id
 ├── CursorGone              the log no longer holds what follows a cursor  .job_id .cursor
 ├── AttemptSuperseded       a new attempt began; earlier text is void      .attempt .cursor
 ├── JobFailed               the job ended without an answer                .job_id .code .message
 ├── JobCancelled            somebody cancelled the job                     .job_id
+├── CannotRetry             only a failed job that is kept can be re-run   .job_id .reason
 └── ResultTimeout           the wait ended, the job goes on                .job_id .timeout_s
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class DarkqError(Exception):
@@ -44,6 +49,33 @@ class RedisUnavailable(DarkqError, ConnectionError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"Redis does not answer ({reason}); check DARKQ_REDIS_URL")
         self.reason = reason
+
+
+class RedisFull(RedisUnavailable):
+    """Redis has reached its `maxmemory` and stores nothing more. Nothing was changed."""
+
+    def __init__(self) -> None:
+        DarkqError.__init__(
+            self, "Redis is full (OOM): it has reached its maxmemory, and stores nothing more"
+        )
+        self.reason = "maxmemory"
+
+
+class QueueFull(DarkqError):
+    """A queue holds as many jobs as it may, so this one was not stored.
+
+    After `enqueue_many`, `stored_ids` are the jobs that were stored before that, in order.
+    """
+
+    def __init__(self, queue: str, limit: int, stored_ids: Sequence[str] = ()) -> None:
+        stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
+        super().__init__(
+            f"{queue} is full: it holds {limit:,} jobs, the most that DARKQ_QUEUE_MAX_JOBS allows; "
+            f"{stored}"
+        )
+        self.queue = queue
+        self.limit = limit
+        self.stored_ids = tuple(stored_ids)
 
 
 class IdempotencyConflict(DarkqError):
@@ -100,6 +132,15 @@ class JobCancelled(DarkqError):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"job {job_id} was cancelled")
         self.job_id = job_id
+
+
+class CannotRetry(DarkqError):
+    """Only a job that has failed can be run again, as long as its prompt is kept."""
+
+    def __init__(self, job_id: str, reason: str) -> None:
+        super().__init__(f"job {job_id} cannot be run again: {reason}")
+        self.job_id = job_id
+        self.reason = reason
 
 
 class ResultTimeout(DarkqError, TimeoutError):

@@ -67,12 +67,18 @@ class _Reader:
     def __init__(self, redis: Redis, keys: JobKeys, after: Cursor) -> None:
         self.ended = False
         self._cursor = after
+        self._started: ev.Started | None = None
         self._redis = redis
         self._keys = keys
         self._reached_redis = False
 
     async def catch_up(self) -> AsyncGenerator[list[AnyEvent], None]:
         """Yield what the log holds beyond the cursor, page by page."""
+        if self._started is not None and await self._ask(_read_started) not in (
+            None,
+            self._started,
+        ):
+            raise CursorGone(self._keys.public_id, str(self._cursor))
         page = await self._ask(_read)
         if not page:
             rest = await self._ask(_at_rest)
@@ -86,11 +92,32 @@ class _Reader:
 
     def follow(self, messages: Sequence[bytes]) -> tuple[list[AnyEvent], bool]:
         """Return what live messages add, and whether they left no hole; nor did the job end."""
-        news = follow(self._cursor, [ev.decode(message) for message in messages])
+        events = [ev.decode(message) for message in messages]
+        if any(self._begins_anew(event) for event in events):
+            return [], False
+        news = follow(self._cursor, events)
         self._advance(news.events)
         return news.events, not (news.hole or self.ended)
 
+    def _begins_anew(self, event: AnyEvent) -> bool:
+        """Tell an attempt that has the number of the one being read, and is not that one.
+
+        Only a Redis that forgot what it had acknowledged gives a number twice.
+        """
+        seen = self._started
+        return (
+            isinstance(event, ev.Started)
+            and seen is not None
+            and event.id == seen.id
+            and event != seen
+        )
+
     def _advance(self, events: Sequence[AnyEvent]) -> None:
+        for event in events:
+            if isinstance(event, ev.Started):
+                self._started = event
+            elif event.cursor.seq == 0:  # a new number without it: handed on at once, or run again
+                self._started = None
         if events:
             self._cursor = events[-1].cursor
             self.ended = self.ended or isinstance(events[-1], TERMINAL)
@@ -150,6 +177,13 @@ async def _read(redis: Redis, keys: JobKeys, cursor: Cursor) -> list[AnyEvent]:
             raise CursorGone(keys.public_id, str(cursor))
         cursor = at
     return page
+
+
+async def _read_started(redis: Redis, keys: JobKeys, cursor: Cursor) -> AnyEvent | None:
+    """Return the event that began the attempt being read; None while the log has none."""
+    at = str(Cursor(cursor.attempt, 0))
+    entries = await redis.xrange(keys.events, at, at)
+    return ev.decode(entries[0][1][b"e"]) if entries else None
 
 
 async def _at_rest(redis: Redis, keys: JobKeys, cursor: Cursor) -> list[AnyEvent] | None:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from redis.asyncio import Redis
 
-from darkq import cancellation, event_log
+from darkq import cancellation, event_log, failures
 from darkq.connection import speaking_darkq
-from darkq.errors import AttemptSuperseded, JobCancelled, JobFailed, ResultTimeout
+from darkq.errors import (
+    AttemptSuperseded,
+    CursorGone,
+    JobCancelled,
+    JobFailed,
+    ResultTimeout,
+)
 from darkq.event import START, AnyEvent, Cancelled, Chunk, Cursor, Failed, Started
 from darkq.keys import JobKeys
 from darkq.live import Live
 from darkq.record import decode_result
 from darkq.result import Result, result_of
+from darkq.settings import Settings
 from darkq.status import Status, read_status
 
 
@@ -30,14 +37,14 @@ class JobHandle:
         keys: JobKeys,
         redis: Redis,
         live: Live,
+        settings: Settings,
         *,
-        result_ttl_s: float,
         duplicate: bool = False,
     ) -> None:
         self._keys = keys
         self._redis = redis
         self._live = live
-        self._result_ttl_s = result_ttl_s
+        self._settings = settings
         self.duplicate = duplicate
 
     @property
@@ -67,7 +74,8 @@ class JobHandle:
         raises.
         """
         cursor = Cursor.parse(after) if after else await self._latest_attempt()
-        given = after is not None and cursor.seq > 0
+        # Whoever comes with a cursor has had the text before it, if there was any.
+        given = bool(after) and cursor.attempt > 0 and cursor.seq > 0
         async with aclosing(self._tail(cursor)) as batches:
             async for batch in batches:
                 for event in batch:
@@ -109,7 +117,19 @@ class JobHandle:
         Raises `JobNotFound`.
         """
         async with speaking_darkq():
-            await cancellation.cancel(self._redis, self._keys, result_ttl_s=self._result_ttl_s)
+            ttl_s = self._settings.result_ttl_s
+            await cancellation.cancel(self._redis, self._keys, result_ttl_s=ttl_s)
+            return await read_status(self._redis, self._keys)
+
+    async def retry(self) -> Status:
+        """Run the job again, which has failed, and return where it stands now.
+
+        Its tries begin anew, its attempts count on, and readers with any cursor go on with a
+        `queued` event. Raises `CannotRetry` for a job that has not failed or whose prompt is not
+        kept any more (`DARKQ_FAILED_TTL_S`), `QueueFull`, `JobNotFound`, `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            await failures.retry(self._redis, self._keys, self._settings)
             return await read_status(self._redis, self._keys)
 
     async def _tail(self, after: Cursor) -> AsyncGenerator[list[AnyEvent], None]:
@@ -126,12 +146,17 @@ class JobHandle:
 
     async def _wait(self) -> Result:
         """Wait for the end without reading the text on the way."""
+        ended = False
         while (result := await self._stored()) is None:
+            if ended:  # the log has outlived the result, or the job is run again
+                await self.status()
             async with speaking_darkq():
                 last = await event_log.last_cursor(self._redis, self._keys)
-            async with aclosing(self._tail(last)) as batches:
-                async for _ in batches:
-                    pass
+            with suppress(CursorGone):  # the log is lost, but the result may be there
+                async with aclosing(self._tail(last)) as batches:
+                    async for _ in batches:
+                        pass
+                ended = True
         return result
 
     async def _stored(self) -> Result | None:

@@ -88,6 +88,11 @@ class JobKeys(NamedTuple):
         return f"darkq:events:{self.arq_id}"
 
     @property
+    def failed(self) -> str:
+        """The record of a job that has failed, kept so that it can be run again."""
+        return f"darkq:failed:{self.arq_id}"
+
+    @property
     def live(self) -> str:
         """The channel."""
         return f"darkq:live:{self.arq_id}"
@@ -103,6 +108,11 @@ def wake(partition: int) -> str:
     return f"darkq:{{{partition}}}:wake"
 
 
+def failures(partition: int) -> str:
+    """Name the list of a partition's failed jobs: a sorted set, score = when, epoch ms."""
+    return f"darkq:{{{partition}}}:failed"
+
+
 def idempotency(partition: int, key: str) -> str:
     """Name what remembers the job of an idempotency key. The key itself is not kept."""
     return f"darkq:idempotency:{{{partition}}}{hashlib.sha256(key.encode()).hexdigest()}"
@@ -112,6 +122,21 @@ def partition_of(key: str, partitions: int) -> int:
     """Choose the partition of an idempotency key: the same for every producer."""
     digest = hashlib.sha256(b"partition:" + key.encode()).digest()
     return int.from_bytes(digest[:8], "big") % partitions
+
+
+class LimitKeys(NamedTuple):
+    """What all workers know of an upstream's calls; `limits.lua` says what each holds."""
+
+    grants: str
+    places: str
+    waiting: str
+    due: str
+    breaker: str
+
+
+def limit_keys(upstream: str) -> LimitKeys:
+    """Name an upstream's keys; they share a slot, whatever partition its jobs are of."""
+    return LimitKeys(*(f"darkq:limit:{{{upstream}}}:{part}" for part in LimitKeys._fields))
 
 
 WORKERS = "darkq:{workers}"

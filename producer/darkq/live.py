@@ -142,12 +142,9 @@ class Live:
         options = {**self._pool.connection_kwargs, "socket_timeout": None}
         options["retry"] = Retry(NoBackoff(), 0)
         connection = self._pool.connection_class(**options)
-        try:  # a server may accept and never answer, and no ping asks it yet
-            async with asyncio.timeout(self._pool.connection_kwargs["socket_timeout"]):
-                await connection.connect()
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
+        # A server may accept and never answer, and no ping asks it yet.
+        async with asyncio.timeout(self._pool.connection_kwargs["socket_timeout"]):
+            await connection.connect()
         self._connection = connection
         self._replies_due.clear()
         await self._subscribe(*self._channels)

@@ -9,7 +9,7 @@ prompt does not outlive the job. `d` holds what arq has no field for.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -38,7 +38,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     f: str = FUNCTION
     a: tuple[()] = ()
     k: Arguments
-    et: int
+    et: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
     @property
     def job(self) -> Job:

@@ -1,7 +1,7 @@
 """The Lua scripts: one file each, one call each, atomic.
 
-Every script touches the keys of one partition only, so that a Redis Cluster can run it. The
-head of each file in `lua/` says what it takes and returns.
+Every script touches the keys of one partition, or of one upstream, so that a Redis Cluster can
+run it. The head of each file in `lua/` says what it takes and returns.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ Argument: TypeAlias = str | bytes | int | float
 
 
 class Script:
-    """One Lua script, called by its digest."""
+    """One Lua script, called by its digest. `head` is a file that comes before its own."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, head: str | None = None) -> None:
         self.name = name
-        self.source = files("darkq").joinpath("lua", f"{name}.lua").read_bytes()
+        parts = (head, name) if head else (name,)
+        self.source = b"\n".join(
+            files("darkq").joinpath("lua", f"{part}.lua").read_bytes() for part in parts
+        )
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
     async def __call__(self, redis: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
@@ -46,8 +49,11 @@ append = Script("append")
 finish = Script("finish")
 release = Script("release")
 cancel = Script("cancel")
+revive = Script("revive")
+admit = Script("admit", head="limits")
+report = Script("report", head="limits")
 
-ALL = (enqueue, claim, renew, append, finish, release, cancel)
+ALL = (enqueue, claim, renew, append, finish, release, cancel, revive, admit, report)
 
 
 async def load(redis: Redis) -> None:

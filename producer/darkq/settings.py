@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -12,9 +13,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from darkq.errors import ConfigurationError
 from darkq.keys import MAX_PARTITIONS
 from darkq.local_socket import is_ours_alone, socket_path, url
+from darkq.windows import Window, parse_windows
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 Count = Annotated[int, Field(ge=1)]
+
+
+_PUBLIC_DARKAI_HOST = "darkai.foundation"
+_PUBLIC_DARKAI_LIMITS = "4/60,30/1800,80/21600"
+
+
+def _checked_windows(text: str) -> str:
+    parse_windows(text)
+    return text
 
 
 def _default_state_dir() -> Path:
@@ -42,6 +53,8 @@ class Settings(BaseSettings):
     partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)] = 1
     job_ttl_s: Seconds = 7 * 24 * 3600.0
     result_ttl_s: Seconds = 24 * 3600.0
+    failed_ttl_s: Seconds = 7 * 24 * 3600.0
+    queue_max_jobs: Count = 1_000_000
     job_timeout_s: Seconds = 600.0
     job_tries: Count = 3
     max_result_chars: Annotated[int, Field(ge=1)] = 4 << 20
@@ -63,6 +76,11 @@ class Settings(BaseSettings):
     darkai_proxy: SecretStr | None = None
     darkai_timeout_s: Seconds = 600.0
     darkai_idle_timeout_s: Seconds = 120.0
+    darkai_limits: Annotated[str, AfterValidator(_checked_windows)] | None = None
+    darkai_concurrency: Annotated[int, Field(ge=0)] = 0
+    breaker_failures: Count = 10
+    breaker_cooldown_s: Seconds = 5.0
+    breaker_cooldown_max_s: Seconds = 300.0
 
     # The local DarkAI
     local_model: Literal["smollm2", "markov"] = "smollm2"
@@ -76,6 +94,17 @@ class Settings(BaseSettings):
             first = error.errors(include_input=False, include_url=False)[0]
             variable = "DARKQ_" + "_".join(str(part) for part in first["loc"]).upper()
             raise ConfigurationError(variable, first["msg"]) from None
+
+    def find_darkai_windows(self) -> tuple[Window, ...]:
+        """Return DarkAI's limits: as configured, else those of the public service, if it is that.
+
+        That service counts by address and blocks one that exceeds them too often.
+        """
+        if self.darkai_limits is not None:
+            return parse_windows(self.darkai_limits)
+        host = urlsplit(self.darkai_url).hostname or ""
+        is_public = host == _PUBLIC_DARKAI_HOST or host.endswith(f".{_PUBLIC_DARKAI_HOST}")
+        return parse_windows(_PUBLIC_DARKAI_LIMITS) if is_public else ()
 
     def find_redis_url(self) -> str:
         """Return the configured URL, or the embedded server's while one is running.

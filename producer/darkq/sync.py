@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar
 
 from darkq import client as asynchronous
 from darkq.event import AnyEvent
+from darkq.failures import FailedJob
 from darkq.handle import JobHandle as AsyncJobHandle
 from darkq.job import Job, Priority, Prompt
 from darkq.result import Result
@@ -68,20 +69,27 @@ class Client:
                 idempotency_key=idempotency_key,
             )
         )
-        return JobHandle(portal, job)
+        return JobHandle(self, job.id, duplicate=job.duplicate)
 
     def enqueue_many(self, jobs: Iterable[Prompt | Job]) -> list[JobHandle]:
         """Store many jobs; see `darkq.Client.enqueue_many`."""
         portal = self._open()
-        return [JobHandle(portal, job) for job in portal.call(portal.client.enqueue_many(jobs))]
+        return [JobHandle(self, job.id) for job in portal.call(portal.client.enqueue_many(jobs))]
 
     def job(self, job_id: str) -> JobHandle:
         """Return the handle of a job by its id; see `darkq.Client.job`."""
+        return JobHandle(self, self._open().client.job(job_id).id)
+
+    def failed(self, limit: int | None = None) -> Iterator[FailedJob]:
+        """Yield the jobs that have failed; see `darkq.Client.failed`."""
         portal = self._open()
-        return JobHandle(portal, portal.client.job(job_id))
+        return portal.iterate(portal.client.failed(limit))
 
     def close(self) -> None:
-        """Send what waits, close all connections and end the thread."""
+        """Send what waits, close all connections and end the thread.
+
+        Calls that wait in other threads raise `concurrent.futures.CancelledError`.
+        """
         with self._lock:
             portal, self._portal = self._portal, None
         if portal is not None and portal.pid == os.getpid():
@@ -103,31 +111,44 @@ class Client:
 class JobHandle:
     """`darkq.JobHandle`, blocking. The methods take and raise the same."""
 
-    def __init__(self, portal: _Portal, job: AsyncJobHandle) -> None:
-        self._portal = portal
-        self._job = job
-        self.id = job.id
-        self.duplicate = job.duplicate
+    def __init__(self, client: Client, job_id: str, *, duplicate: bool = False) -> None:
+        self._client = client
+        self.id = job_id
+        self.duplicate = duplicate
 
     def events(self, after: str | None = None) -> Iterator[AnyEvent]:
         """Yield the job's events; see `darkq.JobHandle.events`."""
-        return self._portal.iterate(self._job.events(after))
+        portal, job = self._reach()
+        return portal.iterate(job.events(after))
 
     def text(self, after: str | None = None) -> Iterator[str]:
         """Yield the answer as it comes; see `darkq.JobHandle.text`."""
-        return self._portal.iterate(self._job.text(after))
+        portal, job = self._reach()
+        return portal.iterate(job.text(after))
 
     def result(self, timeout_s: float | None = None) -> Result:
         """Wait for the answer; see `darkq.JobHandle.result`."""
-        return self._portal.call(self._job.result(timeout_s))
+        portal, job = self._reach()
+        return portal.call(job.result(timeout_s))
 
     def status(self) -> Status:
         """Return where the job stands; see `darkq.JobHandle.status`."""
-        return self._portal.call(self._job.status())
+        portal, job = self._reach()
+        return portal.call(job.status())
 
     def cancel(self) -> Status:
         """Cancel the job; see `darkq.JobHandle.cancel`."""
-        return self._portal.call(self._job.cancel())
+        portal, job = self._reach()
+        return portal.call(job.cancel())
+
+    def retry(self) -> Status:
+        """Run the job again, which has failed; see `darkq.JobHandle.retry`."""
+        portal, job = self._reach()
+        return portal.call(job.retry())
+
+    def _reach(self) -> tuple[_Portal, AsyncJobHandle]:
+        portal = self._client._open()
+        return portal, portal.client.job(self.id)
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r})"
@@ -139,6 +160,8 @@ class _Portal:
     def __init__(self, redis_url: str | None, settings: Settings) -> None:
         self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
+        self._lock = threading.RLock()  # a collected iterator may call while a call is made
+        self._closed = False
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="darkq-sync", daemon=True
         )
@@ -150,8 +173,15 @@ class _Portal:
             raise
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the loop and wait; interrupted, it is cancelled."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        """Run a coroutine in the loop and wait; interrupted, it is cancelled.
+
+        Raises `RuntimeError` once the client is closed.
+        """
+        with self._lock:
+            if self._closed:
+                coroutine.close()
+                raise RuntimeError("this client was closed")
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except BaseException:
@@ -168,14 +198,30 @@ class _Portal:
                     return
                 yield item
         finally:
-            with suppress(RuntimeError):  # the client was closed first
-                self.call(items.aclose())
+            # Collected in the loop's own thread nobody may wait; the loop closes it by itself.
+            if threading.current_thread() is not self._thread:
+                with suppress(RuntimeError):  # the client was closed first
+                    self.call(_close(items))
 
     def close(self) -> None:
+        closing = self._end()
+        with self._lock:
+            self._closed = True
+            future = asyncio.run_coroutine_threadsafe(closing, self._loop)
         try:
-            self.call(self.client.aclose())
+            future.result()
         finally:
             self._stop()
+
+    async def _end(self) -> None:
+        """Close the client, and tell whoever still waits."""
+        await self.client.aclose()
+        waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        await self.client.aclose()  # what they opened on their way out
 
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -189,3 +235,7 @@ async def _make_client(redis_url: str | None, settings: Settings) -> asynchronou
 
 async def _next(items: AsyncGenerator[T, None]) -> T:
     return await anext(items)
+
+
+async def _close(items: AsyncGenerator[T, None]) -> None:
+    await items.aclose()

@@ -6,7 +6,10 @@ set and looks for the records, whatever else is in the database.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from darkq.keys import WORKERS, worker
 
@@ -36,5 +39,6 @@ async def live_workers(redis: Redis) -> list[str]:
     records = await redis.mget(map(worker, ids)) if ids else []
     alive = [id_ for id_, record in zip(ids, records, strict=True) if record is not None]
     if len(alive) < len(ids):
-        await sign_out(redis, *set(ids).difference(alive))
+        with suppress(NoPermissionError):  # whoever may only read leaves that to others
+            await sign_out(redis, *set(ids).difference(alive))
     return alive

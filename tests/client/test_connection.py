@@ -41,6 +41,8 @@ async def ping(redis: Redis) -> None:
         "http://:hunter2@host",
         "redis://:hunter2@host?db=zero",
         "redis://:hunter2@host?no_such=1",
+        "redis://:hunter2/x@host",
+        "redis://:hunter2#x@host",
         "",
     ],
 )

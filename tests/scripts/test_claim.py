@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from darkq import scripts
 from darkq.cancellation import cancel
 from darkq.keys import JobKeys, queue
-from support.by_hand import Hand, put
+from support.by_hand import Hand, gone, put
 from support.waiting import wait_until
 
 INTERACTIVE = queue(0, "interactive")
@@ -19,12 +19,6 @@ INTERACTIVE = queue(0, "interactive")
 async def now_ms(redis: Redis) -> float:
     seconds, microseconds = await redis.time()
     return float(seconds * 1000 + microseconds / 1000)
-
-
-async def claimed_again(hand: Hand) -> list[JobKeys]:
-    """Wait until leases have run out, and claim what is due then."""
-    claims = await wait_until("a lease to run out", hand.claim)
-    return [claim.keys for claim in claims]
 
 
 async def test_a_claim_says_all_that_a_worker_needs(redis: Redis, hand: Hand) -> None:
@@ -196,6 +190,39 @@ async def test_the_word_to_cancel_reaches_whoever_claims_next(redis: Redis) -> N
     await cancel(redis, claim.keys, result_ttl_s=60)
     (again,) = await wait_until("the lease to run out", heir.claim)
     assert again.cancelled
+
+
+class TestRespite:
+    """After an outage all leases have run out, and most owners are alive."""
+
+    async def test_a_lapsed_job_is_left_to_its_owner_for_so_long(self, redis: Redis) -> None:
+        owner, other = Hand(redis, "owner", lease_s=0.05), Hand(redis, "other")
+        claim = await owner.take()
+        await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
+        left, due_s = await other.leases.claim(0, slots=9, bulk_slots=9, respite_s=20)
+        assert left == []
+        assert due_s is not None
+        assert 19 < due_s <= 20
+        assert await other.claim() == [], "nor for those who know of no outage"
+        assert await owner.leases.renew([claim]) == ([], [])
+        (again,) = await wait_until("the renewed lease to run out", other.claim)
+        assert (again.attempt, again.leases_lost) == (2, 1)
+
+    async def test_it_ends(self, redis: Redis) -> None:
+        dead, heir = Hand(redis, "dead", lease_s=0.05), Hand(redis, "heir")
+        claim = await dead.take()
+        await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
+        left, _ = await heir.leases.claim(0, slots=9, bulk_slots=9, respite_s=0.05)
+        assert left == []
+        (again,) = await wait_until("the respite to end", heir.claim)
+        assert again.keys == claim.keys
+
+    async def test_jobs_that_nobody_held_do_not_wait(self, redis: Redis, hand: Hand) -> None:
+        handed_back = await hand.take()
+        await hand.release(handed_back)
+        new = await hand.enqueue()
+        claims, _ = await hand.leases.claim(0, slots=9, bulk_slots=9, respite_s=20)
+        assert [claim.keys for claim in claims] == [handed_back.keys, new]
 
 
 async def test_partitions_do_not_see_each_other(redis: Redis, hand: Hand) -> None:

@@ -24,9 +24,9 @@ async def test_a_lease_that_is_ours_is_renewed(redis: Redis, hand: Hand) -> None
 
 
 async def test_renewed_in_time_a_lease_never_ends(redis: Redis) -> None:
-    holder, thief = Hand(redis, "holder", lease_s=0.2), Hand(redis, "thief")
+    holder, thief = Hand(redis, "holder", lease_s=0.15), Hand(redis, "thief")
     claim = await holder.take()
-    end = asyncio.get_running_loop().time() + 0.5
+    end = asyncio.get_running_loop().time() + 0.35
     while asyncio.get_running_loop().time() < end:
         assert await holder.leases.renew([claim]) == ([], [])
         assert await thief.claim() == []

@@ -12,7 +12,7 @@ from darkq import event as ev
 from darkq import scripts
 from darkq.event import AnyEvent, Cursor
 from darkq.job import Job, Priority
-from darkq.keys import JobKeys, idempotency, queue, wake
+from darkq.keys import JobKeys, failures, idempotency, queue, wake
 from darkq.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
 from darkq.scripts import Argument
 from darkq_worker.claims import Claim, Leases
@@ -33,10 +33,11 @@ async def put(
     key: str = "",
     digest: str = "",
     ttl_ms: int = TTL_MS,
+    limit: int = 1_000_000,
 ) -> list[Receipt]:
     """Enqueue jobs of one partition in one call."""
     keys: list[str] = []
-    args: list[str | bytes | int] = [wake(jobs[0].partition), ttl_ms]
+    args: list[str | bytes | int] = [wake(jobs[0].partition), ttl_ms, limit]
     for job in jobs:
         remembered = idempotency(job.partition, key)
         keys += [queue(job.partition, priority), job.job, job.result, job.events, remembered]
@@ -112,6 +113,19 @@ class Hand:
         assert await self.finish(claim, event, result=encode(record)) == 1
         return record
 
+    async def fail(self, claim: Claim, at: Cursor, *, ttl_ms: int = TTL_MS) -> bytes:
+        """End a job as a worker does whose upstream refused; return the result record."""
+        keys = claim.keys
+        failure = Failure(type="JobFailed", code="rejected", message="no")
+        record = result_record(keys, failure, attempt=claim.attempt, queue=claim.queue)
+        event = ev.Failed(id=str(at), code=failure.code, message=failure.message, at_ms=record.ft)
+        names = [keys.in_progress, keys.job, keys.retry, keys.state, keys.result, keys.events]
+        names = [claim.queue, *names, keys.failed, failures(keys.partition)]
+        args: list[Argument] = [keys.arq_id, claim.attempt, claim.token, keys.live]
+        args += [encode(record), ttl_ms, *_flat([event])]
+        assert await scripts.finish(self.redis, names, args) == 1
+        return encode(record)
+
 
 def result_record(
     keys: JobKeys, answer: str | Failure, *, attempt: int = 1, queue: str = queue(0, "interactive")
@@ -148,6 +162,16 @@ async def event_ids(redis: Redis, keys: JobKeys) -> list[str]:
 async def gone(redis: Redis, name: str) -> bool:
     """Whether a key is not there, or not any more."""
     return bool(await redis.exists(name) == 0)
+
+
+async def silent(redis: Redis, *channels: str) -> bool:
+    """Whether nobody listens to any of the channels."""
+    return not any(count for _, count in await redis.pubsub_numsub(*channels))
+
+
+async def heard(redis: Redis, channel: str) -> bool:
+    """Whether somebody listens to a channel."""
+    return not await silent(redis, channel)
 
 
 async def snapshot(redis: Redis) -> dict[bytes, bytes]:

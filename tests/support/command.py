@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,19 +96,24 @@ class Darkq:
             **{f"DARKQ_{name.upper()}": value for name, value in settings.items()},
         }
         self._started: list[Running] = []
+        self._numbers = itertools.count()
 
     def start(
-        self, *arguments: str, stdin: bytes = b"", command: tuple[str, ...] = (), **environment: str
+        self,
+        *arguments: str,
+        stdin: bytes = b"",
+        command: Sequence[str] = (sys.executable, "-m", "darkq_cli"),
+        environment: Mapping[str, str] | None = None,
     ) -> Running:
         """Start a command; its output goes to files."""
-        number = len(self._started)
+        number = next(self._numbers)
         out, err = self.home / f"{number}.out", self.home / f"{number}.err"
         typed = self.home / f"{number}.in"
         typed.write_bytes(stdin)
         with out.open("wb") as to_out, err.open("wb") as to_err, typed.open("rb") as from_in:
             process = subprocess.Popen(
-                [*(command or (sys.executable, "-m", "darkq_cli")), *arguments],
-                env={**self.environment, **environment},
+                [*command, *arguments],
+                env={**self.environment, **(environment or {})},
                 cwd=self.home,
                 stdin=from_in,
                 stdout=to_out,
@@ -114,18 +122,27 @@ class Darkq:
         self._started.append(Running(process, out, err))
         return self._started[-1]
 
-    def __call__(self, *arguments: str, stdin: bytes = b"", **environment: str) -> Done:
+    def __call__(
+        self,
+        *arguments: str,
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+    ) -> Done:
         """Run a command to its end."""
-        return self.start(*arguments, stdin=stdin, **environment).done()
+        return self.start(*arguments, stdin=stdin, environment=environment).done()
 
     def typed(self, line: str) -> Done:
         """Run what a command printed to be typed."""
         return self.start(command=("/bin/sh", "-c", line)).done()
 
     def end(self) -> None:
-        """End what still runs."""
+        """End what still runs, and what that has started."""
         for running in self._started:
             running.kill()
+        while left := processes_of(self.state):
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def processes_of(state: Path) -> set[int]:

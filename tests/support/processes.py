@@ -15,16 +15,19 @@ EXIT_TIMEOUT_S = 20.0
 
 
 class WorkerProcess:
-    """A worker in a process of its own; its log goes to a file."""
+    """A worker in a process of its own; its log goes to a file.
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    `prelude` is Python that the process runs first.
+    """
+
+    def __init__(self, settings: Settings, log: Path, *, prelude: str = "") -> None:
         assert settings.redis_url is not None
         changed = settings.model_dump(exclude_unset=True, exclude={"redis_url"})
         environment = {f"DARKQ_{name.upper()}": str(value) for name, value in changed.items()}
         self.log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from darkq_worker.main import main; main()"],
+                [sys.executable, "-c", f"{prelude}\nfrom darkq_worker.main import main; main()"],
                 env={
                     **os.environ,
                     **environment,
@@ -34,6 +37,21 @@ class WorkerProcess:
                 stderr=subprocess.STDOUT,
                 cwd=log.parent,
             )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that it has ever held."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) << 10
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -51,6 +69,6 @@ class WorkerProcess:
 
     def end(self) -> None:
         """Make sure that it is gone."""
-        if self._process.poll() is None:
+        if self.alive:
             self._process.kill()  # works on a stopped process too
             self._process.wait(EXIT_TIMEOUT_S)

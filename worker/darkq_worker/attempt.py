@@ -10,13 +10,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from msgspec.structs import asdict
 
+from darkq.errors import InvalidJob
 from darkq.job import Job
 from darkq.record import JobRecord, decode_job
 from darkq.settings import Settings
 from darkq_worker import outcome as oc
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.claims import Claim
+from darkq_worker.gate import NotNow
 from darkq_worker.outcome import Outcome
 from darkq_worker.retry import delay_s
 from darkq_worker.upstreams.base import UpstreamError
@@ -67,6 +70,8 @@ class Attempt:
             return oc.Completed(await functions[record.f](ctx, record.job))
         except asyncio.CancelledError:
             return self._interrupted()
+        except NotNow as error:
+            return oc.Deferred(error.turn_ms)
         except UpstreamError as error:
             return self._judge(error, record.job)
         except Exception as error:
@@ -78,7 +83,8 @@ class Attempt:
     def report(self, outcome: Outcome, log: AttemptLog) -> None:
         """Write the one log line of an attempt."""
         now_ms = time.time() * 1000
-        logger.info(
+        logger.log(
+            logging.DEBUG if isinstance(outcome, oc.Deferred) else logging.INFO,
             "job %s attempt %d: %s after %.2fs, %d chunks of %s%s",
             self.claim.keys.public_id,
             self.claim.attempt,
@@ -101,8 +107,11 @@ class Attempt:
             )
         try:
             record = decode_job(self.claim.record)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            Job.create(**asdict(record.job))  # others than `enqueue` may have written it
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return oc.Failed("bad_record", "the job's record cannot be read by this version")
+        except InvalidJob as error:
+            return oc.Failed("bad_record", f"the job's record holds what enqueue refuses: {error}")
         if record.f not in functions:
             return oc.Failed("unknown_function", f"this worker has no function {record.f[:80]!r}")
         return record

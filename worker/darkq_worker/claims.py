@@ -11,11 +11,15 @@ from darkq import scripts
 from darkq.keys import PRIORITIES, JobKeys, queue
 
 MAX_RENEWALS_PER_CALL = 500
-_FIELDS = 7
+_FIELDS = 8
 
 
 class Claim(NamedTuple):
-    """A job that this worker holds, as one attempt. `record` is empty when it has expired."""
+    """A job that this worker holds, as one attempt.
+
+    `record` is empty when it has expired. `place_ms` is where it stood in its queue: when it was
+    enqueued, or since when it was due, by the clock of Redis.
+    """
 
     keys: JobKeys
     priority_number: int
@@ -25,6 +29,7 @@ class Claim(NamedTuple):
     leases_lost: int
     cancelled: bool
     record: bytes
+    place_ms: float = 0.0
 
     @property
     def queue(self) -> str:
@@ -102,7 +107,7 @@ class Leases:
         return await scripts.renew(self._redis, queues, args)
 
     def _claim(self, fields: Sequence[Any]) -> Claim:
-        arq_id, number, attempt, tries, lost, cancelled, record = fields
+        arq_id, number, attempt, tries, lost, cancelled, record, place = fields
         return Claim(
             keys=JobKeys.from_arq_id(arq_id.decode()),
             priority_number=number,
@@ -112,4 +117,5 @@ class Leases:
             leases_lost=lost,
             cancelled=bool(cancelled),
             record=record,
+            place_ms=float(place),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from darkq import event as ev
 from darkq.cancellation import CANCELLED
@@ -16,6 +16,9 @@ from darkq_worker.attempt_log import AttemptLog, Entry
 from darkq_worker.outcome import Outcome
 from darkq_worker.settlement import Finish, Release, Settlement
 
+Told: TypeAlias = oc.Completed | oc.Failed | oc.Cancelled | oc.TryAgain | oc.HandBack
+"""What readers hear of."""
+
 
 def settlement_of(
     outcome: Outcome, attempt: Attempt, log: AttemptLog, settings: Settings
@@ -25,6 +28,9 @@ def settlement_of(
         return None
     text, cursor = log.close()
     at_ms = int(time.time() * 1000)
+    if isinstance(outcome, oc.Deferred):
+        turn_ms = outcome.turn_ms
+        return Release(attempt.claim, log, None, delay_s=None, place_ms=turn_ms, burns_try=False)
     event = _event(outcome, str(cursor), attempt.claim.attempt, at_ms)
     entry = Entry(event.id, ev.encode(event))
     if isinstance(outcome, oc.TryAgain | oc.HandBack):
@@ -33,14 +39,16 @@ def settlement_of(
             log,
             entry,
             delay_s=outcome.delay_s if isinstance(outcome, oc.TryAgain) else None,
-            place_ms=attempt.record.et if attempt.record else at_ms,
+            place_ms=attempt.claim.place_ms,
             burns_try=isinstance(outcome, oc.TryAgain),
         )
     result = _result(outcome, text, attempt, log, at_ms)
-    return Finish(attempt.claim, log, entry, encode(result), result_ttl_s=settings.result_ttl_s)
+    failed = isinstance(outcome, oc.Failed)
+    ttl_s = settings.failed_ttl_s if failed else settings.result_ttl_s
+    return Finish(attempt.claim, log, entry, encode(result), result_ttl_s=ttl_s, failed=failed)
 
 
-def _event(outcome: Outcome, id_: str, attempt: int, at_ms: int) -> ev.Event:
+def _event(outcome: Told, id_: str, attempt: int, at_ms: int) -> ev.Event:
     match outcome:
         case oc.Completed(end):
             return ev.Completed(
@@ -58,8 +66,6 @@ def _event(outcome: Outcome, id_: str, attempt: int, at_ms: int) -> ev.Event:
             return ev.Retrying(
                 id=id_, attempt=attempt, reason="worker_shutdown", retry_in_s=0, at_ms=at_ms
             )
-        case oc.Lost():
-            raise AssertionError("a lost attempt tells nobody anything")
         case _:
             assert_never(outcome)
 

@@ -12,6 +12,8 @@ from darkq.job import Job
 from darkq.settings import Settings
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.budget import Budget
+from darkq_worker.claims import Claim
+from darkq_worker.limits import Call, Limits
 from darkq_worker.routing import Upstreams
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
@@ -20,6 +22,7 @@ from darkq_worker.upstreams.base import (
     Request,
     TimedOut,
     Truncated,
+    UpstreamError,
 )
 
 
@@ -30,30 +33,40 @@ class AnswerTooLong(Rejected):
 async def generate(ctx: dict[str, Any], job: Job) -> End:
     """Stream a job's answer into its log; the function that arq's records name.
 
-    Raises `UpstreamError`. Returns only when the upstream said that the answer is complete.
-    Cancelled, the connection to the upstream is closed before this returns.
+    Raises `NotNow` before anything is written, and `UpstreamError`. Returns only when the
+    upstream said that the answer is complete. Cancelled, the connection to the upstream is
+    closed before this returns.
     """
     settings, upstreams = cast(Settings, ctx["settings"]), cast(Upstreams, ctx["upstreams"])
     log, budget = cast(AttemptLog, ctx["log"]), cast(Budget, ctx["budget"])
+    limits, claim = cast(Limits, ctx["limits"]), cast(Claim, ctx["claim"])
     upstream = upstreams.choose(job.upstream)
     model = upstream.resolve_model(job.model)
-    log.start(model=model, upstream=upstream.name, at_ms=int(time.time() * 1000))
+    request = Request(prompt=job.prompt, model=model, proxy=job.proxy)
     timeout_s = job.timeout_s or settings.job_timeout_s
     deadline = asyncio.timeout(timeout_s)
-    try:
-        async with deadline:
-            request = Request(prompt=job.prompt, model=model, proxy=job.proxy)
-            return await _copy(
-                upstream.stream(request), log, budget, max_chars=settings.max_result_chars
-            )
-    except TimeoutError:
-        if not deadline.expired():
+    async with limits.call(upstream.name, claim, own_proxy=job.proxy is not None) as call:
+        log.start(model=model, upstream=upstream.name, at_ms=int(time.time() * 1000))
+        try:
+            async with deadline:
+                stream = upstream.stream(request)
+                return await _copy(stream, log, budget, call, max_chars=settings.max_result_chars)
+        except UpstreamError as error:
+            call.failed(error)
             raise
-        raise TimedOut(f"no complete answer within {timeout_s:g} s") from None
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise TimedOut(f"no complete answer within {timeout_s:g} s") from None
 
 
 async def _copy(
-    stream: AsyncGenerator[str | End, None], log: AttemptLog, budget: Budget, *, max_chars: int
+    stream: AsyncGenerator[str | End, None],
+    log: AttemptLog,
+    budget: Budget,
+    call: Call,
+    *,
+    max_chars: int,
 ) -> End:
     """Copy a stream into the log, as fast as the log's budget allows."""
     chars = 0
@@ -61,6 +74,8 @@ async def _copy(
         async for item in items:
             if isinstance(item, str):
                 log.add(item)
+                if not chars:
+                    await call.answered()
                 chars += len(item)
                 if chars > max_chars:
                     raise AnswerTooLong(f"more than {max_chars:,} characters")

@@ -1,4 +1,7 @@
-"""Keeping leases alive, and hearing of jobs that are lost or to be cancelled."""
+"""Keeping leases alive, and hearing of jobs that are lost or to be cancelled.
+
+There are leases on jobs, and on calls of upstreams.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from redis.exceptions import RedisError
 from darkq.connection import brief
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Leases
+from darkq_worker.limits import Limits
 
 logger = logging.getLogger("darkq.worker")
 
@@ -20,8 +24,11 @@ RENEWALS_PER_LEASE = 4
 class Heartbeat:
     """Renews the leases of a worker's attempts four times per lease. `run()` is its one task."""
 
-    def __init__(self, leases: Leases, attempts: Collection[Attempt], *, lease_s: float) -> None:
+    def __init__(
+        self, leases: Leases, limits: Limits, attempts: Collection[Attempt], *, lease_s: float
+    ) -> None:
         self._leases = leases
+        self._limits = limits
         self._attempts = attempts
         self._interval_s = lease_s / RENEWALS_PER_LEASE
         self._now = asyncio.Event()
@@ -53,3 +60,4 @@ class Heartbeat:
                 logger.warning("job %s: lease lost", claim.keys.public_id)
         for claim in renewal.cancel:
             attempts[claim].stop("cancelled")
+        await self._limits.keep()

@@ -40,6 +40,7 @@ from darkq_worker.attempt import Attempt, where
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.ending import settlement_of
 from darkq_worker.heartbeat import Heartbeat
+from darkq_worker.limits import Limits
 from darkq_worker.outcome import Lost
 from darkq_worker.writer import Writer
 
@@ -61,8 +62,10 @@ class LeasedWorker(Worker):
         settings: Settings,
         worker_id: str,
         redis: ArqRedis,
+        leases: Leases,
         writer: Writer,
         live: Live,
+        limits: Limits,
         ctx: dict[str, Any],
         handle_signals: bool = True,
     ) -> None:
@@ -77,7 +80,7 @@ class LeasedWorker(Worker):
             health_check_key=names.worker(worker_id),
             job_serializer=serialize,
             job_deserializer=deserialize,
-            ctx=ctx,
+            ctx={**ctx, "limits": limits},
         )
         self._settings = settings
         self._worker_id = worker_id
@@ -86,8 +89,8 @@ class LeasedWorker(Worker):
         self._coroutines = {name: f.coroutine for name, f in self.functions.items()}
         self._attempts: set[Attempt] = set()
         lease_s = settings.worker_lease_s
-        self._leases = Leases(redis, worker_id, lease_s=lease_s, job_ttl_s=settings.job_ttl_s)
-        self._heartbeat = Heartbeat(self._leases, self._attempts, lease_s=lease_s)
+        self._leases = leases
+        self._heartbeat = Heartbeat(self._leases, limits, self._attempts, lease_s=lease_s)
         self._wake = asyncio.Event()
         self._turn = 0
         self._outage_over_s = -math.inf  # when Redis came back, as the loop's clock says
@@ -193,7 +196,7 @@ class LeasedWorker(Worker):
         """Run an attempt and settle it. A cancellation ends the run, never the settlement."""
         claim = attempt.claim
         log = self._writer.open(claim.keys, claim.attempt, on_lost=lambda: attempt.stop("lost"))
-        ctx = {**self.ctx, "log": log, "budget": self._writer.budget}
+        ctx = {**self.ctx, "claim": claim, "log": log, "budget": self._writer.budget}
         outcome = await attempt.run(self._coroutines, ctx)
         settlement = settlement_of(outcome, attempt, log, self._settings)
         if settlement is None:
@@ -214,9 +217,9 @@ class LeasedWorker(Worker):
     def deliver(self, message: bytes) -> None:
         """A job was enqueued, or one is to be cancelled."""
         if message.startswith(_CANCEL):
-            arq_id = message.removeprefix(_CANCEL).decode()
+            arq_id = message.removeprefix(_CANCEL)  # of anybody's: it may be no text
             for attempt in self._attempts:
-                if attempt.claim.keys.arq_id == arq_id:
+                if attempt.claim.keys.arq_id.encode() == arq_id:
                     attempt.stop("cancelled")
         else:
             self._wake.set()

@@ -13,13 +13,18 @@ from typing import Any
 import aiohttp
 from arq.connections import ArqRedis
 from arq.worker import func
+from redis.asyncio import Redis
 
 from darkq.connection import pool
 from darkq.live import Live
 from darkq.record import FUNCTION, deserialize, serialize
 from darkq.settings import Settings
+from darkq_worker.claims import Leases
+from darkq_worker.eviction import refuse_eviction
+from darkq_worker.gate import Rule
 from darkq_worker.generate import generate
 from darkq_worker.leased_worker import LeasedWorker
+from darkq_worker.limits import Limits
 from darkq_worker.routing import Upstreams
 from darkq_worker.upstreams.darkai import DarkAIUpstream
 from darkq_worker.writer import Writer
@@ -43,6 +48,11 @@ def make_upstreams(settings: Settings, session: aiohttp.ClientSession) -> Upstre
     return Upstreams([darkai])
 
 
+def make_rules(settings: Settings) -> dict[str, Rule]:
+    """Return what each limited upstream allows, by name."""
+    return {"darkai": Rule(settings.find_darkai_windows(), settings.darkai_concurrency)}
+
+
 def make_session() -> aiohttp.ClientSession:
     """Make the one HTTP session of a worker: no cookies, nothing from the environment.
 
@@ -64,22 +74,41 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
     async with AsyncExitStack() as stack:
         connections = pool(settings)
         redis = ArqRedis(connections, job_serializer=serialize, job_deserializer=deserialize)
+        # No patience: a claim that waited out an outage in silence would find every lease lapsed.
+        lease_connections = pool(settings, patience_s=0, connections=2)
+        worker_id = make_worker_id()
+        leases = Leases(
+            Redis.from_pool(lease_connections),
+            worker_id,
+            lease_s=settings.worker_lease_s,
+            job_ttl_s=settings.job_ttl_s,
+        )
         writer = Writer(settings)
         live = Live(connections, patience_s=None)
         session = make_session()
-        for close in (connections.aclose, redis.aclose, writer.aclose, live.aclose, session.close):
+        upstreams = make_upstreams(settings, session)
+        limits = Limits(redis, [each.name for each in upstreams], make_rules(settings), settings)
+        for close in (
+            connections.aclose,
+            lease_connections.aclose,
+            redis.aclose,
+            limits.aclose,
+            writer.aclose,
+            live.aclose,
+            session.close,
+        ):
             stack.push_async_callback(close)
-        ctx: dict[str, Any] = {
-            "settings": settings,
-            "upstreams": make_upstreams(settings, session),
-        }
+        await refuse_eviction(redis)
+        ctx: dict[str, Any] = {"settings": settings, "upstreams": upstreams}
         worker = LeasedWorker(
             [func(generate, name=FUNCTION)],
             settings=settings,
-            worker_id=make_worker_id(),
+            worker_id=worker_id,
             redis=redis,
+            leases=leases,
             writer=writer,
             live=live,
+            limits=limits,
             ctx=ctx,
             handle_signals=handle_signals,
         )

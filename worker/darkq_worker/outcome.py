@@ -50,6 +50,15 @@ class HandBack(NamedTuple):
         return "handed back"
 
 
+class Deferred(NamedTuple):
+    """The upstream has no room for it until `turn_ms`, by the clock of Redis. Burns no try."""
+
+    turn_ms: float
+
+    def __str__(self) -> str:
+        return "put off"
+
+
 class Lost(NamedTuple):
     """The job is somebody else's by now: change nothing any more."""
 
@@ -57,4 +66,4 @@ class Lost(NamedTuple):
         return "lost"
 
 
-Outcome: TypeAlias = Completed | Failed | Cancelled | TryAgain | HandBack | Lost
+Outcome: TypeAlias = Completed | Failed | Cancelled | TryAgain | HandBack | Deferred | Lost

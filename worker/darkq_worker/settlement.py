@@ -1,7 +1,7 @@
 """How an attempt ends: one script call, sent with what is still unsent of its text.
 
 `Finish` stores a result and ends the job. `Release` gives it back to its queue: to be tried
-again after a delay, or handed on to another worker in its old place.
+again after a delay, handed on to another worker in its old place, or put off to a new one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from typing import Any, Protocol
 
 from darkq import scripts
-from darkq.keys import wake
+from darkq.keys import failures, wake
 from darkq.scripts import Argument, Script
 from darkq_worker.attempt_log import AttemptLog, Entry
 from darkq_worker.claims import Claim
@@ -29,10 +29,17 @@ class Settlement(Protocol):
 
 
 class Finish:
-    """The job is over."""
+    """The job is over. What has failed is kept for as long as its result."""
 
     def __init__(
-        self, claim: Claim, log: AttemptLog, event: Entry, result: bytes, *, result_ttl_s: float
+        self,
+        claim: Claim,
+        log: AttemptLog,
+        event: Entry,
+        result: bytes,
+        *,
+        result_ttl_s: float,
+        failed: bool = False,
     ) -> None:
         self.claim = claim
         self.log = log
@@ -40,6 +47,7 @@ class Finish:
         self._event = event
         self._result = result
         self._result_ttl_ms = int(result_ttl_s * 1000)
+        self._failed = failed
 
     def call(self) -> tuple[Script, list[str], list[Argument]]:
         keys = self.claim.keys
@@ -53,6 +61,7 @@ class Finish:
                 keys.state,
                 keys.result,
                 keys.events,
+                *((keys.failed, failures(keys.partition)) if self._failed else ()),
             ],
             [
                 keys.arq_id,
@@ -67,24 +76,27 @@ class Finish:
 
 
 class Release:
-    """The job goes back to its queue; `delay_s` None means at the place it had."""
+    """The job goes back to its queue: after a delay, or to a place by the clock of Redis.
+
+    Without an event nobody hears of it.
+    """
 
     def __init__(
         self,
         claim: Claim,
         log: AttemptLog,
-        event: Entry,
+        event: Entry | None,
         *,
         delay_s: float | None,
-        place_ms: int,
+        place_ms: float,
         burns_try: bool,
     ) -> None:
         self.claim = claim
         self.log = log
         self.settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._event = event
+        self._events = [event] if event else []
         self._delay_ms: Argument = "" if delay_s is None else int(delay_s * 1000)
-        self._place_ms = place_ms
+        self._place_ms = f"{place_ms:.3f}"
         self._burns_try = burns_try
 
     def call(self) -> tuple[Script, list[str], list[Argument]]:
@@ -101,7 +113,7 @@ class Release:
                 self._delay_ms,
                 self._place_ms,
                 int(self._burns_try),
-                *_flat([*self.log.seal(), self._event]),
+                *_flat([*self.log.seal(), *self._events]),
             ],
         )
 

@@ -2,7 +2,7 @@
 --
 -- A claimed job's score is its lease's end: it leaves the range that claims look at, and
 -- comes back by itself when nobody renews it. Job keys are made from ids found in the queues;
--- they carry the queues' hash tag.
+-- they carry the queues' hash tag. What can be no id is thrown out.
 --
 -- After an outage every lease has run out, and most owners are alive: a caller that knows of one
 -- asks for a respite, in which such jobs are left to their owners.
@@ -11,8 +11,8 @@
 -- ARGV  worker id, lease in ms, ttl of a job in ms, respite in ms (0: none), slots,
 --       then per queue the slots it may take
 -- Returns ms until the next job is due in a queue it may take from (-1: none waits there), then
--- seven per claimed job: arq id, number of its queue (from 0), attempt, tries burnt, leases
--- lost, 1 if it is to be cancelled, job record ('' if it has expired)
+-- eight per claimed job: arq id, number of its queue (from 0), attempt, tries burnt, leases
+-- lost, 1 if it is to be cancelled, job record ('' if it has expired), its score until now
 
 local worker, lease_ms, ttl_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local respite_ms, free = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -23,7 +23,16 @@ local function score(ms)
   return string.format('%.3f', ms)
 end
 
-local function claim(queue, number, id)
+local function is_id(queue, id)
+  local tag, random = string.match(id, '^({%d+})([0-9a-f]+)$')
+  return tag ~= nil and #random == 32 and tag == string.match(queue, '{%d+}')
+end
+
+local function claim(queue, number, id, place)
+  if not is_id(queue, id) then
+    redis.call('ZREM', queue, id)
+    return
+  end
   local in_progress, state = 'arq:in-progress:' .. id, 'darkq:state:' .. id
   local held_ms = redis.call('PTTL', in_progress) -- it may end a moment after its score
   if held_ms <= 0 and respite_ms > 0 and redis.call('HEXISTS', state, 'held') == 1 then
@@ -47,7 +56,7 @@ local function claim(queue, number, id)
   return {
     id, number, attempt,
     tonumber(redis.call('HGET', state, 'tries')) or 0, lost,
-    redis.call('HEXISTS', state, 'cancel'), redis.call('GET', 'arq:job:' .. id) or '',
+    redis.call('HEXISTS', state, 'cancel'), redis.call('GET', 'arq:job:' .. id) or '', place,
   }
 end
 
@@ -55,9 +64,10 @@ local reply, next_ms = { 0 }, nil
 for number, queue in ipairs(KEYS) do
   local wanted = math.min(free, tonumber(ARGV[5 + number]))
   if wanted > 0 then
-    local due = redis.call('ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'LIMIT', 0, wanted)
-    for _, id in ipairs(due) do
-      local job = claim(queue, number - 1, id)
+    local due = redis.call(
+      'ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'WITHSCORES', 'LIMIT', 0, wanted)
+    for n = 1, #due, 2 do
+      local job = claim(queue, number - 1, due[n], due[n + 1])
       if job then
         free = free - 1
         for _, field in ipairs(job) do

@@ -1,11 +1,11 @@
--- Store jobs that do not exist yet, and wake the workers once.
+-- Store jobs that do not exist yet, as far as their queues have room, and wake the workers once.
 --
 -- KEYS  five per job: queue, job, result, events, idempotency
--- ARGV  wake channel, ttl of a job in ms, then four per job:
+-- ARGV  wake channel, ttl of a job in ms, most jobs in a queue, then four per job:
 --       arq id, job record, `queued` event, digest of the content ('' without idempotency key)
--- Returns two per job: 'new' | 'duplicate' | 'conflict', and the arq id to go on with.
+-- Returns two per job: 'new' | 'duplicate' | 'conflict' | 'full', and the arq id to go on with.
 
-local wake, ttl_ms = ARGV[1], ARGV[2]
+local wake, ttl_ms, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + time[2] / 1000
 
@@ -20,7 +20,7 @@ end
 local replies, stored = {}, 0
 for n = 0, #KEYS / 5 - 1 do
   local queue, job, result, events, idempotency = unpack(KEYS, n * 5 + 1, n * 5 + 5)
-  local id, record, event, digest = unpack(ARGV, n * 4 + 3, n * 4 + 6)
+  local id, record, event, digest = unpack(ARGV, n * 4 + 4, n * 4 + 7)
   local known_digest, known_id
   if digest ~= '' then
     known_digest, known_id = known_by(idempotency)
@@ -31,6 +31,8 @@ for n = 0, #KEYS / 5 - 1 do
     id = known_id
   elseif redis.call('EXISTS', job, result) > 0 then
     verdict = 'duplicate'
+  elseif redis.call('ZCARD', queue) >= limit then
+    verdict = 'full'
   else
     redis.call('SET', job, record, 'PX', ttl_ms)
     -- Microseconds and the place in this call keep first in, first out.

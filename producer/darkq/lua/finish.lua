@@ -2,12 +2,15 @@
 --
 -- So `completed` never precedes the result, and never exists without it.
 --
--- KEYS  queue, in-progress, job, retry, state, result, events
+-- A failed job's record is kept, to be run again by `revive`, and the failure is listed.
+--
+-- KEYS  queue, in-progress, job, retry, state, result, events; after a failure also: failed
+--       record, list of failures
 -- ARGV  arq id, attempt, owner token, channel, result record, ttl of the result in ms,
 --       then two per event: id, event
 -- Returns 1, or 0 when the job is not ours any more and nothing was changed.
 
-local queue, in_progress, job, retry, state, result, events = unpack(KEYS)
+local queue, in_progress, job, retry, state, result, events, kept, failures = unpack(KEYS)
 local id, attempt, token, channel, record, ttl_ms = unpack(ARGV, 1, 6)
 local holder = redis.call('GET', in_progress)
 if holder and holder ~= token or redis.call('GET', retry) ~= attempt
@@ -20,6 +23,17 @@ end
 redis.call('SET', result, record, 'PX', ttl_ms)
 redis.call('PEXPIRE', events, ttl_ms)
 redis.call('ZREM', queue, id)
+if kept then
+  if redis.call('EXISTS', job) == 1 then
+    redis.call('RENAME', job, kept)
+    redis.call('PEXPIRE', kept, ttl_ms)
+  end
+  local time = redis.call('TIME')
+  local now_ms = time[1] * 1000 + time[2] / 1000
+  redis.call('ZADD', failures, string.format('%.3f', now_ms), id)
+  redis.call('ZREMRANGEBYSCORE', failures, '-inf', string.format('(%.3f', now_ms - ttl_ms))
+  redis.call('PEXPIRE', failures, ttl_ms)
+end
 redis.call('DEL', in_progress, job, retry, state)
 for n = 7, #ARGV, 2 do
   redis.call('PUBLISH', channel, ARGV[n + 1])

@@ -1,8 +1,8 @@
--- Give a job back to its queue, if it is still ours: to be tried again, or handed on.
+-- Give a job back to its queue, if it is still ours: to be tried again, handed on, or put off.
 --
 -- KEYS  queue, in-progress, retry, state, events
 -- ARGV  arq id, attempt, owner token, channel, wake channel,
---       delay in ms ('': at the place it had), the score of that place,
+--       delay in ms ('': at the place that follows), the score of a place,
 --       1 if this burns a try, then two per event: id, event
 -- Returns 1, or 0 when the job is not ours any more and nothing was changed.
 
@@ -16,20 +16,23 @@ end
 for n = 9, #ARGV, 2 do
   redis.call('XADD', events, 'NOMKSTREAM', ARGV[n], 'e', ARGV[n + 1])
 end
-local score = place
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + time[2] / 1000
+local due_ms = delay_ms == '' and tonumber(place) or now_ms + delay_ms
 -- A job that is to be cancelled is due at once: whoever claims it will end it.
-if delay_ms ~= '' and redis.call('HEXISTS', state, 'cancel') == 0 then
-  local time = redis.call('TIME')
-  score = string.format('%.3f', time[1] * 1000 + time[2] / 1000 + delay_ms)
+if redis.call('HEXISTS', state, 'cancel') == 1 then
+  due_ms = math.min(due_ms, now_ms)
 end
-redis.call('ZADD', queue, 'XX', score, id)
+redis.call('ZADD', queue, 'XX', string.format('%.3f', due_ms), id)
 redis.call('DEL', in_progress)
-redis.call('HDEL', state, 'held')
-if burns == '1' then
+if burns == '1' then -- first: a hash whose last field goes is gone, and its time to live with it
   redis.call('HINCRBY', state, 'tries', 1)
 end
+redis.call('HDEL', state, 'held')
 for n = 9, #ARGV, 2 do
   redis.call('PUBLISH', channel, ARGV[n + 1])
 end
-redis.call('PUBLISH', wake, 'jobs')
+if due_ms <= now_ms then -- else its worker, which is awake, learns when it will be
+  redis.call('PUBLISH', wake, 'jobs')
+end
 return 1

@@ -1,0 +1,147 @@
+-- What an upstream allows to all workers together: the common head of `admit` and `report`.
+--
+-- grants   calls of late; score = the latest time at which one can have reached the service:
+--          the end of its lease until the service has answered, then the time of that. So a
+--          service that counts arrivals cannot count more than we do, however slow the way is.
+-- places   calls in progress; score = the end of their lease
+-- waiting  jobs that were put off, in the order in which they will be admitted
+-- due      the same jobs; score = when they come back to ask
+-- breaker  hash: open_until and cooldown_ms while it is open or half-open; probe and
+--          probe_until, the call that tries; blocked_until and breaches, what a 429 left
+--
+-- KEYS  those five
+-- ARGV  concurrency (0: no bound), lease, longest time a job is put off for, first and longest
+--       cool-down of the breaker, number of windows, then per window: count, length; all times
+--       in ms; after these what the call itself takes
+
+local grants, places, waiting, due, breaker = unpack(KEYS)
+local concurrency, lease_ms, horizon_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local windows, first_arg, longest_ms = {}, 7 + 2 * ARGV[6], 0
+for n = 7, first_arg - 1, 2 do
+  windows[#windows + 1] = { count = tonumber(ARGV[n]), ms = tonumber(ARGV[n + 1]) }
+  longest_ms = math.max(longest_ms, windows[#windows].ms)
+end
+
+local MOST_CALLED = 100 -- in one reply
+local CALL_AGAIN_MS = 200 -- a job that was due or called, and has not come
+local PLACE_WAIT_MAX_MS = 600000 -- nobody knows when a place is free; who waits is called then
+local PRIORITY_SPAN = 4e12 -- more than any time in ms: a priority's jobs stand together
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+
+local function score(ms)
+  return string.format('%.3f', ms)
+end
+
+local function breaker_field(name)
+  return tonumber(redis.call('HGET', breaker, name) or 0)
+end
+
+local function is_shut() -- not closed: a worker must ask, even where nothing else is limited
+  return redis.call('HEXISTS', breaker, 'open_until') == 1 or now < breaker_field('blocked_until')
+end
+
+local function expire()
+  redis.call('PEXPIRE', grants, math.ceil(longest_ms + lease_ms))
+  redis.call('PEXPIRE', places, lease_ms)
+  redis.call('PEXPIRE', waiting, horizon_ms + lease_ms * 2)
+  redis.call('PEXPIRE', due, horizon_ms + lease_ms * 2)
+  local busy_ms = math.max(breaker_field('open_until'), breaker_field('blocked_until'), now) - now
+  redis.call('PEXPIRE', breaker, math.ceil(busy_ms + longest_ms + lease_ms + 2 * ARGV[5]))
+end
+
+-- How many calls may begin now.
+local function room()
+  local free = math.huge
+  if now < breaker_field('blocked_until') then
+    return 0
+  end
+  if redis.call('HEXISTS', breaker, 'open_until') == 1 then
+    if now < breaker_field('open_until') or now < breaker_field('probe_until') then
+      return 0
+    end
+    free = 1
+  end
+  for _, window in ipairs(windows) do
+    local inside = redis.call('ZCOUNT', grants, '(' .. score(now - window.ms), '+inf')
+    free = math.min(free, window.count - inside)
+  end
+  if concurrency > 0 then
+    free = math.min(free, concurrency - redis.call('ZCARD', places))
+  end
+  return free
+end
+
+-- When a window has room for a call with so many others before it.
+local function window_turn(window, ahead)
+  local place, rounds = ahead % window.count, math.floor(ahead / window.count)
+  local inside = redis.call('ZCOUNT', grants, '(' .. score(now - window.ms), '+inf')
+  local begin = now
+  if place >= window.count - inside then
+    local number = redis.call('ZCARD', grants) - window.count + place
+    local grant = redis.call('ZRANGE', grants, number, number, 'WITHSCORES')
+    begin = math.min(tonumber(grant[2]), now) + window.ms
+  end
+  return begin + rounds * window.ms
+end
+
+-- When a job with so many others before it shall ask again: rather too early than too late.
+local function turn(ahead)
+  local at = math.max(now + 10, breaker_field('blocked_until'))
+  if redis.call('HEXISTS', breaker, 'open_until') == 1 then
+    local open_until = breaker_field('open_until')
+    local shut_until = now < open_until and open_until or now + breaker_field('cooldown_ms')
+    at = math.max(at, shut_until + ahead) -- 1 ms each: not all of a long queue at once
+  end
+  for _, window in ipairs(windows) do
+    at = math.max(at, window_turn(window, ahead))
+  end
+  if concurrency > 0 then
+    local behind = ahead - concurrency + redis.call('ZCARD', places)
+    if behind >= 0 then
+      local wait_ms = lease_ms * (1 + math.floor(behind / concurrency))
+      at = math.max(at, now + math.min(wait_ms, PLACE_WAIT_MAX_MS))
+    end
+  end
+  return math.min(at, now + horizon_ms) + ahead / 1000 -- in order, also where turns are equal
+end
+
+local function forget(id)
+  redis.call('ZREM', waiting, id)
+  redis.call('ZREM', due, id)
+end
+
+-- Those first in line, as many as there is room for, unless they are on their way already:
+-- three each: arq id, number of the priority, place in the queue.
+local function called()
+  local reply, free = {}, room()
+  if free <= 0 then
+    return reply
+  end
+  local first = redis.call('ZRANGE', waiting, 0, math.min(free, MOST_CALLED) - 1, 'WITHSCORES')
+  for n = 1, #first, 2 do
+    local id, rank = first[n], tonumber(first[n + 1])
+    local due_ms = tonumber(redis.call('ZSCORE', due, id) or 0)
+    if free == math.huge then
+      forget(id) -- nobody waits for anybody any more
+    elseif due_ms > now then
+      redis.call('ZADD', due, score(now), id)
+    end
+    if free == math.huge or due_ms > now or due_ms < now - CALL_AGAIN_MS then
+      local number = math.floor(rank / PRIORITY_SPAN) + 1
+      reply[#reply + 1] = id
+      reply[#reply + 1] = number
+      reply[#reply + 1] = score(rank - (number - 1) * PRIORITY_SPAN)
+    end
+  end
+  return reply
+end
+
+redis.call('ZREMRANGEBYSCORE', places, '-inf', score(now))
+redis.call('ZREMRANGEBYSCORE', grants, '-inf', score(now - longest_ms))
+-- Who did not come when due has been cancelled, most likely.
+local late = redis.call('ZRANGEBYSCORE', due, '-inf', score(now - lease_ms), 'LIMIT', 0, 100)
+for _, id in ipairs(late) do
+  forget(id)
+end

@@ -1,0 +1,279 @@
+"""The ACLs of docs/security.md: each role's whole job works with exactly that, and needs it all.
+
+A scenario plays everything that a role does. It must leave nothing in the server's log of
+refusals; and with any one word of its rule taken away, it must.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from darkq import Client, DarkqError, JobCancelled, JobFailed, Settings, live
+from darkq.event import Cursor
+from darkq.keys import WORKERS, JobKeys
+from darkq.keys import worker as worker_key
+from darkq.workers import sign_in
+from darkq_local.faults import Fault
+from darkq_local.local_darkai import LocalDarkAI
+from darkq_worker import leased_worker
+from darkq_worker.main import run_worker
+from support.by_hand import Hand, chunk, started
+from support.servers import Server, binaries, running
+from support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs/security.md").read_text()
+LUA = ROOT / "producer/darkq/lua"
+RULES = dict(re.findall(r"^ACL SETUSER darkq-(\w+) on >SECRET (.*)$", DOCS, re.MULTILINE))
+(FOR_LIMITS,) = re.findall(r"^ +ACL SETUSER darkq-worker (\+.*)$", DOCS, re.MULTILINE)
+SCRIPTS = {
+    "producer": ["enqueue", "cancel", "revive"],
+    "worker": ["claim", "renew", "append", "finish", "release", "limits", "admit", "report"],
+}
+DATABASE = 1
+
+StartDarkAI = Callable[..., Awaitable[LocalDarkAI]]
+Scenario = Callable[["World"], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, Server]]:
+    with running(binaries()["valkey"]) as valkey, running(list(binaries().values())[-1]) as oldest:
+        yield {"valkey": valkey, "oldest": oldest}
+
+
+@pytest.fixture(params=["valkey"])
+def redis_server(request: pytest.FixtureRequest, servers: dict[str, Server]) -> Server:
+    return servers[request.param]
+
+
+@pytest.fixture
+async def redis(redis_server: Server) -> AsyncIterator[Redis]:
+    """The administrator's client."""
+    client = Redis.from_url(redis_server.url, db=DATABASE)
+    await client.flushall()
+    await client.script_flush()  # so that scripts have to be brought there
+    await client.execute_command("ACL", "LOG", "RESET")
+    yield client
+    for role in RULES:
+        await client.execute_command("ACL", "DELUSER", f"darkq-{role}")
+    await client.aclose()
+
+
+class World:
+    """What a scenario has: settings of its role, and the administrator's hand for the rest."""
+
+    def __init__(self, redis: Redis, settings: Settings, darkai: LocalDarkAI) -> None:
+        self.redis, self.settings, self.darkai = redis, settings, darkai
+        self.hand = Hand(redis)
+
+    async def failed_job(self) -> JobKeys:
+        claim = await self.hand.take()
+        await self.hand.append(claim, started(1), chunk(1, 1))
+        await self.hand.fail(claim, Cursor(1, 2))
+        return claim.keys
+
+    async def read_live(self, client: Client, keys: JobKeys) -> None:
+        """Read a job's text while it comes."""
+        claim = await self.hand.claim_one()
+        assert claim.keys == keys
+        text = asyncio.create_task(read(client, keys))
+        channel = await wait_until("the reader", lambda: self.redis.pubsub_channels("darkq:live:*"))
+        assert channel
+        await wait_until("its sign of life", self.has_pinged)
+        await self.hand.append(claim, started(claim.attempt), chunk(claim.attempt, 1))
+        await self.hand.complete(claim, "x", Cursor(claim.attempt, 2))
+        assert await text == "x"
+        assert (await client.job(keys.public_id).result(timeout_s=5)).text == "x"
+
+    async def dead_worker(self) -> None:
+        await sign_in(self.redis, "host:1:dead")
+
+    async def live_worker(self) -> None:
+        await sign_in(self.redis, "host:1:live")
+        await self.redis.set(worker_key("host:1:live"), "well", ex=60)
+
+    async def has_pinged(self) -> bool:
+        clients = await self.redis.client_list(_type="pubsub")
+        return any(client["cmd"] == "ping" for client in clients)
+
+
+async def read(client: Client, keys: JobKeys) -> str:
+    return "".join([piece async for piece in client.job(keys.public_id).text()])
+
+
+async def produce(world: World) -> None:
+    """Put jobs in, look at them, read one, cancel some, run one again."""
+    async with Client(settings=world.settings) as client:
+        failed = await world.failed_job()
+        job = await client.enqueue("a", idempotency_key="k")
+        assert (await client.enqueue("a", idempotency_key="k")).duplicate
+        assert (await job.status()).state == "queued"
+        await world.read_live(client, JobKeys.parse(job.id))
+        waiting, running = await client.enqueue_many(["b", "c"])
+        assert (await waiting.cancel()).state == "cancelled"
+        await world.hand.claim_one()
+        assert (await running.cancel()).state == "cancelling"
+        async with aclosing(client.failed()) as jobs:
+            assert [job.job_id async for job in jobs] == [failed.public_id]
+        assert (await client.job(failed.public_id).retry()).state == "queued"
+        await world.dead_worker()
+        assert await client.workers() == []
+
+
+async def look(world: World) -> None:
+    """Read jobs that others have put in, and nothing else."""
+    async with Client(settings=world.settings) as client:
+        keys = await world.hand.enqueue()
+        assert (await client.job(keys.public_id).status()).state == "queued"
+        await world.read_live(client, keys)
+        await world.redis.delete(keys.events)
+        assert await read(client, keys) == "x", "from the result, when the log has expired"
+        await world.live_worker()
+        assert await client.workers() == ["host:1:live"]
+        waiting = await world.hand.enqueue()
+        await world.redis.delete(waiting.job, waiting.events)
+        assert (await client.job(waiting.public_id).status()).state == "queued"
+
+
+async def work(world: World) -> None:
+    """Jobs that are completed, fail, are tried again, cancelled and left behind by a dead one."""
+    admin = Client(settings=world.settings.model_copy(update={"redis_url": world_url(world)}))
+    lost = await Hand(world.redis, "dead", lease_s=0.05).take()
+    await Hand(world.redis, "dead").append(lost, started(1))
+    expired = await world.hand.enqueue()
+    await world.redis.delete(expired.job)
+    worker = asyncio.create_task(run_worker(world.settings, handle_signals=False))
+    try:
+        job = await admin.enqueue("tried again")
+        assert (await job.result(timeout_s=10)).attempt == 2
+        refused = await admin.enqueue("refused", model="gpt-9")
+        with suppress(JobFailed):
+            await refused.result(timeout_s=10)
+        with suppress(JobFailed):
+            await admin.job(expired.public_id).result(timeout_s=10)
+        assert (await admin.job(lost.keys.public_id).result(timeout_s=10)).attempt == 2
+        slow = await admin.enqueue("[fault: stall=2] to be cancelled")
+        async for _ in slow.text():
+            break
+        await slow.cancel()
+        with suppress(JobCancelled):
+            await slow.result(timeout_s=10)
+        unfinished = await admin.enqueue("[fault: stall=2] to be handed back")
+        async for _ in unfinished.text():
+            break
+        await wait_until("a sign of life", admin.workers)
+        health = await world.redis.keys(f"{WORKERS}:*")
+        await asyncio.sleep(world.settings.worker_lease_s / 3)  # past a heartbeat
+        worker.cancel()
+        await asyncio.wait([worker])
+        assert health
+        assert (await unfinished.status()).state in ("queued", "deferred")
+    finally:
+        if not worker.cancelling():  # a second one would break off its end
+            worker.cancel()
+        await asyncio.wait([worker])
+        await admin.aclose()
+
+
+def world_url(world: World) -> Any:
+    from pydantic import SecretStr
+
+    options = world.redis.connection_pool.connection_kwargs
+    return SecretStr(f"unix://{options['path']}?db={DATABASE}")
+
+
+SCENARIOS: dict[str, Scenario] = {"producer": produce, "reader": look, "worker": work}
+
+
+@pytest.fixture
+async def play(
+    redis: Redis,
+    redis_server: Server,
+    make_settings: Callable[..., Settings],
+    start_darkai: StartDarkAI,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[str, str], Awaitable[list[str]]]:
+    """Play a role under a rule, to its end or to the first refusal; return what was refused."""
+
+    monkeypatch.setattr(live, "_PING_INTERVAL_S", 0.02)
+    monkeypatch.setattr(leased_worker, "_CLOSE_PATIENCE_S", 0.1)
+
+    async def refusals() -> list[str]:
+        entries = await redis.execute_command("ACL", "LOG")
+        return [f"{entry['reason']} {entry['object']}" for entry in map(as_dict, entries)]
+
+    async def start(role: str, rule: str, **changes: Any) -> list[str]:
+        await redis.execute_command(
+            "ACL", "SETUSER", f"darkq-{role}", "on", ">secret", *rule.split()
+        )
+        darkai = await start_darkai(Fault.parse("truncate=1"), chunks=3)
+        url = f"unix://darkq-{role}:secret@{redis_server.socket}?db={DATABASE}"
+        settings = make_settings(
+            redis_url=url, darkai_url=darkai.url, worker_lease_s=1, retry_base_s=0.01,
+            redis_patience_s=0.05, **changes,
+        )  # fmt: skip
+        scene = asyncio.create_task(SCENARIOS[role](World(redis, settings, darkai)))
+        while not scene.done() and not await refusals():
+            await asyncio.wait([scene], timeout=0.01)
+        refused = await refusals()
+        if refused:
+            scene.cancel()
+        with suppress(*((asyncio.CancelledError, DarkqError, Exception) if refused else ())):
+            await scene
+        return refused
+
+    return start
+
+
+def as_dict(entry: list[bytes]) -> dict[str, str]:
+    words = [word.decode() if isinstance(word, bytes) else str(word) for word in entry]
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+@pytest.mark.parametrize("redis_server", ["valkey", "oldest"], indirect=True)
+@pytest.mark.parametrize("role", SCENARIOS)
+async def test_a_roles_whole_job_works_with_exactly_its_rule(play: Any, role: str) -> None:
+    assert await play(role, RULES[role]) == []
+
+
+WORDS = [
+    (role, word)
+    for role, rule in RULES.items()
+    for word in rule.split()
+    if word[0] in "~&+"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("role", "word"), WORDS, ids=lambda name: name)
+async def test_every_word_of_a_rule_is_needed(play: Any, role: str, word: str) -> None:
+    without = " ".join(other for other in RULES[role].split() if other != word)
+    assert await play(role, without) != []
+
+
+async def test_a_worker_that_limits_its_calls(play: Any) -> None:
+    rule = f"{RULES['worker']} {FOR_LIMITS}"
+    limits = {"darkai_limits": "4/1", "darkai_concurrency": 2, "breaker_failures": 1}
+    assert await play("worker", rule, **limits) == []
+
+
+@pytest.mark.parametrize("role", SCRIPTS)
+def test_a_rule_covers_every_branch_of_the_scripts(role: str) -> None:
+    """A scenario may not come along all of them."""
+    allowed = set(f"{RULES[role]} {FOR_LIMITS if role == 'worker' else ''}".split())
+    for name in SCRIPTS[role]:
+        source = (LUA / f"{name}.lua").read_text()
+        called = re.findall(r"redis\.p?call\('(\w+)'", source)
+        assert {f"+{command.lower()}" for command in called} <= allowed, name
+
+
+def test_every_script_is_of_a_role() -> None:
+    assert {path.stem for path in LUA.glob("*.lua")} == {*SCRIPTS["producer"], *SCRIPTS["worker"]}

@@ -1,0 +1,107 @@
+"""An upstream's limits, asked and told by hand: one script call each, as a worker would."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from darkq import scripts
+from darkq.job import Priority
+from darkq.keys import PRIORITIES, JobKeys, limit_keys
+from darkq.scripts import Argument
+
+SECOND = 1000
+
+
+class Asker(NamedTuple):
+    """A job that asks; `attempt` makes its call another one."""
+
+    keys: JobKeys
+    place_ms: float
+    priority: Priority = "interactive"
+    attempt: int = 1
+
+    @property
+    def call(self) -> str:
+        return f"{self.keys.arq_id}:{self.attempt}"
+
+
+class Answer(NamedTuple):
+    """What a job was told: a word, or the time of its turn."""
+
+    word: str
+    turn_ms: float = 0.0
+
+
+class Door:
+    """The limits of one upstream; times in ms."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *windows: tuple[int, int],
+        concurrency: int = 0,
+        lease_ms: int = 15 * SECOND,
+        horizon_ms: int = 24 * 3600 * SECOND,
+        cooldown_ms: int = 5 * SECOND,
+        cooldown_max_ms: int = 40 * SECOND,
+    ) -> None:
+        self.keys = limit_keys("test")
+        self.called: list[tuple[str, int, float]] = []
+        self.shut = False
+        self._redis = redis
+        self._limits: list[Argument] = [
+            concurrency,
+            lease_ms,
+            horizon_ms,
+            cooldown_ms,
+            cooldown_max_ms,
+        ]
+        self._limits += [len(windows), *(field for window in windows for field in window)]
+        self._places = itertools.count(1_700_000_000_000)
+
+    def job(self, priority: Priority = "interactive") -> Asker:
+        """Make a job that came after all others."""
+        return Asker(JobKeys.new(0), float(next(self._places)), priority)
+
+    async def ask(self, *jobs: Asker) -> list[Answer]:
+        """Ask for several jobs in one call."""
+        args: list[Argument] = []
+        for job in jobs:
+            args += [job.call, job.keys.arq_id, PRIORITIES.index(job.priority), job.place_ms]
+        shut, answers, called = await scripts.admit(self._redis, self.keys, self._limits + args)
+        self._take_in(shut, called)
+        return [_answer(answer.decode()) for answer in answers]
+
+    async def ask_one(self, job: Asker) -> Answer:
+        (answer,) = await self.ask(job)
+        return answer
+
+    async def tell(self, job: Asker, word: str, argument: int = 0) -> None:
+        """Say how a call stands."""
+        args = [*self._limits, job.call, word, argument]
+        self._take_in(*await scripts.report(self._redis, self.keys, args))
+
+    async def beat(self) -> None:
+        """Tell nothing, and hear what there is."""
+        self._take_in(*await scripts.report(self._redis, self.keys, self._limits))
+
+    async def now_ms(self) -> float:
+        seconds, microseconds = await self._redis.time()
+        return float(seconds * 1000 + microseconds / 1000)
+
+    def was_called(self) -> list[str]:
+        """The jobs that were called with the last reply."""
+        return [arq_id for arq_id, _, _ in self.called]
+
+    def _take_in(self, shut: int, called: Sequence[Any]) -> None:
+        self.shut = bool(shut)
+        triples = zip(called[::3], called[1::3], called[2::3], strict=True)
+        self.called = [(arq_id.decode(), number, float(place)) for arq_id, number, place in triples]
+
+
+def _answer(text: str) -> Answer:
+    return Answer(text) if text in ("go", "probe") else Answer("wait", float(text))

@@ -1,0 +1,190 @@
+"""One upstream's limits and breaker, as this worker asks Redis about them.
+
+The windows, the places and the breaker are in Redis, shared by all workers. What is here is only
+this: the calls that this worker has in progress, how many failed in a row, and whether the
+breaker was closed when Redis last told.
+
+Where nothing is limited, a healthy call costs no round trip: nobody asks, and nobody reports.
+Failures are counted here, and reported; with `breaker_failures` of them in a row the worker
+opens the breaker, for all. Whoever is told that it is not closed asks for each call until it
+is told that it is. The others are told by their own next failure, or by the next heartbeat.
+
+A job that may not go yet is put off until its turn. A turn may turn out to be too late: a call
+ended early, a job before it was cancelled. So each reply of Redis names the jobs that could go
+now, and this worker makes them due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from darkq import scripts
+from darkq.connection import brief
+from darkq.group_commit import GroupCommit
+from darkq.keys import limit_keys
+from darkq.scripts import Argument
+from darkq.settings import Settings
+from darkq.windows import Window
+from darkq_worker.claims import Claim
+from darkq_worker.turns import FIELDS, make_due
+
+logger = logging.getLogger("darkq.worker")
+
+MAX_CALLS_PER_SCRIPT = 500
+_MAX_ASKS = 100
+_MAX_CALLED = 100  # as in limits.lua
+_OUTAGE_PAUSE_S = 0.25
+_CLOCKS_DIFFER = 1.001  # a window by our clock may be a little shorter by the service's
+
+
+class Rule(NamedTuple):
+    """What an upstream allows. No window and a concurrency of 0: everything."""
+
+    windows: tuple[Window, ...] = ()
+    concurrency: int = 0
+
+
+class NotNow(Exception):
+    """A job may not go yet: it is to ask again at `turn_ms`, epoch ms by the clock of Redis."""
+
+    def __init__(self, turn_ms: float) -> None:
+        super().__init__(turn_ms)
+        self.turn_ms = turn_ms
+
+
+def token(claim: Claim) -> str:
+    """Name the one call that an attempt makes."""
+    return f"{claim.keys.arq_id}:{claim.attempt}"
+
+
+class Gate:
+    """Asks and reports for all calls of one upstream."""
+
+    def __init__(self, redis: Redis, upstream: str, rule: Rule, settings: Settings) -> None:
+        self.rule = rule
+        self._redis = redis
+        self._keys = limit_keys(upstream)
+        self._upstream = upstream
+        self._failures_to_open = settings.breaker_failures
+        self._failures = 0
+        self._shut = False
+        self._in_progress: dict[str, bool] = {}  # admitted calls: has the service answered?
+        self._asks = GroupCommit(self._ask, max_items=_MAX_ASKS)
+        self._limits: list[Argument] = [
+            rule.concurrency,
+            int(settings.worker_lease_s * 1000),
+            int(settings.job_ttl_s * 500),  # each claim keeps the record for its whole life
+            int(settings.breaker_cooldown_s * 1000),
+            int(settings.breaker_cooldown_max_s * 1000),
+            len(rule.windows),
+        ]
+        for window in rule.windows:
+            self._limits += [window.calls, int(window.length_s * 1000 * _CLOCKS_DIFFER)]
+
+    @property
+    def asks(self) -> bool:
+        """Tell whether a call needs to be admitted at all."""
+        return self._shut or bool(self.rule.windows) or self.rule.concurrency > 0
+
+    async def admit(self, claim: Claim) -> bool:
+        """Return once the call may begin: True if Redis must hear when it is answered.
+
+        Raises `NotNow`. Waits while Redis is away; cancelled, the call may have been admitted
+        and counts as made, its place free when its lease ends.
+        """
+        warned = False
+        while True:
+            try:
+                answer = await self._asks.submit(claim)
+                break
+            except (RedisError, OSError) as error:
+                if not warned:
+                    logger.warning("cannot ask for a call, will keep trying: %s", brief(error))
+                warned = True
+                await asyncio.sleep(_OUTAGE_PAUSE_S)
+        if answer not in ("go", "probe"):
+            raise NotNow(float(answer))
+        self._in_progress[token(claim)] = False
+        return answer == "probe" or bool(self.rule.windows)
+
+    async def answered(self, call: str) -> None:
+        """Say that the service has answered a call."""
+        if call in self._in_progress:
+            self._in_progress[call] = True
+            await self._report([call, "answered", ""])
+
+    async def ended(self, call: str, verdict: str, retry_after_s: float = 0) -> None:
+        """Say how a call ended, as far as Redis must know. Best effort: a lease does the rest."""
+        self._count(verdict)
+        admitted = self._in_progress.pop(call, None) is not None
+        if not admitted and verdict not in ("failed", "limited"):
+            return
+        argument = int(retry_after_s * 1000) if verdict == "limited" else 0
+        if verdict == "failed":
+            argument = int(self._failures >= self._failures_to_open)
+        await self._report([call, verdict, argument])
+
+    def works(self) -> None:
+        """Take note that the service has answered: failures before do not count any more."""
+        self._failures = 0
+
+    async def keep(self) -> None:
+        """Renew the leases of all calls, and hear of the breaker. Raises what redis-py raises."""
+        args: list[Argument] = []
+        for call, answered in self._in_progress.items():
+            args += [call, "answering" if answered else "calling", ""]
+        step = MAX_CALLS_PER_SCRIPT * 3
+        for start in range(0, max(1, len(args)), step):
+            await self._send(args[start : start + step])
+
+    async def aclose(self) -> None:
+        """Wait until everything asked has been answered."""
+        await self._asks.aclose()
+
+    def _count(self, verdict: str) -> None:
+        if verdict == "failed":
+            self._failures += 1
+        elif verdict == "alive":
+            self._failures = 0
+
+    async def _ask(self, claims: Sequence[Claim]) -> list[str]:
+        args: list[Argument] = []
+        for claim in claims:
+            args += [token(claim), claim.keys.arq_id, claim.priority_number, claim.place_ms]
+        shut, answers, called = await scripts.admit(self._redis, self._keys, [*self._limits, *args])
+        self._told(shut=bool(shut))
+        await self._call(called)
+        return [answer.decode() for answer in answers]
+
+    async def _report(self, args: Sequence[Argument]) -> None:
+        try:
+            await self._send(args)
+        except (RedisError, OSError) as error:
+            logger.warning("cannot report a call of %s: %s", self._upstream, brief(error))
+
+    async def _send(self, args: Sequence[Argument]) -> None:
+        shut, called = await scripts.report(self._redis, self._keys, [*self._limits, *args])
+        self._told(shut=bool(shut))
+        await self._call(called)
+
+    def _told(self, *, shut: bool) -> None:
+        if shut != self._shut:
+            self._shut = shut
+            logger.warning("%s: calls are %s", self._upstream, "put off" if shut else "let go")
+
+    async def _call(self, called: Sequence[Any]) -> None:
+        """Make jobs due now; forget those that are gone, and call the next instead."""
+        while called:
+            gone = await make_due(self._redis, called)
+            if gone:
+                await self._redis.zrem(self._keys.waiting, *gone)
+                await self._redis.zrem(self._keys.due, *gone)
+            elif len(called) < _MAX_CALLED * FIELDS:
+                return
+            _, called = await scripts.report(self._redis, self._keys, self._limits)

@@ -1,0 +1,94 @@
+"""One call of an upstream, from its admission to its end; see `gate` for the rules.
+
+    async with limits.call(upstream, claim) as call:      NotNow: put the job off
+        …first text…        await call.answered()
+        …UpstreamError…     call.failed(error)
+
+Nothing of a job is written before its call is admitted. So one that is put off costs a claim and
+a release: no slot, no try, and no event in its log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+from redis.asyncio import Redis
+
+from darkq.settings import Settings
+from darkq_worker.claims import Claim
+from darkq_worker.gate import Gate, Rule, token
+from darkq_worker.upstreams.base import RateLimited, UpstreamError
+from darkq_worker.verdict import Verdict, verdict
+
+
+class Limits:
+    """The gates of all upstreams of a worker."""
+
+    def __init__(
+        self, redis: Redis, upstreams: Iterable[str], rules: Mapping[str, Rule], settings: Settings
+    ) -> None:
+        self._gates = {
+            name: Gate(redis, name, rules.get(name, Rule()), settings) for name in upstreams
+        }
+
+    def call(self, upstream: str, claim: Claim, *, own_proxy: bool) -> Call:
+        """Return a context manager for one call; entering it raises `NotNow`."""
+        return Call(self._gates[upstream], claim, own_proxy=own_proxy)
+
+    async def keep(self) -> None:
+        """Renew what this worker holds, with each heartbeat. Raises what redis-py raises."""
+        for gate in self._gates.values():
+            await gate.keep()
+
+    async def aclose(self) -> None:
+        """Wait until everything asked has been answered."""
+        for gate in self._gates.values():
+            await gate.aclose()
+
+
+class Call:
+    """A call of an upstream. Leaving the block says how it ended."""
+
+    def __init__(self, gate: Gate, claim: Claim, *, own_proxy: bool) -> None:
+        self._gate = gate
+        self._claim = claim
+        self._own_proxy = own_proxy
+        self._token = token(claim)
+        self._tells_answer = False
+        self._answered = False
+        self._verdict: Verdict = "left"
+        self._retry_after_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        if self._gate.asks:
+            self._tells_answer = await self._gate.admit(self._claim)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._gate.ended(self._token, self._verdict, self._retry_after_s)
+
+    async def answered(self) -> None:
+        """Say that the first text has come."""
+        self._answered = True
+        if not self._own_proxy:
+            self._gate.works()
+        if self._tells_answer:
+            await self._gate.answered(self._token)
+
+    def failed(self, error: UpstreamError) -> None:
+        """Say how the call failed."""
+        self._verdict = verdict(
+            error,
+            answered=self._answered,
+            own_proxy=self._own_proxy,
+            has_windows=bool(self._gate.rule.windows),
+        )
+        if isinstance(error, RateLimited):
+            self._retry_after_s = error.retry_after_s or 0.0
