@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check up pins
+.PHONY: help install demo test faults check up pins
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -18,11 +18,17 @@ up: .venv/.installed ## run it on this machine, Redis included
 test: .venv/.installed ## run the tests
 	.venv/bin/pytest
 
+faults: .venv/.installed ## break everything, hundreds of times; exit 1 if a promise is not kept
+	@PYTHONPATH=tests .venv/bin/python -m faults --stock
+
 check: .venv/.installed ## lint, format, types, import arrows, docker-compose.yml
 	.venv/bin/ruff check && .venv/bin/ruff format --check
 	.venv/bin/mypy && .venv/bin/basedpyright
 	.venv/bin/lint-imports
 	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+bench: .venv/.installed ## darkq beside its baselines: some minutes, two cores
+	@.venv/bin/python -m benchmarks
 
 pins: ## resolve pyproject.toml again into the requirements files
 	@.ci/pins

@@ -1,0 +1,66 @@
+"""python -m benchmarks [NAME…] [--quick] [--json | --markdown]"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+
+import uvloop
+
+from benchmarks import report
+from benchmarks.figures import Answer
+from benchmarks.machine import THE_REST, describe, load, on_core
+from benchmarks.processes import upstream
+
+NAMES = (
+    *("chunks", "pickup", "relay", "overhead", "enqueue"),
+    *("idle", "memory", "readers", "replay"),
+)
+REPETITIONS = 3
+QUICK_SCALE = 0.2
+
+
+def main() -> None:
+    """Parse, run what was named, and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the load: a smoke test")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print every repetition's number")
+    how.add_argument("--markdown", action="store_true", help="print what docs/benchmarks.md holds")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    for name in [name for name in os.environ if name.startswith("DARKQ_")]:
+        del os.environ[name]  # defaults are what is measured
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that every process is ended
+    machine = describe()
+    with on_core(THE_REST), upstream() as url:
+        answers = {
+            name: _run(name, url, QUICK_SCALE if options.quick else 1.0)
+            for name in options.names or NAMES
+        }
+    machine.append(f"load average {load()} at the end")
+    if options.json:
+        print(report.as_json(answers, machine))
+    elif options.markdown:
+        print(report.markdown(answers, machine))
+    else:
+        print("\n".join(machine), end="\n\n")
+        print(report.table([row for found in answers.values() for row in found.rows]))
+
+
+def _run(name: str, url: str, scale: float) -> Answer:
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    question = (benchmark.__doc__ or "").splitlines()[0]
+    print(f"{name}: {question}", file=sys.stderr, flush=True)
+    found: Answer = uvloop.run(benchmark.answer(url, REPETITIONS, scale))
+    print(report.text(found), file=sys.stderr, flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Numbers of a few repetitions, and what is asked of them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+
+class Figures(NamedTuple):
+    """One number per repetition. Infinity means: it did not happen within the time given."""
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Figures:
+        return cls(tuple(values))
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def __str__(self) -> str:
+        if math.isinf(self.median):
+            return "never"
+        if len(self.values) == 1:
+            return number(self.median)
+        low, high = number(min(self.values)), number(max(self.values))
+        return f"{number(self.median)} ({low}–{high})"
+
+
+class Target(NamedTuple):
+    """What a ratio, or ours alone where there is no baseline, must be."""
+
+    sense: Literal["≥", "≤"]
+    bound: float
+
+    def is_reached(self, value: float) -> bool:
+        return value >= self.bound if self.sense == "≥" else value <= self.bound
+
+    def __str__(self) -> str:
+        return f"{self.sense} {number(self.bound)}"
+
+
+class Row(NamedTuple):
+    """One question and its answer: a ratio, ours by the baseline's."""
+
+    question: str
+    unit: str
+    ours: Figures
+    baseline: Figures | None = None
+    baseline_name: str = ""
+    target: Target | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        return None if self.baseline is None else self.ours.median / self.baseline.median
+
+    @property
+    def reached(self) -> bool | None:
+        """None where nothing was asked."""
+        if self.target is None:
+            return None
+        return self.target.is_reached(self.ours.median if self.ratio is None else self.ratio)
+
+
+class Answer(NamedTuple):
+    """What a benchmark found: rows for the table, and what one must know beside them."""
+
+    rows: list[Row]
+    notes: list[str]
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the nearest-rank percentile."""
+    ranked = sorted(values)
+    return ranked[max(0, math.ceil(len(ranked) * percent / 100) - 1)]
+
+
+def number(value: float) -> str:
+    """Three digits that count, and no exponent."""
+    if value == 0 or math.isinf(value):
+        return f"{value:g}"
+    decimals = 2 - math.floor(math.log10(abs(value)))
+    return f"{round(value, decimals):,.{max(0, decimals)}f}"

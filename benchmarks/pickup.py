@@ -1,0 +1,70 @@
+"""How long until an enqueued job's request has reached the upstream?
+
+Jobs are enqueued at random moments, 20 a second, into an idle worker. Once more while 5,000 jobs
+run elsewhere in the fleet: claimed by hand and held, which is all that a worker sees of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+
+from benchmarks.answers import ARRIVAL
+from benchmarks.figures import Answer, Figures, Row, Target, percentile
+from benchmarks.systems import System, darkq, naive_arq
+
+RUNNING_ELSEWHERE = 5000
+PER_S = 20.0
+PATIENCE_S = 10.0
+
+
+async def answer(url: str, repetitions: int, scale: float) -> Answer:
+    jobs = int(200 * scale)
+    async with darkq(url) as us, naive_arq(url) as them:
+        idle_us, idle_them = [], []
+        for _ in range(repetitions):
+            idle_us.append(await _latencies_ms(us, jobs))
+            idle_them.append(await _latencies_ms(them, jobs))
+        await us.occupy_fleet(RUNNING_ELSEWHERE)
+        await them.occupy_fleet(RUNNING_ELSEWHERE)
+        busy_us = [await _latencies_ms(us, jobs) for _ in range(repetitions)]
+        busy_them = [await _latencies_ms(them, 5)]
+    sixtieth = Target("≤", 1 / 60)
+    rows = []
+    for where, ours, theirs in (
+        ("idle worker", idle_us, idle_them),
+        (f"beside {RUNNING_ELSEWHERE:,} running jobs", busy_us, busy_them),
+    ):
+        for percent in (50, 99):
+            question = f"pick-up p{percent}, {where}"
+            figures = _figures(ours, percent)
+            rows.append(
+                Row(question, "ms", figures, _figures(theirs, percent), "naive arq", sixtieth)
+            )
+            if percent == 50:
+                rows.append(Row(question, "ms", figures, target=Target("≤", 3)))
+    return Answer(rows, [f"“Never” is: not within {PATIENCE_S:g} s."])
+
+
+def _figures(repetitions: list[list[float]], percent: float) -> Figures:
+    return Figures.of([percentile(latencies, percent) for latencies in repetitions])
+
+
+async def _latencies_ms(system: System, jobs: int) -> list[float]:
+    async def one() -> float:
+        begin_ns = time.monotonic_ns()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                arrival_ns = int(await system.ask(ARRIVAL))
+        except TimeoutError:
+            return math.inf
+        return (arrival_ns - begin_ns) / 1e6
+
+    async with asyncio.TaskGroup() as group:
+        tasks = []
+        for _ in range(jobs):
+            await asyncio.sleep(random.uniform(0, 2 / PER_S))
+            tasks.append(group.create_task(one()))
+    return [task.result() for task in tasks]
