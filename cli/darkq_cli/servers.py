@@ -1,0 +1,77 @@
+"""The commands that run one process of the system: a worker, a local DarkAI."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from darkq import Client, Settings
+from darkq_cli import here, interrupts, talk
+from darkq_cli.options import Model
+from darkq_cli.problems import Problem, require
+from darkq_cli.reach import redis_of
+
+CHECK_TIMEOUT_S = 5.0
+
+
+def worker() -> None:
+    """Run a worker until a signal."""
+    require("worker", "arq", "aiohttp")
+    from darkq_worker.main import main
+
+    with redis_of(Settings.load()) as redis:
+        main(redis.settings)
+
+
+def check_worker() -> None:
+    """Say whether a worker of this host is alive. Starts nothing and writes nothing.
+
+    Raises `Problem` when none is.
+    """
+    host = socket.gethostname()
+    try:
+        workers = interrupts.run(_workers(Settings.load()))
+    except TimeoutError:
+        raise Problem(f"Redis did not answer within {CHECK_TIMEOUT_S:g} s") from None
+    ours = [worker for worker in workers if worker.rsplit(":", 2)[0] == host]
+    if not ours:
+        raise Problem(
+            f"no worker of this host ({host}) is alive", f"To start one: {here.command()} worker"
+        )
+    talk.say(f"alive: {', '.join(ours)}")
+
+
+async def _workers(settings: Settings) -> list[str]:
+    async with asyncio.timeout(CHECK_TIMEOUT_S), Client(settings=settings) as client:
+        return await client.workers()
+
+
+def local_darkai(
+    model: Model | None,
+    *,
+    host: str,
+    port: int,
+    faults: bool,
+    max_chunks: int,
+    chunks_per_s: float,
+) -> None:
+    """Run a local DarkAI until a signal. Raises `Problem`."""
+    require("local", "aiohttp")
+    from darkq_local.local_darkai import serve
+    from darkq_local.models.base import ModelError
+
+    try:
+        interrupts.run(
+            serve(
+                model or Settings.load().local_model,
+                host=host,
+                port=port,
+                faults=faults,
+                max_chunks=max_chunks,
+                chunks_per_s=chunks_per_s,
+            )
+        )
+    except ModelError as error:
+        raise Problem(str(error)) from None
+    except OSError as error:
+        raise Problem(f"cannot listen on {host}, port {port}: {error.strerror}") from None

@@ -1,0 +1,197 @@
+"""`darkq up`: everything starts, works from another terminal, and is gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from darkq_local.local_darkai import LocalDarkAI
+from support.command import Darkq, Running, processes_of
+from support.waiting import wait_until
+
+START_TIMEOUT_S = 30.0
+
+
+@pytest.fixture
+async def stack(alone: Darkq) -> Running:
+    """`darkq up`, ready."""
+    return await started(alone.start("up", "--model", "markov"))
+
+
+async def started(up: Running) -> Running:
+    await wait_until("darkq up", lambda: up.says("Ctrl-C stops everything"), START_TIMEOUT_S)
+    return up
+
+
+async def nothing_left(state: Path) -> None:
+    await wait_until("no process to be left", lambda: not processes_of(state), 20)
+
+
+def pid_of(up: Running, what: str) -> int:
+    """Find a child of `up` by a word of its command line."""
+    for pid in processes_of(Path(up_state(up))):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if pid != up.pid and what.encode() in words:
+            return pid
+    raise AssertionError(f"no process {what}")
+
+
+def up_state(up: Running) -> str:
+    environment = Path(f"/proc/{up.pid}/environ").read_bytes().decode()
+    found = re.search(r"DARKQ_STATE_DIR=([^\0]+)", environment)
+    assert found
+    return found[1]
+
+
+@pytest.mark.slow
+async def test_tails_from_before_during_and_after_give_the_same_text(alone: Darkq) -> None:
+    job_id = alone("enqueue", "Write about queues in spring.").line
+    before = alone.start("tail", job_id)
+    up = await started(alone.start("up", "--model", "markov"))
+    await wait_until("some text", lambda: len(before.out) > 100)
+    during = alone.start("tail", job_id)
+    await wait_until("the answer's end", lambda: before.has_ended and during.has_ended, 40)
+    after = alone("tail", job_id)
+    result = alone("result", job_id)
+    assert result.code == 0
+    assert len(result.out.split()) == 256
+    assert before.out == during.out == after.out == result.out
+    assert f"job {job_id} attempt 1: completed" in up.err
+    up.send(signal.SIGINT)
+    assert up.done().code == 0
+    assert alone("result", job_id).out == result.out  # it outlives everything
+    await nothing_left(alone.state)
+
+
+async def test_the_banner_is_ready_to_be_copied(stack: Running, alone: Darkq) -> None:
+    said = stack.err
+    assert stack.out == b""
+    assert "Markov chain" in said
+    (command,) = re.findall(r"^  (DARKQ_DARKAI_URL=.+)$", said, re.MULTILINE)
+    checked = alone.typed(command)
+    assert checked.code == 0
+    assert re.search(rb"darkai +yes ", checked.out)
+    (command,) = re.findall(r'^  id=\$\((.+ enqueue ".+")\)$', said, re.MULTILINE)
+    assert alone.typed(command).line.startswith("0-")
+    assert alone("worker", "--check").code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_signal_stops_everything(
+    stack: Running, alone: Darkq, number: signal.Signals
+) -> None:
+    running = alone.start("run", "hi")
+    await wait_until("some text", lambda: running.out)
+    running.send(signal.SIGINT)
+    running.done()
+    assert len(processes_of(alone.state)) == 4  # up, Redis, local DarkAI, worker
+    stack.send(number)
+    await wait_until("the grace", lambda: stack.says("waiting for 1 jobs to finish"))
+    stack.send(number)  # enough of waiting
+    done = stack.done()
+    assert done.code == 0
+    assert "handed back" in done.err
+    assert done.err.endswith("darkq is down; jobs and results are kept\n")
+    assert not processes_of(alone.state)
+
+
+async def test_killed_it_leaves_no_orphans(stack: Running, alone: Darkq) -> None:
+    assert len(processes_of(alone.state)) == 4
+    stack.send(signal.SIGKILL)
+    await nothing_left(alone.state)
+    assert alone("enqueue", "hi").code == 0  # and nothing is in the way of the next
+
+
+@pytest.mark.slow
+async def test_killed_in_the_middle_of_a_job_the_worker_still_finishes_it(
+    alone: Darkq, stack: Running
+) -> None:
+    running = alone.start("run", "hi")
+    await wait_until("some text", lambda: running.out)
+    stack.send(signal.SIGKILL)
+    done = running.done()
+    assert (done.code, len(done.out.split())) == (0, 256)
+    assert "attempt" not in done.err
+    await nothing_left(alone.state)
+
+
+@pytest.mark.parametrize(
+    ("victim", "words"),
+    [
+        ("worker", "darkq: the worker was ended by SIGKILL"),
+        ("local-darkai", "darkq: the local DarkAI was ended by SIGKILL"),
+        ("redis", "darkq: the embedded Redis has ended"),
+    ],
+)
+async def test_a_death_stops_the_rest(
+    stack: Running, alone: Darkq, victim: str, words: str
+) -> None:
+    pid_file = alone.state / "redis" / "redis.pid"
+    os.kill(int(pid_file.read_text()) if victim == "redis" else pid_of(stack, victim), 9)
+    done = stack.done()
+    assert done.code == 1
+    assert words in done.err
+    assert "Traceback" not in done.err
+    await nothing_left(alone.state)
+
+
+async def test_a_reader_of_its_log_that_leaves_ends_it(alone: Darkq) -> None:
+    command = f"{sys.executable} -m darkq_cli up --model markov 2>&1 | sed '/Ctrl-C stops/q'"
+    pipeline = alone.start(command=("/bin/sh", "-c", command))
+    await wait_until("darkq up", lambda: b"Ctrl-C stops" in pipeline.out, START_TIMEOUT_S)
+    assert not pipeline.has_ended
+    alone("run", "hi", "--model", "gpt-9")  # which the worker has something to say to
+    pipeline.done()
+    await nothing_left(alone.state)
+
+
+async def test_settings_come_from_a_file_too_but_no_proxy_stands_before_the_local_darkai(
+    alone: Darkq,
+) -> None:
+    lines = ["DARKQ_WORKER_LOG_LEVEL=WARNING", "DARKQ_DARKAI_PROXY=http://127.0.0.1:1"]
+    (alone.home / ".env").write_text("\n".join(lines))
+    up = await started(alone.start("up", "--model", "markov"))
+    assert "worker ready" not in up.err
+    running = alone.start("run", "hi")
+    await wait_until("some text", lambda: running.out)
+
+
+async def test_what_is_configured_is_used_and_not_started(
+    alone: Darkq, start_darkai: Callable[..., object]
+) -> None:
+    darkai = await start_darkai()  # type: ignore[misc]
+    assert isinstance(darkai, LocalDarkAI)
+    alone.environment["DARKQ_DARKAI_URL"] = darkai.url
+    up = await started(alone.start("up", "--workers", "2"))
+    assert len(processes_of(alone.state)) == 4  # up, Redis, two workers
+    assert "upstream  127.0.0.1\n" in up.err
+    running = alone.start("run", "hi")
+    await wait_until("the answer", lambda: running.has_ended)
+    assert len(running.out.split()) == 20
+    up.send(signal.SIGTERM)
+    await wait_until("the end", lambda: up.has_ended)
+    assert up.done().code == 0
+
+
+def test_a_model_for_a_darkai_elsewhere_is_wrong_usage(alone: Darkq) -> None:
+    done = alone(
+        "up", "--model", "markov", environment={"DARKQ_DARKAI_URL": "http://127.0.0.1:1/chat"}
+    )
+    assert done.code == 2
+    assert "DARKQ_DARKAI_URL names a DarkAI" in done.err
+
+
+def test_a_child_that_cannot_start_is_told_with_its_words(alone: Darkq) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = alone("up", "--model", "markov", "--port", str(taken.getsockname()[1]))
+    assert done.code == 1
+    assert "darkq: the local DarkAI ended unexpectedly, with exit code 1" in done.err
+    assert "address already in use" in done.err
+    assert not processes_of(alone.state)
