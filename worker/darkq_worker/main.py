@@ -16,6 +16,7 @@ from arq.worker import func
 from redis.asyncio import Redis
 
 from darkq.connection import pool
+from darkq.errors import ConfigurationError
 from darkq.live import Live
 from darkq.record import FUNCTION, deserialize, serialize
 from darkq.settings import Settings
@@ -71,6 +72,11 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
 
     Waits for Redis if it is not there. Raises `ConfigurationError`.
     """
+    if settings.worker_reserved_interactive >= settings.worker_jobs:
+        raise ConfigurationError(
+            "DARKQ_WORKER_RESERVED_INTERACTIVE",
+            f"must be below DARKQ_WORKER_JOBS ({settings.worker_jobs}), or no bulk job ever runs",
+        )
     async with AsyncExitStack() as stack:
         connections = pool(settings)
         redis = ArqRedis(connections, job_serializer=serialize, job_deserializer=deserialize)
