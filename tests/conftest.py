@@ -12,10 +12,10 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, Settings
-from darkq_worker.main import run_worker
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_local.models import load_model
+from darkq_worker.main import run_worker
 from support.leaks import keys_without_ttl
 from support.processes import WorkerProcess
 from support.servers import Server, binaries, running

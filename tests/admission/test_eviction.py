@@ -30,7 +30,8 @@ async def test_it_refuses_and_names_the_policy(
     await redis.config_set("maxmemory", 100 << 20)
     await redis.config_set("maxmemory-policy", policy)
     with pytest.raises(ConfigurationError, match=rf"maxmemory-policy is {policy}.*noeviction"):
-        await run_worker(settings, handle_signals=False)
+        async with asyncio.timeout(10):
+            await run_worker(settings, handle_signals=False)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ class TestListing:
         """Red when a page begins below the last score of the one before."""
         monkeypatch.setattr(failures, "PAGE_JOBS", 3)
         ids = await self.many(redis, 5)
-        at = {JobKeys.parse(name).arq_id: n // 2 for n, name in enumerate(ids)}
+        at = {JobKeys.parse(name).arq_id: (n + 1) // 2 for n, name in enumerate(ids)}
         await redis.zadd(list_key(0), at)
         assert sorted(job.job_id for job in await failed_jobs(client)) == sorted(ids)
 

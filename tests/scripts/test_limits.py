@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import pytest
 from redis.asyncio import Redis
 
 from support.door import SECOND, Answer, Asker, Door
@@ -40,9 +41,13 @@ class TestWindows:
         turns = [answer.turn_ms for answer in answers[2:]]
         assert turns == sorted(set(turns))
 
-    async def test_a_question_asked_twice_is_one_call(self, redis: Redis) -> None:
-        """A reply may be lost. Red without `is_granted`."""
-        door = Door(redis, (2, 60 * SECOND), concurrency=2)
+    @pytest.mark.parametrize("limits", [([(2, 60 * SECOND)], 0), ([], 2)])
+    async def test_a_question_asked_twice_is_one_call(
+        self, redis: Redis, limits: tuple[list[tuple[int, int]], int]
+    ) -> None:
+        """A reply may be lost. Red without either half of `is_granted`."""
+        windows, concurrency = limits
+        door = Door(redis, *windows, concurrency=concurrency)
         job = door.job()
         assert await door.ask(job, job) == [GO, GO]
         assert await door.ask(job, door.job()) == [GO, GO]
@@ -220,6 +225,14 @@ class TestBreaker:
         await wait_until("the cool-down to pass", lambda: admitted(door, jobs[0]))
         assert not any([await admitted(door, job) for job in jobs[1:]])
         assert await door.ask_one(jobs[0]) == PROBE, "asked twice, it is the same probe"
+
+    async def test_anybody_may_try(self, redis: Redis) -> None:
+        """Who waits first may have been run by a worker that does not know. Red in order."""
+        door = Door(redis, cooldown_ms=50)
+        await door.tell(door.job(), "failed", 1)
+        await door.ask(door.job(), door.job())
+        last = door.job()
+        await wait_until("the cool-down to pass", lambda: admitted(door, last))
 
     async def test_an_answer_closes_it_and_calls_everybody(self, redis: Redis) -> None:
         door, jobs = await self.probing(redis)

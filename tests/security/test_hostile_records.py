@@ -107,10 +107,13 @@ async def test_a_word_on_a_channel_that_is_none(
     """Red with `.decode()` in `LeasedWorker.deliver`: the worker would not be woken any more."""
     darkai = await start_darkai(chunks=3)
     start_worker(make_settings(darkai_url=darkai.url, worker_poll_s=60))
-    await (await client.enqueue("so that it listens")).result(timeout_s=5)
+    running = await client.enqueue("[fault: stall=1] so that it has a job that may be meant")
+    async for _ in running.text():
+        break
     for word in (b"", b"cancel ", b"cancel \xff\xfe", b"\xff", b"cancel " + b"x" * 100_000):
         await redis.publish(wake(0), word)
     assert (await (await client.enqueue("hello")).result(timeout_s=5)).text
+    assert (await running.cancel()).state == "cancelling"
 
 
 JSON = st.recursive(

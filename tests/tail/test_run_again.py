@@ -97,6 +97,25 @@ async def test_a_reader_that_was_slow_reads_on_over_the_seam(
     assert reader.ids == await event_ids(redis, claim.keys)
 
 
+async def test_a_reader_that_waits_with_the_job_for_its_second_life(
+    hand: Hand, live: Lossy, read: StartReader, redis: Redis
+) -> None:
+    """Red when `queued` does not end the attempt that the reader knows of."""
+    claim = await hand.take()
+    await hand.append(claim, started(1), chunk(1, 1))
+    reader = read(claim.keys)
+    await wait_until("the first chunk", lambda: reader.ids[-1:] == ["1-1"])
+    live.to_lose = 1  # `failed`
+    await hand.fail(claim, Cursor(1, 2))
+    await failures.retry(redis, claim.keys, DEFAULTS)
+    await wait_until("the second life", lambda: reader.ids[-1:] == ["2-0"])
+    again = await hand.claim_one()
+    await hand.append(again, started(3), chunk(3, 1))
+    await hand.complete(again, "x", Cursor(3, 2))
+    await reader.end()
+    assert reader.ids == await event_ids(redis, claim.keys)
+
+
 class TwoLives(Story):
     """A story in which the job may also fail for good, and be run again."""
 

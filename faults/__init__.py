@@ -1,0 +1,13 @@
+"""The fault suite: kills, stops, cuts, slows and floods every part of darkq, and counts.
+
+    suite            plays faults on a stage, run after run, and adds up
+    stage            a Redis, an upstream, clients and real workers, ended at the end
+    check            what was promised to the readers of a job, and what was kept
+    proxy            a TCP proxy that breaks connections on purpose
+    table            the outcome
+    workers redis_server connections readers upstream cancelling enqueueing clocks
+                     the faults
+    stock_arq        the same with arq alone, to compare
+
+Everything random comes from one seed, which is printed: `make faults` plays all of it.
+"""

@@ -1,0 +1,26 @@
+"""All faults, by what they happen to."""
+
+from __future__ import annotations
+
+from faults import (
+    cancelling,
+    clocks,
+    connections,
+    enqueueing,
+    readers,
+    redis_server,
+    upstream,
+    workers,
+)
+from faults.suite import Fault
+
+CATALOGUE: dict[str, list[Fault]] = {
+    "workers": workers.FAULTS,
+    "clocks": clocks.FAULTS,
+    "redis": redis_server.FAULTS,
+    "connections": connections.FAULTS,
+    "readers": readers.FAULTS,
+    "enqueue": enqueueing.FAULTS,
+    "upstream": upstream.FAULTS,
+    "cancel": cancelling.FAULTS,
+}

@@ -1,0 +1,187 @@
+"""What the readers of a job were promised, and what was kept.
+
+A `Watch` reads a job's events as a client would, coming back with its last cursor whenever
+Redis was away. The answers tell which call of which prompt they belong to (see `stage`), so
+text of two attempts cannot be taken for one.
+
+    lost        acknowledged, and yet no end that a reader can see, or no result
+    duplicated  an event seen twice or out of order, or one job stored as two
+    mixed       a chunk outside its attempt, or a text at the end that is not the result's
+    wrong       `completed`, and yet not the whole answer of one call of the upstream
+    broken      anything else that the fault must not do, in words
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from darkq import DarkqError, JobHandle, RedisUnavailable
+from darkq.event import TERMINAL, AnyEvent, Chunk, Completed, Retrying, Started
+from support.waiting import wait_until
+
+END_TIMEOUT_S = 45.0
+_PAUSE_S = 0.05
+
+
+@dataclass
+class Tally:
+    """What one run of a fault, or all of them, came to. Times in seconds."""
+
+    jobs: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    mixed: int = 0
+    wrong: int = 0
+    broken: list[str] = field(default_factory=list)
+    recoveries_s: list[float] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Take in another tally."""
+        self.jobs += other.jobs
+        self.lost += other.lost
+        self.duplicated += other.duplicated
+        self.mixed += other.mixed
+        self.wrong += other.wrong
+        self.broken += other.broken
+        self.recoveries_s += other.recoveries_s
+
+    def require(self, kept: bool, promise: str) -> None:
+        """Note a promise that was not kept."""
+        if not kept:
+            self.broken.append(promise)
+
+    def recovered(self, after_s: float, limit_s: float | None = None) -> None:
+        """Note how long a recovery took, and whether that was too long."""
+        self.recoveries_s.append(after_s)
+        if limit_s is not None:
+            self.require(after_s <= limit_s, f"recovered within {limit_s:g} s: {after_s:.2f} s")
+
+
+class Watch:
+    """Reads a job to its end in the background, keeping every event and when it came."""
+
+    def __init__(self, job: JobHandle, prompt: str) -> None:
+        self.job = job
+        self.prompt = prompt
+        self.enqueued_s = time.monotonic()
+        self.events: list[AnyEvent] = []
+        self.seen_s: list[float] = []
+        self.error: DarkqError | None = None
+        self.on_event: Callable[[AnyEvent], object] = lambda _: None
+        self._task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        while not self.ended:
+            try:
+                async for event in self.job.events(self.events[-1].id if self.events else None):
+                    self.on_event(event)
+                    self.events.append(event)
+                    self.seen_s.append(time.monotonic())
+            except RedisUnavailable:
+                await asyncio.sleep(_PAUSE_S)
+            except DarkqError as error:
+                self.error = error
+                return
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.events) and isinstance(self.events[-1], TERMINAL)
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have begun."""
+        return sum(isinstance(event, Started) for event in self.events)
+
+    @property
+    def retries(self) -> list[Retrying]:
+        return [event for event in self.events if isinstance(event, Retrying)]
+
+    @property
+    def text(self) -> str:
+        """The text of the latest attempt."""
+        pieces: list[str] = []
+        for event in self.events:
+            if isinstance(event, Started):
+                pieces = []
+            elif isinstance(event, Chunk):
+                pieces.append(event.text)
+        return "".join(pieces)
+
+    async def until(self, what: str, condition: Callable[[Watch], bool]) -> None:
+        """Wait until a condition holds, or the end has come."""
+        await wait_until(
+            f"{what} of {self.prompt}", lambda: self.ended or condition(self), END_TIMEOUT_S
+        )
+
+    async def to_the_end(self) -> None:
+        """Wait for the terminal event, or for an error, or until patience ends."""
+        await asyncio.wait([self._task], timeout=END_TIMEOUT_S)
+        self.leave()
+
+    def leave(self) -> None:
+        """Read no further."""
+        self._task.cancel()
+
+    def after(self, moment_s: float) -> float | None:
+        """Seconds from a moment in the midst of the job to its next event."""
+        if not self.seen_s or self.seen_s[0] > moment_s:
+            return None
+        return next((seen - moment_s for seen in self.seen_s if seen > moment_s), None)
+
+    def restarted(self, moment_s: float) -> float | None:
+        """Seconds from a moment to the next attempt's `started`."""
+        pairs = zip(self.events, self.seen_s, strict=True)
+        return next(
+            (s - moment_s for e, s in pairs if isinstance(e, Started) and s > moment_s), None
+        )
+
+
+async def judge(watch: Watch, is_whole: Callable[[str, str], bool]) -> Tally:
+    """Judge a watch that came to its end; `is_whole(prompt, text)` knows the answers."""
+    tally = Tally(jobs=1)
+    cursors = [event.cursor for event in watch.events]
+    if cursors != sorted(set(cursors)):
+        tally.duplicated += 1
+    if not watch.ended:
+        tally.lost += 1
+        where = watch.events[-1].id if watch.events else "the beginning"
+        tally.broken.append(f"{watch.prompt} ended at {where}: {type(watch.error).__name__}")
+        return tally
+    begun = 0
+    for event in watch.events:
+        if isinstance(event, Started):
+            begun = event.attempt
+        elif isinstance(event, Chunk) and event.cursor.attempt != begun:
+            tally.mixed += 1
+            break
+    if isinstance(watch.events[-1], Completed):
+        await _judge_result(watch, is_whole, tally)
+    return tally
+
+
+async def _judge_result(watch: Watch, is_whole: Callable[[str, str], bool], tally: Tally) -> None:
+    try:
+        result = await watch.job.result(timeout_s=10)
+    except DarkqError as error:
+        tally.lost += 1
+        tally.broken.append(f"{watch.prompt} has no result: {type(error).__name__}")
+        return
+    if watch.text != result.text:
+        tally.mixed += 1
+    if not is_whole(watch.prompt, result.text):
+        tally.wrong += 1
+
+
+async def judge_all(watches: list[Watch], is_whole: Callable[[str, str], bool]) -> Tally:
+    """Wait for every watch's end, and judge each; one that did not complete is told."""
+    tally = Tally()
+    await asyncio.gather(*(watch.to_the_end() for watch in watches))
+    for watch in watches:
+        tally.add(await judge(watch, is_whole))
+        if watch.ended:
+            last = watch.events[-1]
+            tally.require(isinstance(last, Completed), f"{watch.prompt} ended as {last}")
+    return tally

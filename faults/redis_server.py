@@ -1,0 +1,197 @@
+"""A Redis that is killed, frozen, paused, that drops its clients and forgets.
+
+A process that is killed loses nothing that it has written to its append-only file, with
+`everysec` too: the kernel still holds what was not yet synced. What `everysec` leaves open is
+a crash of the machine. It is played by tearing the file off where it stood a second before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from random import Random
+
+from darkq import JobNotFound
+from faults.check import Tally, Watch
+from faults.load import struck, under_load
+from faults.stage import Setup, Stage
+from faults.suite import Fault
+
+TORN_S = 1.0
+RECOVERY_LIMIT_S = 3.0
+_SAMPLE_S = 0.01
+
+_ALWAYS = Setup(redis=("--appendonly", "yes", "--appendfsync", "always"))
+_EVERYSEC = Setup(
+    redis=("--appendonly", "yes", "--appendfsync", "everysec"),
+    # So that jobs are claimed a while after they were acknowledged.
+    worker={"worker_jobs": 3, "worker_reserved_interactive": 0},
+    chunks=60,
+)
+
+
+async def _restart(stage: Stage, down_s: float) -> None:
+    await asyncio.to_thread(stage.server.kill)
+    await asyncio.sleep(down_s)
+    await asyncio.to_thread(stage.server.start)
+
+
+async def killed(stage: Stage, rng: Random) -> Tally:
+    """SIGKILL of Redis and a restart, for less or more than a lease: nothing is lost.
+
+    Red when `Live` does not tell of a gap: readers sleep until they look at the log.
+    """
+    return await under_load(
+        stage,
+        rng,
+        lambda: _restart(stage, rng.uniform(0, 2 if stage.full else 0.8)),
+        recovery_limit_s=RECOVERY_LIMIT_S,
+    )
+
+
+async def torn(stage: Stage, rng: Random) -> Tally:
+    """The machine of an `everysec` Redis crashes: all that it forgets is less than a second old.
+
+    A job is lost only if it was acknowledged within that second, and its readers are told. What
+    ended within it may run again, whole. Red when a reader takes the new run for the old one.
+    """
+    await stage.crew(2)
+    crashed_s = 0.0
+
+    async def crash() -> None:
+        nonlocal crashed_s
+        await asyncio.sleep(TORN_S)
+        await asyncio.to_thread(stage.server.kill)
+        crashed_s = time.monotonic()
+        file, size = samples.at(crashed_s - TORN_S)
+        os.truncate(file, size)
+        await asyncio.sleep(rng.uniform(0, 0.5))
+        await asyncio.to_thread(stage.server.start)
+
+    async with _sampling(stage) as samples:
+        tally, watches = await struck(stage, rng, crash)
+    for watch in watches:
+        tally.add(await _judge_torn(stage, watch, crashed_s))
+    return tally
+
+
+async def _judge_torn(stage: Stage, watch: Watch, crashed_s: float) -> Tally:
+    tally = Tally(jobs=1)
+    cursors = [event.cursor for event in watch.events]
+    tally.duplicated += cursors != sorted(set(cursors))
+    if watch.ended:
+        tally.mixed += not stage.model.is_whole(watch.prompt, watch.text)
+        return tally
+    told = type(watch.error).__name__
+    tally.require(watch.error is not None, f"{watch.prompt}: a reader is told of a loss")
+    if isinstance(watch.error, JobNotFound):
+        age_s = crashed_s - watch.enqueued_s
+        tally.lost += 1
+        tally.require(age_s <= TORN_S + 0.1, f"{told}, acknowledged {age_s:.2f} s before")
+    else:
+        result = await watch.job.result(timeout_s=20)
+        tally.wrong += not stage.model.is_whole(watch.prompt, result.text)
+    return tally
+
+
+class _Samples:
+    """How long the append-only file was, and when."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._sizes: list[tuple[float, Path, int]] = []
+
+    def take(self) -> None:
+        with suppress(OSError, ValueError):
+            (file,) = self._directory.glob("*.incr.aof")
+            self._sizes.append((time.monotonic(), file, file.stat().st_size))
+
+    def at(self, moment_s: float) -> tuple[Path, int]:
+        before = [sample for sample in self._sizes if sample[0] <= moment_s]
+        _, file, size = (before or self._sizes)[-1 if before else 0]
+        return file, size
+
+
+@asynccontextmanager
+async def _sampling(stage: Stage) -> AsyncIterator[_Samples]:
+    samples = _Samples(stage.server.directory / "appendonlydir")
+    samples.take()
+
+    async def sample() -> None:
+        while True:
+            await asyncio.sleep(_SAMPLE_S)
+            samples.take()
+
+    task = asyncio.create_task(sample())
+    try:
+        yield samples
+    finally:
+        task.cancel()
+
+
+async def frozen(stage: Stage, rng: Random) -> Tally:
+    """SIGSTOP of Redis for longer than the lease.
+
+    Attempts may begin anew after a long freeze; their texts are never mixed.
+    """
+    frozen_s = 5.0 if stage.full else 1.2
+
+    async def freeze() -> None:
+        assert stage.server.process is not None
+        stage.server.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(frozen_s)
+        stage.server.process.send_signal(signal.SIGCONT)
+
+    return await under_load(stage, rng, freeze, recovery_limit_s=RECOVERY_LIMIT_S)
+
+
+async def paused(stage: Stage, rng: Random) -> Tally:
+    """CLIENT PAUSE, of all commands or of writes."""
+
+    async def pause() -> None:
+        pause_ms = rng.randrange(100, 1500 if stage.full else 500)
+        await stage.redis.execute_command("CLIENT PAUSE", pause_ms, rng.choice(["ALL", "WRITE"]))
+        await asyncio.sleep(pause_ms / 1000)
+
+    return await under_load(stage, rng, pause, recovery_limit_s=RECOVERY_LIMIT_S)
+
+
+async def dropped(stage: Stage, rng: Random) -> Tally:
+    """CLIENT KILL of all connections, again and again.
+
+    Red when the writer gives up after a failed flush.
+    """
+    return await _drop(stage, rng, "normal")
+
+
+async def dropped_subscribers(stage: Stage, rng: Random) -> Tally:
+    """CLIENT KILL of all subscribers, again and again.
+
+    Red when `Live` does not tell its sinks of a gap.
+    """
+    return await _drop(stage, rng, "pubsub")
+
+
+async def _drop(stage: Stage, rng: Random, kind: str) -> Tally:
+    async def drop() -> None:
+        for _ in range(rng.randrange(1, 8)):
+            await stage.redis.execute_command("CLIENT KILL", "TYPE", kind, "SKIPME", "yes")
+            await asyncio.sleep(rng.uniform(0, 0.1))
+
+    return await under_load(stage, rng, drop, recovery_limit_s=RECOVERY_LIMIT_S)
+
+
+FAULTS = [
+    Fault("redis: SIGKILL, restart (fsync always)", killed, 12, _ALWAYS),
+    Fault("redis: SIGKILL, restart (fsync everysec)", killed, 5, _EVERYSEC),
+    Fault("redis: machine crash (fsync everysec)", torn, 6, _EVERYSEC, may_lose=True),
+    Fault("redis: CLIENT KILL of all clients", dropped, 15),
+    Fault("redis: CLIENT KILL of all subscribers", dropped_subscribers, 15),
+    Fault("redis: CLIENT PAUSE", paused, 5),
+    Fault("redis: SIGSTOP for 5 s", frozen, 2),
+]

@@ -1,0 +1,185 @@
+"""Where faults are played: a Redis, an upstream, a client and real workers.
+
+The upstream's words tell whose they are: piece 7 of the second call for a prompt is
+`<prompt>/2/7`. So a text is whole when it is all pieces of one call, and anything that was
+joined from two can be seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from redis.asyncio import Redis
+
+from darkq import Client, JobHandle, RedisUnavailable, Settings
+from darkq.connection import pool
+from darkq.keys import PRIORITIES, JobKeys, queue
+from darkq_local.local_darkai import LocalDarkAI
+from darkq_local.models.base import Turn
+from faults.check import Watch
+from faults.proxy import FaultProxy
+from support.processes import WorkerProcess
+from support.servers import Server, binaries
+from support.waiting import wait_until
+
+LEASE_S = 1.0
+_PAUSE_S = 0.05
+
+
+class Setup(NamedTuple):
+    """What a stage is made of. Faults with the same setup share one."""
+
+    redis: tuple[str, ...] = ()
+    worker: Mapping[str, Any] = {}
+    chunks: int = 40
+    chunks_per_s: float = 60.0
+    piece_bytes: int = 0
+    through_proxy: bool = False
+
+
+class Telltale:
+    """A model whose every piece names its prompt, call and place."""
+
+    kind = "telltale"
+    name = "telltale"
+
+    def __init__(self, setup: Setup) -> None:
+        self.calls: Counter[str] = Counter()
+        self.on_call: Callable[[str], object] = lambda _: None
+        self._setup = setup
+        self._padding = "." * setup.piece_bytes
+
+    async def generate(self, query: str, history: Sequence[Turn] = ()) -> AsyncGenerator[str, None]:
+        self.calls[query] += 1
+        call = self.calls[query]
+        self.on_call(query)
+        for number in range(self._setup.chunks):
+            await asyncio.sleep(1 / self._setup.chunks_per_s)
+            yield self._piece(query, call, number)
+
+    async def aclose(self) -> None: ...
+
+    def whole(self, query: str, call: int = 1) -> str:
+        """The answer of one call."""
+        return "".join(self._piece(query, call, n) for n in range(self._setup.chunks))
+
+    def is_whole(self, query: str, text: str) -> bool:
+        """Tell whether a text is the whole answer of one call for this prompt."""
+        return any(text == self.whole(query, n + 1) for n in range(self.calls[query]))
+
+    def _piece(self, query: str, call: int, number: int) -> str:
+        return f"{query}/{call}/{number}{self._padding} "
+
+
+class Stage:
+    """Use it as an async context manager; whatever it started ends with it."""
+
+    def __init__(self, setup: Setup, directory: Path, *, full: bool) -> None:
+        directory.mkdir()
+        self.setup = setup
+        self.full = full  # else the long faults are short
+        self.directory = directory
+        self.server = Server(binaries()["valkey"], directory, *setup.redis)
+        self.model = Telltale(setup)
+        self.workers: list[WorkerProcess] = []
+        self._prompts = 0
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self.server.start()
+        self._stack.callback(self.server.stop)
+        self.proxy = await self._stack.enter_async_context(FaultProxy(self.server.socket))
+        self.darkai = await self._stack.enter_async_context(LocalDarkAI(self.model))
+        self._stack.callback(self._end_workers)
+        self.url = self.proxy.url if self.setup.through_proxy else self.server.url
+        self.client = await self._stack.enter_async_context(Client(settings=self.settings()))
+        direct = pool(self.settings(redis_url=self.server.url))
+        self.redis: Redis = Redis.from_pool(direct)
+        self._stack.push_async_callback(self.redis.aclose)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def settings(self, **changes: Any) -> Settings:
+        """Settings of workers and clients of this stage."""
+        defaults = {
+            "redis_url": self.url,
+            "state_dir": self.directory / "state",
+            "darkai_url": self.darkai.url,
+            "worker_lease_s": LEASE_S,
+            "worker_shutdown_grace_s": 5,
+            "retry_base_s": 0.05,
+            "retry_max_s": 0.2,
+        }
+        return Settings(_env_file=None, **{**defaults, **self.setup.worker, **changes})
+
+    async def crew(self, count: int, *, prelude: str = "") -> list[WorkerProcess]:
+        """Make sure that exactly so many workers live and are ready."""
+        self.workers = [worker for worker in self.workers if worker.alive]
+        while len(self.workers) > count:
+            self.workers.pop().end()
+        while len(self.workers) < count:
+            self.start_worker(prelude)
+        for worker in self.workers:
+            await is_ready(worker)
+        return list(self.workers)
+
+    def start_worker(self, prelude: str = "") -> WorkerProcess:
+        """Start one more worker, and do not wait for it."""
+        log = self.directory / f"worker-{os.urandom(4).hex()}.log"
+        self.workers.append(WorkerProcess(self.settings(), log, prelude=prelude))
+        return self.workers[-1]
+
+    def prompt(self) -> str:
+        """A prompt that nobody has used."""
+        self._prompts += 1
+        return f"p{self._prompts}"
+
+    async def submit(self, prompt: str | None = None, **options: Any) -> Watch:
+        """Enqueue and watch, as a producer that tries again with its idempotency key."""
+        prompt = prompt or self.prompt()
+        options = {"tries": 1, **options}
+        while True:
+            try:
+                job = await self.client.enqueue(prompt, idempotency_key=prompt, **options)
+                return Watch(job, prompt)
+            except RedisUnavailable:
+                await asyncio.sleep(_PAUSE_S)
+
+    async def submit_many(self, count: int, **options: Any) -> list[Watch]:
+        """Enqueue and watch so many jobs at once."""
+        return list(await asyncio.gather(*(self.submit(**options) for _ in range(count))))
+
+    async def holder(self, job: JobHandle) -> WorkerProcess | None:
+        """The worker that holds a job's lease, if one does."""
+        token = await self.redis.get(JobKeys.parse(job.id).in_progress)
+        if token is None:
+            return None
+        pid = int(token.decode().split(":")[-3])
+        return next((worker for worker in self.workers if worker.pid == pid), None)
+
+    async def nothing_left(self) -> None:
+        """Wait until nothing is queued and nothing is held. Fails when something stays."""
+        for priority in PRIORITIES:
+            name = queue(0, priority)
+            await wait_until(f"{name} to be empty", partial(self._is_empty, name), 30)
+
+    async def _is_empty(self, queue_name: str) -> bool:
+        return bool(await self.redis.zcard(queue_name) == 0)
+
+    def _end_workers(self) -> None:
+        for worker in self.workers:
+            worker.end()
+
+
+async def is_ready(worker: WorkerProcess) -> None:
+    """Wait until a worker has said that it is ready."""
+    await wait_until("a worker to be ready", lambda: worker.ready, 20)
