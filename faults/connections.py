@@ -45,7 +45,7 @@ async def reset(stage: Stage, rng: Random) -> Tally:
 async def cut(stage: Stage, rng: Random) -> Tally:
     """All connections are reset after so many bytes, in the midst of a request or a reply.
 
-    Red without `_resume` in the worker's writer: what arrived is sent again, and refused.
+    Red when a lost connection is no reason to try again, as uvloop's `RuntimeError` was not.
     """
 
     async def cut_often() -> None:

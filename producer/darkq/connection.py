@@ -76,28 +76,40 @@ class _PatientRetry(Retry):
                 pause_s = min(_PAUSE_MAX_S, pause_s * 2)
 
 
-class _CancellableWrites(AbstractConnection):
-    """redis-py writes under `asyncio.wait_for`, which swallows a cancellation on Python 3.11.
+class _Cancellable(AbstractConnection):
+    """redis-py loses cancellations on Python 3.11, in two places that every call passes.
 
-    A task that is cancelled while it writes would go on as if nothing had been said: a timeout
-    would not end it, and a worker would not stop.
+    It writes under `asyncio.wait_for`, and asks for unread data under a timeout of no time. A
+    task that is cancelled there goes on as if nothing had been said: a timeout does not end it,
+    and a worker does not stop.
     """
+
+    async def can_read_destructive(self) -> bool:
+        reader = self._reader
+        if reader is None or reader.at_eof():
+            raise ConnectionError("Connection closed by server.")
+        return bool(getattr(reader, "_buffer", None))
 
     async def send_packed_command(
         self, command: bytes | str | Iterable[bytes], check_health: bool = True
     ) -> None:
         limit_s, self.socket_timeout = self.socket_timeout, None
+        writer = self._writer
         try:
             async with asyncio.timeout(limit_s):
                 await super().send_packed_command(command, check_health)
         except builtins.TimeoutError:
             await self.disconnect(nowait=True)
             raise TimeoutError("Timeout writing to socket") from None
+        except RuntimeError:  # uvloop's word for a connection that was reset
+            if writer is None or not writer.transport.is_closing():
+                raise
+            raise ConnectionError("the connection was lost") from None
         finally:
             self.socket_timeout = limit_s
 
 
-class _PatientHandshake(AbstractConnection):
+class _PatientHandshake(_Cancellable):
     """redis-py tries again to connect, but not to greet: a connection may die in between.
 
     So it does behind a proxy whose server is gone, or when a server stops.
@@ -108,16 +120,16 @@ class _PatientHandshake(AbstractConnection):
 
 
 # redis-py's abstract `repr_pieces` is typed as returning None, its own classes' is not.
-class _Tcp(_CancellableWrites, Connection):  # pyright: ignore[reportIncompatibleMethodOverride]
+class _Tcp(_PatientHandshake, Connection):  # pyright: ignore[reportIncompatibleMethodOverride]
     pass
 
 
-class _Tls(_CancellableWrites, SSLConnection):  # pyright: ignore[reportIncompatibleMethodOverride]
+class _Tls(_PatientHandshake, SSLConnection):  # pyright: ignore[reportIncompatibleMethodOverride]
     pass
 
 
 class _Unix(  # pyright: ignore[reportIncompatibleMethodOverride]
-    _CancellableWrites, UnixDomainSocketConnection
+    _PatientHandshake, UnixDomainSocketConnection
 ):
     pass
 

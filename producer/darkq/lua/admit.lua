@@ -1,7 +1,9 @@
 -- Ask, for jobs in the order of their places, whether each may call an upstream now.
 --
 -- Nobody overtakes: a job is admitted if there is room for it and for all who wait before it.
--- One that is not gets its turn: the time at which all windows will have room for it.
+-- One that is not gets its turn: the time at which all windows will have room for it. Where only
+-- the breaker puts jobs off there is no order to keep: workers that have not heard of it run some
+-- without asking, and the probe must not wait for those.
 --
 -- KEYS  as in limits.lua
 -- ARGV  after those of limits.lua four per job: call, arq id, number of its priority (0 is the
@@ -37,6 +39,7 @@ local function put_off(id, rank, ahead)
   return score(turn_ms)
 end
 
+local in_order = #windows > 0 or concurrency > 0
 local answers, free = {}, room()
 for n = first_arg, #ARGV, 4 do
   local call, id, number, place = unpack(ARGV, n, n + 3)
@@ -44,7 +47,7 @@ for n = first_arg, #ARGV, 4 do
   local ahead = redis.call('ZRANK', waiting, id) or redis.call('ZCOUNT', waiting, '-inf', '(' .. rank)
   if is_granted(call) then
     answers[#answers + 1] = redis.call('HGET', breaker, 'probe') == call and 'probe' or 'go'
-  elseif ahead < free then
+  elseif (in_order and ahead or 0) < free then
     answers[#answers + 1] = grant(call, id)
     free = answers[#answers] == 'probe' and 0 or free - 1
   else
