@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, ConfigurationError, JobCancelled, JobFailed, JobHandle, Settings
 from darkq.event import AnyEvent, Cancelled, Chunk, Completed, Failed, Queued, Retrying, Started
-from darkq.keys import WORKERS, JobKeys
+from darkq.keys import WORKERS, JobKeys, queue
 from darkq.keys import worker as worker_key
 from darkq.record import decode_result
 from darkq_local.faults import Fault
@@ -364,3 +364,18 @@ async def _count(client: Client, count: int) -> bool:
 async def test_slots_that_no_bulk_job_could_get_are_refused(make_settings: MakeSettings) -> None:
     with pytest.raises(ConfigurationError, match="DARKQ_WORKER_RESERVED_INTERACTIVE"):
         await run_worker(make_settings(worker_jobs=5, worker_reserved_interactive=5))
+
+
+async def test_a_backlog_older_than_a_day_still_runs(
+    world: Any, client: Client, redis: Redis
+) -> None:
+    """Stock arq's records live for a day, and the job then fails as expired."""
+    job = await client.enqueue("patience")
+    keys, day_ms = JobKeys.parse(job.id), 24 * 3600 * 1000
+    assert await redis.pttl(keys.job) > 2 * day_ms
+    for key in (keys.job, keys.events):  # a day and an hour pass
+        await redis.pexpire(key, await redis.pttl(key) - day_ms * 25 // 24)
+    queue_key = queue(keys.partition, "interactive")
+    await redis.zincrby(queue_key, -day_ms * 25 / 24, keys.arq_id)
+    await world()
+    assert (await job.result(timeout_s=10)).text
