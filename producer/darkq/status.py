@@ -20,8 +20,9 @@ FINISHED: tuple[State, ...] = ("completed", "failed", "cancelled")
 class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A job's state. `attempt` is 0 before the first one; `tries` counts burnt ones.
 
-    `deferred` waits for its next try; `cancelling` runs, and its worker has been asked to
-    stop. `queued_ms` is epoch milliseconds, `due_in_ms` the time left of a deferral.
+    `deferred` waits for its next try, or for its turn at the upstream; `cancelling` runs, and its
+    worker has been asked to stop. `queued_ms` is epoch milliseconds, `due_in_ms` the time left of
+    a deferral.
     """
 
     job_id: str
