@@ -8,57 +8,33 @@ async with Client() as client:
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Iterable,
     Mapping,
-    Sequence,
 )
 from contextlib import aclosing
-from typing import NamedTuple, Self, TypeVar
+from typing import Self, TypeVar
 
-import msgspec
 from msgspec.structs import asdict
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from darkq import event as ev
-from darkq import failures, scripts
+from darkq import failures
 from darkq.connection import pool, speaking_darkq
-from darkq.errors import IdempotencyConflict, InvalidJob, QueueFull
-from darkq.event import Cursor
+from darkq.errors import InvalidJob
 from darkq.failures import FailedJob
-from darkq.group_commit import GroupCommit
 from darkq.handle import JobHandle
 from darkq.job import Job, Priority, Prompt
-from darkq.keys import JobKeys, idempotency, partition_of, queue, wake
+from darkq.keys import JobKeys
 from darkq.live import Live
-from darkq.record import Arguments, JobRecord, encode
+from darkq.orders import Orders
 from darkq.settings import Settings
 from darkq.workers import live_workers
 
-MAX_JOBS_PER_CALL = 500
-MAX_IDEMPOTENCY_KEY_CHARS = 255
-
 T = TypeVar("T")
-
-
-class _Order(NamedTuple):
-    """A job on its way into Redis."""
-
-    keys: JobKeys
-    job: Job
-    idempotency_key: str | None
-
-
-class _Receipt(NamedTuple):
-    verdict: bytes
-    keys: JobKeys
 
 
 class Client:
@@ -79,11 +55,7 @@ class Client:
         connections = pool(settings)
         self._redis = Redis.from_pool(connections)
         self._live = Live(connections, patience_s=settings.redis_patience_s)
-        # One queue of orders per partition: a script call touches one partition only.
-        self._orders = [
-            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL)
-            for _ in range(settings.partitions)
-        ]
+        self._orders = Orders(self._redis, settings)
 
     async def enqueue(
         self,
@@ -118,13 +90,8 @@ class Client:
             metadata=metadata,
             proxy=proxy,
         )
-        order = self._order(job, idempotency_key)
-        verdict, keys = await self._orders[order.keys.partition].submit(order)
-        if verdict == b"conflict":
-            raise IdempotencyConflict(idempotency_key or "", keys.public_id)
-        if verdict == b"full":
-            raise self._full(order)
-        return self._handle(keys, duplicate=keys != order.keys)
+        keys, duplicate = await self._orders.put(job, idempotency_key)
+        return self._handle(keys, duplicate=duplicate)
 
     async def enqueue_many(
         self, jobs: Iterable[Prompt | Job] | AsyncIterable[Prompt | Job]
@@ -137,20 +104,7 @@ class Client:
         cancelled or failed, some may have been stored.
         """
         checked = [job async for job in _checked(jobs)]
-        handles: list[JobHandle] = []
-        for start in range(0, len(checked), MAX_JOBS_PER_CALL):
-            partition = self._any_partition()
-            orders = [
-                _Order(JobKeys.new(partition), job, None)
-                for job in checked[start : start + MAX_JOBS_PER_CALL]
-            ]
-            receipts = await self._store(orders)
-            full = [verdict == b"full" for verdict, _ in receipts]
-            stored = (order for order, refused in zip(orders, full, strict=True) if not refused)
-            handles += [self._handle(order.keys) for order in stored]
-            if any(full):
-                raise self._full(orders[full.index(True)], [handle.id for handle in handles])
-        return handles
+        return [self._handle(keys) for keys in await self._orders.put_many(checked)]
 
     def job(self, job_id: str) -> JobHandle:
         """Return the handle of a job, known or not, without asking Redis.
@@ -184,8 +138,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Send what waits, and close all connections."""
-        for orders in self._orders:
-            await orders.aclose()
+        await self._orders.aclose()
         await self._live.aclose()
         await self._redis.aclose()
 
@@ -195,47 +148,6 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def _order(self, job: Job, idempotency_key: str | None) -> _Order:
-        if idempotency_key is None:
-            return _Order(JobKeys.new(self._any_partition()), job, None)
-        _check_key(idempotency_key)
-        partition = partition_of(idempotency_key, self._settings.partitions)
-        return _Order(JobKeys.new(partition), job, idempotency_key)
-
-    async def _store(self, orders: Sequence[_Order]) -> list[_Receipt]:
-        """Run the script for orders of one partition. Sent twice it stores once."""
-        now_ms = int(time.time() * 1000)
-        keys: list[str] = []
-        args: list[str | bytes | int] = [
-            wake(orders[0].keys.partition),
-            int(self._settings.job_ttl_s * 1000),
-            self._settings.queue_max_jobs,
-        ]
-        queued = ev.encode(ev.Queued(id=str(Cursor(0, 1)), at_ms=now_ms))
-        for order in orders:
-            names = order.keys
-            # A key of its own, never written, stands in where there is no idempotency key.
-            remembered = order.idempotency_key or names.random
-            keys += [
-                queue(names.partition, order.job.priority),
-                names.job,
-                names.result,
-                names.events,
-                idempotency(names.partition, remembered),
-            ]
-            record = JobRecord(k=Arguments(order.job), et=now_ms)
-            digest = _digest(order.job) if order.idempotency_key else ""
-            args += [names.arq_id, encode(record), queued, digest]
-        async with speaking_darkq():
-            replies = await scripts.enqueue(self._redis, keys, args)
-        return [
-            _Receipt(verdict, JobKeys.from_arq_id(arq_id.decode()))
-            for verdict, arq_id in zip(replies[::2], replies[1::2], strict=True)
-        ]
-
-    def _any_partition(self) -> int:
-        return secrets.randbelow(self._settings.partitions)
-
     def _handle(self, keys: JobKeys, *, duplicate: bool = False) -> JobHandle:
         return JobHandle(
             keys,
@@ -244,20 +156,6 @@ class Client:
             self._settings,
             duplicate=duplicate,
         )
-
-    def _full(self, order: _Order, stored_ids: Sequence[str] = ()) -> QueueFull:
-        name = queue(order.keys.partition, order.job.priority)
-        return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
-
-
-def _check_key(key: str) -> None:
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS:
-        reason = f"must be a string of 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters"
-        raise InvalidJob("idempotency_key", reason)
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise InvalidJob("idempotency_key", "has a lone surrogate") from None
 
 
 async def _checked(
@@ -280,7 +178,3 @@ async def _checked(
 async def _as_async(items: Iterable[T]) -> AsyncIterator[T]:
     for item in items:
         yield item
-
-
-def _digest(job: Job) -> str:
-    return hashlib.sha256(msgspec.json.encode(job, order="deterministic")).hexdigest()
