@@ -2,10 +2,10 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test faults check bench pins
+.PHONY: help install demo up test faults check bench bench-peers pins
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 install: .venv/.installed ## .venv, with all that the other targets need
 
@@ -29,6 +29,9 @@ check: .venv/.installed ## lint, format, types, import arrows, docker-compose.ym
 
 bench: .venv/.installed ## darkq beside its baselines: some minutes, two cores
 	@.venv/bin/python -m benchmarks
+
+bench-peers: .venv/.installed ## darkq beside SAQ, taskiq, streaQ and Celery, each in its own environment
+	@.venv/bin/python -m benchmarks peers
 
 pins: ## resolve pyproject.toml again into the requirements files
 	@.ci/pins

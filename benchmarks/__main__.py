@@ -1,4 +1,4 @@
-"""python -m benchmarks [NAME…] [--quick] [--json | --markdown]"""
+"""python -m benchmarks [NAME…] [--quick] [--json | --markdown] [--plots FOLDER]"""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import importlib
 import os
 import signal
 import sys
+from pathlib import Path
 
 import uvloop
 
 from benchmarks import report
 from benchmarks.figures import Answer
 from benchmarks.machine import THE_REST, describe, load, on_core
+from benchmarks.plots import draw
 from benchmarks.processes import upstream
 
 NAMES = (
-    *("chunks", "pickup", "relay", "overhead", "enqueue"),
+    *("chunks", "pickup", "relay", "pace", "overhead", "enqueue"),
     *("idle", "memory", "readers", "replay"),
 )
+ON_REQUEST = ("peers",)
 REPETITIONS = 3
 QUICK_SCALE = 0.2
 
@@ -26,13 +29,15 @@ QUICK_SCALE = 0.2
 def main() -> None:
     """Parse, run what was named, and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(NAMES)}")
+    known = (*NAMES, *ON_REQUEST)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help="a fifth of the load: a smoke test")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print every repetition's number")
     how.add_argument("--markdown", action="store_true", help="print what docs/benchmarks.md holds")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the answers as PNGs")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(NAMES):
+    if unknown := set(options.names) - set(known):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     for name in [name for name in os.environ if name.startswith("DARKQ_")]:
         del os.environ[name]  # defaults are what is measured
@@ -44,6 +49,8 @@ def main() -> None:
             for name in options.names or NAMES
         }
     machine.append(f"load average {load()} at the end")
+    if options.plots:
+        draw(answers, options.plots)
     if options.json:
         print(report.as_json(answers, machine))
     elif options.markdown:

@@ -27,8 +27,8 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
     raw: list[float] = []
     async with darkq(url, jobs=STREAMS) as us, naive_arq(url, jobs=STREAMS) as them:
         for _ in range(repetitions):
-            ours.append(await _rate(us, fast, from_enqueue=True))
-            theirs.append(await _rate(them, slow, from_enqueue=False))
+            ours.append(await rate(us, fast, from_enqueue=True))
+            theirs.append(await rate(them, slow, from_enqueue=False))
             drained = measure(*module("drain", url, burst(fast), STREAMS, "decoded"))
             assert drained["chunks"] == STREAMS * fast, "chunks are missing"
             drains.append(
@@ -54,7 +54,7 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
     )
 
 
-async def _rate(system: System, chunks: int, *, from_enqueue: bool) -> tuple[float, float]:
+async def rate(system: System, chunks: int, *, from_enqueue: bool) -> tuple[float, float]:
     """Return chunks per second, and the worker's CPU seconds per million chunks."""
     begin_s = last_s = time.monotonic() if from_enqueue else 0.0
     counted = 0

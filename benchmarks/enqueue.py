@@ -23,10 +23,10 @@ async def answer(_: str, repetitions: int, scale: float) -> Answer:
     rates: dict[str, list[float]] = {}
     async with darkq() as us, naive_arq() as them:
         calls: list[tuple[str, int, Callable[[], Awaitable[None]]]] = [
-            ("one", single, partial(_one_by_one, us.client.enqueue, single)),
-            ("naive one", single, partial(_one_by_one, them.enqueue, single)),
-            ("at once", many, partial(_at_once, us.client.enqueue, many)),
-            ("naive at once", many, partial(_at_once, them.enqueue, many)),
+            ("one", single, partial(one_by_one, us.client.enqueue, single)),
+            ("naive one", single, partial(one_by_one, them.enqueue, single)),
+            ("at once", many, partial(at_once, us.client.enqueue, many)),
+            ("naive at once", many, partial(at_once, them.enqueue, many)),
             ("bulk", bulk, partial(us.put, PROMPT, bulk)),
         ]
         for _repetition in range(repetitions):
@@ -38,23 +38,23 @@ async def answer(_: str, repetitions: int, scale: float) -> Answer:
             await us.redis.flushdb()
             await them.redis.flushdb()
     figures = {name: Figures.of(values) for name, values in rates.items()}
-    one, at_once = figures["naive one"], figures["naive at once"]
+    naive_one, naive_many = figures["naive one"], figures["naive at once"]
     against = "naive arq", "naive arq's 100 at once"
     return Answer(
         [
-            Row("enqueue one by one", "1/s", figures["one"], one, against[0], Target("≥", 3)),
-            Row("enqueue 100 at once", "1/s", figures["at once"], at_once, against[0]),
-            Row("enqueue in bulk", "1/s", figures["bulk"], at_once, against[1], Target("≥", 25)),
+            Row("enqueue one by one", "1/s", figures["one"], naive_one, against[0], Target("≥", 3)),
+            Row("enqueue 100 at once", "1/s", figures["at once"], naive_many, against[0]),
+            Row("enqueue in bulk", "1/s", figures["bulk"], naive_many, against[1], Target("≥", 25)),
         ],
         [],
     )
 
 
-async def _one_by_one(enqueue: Callable[[str], Awaitable[object]], jobs: int) -> None:
+async def one_by_one(enqueue: Callable[[str], Awaitable[object]], jobs: int) -> None:
     for _ in range(jobs):
         await enqueue(PROMPT)
 
 
-async def _at_once(enqueue: Callable[[str], Awaitable[object]], jobs: int) -> None:
+async def at_once(enqueue: Callable[[str], Awaitable[object]], jobs: int) -> None:
     for _ in range(0, jobs, 100):
         await asyncio.gather(*(enqueue(PROMPT) for _ in range(100)))

@@ -18,8 +18,8 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
     ours, theirs = [], []
     async with darkq(url) as us, naive_arq(url) as them:
         for _ in range(repetitions):
-            ours.append(await _rate(us, jobs))
-            theirs.append(await _rate(them, jobs))
+            ours.append(await rate(us, jobs))
+            theirs.append(await rate(them, jobs))
     us_rate, us_cpu = map(Figures.of, zip(*ours, strict=True))
     them_rate, them_cpu = map(Figures.of, zip(*theirs, strict=True))
     return Answer(
@@ -31,7 +31,7 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
     )
 
 
-async def _rate(system: System, jobs: int) -> tuple[float, float]:
+async def rate(system: System, jobs: int) -> tuple[float, float]:
     """Return jobs per second, and the worker's CPU milliseconds per job."""
     with frozen(system.pid):
         await system.put(burst(1), jobs)

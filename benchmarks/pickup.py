@@ -25,12 +25,12 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
     async with darkq(url) as us, naive_arq(url) as them:
         idle_us, idle_them = [], []
         for _ in range(repetitions):
-            idle_us.append(await _latencies_ms(us, jobs))
-            idle_them.append(await _latencies_ms(them, jobs))
+            idle_us.append(await latencies_ms(us, jobs))
+            idle_them.append(await latencies_ms(them, jobs))
         await us.occupy_fleet(RUNNING_ELSEWHERE)
         await them.occupy_fleet(RUNNING_ELSEWHERE)
-        busy_us = [await _latencies_ms(us, jobs) for _ in range(repetitions)]
-        busy_them = [await _latencies_ms(them, 5)]
+        busy_us = [await latencies_ms(us, jobs) for _ in range(repetitions)]
+        busy_them = [await latencies_ms(them, 5)]
     sixtieth = Target("≤", 1 / 60)
     rows = []
     for where, ours, theirs in (
@@ -52,7 +52,7 @@ def _figures(repetitions: list[list[float]], percent: float) -> Figures:
     return Figures.of([percentile(latencies, percent) for latencies in repetitions])
 
 
-async def _latencies_ms(system: System, jobs: int) -> list[float]:
+async def latencies_ms(system: System, jobs: int) -> list[float]:
     async def one() -> float:
         begin_ns = time.monotonic_ns()
         try:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from darkq import InvalidJob
 from darkq import event as ev
-from darkq.client import _Order
 from darkq.event_log import News
 from darkq.job import MAX_PROMPT_BYTES, Job, Message, TextPart
 from darkq.keys import JobKeys
+from darkq.orders import _Order
 from darkq.record import Arguments, Details, JobRecord, ResultRecord, encode
 from darkq.result import Result, result_of
 from darkq.status import Status
