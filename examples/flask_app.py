@@ -1,0 +1,67 @@
+"""Background generation in Flask, without `async`: `darkq.sync` has the same names.
+
+    flask --app flask_app run
+    curl -s localhost:5000/jobs --json '{"prompt": "Why do people queue?"}'
+    curl -sN localhost:5000/jobs/<id>/events
+
+One client serves all threads of a process, and survives the fork of gunicorn and uWSGI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flask import Flask, Response, abort, jsonify, request, url_for
+
+from darkq import InvalidJob, JobNotFound, event, sse
+from darkq.sync import Client
+
+app = Flask(__name__)
+client = Client()
+
+
+@app.post("/jobs")
+def create() -> tuple[Response, int]:
+    """Store a job. When this answers, the job will be run."""
+    job = client.enqueue(request.get_json()["prompt"])
+    return jsonify(id=job.id, events=url_for("events", job_id=job.id)), 202
+
+
+@app.get("/jobs/<job_id>")
+def show(job_id: str) -> Response:
+    """Tell where a job stands."""
+    status = client.job(job_id).status()
+    return jsonify(id=status.job_id, state=status.state, attempt=status.attempt)
+
+
+@app.get("/jobs/<job_id>/events")
+def events(job_id: str) -> Response:
+    """Stream a job's events: the past first, then live, to the end."""
+    job = client.job(job_id)
+    job.status()  # an unknown job is a 404, not an empty stream
+    after = request.headers.get("last-event-id")
+    if after:
+        check_cursor(after)
+
+    def stream() -> Iterator[bytes]:
+        for each in job.events(after=after):
+            yield sse.encode(event.encode(each).decode(), id=each.id)
+
+    return Response(stream(), mimetype="text/event-stream", headers={"x-accel-buffering": "no"})
+
+
+def check_cursor(text: str) -> None:
+    try:
+        event.Cursor.parse(text)
+    except ValueError as error:
+        abort(400, str(error))
+
+
+@app.errorhandler(InvalidJob)
+def invalid(error: InvalidJob) -> tuple[Response, int]:
+    return jsonify(detail=str(error)), 422
+
+
+@app.errorhandler(JobNotFound)
+def unknown(error: JobNotFound) -> tuple[Response, int]:
+    return jsonify(detail=str(error)), 404
