@@ -18,7 +18,7 @@ from benchmarks.plots import draw
 from benchmarks.processes import upstream
 
 NAMES = (
-    *("chunks", "pickup", "relay", "pace", "overhead", "enqueue"),
+    *("chunks", "pickup", "relay", "pace", "streams", "overhead", "enqueue"),
     *("idle", "memory", "readers", "replay"),
 )
 ON_REQUEST = ("peers",)

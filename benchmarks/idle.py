@@ -1,6 +1,6 @@
 """What does a stream cost a worker that hardly says anything: one chunk every two seconds?
 
-1,000 streams on one worker: memory that a stream adds to the process, and the share of a core
+3,000 streams on one worker: memory that a stream adds to the process, and the share of a core
 that all of them take, heartbeats included. The drain is the floor.
 """
 
@@ -16,9 +16,9 @@ from benchmarks.machine import CpuShare, rss_bytes
 from benchmarks.processes import Process, child, go, module, read_line
 from benchmarks.systems import darkq, naive_arq
 
-STREAMS = 1000
+STREAMS = 3000
 PER_S = 0.5
-SETTLE_S = 6.0
+SETTLE_S = 12.0
 
 
 async def answer(url: str, repetitions: int, scale: float) -> Answer:

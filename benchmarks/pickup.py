@@ -1,7 +1,9 @@
 """How long until an enqueued job's request has reached the upstream?
 
 Jobs are enqueued at random moments, 20 a second, into an idle worker. Once more while 5,000 jobs
-run elsewhere in the fleet: claimed by hand and held, which is all that a worker sees of them.
+run elsewhere in the fleet: claimed by hand and held, which is all that a worker sees of them. And
+once more beside a backlog of 100,000 bulk jobs, the worker being full of them but for the slots
+that it reserves; arq has one queue, and its reader would wait for the whole backlog.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ import math
 import random
 import time
 
-from benchmarks.answers import ARRIVAL
+from benchmarks.answers import ARRIVAL, paced
 from benchmarks.figures import Answer, Figures, Row, Target, percentile
 from benchmarks.systems import System, darkq, naive_arq
+from darkq.job import Job
 
 RUNNING_ELSEWHERE = 5000
+BACKLOG = 100_000
+RESERVED = {"DARKQ_WORKER_RESERVED_INTERACTIVE": "10"}
 PER_S = 20.0
 PATIENCE_S = 10.0
 
@@ -31,6 +36,7 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
         await them.occupy_fleet(RUNNING_ELSEWHERE)
         busy_us = [await latencies_ms(us, jobs) for _ in range(repetitions)]
         busy_them = [await latencies_ms(them, 5)]
+    beside_us, beside_idle = await _beside_a_backlog(url, jobs, repetitions, int(BACKLOG * scale))
     sixtieth = Target("≤", 1 / 60)
     rows = []
     for where, ours, theirs in (
@@ -45,7 +51,27 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
             )
             if percent == 50:
                 rows.append(Row(question, "ms", figures, target=Target("≤", 3)))
+    for percent, target in ((50, Target("≤", 3)), (99, None)):
+        question = f"pick-up p{percent}, beside {BACKLOG:,} waiting bulk jobs"
+        figures, idle = _figures(beside_us, percent), _figures(beside_idle, percent)
+        rows.append(Row(question, "ms", figures, idle, "darkq, idle worker", Target("≤", 1.5)))
+        if target:
+            rows.append(Row(question, "ms", figures, target=target))
     return Answer(rows, [f"“Never” is: not within {PATIENCE_S:g} s."])
+
+
+async def _beside_a_backlog(
+    url: str, jobs: int, repetitions: int, backlog: int
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Return the latencies beside a backlog, and those of an idle worker in turn with them."""
+    long = Job.create(paced(1000, 0.5), priority="bulk")
+    beside, idle = [], []
+    async with darkq(url, settings=RESERVED) as busy_us, darkq(url) as idle_us:
+        await busy_us.client.enqueue_many([long] * backlog)
+        for _ in range(repetitions):
+            beside.append(await latencies_ms(busy_us, jobs))
+            idle.append(await latencies_ms(idle_us, jobs))
+    return beside, idle
 
 
 def _figures(repetitions: list[list[float]], percent: float) -> Figures:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol, TypeAlias
 
@@ -167,7 +167,9 @@ class Naive:
 
 
 @asynccontextmanager
-async def darkq(url: str = "", *, jobs: int = 100) -> AsyncIterator[Darkq]:
+async def darkq(
+    url: str = "", *, jobs: int = 100, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Darkq]:
     """Run Redis and darkq; a worker too, if there is an upstream for it."""
     command = [sys.executable, "-c", "from darkq_worker.main import main; main()"]
     environment = {
@@ -175,6 +177,7 @@ async def darkq(url: str = "", *, jobs: int = 100) -> AsyncIterator[Darkq]:
         "DARKQ_WORKER_JOBS": str(jobs),
         "DARKQ_WORKER_RESERVED_INTERACTIVE": "0",
         "DARKQ_WORKER_LOG_LEVEL": "WARNING",
+        **(settings or {}),
     }
     with redis_server() as redis_url:
         environment["DARKQ_REDIS_URL"] = redis_url

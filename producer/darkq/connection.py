@@ -19,6 +19,7 @@ from redis.asyncio import (
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
@@ -46,6 +47,9 @@ _REFUSED = re.compile(r"(?:^|-)(MISCONF|READONLY|NOPERM)\b")
 _NO_URL = "is no Redis URL: redis://, rediss:// or unix://, a password percent-encoded"
 
 _PAUSE_MAX_S = 0.5
+_WRITE_BUFFER_BYTES = 64 << 10
+
+_serializer = HiredisRespSerializer()
 
 
 class _PatientRetry(Retry):
@@ -90,9 +94,35 @@ class _Cancellable(AbstractConnection):
             raise ConnectionError("Connection closed by server.")
         return bool(getattr(reader, "_buffer", None))
 
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Encode in C: redis-py's own, in Python, took half of a bulk call's time."""
+        packed: list[bytes] = _serializer.pack(*args)
+        return packed
+
     async def send_packed_command(
         self, command: bytes | str | Iterable[bytes], check_health: bool = True
     ) -> None:
+        writer = self._writer
+        if (
+            writer is None
+            or self.health_check_interval
+            or isinstance(command, bytes | str)
+            or writer.transport.is_closing()
+        ):
+            await self._send_slowly(command, check_health)
+        else:  # nothing to wait for, so neither a timer nor a task's turn
+            try:
+                writer.write(b"".join(command))
+            except RuntimeError:  # uvloop's word for a connection that was reset
+                await self.disconnect(nowait=True)
+                raise ConnectionError("the connection was lost") from None
+            if writer.transport.get_write_buffer_size() > _WRITE_BUFFER_BYTES:
+                await self._send_slowly(b"", check_health)
+
+    async def _send_slowly(
+        self, command: bytes | str | Iterable[bytes], check_health: bool
+    ) -> None:
+        """Connect first if need be, and wait until the buffer has room again."""
         limit_s, self.socket_timeout = self.socket_timeout, None
         writer = self._writer
         try:
@@ -142,14 +172,12 @@ def pool(
     *,
     patience_s: float | None = None,
     connections: int | None = None,
-    on_connect: Callable[[AbstractConnection], Awaitable[None]] | None = None,
 ) -> BlockingConnectionPool:
     """Make a connection pool. Connects on first use.
 
     A call past the pool's size waits for a connection; one that finds Redis away tries again
-    for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`. `on_connect` takes the place
-    of a new connection's own `on_connect`, and may refuse it by raising `ConnectionError`.
-    Raises `ConfigurationError` for a URL that is none.
+    for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`. Raises `ConfigurationError` for a
+    URL that is none.
     """
     try:
         options: dict[str, Any] = {**parse_url(settings.find_redis_url())}
@@ -164,7 +192,6 @@ def pool(
             socket_connect_timeout=settings.redis_timeout_s,
             retry=_PatientRetry(settings.redis_patience_s if patience_s is None else patience_s),
             retry_on_error=list(UNAVAILABLE),
-            redis_connect_func=on_connect,
             **options,
         )
         made.make_connection()  # an unknown option shows here, not at first use

@@ -5,8 +5,8 @@ sink is told when that may have happened (`gap`), and reads the event log again.
 when the connection is lost and once more when the channel is subscribed anew, because only
 then is nothing lost any longer.
 
-redis-py's own PubSub reconnects and re-subscribes in silence; this room speaks to a bare
-connection instead, to hear of every loss.
+redis-py's own PubSub reconnects and re-subscribes in silence; this room speaks to a `Line`
+instead, to hear of every loss.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 
-from darkq.connection import UNAVAILABLE, brief
+from darkq.connection import brief
+from darkq.line import Line, connect
 
 logger = logging.getLogger("darkq.live")
 
@@ -68,17 +66,21 @@ class Live:
         self._channels: dict[bytes, _Channel] = {}
         # A channel left and joined again in haste has a reply of its first life on the way.
         self._replies_due: Counter[bytes] = Counter()
-        self._connection: AbstractConnection | None = None
+        self._line: Line | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._last_heard_s = 0.0
+        self._heard = False
+        self._closed = False
 
     @asynccontextmanager
     async def subscribed(self, name: str, sink: Sink) -> AsyncIterator[None]:
         """Deliver a channel's messages to a sink.
 
         Enters once the server has confirmed the subscription: what is published from then
-        on arrives, or a `gap` does. Raises redis-py's `ConnectionError` when patience ends.
+        on arrives, or a `gap` does. Raises redis-py's `ConnectionError` when patience ends,
+        and `RuntimeError` after `aclose()`.
         """
+        if self._closed:  # nobody would own the reader's task
+            raise RuntimeError("the subscriber connection is closed")
         if self._reader is None:
             self._reader = asyncio.create_task(self._run(), name="darkq-live")
         key = name.encode()
@@ -87,17 +89,18 @@ class Live:
         channel.sinks.add(sink)
         try:
             if known is None:
-                await self._subscribe(key)
+                self._subscribe(key)
             await self._confirmed(channel)
             yield
         finally:
             channel.sinks.discard(sink)
             if not channel.sinks and self._channels.get(key) is channel:
                 del self._channels[key]
-                await self._send("UNSUBSCRIBE", key)
+                self._send("UNSUBSCRIBE", key)
 
     async def aclose(self) -> None:
-        """Close the connection and end every subscription."""
+        """Close the connection and end every subscription; there can be no other."""
+        self._closed = True
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.cancel()
@@ -112,66 +115,65 @@ class Live:
         except TimeoutError:
             raise ConnectionError("no subscriber connection") from None
 
-    async def _subscribe(self, *names: bytes) -> None:
-        if names and self._connection is not None:
+    def _subscribe(self, *names: bytes) -> None:
+        if names and self._line is not None:
             self._replies_due.update(names)
-            await self._send("SUBSCRIBE", *names)
+            self._send("SUBSCRIBE", *names)
 
-    async def _send(self, *command: str | bytes) -> None:
+    def _send(self, *command: str | bytes) -> None:
         """Send if connected; a new connection subscribes to everything anyway."""
-        connection = self._connection
-        if connection is not None and connection.is_connected:  # else it would connect by itself
-            with suppress(*UNAVAILABLE):  # the reader will see it too, and reconnect
-                await connection.send_command(*command, check_health=False)
+        if self._line is not None:
+            self._line.send(command)
 
     async def _run(self) -> None:
         failures = 0
         while True:
             try:
-                connection = await self._connect()
+                connection = await connect(self._pool)
                 failures = 0
-                await self._read(connection)
+                try:
+                    await self._listen(Line(connection, self._dispatch))
+                finally:
+                    await connection.disconnect(nowait=True)
             except (RedisError, OSError) as error:
                 if failures == 0:
                     logger.warning("no subscriber connection, will keep trying: %s", brief(error))
                 failures += 1
                 await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.05 * 2**failures)))
 
-    async def _connect(self) -> AbstractConnection:
-        # Idle channels are silent for as long as they like: the ping decides what is dead.
-        options = {**self._pool.connection_kwargs, "socket_timeout": None}
-        options["retry"] = Retry(NoBackoff(), 0)
-        connection = self._pool.connection_class(**options)
-        # A server may accept and never answer, and no ping asks it yet.
-        async with asyncio.timeout(self._pool.connection_kwargs["socket_timeout"]):
-            await connection.connect()
-        self._connection = connection
+    async def _listen(self, line: Line) -> None:
+        """Subscribe, and ping for as long as the line lives. Raises its loss."""
+        self._line = line
         self._replies_due.clear()
-        await self._subscribe(*self._channels)
-        return connection
-
-    async def _read(self, connection: AbstractConnection) -> None:
-        self._last_heard_s = asyncio.get_running_loop().time()
-        pinger = asyncio.create_task(self._ping(connection), name="darkq-live-ping")
+        self._subscribe(*self._channels)
         try:
-            while True:
-                self._dispatch(await connection.read_response(disconnect_on_error=False))
+            silences, self._heard = 0, True
+            while not line.lost.done():
+                await asyncio.wait([line.lost], timeout=_PING_INTERVAL_S)
+                silences = 0 if self._heard else silences + 1
+                if silences == 2:
+                    line.fail(ConnectionError("no answer to a ping"))
+                self._heard = False
+                self._send("PING")  # it may be dead and not closed
+            raise line.lost.result()
         finally:
-            self._connection = None
-            pinger.cancel()
-            await connection.disconnect(nowait=True)
+            self._line = None
             for channel in self._channels.values():
                 channel.confirmed.clear()
                 channel.gap()
 
-    def _dispatch(self, response: Any) -> None:
-        self._last_heard_s = asyncio.get_running_loop().time()
-        kind, name = response[0], response[1]
+    def _dispatch(self, reply: Any) -> None:
+        self._heard = True
+        if isinstance(reply, Exception):  # subscribing is not allowed
+            if self._line is not None:
+                self._line.fail(reply)
+            return
+        kind, name = reply[0], reply[1]
         channel = self._channels.get(name)
         if kind == b"message":
             # Nobody may listen any more: the message crossed the unsubscription.
             for sink in channel.sinks if channel else ():
-                sink.deliver(response[2])
+                sink.deliver(reply[2])
         elif kind == b"subscribe":
             self._replies_due[name] -= 1
             if self._replies_due[name] <= 0:
@@ -179,13 +181,3 @@ class Live:
                 if channel is not None:
                     channel.gap()
                     channel.confirmed.set()
-
-    async def _ping(self, connection: AbstractConnection) -> None:
-        """Find a connection that is dead but not closed, and make its reader notice."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(_PING_INTERVAL_S)
-            if loop.time() - self._last_heard_s > 2 * _PING_INTERVAL_S:
-                await connection.disconnect(nowait=True)
-                return
-            await self._send("PING")

@@ -15,7 +15,7 @@ class Mailbox:
         self._messages: list[bytes] = []
         self._bytes = 0
         self._gap = False
-        self._arrived = asyncio.Event()
+        self._taker: asyncio.Future[None] | None = None
 
     def deliver(self, message: bytes) -> None:
         """Take a message, or become a gap when there is no room."""
@@ -26,36 +26,39 @@ class Mailbox:
         if len(self._messages) > MAX_MESSAGES or self._bytes > MAX_BYTES:
             self.gap()
         else:
-            self._arrived.set()
+            self._wake()
 
     def gap(self) -> None:
         """Messages were lost; what waits is of no use, the log has it all."""
+        self.forget()
         self._gap = True
-        self._messages = []
-        self._bytes = 0
-        self._arrived.set()
+        self._wake()
 
     def forget(self) -> None:
         """Start afresh. Call it before reading the log, never after."""
         self._gap = False
         self._messages = []
         self._bytes = 0
-        self._arrived.clear()
 
     async def take(self, timeout_s: float) -> list[bytes] | None:
         """Return all that waits, at least one message; None for a gap or after the timeout.
 
-        None means: read the log. Cancelling it loses nothing.
+        None means: read the log. Cancelling it loses nothing. One may take at a time.
         """
-        if not self._arrived.is_set():
+        if not (self._messages or self._gap):
+            loop = asyncio.get_running_loop()
+            self._taker = loop.create_future()
+            # Not `asyncio.timeout`, which costs more than the delivery.
+            silence = loop.call_later(timeout_s, self._wake)
             try:
-                async with asyncio.timeout(timeout_s):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return None
-        if self._gap:
-            return None
+                await self._taker
+            finally:
+                silence.cancel()
+                self._taker = None
         messages, self._messages = self._messages, []
         self._bytes = 0
-        self._arrived.clear()
-        return messages
+        return messages or None
+
+    def _wake(self) -> None:
+        if self._taker is not None and not self._taker.done():
+            self._taker.set_result(None)

@@ -14,7 +14,7 @@ The branches follow https://html.spec.whatwg.org/multipage/server-sent-events.ht
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -67,24 +67,24 @@ class LineDecoder:
         self._after_cr = False
         self._at_start = True
 
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield the lines that `chunk` completes. Iterate to the end before the next call.
+    def feed(self, chunk: bytes) -> Iterable[bytes]:
+        """Return the lines that `chunk` completes. Iterate to the end before the next call.
 
-        Raises `LineTooLong`, after the lines before the long one.
+        Iterating raises `LineTooLong`, after the lines before the long one.
         """
         if self._at_start:
             chunk = bytes(self._unfinished) + chunk
             self._unfinished.clear()
             if _BOM.startswith(chunk):  # it may be cut, like everything else
                 self._unfinished += chunk
-                return
+                return ()
             chunk = chunk.removeprefix(_BOM)
             self._at_start = False
         if self._after_cr and chunk:  # a CR has ended its line already; its LF may be cut off
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
         if not chunk:
-            return
+            return ()
         crowded = len(self._unfinished) + len(chunk) > self._max_line_bytes
         lines = chunk.splitlines()  # of bytes: at CRLF, LF and CR only
         if chunk.endswith((b"\n", b"\r")):
@@ -96,10 +96,9 @@ class LineDecoder:
             lines[0] = bytes(self._unfinished + lines[0])
             self._unfinished.clear()
         if crowded:
-            yield from self._within_bound(lines, rest)
-        else:
-            yield from lines
+            return self._within_bound(lines, rest)
         self._unfinished += rest
+        return lines
 
     def _within_bound(self, lines: list[bytes], rest: bytes) -> Iterator[bytes]:
         for line in lines:
@@ -108,6 +107,7 @@ class LineDecoder:
             yield line
         if len(self._unfinished) + len(rest) > self._max_line_bytes:
             raise LineTooLong(self._max_line_bytes)
+        self._unfinished += rest
 
 
 class EventDecoder:

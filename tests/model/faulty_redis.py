@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
-from redis.exceptions import ConnectionError, NoScriptError
 
 Fault: TypeAlias = Literal["request lost", "reply lost"]
 
@@ -18,7 +16,7 @@ class FaultyRedis(Redis):
     """Plays one fault at the next script call.
 
     A call of its own is sent again, as redis-py does when a connection breaks, so a lost reply
-    means that the script runs twice. A pipeline raises: its caller decides what is sent again.
+    means that the script runs twice.
     """
 
     fault: Fault | None = None
@@ -36,24 +34,3 @@ class FaultyRedis(Redis):
                 self.fault = None
                 self.replies_lost += 1
         return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-
-    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        return _FaultyPipeline(self, transaction, shard_hint)
-
-
-class _FaultyPipeline(Pipeline):
-    def __init__(self, redis: FaultyRedis, transaction: bool, shard_hint: str | None) -> None:
-        super().__init__(redis.connection_pool, redis.response_callbacks, transaction, shard_hint)
-        self._redis = redis
-
-    async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        calls_scripts = any(args[0] in _CALLS for args, _ in self.command_stack)
-        if self._redis.fault is None or not calls_scripts:
-            return await super().execute(raise_on_error)
-        if self._redis.fault == "reply lost":
-            replies = await super().execute(raise_on_error)
-            if any(isinstance(reply, NoScriptError) for reply in replies):
-                return replies  # nothing has run
-            self._redis.replies_lost += 1
-        self._redis.fault = None
-        raise ConnectionError("the connection was lost")

@@ -111,6 +111,7 @@ _DECODE: dict[str, Callable[[Any], object]] = {
     "darkq::interactive": _scores,
     "darkq::bulk": _scores,
     "darkq::failed": lambda flat: set(_scores(flat)),
+    "darkq::jobs": lambda flat: set(_scores(flat)),
     "darkq:idempotency:": lambda data: data.decode().split(" ")[1],
     "darkq:state:": lambda flat: dict(_pairs(flat)),
     "darkq:events:": _events,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from darkq.keys import PRIORITIES, JobKeys, failures, idempotency, queue
+from darkq.keys import PRIORITIES, JobKeys, failures, idempotency, queue, tenant_jobs
 from model.facts import RESPITE_MS, Content, Span
 from model.job_model import Hold, Job
 
@@ -79,6 +79,8 @@ class QueueModel:
                 picture[queue(0, priority)] = scores
         if failed := {job.keys.arq_id for job in self.jobs if job.listed}:
             picture[failures(0)] = failed
+        if self.jobs:
+            picture[tenant_jobs(0, None)] = {job.keys.arq_id for job in self.jobs}
         for key, job in self.remembered.items():
             picture[idempotency(0, key)] = job.keys.arq_id
         return picture

@@ -8,16 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import cast
 
 from darkq.record import decode_job
 from darkq.settings import Settings
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.ending import settlement_of
-from darkq_worker.writer import Writer
 from model.facts import MODEL, UPSTREAM, End, Release
 from model.faulty_redis import FaultyRedis
+from model.faulty_writer import Faults, FaultyWriter
 from model.job_model import Hold
 from support.waiting import wait_until
 
@@ -28,9 +27,8 @@ class Worker:
     def __init__(self, settings: Settings, redis: FaultyRedis) -> None:
         self._settings = settings
         self._redis = redis
-        self.writer = Writer(settings)
-        self.connection = cast(FaultyRedis, FaultyRedis.from_pool(self.writer._pool))
-        self.writer._redis = self.connection
+        self.connection = Faults()
+        self.writer = FaultyWriter(settings, self.connection)
         self._task = asyncio.create_task(self.writer.run())
         self.runs: list[Run] = []
 
@@ -61,7 +59,6 @@ class Worker:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
-        await self.writer.aclose()
 
 
 class Run:

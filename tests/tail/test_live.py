@@ -49,15 +49,13 @@ async def test_the_last_to_leave_unsubscribes(redis: Redis, live: Live) -> None:
 
 
 class Wire:
-    """A connection that does nothing until it is told."""
-
-    is_connected = True
+    """A line that does nothing until it is told."""
 
     def __init__(self) -> None:
         self.sent: list[bytes | str] = []
 
-    async def send_command(self, *command: bytes | str, check_health: bool) -> None:
-        self.sent.append(command[0])
+    def send(self, *commands: tuple[bytes | str, ...]) -> None:
+        self.sent += [command[0] for command in commands]
 
 
 async def test_a_reply_of_the_channels_first_life_does_not_confirm_its_second(
@@ -66,7 +64,7 @@ async def test_a_reply_of_the_channels_first_life_does_not_confirm_its_second(
     """Between them nobody listens. Red without `_replies_due`."""
     live, wire, sink = Live(ConnectionPool(), patience_s=5), Wire(), Sink()
     monkeypatch.setattr(live, "_run", lambda: asyncio.sleep(60))
-    monkeypatch.setattr(live, "_connection", wire)
+    monkeypatch.setattr(live, "_line", wire)
     first = asyncio.create_task(join_and_leave(live, "a"))
     await asyncio.sleep(0)
     first.cancel()
@@ -143,3 +141,11 @@ async def test_who_joins_while_the_connection_is_away_waits_for_it(
             async with live.subscribed(f"b{n}", sink):
                 assert await redis.publish(f"b{n}", b"x") in (0, 1)
                 await hears(redis, f"b{n}", sink)
+
+
+async def test_once_closed_it_starts_no_reader_that_nobody_owns(live: Live) -> None:
+    await live.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        async with live.subscribed("a", Sink()):
+            pass
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "darkq-live"]

@@ -59,11 +59,11 @@ async def test_a_connection_that_is_dead_but_not_closed_is_found_by_the_ping(
     sink = Sink()
     assert own_server.process is not None
     async with own_live.subscribed("a", sink):
-        first, gaps = own_live._connection, sink.gaps
+        first, gaps = own_live._line, sink.gaps
         own_server.process.send_signal(signal.SIGSTOP)
         await wait_until("the gap", lambda: sink.gaps > gaps)
         own_server.process.send_signal(signal.SIGCONT)
-        await wait_until("another connection", lambda: own_live._connection not in (None, first))
+        await wait_until("another connection", lambda: own_live._line not in (None, first))
         async with Redis.from_url(own_server.url) as redis:
             await wait_until("a subscription", lambda: heard(redis, "a"))
             await hears(redis, "a", sink)
@@ -75,10 +75,10 @@ async def test_the_ping_leaves_a_quiet_connection_alone(
     monkeypatch.setattr(live_module, "_PING_INTERVAL_S", 0.1)
     sink = Sink()
     async with live.subscribed("a", sink):
-        connection, gaps = live._connection, sink.gaps
+        line, gaps = live._line, sink.gaps
         pings = await _calls(redis, "ping")
         await wait_until("some pings", lambda: _more_calls(redis, "ping", pings + 3))
-        assert live._connection is connection
+        assert live._line is line
         assert sink.gaps == gaps
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from redis.asyncio import Redis
 
@@ -172,18 +174,34 @@ class TestTheEnd:
         with pytest.raises(CursorGone):
             await read(claim.keys, after).end(1)
 
-    async def test_a_cursor_that_waits_beyond_the_log_is_gone_when_the_job_ends_before_it(
+    async def test_a_cursor_beyond_the_log_of_a_running_job_is_gone_at_once(
+        self, hand: Hand, read: StartReader
+    ) -> None:
+        """Red when only a terminal event or a long silence makes the reader look."""
+        claim = await in_mid_stream(hand)
+        with pytest.raises(CursorGone):
+            await read(claim.keys, Cursor(1, 9)).end(1)
+
+    async def test_who_was_reading_when_redis_forgot_waits_for_the_worker_to_write_again(
         self, hand: Hand, read: StartReader, redis: Redis, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It may be one that Redis forgot in a crash, and then the worker will write it again."""
-        monkeypatch.setattr(event_log, "SILENCE_S", 0.05)
+        """Red when a cursor beyond the log is gone for those who were reading, too."""
+        monkeypatch.setattr(event_log, "SILENCE_S", 0.02)
         claim = await in_mid_stream(hand)
-        reader = read(claim.keys, Cursor(1, 9))
-        await wait_until("it to listen", lambda: heard(redis, claim.keys.live))
-        await hand.complete(claim, "xxx", Cursor(1, 4))
-        with pytest.raises(CursorGone):
-            await reader.end()
-        assert reader.seen == []
+        reader = read(claim.keys)
+        entries = await redis.xrange(claim.keys.events)
+        ids = await event_ids(redis, claim.keys)
+        await wait_until("it to have read it all", lambda: reader.ids == ids)
+        await redis.delete(claim.keys.events)
+        for event_id, fields in entries[:-1]:
+            await redis.xadd(claim.keys.events, fields, id=event_id)
+        await redis.pexpire(claim.keys.events, 60_000)
+        await asyncio.sleep(0.2)  # several silences: the wait itself is what is tested
+        last = Cursor.parse(ids[-1])
+        await hand.append(claim, chunk(last.attempt, last.seq))
+        await hand.complete(claim, "x", Cursor(last.attempt, last.seq + 1))
+        await reader.end()
+        assert reader.ids == await event_ids(redis, claim.keys)
 
     async def test_what_redis_forgot_and_got_again_is_not_seen_twice(
         self, hand: Hand, read: StartReader, redis: Redis

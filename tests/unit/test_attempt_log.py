@@ -18,7 +18,6 @@ from hypothesis.stateful import (
 from darkq import event as ev
 from darkq.event import Chunk, Cursor, Started
 from darkq.keys import JobKeys
-from darkq_worker import attempt_log
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.budget import Budget
 
@@ -26,12 +25,17 @@ from darkq_worker.budget import Budget
 class Desk:
     """A log, its budget, and what it told."""
 
-    def __init__(self, attempt: int = 1) -> None:
+    def __init__(self, attempt: int = 1, *, max_event_chars: int = 64 << 10) -> None:
         self.budget = Budget(1000)
         self.work = 0
         self.lost = 0
         self.log = AttemptLog(
-            JobKeys.new(0), attempt, self.budget, on_work=self._on_work, on_lost=self._on_lost
+            JobKeys.new(0),
+            attempt,
+            self.budget,
+            on_work=self._on_work,
+            on_lost=self._on_lost,
+            max_event_chars=max_event_chars,
         )
 
     def _on_work(self, log: AttemptLog) -> None:
@@ -85,10 +89,8 @@ def test_what_was_sealed_stays_as_it_is_until_it_is_acknowledged(desk: Desk) -> 
     assert [entry.id for entry in desk.log.seal()] == ["1-2"]
 
 
-def test_an_event_is_bounded_and_a_longer_piece_is_one_of_its_own(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attempt_log, "MAX_EVENT_CHARS", 5)
+def test_an_event_is_bounded_and_a_longer_piece_is_one_of_its_own() -> None:
+    desk = Desk(max_event_chars=5)
     desk.start()
     for text in ("abc", "de", "f", "ghijklmn", "o"):
         desk.log.add(text)
@@ -103,10 +105,8 @@ def test_an_event_is_bounded_and_a_longer_piece_is_one_of_its_own(
     assert desk.held == 0
 
 
-def test_closing_seals_all_and_names_the_place_of_the_end(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attempt_log, "MAX_EVENT_CHARS", 2)
+def test_closing_seals_all_and_names_the_place_of_the_end() -> None:
+    desk = Desk(max_event_chars=2)
     desk.start()
     for text in "abcde":
         desk.log.add(text)
@@ -178,15 +178,13 @@ class TestResume:
 
 @given(st.lists(st.text(min_size=1, max_size=9), min_size=1), st.integers(1, 12))
 def test_the_events_hold_the_text_to_the_letter(pieces: list[str], limit: int) -> None:
-    desk = Desk()
+    desk = Desk(max_event_chars=limit)
     desk.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attempt_log, "MAX_EVENT_CHARS", limit)
-        for n, piece in enumerate(pieces):
-            desk.log.add(piece)
-            if n % 3 == 0:
-                desk.log.seal()
-        text, end = desk.log.close()
+    for n, piece in enumerate(pieces):
+        desk.log.add(piece)
+        if n % 3 == 0:
+            desk.log.seal()
+    text, end = desk.log.close()
     chunks = [event.text for event in desk.seal() if isinstance(event, Chunk)]
     assert "".join(chunks) == text == "".join(pieces)
     assert end == Cursor(1, len(chunks) + 1)
@@ -218,7 +216,7 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def resume(self, data: Any) -> None:
-        sealed = self.desk.log._sealed
+        sealed = self.desk.log.sealed
         last = data.draw(st.integers(-1, sealed - 1))
         self.desk.log.resume(Cursor(1, 5) if last < 0 else Cursor(2, last))
 

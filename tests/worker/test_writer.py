@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from darkq import Client, Settings
 from darkq.event import Chunk, Completed, decode
 from darkq.keys import JobKeys
 from darkq.record import Details, ResultRecord, encode
-from darkq_worker.attempt_log import MAX_EVENT_CHARS, AttemptLog, Entry
+from darkq_worker.attempt_log import AttemptLog, Entry
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.settlement import Finish
 from darkq_worker.writer import Writer
@@ -35,7 +36,6 @@ async def writer(make_settings: MakeSettings) -> AsyncIterator[Writer]:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    await writer.aclose()
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ async def test_what_waits_goes_out_as_one_event(writer: Writer, claim: Claim, re
 
 async def test_an_event_has_a_bounded_size(writer: Writer, claim: Claim, redis: Redis) -> None:
     log = open_log(writer, claim)
-    piece = "x" * (MAX_EVENT_CHARS // 3)
+    piece = "x" * (Settings().worker_max_event_chars // 3)
     for _ in range(7):
         log.add(piece)
     await wait_until("the flushes", lambda: not log.has_work)
@@ -238,3 +238,54 @@ async def test_a_stranger_cannot_finish(writer: Writer, claim: Claim, redis: Red
     await redis.set(claim.keys.in_progress, "somebody:2", px=60_000)
     assert not await finish(writer, claim, log)
     assert not await redis.exists(claim.keys.result)
+
+
+@asynccontextmanager
+async def lingering(make_settings: MakeSettings, linger_s: float) -> AsyncIterator[Writer]:
+    writer = Writer(make_settings(worker_linger_s=linger_s, worker_max_event_chars=8))
+    task = asyncio.create_task(writer.run())
+    yield writer
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_with_linger_text_that_comes_within_it_goes_together(
+    make_settings: MakeSettings, claim: Claim, redis: Redis
+) -> None:
+    async with lingering(make_settings, 0.2) as writer:
+        log = open_log(writer, claim)
+        await wait_until("started", lambda: not log.has_work)
+        before = await commands(redis)
+        for n in range(4):
+            log.add(f"{n} ")
+            await asyncio.sleep(0.01)
+        await wait_until("the flush", lambda: not log.has_work)
+        assert await commands(redis) - before == 1
+        assert [(c.text, c.merged) for c in await chunks_in(redis, claim.keys)] == [("0 1 2 3 ", 4)]
+
+
+async def test_the_setting_bounds_how_much_is_merged(
+    make_settings: MakeSettings, claim: Claim, redis: Redis
+) -> None:
+    async with lingering(make_settings, 0.01) as writer:
+        log = open_log(writer, claim)
+        for text in ("12345", "678", "9", "a text longer than that", "b"):
+            log.add(text)
+        await wait_until("the flushes", lambda: not log.has_work)
+        merged = [(c.text, c.merged) for c in await chunks_in(redis, claim.keys)]
+        assert merged == [("12345678", 2), ("9", 1), ("a text longer than that", 1), ("b", 1)]
+
+
+async def test_an_end_does_not_linger(
+    make_settings: MakeSettings, claim: Claim, redis: Redis
+) -> None:
+    """Red when `settle` waits for a flush that lingers: here, for a second."""
+    async with lingering(make_settings, 1) as writer:
+        log = open_log(writer, claim)
+        await wait_until("started", lambda: not log.has_work)
+        log.add("word")
+        begin_s = time.monotonic()
+        assert await finish(writer, claim, log)
+        assert time.monotonic() - begin_s < 0.9
+        assert [chunk.text for chunk in await chunks_in(redis, claim.keys)] == ["word"]

@@ -15,9 +15,6 @@ from darkq.event import Chunk, Cursor, Started
 from darkq.keys import JobKeys
 from darkq_worker.budget import Budget
 
-MAX_EVENT_CHARS = 64 << 10
-"""Pieces are merged up to this size; a longer piece is an event of its own."""
-
 
 class Entry(NamedTuple):
     """An event on its way into the log."""
@@ -32,6 +29,8 @@ class Entry(NamedTuple):
 class AttemptLog:
     """One attempt's events: `started` is number 0, the chunks follow.
 
+    Pieces are merged up to `max_event_chars`; a longer piece is an event of its own.
+
     `on_work` is called when there is something to flush, `on_lost` when the log turns out to
     belong to somebody else by now.
     """
@@ -44,6 +43,7 @@ class AttemptLog:
         *,
         on_work: Callable[[AttemptLog], None],
         on_lost: Callable[[], object],
+        max_event_chars: int = 64 << 10,
     ) -> None:
         self.keys = keys
         self.attempt = attempt
@@ -54,6 +54,7 @@ class AttemptLog:
         self._budget = budget
         self._on_work = on_work
         self._on_lost = on_lost
+        self._max_event_chars = max_event_chars
         self._started: bytes | None = None
         self._waiting: list[str] = []
         self._texts: list[str] = []
@@ -80,7 +81,8 @@ class AttemptLog:
         self._waiting.append(text)
         self._budget.spend(len(text))
         self.chunks += 1
-        self._on_work(self)
+        if len(self._waiting) == 1:  # else the writer knows
+            self._on_work(self)
 
     def close(self) -> tuple[str, Cursor]:
         """Seal all that waits; return the whole text, and the place of the event after it.
@@ -90,16 +92,13 @@ class AttemptLog:
         self._closed = True
         while self._waiting:
             self._seal_one()
-        return "".join(self._texts), Cursor(self.attempt, self._sealed)
+        return "".join(self._texts), Cursor(self.attempt, self.sealed)
 
     def seal(self) -> list[Entry]:
         """Make one event of what waits, as far as one may hold; return what is unsent."""
         if self._waiting:
             self._seal_one()
-        return [
-            Entry(str(Cursor(self.attempt, n)), self._encoded(n))
-            for n in range(self._acknowledged, self._sealed)
-        ]
+        return [self._entry(number) for number in range(self._acknowledged, self.sealed)]
 
     def acknowledge(self, count: int) -> None:
         """The log holds `count` events of this attempt, be it more or fewer than it did."""
@@ -116,7 +115,7 @@ class AttemptLog:
             self.lose()
         elif last.attempt < self.attempt:
             self.acknowledge(0)
-        elif last.seq < self._sealed:
+        elif last.seq < self.sealed:
             self.acknowledge(last.seq + 1)
         else:
             self.lose()
@@ -129,7 +128,7 @@ class AttemptLog:
 
     def forget(self) -> None:
         """Drop what was not sent: the attempt has ended."""
-        self.acknowledge(self._sealed)
+        self.acknowledge(self.sealed)
         self._budget.spend(-sum(map(len, self._waiting)))
         self._waiting = []
         self.lost = True
@@ -139,30 +138,32 @@ class AttemptLog:
         """Tell whether there is something to append."""
         if self.lost or self._closed:
             return False
-        return bool(self._waiting) or self._acknowledged < self._sealed
+        return bool(self._waiting) or self._acknowledged < self.sealed
 
     @property
-    def _sealed(self) -> int:
+    def sealed(self) -> int:
+        """How many events there are so far."""
         return len(self._texts) + (self._started is not None)
 
-    def _encoded(self, number: int) -> bytes:
+    def _entry(self, number: int) -> Entry:
+        id_ = f"{self.attempt}-{number}"
         if number == 0:
-            return self._started or b""
-        return ev.encode(
-            Chunk(
-                id=str(Cursor(self.attempt, number)),
-                text=self._texts[number - 1],
-                merged=self._merged[number - 1],
-            )
-        )
+            return Entry(id_, self._started or b"")
+        text, merged = self._texts[number - 1], self._merged[number - 1]
+        return Entry(id_, ev.encode(Chunk(id=id_, text=text, merged=merged)))
 
     def _seal_one(self) -> None:
+        pieces = self._waiting
+        if len(pieces) == 1:
+            self._texts.append(pieces.pop())
+            self._merged.append(1)
+            return
         taken, chars = 0, 0
-        for piece in self._waiting:
-            if taken and chars + len(piece) > MAX_EVENT_CHARS:
+        for piece in pieces:
+            if taken and chars + len(piece) > self._max_event_chars:
                 break
             taken += 1
             chars += len(piece)
-        self._texts.append("".join(self._waiting[:taken]))
+        self._texts.append("".join(pieces[:taken]))
         self._merged.append(taken)
-        del self._waiting[:taken]
+        del pieces[:taken]

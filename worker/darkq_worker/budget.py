@@ -9,6 +9,8 @@ class Budget:
     """Counts characters. Spending past the limit is allowed; whoever reads more must wait."""
 
     def __init__(self, limit: int) -> None:
+        self.exhausted = False
+        """Tells whether `room()` would wait."""
         self._limit = limit
         self._spent = 0
         self._room = asyncio.Event()
@@ -17,15 +19,12 @@ class Budget:
     def spend(self, chars: int) -> None:
         """Take in text, or give back what has been sent: a negative number."""
         self._spent += chars
-        if self._spent >= self._limit:
-            self._room.clear()
-        elif not self._room.is_set():
-            self._room.set()
-
-    @property
-    def exhausted(self) -> bool:
-        """Tell whether `room()` would wait."""
-        return self._spent >= self._limit
+        if self.exhausted != (self._spent >= self._limit):
+            self.exhausted = not self.exhausted
+            if self.exhausted:
+                self._room.clear()
+            else:
+                self._room.set()
 
     async def room(self) -> None:
         """Wait until there is room for more text."""

@@ -1,17 +1,20 @@
 """Group commit: one writer for all jobs of a worker process.
 
     attempt ── add() ────► AttemptLog ┐
-    attempt ── add() ────► AttemptLog ┼── one pipeline in flight ──► Redis
+    attempt ── add() ────► AttemptLog ┼── one flush under way ──► Redis
     attempt ── settle() ──────────────┘
 
 Whatever waits goes out as soon as the previous flush has returned. Idle: one chunk, one round
 trip, no added delay. Busy: a flush carries more by itself, and a job's waiting chunks go as
 one event. The buffer is bounded by a `Budget`: whoever reads an upstream waits for room, and
-nothing is dropped.
+nothing is dropped. `DARKQ_WORKER_LINGER_S` lets text wait for more to go with it.
 
 After a lost connection nobody knows what Redis took, and a Redis that restarted may have
 forgotten what it had acknowledged. So nothing is sent over a new connection until every log
 has been asked where it stands; then the writer goes on from there.
+
+The task only connects. Flushes and their replies are plain calls from the event loop: to wake a
+task for each costs more than all else that is done for a chunk.
 """
 
 from __future__ import annotations
@@ -19,20 +22,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError, RedisError
+from redis.exceptions import RedisError, TimeoutError
 
 from darkq import scripts
 from darkq.connection import brief, pool
 from darkq.event import Cursor
 from darkq.keys import JobKeys
+from darkq.line import Command, Line, connect
 from darkq.settings import Settings
-from darkq_worker.attempt_log import AttemptLog, Entry
+from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.budget import Budget
+from darkq_worker.flush import Flush
 from darkq_worker.settlement import Settlement
 
 logger = logging.getLogger("darkq.worker.writer")
@@ -40,22 +44,20 @@ logger = logging.getLogger("darkq.worker.writer")
 _BACKOFF_MAX_S = 1.0
 
 
-class _Append(NamedTuple):
-    """A log, and its events in this flush."""
-
-    log: AttemptLog
-    entries: list[Entry]
-
-
 class Writer:
     """Flushes the logs and settles the jobs of a worker. `run()` is its one task."""
 
     def __init__(self, settings: Settings) -> None:
         self.budget = Budget(settings.worker_buffer_chars)
-        # One connection, no retries: this room itself decides what is sent again.
-        self._pool = pool(settings, patience_s=0, connections=1, on_connect=self._on_connect)
-        self._redis = Redis.from_pool(self._pool)
-        self._in_step = False
+        self._max_event_chars = settings.worker_max_event_chars
+        self._linger_s = settings.worker_linger_s
+        self._timeout_s = settings.redis_timeout_s
+        self._pool = pool(settings)
+        self._loop = asyncio.get_running_loop()
+        self._line: Line | None = None
+        self._flush: Flush | None = None
+        self._next_flush: asyncio.Handle | None = None
+        self._failures = 0
         self._open: set[AttemptLog] = set()
         self._dirty: dict[AttemptLog, None] = {}
         self._settlements: list[Settlement] = []
@@ -63,14 +65,16 @@ class Writer:
         self._drained = asyncio.Event()
         self._drained.set()
 
-    async def aclose(self) -> None:
-        """Close the connection. End `run()` before."""
-        await self._redis.aclose()
-        await self._pool.aclose()
-
     def open(self, keys: JobKeys, attempt: int, *, on_lost: Callable[[], object]) -> AttemptLog:
         """Begin the log of an attempt. `settle` or `abandon` ends it."""
-        log = AttemptLog(keys, attempt, self.budget, on_work=self._on_work, on_lost=on_lost)
+        log = AttemptLog(
+            keys,
+            attempt,
+            self.budget,
+            on_work=self._on_work,
+            on_lost=on_lost,
+            max_event_chars=self._max_event_chars,
+        )
         self._open.add(log)
         return log
 
@@ -89,7 +93,7 @@ class Writer:
         self._dirty.pop(settlement.log, None)
         self._settlements.append(settlement)
         self._drained.clear()
-        self._work.set()
+        self._flush_after(0)
         return settlement.settled
 
     async def drained(self) -> None:
@@ -97,104 +101,117 @@ class Writer:
         await self._drained.wait()
 
     async def run(self) -> None:
-        """Flush until cancelled."""
+        """Hold a connection for as long as there is work for it, until cancelled."""
         while True:
             await self._work.wait()
             self._work.clear()
-            logs, self._dirty = list(self._dirty), {}
-            settlements, self._settlements = self._settlements, []
-            await self._commit(logs, settlements)
-            if not self._settlements:
-                self._drained.set()
+            try:
+                await self._converse()
+            except (RedisError, OSError) as error:
+                if self._dirty or self._settlements:
+                    self._work.set()
+                    await self._pause(error)
 
-    async def _on_connect(self, connection: AbstractConnection) -> None:
-        """Refuse a connection that redis-py made anew in silence, in the midst of a flush."""
-        if self._in_step:
-            self._in_step = False
-            raise ConnectionError("the connection was lost")
-        await connection.on_connect()
+    async def _converse(self) -> None:
+        """Connect, and flush what comes until the connection is lost. Raises its loss."""
+        connection = await connect(self._pool)
+        try:
+            await self._resume(connection)
+            self._line = self._take_over(connection)
+            self._send()
+            raise await self._loss(self._line)
+        finally:
+            self._line = None
+            if self._next_flush is not None:
+                self._next_flush.cancel()
+                self._next_flush = None
+            if self._flush is not None:
+                unsettled = [s for s in self._flush.settlements if not s.settled.done()]
+                self._settlements[:0] = unsettled
+                self._dirty |= dict.fromkeys(log for log in self._flush.logs if log.has_work)
+                self._flush = None
+            await connection.disconnect(nowait=True)
+
+    def _take_over(self, connection: AbstractConnection) -> Line:
+        return Line(connection, self._on_reply)
+
+    async def _loss(self, line: Line) -> Exception:
+        """Return why a line is lost; give it up when a flush has no reply in time."""
+        while not line.lost.done():
+            before = self._flush
+            await asyncio.wait([line.lost], timeout=self._timeout_s)
+            if before is not None and self._flush is before:
+                line.fail(TimeoutError("no reply to a flush"))
+        return line.lost.result()
+
+    async def _pause(self, error: Exception) -> None:
+        if self._failures == 0:
+            logger.warning("flush failed, will try until Redis is back: %s", brief(error))
+        self._failures += 1
+        await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.02 * 2**self._failures)))
+
+    async def _resume(self, connection: AbstractConnection) -> None:
+        """Ask every log where it stands, and go on from there."""
+        logs = list(self._open)
+        commands: list[Command] = [("SCRIPT", "LOAD", script.source) for script in scripts.ALL]
+        commands += [("XREVRANGE", log.keys.events, "+", "-", "COUNT", 1) for log in logs]
+        await connection.send_packed_command(connection.pack_commands(commands))
+        for _ in scripts.ALL:
+            await connection.read_response()
+        for log in logs:
+            last = await connection.read_response()
+            log.resume(Cursor.parse(last[0][0]) if last else None)
+            if log.has_work:
+                self._dirty[log] = None
 
     def _on_work(self, log: AttemptLog) -> None:
         self._dirty[log] = None
-        self._work.set()
+        if self._next_flush is None:
+            self._flush_after(self._linger_s)
 
-    async def _commit(self, logs: list[AttemptLog], settlements: list[Settlement]) -> None:
-        """Flush; after an error find out where the logs stand, and flush again."""
-        failures = 0
-        while True:
-            try:
-                if not self._in_step:
-                    logs = await self._resume()
-                    self._in_step = True
-                await self._flush(logs, settlements)
-                break
-            except (RedisError, OSError) as error:
-                self._in_step = False
-                if failures == 0:
-                    logger.warning("flush failed, will try until Redis is back: %s", brief(error))
-                failures += 1
-                await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.02 * 2**failures)))
-                settlements = [s for s in settlements if not s.settled.done()]
-        for log in logs:
+    def _flush_after(self, delay_s: float) -> None:
+        if self._line is None:
+            self._work.set()
+        elif self._flush is None:
+            if self._next_flush is not None:
+                self._next_flush.cancel()
+            # Soon, not now: what this round of the event loop still brings goes with it.
+            later = self._loop.call_later
+            self._next_flush = (
+                later(delay_s, self._send) if delay_s else self._loop.call_soon(self._send)
+            )
+
+    def _send(self) -> None:
+        """Send what waits, unless something is under way."""
+        self._next_flush = None
+        if self._line is None or self._flush is not None:
+            return
+        logs, self._dirty = self._dirty, {}
+        settlements, self._settlements = self._settlements, []
+        flush = Flush(logs, settlements, on_settled=self._settled)
+        if commands := flush.commands:
+            self._flush = flush
+            self._line.send(*commands)
+
+    def _on_reply(self, reply: Any) -> None:
+        line, flush = self._line, self._flush
+        if line is None or flush is None or not flush.take_in(reply):
+            return
+        if flush.error is not None:
+            line.fail(flush.error)
+            return
+        self._flush = None
+        self._failures = 0
+        for log in flush.logs:
             if log.has_work:  # more waited than one event may hold
-                self._on_work(log)
+                self._dirty[log] = None
+        if self._settlements:
+            self._flush_after(0)
+        else:
+            self._drained.set()
+            if self._dirty:
+                self._flush_after(self._linger_s)
 
-    async def _flush(self, logs: Iterable[AttemptLog], settlements: Sequence[Settlement]) -> None:
-        """Send one pipeline and take in its replies. Raises its first error, if any."""
-        calls: dict[int, list[_Append]] = {}
-        for log in logs:
-            if entries := log.seal():
-                calls.setdefault(log.keys.partition, []).append(_Append(log, entries))
-        pipe = self._redis.pipeline(transaction=False)
-        for call in calls.values():
-            _append(pipe, call)
-        for settlement in settlements:
-            script, keys, args = settlement.call()
-            pipe.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
-        replies = await pipe.execute(raise_on_error=False)
-        for call, reply in zip(calls.values(), replies, strict=False):
-            if not isinstance(reply, Exception):
-                _take_in(call, reply)
-        for settlement, reply in zip(settlements, replies[len(calls) :], strict=True):
-            if not isinstance(reply, Exception):
-                self._settled(settlement, ours=reply == 1)
-        errors = [reply for reply in replies if isinstance(reply, Exception)]
-        if errors:
-            raise errors[0]
-
-    def _settled(self, settlement: Settlement, *, ours: bool) -> None:
+    def _settled(self, settlement: Settlement, ours: bool) -> None:
         self.abandon(settlement.log)
         settlement.settled.set_result(ours)
-
-    async def _resume(self) -> list[AttemptLog]:
-        """Ask every log where it stands; return those that have something to append."""
-        await scripts.load(self._redis)
-        logs = list(self._open)
-        pipe = self._redis.pipeline(transaction=False)
-        for log in logs:
-            pipe.xrevrange(log.keys.events, count=1)
-        for log, last in zip(logs, await pipe.execute(), strict=True):
-            log.resume(Cursor.parse(last[0][0]) if last else None)
-        return [log for log in logs if log.has_work]
-
-
-def _append(pipe: Any, call: Sequence[_Append]) -> None:
-    keys: list[str] = []
-    args: list[str | bytes] = []
-    for log, entries in call:
-        for entry in entries:
-            keys.append(log.keys.events)
-            args += (log.keys.live, *entry)
-    pipe.execute_command("EVALSHA", scripts.append.sha, len(keys), *keys, *args)
-
-
-def _take_in(call: Sequence[_Append], refused: Iterable[int]) -> None:
-    refusing = set(refused)
-    first = 0
-    for log, entries in call:
-        numbers = range(first, first + len(entries))
-        first = numbers.stop
-        if refusing.isdisjoint(numbers):
-            log.acknowledge(Cursor.parse(entries[-1].id).seq + 1)
-        else:
-            log.lose()

@@ -1,0 +1,95 @@
+"""One flush: what it carries to Redis, and what the replies say. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from darkq import scripts
+from darkq.line import Command
+from darkq_worker.attempt_log import AttemptLog, Entry
+from darkq_worker.settlement import Settlement
+
+
+class _Part(NamedTuple):
+    """A log's events in this flush, and how many of the attempt's the log holds with them."""
+
+    log: AttemptLog
+    entries: list[Entry]
+    held: int
+
+
+_Call: TypeAlias = tuple[Command, Callable[[Any], None]]
+
+
+class Flush:
+    """One `append` per partition, then the settlements.
+
+    `error` is the first one among the replies. What it belongs to was not done.
+    """
+
+    def __init__(
+        self,
+        logs: Iterable[AttemptLog],
+        settlements: Sequence[Settlement],
+        *,
+        on_settled: Callable[[Settlement, bool], None],
+    ) -> None:
+        self.logs: list[AttemptLog] = []
+        self.settlements = settlements
+        self.error: Exception | None = None
+        self._calls: list[_Call] = []
+        self._taken = 0
+        partitions: dict[int, list[_Part]] = {}
+        for log in logs:
+            if entries := log.seal():
+                self.logs.append(log)
+                part = _Part(log, entries, log.sealed)
+                partitions.setdefault(log.keys.partition, []).append(part)
+        for parts in partitions.values():
+            self._calls.append(_append(parts))
+        for settlement in settlements:
+            self._calls.append(_settle(settlement, on_settled))
+
+    @property
+    def commands(self) -> list[Command]:
+        return [command for command, _ in self._calls]
+
+    def take_in(self, reply: Any) -> bool:
+        """Take in the reply to the next command; tell whether it was the last."""
+        _, told = self._calls[self._taken]
+        self._taken += 1
+        if not isinstance(reply, Exception):
+            told(reply)
+        elif self.error is None:
+            self.error = reply
+        return self._taken == len(self._calls)
+
+
+def _append(parts: Sequence[_Part]) -> _Call:
+    keys: list[str] = []
+    args: list[str | bytes] = []
+    for log, entries, _ in parts:
+        events, live = log.keys.events, log.keys.live
+        for id_, event in entries:
+            keys.append(events)
+            args += (live, id_, event)
+
+    def told(refused: Iterable[int]) -> None:
+        refusing = set(refused)
+        first = 0
+        for log, entries, held in parts:
+            numbers = range(first, first + len(entries))
+            first = numbers.stop
+            if refusing.isdisjoint(numbers):
+                log.acknowledge(held)
+            else:
+                log.lose()
+
+    return ("EVALSHA", scripts.append.sha, len(keys), *keys, *args), told
+
+
+def _settle(settlement: Settlement, on_settled: Callable[[Settlement, bool], None]) -> _Call:
+    script, keys, args = settlement.call()
+    command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+    return command, lambda reply: on_settled(settlement, reply == 1)
