@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import SecretStr
 
 from darkq import Client, Settings
+from darkq.upstream_settings import to_json
 from darkq_cli import talk
 from darkq_cli.child import Lifeline
 from darkq_cli.options import Model
@@ -185,6 +186,8 @@ def environment(settings: Settings, **changes: str | None) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return to_json(value)
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 

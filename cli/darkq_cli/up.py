@@ -58,7 +58,7 @@ async def _up(plan: Plan, settings: Settings, redis: Reached) -> None:
         stack.running(settings, log.forward) as processes,
         Client(settings=redis.settings) as client,
     ):
-        upstream, url = _host(settings.darkai_url), None
+        upstream, url = _upstreams(settings), None
         changes: dict[str, str | None] = {}
         if plan.model is not None:
             darkai = await processes.start_darkai(plan.model, port=plan.port)
@@ -74,8 +74,10 @@ async def _up(plan: Plan, settings: Settings, redis: Reached) -> None:
         await processes.unless_dead(_trouble(log, settings))
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or "the one of DARKQ_DARKAI_URL"
+def _upstreams(settings: Settings) -> str:
+    """Name them without their addresses, which may hold secrets."""
+    host = urlsplit(settings.darkai_url).hostname or "the one of DARKQ_DARKAI_URL"
+    return ", ".join([host] * settings.uses_darkai + sorted(settings.upstreams))
 
 
 def _say_what_next(darkai_url: str | None) -> None:

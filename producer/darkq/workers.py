@@ -1,7 +1,7 @@
 """Which workers are alive.
 
-A worker keeps a health record that expires without it, and its id in a set. Who asks reads the
-set and looks for the records, whatever else is in the database.
+A worker keeps a health record that expires without it, what it serves beside it, and its id in
+a set. Who asks reads the set and looks for the records, whatever else is in the database.
 """
 
 from __future__ import annotations
@@ -12,24 +12,27 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from darkq.keys import WORKERS, worker
+from darkq.keys import WORKERS, served, worker
 
 _SET_TTL_S = 24 * 3600
+_SERVES_TTL_S = 60
 
 
-async def sign_in(redis: Redis, worker_id: str) -> None:
-    """Put a worker into the set; repeat it now and then, or the set expires."""
+async def sign_in(redis: Redis, worker_id: str, serves: bytes = b"") -> None:
+    """Put a worker into the set, and what it serves beside it; repeat it, or they expire."""
     async with redis.pipeline(transaction=True) as pipe:
         pipe.sadd(WORKERS, worker_id)
         pipe.expire(WORKERS, _SET_TTL_S)
+        if serves:
+            pipe.set(served(worker_id), serves, ex=_SERVES_TTL_S)
         await pipe.execute()
 
 
 async def sign_out(redis: Redis, *worker_ids: str) -> None:
-    """Take workers out of the set, and their health records away."""
+    """Take workers out of the set, and their records away."""
     async with redis.pipeline(transaction=True) as pipe:
         pipe.srem(WORKERS, *worker_ids)
-        pipe.delete(*map(worker, worker_ids))
+        pipe.delete(*map(worker, worker_ids), *map(served, worker_ids))
         await pipe.execute()
 
 

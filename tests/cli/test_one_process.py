@@ -70,6 +70,9 @@ async def test_a_worker_alone_brings_its_redis(
     assert not (alone.state / "redis.sock").exists()
 
 
+OTHER = '{"nobody": {"url": "http://127.0.0.1:1/v1", "models": "m"}}'
+
+
 def healthz(url: str) -> dict[str, str]:
     with urllib.request.urlopen(url.replace("/chat", "/healthz"), timeout=5) as answer:
         found: dict[str, str] = json.load(answer)
@@ -125,3 +128,38 @@ async def test_upstreams_waits_for_no_longer_than_it_is_told(
     assert (done.code, finding["works"]) == (1, False)
     assert finding["reason"] == "timeout: no text came within 0.3 s"
     assert 0.3 <= finding["latency_s"] < 2
+
+
+async def test_a_probe_counts_in_the_limits_that_workers_share(
+    alone: Darkq, start_darkai: Callable[..., Any]
+) -> None:
+    darkai = await start_darkai()
+    environment = {"DARKQ_DARKAI_URL": darkai.url, "DARKQ_DARKAI_LIMITS": "2/600"}
+    up = alone.start("up", environment=environment)
+    await wait_until("the stack", lambda: up.says("darkq is up"), 20)
+
+    async def probe() -> dict[str, Any]:
+        done = await asyncio.to_thread(alone, "upstreams", "--json", environment=environment)
+        (finding,) = done.objects
+        return finding
+
+    async def is_announced() -> bool:
+        return bool((await probe_nothing())["workers"] == 1)
+
+    async def probe_nothing() -> dict[str, Any]:
+        nobody = {**environment, "DARKQ_DARKAI_URL": "none", "DARKQ_UPSTREAMS": OTHER}
+        done = await asyncio.to_thread(alone, "upstreams", "--json", environment=nobody)
+        return next((f for f in done.objects if f["name"] == "darkai"), {"workers": 0})
+
+    await wait_until("the announcement", is_announced, 20)
+    unasked = await probe_nothing()
+    assert (unasked["works"], unasked["reason"]) == (None, "not asked: it is not configured here")
+    assert darkai.requests_seen == 0
+    findings = [await probe() for _ in range(3)]
+    assert [finding["works"] for finding in findings] == [True, True, None]
+    assert findings[2]["reason"] == "not asked: its limits leave no room now"
+    assert [finding["windows"][0]["used"] for finding in findings] == [1, 2, 2]
+    assert findings[2]["waiting"] == 0, "a probe waits in no line"
+    assert darkai.requests_seen == 2
+    up.send(signal.SIGINT)
+    assert (await asyncio.to_thread(up.done)).code == 0

@@ -113,6 +113,11 @@ class Gate:
         self._in_progress[token(claim)] = False
         return answer == "probe" or bool(self.rule.windows)
 
+    async def withdraw(self, claim: Claim) -> None:
+        """Leave the line of those that were put off. Raises what redis-py raises."""
+        await self._redis.zrem(self._keys.waiting, claim.keys.arq_id)
+        await self._redis.zrem(self._keys.due, claim.keys.arq_id)
+
     async def answered(self, call: str) -> None:
         """Say that the service has answered a call."""
         if call in self._in_progress:

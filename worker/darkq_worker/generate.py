@@ -13,17 +13,22 @@ from darkq.settings import Settings
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.budget import Budget
 from darkq_worker.claims import Claim
+from darkq_worker.gate import NotNow
 from darkq_worker.limits import Call, Limits
 from darkq_worker.routing import Upstreams
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,
+    NotReady,
     Rejected,
     Request,
     TimedOut,
     Truncated,
     UpstreamError,
+    check_options,
 )
+
+NOT_READY_PAUSE_S = 2.0
 
 
 class AnswerTooLong(Rejected):
@@ -40,9 +45,12 @@ async def generate(ctx: dict[str, Any], job: Job) -> End:
     settings, upstreams = cast(Settings, ctx["settings"]), cast(Upstreams, ctx["upstreams"])
     log, budget = cast(AttemptLog, ctx["log"]), cast(Budget, ctx["budget"])
     limits, claim = cast(Limits, ctx["limits"]), cast(Claim, ctx["claim"])
-    upstream = upstreams.choose(job.upstream)
-    model = upstream.resolve_model(job.model)
-    request = Request(prompt=job.prompt, model=model, proxy=job.proxy)
+    try:
+        upstream, model = upstreams.choose(job.upstream, job.model)
+    except NotReady:
+        raise NotNow((time.time() + NOT_READY_PAUSE_S) * 1000) from None
+    check_options(upstream, job.options)
+    request = Request(prompt=job.prompt, model=model, proxy=job.proxy, options=job.options)
     timeout_s = job.timeout_s or settings.job_timeout_s
     deadline = asyncio.timeout(timeout_s)
     async with limits.call(upstream.name, claim, own_proxy=job.proxy is not None) as call:

@@ -10,15 +10,18 @@ a release: no slot, no try, and no event in its log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
 from redis.asyncio import Redis
 
+from darkq.keys import JobKeys
 from darkq.settings import Settings
 from darkq_worker.claims import Claim
-from darkq_worker.gate import Gate, Rule, token
+from darkq_worker.gate import Gate, NotNow, Rule, token
 from darkq_worker.upstreams.base import RateLimited, UpstreamError
 from darkq_worker.verdict import Verdict, verdict
 
@@ -36,6 +39,22 @@ class Limits:
     def call(self, upstream: str, claim: Claim, *, own_proxy: bool) -> Call:
         """Return a context manager for one call; entering it raises `NotNow`."""
         return Call(self._gates[upstream], claim, own_proxy=own_proxy)
+
+    @asynccontextmanager
+    async def probe(self, upstream: str) -> AsyncIterator[Call]:
+        """Open a block for a call that is of no job, and counts like one.
+
+        Raises `NotNow`, and what redis-py raises. It waits in no line.
+        """
+        gate = self._gates[upstream]
+        await gate.keep()  # which tells whether the breaker is closed
+        claim = Claim(JobKeys.new(0), 0, 1, "", 0, 0, False, b"", time.time() * 1000)
+        try:
+            async with Call(gate, claim, own_proxy=False) as call:
+                yield call
+        except NotNow:
+            await gate.withdraw(claim)
+            raise
 
     async def keep(self) -> None:
         """Renew what this worker holds, with each heartbeat. Raises what redis-py raises."""

@@ -1,10 +1,18 @@
-"""Which upstream a job goes to."""
+"""Which upstream a job goes to, and which model there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from darkq_worker.upstreams.base import Rejected, Upstream
+from darkq.upstreams import Served
+from darkq_worker.gate import Rule
+from darkq_worker.upstreams.base import (
+    NotReady,
+    Rejected,
+    UnknownModel,
+    Upstream,
+    UpstreamError,
+)
 
 
 class UnknownUpstream(Rejected):
@@ -18,8 +26,42 @@ class Upstreams:
         self._by_name = {upstream.name: upstream for upstream in upstreams}
         self._default = upstreams[0]
 
-    def choose(self, name: str | None) -> Upstream:
-        """Return the upstream of that name, the default for None. Raises `UnknownUpstream`."""
+    def choose(self, name: str | None, model: str | None) -> tuple[Upstream, str]:
+        """Return the upstream for a job, and the canonical name of its model.
+
+        It is the one of that name. Without a name it is the first that knows the model, and
+        without a model the default. Raises `UnknownUpstream`, `UnknownModel`, `NotReady` while
+        one that may know the model has not said so yet, or why an upstream cannot say.
+        """
+        if name is not None or not model:
+            upstream = self._named(name)
+            return upstream, upstream.resolve_model(model)
+        unsure: UpstreamError | None = None
+        for upstream in self:
+            try:
+                return upstream, upstream.resolve_model(model)
+            except UnknownModel:
+                pass
+            except UpstreamError as error:
+                unsure = error if unsure is None or isinstance(error, NotReady) else unsure
+        raise unsure or UnknownModel(model, [name for each in self for name in each.models])
+
+    def served(self, rules: Mapping[str, Rule]) -> list[Served]:
+        """Return what there is to tell of each, with what it allows."""
+        return [
+            Served(
+                name=upstream.name,
+                kind=upstream.kind,
+                default_model=upstream.default_model,
+                models=tuple(upstream.models),
+                options=tuple(sorted(upstream.options)),
+                windows=rules.get(upstream.name, Rule()).windows,
+                concurrency=rules.get(upstream.name, Rule()).concurrency,
+            )
+            for upstream in self
+        ]
+
+    def _named(self, name: str | None) -> Upstream:
         if name is None:
             return self._default
         if name not in self._by_name:

@@ -12,6 +12,7 @@ completed job.
     ├── Truncated               the stream ended before the upstream said it was complete
     ├── EmptyAnswer             the upstream said "complete" and sent no text
     ├── TimedOut                nothing arrived for too long, or the whole took too long
+    ├── NotReady                what it serves is not known yet; nothing was asked of it
     ├── ProtocolViolation       not the wire that was agreed: HTML, a line past the bound
     └── Rejected                the request itself is refused; no retry can help
         └── UnknownModel
@@ -19,13 +20,17 @@ completed job.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import aclosing
 from typing import ClassVar, Protocol
 
 import msgspec
 
 from darkq.event import Usage
 from darkq.job import Message
+from darkq.options import Options
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,11 +38,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `model` is a name as the job gave it, or None for the upstream's default. `proxy` is an
     HTTP proxy URL for this call alone; None means the deployment's own, if it has one.
+    `options` are what the job wishes for; an upstream that cannot honour one refuses the call.
     """
 
     prompt: str | tuple[Message, ...]
     model: str | None = None
     proxy: str | None = None
+    options: Options | None = None
 
     def __repr__(self) -> str:
         return f"Request(model={self.model!r})"
@@ -59,8 +66,18 @@ class Upstream(Protocol):
         ...
 
     @property
+    def kind(self) -> str:
+        """Which wire it speaks."""
+        ...
+
+    @property
+    def options(self) -> AbstractSet[str]:
+        """The names of the options that it honours."""
+        ...
+
+    @property
     def default_model(self) -> str:
-        """The model of a request that names none."""
+        """The model of a request that names none; empty where no model is known."""
         ...
 
     @property
@@ -71,7 +88,7 @@ class Upstream(Protocol):
     def resolve_model(self, model: str | None) -> str:
         """Return the canonical name of a model, an alias or None.
 
-        Raises `UnknownModel`.
+        Raises `UnknownModel`, and `NotReady` where its models are not known yet.
         """
         ...
 
@@ -135,6 +152,10 @@ class TimedOut(UpstreamError):
     code = "timeout"
 
 
+class NotReady(UpstreamError):
+    code = "upstream_not_ready"
+
+
 class ProtocolViolation(UpstreamError):
     code = "protocol_violation"
 
@@ -144,9 +165,34 @@ class Rejected(UpstreamError):
     retryable = False
 
 
+_MAX_NAMES_TOLD = 30
+
+
 class UnknownModel(Rejected):
     code = "unknown_model"
 
     def __init__(self, model: str, known: Sequence[str]) -> None:
-        super().__init__(f"unknown model {model!r}; known: {', '.join(known)}")
+        names = ", ".join(known[:_MAX_NAMES_TOLD]) or "none"
+        more = f" and {len(known) - _MAX_NAMES_TOLD} more" if len(known) > _MAX_NAMES_TOLD else ""
+        super().__init__(f"unknown model {model!r}; known: {names}{more}")
         self.model = model
+
+
+_GREETING = Request(prompt="Hi")
+
+
+async def greet(upstream: Upstream, *, timeout_s: float) -> None:
+    """Ask for a greeting; return with its first word. Raises `UpstreamError`."""
+    try:
+        async with asyncio.timeout(timeout_s), aclosing(upstream.stream(_GREETING)) as items:
+            await anext(items)
+    except TimeoutError:
+        raise TimedOut(f"no text came within {timeout_s:g} s") from None
+
+
+def check_options(upstream: Upstream, options: Options | None) -> None:
+    """Raise `Rejected` for the first option that the upstream cannot honour."""
+    for name in options.given() if options else ():
+        if name not in upstream.options:
+            known = ", ".join(sorted(upstream.options)) or "none"
+            raise Rejected(f"{upstream.name} cannot honour the option {name}; it honours: {known}")

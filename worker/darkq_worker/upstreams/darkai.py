@@ -8,11 +8,8 @@ behind it would otherwise hold a worker's slot for the whole `timeout_s`.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
-from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final
 
@@ -21,16 +18,17 @@ import msgspec
 
 from darkq_worker.upstreams.base import (
     End,
-    ProtocolViolation,
     Rejected,
     Request,
-    TimedOut,
     UnknownModel,
+    check_options,
+    greet,
 )
 from darkq_worker.upstreams.darkai_wire import MAX_LINE_BYTES, AnswerDecoder, error_detail
 from darkq_worker.upstreams.http_failure import http_error, parse_retry_after, quotable
 from darkq_worker.upstreams.http_stream import HttpStream
 from darkq_worker.upstreams.prompt import format_prompt
+from darkq_worker.upstreams.refusal import find_refusal
 
 DEFAULT_URL: Final = "https://darkai.foundation/chat"
 DEFAULT_MODEL: Final = "llama-3-70b"
@@ -42,7 +40,6 @@ _HEADERS: Final = {
     "content-type": "application/json",
     "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
 }
-_GREETING: Final = Request(prompt="Hi")
 _log = logging.getLogger(__name__)
 
 
@@ -65,6 +62,8 @@ class DarkAIUpstream:
     for all calls whose request names none.
     """
 
+    kind = "darkai"
+    options: frozenset[str] = frozenset()
     default_model = DEFAULT_MODEL
     models = MODELS
 
@@ -93,6 +92,7 @@ class DarkAIUpstream:
 
     async def stream(self, request: Request) -> AsyncGenerator[str | End, None]:
         """Yield the answer's text as it arrives, then one `End`. See `Upstream.stream`."""
+        check_options(self, request.options)
         prompt = format_prompt(request.prompt)
         async with self._post(prompt, request) as http:
             retry_after_s = parse_retry_after(http.header("retry-after"))
@@ -120,11 +120,7 @@ class DarkAIUpstream:
 
         It costs one call of the upstream's rate limit.
         """
-        try:
-            async with asyncio.timeout(timeout_s), aclosing(self.stream(_GREETING)) as items:
-                await anext(items)
-        except TimeoutError:
-            raise TimedOut(f"no text came within {timeout_s:g} s") from None
+        await greet(self, timeout_s=timeout_s)
 
     def _post(self, prompt: str, request: Request) -> HttpStream:
         fields = {"query": prompt, "model": resolve_model(request.model)}
@@ -145,15 +141,9 @@ class DarkAIUpstream:
 
 async def _check(http: HttpStream, prompt: str, retry_after_s: float | None) -> None:
     """Raise `UpstreamError` unless the answer is an event stream, sent as it is."""
-    content_type = (http.header("content-type") or "").partition(";")[0].strip().lower()
-    is_packed = (http.header("content-encoding") or "identity").lower() != "identity"
-    is_html = content_type == "text/html"
-    if http.status != HTTPStatus.OK:
-        body = b"" if is_html or is_packed else await http.read_error_body()
-        detail = quotable(error_detail(body), prompt)
-        raise http_error(http.status, is_html=is_html, detail=detail, retry_after_s=retry_after_s)
-    if is_packed:  # unasked: a bomb, perhaps
-        raise ProtocolViolation("the answer is compressed", status=http.status)
-    if content_type not in ("", "text/event-stream"):
-        what = "an HTML page" if is_html else "something else"
-        raise ProtocolViolation(f"HTTP 200, but {what} instead of events", status=http.status)
+    refusal = await find_refusal(http)
+    if refusal is not None:
+        detail = quotable(error_detail(refusal.body), prompt)
+        raise http_error(
+            refusal.status, is_html=refusal.is_html, detail=detail, retry_after_s=retry_after_s
+        )

@@ -15,7 +15,6 @@ bytes that are no UTF-8, frames without a blank line between them.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -24,22 +23,15 @@ import msgspec
 from darkq.sse import EventDecoder, ServerSentEvent, SSEError
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
-    Overloaded,
     ProtocolViolation,
-    RateLimited,
     Truncated,
-    UpstreamError,
 )
-from darkq_worker.upstreams.http_failure import quotable
+from darkq_worker.upstreams.reported import clean, reported_error
 
 # `final-response` holds the whole answer on one line, and JSON may spend 3 bytes where UTF-8
 # spends one: room for an answer of 1 MiB, the bound of a prompt.
 MAX_LINE_BYTES = 4 << 20
 MAX_LINES_TRIED = 64
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_RATE_LIMIT = re.compile(r"rate.?limit|too many requests", re.IGNORECASE)
-_NO_CAPACITY = re.compile(r"capacity|overload|busy|unavailable", re.IGNORECASE)
 
 
 class _Text(msgspec.Struct, gc=False):
@@ -145,17 +137,7 @@ class AnswerDecoder:
                 self.is_complete = self._has_text
                 self.feed_eof()
             case "error":
-                raise self._error(frame.detail)
-
-    def _error(self, detail: str) -> UpstreamError:
-        kind: type[UpstreamError] = UpstreamError
-        if _RATE_LIMIT.search(detail):
-            kind = RateLimited
-        elif _NO_CAPACITY.search(detail):
-            kind = Overloaded
-        quote = quotable(detail, self._prompt)
-        message = f"the upstream reports: {quote}" if quote else "the upstream reports an error"
-        return kind(message, status=200, retry_after_s=self._retry_after_s)
+                raise reported_error(frame.detail, self._prompt, retry_after_s=self._retry_after_s)
 
 
 def patient_frame(data: bytes, sse_event: str) -> Frame | None:
@@ -180,7 +162,7 @@ def patient_frame(data: bytes, sse_event: str) -> Frame | None:
         return None
     if name == "text-chunk" and not isinstance(fields.get("text"), str):
         return None
-    text, message, detail = (_clean(fields.get(key)) for key in ("text", "message", "detail"))
+    text, message, detail = (clean(fields.get(key)) for key in ("text", "message", "detail"))
     return Frame(name, text, message, detail)
 
 
@@ -195,9 +177,9 @@ def error_detail(body: bytes) -> str:
         return _sse_error_detail(body)
     detail = refusal.get("detail") if isinstance(refusal, dict) else None
     if not isinstance(detail, list):
-        return _clean(detail)
+        return clean(detail)
     faults = [fault for fault in detail if isinstance(fault, dict)]
-    return "; ".join(_clean(f"{fault.get('loc')}: {fault.get('msg')}") for fault in faults)
+    return "; ".join(clean(f"{fault.get('loc')}: {fault.get('msg')}") for fault in faults)
 
 
 def _sse_error_detail(body: bytes) -> str:
@@ -207,8 +189,3 @@ def _sse_error_detail(body: bytes) -> str:
         if frame is not None and frame.detail:
             return frame.detail
     return ""
-
-
-def _clean(value: object) -> str:
-    """Return a string that is valid Unicode; anything else is no text."""
-    return _LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else ""

@@ -75,15 +75,15 @@ def quotable(detail: str, prompt: str) -> str:
     return " ".join(words)[:MAX_DETAIL_CHARS]
 
 
-def parse_retry_after(header: str | None) -> float | None:
+def parse_retry_after(header: str | None, *, unit_s: float = 1.0) -> float | None:
     """Return the seconds to wait that `Retry-After` asks for, within bounds, or None.
 
-    It holds seconds or an HTTP date (RFC 9110, § 10.2.3); what is neither is ignored.
+    It holds a number of units or an HTTP date (RFC 9110, § 10.2.3); what is neither is ignored.
     """
     if header is None:
         return None
     try:
-        wait_s = float(header)
+        wait_s = float(header) * unit_s
     except ValueError:
         try:
             wait_s = parsedate_to_datetime(header).timestamp() - time.time()

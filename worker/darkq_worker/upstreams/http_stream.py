@@ -1,4 +1,4 @@
-"""One POST whose answer arrives piece by piece: its deadlines, its end, its failures.
+"""One request whose answer arrives piece by piece: its deadlines, its end, its failures.
 
 Two clocks bound a call. The total runs from the start, whatever happens. The idle clock runs
 only while somebody waits for bytes, and its owner restarts it when something of worth has
@@ -39,7 +39,7 @@ FINISH_TIMEOUT_S = 0.1
 
 
 class HttpStream:
-    """A POST in flight; use it as an async context manager.
+    """A request in flight, POST or, without a body, GET; use it as an async context manager.
 
     Redirects are not followed and compressed answers are not unpacked. Entering raises
     `UpstreamError`; when it is cancelled, the connection is closed.
@@ -50,7 +50,7 @@ class HttpStream:
         session: aiohttp.ClientSession,
         url: str,
         *,
-        body: bytes,
+        body: bytes | None,
         headers: Mapping[str, str],
         proxy: str | None,
         timeout_s: float,
@@ -72,7 +72,7 @@ class HttpStream:
         self.restart_idle_clock()
         try:
             async with asyncio.timeout_at(min(self._ends_at, self._idle_ends_at)):
-                self._response = await self._post()
+                self._response = await self._send()
         except TimeoutError:
             raise self._lateness() from None
         self._watch()
@@ -129,9 +129,10 @@ class HttpStream:
                 while await self.read():
                     pass
 
-    async def _post(self) -> aiohttp.ClientResponse:
+    async def _send(self) -> aiohttp.ClientResponse:
         try:
-            return await self._session.post(
+            return await self._session.request(
+                "GET" if self._body is None else "POST",
                 self._url,
                 data=self._body,
                 headers=self._headers,

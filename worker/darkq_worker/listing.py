@@ -1,0 +1,41 @@
+"""Asking upstreams for their models, where none are configured: at the start, and now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from darkq_worker.upstreams.base import Upstream, UpstreamError
+from darkq_worker.upstreams.openai import OpenAIUpstream
+
+logger = logging.getLogger("darkq.worker")
+
+REFRESH_S = 300.0
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+
+
+async def keep_listed(upstreams: Iterable[Upstream]) -> None:
+    """Keep what upstreams serve up to date, until cancelled. One that is away is asked again."""
+    async with asyncio.TaskGroup() as tasks:
+        for upstream in upstreams:
+            if isinstance(upstream, OpenAIUpstream) and upstream.lists_models:
+                tasks.create_task(_keep(upstream), name=f"darkq-models-{upstream.name}")
+
+
+async def _keep(upstream: OpenAIUpstream) -> None:
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        known = upstream.models
+        try:
+            await upstream.list_models()
+        except UpstreamError as error:
+            logger.warning("cannot list the models of %s: %s", upstream.name, error.message)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            continue
+        if upstream.models != known:
+            logger.info("%s serves %d models", upstream.name, len(upstream.models))
+        pause_s = _FIRST_PAUSE_S
+        await asyncio.sleep(REFRESH_S)
