@@ -12,7 +12,7 @@ import re
 import secrets
 from typing import NamedTuple
 
-from darkq.errors import JobNotFound
+from darkq.errors import BatchNotFound, JobNotFound
 from darkq.job import Priority
 
 PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
@@ -21,6 +21,7 @@ PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
 MAX_PARTITIONS = 4096
 
 _PUBLIC_ID = re.compile(r"(0|[1-9][0-9]{0,3})-([0-9a-f]{32})")
+_BATCH_ID = re.compile(r"batch-(0|[1-9][0-9]{0,3})-([0-9a-f]{32})")
 _ARQ_ID = re.compile(r"\{(0|[1-9][0-9]{0,3})\}([0-9a-f]{32})")
 
 
@@ -98,6 +99,94 @@ class JobKeys(NamedTuple):
         return f"darkq:live:{self.arq_id}"
 
 
+class BatchKeys(NamedTuple):
+    """A batch's id and the names of its keys; its jobs are of the same partition."""
+
+    partition: int
+    random: str
+
+    @classmethod
+    def new(cls, partition: int) -> BatchKeys:
+        """Make an unguessable id (128 random bits) in a partition."""
+        return cls(partition, secrets.token_hex(16))
+
+    @classmethod
+    def parse(cls, public_id: str) -> BatchKeys:
+        """Read a public id. Raises `BatchNotFound` for a string that can be none."""
+        match = _BATCH_ID.fullmatch(public_id)
+        if match is None:
+            raise BatchNotFound(public_id)
+        return cls(int(match[1]), match[2])
+
+    @classmethod
+    def from_tagged_id(cls, tagged_id: str) -> BatchKeys:
+        """Read the id that stands in keys. Raises `ValueError`."""
+        return cls(*JobKeys.from_arq_id(tagged_id))
+
+    @property
+    def public_id(self) -> str:
+        return f"batch-{self.partition}-{self.random}"
+
+    @property
+    def tagged_id(self) -> str:
+        """The id that stands in keys."""
+        return f"{{{self.partition}}}{self.random}"
+
+    @property
+    def batch(self) -> str:
+        """A hash: what it was made with, and its counts."""
+        return f"darkq:batch:{self.tagged_id}"
+
+    @property
+    def lines(self) -> str:
+        """The lines whose end is not acknowledged; score 0, or the number of the end."""
+        return f"{self.batch}:lines"
+
+    @property
+    def ends(self) -> str:
+        """The log of the jobs' ends, numbered from 1 without a hole."""
+        return f"{self.batch}:ends"
+
+    @property
+    def acknowledged(self) -> str:
+        """One bit for each line: its end has been taken over."""
+        return f"{self.batch}:acknowledged"
+
+    @property
+    def runner(self) -> str:
+        """Holds the token of the process that feeds and collects, for as long as its lease."""
+        return f"{self.batch}:runner"
+
+    @property
+    def live(self) -> str:
+        """The channel: something has changed."""
+        return f"darkq:live:{self.public_id}"
+
+    @property
+    def files(self) -> str:
+        """The record of a batch whose input and output are files."""
+        return f"{self.batch}:files"
+
+    def job(self, line: int) -> JobKeys:
+        """Derive the id of a line's job: the same each time that the line is added."""
+        digest = hashlib.sha256(f"{self.tagged_id} {line}".encode()).hexdigest()
+        return JobKeys(self.partition, digest[:32])
+
+
+def batches(partition: int) -> str:
+    """Name the list of a partition's batches: a sorted set, score = when each expires, epoch ms."""
+    return f"darkq:{{{partition}}}:batches"
+
+
+FILE_BATCHES_OPEN = "darkq:{files}:open"
+"""Names the list of the batches over files that have not ended: a sorted set, score = since."""
+
+
+def file_batches_of(tenant: str) -> str:
+    """Name the list of a tenant's batches over files. The tenant is its digest."""
+    return f"darkq:{{files}}:of:{tenant}"
+
+
 def queue(partition: int, priority: Priority) -> str:
     """Name a partition's queue of a priority."""
     return f"darkq:{{{partition}}}:{priority}"
@@ -113,15 +202,27 @@ def failures(partition: int) -> str:
     return f"darkq:{{{partition}}}:failed"
 
 
-def idempotency(partition: int, key: str) -> str:
-    """Name what remembers the job of an idempotency key. The key itself is not kept."""
-    return f"darkq:idempotency:{{{partition}}}{hashlib.sha256(key.encode()).hexdigest()}"
+def idempotency(partition: int, key: str, tenant: str | None = None) -> str:
+    """Name what remembers the job of a tenant's idempotency key. The key itself is not kept."""
+    digest = hashlib.sha256(_scoped(key, tenant)).hexdigest()
+    return f"darkq:idempotency:{{{partition}}}{digest}"
 
 
-def partition_of(key: str, partitions: int) -> int:
+def partition_of(key: str, partitions: int, tenant: str | None = None) -> int:
     """Choose the partition of an idempotency key: the same for every producer."""
-    digest = hashlib.sha256(b"partition:" + key.encode()).digest()
+    digest = hashlib.sha256(b"partition:" + _scoped(key, tenant)).digest()
     return int.from_bytes(digest[:8], "big") % partitions
+
+
+def tenant_jobs(partition: int, tenant: str | None) -> str:
+    """Name the list of a tenant's latest jobs: a sorted set, score = when, epoch ms."""
+    name = f"darkq:{{{partition}}}:jobs"
+    return name if tenant is None else f"{name}:{hashlib.sha256(tenant.encode()).hexdigest()}"
+
+
+def _scoped(key: str, tenant: str | None) -> bytes:
+    """Tenants do not meet in a key: no text in UTF-8 has the byte between the two."""
+    return key.encode() if tenant is None else b"\xff%b\xff%b" % (tenant.encode(), key.encode())
 
 
 class LimitKeys(NamedTuple):
@@ -139,6 +240,25 @@ def limit_keys(upstream: str) -> LimitKeys:
     return LimitKeys(*(f"darkq:limit:{{{upstream}}}:{part}" for part in LimitKeys._fields))
 
 
+API_KEYS = "darkq:keys"
+"""Names the set of the digests of all API keys."""
+
+
+def api_key(digest: str) -> str:
+    """Name the record of an API key."""
+    return f"darkq:key:{digest}"
+
+
+def api_key_use(key_id: str) -> tuple[str, str]:
+    """Name what an API key has used of its rate, and its calls in progress."""
+    return f"darkq:use:{{{key_id}}}:rate", f"darkq:use:{{{key_id}}}:calls"
+
+
+def reattachment(digest: str) -> str:
+    """Name the note of which job a request made last. The request itself is not kept."""
+    return f"darkq:attach:{digest}"
+
+
 WORKERS = "darkq:{workers}"
 """Names the set of workers that may be alive."""
 
@@ -146,3 +266,8 @@ WORKERS = "darkq:{workers}"
 def worker(worker_id: str) -> str:
     """Name a worker's health record, which expires soon after its last sign of life."""
     return f"{WORKERS}:{worker_id}"
+
+
+def served(worker_id: str) -> str:
+    """Name what a worker announces: the upstreams that it serves."""
+    return f"{worker(worker_id)}:upstreams"

@@ -13,13 +13,16 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq import scripts
+from darkq.batch_lines import Line
 from darkq.connection import speaking_darkq
 from darkq.errors import IdempotencyConflict, InvalidJob, QueueFull
 from darkq.event import Cursor
 from darkq.group_commit import GroupCommit
-from darkq.job import Job
-from darkq.keys import JobKeys, idempotency, partition_of, queue, wake
+from darkq.job import Job, Priority
+from darkq.keys import BatchKeys, JobKeys, idempotency, partition_of, queue, tenant_jobs, wake
+from darkq.listing import MAX_LISTED
 from darkq.record import Arguments, JobRecord, encode
+from darkq.scripts import Argument
 from darkq.settings import Settings
 
 MAX_JOBS_PER_CALL = 500
@@ -78,11 +81,20 @@ class Orders:
                 for job in jobs[start : start + MAX_JOBS_PER_CALL]
             ]
             receipts = await self._store(orders)
-            full = [verdict == b"full" for verdict, _ in receipts]
-            stored += [o.keys for o, refused in zip(orders, full, strict=True) if not refused]
-            if any(full):
-                raise self._full(orders[full.index(True)], [keys.public_id for keys in stored])
+            stored += [keys for verdict, keys in receipts if verdict != b"full"]
+            for order, (verdict, _) in zip(orders, receipts, strict=True):
+                if verdict == b"full":
+                    raise self._full(order, [keys.public_id for keys in stored])
         return stored
+
+    async def put_lines(self, batch: BatchKeys, lines: Sequence[Line]) -> list[bytes]:
+        """Store lines of a batch, at most `MAX_JOBS_PER_CALL`; return the verdict on each.
+
+        `enqueue.lua` names the verdicts. Raises `RedisUnavailable`.
+        """
+        orders = [_Order(batch.job(line.number), line.job, None) for line in lines]
+        receipts = await self._store(orders, batch.tagged_id, *(line.number for line in lines))
+        return [verdict for verdict, _ in receipts]
 
     async def aclose(self) -> None:
         """Send what waits."""
@@ -93,39 +105,43 @@ class Orders:
         if idempotency_key is None:
             return _Order(JobKeys.new(self._any_partition()), job, None)
         _check_key(idempotency_key)
-        partition = partition_of(idempotency_key, self._settings.partitions)
+        partition = partition_of(idempotency_key, self._settings.partitions, job.tenant)
         return _Order(JobKeys.new(partition), job, idempotency_key)
 
-    async def _store(self, orders: Sequence[_Order]) -> list[_Receipt]:
+    async def _store(self, orders: Sequence[_Order], *batch: str | int) -> list[_Receipt]:
         """Run the script for orders of one partition. Sent twice it stores once."""
         now_ms = int(time.time() * 1000)
-        keys: list[str] = []
-        args: list[str | bytes | int] = [
-            wake(orders[0].keys.partition),
+        partition = orders[0].keys.partition
+        kinds: dict[tuple[Priority, str | None], int] = {}
+        remembered: list[str] = []
+        args: list[Argument] = []
+        for keys, job, idempotency_key in orders:
+            kind = kinds.setdefault((job.priority, job.tenant), len(kinds))
+            digest = ""
+            if idempotency_key is not None:
+                digest = _digest(job)
+                remembered.append(idempotency(partition, idempotency_key, job.tenant))
+            args += (keys.arq_id, encode(JobRecord(k=Arguments(job), et=now_ms)), kind, digest)
+        names = [
+            name
+            for priority, tenant in kinds
+            for name in (queue(partition, priority), tenant_jobs(partition, tenant))
+        ]
+        head: list[Argument] = [
+            wake(partition),
             int(self._settings.job_ttl_s * 1000),
             self._settings.queue_max_jobs,
+            MAX_LISTED,
+            ev.encode(ev.Queued(id=str(Cursor(0, 1)), at_ms=now_ms)),
+            len(kinds),
+            len(orders),
         ]
-        queued = ev.encode(ev.Queued(id=str(Cursor(0, 1)), at_ms=now_ms))
-        for order in orders:
-            names = order.keys
-            # A key of its own, never written, stands in where there is no idempotency key.
-            remembered = order.idempotency_key or names.random
-            keys += [
-                queue(names.partition, order.job.priority),
-                names.job,
-                names.result,
-                names.events,
-                idempotency(names.partition, remembered),
-            ]
-            record = JobRecord(k=Arguments(order.job), et=now_ms)
-            digest = _digest(order.job) if order.idempotency_key else ""
-            args += [names.arq_id, encode(record), queued, digest]
         async with speaking_darkq():
-            replies = await scripts.enqueue(self._redis, keys, args)
-        return [
-            _Receipt(verdict, JobKeys.from_arq_id(arq_id.decode()))
-            for verdict, arq_id in zip(replies[::2], replies[1::2], strict=True)
-        ]
+            replies = await scripts.enqueue(self._redis, names + remembered, [*head, *args, *batch])
+        receipts = [_Receipt(b"new", order.keys) for order in orders]
+        for number, verdict, arq_id in zip(*[iter(replies)] * 3, strict=True):
+            receipts[number] = _Receipt(verdict, JobKeys.from_arq_id(arq_id.decode()))
+        return receipts
 
     def _any_partition(self) -> int:
         return secrets.randbelow(self._settings.partitions)

@@ -42,18 +42,39 @@ class Script:
         return f"Script({self.name!r})"
 
 
-enqueue = Script("enqueue")
+enqueue = Script("enqueue", head="batches")
 claim = Script("claim")
 renew = Script("renew")
 append = Script("append")
-finish = Script("finish")
+finish = Script("finish", head="end_line")
 release = Script("release")
-cancel = Script("cancel")
+cancel = Script("cancel", head="end_line")
 revive = Script("revive")
 admit = Script("admit", head="limits")
 report = Script("report", head="limits")
+enter = Script("enter")
+forget = Script("forget")
+keep_batch = Script("keep_batch")
+mark_batch = Script("mark_batch")
+acknowledge = Script("acknowledge")
 
-ALL = (enqueue, claim, renew, append, finish, release, cancel, revive, admit, report)
+ALL = (
+    enqueue,
+    claim,
+    renew,
+    append,
+    finish,
+    release,
+    cancel,
+    revive,
+    admit,
+    report,
+    enter,
+    forget,
+    keep_batch,
+    mark_batch,
+    acknowledge,
+)
 
 
 async def load(redis: Redis) -> None:

@@ -37,36 +37,38 @@ POLL_SELDOM = {"worker_poll_s": 60, "worker_lease_s": 3600}
 AN_EMPTY_CLAIM = Counter(TIME=1, ZRANGEBYSCORE=2, ZRANGE=2)  # both queues: due, and due next
 AN_EVENT = Call("append", Counter(XADD=1, PUBLISH=1))
 ONE_CHUNK_JOB = [
-    # Not there yet, and is there room? Then the record, its place in the queue, a fresh log, and
-    # one wake-up.
+    # Not there yet, and is there room? Then the record, a fresh log from a template; once per call
+    # the template's making and end, the queue, the list of the tenant's jobs, and one wake-up.
     Call(
         "enqueue",
-        Counter(TIME=1, EXISTS=1, ZCARD=1, SET=1, ZADD=1, DEL=1, XADD=1, PEXPIRE=1, PUBLISH=1),
+        Counter(TIME=1, EXISTS=1, ZCARD=1, SET=1, COPY=1)
+        + Counter(XADD=1, PEXPIRE=2, DEL=1, ZADD=2, ZREMRANGEBYRANK=1, PUBLISH=1),
     ),
     # What an empty claim asks; then the lease, the attempt's number, what earlier attempts left
     # behind, the record, and a new time to live for the four keys that live as long as the job.
     Call(
         "claim",
         AN_EMPTY_CLAIM
-        + Counter(PTTL=1, INCR=1, SET=1, ZADD=1, HSETNX=1, HGET=2, HEXISTS=1, GET=1, PEXPIRE=4),
+        + Counter(PTTL=1, INCR=1, SET=1, ZADD=1, HSETNX=1, HMGET=1, GET=1, PEXPIRE=4),
     ),
     AN_EVENT,  # `started`
     AN_EVENT,  # the chunk
     # Still ours? Then `completed`, the result, and the cleaning.
     Call(
         "finish",
-        Counter(GET=2, HEXISTS=1, XADD=1, SET=1, PEXPIRE=1, ZREM=1, DEL=1, PUBLISH=1),
+        Counter(GET=2, HMGET=1, XADD=1, SET=1, PEXPIRE=1, ZREM=1, DEL=1, PUBLISH=1),
     ),
     Call("claim", AN_EMPTY_CLAIM),  # for the slot that is free again
 ]
 SCRIPTS = {script.name for script in scripts.ALL}
-HEALTH = {"ZCARD", "PSETEX", "MULTI", "SADD", "EXPIRE", "EXEC"}  # every ten seconds
+HEALTH = {"ZCARD", "PSETEX", "SET", "MULTI", "SADD", "EXPIRE", "EXEC"}  # every ten seconds
 
 
 class Stepwise:
     """An upstream that goes on when it is told to: one chunk, then the end."""
 
-    name = "stepwise"
+    name = kind = "stepwise"
+    options: frozenset[str] = frozenset()
     default_model = "m"
     models: Sequence[str] = ("m",)
 
@@ -97,7 +99,6 @@ async def writing(settings: Settings) -> AsyncIterator[Writer]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        await writer.aclose()
 
 
 async def open_logs(writer: Writer, hand: Hand, count: int) -> list[AttemptLog]:

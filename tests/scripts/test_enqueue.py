@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq.job import Priority
-from darkq.keys import JobKeys, idempotency, queue, wake
+from darkq.keys import JobKeys, idempotency, queue, tenant_jobs, wake
 from support.by_hand import Ear, Hand, event_ids, gone, put, snapshot
 from support.waiting import wait_until
 
@@ -32,7 +32,7 @@ async def test_a_new_job_is_stored_queued_logged_and_announced(
     assert 0 <= score - before_ms < 10_000
     assert await event_ids(redis, keys) == ["0-1"]
     assert set(await redis.keys()) == {
-        name.encode() for name in (keys.job, keys.events, queue(0, priority))
+        name.encode() for name in (keys.job, keys.events, queue(0, priority), tenant_jobs(0, None))
     }
 
 

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq.cancellation import cancel
-from darkq.keys import JobKeys, queue
+from darkq.keys import JobKeys, queue, tenant_jobs
 from darkq_worker.claims import Claim
 from support.by_hand import Ear, Hand, chunk, event_ids, gone, snapshot, started
 from support.waiting import wait_until
@@ -29,7 +29,8 @@ async def test_a_job_of_ours_ends_with_text_result_and_event(redis: Redis, hand:
     keys = claim.keys
     assert await redis.get(keys.result) == b"\x00\xff"
     assert await event_ids(redis, keys) == ["0-1", "1-0", "1-1", "1-2"]
-    assert set(await redis.keys()) == {keys.result.encode(), keys.events.encode()}
+    left = (keys.result, keys.events, tenant_jobs(0, None))
+    assert set(await redis.keys()) == {name.encode() for name in left}
 
 
 async def test_result_and_log_expire_together(redis: Redis, hand: Hand) -> None:

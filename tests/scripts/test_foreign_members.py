@@ -38,3 +38,28 @@ async def test_it_is_thrown_out_and_holds_nothing_up(
     assert [claim.keys for claim in await hand.claim()] == [keys]
     assert await redis.zrange(QUEUE, 0, -1) == [keys.arq_id.encode()]
     assert all(b"arq:retry" not in key or keys.arq_id.encode() in key for key in await redis.keys())
+
+
+@pytest.mark.parametrize("kind", ["retry", "state", "job"])
+async def test_a_job_with_a_foreign_type_in_its_place_is_thrown_out_alone(
+    redis: Redis, hand: Hand, kind: str
+) -> None:
+    """Red when `claim.lua` lets one job's error end the call: no job of the queue would run."""
+    spoilt, good = await hand.enqueue(), await hand.enqueue()
+    place = {"retry": spoilt.retry, "state": spoilt.state, "job": spoilt.job}[kind]
+    await redis.delete(place)
+    await redis.execute_command("LPUSH", place, "x")
+    await redis.pexpire(place, 60_000)
+    assert [claim.keys for claim in await hand.claim()] == [good]
+    assert await redis.zrange(QUEUE, 0, -1) == [good.arq_id.encode()]
+    assert not await redis.exists(spoilt.in_progress)
+
+
+@pytest.mark.parametrize("number", ["nine", "9223372036854775807"])
+async def test_so_is_one_whose_attempts_are_no_number(
+    redis: Redis, hand: Hand, number: str
+) -> None:
+    spoilt, good = await hand.enqueue(), await hand.enqueue()
+    await redis.set(spoilt.retry, number, px=60_000)
+    assert [claim.keys for claim in await hand.claim()] == [good]
+    assert await redis.zrange(QUEUE, 0, -1) == [good.arq_id.encode()]

@@ -10,7 +10,7 @@ from darkq import failures as room
 from darkq.cancellation import cancel
 from darkq.errors import CannotRetry, JobNotFound, QueueFull
 from darkq.event import Cursor
-from darkq.keys import JobKeys, failures, queue, wake
+from darkq.keys import JobKeys, failures, queue, tenant_jobs, wake
 from darkq.record import Failure, encode
 from darkq.settings import Settings
 from darkq_worker.claims import Claim
@@ -35,7 +35,7 @@ async def test_a_failed_job_keeps_its_record_and_is_listed(redis: Redis, hand: H
     claim = await failed(hand, ttl_ms=5000)
     keys = claim.keys
     kept = {keys.result, keys.events, keys.failed, failures(0)}
-    assert set(await redis.keys()) == {name.encode() for name in kept}
+    assert set(await redis.keys()) == {name.encode() for name in kept | {tenant_jobs(0, None)}}
     assert await redis.get(keys.failed) == claim.record
     seconds, _ = await redis.time()
     ((member, score),) = await redis.zrange(failures(0), 0, -1, withscores=True)
@@ -82,7 +82,7 @@ async def test_it_waits_again_as_a_new_job_does(redis: Redis, hand: Hand) -> Non
         (channel, queued), woken = await ear.heard()
     assert (channel, woken) == (keys.live, (wake(0), b"jobs"))
     assert isinstance(ev.decode(queued), ev.Queued)
-    left = {keys.job, keys.retry, keys.events, queue(0, "interactive")}
+    left = {keys.job, keys.retry, keys.events, queue(0, "interactive"), tenant_jobs(0, None)}
     assert set(await redis.keys()) == {name.encode() for name in left}
     assert await redis.get(keys.job) == claim.record
     assert 40_000 < await redis.pttl(keys.job) <= 50_000

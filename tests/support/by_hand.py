@@ -12,7 +12,7 @@ from darkq import event as ev
 from darkq import scripts
 from darkq.event import AnyEvent, Cursor
 from darkq.job import Job, Priority
-from darkq.keys import JobKeys, failures, idempotency, queue, wake
+from darkq.keys import JobKeys, failures, idempotency, queue, tenant_jobs, wake
 from darkq.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
 from darkq.scripts import Argument
 from darkq_worker.claims import Claim, Leases
@@ -36,15 +36,18 @@ async def put(
     limit: int = 1_000_000,
 ) -> list[Receipt]:
     """Enqueue jobs of one partition in one call."""
-    keys: list[str] = []
-    args: list[str | bytes | int] = [wake(jobs[0].partition), ttl_ms, limit]
+    partition = jobs[0].partition
+    keys = [queue(partition, priority), tenant_jobs(partition, None)]
+    queued = ev.encode(ev.Queued(id="0-1", at_ms=1))
+    args: list[Argument] = [wake(partition), ttl_ms, limit, 1000, queued, 1, len(jobs)]
     for job in jobs:
-        remembered = idempotency(job.partition, key)
-        keys += [queue(job.partition, priority), job.job, job.result, job.events, remembered]
-        args += [job.arq_id, record, ev.encode(ev.Queued(id="0-1", at_ms=1)), digest]
+        args += [job.arq_id, record, 0, digest]
+        keys += [idempotency(partition, key)] if digest else []
     replies = await scripts.enqueue(redis, keys, args)
-    pairs = zip(replies[::2], replies[1::2], strict=True)
-    return [Receipt(verdict, arq_id.decode()) for verdict, arq_id in pairs]
+    receipts = [Receipt(b"new", job.arq_id) for job in jobs]
+    for number, verdict, arq_id in zip(*[iter(replies)] * 3, strict=True):
+        receipts[number] = Receipt(verdict, arq_id.decode())
+    return receipts
 
 
 class Hand:

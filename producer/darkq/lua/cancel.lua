@@ -29,9 +29,13 @@ end
 if removed + redis.call('DEL', job) == 0 then
   return 'unknown'
 end
+local batch = redis.call('HGET', state, 'batch')
 redis.call('DEL', retry, state)
 redis.call('SET', result, record, 'PX', ttl_ms)
 redis.call('XADD', events, 'NOMKSTREAM', event_id, 'e', event)
 redis.call('PEXPIRE', events, ttl_ms)
 redis.call('PUBLISH', channel, event)
+if batch then
+  end_line(batch, id, 'cancelled')
+end
 return 'cancelled'

@@ -2,13 +2,19 @@
 --
 -- A claimed job's score is its lease's end: it leaves the range that claims look at, and
 -- comes back by itself when nobody renews it. Job keys are made from ids found in the queues;
--- they carry the queues' hash tag. What can be no id is thrown out.
+-- they carry the queues' hash tag. What can be no id is thrown out; so is a job in whose place
+-- stands something of another type.
+--
+-- A suspect is a job whose next lost lease is its end: it may be what kills its workers, or have
+-- stood beside that. A worker runs one at a time, so that no suspect ends through another. One
+-- that cannot be taken now is put off, or many of them would hide the jobs behind them.
 --
 -- After an outage every lease has run out, and most owners are alive: a caller that knows of one
 -- asks for a respite, in which such jobs are left to their owners.
 --
 -- KEYS  the queues
 -- ARGV  worker id, lease in ms, ttl of a job in ms, respite in ms (0: none), slots,
+--       lost leases that make a suspect (0: none do), suspects it may take,
 --       then per queue the slots it may take
 -- Returns ms until the next job is due in a queue it may take from (-1: none waits there), then
 -- eight per claimed job: arq id, number of its queue (from 0), attempt, tries burnt, leases
@@ -16,6 +22,9 @@
 
 local worker, lease_ms, ttl_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local respite_ms, free = tonumber(ARGV[4]), tonumber(ARGV[5])
+local last_life, suspects = tonumber(ARGV[6]), tonumber(ARGV[7])
+local FIRST_QUEUE = 7
+local PUT_OFF_MS = 1000
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + time[2] / 1000
 
@@ -28,6 +37,24 @@ local function is_id(queue, id)
   return tag ~= nil and #random == 32 and tag == string.match(queue, '{%d+}')
 end
 
+-- The reply, or nil when another type stands there. Every other error ends the call.
+local function ask(...)
+  local reply = redis.pcall(...)
+  if type(reply) ~= 'table' or not reply.err then
+    return reply
+  end
+  for _, sign in ipairs({ 'WRONGTYPE', 'not an integer', 'would overflow' }) do
+    if string.find(tostring(reply.err), sign, 1, true) then
+      return nil
+    end
+  end
+  return redis.call(...)
+end
+
+local function put_off(queue, id, wait_ms)
+  redis.call('ZADD', queue, 'XX', score(now_ms + wait_ms), id)
+end
+
 local function claim(queue, number, id, place)
   if not is_id(queue, id) then
     redis.call('ZREM', queue, id)
@@ -35,34 +62,54 @@ local function claim(queue, number, id, place)
   end
   local in_progress, state = 'arq:in-progress:' .. id, 'darkq:state:' .. id
   local held_ms = redis.call('PTTL', in_progress) -- it may end a moment after its score
-  if held_ms <= 0 and respite_ms > 0 and redis.call('HEXISTS', state, 'held') == 1 then
+  local known = ask('HMGET', state, 'held', 'lost', 'tries', 'cancel')
+  local record = ask('GET', 'arq:job:' .. id)
+  if known == nil or record == nil then
+    redis.call('ZREM', queue, id)
+    return
+  end
+  local was_held, cancelled = known[1], known[4] and 1 or 0
+  -- Still held, though claimable: its worker died or lost touch.
+  local lost = (tonumber(known[2]) or 0) + (was_held and 1 or 0)
+  if held_ms <= 0 and respite_ms > 0 and was_held then
     held_ms = respite_ms
   end
   if held_ms > 0 then
-    redis.call('ZADD', queue, 'XX', score(now_ms + held_ms), id)
+    put_off(queue, id, held_ms)
     return
   end
-  local attempt = redis.call('INCR', 'arq:retry:' .. id)
+  local is_suspect = last_life > 0 and lost == last_life and cancelled == 0
+  if is_suspect and suspects <= 0 then
+    put_off(queue, id, PUT_OFF_MS)
+    return
+  end
+  local attempt = ask('INCR', 'arq:retry:' .. id)
+  if attempt == nil then
+    redis.call('ZREM', queue, id)
+    return
+  end
+  suspects = suspects - (is_suspect and 1 or 0)
   local token = worker .. ':' .. attempt
   redis.call('SET', in_progress, token, 'PX', lease_ms)
-  redis.call('ZADD', queue, 'XX', score(now_ms + lease_ms), id)
-  -- Still held, though claimable: its worker died or lost touch.
-  local lost = redis.call('HSETNX', state, 'held', '1') == 0
-    and redis.call('HINCRBY', state, 'lost', 1) or tonumber(redis.call('HGET', state, 'lost')) or 0
+  put_off(queue, id, lease_ms)
+  if was_held then
+    redis.call('HSET', state, 'lost', lost)
+  else
+    redis.call('HSETNX', state, 'held', '1')
+  end
   redis.call('PEXPIRE', 'arq:job:' .. id, ttl_ms)
   for _, key in ipairs({ 'arq:retry:' .. id, 'darkq:events:' .. id, state }) do
     redis.call('PEXPIRE', key, ttl_ms * 2) -- they outlive the record, to tell of its end
   end
   return {
     id, number, attempt,
-    tonumber(redis.call('HGET', state, 'tries')) or 0, lost,
-    redis.call('HEXISTS', state, 'cancel'), redis.call('GET', 'arq:job:' .. id) or '', place,
+    tonumber(known[3]) or 0, lost, cancelled, record or '', place,
   }
 end
 
 local reply, next_ms = { 0 }, nil
 for number, queue in ipairs(KEYS) do
-  local wanted = math.min(free, tonumber(ARGV[5 + number]))
+  local wanted = math.min(free, tonumber(ARGV[FIRST_QUEUE + number]))
   if wanted > 0 then
     local due = redis.call(
       'ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'WITHSCORES', 'LIMIT', 0, wanted)

@@ -2,7 +2,8 @@
 --
 -- So `completed` never precedes the result, and never exists without it.
 --
--- A failed job's record is kept, to be run again by `revive`, and the failure is listed.
+-- A failed job's record is kept, to be run again by `revive`, and the failure is listed. Not so
+-- for a line of a batch: the batch tells of it, and whoever has its input may add it to another.
 --
 -- KEYS  queue, in-progress, job, retry, state, result, events; after a failure also: failed
 --       record, list of failures
@@ -13,8 +14,8 @@
 local queue, in_progress, job, retry, state, result, events, kept, failures = unpack(KEYS)
 local id, attempt, token, channel, record, ttl_ms = unpack(ARGV, 1, 6)
 local holder = redis.call('GET', in_progress)
-if holder and holder ~= token or redis.call('GET', retry) ~= attempt
-  or redis.call('HEXISTS', state, 'held') == 0 then
+local held, batch = unpack(redis.call('HMGET', state, 'held', 'batch'))
+if holder and holder ~= token or redis.call('GET', retry) ~= attempt or not held then
   return 0
 end
 for n = 7, #ARGV, 2 do
@@ -23,7 +24,7 @@ end
 redis.call('SET', result, record, 'PX', ttl_ms)
 redis.call('PEXPIRE', events, ttl_ms)
 redis.call('ZREM', queue, id)
-if kept then
+if kept and not batch then
   if redis.call('EXISTS', job) == 1 then
     redis.call('RENAME', job, kept)
     redis.call('PEXPIRE', kept, ttl_ms)
@@ -37,5 +38,8 @@ end
 redis.call('DEL', in_progress, job, retry, state)
 for n = 7, #ARGV, 2 do
   redis.call('PUBLISH', channel, ARGV[n + 1])
+end
+if batch then
+  end_line(batch, id, string.match(ARGV[#ARGV], '^{"type":"(%l+)"'))
 end
 return 1

@@ -1,0 +1,244 @@
+"""A batch: many prompts as one thing that can be left, resumed, followed and cancelled.
+
+    async with client.batch(name="reviews") as batch:
+        async for finished in batch.run(rows):
+            print(finished.number, finished.result)
+
+One process runs a batch: it feeds lines and takes over how they ended. At most `window` lines are
+outstanding, so that Redis holds no more than that however long the input is. A line's job has an
+id that follows from the batch and the line's number: to add a line again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing
+from typing import Self
+
+from redis.asyncio import Redis
+
+from darkq import batch_control, batch_ends
+from darkq.batch_ends import Finished, LineEnded
+from darkq.batch_feed import Feed
+from darkq.batch_lease import BatchLease, made_with
+from darkq.batch_lines import ForAllLines, Line
+from darkq.batch_rows import Columns, Row, line_of, numbered
+from darkq.batch_run import fed, taken
+from darkq.batch_status import BatchStatus, read_batch
+from darkq.batch_tail import SILENCE_S, BatchTail, LineEvent, Place
+from darkq.connection import speaking_darkq
+from darkq.job import Job, Prompt
+from darkq.keys import BatchKeys
+from darkq.live import Live
+from darkq.mailbox import Mailbox
+from darkq.orders import Orders
+from darkq.settings import Settings
+
+FOR_ALL = ForAllLines()
+COLUMNS = Columns()
+
+
+class Batch:
+    """A batch by its id. As a context manager: its runner, who feeds and collects.
+
+    Without it anybody may ask for `status()`, follow `events()` and `cancel()`.
+    """
+
+    def __init__(
+        self,
+        keys: BatchKeys,
+        redis: Redis,
+        live: Live,
+        orders: Orders,
+        settings: Settings,
+        *,
+        new: bool,
+        name: str | None,
+        window: int,
+        metadata: Mapping[str, str] | None,
+    ) -> None:
+        ttl_s = 2 * max(settings.job_ttl_s, settings.result_ttl_s, settings.failed_ttl_s)
+        self._keys = keys
+        self._redis = redis
+        self._live = live
+        self._settings = settings
+        self._lease = BatchLease(redis, keys, ttl_s=ttl_s)
+        self._feed = Feed(keys, orders, window)
+        self._made_with = (
+            made_with(name=name, window=window, metadata=metadata, ttl_ms=self._lease.ttl_ms)
+            if new
+            else None
+        )
+
+    @property
+    def id(self) -> str:
+        """The public id: keep it, and come back from any process."""
+        return self._keys.public_id
+
+    async def __aenter__(self) -> Self:
+        """Become the batch's runner. Raises `BatchTaken`, `BatchNotFound`, `RedisUnavailable`."""
+        await self._lease.take(self._made_with)
+        status = await self.status()
+        self._feed.window, self._feed.last_line = status.window, status.last_line
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._lease.leave()
+
+    async def add_many(self, lines: Iterable[Line]) -> None:
+        """Store lines, a few hundred per round trip, in their order; wait for room in the window.
+
+        Lines that are there or have ended are left as they are. Raises `InvalidLine`,
+        `BatchFull` when nobody takes results, `BatchClosed`, `BatchNotFound`,
+        `RedisUnavailable`. Cancelled, some may have been stored.
+        """
+        self._run_by_us()
+        await self._feed.put(lines)
+
+    async def add(self, prompt: Prompt | Job, custom_id: str | None = None) -> int:
+        """Store one line after the last one, and return its number. Raises as `add_many`.
+
+        Each call is a round trip, and stores another line; `run` and `add_many` know them again.
+        """
+        number = self._feed.last_line + 1
+        row = {"prompt": prompt, "custom_id": custom_id}
+        await self.add_many([line_of(row, number, COLUMNS, FOR_ALL)])
+        return number
+
+    async def close_input(self) -> None:
+        """Say that all lines have been added: the batch is completed when they have ended."""
+        self._run_by_us()
+        async with speaking_darkq():
+            await batch_control.close_input(self._redis, self._keys)
+
+    async def collected(self) -> AsyncGenerator[list[Finished], None]:
+        """Yield how lines ended, in pages: all that is not acknowledged, then what comes.
+
+        Give each page to `acknowledge` once it is safe; then ask for the next. Ends when the
+        input is closed, or the batch cancelled, and nothing runs any more. Raises
+        `BatchNotFound`, `RedisUnavailable`.
+        """
+        self._run_by_us()
+        async with speaking_darkq():
+            after = await batch_ends.acknowledged(self._redis, self._keys)
+            with self._feed.reader():
+                async with aclosing(self._ends(after)) as pages:
+                    async for ends in pages:
+                        yield await batch_ends.with_results(self._redis, ends)
+                        self._feed.reading()
+
+    async def acknowledge(self, page: Sequence[Finished]) -> None:
+        """Forget what Redis holds of these lines; they will not be run again.
+
+        In the order of `collected`; `missing` ones may be added again after this. Raises
+        `BatchTaken` when the lease was lost to another process, `BatchNotFound`,
+        `RedisUnavailable`; nothing was changed then, or all.
+        """
+        self._run_by_us()
+        if page:
+            async with speaking_darkq():
+                await batch_control.acknowledge(self._redis, self._keys, self._lease, page)
+            self._feed.forget(end.number for end in page if end.outcome != "missing")
+
+    async def results(self) -> AsyncGenerator[Finished, None]:
+        """Yield how lines ended, and acknowledge those that were taken.
+
+        A line is taken when the next one is asked for. A process that dies may get up to
+        a page of them once more when it comes back: `number` tells.
+        """
+        async with aclosing(taken(self.collected(), self.acknowledge)) as ends:
+            async for finished in ends:
+                yield finished
+
+    async def run(
+        self,
+        rows: Iterable[Row] | AsyncIterable[Row],
+        *,
+        columns: Columns = COLUMNS,
+        common: ForAllLines = FOR_ALL,
+    ) -> AsyncGenerator[Finished, None]:
+        """Feed rows, and yield how they ended, as `results` does; then the batch is closed.
+
+        Rows are prompts, `Job`s, dicts, named tuples or `Line`s, from any iterable, also an async
+        one; they are pulled as there is room. Run again with the same rows it goes on where it
+        was. What has expired before it was taken is run again. Raises what `add_many` raises.
+        """
+        feeding = self._feed_all(numbered(rows, columns, common))
+        ends = fed(feeding, self.collected(), self.acknowledge, self._feed.put_again)
+        async with aclosing(ends):
+            async for finished in ends:
+                yield finished
+
+    async def events(self, after: str | None = None) -> AsyncGenerator[LineEnded, None]:
+        """Yield each line's end in order, once, to the batch's own. From any process.
+
+        `after` is the cursor of the last one seen. Raises `ValueError` for an `after` that is no
+        cursor, `BatchNotFound`, `CursorGone` for one that lies too far back (ten thousand
+        acknowledged ends are kept), `RedisUnavailable`.
+        """
+        start = Place.parse(after).ends if after is not None else 0
+        async with speaking_darkq(), aclosing(self._ends(start)) as pages:
+            async for ends in pages:
+                for end in ends:
+                    yield end
+
+    async def tail(self, after: str | None = None) -> AsyncGenerator[LineEvent | LineEnded, None]:
+        """Yield what `events` yields, and before each end the events of the line's job.
+
+        But for `queued`, and as far as Redis still has them: until the end is acknowledged. Each
+        once and in order within a line. Cursors are good for both; as this one's also say how far
+        each line has come that is under way, they grow with their number. Raises as `events`.
+        """
+        place = Place.parse(after) if after is not None else Place(0)
+        items = BatchTail(self._redis, self._live, self._keys, place).items()
+        async with speaking_darkq(), aclosing(items):
+            async for item in items:
+                yield item
+
+    async def status(self) -> BatchStatus:
+        """Return where the batch stands. Raises `BatchNotFound`, `RedisUnavailable`."""
+        async with speaking_darkq():
+            return await read_batch(self._redis, self._keys)
+
+    async def cancel(self) -> BatchStatus:
+        """Cancel the batch, and each of its jobs that has not ended. May be repeated.
+
+        It is `cancelling` until those that run have been stopped by their workers. Raises
+        `BatchNotFound`, `RedisUnavailable`; cancelled itself, call it again.
+        """
+        async with speaking_darkq():
+            ttl_s = self._settings.result_ttl_s
+            await batch_control.cancel(self._redis, self._keys, result_ttl_s=ttl_s)
+            return await read_batch(self._redis, self._keys)
+
+    async def _feed_all(self, lines: AsyncIterator[Line]) -> None:
+        await self._feed.put_all(lines)
+        await self.close_input()
+
+    async def _ends(self, after: int) -> AsyncGenerator[list[LineEnded], None]:
+        mailbox = Mailbox()
+        async with self._live.subscribed(self._keys.live, mailbox):
+            while True:
+                mailbox.forget()
+                page = await batch_ends.read_ends(self._redis, self._keys, after)
+                if page.ends:
+                    after = int(page.ends[-1].cursor)
+                    yield page.ends
+                elif page.last:
+                    return
+                else:
+                    await mailbox.take(SILENCE_S)
+
+    def _run_by_us(self) -> None:
+        if not self._lease.held:
+            raise RuntimeError("only the runner may do this: async with client.batch(…) as batch")
+
+    def __repr__(self) -> str:
+        return f"Batch({self.id!r})"

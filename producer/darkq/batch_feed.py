@@ -1,0 +1,126 @@
+"""Lines on their way into a batch: as fast as its window lets them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+
+from darkq.batch_lines import Line
+from darkq.batch_rows import marked
+from darkq.connection import speaking_darkq
+from darkq.errors import BatchClosed, BatchFull, BatchNotFound
+from darkq.keys import BatchKeys
+from darkq.orders import Orders
+
+LINES_PER_CALL = 200
+_PAUSE_S = 0.5
+_CLOSED = {b"closed": "its input is closed", b"cancelled": "it was cancelled"}
+_STORED = (b"new", b"duplicate", b"acknowledged")
+
+
+class Feed:
+    """Puts lines into a batch, and knows whether anybody makes room for more."""
+
+    def __init__(self, keys: BatchKeys, orders: Orders, window: int) -> None:
+        self.window = window
+        self.last_line = 0
+        self._keys = keys
+        self._orders = orders
+        self._room = asyncio.Event()
+        self._reader: asyncio.Task[object] | None = None
+        self._outstanding: dict[int, Line] = {}
+        self._full = False  # the queue, not the window
+
+    async def put(self, lines: Iterable[Line], *, alone: bool = True) -> None:
+        """Store lines in their order, and wait for room where there is none.
+
+        `alone`: nobody is known to make room, unless there is a `reader`. Raises `InvalidLine`,
+        `BatchFull`, `BatchClosed`, `BatchNotFound`, `RedisUnavailable`.
+        """
+        left = iter(lines)
+        while some := [marked(line) for line in islice(left, LINES_PER_CALL)]:
+            self.last_line = max(self.last_line, *(line.number for line in some))
+            while some := await self._try(some):
+                await self._wait(alone=alone)
+
+    async def put_all(self, lines: AsyncIterator[Line]) -> None:
+        """Store lines as they come, and remember them until their end is acknowledged."""
+        async for some in _as_they_come(lines):
+            self._outstanding.update((line.number, line) for line in some)
+            await self.put(some, alone=False)
+
+    async def put_again(self, numbers: Iterable[int]) -> None:
+        """Store lines of `put_all` again whose results have expired; they still have room."""
+        known = [self._outstanding[n] for n in numbers if n in self._outstanding]
+        await self.put(known)
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """These lines' ends are acknowledged: there is room for others."""
+        for number in numbers:
+            self._outstanding.pop(number, None)
+        self._room.set()
+
+    @contextmanager
+    def reader(self) -> Iterator[None]:
+        """Somebody takes results, as long as this lasts."""
+        self.reading()
+        try:
+            yield
+        finally:
+            self._reader = None
+
+    def reading(self) -> None:
+        """It is the current task that takes them."""
+        self._reader = asyncio.current_task()
+
+    async def _try(self, lines: list[Line]) -> list[Line]:
+        """Store lines; return those that have to wait."""
+        self._room.clear()
+        async with speaking_darkq():
+            verdicts = await self._orders.put_lines(self._keys, lines)
+        self._full = b"full" in verdicts
+        for verdict in verdicts:
+            if verdict == b"gone":
+                raise BatchNotFound(self._keys.public_id)
+            if verdict in _CLOSED:
+                raise BatchClosed(self._keys.public_id, _CLOSED[verdict])
+        answered = list(zip(lines, verdicts, strict=True))
+        for line, verdict in answered:
+            if verdict == b"acknowledged":
+                self._outstanding.pop(line.number, None)
+        return [line for line, verdict in answered if verdict not in _STORED]
+
+    async def _wait(self, *, alone: bool) -> None:
+        """Wait for room. Raises `BatchFull` when nobody can make it but who asks for it."""
+        if alone and not self._full and self._reader in (None, asyncio.current_task()):
+            raise BatchFull(self._keys.public_id, self.window)
+        with suppress(TimeoutError):  # a full queue says nothing when it has room
+            async with asyncio.timeout(_PAUSE_S):
+                await self._room.wait()
+
+
+async def _as_they_come(lines: AsyncIterator[Line]) -> AsyncIterator[list[Line]]:
+    """Yield lines, as many at once as there are, without waiting for more."""
+    queue: asyncio.Queue[Line] = asyncio.Queue(LINES_PER_CALL)
+
+    async def pull() -> None:
+        async for line in lines:
+            await queue.put(line)
+
+    puller = asyncio.create_task(pull(), name="darkq-batch-rows")
+    try:
+        while not (puller.done() and queue.empty()):
+            waiting = asyncio.create_task(queue.get())
+            await asyncio.wait([waiting, puller], return_when=asyncio.FIRST_COMPLETED)
+            some = [waiting.result()] if waiting.done() else []
+            waiting.cancel()
+            while not queue.empty():
+                some.append(queue.get_nowait())
+            if some:
+                yield some
+        await puller
+    finally:
+        puller.cancel()
+        await asyncio.wait([puller])

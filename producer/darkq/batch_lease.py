@@ -1,0 +1,94 @@
+"""Who runs a batch: one process at a time, under a lease that it renews."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+import msgspec
+from redis.asyncio import Redis
+
+from darkq import scripts
+from darkq.connection import UNAVAILABLE, speaking_darkq
+from darkq.errors import BatchNotFound, BatchTaken
+from darkq.keys import BatchKeys, batches
+
+LEASE_S = 15.0
+
+
+class BatchLease:
+    """A process's hold on a batch. Another may take over once the lease has run out."""
+
+    def __init__(self, redis: Redis, keys: BatchKeys, *, ttl_s: float) -> None:
+        self.token = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
+        self.ttl_ms = int(ttl_s * 1000)
+        self.lease_ms = int(LEASE_S * 1000)
+        self._redis = redis
+        self._keys = keys
+        self._heartbeat: asyncio.Task[None] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has taken the batch and not given it up."""
+        return self._heartbeat is not None
+
+    async def take(self, made_with: Mapping[str, str | int] | None) -> None:
+        """Take the lease and keep it; make the batch first if `made_with` says how.
+
+        Raises `BatchTaken`, `BatchNotFound`, `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            await self._keep(self.lease_ms, made_with)
+        self._heartbeat = asyncio.create_task(self._beat(), name="darkq-batch-lease")
+
+    async def leave(self) -> None:
+        """Give the lease up. A Redis that is away lets it run out."""
+        heartbeat, self._heartbeat = self._heartbeat, None
+        if heartbeat is None:
+            return
+        heartbeat.cancel()
+        await asyncio.wait([heartbeat])
+        with suppress(BatchTaken, BatchNotFound, *UNAVAILABLE):
+            await self._keep(0, None)
+
+    async def _beat(self) -> None:
+        """Renew; what is lost is noticed by the next acknowledgement, which asks first."""
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            with suppress(*UNAVAILABLE):
+                try:
+                    await self._keep(self.lease_ms, None)
+                except (BatchTaken, BatchNotFound):
+                    return
+
+    async def _keep(self, lease_ms: int, made_with: Mapping[str, str | int] | None) -> None:
+        keys = self._keys
+        names = [keys.batch, keys.lines, keys.ends, keys.acknowledged, keys.runner]
+        args: list[str | int] = [keys.tagged_id, self.token, lease_ms, self.ttl_ms]
+        for field, value in (made_with or {}).items():
+            args += [field, value]
+        verdict, holder = await scripts.keep_batch(
+            self._redis, [*names, batches(keys.partition)], args
+        )
+        if verdict == b"gone":
+            raise BatchNotFound(keys.public_id)
+        if verdict == b"taken":
+            raise BatchTaken(keys.public_id, holder.decode())
+
+
+def made_with(
+    *, name: str | None, window: int, metadata: Mapping[str, str] | None, ttl_ms: int
+) -> dict[str, str | int]:
+    """Return the fields of a new batch."""
+    return {
+        "created_ms": int(time.time() * 1000),
+        "name": name or "",
+        "window": window,
+        "metadata": msgspec.json.encode(dict(metadata or {})).decode(),
+        "ttl_ms": ttl_ms,
+    }

@@ -1,0 +1,117 @@
+"""Where a batch stands, and which batches there are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+from redis.asyncio import Redis
+
+from darkq.errors import BatchNotFound
+from darkq.keys import BatchKeys, batches
+
+BatchState: TypeAlias = Literal["open", "cancelling", "cancelled", "completed"]
+
+_PAGE_BATCHES = 100
+
+
+class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a batch stands. Times are epoch milliseconds.
+
+    `total` is None until the input is closed. `added` lines are in Redis or have ended, and so
+    many of them each way; the rest waits or runs. `acknowledged` ends have been taken over.
+    `last_line` is the highest number added. `runner` is who runs it: `<host>:<pid>:<random>`.
+    """
+
+    batch_id: str
+    state: BatchState
+    name: str | None
+    metadata: dict[str, str]
+    created_ms: int
+    window: int
+    total: int | None
+    added: int
+    completed: int
+    failed: int
+    cancelled: int
+    acknowledged: int
+    last_line: int
+    runner: str | None
+
+    @property
+    def ended(self) -> int:
+        """How many lines have ended."""
+        return self.completed + self.failed + self.cancelled
+
+    @property
+    def outstanding(self) -> int:
+        """How many lines wait or run."""
+        return self.added - self.ended
+
+
+async def read_batch(redis: Redis, keys: BatchKeys) -> BatchStatus:
+    """Return where a batch stands. Raises `BatchNotFound`."""
+    (found,) = await _read(redis, [keys])
+    if found is None:
+        raise BatchNotFound(keys.public_id)
+    return found
+
+
+async def listed_batches(
+    redis: Redis, partitions: Iterable[int]
+) -> AsyncGenerator[BatchStatus, None]:
+    """Yield the batches, the latest used first within a partition."""
+    for partition in partitions:
+        start = 0
+        while True:
+            page = await redis.zrevrange(batches(partition), start, start + _PAGE_BATCHES - 1)
+            known = [BatchKeys.from_tagged_id(tagged_id.decode()) for tagged_id in page]
+            for status in await _read(redis, known):
+                if status is not None:
+                    yield status
+            start += _PAGE_BATCHES
+            if len(page) < _PAGE_BATCHES:
+                break
+
+
+async def _read(redis: Redis, known: Sequence[BatchKeys]) -> list[BatchStatus | None]:
+    async with redis.pipeline(transaction=False) as pipe:
+        for keys in known:
+            pipe.hgetall(keys.batch)
+            pipe.get(keys.runner)
+        replies = await pipe.execute()
+    return [
+        _status(keys, fields, runner) if fields else None
+        for keys, fields, runner in zip(known, replies[::2], replies[1::2], strict=True)
+    ]
+
+
+def _status(keys: BatchKeys, fields: Mapping[bytes, bytes], runner: bytes | None) -> BatchStatus:
+    total = fields.get(b"total")
+    status = BatchStatus(
+        batch_id=keys.public_id,
+        state="open",
+        name=fields[b"name"].decode() or None,
+        metadata=msgspec.json.decode(fields[b"metadata"], type=dict[str, str]),
+        created_ms=int(fields[b"created_ms"]),
+        window=int(fields[b"window"]),
+        total=None if total is None else int(total),
+        added=int(fields.get(b"added", 0)),
+        completed=int(fields.get(b"completed", 0)),
+        failed=int(fields.get(b"failed", 0)),
+        cancelled=int(fields.get(b"cancelled", 0)),
+        acknowledged=int(fields.get(b"acknowledged", 0)),
+        last_line=int(fields.get(b"last", 0)),
+        runner=runner.decode() if runner else None,
+    )
+    return msgspec.structs.replace(status, state=_state(status, cancel=b"cancel" in fields))
+
+
+def _state(status: BatchStatus, *, cancel: bool) -> BatchState:
+    """A batch is cancelled, or completed, when the last of its jobs has ended."""
+    if status.total is not None and status.ended >= status.total:
+        return "cancelled" if cancel and status.cancelled else "completed"
+    if cancel:
+        return "cancelling" if status.outstanding else "cancelled"
+    return "open"

@@ -1,0 +1,36 @@
+-- Let a call of an API key begin, if its rate and its places allow that.
+--
+-- The rate is kept as one number, the time at which the key will have used nothing of it: each
+-- call moves it on by an interval, and it may lie ahead of now by a burst less one.
+--
+-- KEYS  rate, calls in progress: a zset, score = end of the lease, epoch ms
+-- ARGV  ms between calls (0: as many as it likes), burst, most calls at once (0: no bound),
+--       lease in ms, call id
+-- Returns 'entered', or 'rate' | 'places' and the ms to wait at least.
+
+local rate, calls = KEYS[1], KEYS[2]
+local interval_ms, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+local places, lease_ms, id = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + time[2] / 1000
+
+if places > 0 then
+  redis.call('ZREMRANGEBYSCORE', calls, '-inf', string.format('%.3f', now_ms))
+  if redis.call('ZCARD', calls) >= places then
+    return { 'places', 0 }
+  end
+end
+if interval_ms > 0 then
+  local used_ms = math.max(now_ms, tonumber(redis.call('GET', rate)) or 0)
+  local wait_ms = used_ms - now_ms - (burst - 1) * interval_ms
+  if wait_ms > 0 then
+    return { 'rate', math.ceil(wait_ms) }
+  end
+  used_ms = used_ms + interval_ms
+  redis.call('SET', rate, string.format('%.3f', used_ms), 'PX', math.ceil(used_ms - now_ms))
+end
+if places > 0 then
+  redis.call('ZADD', calls, string.format('%.3f', now_ms + lease_ms), id)
+  redis.call('PEXPIRE', calls, lease_ms)
+end
+return { 'entered', 0 }
