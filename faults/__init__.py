@@ -6,7 +6,7 @@
     proxy            a TCP proxy that breaks connections on purpose
     table            the outcome
     workers redis_server connections readers upstream cancelling enqueueing clocks
-                     the faults
+    batches backlog  the faults
     stock_arq        the same with arq alone, to compare
 
 Everything random comes from one seed, which is printed: `make faults` plays all of it.

@@ -31,6 +31,8 @@ _OTHER_PROCESS = (
     "import sys; from darkq.sync import Client; Client(sys.argv[1]).job(sys.argv[2]).cancel()"
 )
 
+WAITING_LIMIT_S = 2.0
+
 Cancel = Callable[[Stage, JobHandle], Awaitable[None]]
 
 
@@ -179,7 +181,8 @@ async def queued(stage: Stage, rng: Random) -> Tally:
 async def deferred(stage: Stage, rng: Random) -> Tally:
     """Cancelled while it waits for its next try.
 
-    Red when cancel.lua asks for the worker that no longer holds it.
+    Red when cancel.lua asks for the worker that no longer holds it (the end comes with the next
+    try), and when it leaves the job in its queue.
     """
     await stage.crew(1)
     refusal = [head("429 Too Many Requests", retry_after="30"), error("Rate limit exceeded")]
@@ -192,7 +195,7 @@ async def deferred(stage: Stage, rng: Random) -> Tally:
         await watch.job.cancel()
         await watch.to_the_end()
         tally.add(_judge(watch))
-        tally.recovered(watch.seen_s[-1] - asked_s)
+        tally.recovered(watch.seen_s[-1] - asked_s, WAITING_LIMIT_S)
         tally.require(len(server.requests) == 1, "nothing restarts it")
     return tally
 

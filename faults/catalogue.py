@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from faults import (
+    backlog,
+    batches,
     cancelling,
     clocks,
     connections,
@@ -23,4 +25,6 @@ CATALOGUE: dict[str, list[Fault]] = {
     "enqueue": enqueueing.FAULTS,
     "upstream": upstream.FAULTS,
     "cancel": cancelling.FAULTS,
+    "batch": batches.FAULTS,
+    "backlog": backlog.FAULTS,
 }

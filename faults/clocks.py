@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import subprocess
+import sys
 import time
 from random import Random
 
-from faults.check import Tally, judge_all
+from faults.check import Tally, Watch, judge_all
 from faults.stage import LEASE_S, Setup, Stage, is_ready
 from faults.suite import Fault
 
 SKEW_S = 300
 JOBS = 8
+TURN_LIMIT_S = 5.0
 
 _SKEWED = Setup(chunks=50)  # a stage of its own: no other fault may get such workers
+_PRODUCER = (
+    "import sys; from darkq.sync import Client; client = Client(sys.argv[1]);"
+    "print(*(client.enqueue(prompt, tries=2).id for prompt in sys.argv[2:]))"
+)
 
 
 def _prelude(skew_s: int) -> str:
     return f"import time; _now = time.time; time.time = lambda: _now() + {skew_s}"
 
 
-async def skewed(stage: Stage, rng: Random) -> Tally:
-    """Two workers whose clocks are 5 minutes fast and slow; one is killed: no difference.
-
-    Red when a claim compares scores with the worker's clock, as stock arq's does.
-    """
+async def _skewed_crew(stage: Stage, rng: Random) -> None:
     await stage.crew(0)
     skews = [SKEW_S, -SKEW_S]
     rng.shuffle(skews)
@@ -32,6 +36,14 @@ async def skewed(stage: Stage, rng: Random) -> Tally:
         stage.start_worker(_prelude(skew_s))
     for worker in stage.workers:
         await is_ready(worker)
+
+
+async def workers(stage: Stage, rng: Random) -> Tally:
+    """Two workers whose clocks are 5 minutes fast and slow; one is killed: no difference.
+
+    Red when a claim compares scores with the worker's clock, as stock arq's does.
+    """
+    await _skewed_crew(stage, rng)
     watches = await stage.submit_many(JOBS, tries=2)
     await watches[0].until("some words", lambda watch: len(watch.events) > rng.randrange(2, 10))
     stage.workers[0].send(signal.SIGKILL)
@@ -45,4 +57,40 @@ async def skewed(stage: Stage, rng: Random) -> Tally:
     return tally
 
 
-FAULTS = [Fault("clocks: workers 10 min apart, one killed", skewed, 3, _SKEWED)]
+async def producers(stage: Stage, rng: Random) -> Tally:
+    """Producers whose clocks are 5 minutes fast and slow: their jobs run at once, in turn.
+
+    Red when enqueue.lua makes the producer's time the score: jobs of the fast one are not due.
+    """
+    await _skewed_crew(stage, rng)
+    made = await asyncio.gather(*(_produce(stage, skew_s) for skew_s in (SKEW_S, -SKEW_S)))
+    watches = [watch for group in made for watch in group]
+    for watch in watches:
+        await watch.until("its turn", lambda w: w.attempts > 0)
+    tally = await judge_all(watches, stage.model.is_whole)
+    for watch in watches:
+        began_s = watch.restarted(watch.enqueued_s)
+        prompt = began_s is None or began_s < TURN_LIMIT_S
+        tally.require(prompt, f"{watch.prompt} runs when it is its turn, not after {began_s} s")
+        tally.require(watch.attempts == 1, "no attempt is interrupted")
+    return tally
+
+
+async def _produce(stage: Stage, skew_s: int) -> list[Watch]:
+    prompts = [stage.prompt() for _ in range(JOBS // 2)]
+    made = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", f"{_prelude(skew_s)}\n{_PRODUCER}", stage.url, *prompts],
+        check=True,
+        timeout=30,
+        capture_output=True,
+        text=True,
+    )
+    ids = made.stdout.split()
+    return [Watch(stage.client.job(i), prompt) for i, prompt in zip(ids, prompts, strict=True)]
+
+
+FAULTS = [
+    Fault("clocks: workers 10 min apart, one killed", workers, 3, _SKEWED),
+    Fault("clocks: producers 10 min apart", producers, 3, _SKEWED),
+]

@@ -32,7 +32,10 @@ async def refused(stage: Stage, rng: Random) -> Tally:
 
 
 async def reset(stage: Stage, rng: Random) -> Tally:
-    """All connections are reset, several times."""
+    """All connections are reset, several times.
+
+    Red when the writer gives up after a lost connection.
+    """
 
     async def abort() -> None:
         for _ in range(rng.randrange(1, 6)):
@@ -59,25 +62,34 @@ async def cut(stage: Stage, rng: Random) -> Tally:
 
 
 async def stalled(stage: Stage, rng: Random) -> Tally:
-    """Nothing passes, one way or both, for longer than the timeout of a call."""
+    """Nothing passes, one way or both, for longer than a call's timeout; half the time for good.
+
+    Then only a timeout tells that a connection is dead. Red when the writer waits for a reply
+    without one.
+    """
 
     async def stall() -> None:
         directions: list[Direction] = ["request", "reply"]
         for direction in rng.sample(directions, rng.randrange(1, 3)):
             stage.proxy.stall(direction)
         await asyncio.sleep(rng.uniform(0.5, 2) * TIMEOUT_S)
+        if stage.full and rng.random() < 0.5:  # it takes a subscriber 15 s to notice
+            stage.proxy.abandon()
         stage.proxy.mend()
 
     return await under_load(stage, rng, stall)
 
 
 async def throttled(stage: Stage, rng: Random) -> Tally:
-    """Each connection gets a few kilobytes a second through, for a second."""
+    """Each connection is so slow, for a second and a half, that calls run into their timeout.
+
+    Red when the writer gives up after a lost connection.
+    """
 
     async def throttle() -> None:
-        stage.proxy.throttle(rng.uniform(2_000, 20_000), "request")
-        stage.proxy.throttle(rng.uniform(2_000, 20_000), "reply")
-        await asyncio.sleep(1.0)
+        stage.proxy.throttle(rng.uniform(300, 3_000), "request")
+        stage.proxy.throttle(rng.uniform(300, 3_000), "reply")
+        await asyncio.sleep(1.5)
         stage.proxy.mend()
 
     return await under_load(stage, rng, throttle)

@@ -80,7 +80,7 @@ async def _insist(client: Client, prompt: str, key: str) -> str:
 async def at_once(stage: Stage, rng: Random) -> Tally:
     """Producers use one idempotency key at the same moment: one job.
 
-    Red when the key is looked up and written in two calls.
+    Red when enqueue.lua does not ask, in the call that stores, what the key stands for.
     """
     await stage.crew(0)
     prompt, key = stage.prompt(), f"key-{rng.random()}"

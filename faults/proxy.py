@@ -26,6 +26,8 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._abandoned: set[asyncio.StreamReader] = set()
+        self._readers: set[asyncio.StreamReader] = set()
         self._flows = {direction: asyncio.Event() for direction in _DIRECTIONS}
         self._bytes_per_s: dict[Direction, float | None] = dict.fromkeys(_DIRECTIONS)
         self._bytes_left: dict[Direction, int | None] = dict.fromkeys(_DIRECTIONS)
@@ -47,7 +49,9 @@ class FaultProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def accept(self) -> None:
-        """Listen, on the port that it had before."""
+        """Listen, on the port that it had before; nothing if it does."""
+        if self._server is not None:
+            return
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
@@ -66,6 +70,10 @@ class FaultProxy:
     def stall(self, direction: Direction) -> None:
         """Let nothing pass in a direction; connections stay open."""
         self._flows[direction].clear()
+
+    def abandon(self) -> None:
+        """Relay nothing of today's connections ever again, and close none: new ones are fine."""
+        self._abandoned |= self._readers
 
     def throttle(self, bytes_per_s: float, direction: Direction) -> None:
         """Let so much pass in a direction, per connection."""
@@ -113,11 +121,14 @@ class FaultProxy:
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction
     ) -> None:
-        with suppress(OSError):
+        self._readers.add(reader)
+        try:
             while True:
                 rate = self._bytes_per_s[direction]
                 data = await reader.read(_READ_BYTES if rate is None else _THROTTLED_READ_BYTES)
                 await self._flows[direction].wait()
+                if reader in self._abandoned:
+                    await asyncio.Event().wait()  # until the end of the proxy
                 if not data:
                     return
                 passing, is_cut = self._allowed(data, direction)
@@ -127,6 +138,10 @@ class FaultProxy:
                     self.abort()
                 if rate is not None:
                     await asyncio.sleep(len(data) / rate)
+        except OSError:
+            pass  # the other end is gone
+        finally:
+            self._readers.discard(reader)
 
     def _allowed(self, data: bytes, direction: Direction) -> tuple[bytes, bool]:
         left = self._bytes_left[direction]

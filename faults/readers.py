@@ -127,7 +127,7 @@ def _compare(lines: list[tuple[str, str]], watch: Watch, tally: Tally) -> None:
 async def crowd(stage: Stage, rng: Random) -> Tally:
     """1,000 readers of one job share one connection, and each has the same text.
 
-    Red when each tail subscribes on a connection of its own.
+    Red when each job's handle subscribes on a connection of its own (`Client.job`).
     """
     await stage.crew(1)
     watch = await stage.submit()

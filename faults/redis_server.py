@@ -27,6 +27,7 @@ RECOVERY_LIMIT_S = 3.0
 _SAMPLE_S = 0.01
 
 _ALWAYS = Setup(redis=("--appendonly", "yes", "--appendfsync", "always"))
+_IMPATIENT = Setup(worker={"redis_timeout_s": 0.7})
 _EVERYSEC = Setup(
     redis=("--appendonly", "yes", "--appendfsync", "everysec"),
     # So that jobs are claimed a while after they were acknowledged.
@@ -44,7 +45,8 @@ async def _restart(stage: Stage, down_s: float) -> None:
 async def killed(stage: Stage, rng: Random) -> Tally:
     """SIGKILL of Redis and a restart, for less or more than a lease: nothing is lost.
 
-    Red when `Live` does not tell of a gap: readers sleep until they look at the log.
+    Red when `Live` does not tell of a gap: readers sleep until they look at the log. A process
+    that dies forgets nothing, so the writer's `_resume` is guarded by the machine crash below.
     """
     return await under_load(
         stage,
@@ -58,7 +60,8 @@ async def torn(stage: Stage, rng: Random) -> Tally:
     """The machine of an `everysec` Redis crashes: all that it forgets is less than a second old.
 
     A job is lost only if it was acknowledged within that second, and its readers are told. What
-    ended within it may run again, whole. Red when a reader takes the new run for the old one.
+    ended within it may run again, whole. Red when a reader takes the new run for the old one,
+    and when the writer goes on without asking the logs where they stand (`Writer._resume`).
     """
     await stage.crew(2)
     crashed_s = 0.0
@@ -86,6 +89,7 @@ async def _judge_torn(stage: Stage, watch: Watch, crashed_s: float) -> Tally:
     tally.duplicated += cursors != sorted(set(cursors))
     if watch.ended:
         tally.mixed += not stage.model.is_whole(watch.prompt, watch.text)
+        tally.add(await _read_again(watch, crashed_s))
         return tally
     told = type(watch.error).__name__
     tally.require(watch.error is not None, f"{watch.prompt}: a reader is told of a loss")
@@ -96,6 +100,20 @@ async def _judge_torn(stage: Stage, watch: Watch, crashed_s: float) -> Tally:
     else:
         result = await watch.job.result(timeout_s=20)
         tally.wrong += not stage.model.is_whole(watch.prompt, result.text)
+    return tally
+
+
+async def _read_again(watch: Watch, crashed_s: float) -> Tally:
+    """A log that was written on after its end was torn off has no hole: a newcomer reads it."""
+    tally = Tally()
+    newcomer = Watch(watch.job, watch.prompt)
+    await newcomer.to_the_end()
+    if isinstance(newcomer.error, JobNotFound) and crashed_s - watch.enqueued_s <= TORN_S + 0.1:
+        return tally  # it was made and ended within the forgotten second
+    tally.require(newcomer.ended, f"{watch.prompt}: a newcomer sees the end: {newcomer.error}")
+    if newcomer.ended:
+        result = await watch.job.result(timeout_s=20)
+        tally.mixed += newcomer.text != result.text
     return tally
 
 
@@ -137,7 +155,8 @@ async def _sampling(stage: Stage) -> AsyncIterator[_Samples]:
 async def frozen(stage: Stage, rng: Random) -> Tally:
     """SIGSTOP of Redis for longer than the lease.
 
-    Attempts may begin anew after a long freeze; their texts are never mixed.
+    Attempts may begin anew after a long freeze; their texts are never mixed. Red when a claim
+    that fails ends the worker (`LeasedWorker.main`).
     """
     frozen_s = 5.0 if stage.full else 1.2
 
@@ -151,7 +170,10 @@ async def frozen(stage: Stage, rng: Random) -> Tally:
 
 
 async def paused(stage: Stage, rng: Random) -> Tally:
-    """CLIENT PAUSE, of all commands or of writes."""
+    """CLIENT PAUSE, of all commands or of writes, for less or more than a call's timeout.
+
+    Red, in a full run, when a claim that fails ends the worker (`LeasedWorker.main`).
+    """
 
     async def pause() -> None:
         pause_ms = rng.randrange(100, 1500 if stage.full else 500)
@@ -192,6 +214,6 @@ FAULTS = [
     Fault("redis: machine crash (fsync everysec)", torn, 6, _EVERYSEC, may_lose=True),
     Fault("redis: CLIENT KILL of all clients", dropped, 15),
     Fault("redis: CLIENT KILL of all subscribers", dropped_subscribers, 15),
-    Fault("redis: CLIENT PAUSE", paused, 5),
-    Fault("redis: SIGSTOP for 5 s", frozen, 2),
+    Fault("redis: CLIENT PAUSE", paused, 5, _IMPATIENT),
+    Fault("redis: SIGSTOP for 5 s", frozen, 2, _IMPATIENT),
 ]

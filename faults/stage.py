@@ -172,6 +172,15 @@ class Stage:
             name = queue(0, priority)
             await wait_until(f"{name} to be empty", partial(self._is_empty, name), 30)
 
+    async def clear(self) -> None:
+        """Put away what a run left that did not come to its end: workers, jobs, what is broken."""
+        self._end_workers()
+        self.model.on_call = lambda _: None
+        await self.proxy.accept()
+        self.proxy.mend()
+        await asyncio.to_thread(self.server.restart)
+        await self.redis.flushall()
+
     async def _is_empty(self, queue_name: str) -> bool:
         return bool(await self.redis.zcard(queue_name) == 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import tempfile
@@ -12,6 +13,8 @@ from typing import NamedTuple, TypeAlias
 from faults.check import Tally
 from faults.stage import Setup, Stage
 
+RUN_LIMIT_S = 90.0
+
 Play: TypeAlias = Callable[[Stage, random.Random], Awaitable[Tally]]
 
 
@@ -19,6 +22,7 @@ class Fault(NamedTuple):
     """Something that goes wrong, and how often it does in a full run.
 
     `may_lose` is for a fault whose loss is bounded, and not ruled out: its play judges that.
+    `limit_s` is for one run: one that takes longer has hung.
     """
 
     name: str
@@ -26,6 +30,7 @@ class Fault(NamedTuple):
     runs: int
     setup: Setup = Setup()
     may_lose: bool = False
+    limit_s: float = RUN_LIMIT_S
 
 
 class Row(NamedTuple):
@@ -68,12 +73,19 @@ async def play(
 async def _play_one(fault: Fault, stage: Stage, seed: int, runs: int) -> Tally:
     total = Tally()
     for run in range(runs):
-        tally = Tally()
+        tally, hung = Tally(), True
         try:
-            tally = await fault.play(stage, random.Random(f"{seed}:{fault.name}:{run}"))
+            async with asyncio.timeout(fault.limit_s):
+                tally = await fault.play(stage, random.Random(f"{seed}:{fault.name}:{run}"))
             await stage.nothing_left()
+            hung = False
         except AssertionError as error:  # something did not happen in time
             tally.broken.append(str(error))
+        except TimeoutError:
+            tally.broken.append(f"did not end within {fault.limit_s:g} s")
         tally.broken = [f"run {run}: {words}" for words in tally.broken]
         total.add(tally)
+        if hung:  # once is enough to know; the next fault begins on a clean stage
+            await stage.clear()
+            break
     return total

@@ -16,7 +16,8 @@ TOGETHER = [
     ("workers", "redis"),
     ("connections", "cancel"),
     ("readers", "upstream"),
-    ("clocks", "enqueue"),
+    ("clocks", "enqueue", "backlog"),
+    ("batch",),
 ]
 
 

@@ -73,14 +73,20 @@ class Server:
         self.process.wait(START_TIMEOUT_S)
         self.process = None
 
+    def restart(self) -> None:
+        """End it if it runs, be it stopped by a signal, and start it."""
+        if self.process is not None:
+            self.kill()
+        self.start()
+
 
 @contextmanager
 def running(binary: Path, *options: str) -> Iterator[Server]:
     """Run a server in a directory of its own."""
     with tempfile.TemporaryDirectory(prefix="darkq-test-") as name:
         server = Server(binary, Path(name), *options)
-        server.start()
         try:
+            server.start()
             yield server
         finally:
             server.stop()

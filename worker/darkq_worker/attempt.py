@@ -43,11 +43,8 @@ class Attempt:
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
         self._stop_reason: StopReason | None = None
-
-    @property
-    def name(self) -> str:
+        self.name = f"{claim.keys.arq_id}:{claim.attempt}"
         """Unlike any other attempt's in this process."""
-        return f"{self.claim.keys.arq_id}:{self.claim.attempt}"
 
     def begin(self, task: asyncio.Task[None]) -> None:
         """Say which task runs the attempt."""
@@ -82,9 +79,12 @@ class Attempt:
 
     def report(self, outcome: Outcome, log: AttemptLog) -> None:
         """Write the one log line of an attempt."""
+        level = logging.DEBUG if isinstance(outcome, oc.Deferred) else logging.INFO
+        if not logger.isEnabledFor(level):
+            return
         now_ms = time.time() * 1000
         logger.log(
-            logging.DEBUG if isinstance(outcome, oc.Deferred) else logging.INFO,
+            level,
             "job %s attempt %d: %s after %.2fs, %d chunks of %s%s",
             self.claim.keys.public_id,
             self.claim.attempt,

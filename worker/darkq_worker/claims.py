@@ -51,19 +51,39 @@ class Renewal(NamedTuple):
 
 
 class Leases:
-    """The leases of one worker."""
+    """The leases of one worker.
 
-    def __init__(self, redis: Redis, worker_id: str, *, lease_s: float, job_ttl_s: float) -> None:
+    A job that has lost `max_lost_leases` is a suspect: it ends with the next one. With 0 no job
+    is.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        worker_id: str,
+        *,
+        lease_s: float,
+        job_ttl_s: float,
+        max_lost_leases: int = 0,
+    ) -> None:
         self._redis = redis
         self._worker_id = worker_id
         self._lease_ms = int(lease_s * 1000)
         self._job_ttl_ms = int(job_ttl_s * 1000)
+        self._max_lost_leases = max_lost_leases
 
     async def claim(
-        self, partition: int, *, slots: int, bulk_slots: int, respite_s: float = 0
+        self,
+        partition: int,
+        *,
+        slots: int,
+        bulk_slots: int,
+        suspects: int = 1,
+        respite_s: float = 0,
     ) -> tuple[list[Claim], float | None]:
         """Take up to `slots` due jobs of a partition, at most `bulk_slots` of them bulk.
 
+        At most `suspects` of them are suspects: others wait for a moment, for any worker.
         With a respite, jobs whose lease has run out are left to their owners for so long.
         Also returns the seconds until the next job is due, None when none waits. Sent twice
         after a lost reply, jobs of the first call wait for their lease to run out.
@@ -79,11 +99,17 @@ class Leases:
                 self._job_ttl_ms,
                 int(respite_s * 1000),
                 slots,
+                self._max_lost_leases,
+                suspects,
                 *(limits[priority] for priority in PRIORITIES),
             ],
         )
         claims = [self._claim(fields[n : n + _FIELDS]) for n in range(0, len(fields), _FIELDS)]
         return claims, None if due_ms < 0 else due_ms / 1000
+
+    def is_suspect(self, claim: Claim) -> bool:
+        """Tell whether one more lost lease ends the job."""
+        return 0 < claim.leases_lost == self._max_lost_leases
 
     async def renew(self, claims: Sequence[Claim]) -> Renewal:
         """Renew leases; one call for up to 500 jobs of a partition."""

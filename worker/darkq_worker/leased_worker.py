@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from signal import Signals
 from typing import Any
@@ -66,6 +66,7 @@ class LeasedWorker(Worker):
         writer: Writer,
         live: Live,
         limits: Limits,
+        serves: Callable[[], bytes],
         ctx: dict[str, Any],
         handle_signals: bool = True,
     ) -> None:
@@ -84,6 +85,7 @@ class LeasedWorker(Worker):
         )
         self._settings = settings
         self._worker_id = worker_id
+        self._serves = serves
         self._writer = writer
         self._live = live
         self._coroutines = {name: f.coroutine for name, f in self.functions.items()}
@@ -168,6 +170,7 @@ class LeasedWorker(Worker):
                 (self._turn + step) % partitions,
                 slots=slots,
                 bulk_slots=max(0, min(slots, bulk_slots)),
+                suspects=0 if self._runs_a_suspect() else 1,
                 respite_s=respite_s if outage_is_fresh else 0,
             )
             for claim in claims:
@@ -175,6 +178,9 @@ class LeasedWorker(Worker):
             if due_s is not None:
                 dues.append(due_s)
         return min(dues, default=None)
+
+    def _runs_a_suspect(self) -> bool:
+        return any(self._leases.is_suspect(attempt.claim) for attempt in self._attempts)
 
     def _start(self, claim: Claim) -> None:
         attempt = Attempt(claim, self._settings)
@@ -210,7 +216,7 @@ class LeasedWorker(Worker):
         before = self._last_health_check
         await super().record_health()
         if self._last_health_check != before:
-            await sign_in(self.pool, self._worker_id)
+            await sign_in(self.pool, self._worker_id, self._serves())
 
     # What the wake channels say
 
