@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -13,21 +14,30 @@ from typing import Any
 import aiohttp
 from arq.connections import ArqRedis
 from arq.worker import func
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from darkq.client import Client
 from darkq.connection import pool
 from darkq.errors import ConfigurationError
+from darkq.files import Files
 from darkq.live import Live
 from darkq.record import FUNCTION, deserialize, serialize
 from darkq.settings import Settings
+from darkq.upstream_settings import DARKAI
+from darkq.upstreams import announcement
 from darkq_worker.claims import Leases
 from darkq_worker.eviction import refuse_eviction
+from darkq_worker.file_batch_runners import FileBatchRunners
 from darkq_worker.gate import Rule
 from darkq_worker.generate import generate
 from darkq_worker.leased_worker import LeasedWorker
 from darkq_worker.limits import Limits
+from darkq_worker.listing import keep_listed
 from darkq_worker.routing import Upstreams
+from darkq_worker.upstreams.base import Upstream
 from darkq_worker.upstreams.darkai import DarkAIUpstream
+from darkq_worker.upstreams.openai import OpenAIUpstream
 from darkq_worker.writer import Writer
 
 
@@ -37,21 +47,53 @@ def make_worker_id() -> str:
 
 
 def make_upstreams(settings: Settings, session: aiohttp.ClientSession) -> Upstreams:
-    """Make the upstreams that the settings name. The session stays the caller's."""
-    proxy = settings.darkai_proxy
-    darkai = DarkAIUpstream(
-        session,
-        url=settings.darkai_url,
-        proxy=proxy.get_secret_value() if proxy else None,
-        timeout_s=settings.darkai_timeout_s,
-        idle_timeout_s=settings.darkai_idle_timeout_s,
-    )
-    return Upstreams([darkai])
+    """Make the upstreams that the settings name. The session stays the caller's.
+
+    Raises `ConfigurationError`.
+    """
+    upstreams: dict[str, Upstream] = {}
+    if settings.uses_darkai:
+        upstreams[DARKAI] = DarkAIUpstream(
+            session,
+            url=settings.darkai_url,
+            proxy=_plain(settings.darkai_proxy),
+            timeout_s=settings.darkai_timeout_s,
+            idle_timeout_s=settings.darkai_idle_timeout_s,
+        )
+    for name, each in sorted(settings.upstreams.items()):
+        models = each.find_models()
+        upstreams[name] = OpenAIUpstream(
+            session,
+            name=name,
+            url=each.url,
+            api_key=_plain(each.api_key),
+            models=models.names,
+            aliases=models.aliases,
+            proxy=_plain(each.proxy),
+            timeout_s=each.timeout_s,
+            idle_timeout_s=each.idle_timeout_s,
+        )
+    if not upstreams:
+        raise ConfigurationError("DARKQ_DARKAI_URL", "is none, and there is no other upstream")
+    default = settings.default_upstream or next(iter(upstreams))
+    if default not in upstreams:
+        known = ", ".join(upstreams)
+        raise ConfigurationError("DARKQ_DEFAULT_UPSTREAM", f"must be one of: {known}")
+    return Upstreams([upstreams.pop(default), *upstreams.values()])
 
 
 def make_rules(settings: Settings) -> dict[str, Rule]:
-    """Return what each limited upstream allows, by name."""
-    return {"darkai": Rule(settings.find_darkai_windows(), settings.darkai_concurrency)}
+    """Return what each upstream allows, by name."""
+    darkai = Rule(settings.find_darkai_windows(), settings.darkai_concurrency)
+    others = {
+        name: Rule(each.find_windows(), each.concurrency)
+        for name, each in settings.upstreams.items()
+    }
+    return {DARKAI: darkai, **others}
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
 
 
 def make_session() -> aiohttp.ClientSession:
@@ -88,23 +130,26 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             worker_id,
             lease_s=settings.worker_lease_s,
             job_ttl_s=settings.job_ttl_s,
+            max_lost_leases=settings.worker_max_lost_leases,
         )
         writer = Writer(settings)
         live = Live(connections, patience_s=None)
         session = make_session()
         upstreams = make_upstreams(settings, session)
-        limits = Limits(redis, [each.name for each in upstreams], make_rules(settings), settings)
+        rules = make_rules(settings)
+        limits = Limits(redis, [each.name for each in upstreams], rules, settings)
         for close in (
             connections.aclose,
             lease_connections.aclose,
             redis.aclose,
             limits.aclose,
-            writer.aclose,
             live.aclose,
             session.close,
         ):
             stack.push_async_callback(close)
         await refuse_eviction(redis)
+        client = await stack.enter_async_context(Client(settings=settings))
+        runners = FileBatchRunners(client, Files(settings), settings)
         ctx: dict[str, Any] = {"settings": settings, "upstreams": upstreams}
         worker = LeasedWorker(
             [func(generate, name=FUNCTION)],
@@ -115,10 +160,20 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             writer=writer,
             live=live,
             limits=limits,
+            serves=lambda: announcement(upstreams.served(rules)),
             ctx=ctx,
             handle_signals=handle_signals,
         )
-        await worker.serve()
+        async with asyncio.TaskGroup() as tasks:
+            beside = (
+                tasks.create_task(keep_listed(upstreams), name="darkq-models"),
+                tasks.create_task(runners.run(), name="darkq-file-batches"),
+            )
+            try:
+                await worker.serve()
+            finally:
+                for task in beside:
+                    task.cancel()
 
 
 def main(settings: Settings | None = None) -> None:
@@ -131,8 +186,15 @@ def main(settings: Settings | None = None) -> None:
         level=settings.worker_log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("arq").setLevel(logging.WARNING)  # it would print arguments
+    _collect_garbage_seldom()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run_worker(settings))
+
+
+def _collect_garbage_seldom() -> None:
+    """Leave what is loaded alone: looking through it took a seventh of a short job's time."""
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 20)
 
 
 def _loop_factory() -> Any:

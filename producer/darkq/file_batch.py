@@ -1,0 +1,125 @@
+"""A batch whose input and output are files: asked for by one process, run by any worker.
+
+What is asked for, and how far it has come, is one record. Its creator writes it once; then only
+the worker that holds the batch's lease does. Cancelling is not in it: that is said to the batch
+itself (`Batch.cancel`), and its runner hears of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+from redis.asyncio import Redis
+
+from darkq.batch_lines import Endpoint
+from darkq.connection import speaking_darkq
+from darkq.errors import BatchNotFound
+from darkq.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
+
+FileBatchState: TypeAlias = Literal[
+    "validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelled"
+]
+FINAL: tuple[FileBatchState, ...] = ("completed", "failed", "expired", "cancelled")
+
+TTL_S = 30 * 86400
+MOST_LISTED = 10_000
+
+
+class LineError(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong with an input that cannot be run."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was asked for, and how far it has come. Times are epoch seconds."""
+
+    v: int = 1
+    id: str
+    tenant: str | None
+    input_file_id: str
+    endpoint: Endpoint
+    metadata: dict[str, str] = {}
+    models: tuple[str, ...] = ()
+    max_prompt_bytes: int | None = None
+    state: FileBatchState = "validating"
+    created_at: int
+    expires_at: int
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    ended_at: int | None = None
+    total: int = 0
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    errors: tuple[LineError, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"FileBatch(id={self.id!r}, state={self.state!r})"
+
+
+_decoder = msgspec.json.Decoder(FileBatch)
+
+
+class FileBatches:
+    """The records of a Redis. Every method raises `RedisUnavailable`."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def create(self, record: FileBatch) -> None:
+        """Store a new one; a worker finds it soon."""
+        key, ours = BatchKeys.parse(record.id).files, file_batches_of(_digest(record.tenant))
+        async with speaking_darkq():
+            await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S)
+            await self._redis.zadd(ours, {record.id: time.time()})
+            await self._redis.expire(ours, TTL_S)
+            await self._redis.zadd(FILE_BATCHES_OPEN, {record.id: time.time()})
+            await self._redis.expire(FILE_BATCHES_OPEN, TTL_S)
+
+    async def update(self, record: FileBatch) -> None:
+        """Write how far a batch has come."""
+        async with speaking_darkq():
+            key = BatchKeys.parse(record.id).files
+            await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S)
+
+    async def get(self, batch_id: str) -> FileBatch:
+        """Return a record. Raises `BatchNotFound`."""
+        key = BatchKeys.parse(batch_id).files
+        async with speaking_darkq():
+            data: bytes | None = await self._redis.get(key)
+        if data is None:
+            raise BatchNotFound(batch_id)
+        return _decoder.decode(data)
+
+    async def listed(self, tenant: str | None) -> list[FileBatch]:
+        """Return a tenant's, the newest first."""
+        ours = file_batches_of(_digest(tenant))
+        async with speaking_darkq():
+            oldest = time.time() - TTL_S
+            await self._redis.zremrangebyscore(ours, "-inf", oldest)
+            ids = await self._redis.zrevrange(ours, 0, MOST_LISTED - 1)
+            keys = [BatchKeys.parse(batch_id.decode()).files for batch_id in ids]
+            found: Sequence[bytes | None] = await self._redis.mget(keys) if keys else []
+        return [_decoder.decode(data) for data in found if data is not None]
+
+    async def open(self) -> list[str]:
+        """Return the ids of those for which something is left to do, the oldest first."""
+        async with speaking_darkq():
+            ids = await self._redis.zrange(FILE_BATCHES_OPEN, 0, -1)
+        return [batch_id.decode() for batch_id in ids]
+
+    async def close(self, batch_id: str) -> None:
+        """Say that there is nothing left to do for a batch."""
+        async with speaking_darkq():
+            await self._redis.zrem(FILE_BATCHES_OPEN, batch_id)
+
+
+def _digest(tenant: str | None) -> str:
+    return "open" if tenant is None else hashlib.sha256(tenant.encode()).hexdigest()[:32]
