@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from darkq_cli import failure_commands, job_commands, system_commands
+from darkq_cli import failure_commands, job_commands, key_commands, system_commands
+from darkq_cli.batch import commands as batch_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,7 +60,10 @@ for _command in (
     failure_commands.failed,
     failure_commands.retry,
     system_commands.worker,
+    system_commands.gateway,
     system_commands.upstreams,
     system_commands.local_darkai,
 ):
     app.command()(_command)
+app.add_typer(batch_commands.app, name="batch")
+app.add_typer(key_commands.app, name="keys")

@@ -23,6 +23,15 @@ def worker() -> None:
         main(redis.settings)
 
 
+def gateway() -> None:
+    """Run a gateway until a signal."""
+    require("gateway", "aiohttp")
+    from darkq_gateway.serve import main
+
+    with redis_of(Settings.load()) as redis:
+        main(redis.settings)
+
+
 def check_worker() -> None:
     """Say whether a worker of this host is alive. Starts nothing and writes nothing.
 

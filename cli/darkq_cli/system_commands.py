@@ -72,6 +72,21 @@ def worker(
         servers.worker()
 
 
+def gateway() -> None:
+    """Run the HTTP server until Ctrl-C or SIGTERM. Its log goes to stderr.
+
+    Jobs and their events over HTTP, on DARKQ_GATEWAY_HOST and DARKQ_GATEWAY_PORT. Without an API
+    key it listens on loopback alone, and serves anybody there.
+
+    \b
+    darkq gateway
+    darkq keys create alice; DARKQ_GATEWAY_HOST=0.0.0.0 darkq gateway
+    """
+    from darkq_cli import servers
+
+    servers.gateway()
+
+
 def upstreams(
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", metavar="S", min=0.1, help="Seconds for each.")

@@ -1,26 +1,46 @@
 """Background text generation that you can reconnect to."""
 
+from darkq.api_keys import ApiKey, ApiKeys
+from darkq.batch import Batch
+from darkq.batch_ends import Finished, LineEnded
+from darkq.batch_lines import ForAllLines, Line
+from darkq.batch_rows import Columns
+from darkq.batch_status import BatchStatus
+from darkq.batch_tail import LineEvent
 from darkq.client import Client
 from darkq.errors import (
+    ApiKeyNotFound,
     AttemptSuperseded,
+    BatchClosed,
+    BatchFull,
+    BatchNotFound,
+    BatchTaken,
     CannotRetry,
     ConfigurationError,
+    CorruptRecord,
     CursorGone,
     DarkqError,
+    FileNotFound,
+    FileStoreUnavailable,
+    FileTooLarge,
     IdempotencyConflict,
     InvalidJob,
+    InvalidLine,
     JobCancelled,
     JobFailed,
     JobNotFound,
+    JobUnfinished,
     QueueFull,
     RedisFull,
     RedisUnavailable,
     ResultTimeout,
 )
 from darkq.event import (
+    AnyEvent,
     Cancelled,
     Chunk,
     Completed,
+    Cursor,
     Event,
     Failed,
     Queued,
@@ -30,33 +50,67 @@ from darkq.event import (
     Usage,
 )
 from darkq.failures import FailedJob
+from darkq.file_batch import FileBatch, LineError
+from darkq.files import FileInfo, Files
 from darkq.handle import JobHandle
 from darkq.job import Job, Message
+from darkq.options import Options
+from darkq.reattachment import Held
 from darkq.result import Result
 from darkq.settings import Settings
 from darkq.status import Status
+from darkq.upstreams import UpstreamStatus, WindowUse
 
 __all__ = [
+    "AnyEvent",
+    "ApiKey",
+    "ApiKeyNotFound",
+    "ApiKeys",
     "AttemptSuperseded",
+    "Batch",
+    "BatchClosed",
+    "BatchFull",
+    "BatchNotFound",
+    "BatchStatus",
+    "BatchTaken",
     "Cancelled",
     "CannotRetry",
     "Chunk",
     "Client",
+    "Columns",
     "Completed",
     "ConfigurationError",
+    "CorruptRecord",
+    "Cursor",
     "CursorGone",
     "DarkqError",
     "Event",
     "Failed",
     "FailedJob",
+    "FileBatch",
+    "FileInfo",
+    "FileNotFound",
+    "FileStoreUnavailable",
+    "FileTooLarge",
+    "Files",
+    "Finished",
+    "ForAllLines",
+    "Held",
     "IdempotencyConflict",
     "InvalidJob",
+    "InvalidLine",
     "Job",
     "JobCancelled",
     "JobFailed",
     "JobHandle",
     "JobNotFound",
+    "JobUnfinished",
+    "Line",
+    "LineEnded",
+    "LineError",
+    "LineEvent",
     "Message",
+    "Options",
     "QueueFull",
     "Queued",
     "RedisFull",
@@ -68,5 +122,7 @@ __all__ = [
     "Started",
     "Status",
     "Unknown",
+    "UpstreamStatus",
     "Usage",
+    "WindowUse",
 ]

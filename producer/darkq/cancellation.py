@@ -11,7 +11,7 @@ from darkq import scripts
 from darkq.errors import JobNotFound
 from darkq.event import Cursor
 from darkq.keys import PRIORITIES, JobKeys, queue, wake
-from darkq.record import Details, Failure, ResultRecord, decode_job, encode
+from darkq.record import Details, Failure, ResultRecord, encode, read_job
 
 CANCELLED = Failure(type="JobCancelled", code="cancelled", message="cancelled")
 
@@ -19,12 +19,12 @@ CANCELLED = Failure(type="JobCancelled", code="cancelled", message="cancelled")
 async def cancel(redis: Redis, keys: JobKeys, *, result_ttl_s: float) -> None:
     """Cancel a job that waits, or ask the worker of a running one to stop it.
 
-    Does nothing to a finished one, and may be repeated. Raises `JobNotFound`.
+    Does nothing to a finished one, and may be repeated. Raises `JobNotFound`, `CorruptRecord`.
     """
     while True:  # each turn means that a worker has claimed the job in between
         job, retry = await redis.mget(keys.job, keys.retry)
         attempt = int(retry or 0)
-        record = decode_job(job) if job is not None else None
+        record = read_job(job, keys) if job is not None else None
         now_ms = int(time.time() * 1000)
         result = ResultRecord(
             t=attempt + 1,
@@ -35,7 +35,11 @@ async def cancel(redis: Redis, keys: JobKeys, *, result_ttl_s: float) -> None:
             ft=now_ms,
             q=queue(keys.partition, record.job.priority if record else "interactive"),
             id=keys.arq_id,
-            d=Details(outcome="cancelled", metadata=record.job.metadata if record else {}),
+            d=Details(
+                outcome="cancelled",
+                metadata=record.job.metadata if record else {},
+                tenant=record.job.tenant if record else None,
+            ),
         )
         event = ev.Cancelled(id=str(Cursor(attempt + 1, 0)), at_ms=now_ms)
         verdict = await scripts.cancel(

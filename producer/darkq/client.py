@@ -8,33 +8,39 @@ async with Client() as client:
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Iterable,
     Mapping,
 )
 from contextlib import aclosing
-from typing import Self, TypeVar
+from typing import Any, Self
 
 from msgspec.structs import asdict
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from darkq import failures
+from darkq import failures, listing
+from darkq.api_keys import ApiKeys
+from darkq.batch import Batch
+from darkq.batch_status import BatchStatus, listed_batches
 from darkq.connection import pool, speaking_darkq
 from darkq.errors import InvalidJob
 from darkq.failures import FailedJob
+from darkq.file_batch import FileBatches
 from darkq.handle import JobHandle
 from darkq.job import Job, Priority, Prompt
-from darkq.keys import JobKeys
+from darkq.keys import BatchKeys, JobKeys
 from darkq.live import Live
+from darkq.options import Options
 from darkq.orders import Orders
+from darkq.reattachment import Reattachments
 from darkq.settings import Settings
+from darkq.status import Status
+from darkq.upstreams import UpstreamStatus, list_upstreams
 from darkq.workers import live_workers
-
-T = TypeVar("T")
 
 
 class Client:
@@ -56,6 +62,9 @@ class Client:
         self._redis = Redis.from_pool(connections)
         self._live = Live(connections, patience_s=settings.redis_patience_s)
         self._orders = Orders(self._redis, settings)
+        self.api_keys = ApiKeys(self._redis)
+        self.reattachments = Reattachments(self._redis)
+        self.file_batches = FileBatches(self._redis)
 
     async def enqueue(
         self,
@@ -68,14 +77,17 @@ class Client:
         tries: int | None = None,
         metadata: Mapping[str, str] | None = None,
         proxy: str | None = None,
+        tenant: str | None = None,
+        options: Options | Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> JobHandle:
         """Store a job and return its handle. Once this returns, the job will be run.
 
         A prompt is a string or a list of messages. With an idempotency key, a second call
         with the same content returns the first one's job, as long as that is remembered
-        (`DARKQ_JOB_TTL_S`). Concurrent calls share round trips. Cancelled, the job may or may
-        not have been stored.
+        (`DARKQ_JOB_TTL_S`). `options` are those of `darkq.Options`; an upstream that cannot
+        honour one refuses the job. Tenants do not share keys. Concurrent calls share round trips.
+        Cancelled, the job may or may not have been stored.
 
         Raises `InvalidJob` before anything is stored, `IdempotencyConflict` for a key used
         with another content, `QueueFull`, `RedisUnavailable`.
@@ -89,7 +101,13 @@ class Client:
             tries=tries,
             metadata=metadata,
             proxy=proxy,
+            tenant=tenant,
+            options=options,
         )
+        return await self.enqueue_job(job, idempotency_key=idempotency_key)
+
+    async def enqueue_job(self, job: Job, *, idempotency_key: str | None = None) -> JobHandle:
+        """Store a job that `Job.create` has made; else as `enqueue`."""
         keys, duplicate = await self._orders.put(job, idempotency_key)
         return self._handle(keys, duplicate=duplicate)
 
@@ -103,7 +121,7 @@ class Client:
         item's number, `QueueFull`, which names those that were stored, and `RedisUnavailable`;
         cancelled or failed, some may have been stored.
         """
-        checked = [job async for job in _checked(jobs)]
+        checked = [_checked(number, item) for number, item in enumerate(await _listed(jobs))]
         return [self._handle(keys) for keys in await self._orders.put_many(checked)]
 
     def job(self, job_id: str) -> JobHandle:
@@ -128,6 +146,55 @@ class Client:
                 if left is not None and (left := left - len(page)) <= 0:
                     return
 
+    async def jobs(self, *, tenant: str | None = None, limit: int = 100) -> list[Status]:
+        """Return how the latest jobs of a tenant stand, the newest first.
+
+        None are the jobs without a tenant. A tenant's latest 1,000 are known of each partition,
+        whatever became of them, as long as anything of them is kept. Raises `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            partitions = self._settings.partitions
+            return await listing.latest(self._redis, partitions, tenant=tenant, limit=limit)
+
+    def batch(
+        self,
+        batch_id: str | None = None,
+        *,
+        name: str | None = None,
+        window: int = 2000,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Batch:
+        """Return the handle of a new batch, or of one by its id, without asking Redis.
+
+        A new one is made when its handle is entered (`async with`). At most `window` of its
+        lines are outstanding at a time. Raises `BatchNotFound` for a string that can be no id.
+        """
+        if batch_id is None:
+            keys = BatchKeys.new(secrets.randbelow(self._settings.partitions))
+        else:
+            keys = BatchKeys.parse(batch_id)
+        return Batch(
+            keys,
+            self._redis,
+            self._live,
+            self._orders,
+            self._settings,
+            new=batch_id is None,
+            name=name,
+            window=window,
+            metadata=metadata,
+        )
+
+    async def batches(self) -> AsyncGenerator[BatchStatus, None]:
+        """Yield where each batch stands, the latest used first within a partition.
+
+        Raises `RedisUnavailable`.
+        """
+        found = listed_batches(self._redis, range(self._settings.partitions))
+        async with speaking_darkq(), aclosing(found) as statuses:
+            async for status in statuses:
+                yield status
+
     async def workers(self) -> list[str]:
         """Return the ids of the workers that are alive now: `<host>:<pid>:<random>`.
 
@@ -135,6 +202,19 @@ class Client:
         """
         async with speaking_darkq():
             return await live_workers(self._redis)
+
+    async def upstreams(self) -> list[UpstreamStatus]:
+        """Return the upstreams that live workers serve: models, limits, how each stands.
+
+        Raises `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            return await list_upstreams(self._redis)
+
+    async def ping(self) -> None:
+        """Ask Redis whether it is there. Raises `RedisUnavailable`."""
+        async with speaking_darkq():
+            await self._redis.ping()
 
     async def aclose(self) -> None:
         """Send what waits, and close all connections."""
@@ -158,23 +238,21 @@ class Client:
         )
 
 
-async def _checked(
+async def _listed(
     jobs: Iterable[Prompt | Job] | AsyncIterable[Prompt | Job],
-) -> AsyncIterator[Job]:
-    """Make a checked job of each item. Raises `InvalidJob` with the item's number."""
+) -> list[Prompt | Job]:
+    """Take all items. Raises `InvalidJob` for what is one prompt, not many."""
     if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable | AsyncIterable):
         raise InvalidJob("jobs", f"must be many prompts, not one {type(jobs).__name__}")
-    items = jobs if isinstance(jobs, AsyncIterable) else _as_async(jobs)
-    number = 0
-    async for item in items:
-        try:
-            # A `Job` may have been made without `create`.
-            yield Job.create(**asdict(item)) if isinstance(item, Job) else Job.create(item)
-        except InvalidJob as error:
-            raise InvalidJob(f"jobs[{number}].{error.field}", error.reason) from None
-        number += 1
+    if isinstance(jobs, AsyncIterable):
+        return [job async for job in jobs]
+    return list(jobs)
 
 
-async def _as_async(items: Iterable[T]) -> AsyncIterator[T]:
-    for item in items:
-        yield item
+def _checked(number: int, item: Prompt | Job) -> Job:
+    """Make a checked job of an item. Raises `InvalidJob` with the item's number."""
+    try:
+        # A `Job` may have been made without `create`.
+        return Job.create(**asdict(item)) if isinstance(item, Job) else Job.create(item)
+    except InvalidJob as error:
+        raise InvalidJob(f"jobs[{number}].{error.field}", error.reason) from None

@@ -2,17 +2,28 @@
 
 DarkqError
 ├── InvalidJob              bad input to `enqueue`; nothing was stored     .field .reason
+│   └── InvalidLine         so is a line of a batch                        .line .field .code
 ├── ConfigurationError      a setting is missing or wrong                  .setting .reason
 ├── RedisUnavailable        Redis did not answer within the retries        .reason
 │   └── RedisFull           it has reached its maxmemory
 ├── QueueFull               as many jobs wait as may; try again later      .queue .limit .stored_ids
 ├── IdempotencyConflict     the key was used for another job               .key .job_id
 ├── JobNotFound             unknown id, or everything of it has expired    .job_id
+├── CorruptRecord           what is stored of a job is no record    .job_id
 ├── CursorGone              the log no longer holds what follows a cursor  .job_id .cursor
 ├── AttemptSuperseded       a new attempt began; earlier text is void      .attempt .cursor
 ├── JobFailed               the job ended without an answer                .job_id .code .message
 ├── JobCancelled            somebody cancelled the job                     .job_id
+├── ApiKeyNotFound          no API key has this id                         .key_id
+├── JobUnfinished           only a job that has ended can be deleted       .job_id
 ├── CannotRetry             only a failed job that is kept can be re-run   .job_id .reason
+├── BatchNotFound           unknown id, or the batch has expired           .batch_id
+├── BatchTaken              another process runs the batch                 .batch_id .runner
+├── BatchClosed             the batch takes no further lines               .batch_id .reason
+├── BatchFull               nobody takes results, and no line has room     .batch_id .window
+├── FileNotFound            no file of this tenant has this id             .file_id
+├── FileTooLarge            it has more bytes than files may have          .limit_bytes
+├── FileStoreUnavailable    the store of files does not answer             .reason
 └── ResultTimeout           the wait ended, the job goes on                .job_id .timeout_s
 """
 
@@ -32,6 +43,21 @@ class InvalidJob(DarkqError, ValueError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+
+
+class InvalidLine(InvalidJob):
+    """A line of a batch's input that is no request. `line` counts from 1.
+
+    `field` is the path of what is wrong, or "line"; `code` is OpenAI's word for the kind of it.
+    """
+
+    def __init__(self, line: int, field: str, reason: str, code: str = "invalid_request") -> None:
+        what = reason if field == "line" else f"{field}: {reason}"
+        DarkqError.__init__(self, f"line {line}: {what}")
+        self.line = line
+        self.field = field
+        self.reason = reason
+        self.code = code
 
 
 class ConfigurationError(DarkqError):
@@ -95,11 +121,19 @@ class JobNotFound(DarkqError, LookupError):
         self.job_id = job_id
 
 
+class CorruptRecord(DarkqError):
+    """What is stored of a job is no record that this version can read."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"what is stored of job {job_id} cannot be read by this version")
+        self.job_id = job_id
+
+
 class CursorGone(DarkqError):
     """The event log no longer holds what follows `cursor`. The result may still be there."""
 
     def __init__(self, job_id: str, cursor: str) -> None:
-        super().__init__(f"events of job {job_id} after {cursor} are gone; read its result instead")
+        super().__init__(f"events of {job_id} after {cursor} are gone; read its result instead")
         self.job_id = job_id
         self.cursor = cursor
 
@@ -134,6 +168,14 @@ class JobCancelled(DarkqError):
         self.job_id = job_id
 
 
+class JobUnfinished(DarkqError):
+    """The job has not ended: cancel it first, and wait for its end."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id} has not ended; cancel it first")
+        self.job_id = job_id
+
+
 class CannotRetry(DarkqError):
     """Only a job that has failed can be run again, as long as its prompt is kept."""
 
@@ -143,6 +185,55 @@ class CannotRetry(DarkqError):
         self.reason = reason
 
 
+class ApiKeyNotFound(DarkqError, LookupError):
+    """No such API key, or it has expired or was revoked."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"no API key {key_id}")
+        self.key_id = key_id
+
+
+class BatchNotFound(DarkqError, LookupError):
+    """No such batch, or it has expired."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"no batch {batch_id}: unknown, or it has expired")
+        self.batch_id = batch_id
+
+
+class BatchTaken(DarkqError):
+    """Another process feeds and collects the batch. `runner` is its `<host>:<pid>:<random>`."""
+
+    def __init__(self, batch_id: str, runner: str) -> None:
+        super().__init__(f"batch {batch_id} is run by another process: {runner}")
+        self.batch_id = batch_id
+        self.runner = runner
+
+
+class BatchClosed(DarkqError):
+    """The batch takes no further lines: its input is closed, or it was cancelled."""
+
+    def __init__(self, batch_id: str, reason: str) -> None:
+        super().__init__(f"batch {batch_id} takes no further lines: {reason}")
+        self.batch_id = batch_id
+        self.reason = reason
+
+
+class BatchFull(DarkqError):
+    """As many lines are outstanding as may be, and nobody takes results: that would wait for ever.
+
+    Read `results()` in another task, or let `run(rows)` do both.
+    """
+
+    def __init__(self, batch_id: str, window: int) -> None:
+        super().__init__(
+            f"{window:,} lines of batch {batch_id} are outstanding, its whole window, and nobody "
+            "takes results: read results() in another task, or use run(rows)"
+        )
+        self.batch_id = batch_id
+        self.window = window
+
+
 class ResultTimeout(DarkqError, TimeoutError):
     """The result was not there in time. The job goes on; ask again."""
 
@@ -150,3 +241,27 @@ class ResultTimeout(DarkqError, TimeoutError):
         super().__init__(f"job {job_id} was not finished within {timeout_s:g} s; it goes on")
         self.job_id = job_id
         self.timeout_s = timeout_s
+
+
+class FileNotFound(DarkqError):
+    """No file of this tenant has this id."""
+
+    def __init__(self, file_id: str) -> None:
+        super().__init__(f"file {file_id} is not known")
+        self.file_id = file_id
+
+
+class FileTooLarge(DarkqError):
+    """A file has more bytes than files may have; nothing of it was kept."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"a file may have {limit_bytes:,} bytes at most")
+        self.limit_bytes = limit_bytes
+
+
+class FileStoreUnavailable(DarkqError):
+    """The store of files does not answer, or refuses. `reason` is the store's word for it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the store of files does not answer ({reason}); check DARKQ_FILES_URL")
+        self.reason = reason

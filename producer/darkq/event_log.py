@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from redis.asyncio import Redis
@@ -24,7 +25,7 @@ from darkq.event import START, TERMINAL, AnyEvent, Cursor
 from darkq.keys import PRIORITIES, JobKeys, queue
 from darkq.live import Live
 from darkq.mailbox import Mailbox
-from darkq.record import Failure, ResultRecord, decode_result
+from darkq.record import Failure, ResultRecord, read_result
 
 T = TypeVar("T")
 
@@ -61,6 +62,13 @@ async def tail(
                 return
 
 
+async def history(redis: Redis, keys: JobKeys) -> AsyncGenerator[list[AnyEvent], None]:
+    """Yield what the log holds now, without waiting for more. Raises as `tail` does."""
+    async with aclosing(_Reader(redis, keys, START).catch_up()) as pages:
+        async for page in pages:
+            yield page
+
+
 class _Reader:
     """How far one reader has come, and whether the job has ended there."""
 
@@ -71,6 +79,7 @@ class _Reader:
         self._redis = redis
         self._keys = keys
         self._reached_redis = False
+        self._is_new = True
 
     async def catch_up(self) -> AsyncGenerator[list[AnyEvent], None]:
         """Yield what the log holds beyond the cursor, page by page."""
@@ -81,9 +90,10 @@ class _Reader:
             raise CursorGone(self._keys.public_id, str(self._cursor))
         page = await self._ask(_read)
         if not page:
-            rest = await self._ask(_at_rest)
+            rest = await self._ask(partial(_at_rest, is_new=self._is_new))
             self.ended = rest is not None
             page = rest or []
+        self._is_new = False
         while page:
             self._advance(page)
             yield page
@@ -116,6 +126,8 @@ class _Reader:
         for event in events:
             if isinstance(event, ev.Started):
                 self._started = event
+            elif isinstance(event, ev.Chunk):  # nearly all of them, and parsing a cursor costs
+                continue
             elif event.cursor.seq == 0:  # a new number without it: handed on at once, or run again
                 self._started = None
         if events:
@@ -186,25 +198,28 @@ async def _read_started(redis: Redis, keys: JobKeys, cursor: Cursor) -> AnyEvent
     return ev.decode(entries[0][1][b"e"]) if entries else None
 
 
-async def _at_rest(redis: Redis, keys: JobKeys, cursor: Cursor) -> list[AnyEvent] | None:
+async def _at_rest(
+    redis: Redis, keys: JobKeys, cursor: Cursor, *, is_new: bool
+) -> list[AnyEvent] | None:
     """Say what remains when the log holds nothing after the cursor; None: wait for more.
 
     The cursor may stand on the terminal event, and then nothing remains. The log may have
-    expired while the result has not, and then the result stands in for it.
+    expired while the result has not, and then the result stands in for it. A cursor beyond the
+    log of a running job is of no use to a new reader. One that was reading stays: Redis has
+    forgotten what it had told, and the worker writes it again.
     """
     last = await redis.xrevrange(keys.events, count=1)
     if last:
         event = ev.decode(last[0][1][b"e"])
-        if not isinstance(event, TERMINAL):
-            return None
-        if cursor > event.cursor:
+        has_ended = isinstance(event, TERMINAL)
+        if cursor > event.cursor and (has_ended or is_new):
             raise CursorGone(keys.public_id, str(cursor))
-        return [] if cursor == event.cursor else None
+        return [] if cursor == event.cursor and has_ended else None
     result = await redis.get(keys.result)
     if result is not None:
         if cursor != START:
             raise CursorGone(keys.public_id, str(cursor))
-        return _from_result(decode_result(result))
+        return _from_result(read_result(result, keys))
     if not await _is_waiting(redis, keys):
         raise JobNotFound(keys.public_id)
     return None

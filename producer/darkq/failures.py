@@ -15,10 +15,10 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq import scripts
-from darkq.errors import CannotRetry, QueueFull
+from darkq.errors import CannotRetry, CorruptRecord, QueueFull
 from darkq.event import Cursor
 from darkq.keys import PRIORITIES, JobKeys, failures, queue, wake
-from darkq.record import Failure, ResultRecord, decode_result
+from darkq.record import Failure, ResultRecord, read_result
 from darkq.settings import Settings
 from darkq.status import read_status
 
@@ -41,6 +41,7 @@ class FailedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str | None = None
     upstream: str | None = None
     metadata: dict[str, str] = {}
+    tenant: str | None = None
 
     def __repr__(self) -> str:
         return f"FailedJob(job_id={self.job_id!r}, code={self.code!r})"
@@ -69,7 +70,7 @@ async def listed(redis: Redis, partitions: Iterable[int]) -> AsyncGenerator[list
 
 
 async def _described(redis: Redis, arq_ids: Sequence[bytes]) -> list[FailedJob]:
-    jobs = [JobKeys.from_arq_id(arq_id.decode()) for arq_id in arq_ids]
+    jobs = [keys for arq_id in arq_ids if (keys := _keys(arq_id)) is not None]
     async with redis.pipeline(transaction=False) as pipe:
         for keys in jobs:
             pipe.get(keys.result)
@@ -77,10 +78,34 @@ async def _described(redis: Redis, arq_ids: Sequence[bytes]) -> list[FailedJob]:
         replies = await pipe.execute()
     found = []
     for keys, data, kept in zip(jobs, replies[::2], replies[1::2], strict=True):
-        record = decode_result(data) if data is not None else None
+        try:
+            record = read_result(data, keys) if data is not None else None
+        except CorruptRecord as error:  # one of them must not hide the others
+            found.append(_unreadable(keys, error))
+            continue
         if record is not None and isinstance(record.r, Failure):
             found.append(_failed_job(keys, record, record.r, kept=bool(kept)))
     return found
+
+
+def _keys(arq_id: bytes) -> JobKeys | None:
+    """The job of a member of the list; None for what darkq did not put there."""
+    try:
+        return JobKeys.from_arq_id(arq_id.decode())
+    except ValueError:
+        return None
+
+
+def _unreadable(keys: JobKeys, error: CorruptRecord) -> FailedJob:
+    return FailedJob(
+        job_id=keys.public_id,
+        code="corrupt_record",
+        message=str(error),
+        failed_ms=0,
+        queued_ms=0,
+        kept=False,
+        attempt=0,
+    )
 
 
 def _failed_job(keys: JobKeys, record: ResultRecord, failure: Failure, *, kept: bool) -> FailedJob:
@@ -95,17 +120,18 @@ def _failed_job(keys: JobKeys, record: ResultRecord, failure: Failure, *, kept: 
         model=record.d.model or None,
         upstream=record.d.upstream or None,
         metadata=record.d.metadata,
+        tenant=record.d.tenant,
     )
 
 
 async def retry(redis: Redis, keys: JobKeys, settings: Settings) -> None:
     """Queue a failed job again.
 
-    Raises `CannotRetry`, `JobNotFound`, `QueueFull`.
+    Raises `CannotRetry`, `CorruptRecord`, `JobNotFound`, `QueueFull`.
     """
     while True:  # each turn means that the job has changed in between
         data: bytes | None = await redis.get(keys.result)
-        if data is None or (record := decode_result(data)).d.outcome != "failed":
+        if data is None or (record := read_result(data, keys)).d.outcome != "failed":
             status = await read_status(redis, keys)
             if status.state == "failed":
                 continue

@@ -8,19 +8,21 @@ from contextlib import aclosing, suppress
 
 from redis.asyncio import Redis
 
-from darkq import cancellation, event_log, failures
+from darkq import cancellation, event_log, failures, scripts
 from darkq.connection import speaking_darkq
 from darkq.errors import (
     AttemptSuperseded,
     CursorGone,
     JobCancelled,
     JobFailed,
+    JobUnfinished,
     ResultTimeout,
 )
 from darkq.event import START, AnyEvent, Cancelled, Chunk, Cursor, Failed, Started
 from darkq.keys import JobKeys
+from darkq.keys import failures as failed_jobs
 from darkq.live import Live
-from darkq.record import decode_result
+from darkq.record import read_result
 from darkq.result import Result, result_of
 from darkq.settings import Settings
 from darkq.status import Status, read_status
@@ -60,10 +62,29 @@ class JobHandle:
         `RedisUnavailable` when Redis is away for longer than the retries. Leave at any time,
         and come back with the last id.
         """
-        async with aclosing(self._tail(Cursor.parse(after) if after else START)) as batches:
+        async with aclosing(self.event_batches(after)) as batches:
             async for batch in batches:
                 for event in batch:
                     yield event
+
+    async def event_batches(self, after: str | None = None) -> AsyncGenerator[list[AnyEvent], None]:
+        """Yield what `events` yields, as many at once as there are.
+
+        For whoever hands them on: a batch is written in one go.
+        """
+        async with aclosing(self._tail(Cursor.parse(after) if after else START)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def history(self) -> AsyncGenerator[list[AnyEvent], None]:
+        """Yield what the log holds now, from its beginning, without waiting for more.
+
+        Raises `JobNotFound`, `CursorGone`, `RedisUnavailable`.
+        """
+        past = event_log.history(self._redis, self._keys)
+        async with speaking_darkq(), aclosing(past) as batches:
+            async for batch in batches:
+                yield batch
 
     async def text(self, after: str | None = None) -> AsyncGenerator[str, None]:
         """Yield the answer as it comes, beginning with the latest attempt's first word.
@@ -132,6 +153,18 @@ class JobHandle:
             await failures.retry(self._redis, self._keys, self._settings)
             return await read_status(self._redis, self._keys)
 
+    async def delete(self) -> None:
+        """Forget the job, which has ended: result, events and all.
+
+        Raises `JobUnfinished`, `JobNotFound`, `RedisUnavailable`.
+        """
+        keys = self._keys
+        names = [keys.result, keys.events, keys.failed, failed_jobs(keys.partition)]
+        async with speaking_darkq():
+            if not await scripts.forget(self._redis, names, [keys.arq_id]):
+                await read_status(self._redis, keys)
+                raise JobUnfinished(self.id)
+
     async def _tail(self, after: Cursor) -> AsyncGenerator[list[AnyEvent], None]:
         tail = event_log.tail(self._redis, self._live, self._keys, after)
         async with speaking_darkq(), aclosing(tail) as batches:
@@ -162,7 +195,7 @@ class JobHandle:
     async def _stored(self) -> Result | None:
         async with speaking_darkq():
             record = await self._redis.get(self._keys.result)
-        return result_of(decode_result(record)) if record is not None else None
+        return result_of(read_result(record, self._keys)) if record is not None else None
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r})"

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from darkq.errors import InvalidJob
+from darkq.options import Options, checked
 
 Priority: TypeAlias = Literal["interactive", "bulk"]
 Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
@@ -58,7 +59,10 @@ Prompt: TypeAlias = str | Iterable[Message | Mapping[str, Any]]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A prompt and how to run it. None means: as the worker is configured."""
+    """A prompt and how to run it. None means: as the worker is configured.
+
+    `tenant` names whose job it is, where several share a Redis; who asks after it decides by that.
+    """
 
     prompt: str | tuple[Message, ...]
     model: str | None = None
@@ -68,6 +72,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tries: int | None = None
     metadata: dict[str, str] = {}
     proxy: str | None = None
+    tenant: str | None = None
+    options: Options | None = None
+
+    @property
+    def prompt_bytes(self) -> int:
+        """The size of the prompt's text, in UTF-8."""
+        if isinstance(self.prompt, str):
+            return len(self.prompt.encode())
+        return sum(len(message.text.encode()) for message in self.prompt)
 
     def __repr__(self) -> str:
         return f"Job(model={self.model!r}, upstream={self.upstream!r}, priority={self.priority!r})"
@@ -84,6 +97,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         tries: int | None = None,
         metadata: Mapping[str, str] | None = None,
         proxy: str | None = None,
+        tenant: str | None = None,
+        options: Options | Mapping[str, Any] | None = None,
     ) -> Job:
         """Check every field and return the job.
 
@@ -98,25 +113,32 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             priority=priority,
             timeout_s=_timeout_s(timeout_s),
             tries=_tries(tries),
-            metadata=_metadata({} if metadata is None else metadata),
+            metadata={} if metadata is None else _metadata(metadata),
             proxy=_proxy(proxy),
+            tenant=_name("tenant", tenant),
+            options=checked(options),
         )
+
+    def with_metadata(self, **more: str) -> Job:
+        """Return the job with more metadata. Raises `InvalidJob` when that is too much."""
+        return msgspec.structs.replace(self, metadata=_metadata({**self.metadata, **more}))
 
 
 def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
     """A string that is not blank, or at least one message; UTF-8 of bounded size."""
     checked: str | tuple[Message, ...]
+    texts: tuple[str, ...]
     if isinstance(prompt, str):
-        checked, texts = prompt, [prompt]
+        checked, texts = prompt, (prompt,)
     elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
         raise InvalidJob("prompt", f"must be a string or a list of messages, not {_type(prompt)}")
     else:
         checked = tuple(_message(n, m) for n, m in enumerate(islice(prompt, MAX_MESSAGES + 1)))
-        texts = [message.text for message in checked]
+        texts = tuple(message.text for message in checked)
         parts = sum(1 if isinstance(m.content, str) else len(m.content) for m in checked)
         if max(len(checked), parts) > MAX_MESSAGES:
             raise InvalidJob("prompt", f"has more than {MAX_MESSAGES:,} messages or parts")
-    if not any(text.strip() for text in texts):
+    if not any(map(str.strip, texts)):
         raise InvalidJob("prompt", "is empty")
     size = sum(_utf8_bytes("prompt", text) for text in texts)
     if size > MAX_PROMPT_BYTES:
@@ -131,12 +153,18 @@ def _message(index: int, message: object) -> Message:
     try:
         checked = msgspec.convert(message, Message)
         _utf8_bytes(field, checked.text)
-    except msgspec.ValidationError as error:  # its text names types and paths, never values …
-        reason = "role must be system, developer, user or assistant"  # … but for a wrong role
-        raise InvalidJob(field, reason if "enum" in str(error) else str(error)) from None
+    except msgspec.ValidationError as error:
+        raise InvalidJob(field, _without_values(str(error))) from None
     except TypeError:
         raise InvalidJob(field, "a part's text must be a string") from None
     return checked
+
+
+def _without_values(reason: str) -> str:
+    """msgspec names types and paths, never values, but for a wrong role and a part's type."""
+    if "enum" in reason:
+        return "role must be system, developer, user or assistant"
+    return "a part's type must be text" if reason.startswith("Invalid value") else reason
 
 
 def _utf8_bytes(field: str, text: str) -> int:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from darkq.errors import JobCancelled, JobFailed
+from darkq.errors import CorruptRecord, JobCancelled, JobFailed
 from darkq.event import Usage
 from darkq.job import Job
 from darkq.keys import JobKeys
@@ -63,6 +63,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: Usage | None = None
     chunks: int = 0
     metadata: dict[str, str] = {}
+    tenant: str | None = None
 
     def __repr__(self) -> str:
         return f"Details(outcome={self.outcome!r}, model={self.model!r})"
@@ -107,6 +108,25 @@ def decode_job(data: bytes) -> JobRecord:
 def decode_result(data: bytes) -> ResultRecord:
     """Read a result record. Raises `msgspec.DecodeError` for anything else."""
     return _result_decoder.decode(data)
+
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def read_job(data: bytes, keys: JobKeys) -> JobRecord:
+    """Read the record of a job that waits. Raises `CorruptRecord`."""
+    try:
+        return decode_job(data)
+    except _UNREADABLE:  # the reason may quote the record: it goes no further
+        raise CorruptRecord(keys.public_id) from None
+
+
+def read_result(data: bytes, keys: JobKeys) -> ResultRecord:
+    """Read the record of a finished job. Raises `CorruptRecord`."""
+    try:
+        return decode_result(data)
+    except _UNREADABLE:
+        raise CorruptRecord(keys.public_id) from None
 
 
 def serialize(data: dict[str, Any]) -> bytes:

@@ -8,23 +8,34 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from darkq.errors import ConfigurationError
 from darkq.keys import MAX_PARTITIONS
 from darkq.local_socket import is_ours_alone, socket_path, url
+from darkq.upstream_settings import UpstreamSettings, check_name
 from darkq.windows import Window, parse_windows
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 Count = Annotated[int, Field(ge=1)]
+UpstreamName = Annotated[str, AfterValidator(check_name)]
 
 
 _PUBLIC_DARKAI_HOST = "darkai.foundation"
 _PUBLIC_DARKAI_LIMITS = "4/60,30/1800,80/21600"
 
 
+_ORIGINS = r"^( *https?://[A-Za-z0-9._:\[\]-]+ *(,|$))*$"
+
+
 def _checked_windows(text: str) -> str:
     parse_windows(text)
+    return text
+
+
+def _checked_url(text: str) -> str:
+    if not urlsplit(text).scheme or not text.isprintable():
+        raise ValueError("must be a URL like s3://bucket/prefix")
     return text
 
 
@@ -37,7 +48,12 @@ class Settings(BaseSettings):
     """How producers, workers and the command find Redis and each other, and how they behave."""
 
     model_config = SettingsConfigDict(
-        env_prefix="DARKQ_", env_file=".env", env_ignore_empty=True, extra="ignore"
+        env_prefix="DARKQ_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
     )
 
     # Redis
@@ -66,6 +82,8 @@ class Settings(BaseSettings):
     worker_poll_s: Annotated[float, Field(gt=0, le=60)] = 0.5
     worker_shutdown_grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     worker_max_lost_leases: Count = 3
+    worker_linger_s: Annotated[float, Field(ge=0, le=1)] = 0.0
+    worker_max_event_chars: Annotated[int, Field(ge=1, le=1 << 20)] = 64 << 10
     worker_buffer_chars: Annotated[int, Field(ge=1024)] = 16 << 20
     worker_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     retry_base_s: Seconds = 1.0
@@ -78,9 +96,30 @@ class Settings(BaseSettings):
     darkai_idle_timeout_s: Seconds = 120.0
     darkai_limits: Annotated[str, AfterValidator(_checked_windows)] | None = None
     darkai_concurrency: Annotated[int, Field(ge=0)] = 0
+    upstreams: dict[UpstreamName, UpstreamSettings] = {}
+    default_upstream: str | None = None
     breaker_failures: Count = 10
     breaker_cooldown_s: Seconds = 5.0
     breaker_cooldown_max_s: Seconds = 300.0
+
+    # Files
+    files_url: Annotated[str, AfterValidator(_checked_url)] | None = None
+    files_max_bytes: Annotated[int, Field(ge=1)] = 200 << 20
+    files_max_lines: Count = 50_000
+
+    # The gateway
+    gateway_host: str = "127.0.0.1"
+    gateway_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    gateway_allowed_hosts: str = ""
+    gateway_cors_origins: Annotated[str, Field(pattern=_ORIGINS)] = ""
+    gateway_max_connections: Count = 10_000
+    gateway_max_readers: Count = 5_000
+    gateway_max_body_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
+    gateway_read_timeout_s: Seconds = 30.0
+    gateway_write_timeout_s: Seconds = 30.0
+    gateway_heartbeat_s: Seconds = 15.0
+    gateway_cancel_grace_s: Annotated[float, Field(ge=0, le=600)] = 2.0
+    gateway_drain_s: Annotated[float, Field(ge=0, le=3600)] = 20.0
 
     # The local DarkAI
     local_model: Literal["smollm2", "markov"] = "smollm2"
@@ -92,8 +131,15 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            variable = "DARKQ_" + "_".join(str(part) for part in first["loc"]).upper()
-            raise ConfigurationError(variable, first["msg"]) from None
+            path = [str(part) for part in first["loc"] if part != "[key]"]
+            raise ConfigurationError(f"DARKQ_{'__'.join(path).upper()}", first["msg"]) from None
+        except SettingsError:  # its text names the field, its cause holds the value
+            raise ConfigurationError("DARKQ_UPSTREAMS", "is not JSON; see .env.example") from None
+
+    @property
+    def uses_darkai(self) -> bool:
+        """Tell whether DarkAI is one of the upstreams."""
+        return self.darkai_url.lower() != "none"
 
     def find_darkai_windows(self) -> tuple[Window, ...]:
         """Return DarkAI's limits: as configured, else those of the public service, if it is that.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from darkq.errors import JobNotFound
 from darkq.keys import PRIORITIES, JobKeys, queue
-from darkq.record import JobRecord, ResultRecord, decode_job, decode_result
+from darkq.record import JobRecord, ResultRecord, read_job, read_result
 
 State: TypeAlias = Literal[
     "queued", "deferred", "running", "cancelling", "completed", "failed", "cancelled"
@@ -34,33 +36,59 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     queued_ms: int = 0
     due_in_ms: int = 0
     metadata: dict[str, str] = {}
+    tenant: str | None = None
 
     def __repr__(self) -> str:
         return f"Status(job_id={self.job_id!r}, state={self.state!r}, attempt={self.attempt})"
 
 
 async def read_status(redis: Redis, keys: JobKeys) -> Status:
-    """Return where a job stands. Raises `JobNotFound`."""
-    queues = [queue(keys.partition, priority) for priority in PRIORITIES]
+    """Return where a job stands. Raises `JobNotFound`, `CorruptRecord`."""
     async with redis.pipeline(transaction=True) as pipe:
-        pipe.get(keys.result)
-        pipe.get(keys.job)
-        pipe.exists(keys.in_progress)
-        pipe.get(keys.retry)
-        pipe.hmget(keys.state, ["tries", "cancel"])
-        pipe.time()
-        for name in queues:
-            pipe.zscore(name, keys.arq_id)
-        result, job, held, attempt, (tries, cancel), now, *scores = await pipe.execute()
+        _ask(pipe, keys)
+        status = _read(keys, await pipe.execute())
+    if status is None:
+        raise JobNotFound(keys.public_id)
+    return status
+
+
+async def read_statuses(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
+    """Return where jobs of any partitions stand, but for those of which nothing is left."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for keys in jobs:
+            _ask(pipe, keys)
+        replies = await pipe.execute() if jobs else []
+    statuses = [
+        _read(keys, replies[n * _QUESTIONS : (n + 1) * _QUESTIONS]) for n, keys in enumerate(jobs)
+    ]
+    return [status for status in statuses if status is not None]
+
+
+_QUESTIONS = 6 + len(PRIORITIES)
+
+
+def _ask(pipe: Pipeline, keys: JobKeys) -> None:
+    pipe.get(keys.result)
+    pipe.get(keys.job)
+    pipe.exists(keys.in_progress)
+    pipe.get(keys.retry)
+    pipe.hmget(keys.state, ["tries", "cancel"])
+    pipe.time()
+    for priority in PRIORITIES:
+        pipe.zscore(queue(keys.partition, priority), keys.arq_id)
+
+
+def _read(keys: JobKeys, replies: Sequence[Any]) -> Status | None:
+    result, job, held, attempt, (tries, cancel), now, *scores = replies
     if result is not None:
-        return _finished(keys, decode_result(result))
+        return _finished(keys, read_result(result, keys))
     score = next((score for score in scores if score is not None), None)
     if job is None and score is None:
-        raise JobNotFound(keys.public_id)
+        return None
     wait_ms = 0 if score is None else int(score - now[0] * 1000 - now[1] / 1000)
     return _unfinished(
         keys,
-        decode_job(job) if job is not None else None,
+        read_job(job, keys) if job is not None else None,
         _state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0),
         attempt=int(attempt or 0),
         tries=int(tries or 0),
@@ -83,6 +111,7 @@ def _finished(keys: JobKeys, record: ResultRecord) -> Status:
         upstream=record.d.upstream or None,
         queued_ms=record.et,
         metadata=record.d.metadata,
+        tenant=record.d.tenant,
     )
 
 
@@ -105,4 +134,5 @@ def _unfinished(
         queued_ms=record.et if record else 0,
         due_in_ms=due_in_ms,
         metadata=record.job.metadata if record else {},
+        tenant=record.job.tenant if record else None,
     )

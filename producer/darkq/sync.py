@@ -21,13 +21,17 @@ from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 from darkq import client as asynchronous
+from darkq.batch_status import BatchStatus
+from darkq.batch_sync import Batch
 from darkq.event import AnyEvent
 from darkq.failures import FailedJob
 from darkq.handle import JobHandle as AsyncJobHandle
 from darkq.job import Job, Priority, Prompt
+from darkq.options import Options
 from darkq.result import Result
 from darkq.settings import Settings
 from darkq.status import Status
+from darkq.upstreams import UpstreamStatus
 
 T = TypeVar("T")
 
@@ -52,6 +56,8 @@ class Client:
         tries: int | None = None,
         metadata: Mapping[str, str] | None = None,
         proxy: str | None = None,
+        tenant: str | None = None,
+        options: Options | Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> JobHandle:
         """Store a job and return its handle; see `darkq.Client.enqueue`."""
@@ -66,6 +72,8 @@ class Client:
                 tries=tries,
                 metadata=metadata,
                 proxy=proxy,
+                tenant=tenant,
+                options=options,
                 idempotency_key=idempotency_key,
             )
         )
@@ -84,6 +92,29 @@ class Client:
         """Yield the jobs that have failed; see `darkq.Client.failed`."""
         portal = self._open()
         return portal.iterate(portal.client.failed(limit))
+
+    def upstreams(self) -> list[UpstreamStatus]:
+        """Return the upstreams that live workers serve; see `darkq.Client.upstreams`."""
+        portal = self._open()
+        return portal.call(portal.client.upstreams())
+
+    def batch(
+        self,
+        batch_id: str | None = None,
+        *,
+        name: str | None = None,
+        window: int = 2000,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Batch:
+        """Return the handle of a batch, new or known; see `darkq.Client.batch`."""
+        portal = self._open()
+        batch = portal.client.batch(batch_id, name=name, window=window, metadata=metadata)
+        return Batch(portal, batch)
+
+    def batches(self) -> Iterator[BatchStatus]:
+        """Yield where each batch stands; see `darkq.Client.batches`."""
+        portal = self._open()
+        return portal.iterate(portal.client.batches())
 
     def close(self) -> None:
         """Send what waits, close all connections and end the thread.

@@ -85,7 +85,7 @@ class TestEnqueue:
         for name in (keys.job, idempotency(0, "k")):
             assert 40_000 < await redis.pttl(name) <= 50_000, name
         assert 90_000 < await redis.pttl(keys.events) <= 100_000
-        assert len(await redis.keys()) == 4, "these and the queue"
+        assert len(await redis.keys()) == 5, "these, the queue and the list of jobs"
 
     @pytest.mark.parametrize(
         ("field", "prompt", "options"),

@@ -112,10 +112,12 @@ def test_the_image_holds_neither_model_nor_tools() -> None:
 def test_compose_waits_longer_than_the_worker_needs_and_names_real_settings() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     named = set(re.findall(r"DARKQ_[A-Z_]+", text)) - {"DARKQ_REDIS_PASSWORD"}
-    assert named == {"DARKQ_REDIS_URL", "DARKQ_WORKER_SHUTDOWN_GRACE_S"}
+    gateways = {f"DARKQ_GATEWAY_{name}" for name in ("HOST", "ALLOWED_HOSTS", "DRAIN_S")}
+    assert named == {"DARKQ_REDIS_URL", "DARKQ_WORKER_SHUTDOWN_GRACE_S"} | gateways
     assert {name.removeprefix("DARKQ_").lower() for name in named} <= Settings.model_fields.keys()
-    (grace_s,) = re.findall(r"stop_grace_period: (\d+)s", text)
-    assert float(grace_s) > Settings.model_fields["worker_shutdown_grace_s"].default
+    worker_s, gateway_s = map(float, re.findall(r"stop_grace_period: (\d+)s", text))
+    assert worker_s > Settings.model_fields["worker_shutdown_grace_s"].default
+    assert gateway_s > Settings.model_fields["gateway_drain_s"].default
 
 
 def test_no_file_names_a_machine_or_a_registry(repository_files: list[Path]) -> None:

@@ -6,7 +6,10 @@ import re
 
 from redis.asyncio import Redis
 
-PERMANENT = (re.compile(rb"darkq:\{\d+\}:(interactive|bulk)"),)
+PERMANENT = (
+    re.compile(rb"darkq:\{\d+\}:(interactive|bulk)"),
+    re.compile(rb"darkq:keys|darkq:key:[0-9a-f]{64}"),
+)
 
 
 async def keys_without_ttl(redis: Redis) -> list[bytes]:

@@ -106,5 +106,6 @@ def _result(
             usage=end.usage if end else None,
             chunks=log.chunks,
             metadata=record.job.metadata if record else {},
+            tenant=record.job.tenant if record else None,
         ),
     )

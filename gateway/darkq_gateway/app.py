@@ -1,0 +1,86 @@
+"""Wiring: from a client and settings to an aiohttp application.
+
+A room of routes is a module with `routes() -> list[web.RouteDef]`; add it to `ROOMS`. Its handlers
+
+- find what they need in `request.app[CLIENT]`, `[SETTINGS]` and `[STREAMS]` (`context`), and who
+  calls in `caller_of(request)`; they touch a job only by way of `ownership.owned_job`;
+- raise `ApiError` or any `DarkqError`, and never build an error response: `errors` does, in the
+  shape of the path (`errors.SHAPES`);
+- read bodies with `bodies.read_json`, and send events with `STREAMS.open` (`sse_response`);
+- need an API key unless they are marked `@public` (`auth`);
+- stand in the document of `openapi`, with every status that they may answer.
+
+What needs a beginning and an end, hangs itself into `app.cleanup_ctx`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from aiohttp import web
+
+from darkq import Client, Files, Settings
+from darkq_gateway import health, job_events, jobs, openapi
+from darkq_gateway.auth import Auth
+from darkq_gateway.context import CLIENT, REQUEST_ID, ROUTE, SETTINGS, STREAMS
+from darkq_gateway.door import Door
+from darkq_gateway.errors import errors
+from darkq_gateway.openai import batches, chat, files, models, responses
+from darkq_gateway.openai.files import FILES
+from darkq_gateway.openai.foreground import DEPARTURES, Departures
+from darkq_gateway.sse_response import Streams
+
+ROOMS: tuple[Callable[[], list[web.RouteDef]], ...] = (
+    health.routes,
+    jobs.routes,
+    job_events.routes,
+    openapi.routes,
+    chat.routes,
+    responses.routes,
+    models.routes,
+    files.routes,
+    batches.routes,
+)
+
+
+def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> web.Application:
+    """Make the application. The client stays the caller's to close.
+
+    `is_open` lets anybody call without a key, as long as there is none.
+    """
+    door = Door(settings)
+    auth = Auth(client, is_open=is_open)
+    app = web.Application(
+        # From the outermost: whatever goes wrong further in becomes an answer in `errors`.
+        middlewares=[errors, door.let_in, auth.authenticate],
+        client_max_size=settings.gateway_max_body_bytes,
+    )
+    app[CLIENT] = client
+    app[SETTINGS] = settings
+    app[STREAMS] = streams = Streams(settings)
+    app[FILES] = Files(settings)
+    app[DEPARTURES] = departures = Departures(app)
+    app.cleanup_ctx.append(auth.keep_places)
+    app.cleanup_ctx.append(departures.run)
+    app.on_response_prepare.append(_mark)
+    app.on_response_prepare.append(door.mark)
+
+    async def drain(_: web.Application) -> None:
+        streams.drain()
+
+    app.on_shutdown.append(drain)
+    for routes in ROOMS:
+        app.add_routes(routes())
+    return app
+
+
+async def _mark(request: web.Request, response: web.StreamResponse) -> None:
+    """Headers of every response."""
+    resource = request.match_info.route.resource
+    request[ROUTE] = resource.canonical if resource is not None else "?"
+    request[REQUEST_ID] = request_id = secrets.token_hex(8)
+    response.headers["X-Request-Id"] = request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Server"] = "darkq"
+    response.headers.setdefault("Cache-Control", "no-store")

@@ -1,0 +1,59 @@
+"""What handlers find in their app and in their request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from darkq import ApiKey, Client, Settings
+from darkq_gateway.errors import ApiError
+from darkq_gateway.sse_response import Streams
+
+CLIENT = web.AppKey("client", Client)
+SETTINGS = web.AppKey("settings", Settings)
+STREAMS = web.AppKey("streams", Streams)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls. Without a key, which only a gateway on loopback allows, there is no tenant."""
+
+    tenant: str | None = None
+    key: ApiKey | None = None
+
+    def model_for(self, model: str | None) -> str | None:
+        """Return the model to ask for: of a key with models the first, unless one is named.
+
+        Raises `ApiError` for one that the key may not use.
+        """
+        allowed = self.key.models if self.key else ()
+        if not allowed:
+            return model
+        if model is None:
+            return allowed[0]
+        if model not in allowed:
+            raise ApiError(403, "model_not_allowed", "this key may not use that model", "model")
+        return model
+
+    def check_prompt(self, prompt_bytes: int) -> None:
+        """Raise `ApiError` for a prompt that is larger than the key allows."""
+        limit = self.key.max_prompt_bytes if self.key else None
+        if limit is not None and prompt_bytes > limit:
+            message = f"the prompt has {prompt_bytes:,} bytes; this key allows {limit:,}"
+            raise ApiError(413, "prompt_too_large", message, "prompt")
+
+
+CALLER = web.RequestKey("caller", Caller)
+"""Set by the auth middleware; a request that was refused before has none."""
+
+ROUTE = web.RequestKey("route", str)
+"""The pattern of the path, for the log."""
+
+REQUEST_ID = web.RequestKey("request_id", str)
+"""Stands in the response and the log."""
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Return who calls."""
+    return request[CALLER]

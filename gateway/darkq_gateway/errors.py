@@ -1,0 +1,167 @@
+"""What goes wrong, as an HTTP answer. Every error of a request passes here, and only here.
+
+    {"error": {"code": "job_not_found", "message": "…", "field": null}}
+
+Below `/v1` the shape is OpenAI's. Nothing of a request is quoted, but for names of fields.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import traceback
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+import darkq
+
+logger = logging.getLogger("darkq.gateway")
+
+
+class ApiError(Exception):
+    """An answer that is an error. `code` is for programs, `message` for people.
+
+    `field` names what is wrong in the request; `retry_after_s` says when to come again.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        field: str | None = None,
+        *,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.field = field
+        self.retry_after_s = retry_after_s
+        self.headers = dict(headers or {})
+
+
+def not_found() -> ApiError:
+    """Return the one answer for a job that is unknown, gone, or another tenant's."""
+    return ApiError(404, "job_not_found", "no such job: unknown, or its result has expired")
+
+
+_ALIKE: Mapping[type[BaseException], tuple[int, str, str, float | None]] = {
+    darkq.QueueFull: (503, "queue_full", "the queue is full", 10),
+    darkq.RedisUnavailable: (503, "unavailable", "the queue cannot be reached", 2),
+    darkq.RedisFull: (503, "unavailable", "the queue cannot be reached", 2),
+    darkq.FileStoreUnavailable: (503, "unavailable", "the store of files does not answer", 2),
+    darkq.BatchNotFound: (404, "batch_not_found", "no such batch", None),
+    darkq.FileNotFound: (404, "file_not_found", "no such file", None),
+}
+"""Errors whose answer is always the same: status, code, message, when to come again."""
+
+
+def error_of(error: BaseException) -> ApiError | None:
+    """Return the answer to an error that was foreseen; None for any other."""
+    if (alike := _ALIKE.get(type(error))) is not None:
+        status, code, message, retry_after_s = alike
+        return ApiError(status, code, message, retry_after_s=retry_after_s)
+    match error:
+        case ApiError():
+            return error
+        case darkq.InvalidJob():
+            return ApiError(422, "invalid_job", error.reason, error.field)
+        case darkq.JobNotFound():
+            return not_found()
+        case darkq.IdempotencyConflict():
+            message = "this idempotency key already belongs to a job with another content"
+            return ApiError(409, "idempotency_conflict", message)
+        case darkq.CannotRetry():
+            return ApiError(409, "cannot_retry", error.reason)
+        case darkq.CursorGone():
+            message = "the events after this cursor are gone; read the result instead"
+            return ApiError(410, "cursor_gone", message, "after")
+        case darkq.FileTooLarge():
+            message = f"a file may have {error.limit_bytes:,} bytes at most"
+            return ApiError(413, "file_too_large", message, "file")
+        case web.HTTPException():
+            return _of_http(error)
+    return None
+
+
+def _of_http(error: web.HTTPException) -> ApiError:
+    status = HTTPStatus(error.status)
+    headers = {name: value for name in ("Allow",) if (value := error.headers.get(name))}
+    code = status.phrase.lower().replace(" ", "_").replace("-", "_")
+    return ApiError(error.status, code, status.phrase, headers=headers)
+
+
+def native_shape(error: ApiError) -> dict[str, Any]:
+    """The body of an error of the native API."""
+    return {"error": {"code": error.code, "message": error.message, "field": error.field}}
+
+
+def openai_shape(error: ApiError) -> dict[str, Any]:
+    """The body of an error as OpenAI's clients read it."""
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(error.status, kind)
+    return {
+        "error": {
+            "message": error.message,
+            "type": kind,
+            "param": error.field,
+            "code": error.code,
+        }
+    }
+
+
+SHAPES: dict[str, Callable[[ApiError], dict[str, Any]]] = {"/v1": openai_shape}
+"""The shapes of errors below a path, where it is not the native one."""
+
+
+def shape_of(path: str) -> Callable[[ApiError], dict[str, Any]]:
+    """Return how errors look at a path."""
+    for prefix, shape in SHAPES.items():
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return shape
+    return native_shape
+
+
+def respond_error(request: web.Request, error: ApiError) -> web.Response:
+    """Return an error as the response to a request, in the shape of its path."""
+    headers = dict(error.headers)
+    if error.status == HTTPStatus.CONFLICT:  # OpenAI's SDK would ask again
+        headers.setdefault("X-Should-Retry", "false")
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["Retry-After-Ms"] = str(max(1, math.ceil(error.retry_after_s * 1000)))
+    return web.Response(
+        status=error.status,
+        body=msgspec.json.encode(shape_of(request.path)(error)),
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error of a handler that has not begun to answer yet."""
+    try:
+        return await handler(request)
+    except Exception as error:
+        known = error_of(error)
+        if known is None:
+            if isinstance(error, ConnectionError):  # the client has gone
+                raise
+            log_bug(error)
+            known = ApiError(500, "internal_error", "something went wrong here")
+        return respond_error(request, known)
+
+
+def log_bug(error: BaseException) -> None:
+    """Log an error that nobody foresaw: where, and its type, since its text may hold a prompt."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("a request failed: %s\n%s", type(error).__name__, where)

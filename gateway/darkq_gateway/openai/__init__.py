@@ -1,0 +1,1 @@
+"""OpenAI's wire over darkq's jobs: what their SDK sends, and what it needs to hear."""

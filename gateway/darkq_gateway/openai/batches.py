@@ -1,0 +1,139 @@
+"""`/v1/batches`: a file of requests, answered by the workers into another file.
+
+The gateway only takes the order and tells how it stands; a worker runs it, and another one goes on
+when that one dies.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import msgspec
+from aiohttp import web
+
+from darkq import BatchStatus, FileBatch
+from darkq_gateway.bodies import read_body
+from darkq_gateway.context import CLIENT, caller_of
+from darkq_gateway.errors import ApiError
+from darkq_gateway.jobs import as_json
+from darkq_gateway.openai.files import FILES
+from darkq_gateway.openai.pages import page_of
+from darkq_gateway.openai.request import convert, decode
+
+WINDOW_S = 24 * 3600
+_ENDS = ("completed", "failed", "expired", "cancelled")
+
+
+class _Body(msgspec.Struct):
+    input_file_id: str
+    endpoint: Literal["/v1/chat/completions", "/v1/responses"]
+    completion_window: Literal["24h"]
+    metadata: dict[str, str] = {}
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.post("/v1/batches", create),
+        web.get("/v1/batches", listed),
+        web.get("/v1/batches/{batch_id}", retrieve),
+        web.post("/v1/batches/{batch_id}/cancel", cancel),
+    ]
+
+
+async def create(request: web.Request) -> web.Response:
+    """Order a batch."""
+    fields = decode(await read_body(request))
+    for name in fields.keys() - set(_Body.__struct_fields__):
+        raise ApiError(400, "unsupported_parameter", "cannot be honoured here", name[:64])
+    asked = convert(fields, _Body)
+    client, caller = request.app[CLIENT], caller_of(request)
+    await request.app[FILES].info(caller.tenant, asked.input_file_id)  # is there, and is theirs
+    batch = client.batch(name="files", metadata={"tenant": caller.tenant or ""})
+    async with batch:  # to make it; whoever runs it takes the lease
+        pass
+    now = int(time.time())
+    record = FileBatch(
+        id=batch.id,
+        tenant=caller.tenant,
+        input_file_id=asked.input_file_id,
+        endpoint=asked.endpoint,
+        metadata=asked.metadata,
+        models=caller.key.models if caller.key else (),
+        max_prompt_bytes=caller.key.max_prompt_bytes if caller.key else None,
+        created_at=now,
+        expires_at=now + WINDOW_S,
+    )
+    await client.file_batches.create(record)
+    return as_json(batch_object(record, await batch.status()))
+
+
+async def listed(request: web.Request) -> web.Response:
+    """The caller's batches, the newest first."""
+    client = request.app[CLIENT]
+    records = await client.file_batches.listed(caller_of(request).tenant)
+    page = page_of(request, [{"id": record.id} for record in records], most=100)
+    known = {record.id: record for record in records}
+    page["data"] = [
+        batch_object(known[each["id"]], await client.batch(each["id"]).status())
+        for each in page["data"]
+    ]
+    return as_json(page)
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    """How a batch stands."""
+    record = await _owned(request)
+    return as_json(batch_object(record, await request.app[CLIENT].batch(record.id).status()))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """Cancel a batch; what has been answered is put into its output file."""
+    record = await _owned(request)
+    if record.ended_at is not None:
+        raise ApiError(409, "already_ended", f"cannot cancel a batch that is {record.state}")
+    return as_json(batch_object(record, await request.app[CLIENT].batch(record.id).cancel()))
+
+
+async def _owned(request: web.Request) -> FileBatch:
+    record = await request.app[CLIENT].file_batches.get(request.match_info["batch_id"])
+    if record.tenant != caller_of(request).tenant:
+        raise ApiError(404, "batch_not_found", "no such batch")
+    return record
+
+
+def batch_object(record: FileBatch, status: BatchStatus) -> dict[str, Any]:
+    """Return a batch in the API's words."""
+    state: str = record.state
+    if record.ended_at is None and status.state in ("cancelling", "cancelled"):
+        state = "cancelling"
+    errors = [
+        {"code": e.code, "message": e.message, "line": e.line, "param": e.param}
+        for e in record.errors
+    ]
+    ended: dict[str, int | None] = {f"{name}_at": None for name in _ENDS}
+    if record.ended_at is not None:
+        ended[f"{record.state}_at"] = record.ended_at
+    return {
+        "id": record.id,
+        "object": "batch",
+        "endpoint": record.endpoint,
+        "errors": {"object": "list", "data": errors} if errors else None,
+        "input_file_id": record.input_file_id,
+        "completion_window": "24h",
+        "status": state,
+        "output_file_id": record.output_file_id,
+        "error_file_id": record.error_file_id,
+        "created_at": record.created_at,
+        "in_progress_at": record.in_progress_at,
+        "expires_at": record.expires_at,
+        "finalizing_at": record.finalizing_at,
+        **ended,
+        "cancelling_at": None,
+        "request_counts": {
+            "total": record.total,
+            "completed": status.completed,
+            "failed": status.failed + status.cancelled,
+        },
+        "metadata": record.metadata or None,
+    }

@@ -1,0 +1,72 @@
+"""`POST /v1/chat/completions`: an answer in one piece, or in chunks as they come."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+
+from darkq import JobCancelled, JobFailed, JobHandle
+from darkq_gateway.bodies import read_body
+from darkq_gateway.context import STREAMS, caller_of
+from darkq_gateway.errors import openai_shape
+from darkq_gateway.jobs import as_json
+from darkq_gateway.openai import chat_request, foreground, sse
+from darkq_gateway.openai.chat_request import ChatRequest
+from darkq_gateway.openai.chat_stream import ChatStream, Interrupted, completion
+from darkq_gateway.openai.job_errors import failed
+
+PREFIX = "chatcmpl-"
+
+
+def routes() -> list[web.RouteDef]:
+    return [web.post("/v1/chat/completions", create)]
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Answer a chat. The job is cancelled when the client leaves and does not come back."""
+    body = await read_body(request)
+    asked = chat_request.parse(body, caller_of(request))
+    job = await foreground.enqueue(request, asked.job, body)
+    async with foreground.awaited(request, job, body):
+        if asked.stream:
+            return await _stream(request, job, asked)
+        return await _whole(job)
+
+
+async def _whole(job: JobHandle) -> web.Response:
+    try:
+        result = await job.result()
+    except JobFailed as error:
+        raise failed(error.code, error.message) from None
+    except JobCancelled:
+        raise failed("cancelled", "the job was cancelled") from None
+    return as_json(completion(PREFIX + job.id, result.queued_ms // 1000, result))
+
+
+async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> web.StreamResponse:
+    created = (await job.status()).queued_ms // 1000
+    chat = ChatStream(PREFIX + job.id, created, include_usage=asked.include_usage)
+    begun = False
+    async with (
+        request.app[STREAMS].open(request, resumable=False) as stream,
+        aclosing(job.event_batches()) as batches,
+    ):
+        async for batch in batches:
+            chunks: list[dict[str, Any]] = []
+            try:
+                for event in batch:
+                    chunks += chat.feed(event)
+            except Interrupted as error:
+                answer = failed(error.code, error.message)
+                if not (begun or chunks):  # nothing was said yet: a plain answer is still possible
+                    raise answer from None
+                await stream.send(sse.unnamed([*chunks, openai_shape(answer)]))
+                await job.cancel()
+                break
+            begun = begun or bool(chunks)
+            await stream.send(sse.unnamed(chunks))
+        else:
+            await stream.send(sse.DONE)
+    return stream.response

@@ -1,0 +1,106 @@
+"""Jobs that somebody waits for: a request makes one, its repetition finds it, leaving ends it.
+
+OpenAI's SDK repeats a request that got no answer, without a key, but counts its tries. So the
+first try makes a job and later ones come back for it, to whichever gateway. A client that leaves
+gets a moment to come back; then its job is cancelled, up to the upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from aiohttp import web
+
+from darkq import DarkqError, Held, Job, JobHandle, JobNotFound
+from darkq_gateway.context import CLIENT, SETTINGS, STREAMS, caller_of
+from darkq_gateway.ownership import owned_job
+
+logger = logging.getLogger("darkq.gateway")
+
+RETRY_COUNT = "x-stainless-retry-count"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+
+
+class Departures:
+    """Clients that have left, and may come back for a moment."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._app = app
+        self._watches: set[asyncio.Task[None]] = set()
+
+    def watch(self, digest: str, held: Held) -> None:
+        """Cancel a job soon, unless somebody comes back for it."""
+        if self._app[STREAMS].draining:  # it was we who left: the client finds it elsewhere
+            return
+        watch = asyncio.create_task(self._watch(digest, held), name="darkq-gateway-departure")
+        self._watches.add(watch)
+        watch.add_done_callback(self._watches.discard)
+
+    async def run(self, _: web.Application) -> AsyncIterator[None]:
+        """End what is left when the app ends. For `cleanup_ctx`."""
+        yield
+        for watch in self._watches:
+            watch.cancel()
+        if self._watches:
+            await asyncio.wait(self._watches)
+
+    async def _watch(self, digest: str, held: Held) -> None:
+        await asyncio.sleep(self._app[SETTINGS].gateway_cancel_grace_s)
+        client = self._app[CLIENT]
+        try:
+            if not await client.reattachments.is_taken_over(digest, held):
+                await client.job(held.job_id).cancel()
+        except DarkqError as error:  # the job's own deadline ends it
+            logger.warning("a job whose client left was not cancelled: %s", type(error).__name__)
+
+
+DEPARTURES = web.AppKey("departures", Departures)
+
+
+async def enqueue(request: web.Request, job: Job, body: bytes) -> JobHandle:
+    """Store a job, or find the one that an earlier try of the same request has made.
+
+    Raises what `Client.enqueue_job` raises.
+    """
+    client = request.app[CLIENT]
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is None and request.headers.get(RETRY_COUNT, "0") != "0":
+        made = await client.reattachments.find(_digest(request, body))
+        if made is not None and (found := await _usable(request, made)) is not None:
+            return found
+    return await client.enqueue_job(job, idempotency_key=key)
+
+
+async def _usable(request: web.Request, job_id: str) -> JobHandle | None:
+    """Return a job that is there, and was not cancelled for want of somebody who waits."""
+    with suppress(JobNotFound):
+        owned = await owned_job(request, job_id)
+        if owned.status.state not in ("cancelling", "cancelled"):
+            return owned.handle
+    return None
+
+
+@asynccontextmanager
+async def awaited(request: web.Request, job: JobHandle, body: bytes) -> AsyncIterator[None]:
+    """Wait for a job inside the block; cancel it when its client leaves and stays away."""
+    digest = _digest(request, body)
+    held = await request.app[CLIENT].reattachments.hold(digest, job.id)
+    try:
+        yield
+    except (asyncio.CancelledError, ConnectionError):
+        request.app[DEPARTURES].watch(digest, held)
+        raise
+
+
+def _digest(request: web.Request, body: bytes) -> str:
+    """What stands for a request: the same tenant, the same path, the same body."""
+    tenant = caller_of(request).tenant
+    parts = ((tenant or "").encode(), request.path.encode(), body)
+    digest = hashlib.sha256(b"open" if tenant is None else b"tenant")
+    for part in parts:
+        digest.update(b"%d:" % len(part) + part)
+    return digest.hexdigest()

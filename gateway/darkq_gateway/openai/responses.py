@@ -1,0 +1,138 @@
+"""`/v1/responses`: answers that can be left, looked at, resumed by number, cancelled, deleted.
+
+A Response is nothing of its own: it is read off the events of its job each time it is asked for.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+
+from darkq import JobHandle, JobNotFound
+from darkq_gateway.bodies import read_body
+from darkq_gateway.context import STREAMS, caller_of
+from darkq_gateway.errors import ApiError
+from darkq_gateway.jobs import as_json
+from darkq_gateway.openai import foreground, response_request, sse
+from darkq_gateway.openai.response_request import asked_of
+from darkq_gateway.openai.response_stream import ResponseStream
+from darkq_gateway.ownership import owned_job
+
+PREFIX = "resp_"
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.post("/v1/responses", create),
+        web.get("/v1/responses/{response_id}", retrieve),
+        web.post("/v1/responses/{response_id}/cancel", cancel),
+        web.delete("/v1/responses/{response_id}", delete),
+    ]
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Begin a Response. One in the background outlives the call; another is cancelled with it."""
+    body = await read_body(request)
+    asked = response_request.parse(body, caller_of(request))
+    job = await foreground.enqueue(request, asked.job, body)
+    response = _new(job, asked_of(asked.job.metadata))
+    if asked.background:
+        if asked.stream:
+            return await _stream(request, job, response, after=-1, resumable=True)
+        return as_json(await _so_far(job, response))
+    async with foreground.awaited(request, job, body):
+        if asked.stream:
+            return await _stream(request, job, response, after=-1, resumable=False)
+        async with aclosing(job.events()) as events:
+            async for event in events:
+                response.feed(event)
+        return as_json(response.snapshot())
+
+
+async def retrieve(request: web.Request) -> web.StreamResponse:
+    """A Response as it stands, or its events after a number, the past ones first."""
+    after = _number(request, "starting_after")
+    job, response = await _owned(request)
+    if request.query.get("stream", "false").lower() not in ("true", "1"):
+        return as_json(await _so_far(job, response))
+    return await _stream(request, job, response, after=after, resumable=True)
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """Cancel a Response in the background; again, and it is returned as it ended."""
+    job, response = await _owned(request)
+    now = await _so_far(job, response)
+    if not now["background"]:
+        message = "only a response created with background=true can be cancelled"
+        raise ApiError(400, "not_in_background", message)
+    if now["status"] in ("completed", "failed", "incomplete"):
+        raise ApiError(400, "already_ended", f"cannot cancel a {now['status']} response")
+    if now["status"] != "cancelled":
+        await job.cancel()
+        # Said only when the upstream's connection is closed: the worker's lease bounds the wait.
+        async with aclosing(job.events()) as events:
+            again = _new(job, response.asked)
+            async for event in events:
+                again.feed(event)
+        now = again.snapshot()
+    return as_json(now)
+
+
+async def delete(request: web.Request) -> web.Response:
+    """Forget a Response; one that has not ended is cancelled first."""
+    job, response = await _owned(request)
+    now = await _so_far(job, response)
+    if now["status"] in ("queued", "in_progress"):
+        await job.cancel()
+        async with aclosing(job.events()) as events:
+            async for _ in events:
+                pass
+    await job.delete()
+    return as_json({"id": PREFIX + job.id, "object": "response", "deleted": True})
+
+
+async def _stream(
+    request: web.Request, job: JobHandle, response: ResponseStream, *, after: int, resumable: bool
+) -> web.StreamResponse:
+    async with (
+        request.app[STREAMS].open(request, resumable=resumable) as stream,
+        aclosing(job.event_batches()) as batches,
+    ):
+        async for batch in batches:
+            made: list[dict[str, Any]] = []
+            for event in batch:
+                made += response.feed(event)
+            await stream.send(sse.named(e for e in made if e["sequence_number"] > after))
+    return stream.response
+
+
+async def _so_far(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
+    async with aclosing(job.history()) as batches:
+        async for batch in batches:
+            for event in batch:
+                response.feed(event)
+    return response.snapshot()
+
+
+async def _owned(request: web.Request) -> tuple[JobHandle, ResponseStream]:
+    prefix, _, job_id = request.match_info["response_id"].rpartition(PREFIX)
+    job = await owned_job(request, job_id)
+    asked = asked_of(job.status.metadata)
+    if prefix or asked is None:  # a job, but no Response
+        raise JobNotFound(job_id)
+    return job.handle, _new(job.handle, asked)
+
+
+def _new(job: JobHandle, asked: dict[str, Any] | None) -> ResponseStream:
+    return ResponseStream(PREFIX + job.id, asked=asked or {})
+
+
+def _number(request: web.Request, name: str) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return -1
+    if not text.isdecimal() or len(text) > 15:
+        raise ApiError(400, "invalid_value", "must be the number of an event", name)
+    return int(text)

@@ -1,0 +1,32 @@
+"""The latest jobs of a tenant, whatever became of them.
+
+`enqueue` notes each job in its tenant's list, which holds the latest `MAX_LISTED` of a partition.
+A list says which jobs there are and nothing else: how each stands is asked when it is read.
+"""
+
+from __future__ import annotations
+
+from heapq import nlargest
+
+from redis.asyncio import Redis
+
+from darkq.keys import JobKeys, tenant_jobs
+from darkq.status import Status, read_statuses
+
+MAX_LISTED = 1000
+_PAGE_JOBS = 20  # a finished job's result is read with it
+
+
+async def latest(redis: Redis, partitions: int, *, tenant: str | None, limit: int) -> list[Status]:
+    """Return how a tenant's latest jobs stand, the newest first; what has expired is left out."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for partition in range(partitions):
+            name = tenant_jobs(partition, tenant)
+            pipe.zrevrange(name, 0, min(limit, MAX_LISTED) - 1, withscores=True)
+        lists = await pipe.execute()
+    newest = nlargest(limit, (job for jobs in lists for job in jobs), key=lambda job: job[1])
+    jobs = [JobKeys.from_arq_id(arq_id.decode()) for arq_id, _ in newest]
+    found: list[Status] = []
+    for start in range(0, len(jobs), _PAGE_JOBS):
+        found += await read_statuses(redis, jobs[start : start + _PAGE_JOBS])
+    return [status for status in found if status.tenant == tenant]

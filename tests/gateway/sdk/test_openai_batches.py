@@ -1,0 +1,200 @@
+"""Batches over files, by OpenAI's own SDK, run by workers that may die."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+from openai.types import Batch
+from openai.types.chat import ChatCompletion
+
+from darkq import Settings
+from darkq_local.faults import Fault
+from darkq_local.local_darkai import LocalDarkAI
+from support.http_api import Api
+from support.processes import WorkerProcess
+from support.waiting import wait_until
+
+Working = Callable[..., Awaitable[LocalDarkAI]]
+CHAT: Final = "/v1/chat/completions"
+
+
+OF_RESPONSES = (
+    b'{"custom_id": "1", "method": "POST", "url": "/v1/responses", "body": {"input": "Hi"}}\n'
+)
+
+
+def lines(count: int, model: str = "llama-3-70b") -> bytes:
+    return b"".join(
+        json.dumps(
+            {
+                "custom_id": f"request-{n}",
+                "method": "POST",
+                "url": CHAT,
+                "body": {"model": model, "messages": [{"role": "user", "content": f"Count {n}"}]},
+            }
+        ).encode()
+        + b"\n"
+        for n in range(count)
+    )
+
+
+async def order(sdk: AsyncOpenAI, data: bytes, **more: Any) -> Batch:
+    stored = await sdk.files.create(file=data, purpose="batch")
+    return await sdk.batches.create(
+        input_file_id=stored.id, endpoint=CHAT, completion_window="24h", **more
+    )
+
+
+async def ended(sdk: AsyncOpenAI, batch_id: str) -> Batch:
+    async def now() -> Batch | None:
+        batch = await sdk.batches.retrieve(batch_id)
+        final = ("completed", "failed", "expired", "cancelled")
+        return batch if batch.status in final else None
+
+    found = await wait_until("the batch ends", now, timeout_s=50)
+    assert found is not None
+    return found
+
+
+async def read(sdk: AsyncOpenAI, file_id: str | None) -> list[dict[str, Any]]:
+    if file_id is None:
+        return []
+    text = (await sdk.files.content(file_id)).content
+    return [json.loads(line) for line in text.splitlines()]
+
+
+async def test_every_request_is_answered_once(sdk: AsyncOpenAI, working: Working) -> None:
+    await working(chunks=3)
+    batch = await order(sdk, lines(250), metadata={"order": "17"})
+    assert (batch.status, batch.metadata) == ("validating", {"order": "17"})
+    batch = await ended(sdk, batch.id)
+    assert batch.status == "completed"
+    assert batch.request_counts is not None
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (250, 0)
+    answers = await read(sdk, batch.output_file_id)
+    assert sorted(a["custom_id"] for a in answers) == sorted(f"request-{n}" for n in range(250))
+    for answer in answers:
+        assert answer["error"] is None
+        assert ChatCompletion.model_validate(answer["response"]["body"]).choices[0].message.content
+    assert batch.error_file_id is None
+
+
+async def test_what_failed_is_in_the_error_file(sdk: AsyncOpenAI, working: Working) -> None:
+    await working(chunks=3)
+    batch = await ended(sdk, (await order(sdk, lines(3) + lines(5, "gpt-17")[-200:])).id)
+    assert batch.status == "failed"  # half a line is no request
+    data = lines(3) + lines(5, "gpt-17")[len(lines(3, "gpt-17")) :]
+    batch = await ended(sdk, (await order(sdk, data)).id)
+    assert batch.status == "completed"
+    errors = await read(sdk, batch.error_file_id)
+    assert {e["custom_id"] for e in errors} == {"request-3", "request-4"}
+    assert {e["error"]["code"] for e in errors} == {"unknown_model"}
+    assert len(await read(sdk, batch.output_file_id)) == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "line"),
+    [
+        (b"", "empty_file", None),
+        (lines(2) + b"{nonsense\n", "invalid_json_line", 3),
+        (lines(2) + lines(1), "duplicate_custom_id", 3),
+        (OF_RESPONSES, "mismatched_url", 1),
+    ],
+)
+async def test_a_bad_input_fails_with_its_line(
+    sdk: AsyncOpenAI, working: Working, data: bytes, code: str, line: int | None
+) -> None:
+    await working()
+    batch = await ended(sdk, (await order(sdk, data)).id)
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    assert batch.errors.data is not None
+    assert (batch.errors.data[0].code, batch.errors.data[0].line) == (code, line)
+
+
+async def test_a_cancelled_batch_keeps_what_was_answered(
+    sdk: AsyncOpenAI, working: Working
+) -> None:
+    await working(Fault.parse("slow=0"), chunks=2, chunks_per_s=4)
+    batch = await order(sdk, lines(3000))
+
+    async def some_are_answered() -> bool:
+        counts = (await sdk.batches.retrieve(batch.id)).request_counts
+        return counts is not None and counts.completed > 0
+
+    await wait_until("some are answered", some_are_answered, timeout_s=30)
+    assert (await sdk.batches.cancel(batch.id)).status in ("cancelling", "cancelled")
+    batch = await ended(sdk, batch.id)
+    assert batch.status == "cancelled"
+    answers, errors = await read(sdk, batch.output_file_id), await read(sdk, batch.error_file_id)
+    assert 0 < len(answers) < 3000
+    told = [line["custom_id"] for line in answers + errors]
+    assert sorted(told) == sorted(f"request-{n}" for n in range(3000))
+    with pytest.raises(openai.ConflictError):
+        await sdk.batches.cancel(batch.id)
+
+
+async def test_a_batch_outlives_the_workers_that_run_it(
+    sdk: AsyncOpenAI,
+    make_settings: Callable[..., Settings],
+    start_darkai: Callable[..., Awaitable[LocalDarkAI]],
+    start_process: Callable[[Settings], WorkerProcess],
+) -> None:
+    darkai = await start_darkai(chunks=3, chunks_per_s=20)
+    settings = make_settings(darkai_url=darkai.url, worker_lease_s=1.0, worker_max_lost_leases=50)
+    batch = await order(sdk, lines(1000))
+    worker = start_process(settings)
+    for share in (0.1, 0.6):
+
+        async def has_come_so_far(share: float = share) -> bool:
+            counts = (await sdk.batches.retrieve(batch.id)).request_counts
+            return counts is not None and counts.completed >= share * 1000
+
+        await wait_until(f"{share:.0%} are answered", has_come_so_far, timeout_s=40)
+        worker.end()
+        worker = start_process(settings)
+    batch = await ended(sdk, batch.id)
+    answers = await read(sdk, batch.output_file_id)
+    assert sorted(a["custom_id"] for a in answers) == sorted(f"request-{n}" for n in range(1000))
+
+
+async def test_batches_are_listed_by_tenant(
+    api: Api, make_key: Callable[..., Awaitable[str]]
+) -> None:
+    alice, bob = [
+        AsyncOpenAI(base_url=f"{api.url}/v1", api_key=await make_key(name), max_retries=0)
+        for name in ("alice", "bob")
+    ]
+    ordered = [(await order(alice, lines(1))).id for _ in range(3)]
+    assert [batch.id async for batch in alice.batches.list(limit=2)] == ordered[::-1]
+    assert [batch async for batch in bob.batches.list()] == []
+    for call in (bob.batches.retrieve, bob.batches.cancel):
+        with pytest.raises(openai.NotFoundError):
+            await call(ordered[0])
+    stored = await alice.files.create(file=lines(1), purpose="batch")
+    with pytest.raises(openai.NotFoundError):
+        await bob.batches.create(input_file_id=stored.id, endpoint=CHAT, completion_window="24h")
+    for client in (alice, bob):
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"completion_window": "1h"}, "completion_window"),
+        ({"extra_body": {"nonsense": 1}}, "nonsense"),
+    ],
+)
+async def test_what_cannot_be_honoured_is_refused_by_name(
+    sdk: AsyncOpenAI, change: dict[str, Any], param: str
+) -> None:
+    asked: Any = {"input_file_id": "file-1", "endpoint": CHAT, "completion_window": "24h"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        await sdk.batches.create(**{**asked, **change})
+    assert refused.value.param == param

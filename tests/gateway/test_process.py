@@ -1,0 +1,126 @@
+"""The gateway as a process: `darkq gateway`, `darkq keys`, and SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.asyncio import Redis
+
+from support.by_hand import Hand, chunk, started
+from support.http_api import Api
+from support.servers import Server
+
+
+@asynccontextmanager
+async def darkq(
+    redis_url: str, *arguments: str, **settings: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "darkq_cli", *arguments),
+        env={**os.environ, "DARKQ_REDIS_URL": redis_url, **settings},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def run(redis_url: str, *arguments: str, **settings: str) -> tuple[int | None, str, str]:
+    async with darkq(redis_url, *arguments, **settings) as process:
+        out, err = await asyncio.wait_for(process.communicate(), 20)
+        return process.returncode, out.decode(), err.decode()
+
+
+async def listening(process: asyncio.subprocess.Process) -> str:
+    assert process.stderr is not None
+    while line := (await asyncio.wait_for(process.stderr.readline(), 20)).decode():
+        if match := re.search(r"listening on (http://\S+)", line):
+            return match[1]
+    raise AssertionError("it has ended")
+
+
+async def test_sigterm_ends_streams_between_two_events(redis_server: Server, redis: Redis) -> None:
+    hand = Hand(redis)
+    claim = await hand.take()
+    await hand.append(claim, started(1), chunk(1, 1))
+    async with darkq(redis_server.url, "gateway", DARKQ_GATEWAY_PORT="0") as process:
+        async with (
+            Api(await listening(process)) as api,
+            api.stream(f"/jobs/{claim.keys.public_id}/events") as events,
+        ):
+            seen = []
+            async for event in events:
+                seen.append(event.id)
+                if event.id == "1-1":
+                    process.send_signal(signal.SIGTERM)
+        assert seen == ["0-1", "1-0", "1-1"]
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_without_a_key_it_does_not_listen_to_others(
+    redis_server: Server, redis: Redis
+) -> None:
+    code, _, err = await run(redis_server.url, "gateway", DARKQ_GATEWAY_HOST="0.0.0.0")
+    assert code == 1
+    assert "DARKQ_GATEWAY_HOST" in err
+    assert "darkq keys create" in err
+
+
+async def test_a_port_that_is_taken_is_said_so(redis_server: Server, redis: Redis) -> None:
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    async with server:
+        port = str(server.sockets[0].getsockname()[1])
+        code, _, err = await run(redis_server.url, "gateway", DARKQ_GATEWAY_PORT=port)
+    assert code == 1
+    assert f"port {port}" in err
+
+
+async def test_keys_are_made_listed_and_revoked(redis_server: Server, redis: Redis) -> None:
+    async def keys(*arguments: str) -> tuple[int | None, str, str]:
+        return await run(redis_server.url, "keys", *arguments)
+
+    code, secret, err = await keys(
+        *("create", "web", "--tenant", "shop", "--rate", "600/min", "--concurrency", "5"),
+        *("--models", "a, b", "--expires", "2d", "--max-prompt-bytes", "100"),
+    )
+    assert code == 0
+    assert re.fullmatch(r"darkq_\S{43}\n", secret)
+    assert "shop" in err
+    assert secret.strip() not in err
+    listed = json.loads((await keys("list", "--json"))[1])
+    assert {name: listed[name] for name in ("name", "tenant", "rate_per_s", "models")} == {
+        "name": "web", "tenant": "shop", "rate_per_s": 10.0, "models": ["a", "b"],
+    }  # fmt: skip
+    assert listed["expires_ms"] - listed["created_ms"] == 2 * 86_400_000
+    table = (await keys("list"))[1]
+    assert listed["id"] in table
+    assert "5 at once" in table
+    assert (await keys("revoke", listed["id"]))[:2] == (0, f"{listed['id']}\n")
+    assert (await keys("list", "--json"))[1] == ""
+    assert (await keys("revoke", listed["id"]))[0] == 1
+    assert await redis.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--rate", "fast"), ("--rate", "0/s"), ("--expires", "soon"), ("--concurrency", "0"),
+     ("--tenant", "")],
+)  # fmt: skip
+async def test_wrong_limits_are_wrong_usage(
+    redis_server: Server, redis: Redis, arguments: tuple[str, ...]
+) -> None:
+    code, out, _ = await run(redis_server.url, "keys", "create", "web", *arguments)
+    assert (code, out) == (2, "")
+    assert await redis.dbsize() == 0
