@@ -21,7 +21,7 @@ NAMES = (
     *("chunks", "pickup", "relay", "pace", "streams", "overhead", "enqueue"),
     *("idle", "memory", "readers", "replay"),
 )
-ON_REQUEST = ("peers",)
+ON_REQUEST = ("peers", "soak")
 REPETITIONS = 3
 QUICK_SCALE = 0.2
 
