@@ -22,6 +22,7 @@ from faults.suite import Fault
 from support.waiting import wait_until
 
 BATCH_LEASE_S = 1.0
+PAUSE_S = 0.05
 END_TIMEOUT_S = 240.0
 
 _SETUP = Setup(
@@ -38,6 +39,29 @@ _SETUP = Setup(
 )
 
 
+# A slow disk and a slow Redis, so that most kills fall between two steps of a page.
+_SLOWLY = f"""if True:
+    import asyncio, os, time
+    import darkq.batch_lease
+    from darkq import Batch
+    from darkq_cli.main import main
+
+    sync, acknowledge = os.fsync, Batch.acknowledge
+
+    def slow_sync(fd):
+        time.sleep({PAUSE_S})
+        sync(fd)
+
+    async def slow_acknowledge(self, page):
+        await asyncio.sleep({4 * PAUSE_S})
+        await acknowledge(self, page)
+
+    darkq.batch_lease.LEASE_S = {BATCH_LEASE_S}
+    os.fsync, Batch.acknowledge = slow_sync, slow_acknowledge
+    main()
+"""
+
+
 class _Runner:
     """`darkq batch run`, started again with the same words each time that it was killed."""
 
@@ -52,15 +76,11 @@ class _Runner:
     def start(self) -> None:
         """Start it."""
         self.starts += 1
-        script = (
-            f"import darkq.batch_lease; darkq.batch_lease.LEASE_S = {BATCH_LEASE_S}\n"
-            "from darkq_cli.main import main; main()"
-        )
         command = ["batch", "run", "in.jsonl", "-o", self.output.name, *self._options]
         assert self._settings.redis_url is not None
         with (self._directory / "runner.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", script, *command],
+                [sys.executable, "-c", _SLOWLY, *command],
                 cwd=self._directory,
                 env={
                     **os.environ,
@@ -94,7 +114,8 @@ class _Runner:
 async def killed(stage: Stage, rng: Random) -> Tally:
     """SIGKILL of runner, workers and Redis at random moments: each line once, and whole.
 
-    Red when a page is committed before the disk has it, or is not known when it comes again.
+    Red when what was not committed stays in the file. When what comes again is not known, lines are
+    doubled, and the batch does not end.
     """
     count, kills = (2000, 50) if stage.full else (120, 6)
     directory = stage.directory / f"batch-{os.urandom(4).hex()}"

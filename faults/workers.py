@@ -167,8 +167,9 @@ async def handed_back(stage: Stage, rng: Random) -> Tally:
 async def poisoned(stage: Stage, rng: Random) -> Tally:
     """A job whose every attempt kills its worker is dead after k+1 attempts; the queue goes on.
 
-    Its neighbours in the same process lose their leases with it, and may be given up as it is.
-    Red without the count of lost leases in claim.lua: it would kill workers for ever.
+    Its neighbours in the same process lose their leases with it, and complete all the same.
+    Red without the count of lost leases in claim.lua: it would kill workers for ever; and with
+    any number of suspects at once there, neighbours are given up with it.
     """
     await stage.crew(MAX_LOST_LEASES + 2)
     poison_prompt = f"poison{stage.prompt()}"
@@ -192,8 +193,8 @@ async def poisoned(stage: Stage, rng: Random) -> Tally:
         _is_given_up(poison), f"a poison job fails with worker_lost: {poison.events[-1:]}"
     )
     for watch in neighbours:
-        ended = _is_given_up(watch) or isinstance(watch.events[-1], Completed)
-        tally.require(ended, f"a neighbour completes or is given up: {watch.events[-1:]}")
+        ended = isinstance(watch.events[-1], Completed)
+        tally.require(ended, f"a neighbour completes: {watch.events[-1:]}")
     calls = stage.model.calls[poison_prompt]
     tally.require(calls == MAX_LOST_LEASES + 1, f"k+1 attempts, not {calls}")
     tally.add(await judge_all(await stage.submit_many(4), stage.model.is_whole))

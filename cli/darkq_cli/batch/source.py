@@ -1,0 +1,168 @@
+"""The lines of an input, however it is packed: plain, `.gz`, `.zst`.
+
+One line is in memory at a time, and its length is bounded, so a file may be of any size.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, BinaryIO, NamedTuple, cast
+
+from darkq.batch_lines import MAX_LINE_BYTES
+from darkq.errors import InvalidLine
+from darkq_cli.problems import USAGE_EXIT_CODE, Problem, require
+
+_BOM = b"\xef\xbb\xbf"
+_ZSTD_STEP = 1 << 10
+"""So little may unpack to 32 MB."""
+
+
+class Text(NamedTuple):
+    """A line that is not blank. `number` counts every line of the file, from 1."""
+
+    number: int
+    text: bytes
+
+
+class Fingerprint(NamedTuple):
+    """What tells whether an input is still the same: of the unpacked bytes."""
+
+    size: int
+    sha256: str
+
+
+class Reading:
+    """One pass over an input. What it tells is of the bytes read so far."""
+
+    def __init__(self, name: str, stream: IO[bytes], packed: IO[bytes]) -> None:
+        self._name = name
+        self._stream = stream
+        self._packed = packed
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._number = 0
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the file have been read, packed as they are."""
+        return self._packed.tell() if self._packed.seekable() else self._size
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint(self._size, self._hash.hexdigest())
+
+    def lines(self) -> Iterator[Text | InvalidLine]:
+        """Yield the lines that are not blank; in the place of one that is too long, the error.
+
+        Raises `Problem` for a file that is damaged.
+        """
+        while piece := self._take():
+            self._number += 1
+            if len(piece) > MAX_LINE_BYTES and not piece.endswith(b"\n"):
+                self._skip_line()
+                reason = f"is longer than {MAX_LINE_BYTES:,} bytes"
+                yield InvalidLine(self._number, "line", reason)
+                continue
+            text = piece.removeprefix(_BOM) if self._number == 1 else piece
+            if text := text.strip(b" \t\r\n"):
+                yield Text(self._number, text)
+
+    def to_the_end(self) -> None:
+        """Read what is left, for the fingerprint."""
+        while self._take():
+            pass
+
+    def _take(self) -> bytes:
+        try:
+            piece = self._stream.readline(MAX_LINE_BYTES + 1)
+        except (EOFError, gzip.BadGzipFile, zlib.error, _BadZstd):
+            words = f"{self._name} is damaged, or not packed as its name says"
+            raise Problem(words, exit_code=USAGE_EXIT_CODE) from None
+        except OSError as error:
+            raise _unreadable(self._name, error) from None
+        self._hash.update(piece)
+        self._size += len(piece)
+        return piece
+
+    def _skip_line(self) -> None:
+        while (piece := self._take()) and not piece.endswith(b"\n"):
+            pass
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Reading]:
+    """Open a file for one pass. Raises `Problem` when it cannot be read."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise _unreadable(str(path), error) from None
+    with file, _unpacked(path, file) as stream:
+        yield Reading(str(path), stream, file)
+
+
+def _unreadable(name: str, error: OSError) -> Problem:
+    return Problem(f"cannot read {name}: {error.strerror}", exit_code=USAGE_EXIT_CODE)
+
+
+def _unpacked(path: Path, file: BinaryIO) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.GzipFile(fileobj=file))
+    if path.suffix == ".zst":
+        require("zstd", "zstandard")
+        return io.BufferedReader(_Zstd(file), 1 << 16)
+    return file
+
+
+class _BadZstd(Exception):
+    pass
+
+
+class _Zstd(io.RawIOBase):
+    """Frame after frame, unpacked. `zstandard`'s own reader takes a torn file for a whole one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        from zstandard import ZstdDecompressor
+
+        self._file = file
+        self._decompressor = ZstdDecompressor()
+        self._frame = self._decompressor.decompressobj()
+        self._begun = False
+        self._packed = self._plain = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer)).cast("B")
+        while not self._plain:
+            if not self._step():
+                return 0
+        size = min(len(view), len(self._plain))
+        view[:size], self._plain = self._plain[:size], self._plain[size:]
+        return size
+
+    def _step(self) -> bool:
+        """Unpack a little more; False at the end of the file."""
+        from zstandard import ZstdError
+
+        packed = self._packed or self._file.read(_ZSTD_STEP)
+        self._packed = b""
+        if not packed:
+            if self._begun:
+                raise _BadZstd
+            return False
+        try:
+            self._plain = self._frame.decompress(packed)
+        except ZstdError:
+            raise _BadZstd from None
+        self._begun = not self._frame.eof
+        if self._frame.eof:
+            self._packed = self._frame.unused_data
+            self._frame = self._decompressor.decompressobj()
+        return True

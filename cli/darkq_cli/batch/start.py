@@ -1,0 +1,217 @@
+"""How a batch begins, and how it is taken up again: its files, its check, its state."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from darkq import Settings
+from darkq.batch_lines import ForAllLines
+from darkq.job import Job
+from darkq_cli import here, output, talk
+from darkq_cli.batch import progress, runner
+from darkq_cli.batch.check import Checked, Form, check
+from darkq_cli.batch.files import sync_directory
+from darkq_cli.batch.plan import Files, Plan, errors_beside
+from darkq_cli.batch.registry import Registry
+from darkq_cli.batch.source import Fingerprint, reading
+from darkq_cli.batch.state import State, StateFile
+from darkq_cli.batch.summary import Summary
+from darkq_cli.problems import USAGE_EXIT_CODE, Problem
+
+_STDIN = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What `darkq batch run` is asked for. `source` may be `-`: standard input."""
+
+    source: str
+    output: Path
+    errors: Path | None
+    ordered: bool
+    is_text: bool
+    name: str | None
+    window: int
+    common: ForAllLines
+
+    @property
+    def form(self) -> Form:
+        unpacked = self.source.removesuffix(".gz").removesuffix(".zst")
+        return Form(self.is_text or unpacked.endswith(".txt"), self.common)
+
+    @property
+    def files(self) -> Files:
+        answers = self.output.absolute()
+        errors = self.errors.absolute() if self.errors is not None else errors_beside(answers)
+        spooled = self.source == _STDIN
+        spool = answers.with_name(f"{answers.name}.darkq-input")
+        source = spool if spooled else Path(self.source).absolute()
+        return Files(source=source, answers=answers, errors=errors, spooled=spooled)
+
+
+def for_all_lines(**options: Any) -> ForAllLines:
+    """Check what all lines have in common. Raises `InvalidJob`."""
+    Job.create("?", **options)
+    return ForAllLines(**options)
+
+
+def run(wish: Wish, *, dry_run: bool, as_json: bool) -> None:
+    """Run a batch, or go on with the one that was begun with the same words."""
+    if dry_run:
+        _dry_run(wish, as_json=as_json)
+        return
+    files = wish.files
+    files.check()
+    with _held(files.state) as file:
+        state = file.load()
+        if state is None:
+            state = _begin(file, wish)
+        else:
+            _is_same(state, wish)
+        _go_on(file, state, as_json=as_json)
+
+
+def resume(batch_id: str, *, as_json: bool) -> None:
+    """Go on with a batch that was begun on this machine."""
+    path = Registry(Settings.load()).find(batch_id)
+    if path is None:
+        raise Problem(
+            f"no unfinished batch {batch_id} was begun here",
+            f"To have what is there of it: {here.command()} batch results {batch_id} -o FILE",
+        )
+    with _held(path) as file:
+        state = file.load()
+        if state is None or state.place.batch_id != batch_id:
+            raise Problem(f"{path} is of another batch now")
+        source = state.plan.files.source
+        if not state.complete and _fingerprint(source) != state.plan.fingerprint:
+            raise _changed(source)
+        _go_on(file, state, as_json=as_json)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[StateFile]:
+    """Hold a state file; one in which no batch has begun is not left behind."""
+    with closing(StateFile(path)) as file:
+        try:
+            yield file
+        finally:
+            if file.is_empty:
+                file.delete()
+
+
+def _dry_run(wish: Wish, *, as_json: bool) -> None:
+    path = Path("/dev/stdin") if wish.source == _STDIN else Path(wish.source)
+    checked = _checked(path, wish.form)
+    if as_json:
+        output.write_json({"lines": checked.lines, "endpoint": checked.endpoint})
+    else:
+        output.write_line(f"{checked.lines:,} lines, all of them right; nothing was sent")
+
+
+def _checked(path: Path, form: Form) -> Checked:
+    with progress.checking(path) as tell:
+        return check(path, form, tell)
+
+
+def _begin(file: StateFile, wish: Wish) -> State:
+    files = wish.files
+    for path in (files.answers, files.errors):
+        if path.exists() and (path.stat().st_size or not path.is_file()):
+            raise Problem(
+                f"{path} is there already, and of no unfinished batch",
+                "Choose another -o, or delete it.",
+                exit_code=USAGE_EXIT_CODE,
+            )
+    if files.spooled:
+        _spool(files.source)
+    try:
+        checked = _checked(files.source, wish.form)
+        plan = Plan(
+            name=wish.name,
+            files=files,
+            is_text=wish.form.is_text,
+            common=wish.common,
+            ordered=wish.ordered,
+            window=wish.window,
+            endpoint=checked.endpoint,
+            lines=checked.lines,
+            fingerprint=checked.fingerprint,
+        )
+        return file.begin(plan)
+    except BaseException:
+        if files.spooled:
+            files.source.unlink(missing_ok=True)
+        raise
+
+
+def _spool(path: Path) -> None:
+    """Keep standard input in a file, so that the batch can be taken up again."""
+    if sys.stdin.isatty():
+        talk.say("The lines, please; Ctrl-D on an empty line ends them.", style="dim")
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as spool:
+            shutil.copyfileobj(sys.stdin.buffer, spool)
+            spool.flush()
+            os.fsync(spool.fileno())
+        sync_directory(path)
+    except OSError as error:
+        raise Problem(f"cannot write {path}: {error.strerror}") from None
+
+
+def _is_same(state: State, wish: Wish) -> None:
+    """Raise `Problem` unless a command goes on with what another began."""
+    plan, batch_id = state.plan, state.place.batch_id
+    own = f"To go on with it: {here.command()} batch resume {batch_id}"
+    words = f"{plan.files.answers} is of the unfinished batch {batch_id}"
+    if plan.files.spooled and wish.files.spooled:
+        given = _fingerprint(Path("/dev/stdin"))
+    elif plan.files.source == wish.files.source:
+        given = _fingerprint(wish.files.source)
+    else:
+        raise Problem(f"{words}, which has another input", own, exit_code=USAGE_EXIT_CODE)
+    if given != plan.fingerprint:
+        raise _changed(plan.files.source)
+    if (plan.files, plan.form, plan.ordered) != (wish.files, wish.form, wish.ordered):
+        raise Problem(f"{words}, which has other options", own, exit_code=USAGE_EXIT_CODE)
+
+
+def _fingerprint(path: Path) -> Fingerprint:
+    with reading(path) as source:
+        source.to_the_end()
+        return source.fingerprint
+
+
+def _changed(source: Path) -> Problem:
+    return Problem(
+        f"{source} has changed since the batch began",
+        "Put it back, or begin another batch with another -o.",
+        exit_code=USAGE_EXIT_CODE,
+    )
+
+
+def _go_on(file: StateFile, state: State, *, as_json: bool) -> None:
+    registry = Registry(Settings.load())
+    if state.place.batch_id:  # a kill may have come before it was remembered
+        registry.add(state.place.batch_id, state.plan.files.state)
+    if not state.complete:
+        runner.run(state, registry)
+    summary = Summary.of(state)
+    if state.complete:
+        if state.plan.files.spooled:
+            state.plan.files.source.unlink(missing_ok=True)
+        file.delete()
+        registry.remove(summary.batch_id)
+    if as_json:
+        output.write_json(summary)
+    else:
+        output.write_facts(summary.facts())
+    summary.raise_if_failed()
