@@ -2,6 +2,7 @@
 
 from darkq.api_keys import ApiKey, ApiKeys
 from darkq.batch import Batch
+from darkq.batch_answers import chat_completion
 from darkq.batch_ends import Finished, LineEnded
 from darkq.batch_lines import ForAllLines, Line
 from darkq.batch_rows import Columns
@@ -54,6 +55,8 @@ from darkq.file_batch import FileBatch, LineError
 from darkq.files import FileInfo, Files
 from darkq.handle import JobHandle
 from darkq.job import Job, Message
+from darkq.openai_body import Endpoint as OpenAIEndpoint
+from darkq.openai_body import read_body as read_openai_body
 from darkq.options import Options
 from darkq.reattachment import Held
 from darkq.result import Result
@@ -110,6 +113,7 @@ __all__ = [
     "LineError",
     "LineEvent",
     "Message",
+    "OpenAIEndpoint",
     "Options",
     "QueueFull",
     "Queued",
@@ -125,4 +129,6 @@ __all__ = [
     "UpstreamStatus",
     "Usage",
     "WindowUse",
+    "chat_completion",
+    "read_openai_body",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from darkq.batch_lines import CHAT, Endpoint
+from darkq.openai_body import CHAT, Endpoint
 from darkq.result import Result
 
 _FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls")

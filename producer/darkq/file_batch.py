@@ -15,10 +15,10 @@ from typing import Literal, TypeAlias
 import msgspec
 from redis.asyncio import Redis
 
-from darkq.batch_lines import Endpoint
 from darkq.connection import speaking_darkq
 from darkq.errors import BatchNotFound
 from darkq.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
+from darkq.openai_body import Endpoint
 
 FileBatchState: TypeAlias = Literal[
     "validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelled"

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from darkq import InvalidJob, Message, Result, Usage
 from darkq.batch_answers import answer_line, failure_line
-from darkq.batch_lines import CHAT, RESPONSES, ForAllLines, Line, json_line, text_line
+from darkq.batch_lines import ForAllLines, Line, json_line, text_line
 from darkq.errors import InvalidLine
 from darkq.job import TextPart
+from darkq.openai_body import CHAT, RESPONSES
 
 PLAIN = ForAllLines()
 

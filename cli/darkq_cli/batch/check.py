@@ -9,9 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from darkq.batch_lines import CHAT, Endpoint, ForAllLines, Line, json_line, text_line
+from darkq.batch_lines import ForAllLines, Line, json_line, text_line
 from darkq.batch_rows import marked
 from darkq.errors import InvalidLine
+from darkq.openai_body import CHAT, Endpoint
 from darkq_cli.batch.source import Fingerprint, Reading, Text, reading
 from darkq_cli.problems import USAGE_EXIT_CODE, Problem
 

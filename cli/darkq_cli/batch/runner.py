@@ -15,8 +15,8 @@ import msgspec
 
 from darkq import Batch, Client, DarkqError, Finished
 from darkq.batch_answers import answer_line, failure_line
-from darkq.batch_lines import Endpoint
 from darkq.errors import BatchNotFound, BatchTaken, QueueFull, RedisUnavailable
+from darkq.openai_body import Endpoint
 from darkq_cli import here, talk
 from darkq_cli.batch.feeding import Feeder
 from darkq_cli.batch.leaving import leaving

@@ -19,7 +19,7 @@ from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
 from darkq_gateway.openai.files import FILES
 from darkq_gateway.openai.pages import page_of
-from darkq_gateway.openai.request import convert, decode
+from darkq_gateway.openai.request import decode, take
 
 WINDOW_S = 24 * 3600
 _ENDS = ("completed", "failed", "expired", "cancelled")
@@ -44,9 +44,9 @@ def routes() -> list[web.RouteDef]:
 async def create(request: web.Request) -> web.Response:
     """Order a batch."""
     fields = decode(await read_body(request))
-    for name in fields.keys() - set(_Body.__struct_fields__):
-        raise ApiError(400, "unsupported_parameter", "cannot be honoured here", name[:64])
-    asked = convert(fields, _Body)
+    asked = take(fields, _Body)
+    for name in fields:
+        raise ApiError(400, "invalid_parameter", "cannot be honoured here", name[:64])
     client, caller = request.app[CLIENT], caller_of(request)
     await request.app[FILES].info(caller.tenant, asked.input_file_id)  # is there, and is theirs
     batch = client.batch(name="files", metadata={"tenant": caller.tenant or ""})

@@ -7,14 +7,14 @@ from typing import Any
 
 from aiohttp import web
 
-from darkq import JobCancelled, JobFailed, JobHandle
+from darkq import JobCancelled, JobFailed, JobHandle, chat_completion
 from darkq_gateway.bodies import read_body
 from darkq_gateway.context import STREAMS, caller_of
 from darkq_gateway.errors import openai_shape
 from darkq_gateway.jobs import as_json
 from darkq_gateway.openai import chat_request, foreground, sse
 from darkq_gateway.openai.chat_request import ChatRequest
-from darkq_gateway.openai.chat_stream import ChatStream, Interrupted, completion
+from darkq_gateway.openai.chat_stream import ChatStream, Interrupted
 from darkq_gateway.openai.job_errors import failed
 
 PREFIX = "chatcmpl-"
@@ -42,7 +42,8 @@ async def _whole(job: JobHandle) -> web.Response:
         raise failed(error.code, error.message) from None
     except JobCancelled:
         raise failed("cancelled", "the job was cancelled") from None
-    return as_json(completion(PREFIX + job.id, result.queued_ms // 1000, result))
+    ours = {"id": PREFIX + job.id, "created": result.queued_ms // 1000}  # as the stream's are
+    return as_json(chat_completion(result) | ours)
 
 
 async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""A job's events as a chat completion, in one piece or in chunks. No I/O.
+"""A job's events as the chunks of a chat completion. No I/O.
 
 The wire of chat has no way to take back what was said. So when an attempt that has spoken is
 lost and another begins, the stream ends with an error: two attempts are never joined.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from darkq import AnyEvent, Cancelled, Chunk, Completed, Failed, Result, Started, Usage
+from darkq import AnyEvent, Cancelled, Chunk, Completed, Failed, Started, Usage
 
 Json: TypeAlias = dict[str, Any]
 
@@ -86,32 +86,6 @@ class ChatStream:
         if self._include_usage:
             chunk["usage"] = None
         return chunk
-
-
-def completion(completion_id: str, created: int, result: Result) -> Json:
-    """Return a whole chat completion."""
-    found: Json = {
-        "id": completion_id,
-        "object": "chat.completion",
-        "created": created,
-        "model": result.model,
-        "choices": [
-            {
-                "index": 0,
-                "message": {
-                    "role": "assistant",
-                    "content": result.text,
-                    "refusal": None,
-                    "annotations": [],
-                },
-                "logprobs": None,
-                "finish_reason": finish_reason(result.finish_reason),
-            }
-        ],
-    }
-    if result.usage is not None:
-        found["usage"] = usage_object(result.usage)
-    return found
 
 
 def usage_object(usage: Usage) -> Json:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
-from darkq import InvalidJob, Job
+from darkq import InvalidJob, Job, OpenAIEndpoint, read_openai_body
+from darkq_gateway.context import Caller
 from darkq_gateway.errors import ApiError
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 _PATH = re.compile(r" - at `\$\.?(.*?)`$")
-_INDEX = re.compile(r"^prompt\b")
-
-MESSAGE_KEYS = frozenset(("role", "content"))
 
 
 def decode(body: bytes) -> dict[str, Any]:
@@ -28,10 +25,12 @@ def decode(body: bytes) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def convert(fields: Mapping[str, Any], kind: type[T]) -> T:
-    """Check the types of a body's fields. Raises `ApiError`, which names the field."""
+def take(fields: dict[str, Any], kind: type[T]) -> T:
+    """Take what a struct names out of a body's fields. Raises `ApiError`, which names the field."""
+    names = msgspec.structs.fields(kind)
+    given = {field.name: fields.pop(field.name) for field in names if field.name in fields}
     try:
-        return msgspec.convert(fields, kind)
+        return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:  # its text names types and paths, never values
         text = str(error)
         path = _PATH.search(text)
@@ -39,22 +38,21 @@ def convert(fields: Mapping[str, Any], kind: type[T]) -> T:
         raise ApiError(400, "invalid_type", reason, path[1] if path else None) from None
 
 
-def message_of(message: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Return a chat message as darkq takes it. Raises `ApiError` for what it cannot hold.
-
-    A `name` is harmless: no upstream here tells two users apart by it.
-    """
-    for key, value in message.items():
-        if value and key not in MESSAGE_KEYS and key not in ("name", "annotations"):
-            param = f"{place}.{key[:64]}"
-            raise ApiError(400, "unsupported_parameter", "cannot be honoured here", param)
-    return {key: message[key] for key in MESSAGE_KEYS & message.keys()}
-
-
-def make_job(place: str, **fields: Any) -> Job:
-    """Return a checked job. `place` is what the API calls the prompt. Raises `ApiError`."""
+def make_job(
+    fields: dict[str, Any], endpoint: OpenAIEndpoint, caller: Caller, **others: Any
+) -> Job:
+    """Return the job that a body asks for. Raises `ApiError`, which names the parameter."""
     try:
-        return Job.create(**fields)
+        asked = read_openai_body(fields, endpoint)
+        model = caller.model_for(_name(asked.model))
+        job = asked.job(model=model, tenant=caller.tenant, **others)
     except InvalidJob as error:
-        field = _INDEX.sub(place, error.field.removeprefix("options."))
-        raise ApiError(400, "invalid_value", error.reason, field) from None
+        raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
+    caller.check_prompt(job.prompt_bytes)
+    return job
+
+
+def _name(model: object) -> str:
+    if not isinstance(model, str):
+        raise InvalidJob("model", "must be the name of a model")
+    return model

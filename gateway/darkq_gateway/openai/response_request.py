@@ -14,28 +14,17 @@ import msgspec
 from darkq import Job
 from darkq_gateway.context import Caller
 from darkq_gateway.errors import ApiError
-from darkq_gateway.openai.parameters import RESPONSES, refuse_others
-from darkq_gateway.openai.request import convert, decode, make_job, message_of
+from darkq_gateway.openai.request import decode, make_job, take
 
 ASKED = "_openai"
-_TEXT_PARTS = ("input_text", "output_text", "text")
+_REPEATED = ("temperature", "top_p", "max_output_tokens")
 
 
-class _StreamOptions(msgspec.Struct):
-    include_obfuscation: bool = False
-
-
-class _Body(msgspec.Struct):
-    model: str
-    input: str | list[dict[str, Any]]
-    instructions: str | None = None
-    background: bool = False
+class _How(msgspec.Struct):
     stream: bool = False
-    stream_options: _StreamOptions | None = None
+    background: bool = False
+    store: bool = True
     metadata: dict[str, str] = {}
-    temperature: float | None = None
-    top_p: float | None = None
-    max_output_tokens: int | None = None
 
 
 class ResponseRequest(NamedTuple):
@@ -49,30 +38,14 @@ class ResponseRequest(NamedTuple):
 def parse(body: bytes, caller: Caller) -> ResponseRequest:
     """Read a request. Raises `ApiError`, which names the parameter."""
     fields = decode(body)
-    refuse_others(fields, _Body.__struct_fields__, RESPONSES)
-    asked = convert(fields, _Body)
-    if asked.background and fields.get("store") is False:
+    how = take(fields, _How)
+    if how.background and not how.store:
         raise ApiError(400, "invalid_value", "must not be false for a background response", "store")
-    repeated = {
-        "background": asked.background,
-        "metadata": asked.metadata,
-        "temperature": asked.temperature,
-        "top_p": asked.top_p,
-        "max_output_tokens": asked.max_output_tokens,
-    }
-    job = make_job(
-        "input",
-        prompt=_messages(asked),
-        model=caller.model_for(asked.model),
-        options={
-            "temperature": asked.temperature,
-            "top_p": asked.top_p,
-            "max_tokens": asked.max_output_tokens,
-        },
-        metadata={ASKED: msgspec.json.encode(repeated).decode()},
-        tenant=caller.tenant,
-    )
-    return ResponseRequest(job, asked.stream, asked.background)
+    repeated = {name: fields.get(name) for name in _REPEATED}
+    repeated |= {"background": how.background, "metadata": how.metadata}
+    metadata = {ASKED: msgspec.json.encode(repeated).decode()}
+    job = make_job(fields, "/v1/responses", caller, metadata=metadata)
+    return ResponseRequest(job, how.stream, how.background)
 
 
 def asked_of(metadata: Mapping[str, str]) -> dict[str, Any] | None:
@@ -81,34 +54,3 @@ def asked_of(metadata: Mapping[str, str]) -> dict[str, Any] | None:
         return msgspec.json.decode(metadata[ASKED], type=dict[str, Any])
     except (KeyError, msgspec.DecodeError):
         return None
-
-
-def _messages(asked: _Body) -> list[dict[str, Any]]:
-    said: list[dict[str, Any]] = []
-    if asked.instructions:
-        said.append({"role": "developer", "content": asked.instructions})
-    if isinstance(asked.input, str):
-        return [*said, {"role": "user", "content": asked.input}]
-    return said + [_message(item, f"input[{n}]") for n, item in enumerate(asked.input)]
-
-
-def _message(item: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Return an input item as a message. Items of an earlier output may be given back."""
-    if item.get("type", "message") != "message":
-        raise ApiError(
-            400, "unsupported_parameter", "only messages are taken here", f"{place}.type"
-        )
-    rest = {key: value for key, value in item.items() if key not in ("type", "id", "status")}
-    message = message_of(rest, place)
-    content = message.get("content")
-    if isinstance(content, list):
-        message["content"] = [
-            _part(part, f"{place}.content[{n}]") for n, part in enumerate(content)
-        ]
-    return message
-
-
-def _part(part: Any, place: str) -> dict[str, Any]:
-    if not isinstance(part, dict) or part.get("type") not in _TEXT_PARTS:
-        raise ApiError(400, "unsupported_parameter", "only text is taken here", place)
-    return {"type": "text", "text": part.get("text")}
