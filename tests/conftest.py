@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 
@@ -19,6 +20,12 @@ from darkq_worker.main import run_worker
 from support.leaks import keys_without_ttl
 from support.processes import WorkerProcess
 from support.servers import Server, binaries, running
+
+# How long an example takes says nothing about darkq: a fresh clone builds hypothesis' tables first.
+hypothesis.settings.register_profile(
+    "darkq", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("darkq")
 
 
 @pytest.fixture(scope="session")
