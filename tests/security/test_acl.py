@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -16,7 +17,17 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import ApiKeys, Client, DarkqError, JobCancelled, JobFailed, Settings, live
+from darkq import (
+    ApiKeys,
+    Client,
+    DarkqError,
+    FileBatch,
+    Files,
+    JobCancelled,
+    JobFailed,
+    Settings,
+    live,
+)
 from darkq.event import Cursor
 from darkq.keys import WORKERS, JobKeys, queue
 from darkq.keys import worker as worker_key
@@ -24,7 +35,7 @@ from darkq.upstreams import Served, announcement
 from darkq.workers import sign_in
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
-from darkq_worker import leased_worker
+from darkq_worker import file_batch, file_batch_runners, leased_worker
 from darkq_worker.main import run_worker
 from support.by_hand import Hand, chunk, started
 from support.servers import Server, binaries, running
@@ -44,6 +55,7 @@ SCRIPTS = {
     "worker": [
         *("claim", "renew", "append", "finish", "end_line", "release"),
         *("limits", "admit", "report"),
+        *("batches", "keep_batch", "mark_batch", "acknowledge"),
     ],
 }
 DATABASE = 1
@@ -141,6 +153,11 @@ async def produce(world: World) -> None:
         await run_batch(world, client)
         assert len(await client.jobs()) > 1
         await let_in(world, client)
+        await order_file_batch(world, client)
+        held = await client.reattachments.hold("digest", job.id)
+        assert await client.reattachments.find("digest") == held.job_id
+        assert [event async for batch in job.history() for event in batch]
+        await job.delete()
 
 
 async def let_in(world: World, client: Client) -> None:
@@ -223,6 +240,7 @@ async def work(world: World) -> None:
         assert (await job.result(timeout_s=10)).attempt == 2
         async with admin.batch() as batch:
             assert [end.outcome async for end in batch.run(["a line"])] == ["completed"]
+        await run_file_batch(world, admin)
         refused = await admin.enqueue("refused", model="gpt-9")
         with suppress(JobFailed):
             await refused.result(timeout_s=10)
@@ -252,6 +270,38 @@ async def work(world: World) -> None:
         await admin.aclose()
 
 
+async def run_file_batch(world: World, admin: Client) -> None:
+    """Let the worker feed a batch over files, and put its answers together."""
+    record = await order_file_batch(world, admin)
+
+    async def is_completed() -> bool:
+        return (await admin.file_batches.get(record.id)).state == "completed"
+
+    await wait_until("the batch over files", is_completed)
+
+
+async def order_file_batch(world: World, client: Client) -> FileBatch:
+    """What a gateway does with a file."""
+
+    async def line() -> AsyncIterator[bytes]:
+        yield b'{"prompt": "a line of a file"}'
+
+    stored = await Files(world.settings).create(None, line(), filename="x", purpose="batch")
+    async with client.batch() as batch:
+        pass
+    record = FileBatch(
+        id=batch.id,
+        tenant=None,
+        input_file_id=stored.id,
+        endpoint="/v1/chat/completions",
+        created_at=int(time.time()),
+        expires_at=int(time.time()) + 60,
+    )
+    await client.file_batches.create(record)
+    assert [known.id for known in await client.file_batches.listed(None)] == [batch.id]
+    return record
+
+
 def world_url(world: World) -> Any:
     from pydantic import SecretStr
 
@@ -274,6 +324,8 @@ async def play(
 
     monkeypatch.setattr(live, "_PING_INTERVAL_S", 0.02)
     monkeypatch.setattr(leased_worker, "_CLOSE_PATIENCE_S", 0.1)
+    monkeypatch.setattr(file_batch_runners, "LOOK_S", 0.05)
+    monkeypatch.setattr(file_batch, "PAUSE_S", 0.05)
 
     async def refusals() -> list[str]:
         entries = await redis.execute_command("ACL", "LOG")
