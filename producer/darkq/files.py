@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
@@ -57,7 +58,12 @@ class Files:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._store = _open(settings)
+        self._settings = settings
+
+    @cached_property
+    def _store(self) -> ObjectStore:
+        # At its first use: whoever has no files needs no folder for them.
+        return _open(self._settings)
 
     async def create(
         self,
@@ -78,20 +84,21 @@ class Files:
         file_id = file_id or new_file_id()
         counted = _Counted(data, max_bytes)
         place = _place(tenant, file_id)
-        with _speaking():
-            try:
+        try:
+            with _speaking():
                 await obstore.put_async(self._store, f"{place}/content", counted.pieces())
-            except BaseException:
-                if counted.error is not None:  # obstore wraps what its source raises
-                    raise counted.error from None
-                raise
-            info = FileInfo(
-                id=file_id,
-                filename=filename[-MAX_FILENAME_CHARS:],
-                bytes=counted.bytes,
-                purpose=purpose,
-                created_at=int(time.time()),
-            )
+        except BaseException:
+            if counted.error is not None:  # obstore wraps what its source raises
+                raise counted.error from None
+            raise
+        info = FileInfo(
+            id=file_id,
+            filename=filename[-MAX_FILENAME_CHARS:],
+            bytes=counted.bytes,
+            purpose=purpose,
+            created_at=int(time.time()),
+        )
+        with _speaking():
             await obstore.put_async(self._store, f"{place}/about.json", msgspec.json.encode(info))
         return info
 
@@ -222,5 +229,5 @@ def _speaking(file_id: str = "") -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise FileNotFound(file_id) from None
-    except BaseError as error:
+    except (BaseError, OSError) as error:
         raise FileStoreUnavailable(type(error).__name__) from None

@@ -137,3 +137,20 @@ async def test_a_store_that_does_not_answer_is_told_by_its_setting(
     files = Files(make_settings(files_url="s3://bucket/prefix"))
     with pytest.raises(FileStoreUnavailable, match="DARKQ_FILES_URL"):
         await files.info("alice", new_file_id())
+
+
+async def test_a_folder_that_cannot_be_made_is_told_when_it_is_needed(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    files = Files(make_settings(state_dir=tmp_path / "file" / "state"))
+    with pytest.raises(FileStoreUnavailable, match="DARKQ_FILES_URL"):
+        await put(files, b"x")
+
+
+async def test_a_folder_by_its_url(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    files = Files(make_settings(files_url=(tmp_path / "files").as_uri()))
+    info = await put(files, b"one")
+    assert await content(files, "alice", info.id) == b"one"
+    assert left_below(tmp_path / "files")

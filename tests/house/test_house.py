@@ -113,7 +113,8 @@ def test_compose_waits_longer_than_the_worker_needs_and_names_real_settings() ->
     text = (ROOT / "docker-compose.yml").read_text()
     named = set(re.findall(r"DARKQ_[A-Z_]+", text)) - {"DARKQ_REDIS_PASSWORD"}
     gateways = {f"DARKQ_GATEWAY_{name}" for name in ("HOST", "ALLOWED_HOSTS", "DRAIN_S")}
-    assert named == {"DARKQ_REDIS_URL", "DARKQ_WORKER_SHUTDOWN_GRACE_S"} | gateways
+    others = {"DARKQ_REDIS_URL", "DARKQ_FILES_URL", "DARKQ_WORKER_SHUTDOWN_GRACE_S"}
+    assert named == others | gateways
     assert {name.removeprefix("DARKQ_").lower() for name in named} <= Settings.model_fields.keys()
     worker_s, gateway_s = map(float, re.findall(r"stop_grace_period: (\d+)s", text))
     assert worker_s > Settings.model_fields["worker_shutdown_grace_s"].default
