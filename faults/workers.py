@@ -7,6 +7,7 @@ import signal
 import time
 from random import Random
 
+from darkq import Client
 from darkq.event import Completed, Failed
 from darkq.keys import JobKeys
 from faults.check import Tally, Watch, judge, judge_all
@@ -19,6 +20,7 @@ JOBS = 8
 MAX_LOST_LEASES = 2
 
 _STEADY = Setup(worker={"worker_max_lost_leases": MAX_LOST_LEASES})
+_CLAIMING = Setup(through_proxy=True, worker={"worker_poll_s": 0.2, "worker_lease_s": 5})
 
 
 async def _aim(stage: Stage, rng: Random) -> tuple[list[Watch], WorkerProcess]:
@@ -98,6 +100,40 @@ async def stopped(stage: Stage, rng: Random) -> Tally:
     tally.add(await judge_all([*watches, *late], stage.model.is_whole))
     _undisturbed(stage, [*watches, *late], tally)
     return tally
+
+
+async def stopped_claiming(stage: Stage, rng: Random) -> Tally:
+    """SIGTERM while the reply to a claim is on its way: what was taken runs, and loses no lease.
+
+    Red when a stopping worker does not wait for its claim (`_sleep_until_tasks_complete`).
+    """
+    (victim,) = await stage.crew(1)
+    stage.proxy.throttle(rng.uniform(200, 600), "reply")
+    before = await _claims(stage)  # the reply to one of them still passes at once
+    await wait_until("a slow claim", lambda: _some_more(stage, before))
+    async with Client(settings=stage.settings(redis_url=stage.server.url)) as client:
+        prompt = stage.prompt()
+        watch = Watch(await client.enqueue(prompt, tries=1), prompt)
+        in_progress = JobKeys.parse(watch.job.id).in_progress
+        await wait_until("the claim", lambda: stage.redis.exists(in_progress))
+        victim.send(signal.SIGTERM)
+        await _says(victim, "SIGTERM")
+        stage.proxy.mend()
+        tally = Tally()
+        tally.require(await victim.wait() == 0, "a stopped worker exits with 0")
+        await stage.crew(1)
+        tally.add(await judge_all([watch], stage.model.is_whole))
+    _undisturbed(stage, [watch], tally)
+    tally.require(watch.attempts == 1 and watch.events[-1].cursor.attempt == 1, "no lease is lost")
+    return tally
+
+
+async def _claims(stage: Stage) -> int:
+    return int((await stage.redis.info("commandstats"))["cmdstat_evalsha"]["calls"])
+
+
+async def _some_more(stage: Stage, before: int) -> bool:
+    return await _claims(stage) > before + 2
 
 
 async def rolled(stage: Stage, rng: Random) -> Tally:
@@ -220,4 +256,5 @@ FAULTS = [
     Fault("worker: SIGTERM twice", handed_back, 8, _STEADY),
     Fault("worker: rolling restart of three", rolled, 2, _STEADY),
     Fault("worker: a job that kills its worker", poisoned, 2, _STEADY),
+    Fault("worker: SIGTERM while it claims", stopped_claiming, 8, _CLAIMING),
 ]

@@ -62,6 +62,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: str = ""
     usage: Usage | None = None
     chunks: int = 0
+    first_chunk_ms: int = 0
     metadata: dict[str, str] = {}
     tenant: str | None = None
 

@@ -22,9 +22,11 @@ FINISHED: tuple[State, ...] = ("completed", "failed", "cancelled")
 class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A job's state. `attempt` is 0 before the first one; `tries` counts burnt ones.
 
-    `deferred` waits for its next try, or for its turn at the upstream; `cancelling` runs, and its
-    worker has been asked to stop. `queued_ms` is epoch milliseconds, `due_in_ms` the time left of
-    a deferral.
+    `deferred` waits for its next try, or for its turn at the upstream; `cancelling` runs, or did
+    when its worker was last heard of, and has been asked to stop. Times are epoch milliseconds,
+    `due_in_ms` the time left of a deferral. What begins with `started_ms` is of a finished job's
+    last attempt: when it began, gave its first chunk and ended, and how many chunks the upstream
+    sent; 0 where there were none.
     """
 
     job_id: str
@@ -35,6 +37,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     upstream: str | None = None
     queued_ms: int = 0
     due_in_ms: int = 0
+    started_ms: int = 0
+    first_chunk_ms: int = 0
+    finished_ms: int = 0
+    chunks: int = 0
     metadata: dict[str, str] = {}
     tenant: str | None = None
 
@@ -86,19 +92,22 @@ def _read(keys: JobKeys, replies: Sequence[Any]) -> Status | None:
     if job is None and score is None:
         return None
     wait_ms = 0 if score is None else int(score - now[0] * 1000 - now[1] / 1000)
+    state = _state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0)
     return _unfinished(
         keys,
         read_job(job, keys) if job is not None else None,
-        _state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0),
+        state,
         attempt=int(attempt or 0),
         tries=int(tries or 0),
-        due_in_ms=0 if held else max(0, wait_ms),
+        due_in_ms=wait_ms if state == "deferred" else 0,
     )
 
 
 def _state(*, held: bool, cancel: bool, deferred: bool) -> State:
+    if cancel:
+        return "cancelling"
     if held:
-        return "cancelling" if cancel else "running"
+        return "running"
     return "deferred" if deferred else "queued"
 
 
@@ -110,6 +119,10 @@ def _finished(keys: JobKeys, record: ResultRecord) -> Status:
         model=record.d.model or None,
         upstream=record.d.upstream or None,
         queued_ms=record.et,
+        started_ms=record.st,
+        first_chunk_ms=record.d.first_chunk_ms,
+        finished_ms=record.ft,
+        chunks=record.d.chunks,
         metadata=record.d.metadata,
         tenant=record.d.tenant,
     )

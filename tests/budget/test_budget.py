@@ -49,7 +49,7 @@ ONE_CHUNK_JOB = [
     Call(
         "claim",
         AN_EMPTY_CLAIM
-        + Counter(PTTL=1, INCR=1, SET=1, ZADD=1, HSETNX=1, HMGET=1, GET=1, PEXPIRE=4),
+        + Counter(PTTL=1, INCR=1, SET=1, ZADD=1, HSETNX=1, HMGET=1, GET=1, XREVRANGE=1, PEXPIRE=4),
     ),
     AN_EVENT,  # `started`
     AN_EVENT,  # the chunk

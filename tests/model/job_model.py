@@ -213,7 +213,7 @@ class Job:
     def cancel(self) -> Verdict:
         if self.ending:
             return "finished"
-        if self.is_leased:
+        if self.is_leased or (self.holder and self.score):
             self.to_cancel = True
             return "running"
         if self.score is None and not self.recorded:
@@ -254,8 +254,10 @@ class Job:
         return self._state(now_ms), self.attempt, self.tries
 
     def _state(self, now_ms: float) -> str:
+        if self.to_cancel:
+            return "cancelling"
         if self.is_leased:
-            return "cancelling" if self.to_cancel else "running"
+            return "running"
         return "queued" if self.score is None or self.is_due(now_ms) else "deferred"
 
     def picture(self) -> dict[str, object]:

@@ -13,6 +13,7 @@ from darkq.event import Cancelled
 from darkq.keys import PRIORITIES, JobKeys, queue, tenant_jobs, wake
 from darkq.record import decode_result
 from darkq.scripts import Argument
+from darkq.status import read_status
 from support.by_hand import TTL_MS, Ear, Hand, chunk, event_ids, gone, snapshot, started
 from support.waiting import wait_until
 
@@ -119,12 +120,34 @@ async def test_whoever_knows_of_another_attempt_must_look_again(
     assert await ask(redis, claim.keys, attempt=1) == b"cancelled"
 
 
-async def test_the_former_holder_can_write_nothing_after_it(redis: Redis) -> None:
-    """Its lease ran out, so nobody waits for it; the canceller's attempt fences it."""
+async def test_a_job_whose_lease_has_run_out_may_still_run(redis: Redis) -> None:
+    """After an outage of Redis its worker takes it up again, and closes the connection first."""
     hand = Hand(redis, lease_s=0.05)
     claim = await hand.take()
-    await hand.append(claim, started(1), chunk(1, 1))
     await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
+    async with Ear(redis, claim.keys.live, wake(0)) as ear:
+        assert await ask(redis, claim.keys, attempt=1) == b"running"
+        assert await ear.heard() == [(wake(0), f"cancel {claim.keys.arq_id}".encode())]
+    assert await redis.exists(claim.keys.result) == 0
+    assert (await read_status(redis, claim.keys)).state == "cancelling"
+    assert await hand.leases.renew([claim]) == ([], [claim])
+    assert await hand.finish(claim, Cancelled(id="1-0", at_ms=1)) == 1
+
+
+async def test_if_its_worker_is_dead_the_next_one_ends_it(redis: Redis) -> None:
+    hand = Hand(redis, lease_s=0.05)
+    claim = await hand.take()
+    await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
+    assert await ask(redis, claim.keys, attempt=1) == b"running"
+    (again,) = await wait_until("the next claim", hand.claim)
+    assert (again.keys, again.attempt, again.cancelled) == (claim.keys, 2, True)
+
+
+async def test_the_former_holder_can_write_nothing_after_it(redis: Redis, hand: Hand) -> None:
+    """It has given the job back, or so it is told; the canceller's attempt fences it."""
+    claim = await hand.take()
+    await hand.append(claim, started(1), chunk(1, 1))
+    await hand.release(claim, delay_ms=60_000)
     assert await ask(redis, claim.keys, attempt=1) == b"cancelled"
     before = await snapshot(redis)
     async with Ear(redis, claim.keys.live) as ear:

@@ -103,9 +103,9 @@ async def finished(redis: Redis) -> Claim:
 
 
 async def cancelled(redis: Redis) -> Claim:
-    hand = Hand(redis, lease_s=0.05)
+    hand = Hand(redis)
     claim = await hand.take()
-    await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
+    await hand.release(claim, delay_ms=60_000)
     await cancel(redis, claim.keys, result_ttl_s=60)
     return claim
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
+from darkq import scripts
+from darkq.event import Completed, encode
 from darkq.keys import queue
-from support.by_hand import Hand
+from darkq.scripts import Argument
+from support.by_hand import Hand, started
 
 QUEUE = queue(0, "interactive")
 
@@ -40,13 +43,13 @@ async def test_it_is_thrown_out_and_holds_nothing_up(
     assert all(b"arq:retry" not in key or keys.arq_id.encode() in key for key in await redis.keys())
 
 
-@pytest.mark.parametrize("kind", ["retry", "state", "job"])
+@pytest.mark.parametrize("kind", ["retry", "state", "job", "events"])
 async def test_a_job_with_a_foreign_type_in_its_place_is_thrown_out_alone(
     redis: Redis, hand: Hand, kind: str
 ) -> None:
     """Red when `claim.lua` lets one job's error end the call: no job of the queue would run."""
     spoilt, good = await hand.enqueue(), await hand.enqueue()
-    place = {"retry": spoilt.retry, "state": spoilt.state, "job": spoilt.job}[kind]
+    place: str = getattr(spoilt, kind)
     await redis.delete(place)
     await redis.execute_command("LPUSH", place, "x")
     await redis.pexpire(place, 60_000)
@@ -63,3 +66,43 @@ async def test_so_is_one_whose_attempts_are_no_number(
     await redis.set(spoilt.retry, number, px=60_000)
     assert [claim.keys for claim in await hand.claim()] == [good]
     assert await redis.zrange(QUEUE, 0, -1) == [good.arq_id.encode()]
+
+
+@pytest.mark.parametrize("entry", ["18446744073709551615-1", "1000000000000-0", "0-1000000000000"])
+async def test_so_is_one_whose_log_has_no_room_for_another_event(
+    redis: Redis, hand: Hand, entry: str
+) -> None:
+    """Red without the question in `claim.lua`: such a number ends the worker's writer."""
+    spoilt, good = await hand.enqueue(), await hand.enqueue()
+    await redis.execute_command("XADD", spoilt.events, entry, "e", "x")
+    assert [claim.keys for claim in await hand.claim()] == [good]
+    assert await redis.zrange(QUEUE, 0, -1) == [good.arq_id.encode()]
+
+
+async def test_an_attempt_comes_after_all_that_stands_in_its_log(redis: Redis, hand: Hand) -> None:
+    keys = await hand.enqueue()
+    await redis.execute_command("XADD", keys.events, "7-3", "e", "x")
+    claim = await hand.claim_one()
+    assert claim.attempt == 8
+    assert await hand.append(claim, started(8)) == []
+    assert await hand.finish(claim, Completed(id="8-1", at_ms=1)) == 1
+
+
+async def test_tries_that_are_no_number_are_none(redis: Redis, hand: Hand) -> None:
+    claim = await hand.take()
+    await redis.execute_command("HSET", claim.keys.state, "tries", "nine")
+    assert await hand.release(claim, delay_ms=0, burns=True) == 1
+    assert (await hand.claim_one()).tries_burnt == 1
+
+
+async def test_a_log_that_becomes_something_else_refuses_its_own_events_alone(
+    redis: Redis, hand: Hand
+) -> None:
+    """Red when `append.lua` ends at such an error: no job of the worker could write any more."""
+    spoilt, good = await hand.take(), await hand.take()
+    await redis.set(spoilt.keys.events, "x", px=60_000)
+    args: list[Argument] = []
+    for claim in (spoilt, good):
+        args += [claim.keys.live, "1-0", encode(started(1))]
+    names = [spoilt.keys.events, good.keys.events]
+    assert await scripts.append(redis, names, args) == [0]

@@ -54,7 +54,7 @@ SCRIPTS = {
     ],
     "worker": [
         *("claim", "renew", "append", "finish", "end_line", "release"),
-        *("limits", "admit", "report"),
+        *("limits", "admit", "report", "count"),
         *("batches", "keep_batch", "mark_batch", "acknowledge"),
     ],
 }
@@ -150,6 +150,7 @@ async def produce(world: World) -> None:
         assert await client.workers() == []
         await world.live_worker()
         assert [upstream.workers for upstream in await client.upstreams()] == [1]
+        assert (await client.stats()).workers == 1
         await run_batch(world, client)
         assert len(await client.jobs()) > 1
         await let_in(world, client)

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobFailed, Settings
 from darkq.job import MAX_PROMPT_BYTES
-from darkq.keys import JobKeys, wake
+from darkq.keys import JobKeys, failures, wake
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_local.models import load_model
 from darkq_worker.main import run_worker
@@ -88,6 +88,75 @@ async def test_it_ends_as_failed_and_the_next_job_runs(
     assert (await (await client.enqueue("hello")).result(timeout_s=5)).text
     assert not worker.done()
     assert_no_forged_line(caplog)
+
+
+@pytest.mark.parametrize(
+    "log", [("SET", "x"), ("XADD", f"{2**64 - 1}-1", "e", "x"), ("XADD", f"1-{10**15}", "e", "x")]
+)
+async def test_a_log_that_is_none_of_ours_holds_nothing_up(
+    log: tuple[str, ...],
+    redis: Redis,
+    client: Client,
+    make_settings: Callable[..., Settings],
+    start_darkai: Callable[..., Awaitable[LocalDarkAI]],
+    start_worker: Callable[[Settings], asyncio.Task[None]],
+) -> None:
+    """Red without `last_writer` in claim.lua: the writer dies of it, or waits for ever."""
+    darkai = await start_darkai(chunks=3)
+    events = JobKeys.parse((await client.enqueue("spoilt")).id).events
+    await redis.delete(events)
+    await redis.execute_command(log[0], events, *log[1:])
+    await redis.pexpire(events, 60_000)
+    worker = start_worker(make_settings(darkai_url=darkai.url))
+    for _ in range(2):
+        assert (await (await client.enqueue("hello")).result(timeout_s=5)).text
+    assert not worker.done()
+
+
+async def test_an_end_that_redis_refuses_for_good_holds_nothing_up(
+    redis: Redis,
+    client: Client,
+    start_darkai: Any,
+    start_worker: Any,
+    make_settings: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Red when the writer sends it again like any other: then a worker cannot close in order."""
+    darkai = await start_darkai(chunks=2)
+    await redis.set(failures(0), b"no list of failures", px=60_000)
+    worker = start_worker(make_settings(darkai_url=darkai.url))
+    refused = await client.enqueue("this fails", model="no such model")
+    await wait_until("its attempt", partial(has_begun, client, refused.id))
+    assert (await (await client.enqueue("this does not")).result(timeout_s=5)).text
+    worker.cancel()
+    await asyncio.wait_for(asyncio.wait([worker]), 10)
+    assert "closed without Redis" not in caplog.text
+    await redis.flushall()
+
+
+async def has_begun(client: Client, job_id: str) -> bool:
+    return (await client.job(job_id).status()).attempt > 0
+
+
+async def test_a_log_that_was_replaced_in_mid_stream_ends_its_attempt_alone(
+    redis: Redis, client: Client, start_darkai: Any, start_worker: Any, make_settings: Any
+) -> None:
+    """Red when `Writer._resume` takes it for a loss of the connection."""
+    darkai = await start_darkai(chunks=400, chunks_per_s=200)
+    start_worker(make_settings(darkai_url=darkai.url, redis_patience_s=5))
+    jobs = [await client.enqueue("of two one is spoilt") for _ in range(2)]
+    keys = [JobKeys.parse(job.id) for job in jobs]
+    for each in keys:
+        await wait_until("text", partial(is_longer, redis, each.events, 5))
+    await redis.delete(keys[0].events)
+    await redis.set(keys[0].events, b"no log", px=60_000)
+    await redis.client_kill_filter(_type="normal", skipme=True)
+    assert (await jobs[1].result(timeout_s=20)).chunks == 400
+    await redis.flushall()
+
+
+async def is_longer(redis: Redis, log: str, count: int) -> bool:
+    return bool(await redis.xlen(log) > count)
 
 
 def assert_no_forged_line(caplog: pytest.LogCaptureFixture) -> None:

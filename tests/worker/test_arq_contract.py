@@ -40,6 +40,7 @@ def test_the_key_formats(ours: str, prefix: str) -> None:
         ("_poll_iteration", ["self"]),
         ("handle_sig_wait_for_completion", ["self", "signum"]),
         ("record_health", ["self"]),
+        ("_sleep_until_tasks_complete", ["self"]),
         ("close", ["self"]),
     ],
 )

@@ -19,6 +19,7 @@ from darkq.keys import worker as worker_key
 from darkq.record import decode_result
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
+from darkq_worker.leased_worker import MAX_CLAIMS_PER_CALL
 from darkq_worker.main import run_worker
 from support.waiting import wait_until
 
@@ -131,6 +132,17 @@ async def test_bulk_leaves_slots_to_interactive_jobs(world: Any, client: Client)
     assert sorted(states) == ["queued"] * 3 + ["running"] * 3
     for job in (*bulk, urgent):
         await job.cancel()
+
+
+async def test_slots_that_one_claim_cannot_fill_do_not_wait_for_the_poll(
+    world: Any, client: Client
+) -> None:
+    """Red where a full claim is not followed by another."""
+    urgent = await client.enqueue_many(["urgent"] * MAX_CLAIMS_PER_CALL)
+    bulk = [await client.enqueue("bulk", priority="bulk") for _ in range(5)]
+    darkai = await world(chunks=200, chunks_per_s=5, worker_jobs=200, worker_poll_s=60)
+    await wait_until("all to start", lambda: darkai.requests_seen == MAX_CLAIMS_PER_CALL + 5)
+    await asyncio.gather(*(job.cancel() for job in (*urgent, *bulk)))
 
 
 async def test_a_failed_attempt_is_tried_again_and_never_mixed(world: Any, client: Client) -> None:

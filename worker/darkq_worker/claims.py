@@ -11,14 +11,16 @@ from darkq import scripts
 from darkq.keys import PRIORITIES, JobKeys, queue
 
 MAX_RENEWALS_PER_CALL = 500
-_FIELDS = 8
+_FIELDS = 9
+_CANCELLED, _LEASE_LOST = 1, 2
 
 
 class Claim(NamedTuple):
     """A job that this worker holds, as one attempt.
 
     `record` is empty when it has expired. `place_ms` is where it stood in its queue: when it was
-    enqueued, or since when it was due, by the clock of Redis.
+    enqueued, or since when it was due, by the clock of Redis; `waited_s` is from then to the claim.
+    `lease_lost`: somebody had it until now, who neither ended nor kept it.
     """
 
     keys: JobKeys
@@ -30,6 +32,8 @@ class Claim(NamedTuple):
     cancelled: bool
     record: bytes
     place_ms: float = 0.0
+    waited_s: float = 0.0
+    lease_lost: bool = False
 
     @property
     def queue(self) -> str:
@@ -133,7 +137,7 @@ class Leases:
         return await scripts.renew(self._redis, queues, args)
 
     def _claim(self, fields: Sequence[Any]) -> Claim:
-        arq_id, number, attempt, tries, lost, cancelled, record, place = fields
+        arq_id, number, attempt, tries, lost, flags, record, place, waited_us = fields
         return Claim(
             keys=JobKeys.from_arq_id(arq_id.decode()),
             priority_number=number,
@@ -141,7 +145,9 @@ class Leases:
             token=f"{self._worker_id}:{attempt}",
             tries_burnt=tries,
             leases_lost=lost,
-            cancelled=bool(cancelled),
+            cancelled=bool(flags & _CANCELLED),
             record=record,
             place_ms=float(place),
+            waited_s=waited_us / 1e6,
+            lease_lost=bool(flags & _LEASE_LOST),
         )

@@ -25,7 +25,8 @@ _Call: TypeAlias = tuple[Command, Callable[[Any], None]]
 class Flush:
     """One `append` per partition, then the settlements.
 
-    `error` is the first one among the replies. What it belongs to was not done.
+    `error` is the first one among the replies that is worth another try. What it belongs to was not
+    done. A settlement whose error is not worth one is settled: the job is not ours any more.
     """
 
     def __init__(
@@ -61,9 +62,16 @@ class Flush:
         self._taken += 1
         if not isinstance(reply, Exception):
             told(reply)
+        elif is_hopeless(reply):
+            told(None)
         elif self.error is None:
             self.error = reply
         return self._taken == len(self._calls)
+
+
+def is_hopeless(error: Exception) -> bool:
+    """Tell whether Redis would say the same for ever: somebody has put something else there."""
+    return "WRONGTYPE" in str(error)
 
 
 def _append(parts: Sequence[_Part]) -> _Call:

@@ -23,6 +23,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from signal import Signals
 from typing import Any
 
@@ -38,6 +39,7 @@ from darkq.settings import Settings
 from darkq.workers import sign_in, sign_out
 from darkq_worker.attempt import Attempt, where
 from darkq_worker.claims import Claim, Leases
+from darkq_worker.counting import Counting
 from darkq_worker.ending import settlement_of
 from darkq_worker.heartbeat import Heartbeat
 from darkq_worker.limits import Limits
@@ -47,6 +49,8 @@ from darkq_worker.writer import Writer
 logger = logging.getLogger("darkq.worker")
 
 HEALTH_INTERVAL_S = 10
+MAX_CLAIMS_PER_CALL = 100
+"""3,000 jobs claimed by 100 are 3 KB each less in memory, for good, than claimed all at once."""
 _OUTAGE_PAUSE_S = 0.25
 _CLOSE_PATIENCE_S = 5.0
 _CANCEL = b"cancel "
@@ -66,6 +70,7 @@ class LeasedWorker(Worker):
         writer: Writer,
         live: Live,
         limits: Limits,
+        counting: Counting,
         serves: Callable[[], bytes],
         ctx: dict[str, Any],
         handle_signals: bool = True,
@@ -92,8 +97,10 @@ class LeasedWorker(Worker):
         self._attempts: set[Attempt] = set()
         lease_s = settings.worker_lease_s
         self._leases = leases
-        self._heartbeat = Heartbeat(self._leases, limits, self._attempts, lease_s=lease_s)
+        self._counting = counting
+        self._heartbeat = Heartbeat(self._leases, limits, counting, self._attempts, lease_s=lease_s)
         self._wake = asyncio.Event()
+        self._claiming = asyncio.Lock()
         self._turn = 0
         self._outage_over_s = -math.inf  # when Redis came back, as the loop's clock says
 
@@ -146,7 +153,8 @@ class LeasedWorker(Worker):
             await self._heartbeat.beat()
             self._outage_over_s = self.loop.time()
             logger.info("Redis is back")
-        due_s = await self._claim_due() if self.allow_pick_jobs else None
+        async with self._claiming:
+            due_s = await self._claim_due() if self.allow_pick_jobs else None
         await self.heart_beat()
         sleep_s = self._settings.worker_poll_s
         with suppress(TimeoutError):
@@ -161,8 +169,8 @@ class LeasedWorker(Worker):
         outage_is_fresh = self.loop.time() < self._outage_over_s + respite_s
         dues: list[float] = []
         for step in range(partitions):
-            slots = self.max_jobs - len(self._attempts)
-            if slots <= 0:
+            slots = min(MAX_CLAIMS_PER_CALL, self.max_jobs - len(self._attempts))
+            if slots <= 0 or not self.allow_pick_jobs:
                 return None
             bulk = sum(attempt.claim.is_bulk for attempt in self._attempts)
             bulk_slots = self.max_jobs - self._settings.worker_reserved_interactive - bulk
@@ -173,8 +181,11 @@ class LeasedWorker(Worker):
                 suspects=0 if self._runs_a_suspect() else 1,
                 respite_s=respite_s if outage_is_fresh else 0,
             )
+            self._counting.claimed(claims)
             for claim in claims:
                 self._start(claim)
+            if len(claims) == MAX_CLAIMS_PER_CALL:  # there may be more, of another queue too
+                due_s = 0.0
             if due_s is not None:
                 dues.append(due_s)
         return min(dues, default=None)
@@ -202,13 +213,18 @@ class LeasedWorker(Worker):
         """Run an attempt and settle it. A cancellation ends the run, never the settlement."""
         claim = attempt.claim
         log = self._writer.open(claim.keys, claim.attempt, on_lost=lambda: attempt.stop("lost"))
-        ctx = {**self.ctx, "claim": claim, "log": log, "budget": self._writer.budget}
+        writer = self._writer
+        of_this = {"claim": claim, "log": log, "budget": writer.budget, "tally": writer.tally}
+        ctx = {**self.ctx, **of_this}
         outcome = await attempt.run(self._coroutines, ctx)
         settlement = settlement_of(outcome, attempt, log, self._settings)
         if settlement is None:
             self._writer.abandon(log)
-        elif not await asyncio.shield(self._writer.settle(settlement)):
-            outcome = Lost()
+        else:
+            settled = self._writer.settle(settlement)
+            settled.add_done_callback(partial(self._counting.settled, outcome, log.upstream))
+            if not await asyncio.shield(settled):
+                outcome = Lost()
         attempt.report(outcome, log)
 
     async def record_health(self) -> None:
@@ -246,6 +262,12 @@ class LeasedWorker(Worker):
             logger.info("%s again: handing back %d jobs", signum.name, len(self.tasks))
             self.handle_sig(signum)
 
+    async def _sleep_until_tasks_complete(self) -> None:
+        """Wait within the grace; first for a claim on its way, or what it takes loses its lease."""
+        async with self._claiming:
+            pass
+        await super()._sleep_until_tasks_complete()
+
     async def close(self) -> None:
         """Hand back what still runs. While Redis is away, leave it to the leases."""
         self.allow_pick_jobs = False
@@ -257,6 +279,7 @@ class LeasedWorker(Worker):
         try:
             async with asyncio.timeout(_CLOSE_PATIENCE_S):
                 await self._writer.drained()
+                await self._counting.report()
                 await sign_out(self.pool, self._worker_id)
         except (TimeoutError, RedisError, OSError) as error:
             logger.warning("closed without Redis: %s", brief(error))

@@ -26,17 +26,18 @@ from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, TimeoutError
+from redis.exceptions import RedisError, ResponseError, TimeoutError
 
 from darkq import scripts
 from darkq.connection import brief, pool
 from darkq.event import Cursor
 from darkq.keys import JobKeys
 from darkq.line import Command, Line, connect
+from darkq.measures import Tally
 from darkq.settings import Settings
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.budget import Budget
-from darkq_worker.flush import Flush
+from darkq_worker.flush import Flush, is_hopeless
 from darkq_worker.settlement import Settlement
 
 logger = logging.getLogger("darkq.worker.writer")
@@ -49,6 +50,7 @@ class Writer:
 
     def __init__(self, settings: Settings) -> None:
         self.budget = Budget(settings.worker_buffer_chars)
+        self.tally = Tally()
         self._max_event_chars = settings.worker_max_event_chars
         self._linger_s = settings.worker_linger_s
         self._timeout_s = settings.redis_timeout_s
@@ -71,6 +73,7 @@ class Writer:
             keys,
             attempt,
             self.budget,
+            self.tally,
             on_work=self._on_work,
             on_lost=on_lost,
             max_event_chars=self._max_event_chars,
@@ -159,8 +162,13 @@ class Writer:
         for _ in scripts.ALL:
             await connection.read_response()
         for log in logs:
-            last = await connection.read_response()
-            log.resume(Cursor.parse(last[0][0]) if last else None)
+            try:
+                last = await connection.read_response()
+                log.resume(Cursor.parse(last[0][0]) if last else None)
+            except (ResponseError, ValueError) as error:  # what stands there is no log of ours
+                if isinstance(error, ResponseError) and not is_hopeless(error):
+                    raise
+                log.lose()
             if log.has_work:
                 self._dirty[log] = None
 
@@ -213,5 +221,7 @@ class Writer:
                 self._flush_after(self._linger_s)
 
     def _settled(self, settlement: Settlement, ours: bool) -> None:
+        if ours:
+            settlement.log.acknowledge(settlement.log.sealed)
         self.abandon(settlement.log)
         settlement.settled.set_result(ours)

@@ -1,12 +1,17 @@
 -- Append events to event logs, and publish those that were accepted.
 --
 -- Redis refuses an id that is not above the log's last one, so a worker whose attempt has
--- been superseded cannot write; and a log that is gone is not made anew.
+-- been superseded cannot write; and a log that is gone is not made anew. What
+-- is no log refuses everything.
 --
 -- KEYS  the event log of each event; a log's events stand together, in order
 -- ARGV  three per event: channel, event id, event
 -- Returns the numbers (from 0) of the events that were refused: once one of a log is, the
 -- rest of that log are too.
+
+local function is_refusal(words)
+  return string.find(words, 'equal or smaller', 1, true) or string.find(words, 'WRONGTYPE', 1, true)
+end
 
 local refused, refusing = {}, nil
 for n, events in ipairs(KEYS) do
@@ -14,7 +19,7 @@ for n, events in ipairs(KEYS) do
   local reply = events ~= refusing and redis.pcall('XADD', events, 'NOMKSTREAM', id, 'e', event)
   if type(reply) == 'string' then
     redis.call('PUBLISH', channel, event)
-  elseif reply and not string.find(tostring(reply.err), 'equal or smaller', 1, true) then
+  elseif reply and not is_refusal(tostring(reply.err)) then
     return reply
   else
     refusing = events

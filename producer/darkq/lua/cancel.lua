@@ -3,6 +3,9 @@
 -- The canceller takes the next attempt's number for its event, as a worker would, so that
 -- whoever held the job before cannot write after it.
 --
+-- A job whose lease ran out while Redis was away may still run: its worker takes it up again, and
+-- hears of this. If that worker is dead, whoever claims the job ends it.
+--
 -- KEYS  in-progress, job, retry, state, result, events, then the queues
 -- ARGV  arq id, channel, wake channel, the latest attempt as the caller knows it,
 --       result record, its ttl in ms, event id, event
@@ -14,7 +17,18 @@ local id, channel, wake, attempt, record, ttl_ms, event_id, event = unpack(ARGV)
 if redis.call('EXISTS', result) == 1 then
   return 'finished'
 end
-if redis.call('EXISTS', in_progress) == 1 then
+local function may_run()
+  if redis.call('EXISTS', in_progress) == 1 then
+    return true
+  end
+  local was_held, stands = redis.call('HGET', state, 'held'), false
+  for n = 7, #KEYS do
+    stands = stands or redis.call('ZSCORE', KEYS[n], id)
+  end
+  return was_held and stands
+end
+
+if may_run() then
   redis.call('HSET', state, 'cancel', '1')
   redis.call('PUBLISH', wake, 'cancel ' .. id)
   return 'running'

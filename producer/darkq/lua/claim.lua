@@ -3,7 +3,7 @@
 -- A claimed job's score is its lease's end: it leaves the range that claims look at, and
 -- comes back by itself when nobody renews it. Job keys are made from ids found in the queues;
 -- they carry the queues' hash tag. What can be no id is thrown out; so is a job in whose place
--- stands something of another type.
+-- stands something of another type, or whose log takes no further event.
 --
 -- A suspect is a job whose next lost lease is its end: it may be what kills its workers, or have
 -- stood beside that. A worker runs one at a time, so that no suspect ends through another. One
@@ -17,14 +17,16 @@
 --       lost leases that make a suspect (0: none do), suspects it may take,
 --       then per queue the slots it may take
 -- Returns ms until the next job is due in a queue it may take from (-1: none waits there), then
--- eight per claimed job: arq id, number of its queue (from 0), attempt, tries burnt, leases
--- lost, 1 if it is to be cancelled, job record ('' if it has expired), its score until now
+-- nine per claimed job: arq id, number of its queue (from 0), attempt, tries burnt, leases lost,
+-- 1 if it is to be cancelled plus 2 if a lease has just been lost, job record ('' if it has
+-- expired), its score until now, for how many microseconds it has been due
 
 local worker, lease_ms, ttl_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local respite_ms, free = tonumber(ARGV[4]), tonumber(ARGV[5])
 local last_life, suspects = tonumber(ARGV[6]), tonumber(ARGV[7])
 local FIRST_QUEUE = 7
 local PUT_OFF_MS = 1000
+local MOST_DIGITS = 12
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + time[2] / 1000
 
@@ -51,6 +53,16 @@ local function ask(...)
   return redis.call(...)
 end
 
+-- Who wrote last into a job's log, 0 if nobody did; nil when no attempt can write after it.
+local function last_writer(id)
+  local last = ask('XREVRANGE', 'darkq:events:' .. id, '+', '-', 'COUNT', 1)
+  if last == nil or #last == 0 then
+    return last and 0
+  end
+  local attempt, number = string.match(last[1][1], '^(%d+)%-(%d+)$')
+  return #attempt <= MOST_DIGITS and #number <= MOST_DIGITS and tonumber(attempt) or nil
+end
+
 local function put_off(queue, id, wait_ms)
   redis.call('ZADD', queue, 'XX', score(now_ms + wait_ms), id)
 end
@@ -64,7 +76,8 @@ local function claim(queue, number, id, place)
   local held_ms = redis.call('PTTL', in_progress) -- it may end a moment after its score
   local known = ask('HMGET', state, 'held', 'lost', 'tries', 'cancel')
   local record = ask('GET', 'arq:job:' .. id)
-  if known == nil or record == nil then
+  local last = last_writer(id)
+  if known == nil or record == nil or last == nil then
     redis.call('ZREM', queue, id)
     return
   end
@@ -88,6 +101,10 @@ local function claim(queue, number, id, place)
     redis.call('ZREM', queue, id)
     return
   end
+  if attempt <= last then -- else the log would refuse it
+    attempt = last + 1
+    redis.call('SET', 'arq:retry:' .. id, attempt)
+  end
   suspects = suspects - (is_suspect and 1 or 0)
   local token = worker .. ':' .. attempt
   redis.call('SET', in_progress, token, 'PX', lease_ms)
@@ -103,7 +120,8 @@ local function claim(queue, number, id, place)
   end
   return {
     id, number, attempt,
-    tonumber(known[3]) or 0, lost, cancelled, record or '', place,
+    tonumber(known[3]) or 0, lost, cancelled + (was_held and 2 or 0), record or '', place,
+    math.floor((now_ms - place) * 1000),
   }
 end
 

@@ -26,7 +26,7 @@ end
 redis.call('ZADD', queue, 'XX', string.format('%.3f', due_ms), id)
 redis.call('DEL', in_progress)
 if burns == '1' then -- first: a hash whose last field goes is gone, and its time to live with it
-  redis.call('HINCRBY', state, 'tries', 1)
+  redis.call('HSET', state, 'tries', (tonumber(redis.call('HGET', state, 'tries')) or 0) + 1)
 end
 redis.call('HDEL', state, 'held')
 for n = 9, #ARGV, 2 do
