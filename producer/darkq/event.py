@@ -73,10 +73,14 @@ class Started(_Base, frozen=True, kw_only=True, tag="started"):
 
 
 class Chunk(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="chunk"):
-    """A piece of the answer: `merged` chunks of the upstream in one event."""
+    """A piece of the answer: `merged` chunks of the upstream in one event.
+
+    An attempt's first one says when it came: `at_ms`, epoch milliseconds.
+    """
 
     text: str
     merged: int = 1
+    at_ms: int = 0
 
     def __repr__(self) -> str:
         return f"Chunk(id={self.id!r}, chars={len(self.text)}, merged={self.merged})"

@@ -11,7 +11,7 @@ event after the cursor; anything else is either known already or a reason to rea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -35,9 +35,23 @@ SILENCE_S = 30.0
 """After so long without a message a reader looks at the log, should the channel have failed."""
 
 
+class EventBatch(list[AnyEvent]):
+    """Events that come together.
+
+    `came_s` is when the first of them came live, as `time.perf_counter` tells it; None when they
+    were read from the log.
+    """
+
+    __slots__ = ("came_s",)
+
+    def __init__(self, events: Iterable[AnyEvent], came_s: float | None = None) -> None:
+        super().__init__(events)
+        self.came_s = came_s
+
+
 async def tail(
     redis: Redis, live: Live, keys: JobKeys, after: Cursor = START
-) -> AsyncGenerator[list[AnyEvent], None]:
+) -> AsyncGenerator[EventBatch, None]:
     """Yield a job's events after a cursor, in batches as they come, to the terminal one.
 
     Raises `JobNotFound` at once for an unknown id, `CursorGone` when the log no longer holds
@@ -46,18 +60,18 @@ async def tail(
     resumed from the last event's cursor.
     """
     reader = _Reader(redis, keys, after)
-    mailbox = Mailbox()
+    mailbox = Mailbox(on_overflow=live.overflowed)
     async with live.subscribed(keys.live, mailbox):
         while True:
             mailbox.forget()
             async with aclosing(reader.catch_up()) as pages:
                 async for page in pages:
-                    yield page
+                    yield EventBatch(page)
             whole = not reader.ended
             while whole and (messages := await mailbox.take(SILENCE_S)) is not None:
                 events, whole = reader.follow(messages)
                 if events:
-                    yield events
+                    yield EventBatch(events, mailbox.came_s)
             if reader.ended:
                 return
 

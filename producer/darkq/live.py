@@ -61,6 +61,8 @@ class Live:
     """
 
     def __init__(self, pool: ConnectionPool, *, patience_s: float | None) -> None:
+        self.overflows = 0
+        """How often a reader was so slow that what came for it was dropped."""
         self._pool = pool
         self._patience_s = patience_s
         self._channels: dict[bytes, _Channel] = {}
@@ -97,6 +99,10 @@ class Live:
             if not channel.sinks and self._channels.get(key) is channel:
                 del self._channels[key]
                 self._send("UNSUBSCRIBE", key)
+
+    def overflowed(self) -> None:
+        """Take note of a reader that was too slow."""
+        self.overflows += 1
 
     async def aclose(self) -> None:
         """Close the connection and end every subscription; there can be no other."""

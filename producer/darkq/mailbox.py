@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 MAX_MESSAGES = 512
 MAX_BYTES = 1 << 20
 
 
 class Mailbox:
-    """A sink for one reader. When it would overflow it forgets everything and says so."""
+    """A sink for one reader. When it would overflow it forgets everything and says so.
 
-    def __init__(self) -> None:
+    `came_s` is when the oldest of the messages came that were taken last, as `time.perf_counter`
+    tells it.
+    """
+
+    def __init__(self, *, on_overflow: Callable[[], None] = lambda: None) -> None:
+        self.came_s = 0.0
+        self._on_overflow = on_overflow
+        self._oldest_s = 0.0
         self._messages: list[bytes] = []
         self._bytes = 0
         self._gap = False
@@ -21,9 +30,12 @@ class Mailbox:
         """Take a message, or become a gap when there is no room."""
         if self._gap:
             return
+        if not self._messages:
+            self._oldest_s = time.perf_counter()
         self._messages.append(message)
         self._bytes += len(message)
         if len(self._messages) > MAX_MESSAGES or self._bytes > MAX_BYTES:
+            self._on_overflow()
             self.gap()
         else:
             self._wake()
@@ -55,6 +67,7 @@ class Mailbox:
             finally:
                 silence.cancel()
                 self._taker = None
+        self.came_s = self._oldest_s
         messages, self._messages = self._messages, []
         self._bytes = 0
         return messages or None

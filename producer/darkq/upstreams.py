@@ -14,6 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq.keys import limit_keys, served
+from darkq.measures import is_upstream_name
 from darkq.windows import Window
 from darkq.workers import live_workers
 
@@ -146,9 +147,10 @@ def _merge(offers: Sequence[Served]) -> Served:
 def _read(record: Any) -> tuple[Served, ...]:
     """Read an announcement; anything else tells of nothing."""
     try:
-        return msgspec.json.decode(record or b"", type=_Announcement).upstreams
+        upstreams = msgspec.json.decode(record or b"", type=_Announcement).upstreams
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ()
+    return tuple(upstream for upstream in upstreams if is_upstream_name(upstream.name))
 
 
 def _ms(field: Any) -> float:

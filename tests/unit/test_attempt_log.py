@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis.stateful import (
 from darkq import event as ev
 from darkq.event import Chunk, Cursor, Started
 from darkq.keys import JobKeys
+from darkq.measures import Tally
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.budget import Budget
 
@@ -27,12 +29,14 @@ class Desk:
 
     def __init__(self, attempt: int = 1, *, max_event_chars: int = 64 << 10) -> None:
         self.budget = Budget(1000)
+        self.tally = Tally()
         self.work = 0
         self.lost = 0
         self.log = AttemptLog(
             JobKeys.new(0),
             attempt,
             self.budget,
+            self.tally,
             on_work=self._on_work,
             on_lost=self._on_lost,
             max_event_chars=max_event_chars,
@@ -53,7 +57,7 @@ class Desk:
 
     @property
     def held(self) -> int:
-        return self.budget._spent
+        return self.budget.spent
 
 
 @pytest.fixture
@@ -66,7 +70,9 @@ def test_started_comes_first_then_the_text(desk: Desk) -> None:
     assert desk.seal() == [Started(id="1-0", attempt=1, model="m", upstream="u", at_ms=1)]
     desk.log.acknowledge(1)
     desk.log.add("a")
-    assert desk.seal() == [Chunk(id="1-1", text="a")]
+    came_ms = desk.log.first_chunk_ms
+    assert desk.seal() == [Chunk(id="1-1", text="a", at_ms=came_ms)]
+    assert abs(came_ms / 1000 - time.time()) < 60
     assert (desk.log.model, desk.log.upstream, desk.log.chunks) == ("m", "u", 1)
 
 
@@ -74,7 +80,8 @@ def test_what_waits_becomes_one_event_and_says_of_how_many(desk: Desk) -> None:
     desk.start()
     for text in ("a", "b", "c"):
         desk.log.add(text)
-    assert desk.seal()[1:] == [Chunk(id="1-1", text="abc", merged=3)]
+    first = Chunk(id="1-1", text="abc", merged=3, at_ms=desk.log.first_chunk_ms)
+    assert desk.seal()[1:] == [first]
     assert desk.log.chunks == 3
 
 

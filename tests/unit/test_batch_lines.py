@@ -292,3 +292,8 @@ def test_a_failure_has_no_response() -> None:
         "response": None,
         "error": {"code": "timeout", "message": "too slow"},
     }
+
+
+def test_json_that_breaks_off_is_told_in_plain_words() -> None:
+    with pytest.raises(InvalidLine, match=r"^line 17: JSON breaks off$"):
+        json_line(b'{"prompt": "hi"', 17, PLAIN)

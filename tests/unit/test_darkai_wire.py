@@ -188,7 +188,9 @@ def test_error_in_other_shapes(stream: bytes) -> None:
     assert Reading(chunk("a") + stream + END).outcome == ("a", Overloaded)
 
 
-@pytest.mark.parametrize("data", [b"[]", b'{"detail": ["x"]}', b'{"event": "error"}'])
+@pytest.mark.parametrize(
+    "data", [b"[]", b'{"detail": ["x"]}', b'{"event": "error"}', b'{"event": "stream-end"}']
+)
 def test_error_that_says_nothing(data: bytes) -> None:
     reading = Reading(b"event: error\ndata: " + data + b"\n\n")
     assert reading.outcome == ("", UpstreamError)

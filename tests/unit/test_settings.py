@@ -66,6 +66,7 @@ CHANGED: dict[str, Any] = {
     "gateway_port": 0,
     "gateway_allowed_hosts": "darkq.example",
     "gateway_cors_origins": "https://app.example",
+    "gateway_operators": "ops",
     "gateway_max_connections": 21,
     "gateway_max_readers": 22,
     "gateway_max_body_bytes": 2048,
@@ -73,6 +74,7 @@ CHANGED: dict[str, Any] = {
     "gateway_write_timeout_s": 24.0,
     "gateway_heartbeat_s": 25.0,
     "gateway_drain_s": 0.0,
+    "gateway_metrics_token": "hunter2-hunter2-hunter2",
     "local_model": "markov",
 }
 
@@ -190,6 +192,7 @@ OPEN = {
     "default_upstream",
     "gateway_host",
     "gateway_allowed_hosts",
+    "gateway_operators",
 }
 """Any string will do, as far as `Settings` can tell."""
 

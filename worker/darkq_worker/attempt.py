@@ -68,7 +68,7 @@ class Attempt:
         except asyncio.CancelledError:
             return self._interrupted()
         except NotNow as error:
-            return oc.Deferred(error.turn_ms)
+            return oc.Deferred(error.turn_ms, error.upstream)
         except UpstreamError as error:
             return self._judge(error, record.job)
         except Exception as error:

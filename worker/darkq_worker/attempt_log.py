@@ -7,12 +7,15 @@ it can be sent again after a lost connection.
 
 from __future__ import annotations
 
+import time
+from array import array
 from collections.abc import Callable
 from typing import NamedTuple
 
 from darkq import event as ev
 from darkq.event import Chunk, Cursor, Started
 from darkq.keys import JobKeys
+from darkq.measures import CHUNK_RELAY, CHUNKS, Tally
 from darkq_worker.budget import Budget
 
 
@@ -40,6 +43,7 @@ class AttemptLog:
         keys: JobKeys,
         attempt: int,
         budget: Budget,
+        tally: Tally,
         *,
         on_work: Callable[[AttemptLog], None],
         on_lost: Callable[[], object],
@@ -50,8 +54,10 @@ class AttemptLog:
         self.model = ""
         self.upstream = ""
         self.chunks = 0
+        self.first_chunk_ms = 0
         self.lost = False
         self._budget = budget
+        self._tally = tally
         self._on_work = on_work
         self._on_lost = on_lost
         self._max_event_chars = max_event_chars
@@ -59,6 +65,8 @@ class AttemptLog:
         self._waiting: list[str] = []
         self._texts: list[str] = []
         self._merged: list[int] = []
+        self._came_s = array("d")  # eight bytes an event
+        self._waits_since_s = 0.0
         self._acknowledged = 0
         self._closed = False
 
@@ -80,8 +88,11 @@ class AttemptLog:
         """Write a piece of text, not empty."""
         self._waiting.append(text)
         self._budget.spend(len(text))
+        if not self.chunks:
+            self.first_chunk_ms = int(time.time() * 1000)
         self.chunks += 1
         if len(self._waiting) == 1:  # else the writer knows
+            self._waits_since_s = time.perf_counter()
             self._on_work(self)
 
     def close(self) -> tuple[str, Cursor]:
@@ -104,10 +115,9 @@ class AttemptLog:
         """The log holds `count` events of this attempt, be it more or fewer than it did."""
         if self.lost:  # nothing is held any more; a reply may still be on its way
             return
-        low, high = sorted((count, self._acknowledged))
-        chars = sum(map(len, self._texts[max(0, low - 1) : max(0, high - 1)]))
-        self._budget.spend(chars if count < self._acknowledged else -chars)
-        self._acknowledged = count
+        if count > self._acknowledged:
+            self._count(max(0, self._acknowledged - 1), count - 1)
+        self._hold(count)
 
     def resume(self, last: Cursor | None) -> None:
         """Go on after the log's last event, which may be before what it once acknowledged."""
@@ -128,7 +138,8 @@ class AttemptLog:
 
     def forget(self) -> None:
         """Drop what was not sent: the attempt has ended."""
-        self.acknowledge(self.sealed)
+        if not self.lost:
+            self._hold(self.sealed)
         self._budget.spend(-sum(map(len, self._waiting)))
         self._waiting = []
         self.lost = True
@@ -145,15 +156,31 @@ class AttemptLog:
         """How many events there are so far."""
         return len(self._texts) + (self._started is not None)
 
+    def _hold(self, count: int) -> None:
+        low, high = sorted((count, self._acknowledged))
+        chars = sum(map(len, self._texts[max(0, low - 1) : max(0, high - 1)]))
+        self._budget.spend(chars if count < self._acknowledged else -chars)
+        self._acknowledged = count
+
+    def _count(self, first: int, end: int) -> None:
+        """Count the events with chunks that the log holds now, and how long they took."""
+        now_s = time.perf_counter()
+        for came_s in self._came_s[first:end]:
+            self._tally.observe(CHUNK_RELAY, now_s - came_s)
+        if chunks := sum(self._merged[first:end]):
+            self._tally.count(CHUNKS, self.upstream, by=chunks)
+
     def _entry(self, number: int) -> Entry:
         id_ = f"{self.attempt}-{number}"
         if number == 0:
             return Entry(id_, self._started or b"")
         text, merged = self._texts[number - 1], self._merged[number - 1]
-        return Entry(id_, ev.encode(Chunk(id=id_, text=text, merged=merged)))
+        at_ms = self.first_chunk_ms if number == 1 else 0
+        return Entry(id_, ev.encode(Chunk(id=id_, text=text, merged=merged, at_ms=at_ms)))
 
     def _seal_one(self) -> None:
         pieces = self._waiting
+        self._came_s.append(self._waits_since_s)
         if len(pieces) == 1:
             self._texts.append(pieces.pop())
             self._merged.append(1)

@@ -11,15 +11,15 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.exhausted = False
         """Tells whether `room()` would wait."""
-        self._limit = limit
-        self._spent = 0
+        self.limit = limit
+        self.spent = 0
         self._room = asyncio.Event()
         self._room.set()
 
     def spend(self, chars: int) -> None:
         """Take in text, or give back what has been sent: a negative number."""
-        self._spent += chars
-        if self.exhausted != (self._spent >= self._limit):
+        self.spent += chars
+        if self.exhausted != (self.spent >= self.limit):
             self.exhausted = not self.exhausted
             if self.exhausted:
                 self._room.clear()

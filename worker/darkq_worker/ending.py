@@ -105,6 +105,7 @@ def _result(
             finish_reason=end.finish_reason if end else "",
             usage=end.usage if end else None,
             chunks=log.chunks,
+            first_chunk_ms=log.first_chunk_ms,
             metadata=record.job.metadata if record else {},
             tenant=record.job.tenant if record else None,
         ),

@@ -53,9 +53,10 @@ class Rule(NamedTuple):
 class NotNow(Exception):
     """A job may not go yet: it is to ask again at `turn_ms`, epoch ms by the clock of Redis."""
 
-    def __init__(self, turn_ms: float) -> None:
+    def __init__(self, turn_ms: float, upstream: str = "") -> None:
         super().__init__(turn_ms)
         self.turn_ms = turn_ms
+        self.upstream = upstream
 
 
 def token(claim: Claim) -> str:
@@ -109,7 +110,7 @@ class Gate:
                 warned = True
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
         if answer not in ("go", "probe"):
-            raise NotNow(float(answer))
+            raise NotNow(float(answer), self._upstream)
         self._in_progress[token(claim)] = False
         return answer == "probe" or bool(self.rule.windows)
 

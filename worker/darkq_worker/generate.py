@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from darkq.job import Job
+from darkq.measures import FIRST_CHUNK, Tally
 from darkq.settings import Settings
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.budget import Budget
@@ -45,6 +46,7 @@ async def generate(ctx: dict[str, Any], job: Job) -> End:
     settings, upstreams = cast(Settings, ctx["settings"]), cast(Upstreams, ctx["upstreams"])
     log, budget = cast(AttemptLog, ctx["log"]), cast(Budget, ctx["budget"])
     limits, claim = cast(Limits, ctx["limits"]), cast(Claim, ctx["claim"])
+    tally = cast(Tally, ctx["tally"])
     try:
         upstream, model = upstreams.choose(job.upstream, job.model)
     except NotReady:
@@ -58,7 +60,8 @@ async def generate(ctx: dict[str, Any], job: Job) -> End:
         try:
             async with deadline:
                 stream = upstream.stream(request)
-                return await _copy(stream, log, budget, call, max_chars=settings.max_result_chars)
+                most = settings.max_result_chars
+                return await _copy(stream, log, budget, call, tally, max_chars=most)
         except UpstreamError as error:
             call.failed(error)
             raise
@@ -73,16 +76,18 @@ async def _copy(
     log: AttemptLog,
     budget: Budget,
     call: Call,
+    tally: Tally,
     *,
     max_chars: int,
 ) -> End:
     """Copy a stream into the log, as fast as the log's budget allows."""
-    chars = 0
+    chars, began_s = 0, time.perf_counter()
     async with aclosing(stream) as items:
         async for item in items:
             if isinstance(item, str):
                 log.add(item)
                 if not chars:
+                    tally.observe(FIRST_CHUNK, time.perf_counter() - began_s, log.upstream)
                     await call.answered()
                 chars += len(item)
                 if chars > max_chars:

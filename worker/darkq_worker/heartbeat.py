@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from darkq.connection import brief
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Leases
+from darkq_worker.counting import Counting
 from darkq_worker.limits import Limits
 
 logger = logging.getLogger("darkq.worker")
@@ -25,10 +26,17 @@ class Heartbeat:
     """Renews the leases of a worker's attempts four times per lease. `run()` is its one task."""
 
     def __init__(
-        self, leases: Leases, limits: Limits, attempts: Collection[Attempt], *, lease_s: float
+        self,
+        leases: Leases,
+        limits: Limits,
+        counting: Counting,
+        attempts: Collection[Attempt],
+        *,
+        lease_s: float,
     ) -> None:
         self._leases = leases
         self._limits = limits
+        self._counting = counting
         self._attempts = attempts
         self._interval_s = lease_s / RENEWALS_PER_LEASE
         self._now = asyncio.Event()
@@ -50,6 +58,8 @@ class Heartbeat:
                 await self.beat()
             except (RedisError, OSError) as error:
                 logger.warning("heartbeat failed: %s", brief(error))
+            else:
+                await self._counting.report()
 
     async def beat(self) -> None:
         """Renew now. Raises what redis-py raises."""

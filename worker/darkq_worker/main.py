@@ -27,6 +27,7 @@ from darkq.settings import Settings
 from darkq.upstream_settings import DARKAI
 from darkq.upstreams import announcement
 from darkq_worker.claims import Leases
+from darkq_worker.counting import Counting
 from darkq_worker.eviction import refuse_eviction
 from darkq_worker.file_batch_runners import FileBatchRunners
 from darkq_worker.gate import Rule
@@ -125,14 +126,16 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
         # No patience: a claim that waited out an outage in silence would find every lease lapsed.
         lease_connections = pool(settings, patience_s=0, connections=2)
         worker_id = make_worker_id()
+        lease_redis = Redis.from_pool(lease_connections)
         leases = Leases(
-            Redis.from_pool(lease_connections),
+            lease_redis,
             worker_id,
             lease_s=settings.worker_lease_s,
             job_ttl_s=settings.job_ttl_s,
             max_lost_leases=settings.worker_max_lost_leases,
         )
         writer = Writer(settings)
+        counting = Counting(lease_redis, worker_id, writer.tally, writer.budget)
         live = Live(connections, patience_s=None)
         session = make_session()
         upstreams = make_upstreams(settings, session)
@@ -160,6 +163,7 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             writer=writer,
             live=live,
             limits=limits,
+            counting=counting,
             serves=lambda: announcement(upstreams.served(rules)),
             ctx=ctx,
             handle_signals=handle_signals,

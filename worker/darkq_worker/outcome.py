@@ -54,6 +54,7 @@ class Deferred(NamedTuple):
     """The upstream has no room for it until `turn_ms`, by the clock of Redis. Burns no try."""
 
     turn_ms: float
+    upstream: str = ""
 
     def __str__(self) -> str:
         return "put off"

@@ -43,6 +43,12 @@ class _TextChunk(msgspec.Struct, gc=False):
     data: _Text
 
 
+class _Plain(msgspec.Struct, gc=False):
+    """An event of which only the name counts."""
+
+    event: Literal["begin-stream", "stream-end"]
+
+
 class Frame(msgspec.Struct, frozen=True):
     """Any event; each has one of the fields, or none."""
 
@@ -53,6 +59,8 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 _decode_text_chunk = msgspec.json.Decoder(_TextChunk).decode
+_decode_plain = msgspec.json.Decoder(_Plain).decode
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class AnswerDecoder:
@@ -89,8 +97,8 @@ class AnswerDecoder:
                 self.got_frame = True
                 try:
                     text = _decode_text_chunk(event.data).data.text
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    yield from self._feed_patiently(event)
+                except _UNDECODABLE:
+                    yield from self._feed_other(event)
                     if self.is_complete:
                         return
                 else:
@@ -108,8 +116,8 @@ class AnswerDecoder:
             raise EmptyAnswer("the upstream sent no text", status=200)
         raise Truncated("the stream ended before the upstream said so", status=200)
 
-    def _feed_patiently(self, event: ServerSentEvent) -> Iterator[str]:
-        frame = patient_frame(event.data, event.event)
+    def _feed_other(self, event: ServerSentEvent) -> Iterator[str]:
+        frame = _plain_frame(event) or patient_frame(event.data, event.event)
         if frame is not None:
             yield from self._apply(frame)
             return
@@ -138,6 +146,16 @@ class AnswerDecoder:
                 self.feed_eof()
             case "error":
                 raise reported_error(frame.detail, self._prompt, retry_after_s=self._retry_after_s)
+
+
+def _plain_frame(event: ServerSentEvent) -> Frame | None:
+    """Return the frame that begins or ends every answer, None for any other."""
+    if event.event == "error":
+        return None
+    try:
+        return Frame(_decode_plain(event.data).event)
+    except _UNDECODABLE:
+        return None
 
 
 def patient_frame(data: bytes, sse_event: str) -> Frame | None:

@@ -37,6 +37,8 @@ MAX_ERROR_BODY_BYTES = 64 << 10
 ERROR_BODY_TIMEOUT_S = 5.0
 FINISH_TIMEOUT_S = 0.1
 
+_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
+
 
 class HttpStream:
     """A request in flight, POST or, without a body, GET; use it as an async context manager.
@@ -59,7 +61,7 @@ class HttpStream:
         self._session = session
         self._url = url
         self._body = body
-        self._headers = {**headers, "accept-encoding": "identity"}
+        self._headers = headers
         self._proxy = proxy
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
@@ -75,6 +77,7 @@ class HttpStream:
                 self._response = await self._send()
         except TimeoutError:
             raise self._lateness() from None
+        self._body = None  # a long prompt would stay for as long as its answer takes
         self._watch()
         return self
 
@@ -124,6 +127,8 @@ class HttpStream:
 
     async def finish(self) -> None:
         """Read the little that may follow, so that the session can keep the connection."""
+        if self._response.connection is None:  # it has come, and the session has it back
+            return
         with contextlib.suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(FINISH_TIMEOUT_S):
                 while await self.read():
@@ -135,12 +140,12 @@ class HttpStream:
                 "GET" if self._body is None else "POST",
                 self._url,
                 data=self._body,
-                headers=self._headers,
+                headers={**self._headers, "accept-encoding": "identity"},
                 proxy=self._proxy,
                 allow_redirects=False,
                 auto_decompress=False,
                 raise_for_status=False,
-                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
+                timeout=_TIMEOUT,
             )
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             raise _failed_request(error) from None
