@@ -85,8 +85,7 @@ class Batch:
     async def __aenter__(self) -> Self:
         """Become the batch's runner. Raises `BatchTaken`, `BatchNotFound`, `RedisUnavailable`."""
         await self._lease.take(self._made_with)
-        status = await self.status()
-        self._feed.window, self._feed.last_line = status.window, status.last_line
+        self._feed.go_on_from(await self.status())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -147,13 +146,16 @@ class Batch:
                 await batch_control.acknowledge(self._redis, self._keys, self._lease, page)
             self._feed.forget(end.number for end in page if end.outcome != "missing")
 
-    async def results(self) -> AsyncGenerator[Finished, None]:
+    async def results(self, *, after: str | None = None) -> AsyncGenerator[Finished, None]:
         """Yield how lines ended, and acknowledge those that were taken.
 
-        A line is taken when the next one is asked for. A process that dies may get up to
-        a page of them once more when it comes back: `number` tells.
+        A line is taken when the next one is asked for. A process that dies gets up to a page of
+        them once more when it comes back, unless it has kept the `cursor` of the last one together
+        with its result: `after` that they do not come again. Raises `ValueError` for what is no
+        cursor, and as `collected` and `acknowledge` do.
         """
-        async with aclosing(taken(self.collected(), self.acknowledge)) as ends:
+        seen = _ends_through(after)
+        async with aclosing(taken(self.collected(), self.acknowledge, after=seen)) as ends:
             async for finished in ends:
                 yield finished
 
@@ -163,15 +165,18 @@ class Batch:
         *,
         columns: Columns = COLUMNS,
         common: ForAllLines = FOR_ALL,
+        after: str | None = None,
     ) -> AsyncGenerator[Finished, None]:
         """Feed rows, and yield how they ended, as `results` does; then the batch is closed.
 
         Rows are prompts, `Job`s, dicts, named tuples or `Line`s, from any iterable, also an async
         one; they are pulled as there is room. Run again with the same rows it goes on where it
-        was. What has expired before it was taken is run again. Raises what `add_many` raises.
+        was; `after` as in `results`. What has expired before it was taken is run again. Raises what
+        `add_many` and `results` raise.
         """
+        seen = _ends_through(after)
         feeding = self._feed_all(numbered(rows, columns, common))
-        ends = fed(feeding, self.collected(), self.acknowledge, self._feed.put_again)
+        ends = fed(feeding, self.collected(), self.acknowledge, self._feed.put_again, after=seen)
         async with aclosing(ends):
             async for finished in ends:
                 yield finished
@@ -179,11 +184,11 @@ class Batch:
     async def events(self, after: str | None = None) -> AsyncGenerator[LineEnded, None]:
         """Yield each line's end in order, once, to the batch's own. From any process.
 
-        `after` is the cursor of the last one seen. Raises `ValueError` for an `after` that is no
-        cursor, `BatchNotFound`, `CursorGone` for one that lies too far back (ten thousand
-        acknowledged ends are kept), `RedisUnavailable`.
+        `after` is the cursor of the last one seen; "0" asks for all, None for those that are kept:
+        the last ten thousand that are acknowledged, and what follows. Raises `ValueError` for what
+        is no cursor, `CursorGone` for one too far back, `BatchNotFound`, `RedisUnavailable`.
         """
-        start = Place.parse(after).ends if after is not None else 0
+        start = _ends_through(after) if after is not None else None
         async with speaking_darkq(), aclosing(self._ends(start)) as pages:
             async for ends in pages:
                 for end in ends:
@@ -196,7 +201,7 @@ class Batch:
         once and in order within a line. Cursors are good for both; as this one's also say how far
         each line has come that is under way, they grow with their number. Raises as `events`.
         """
-        place = Place.parse(after) if after is not None else Place(0)
+        place = Place.parse(after) if after is not None else None
         items = BatchTail(self._redis, self._live, self._keys, place).items()
         async with speaking_darkq(), aclosing(items):
             async for item in items:
@@ -222,7 +227,7 @@ class Batch:
         await self._feed.put_all(lines)
         await self.close_input()
 
-    async def _ends(self, after: int) -> AsyncGenerator[list[LineEnded], None]:
+    async def _ends(self, after: int | None) -> AsyncGenerator[list[LineEnded], None]:
         mailbox = Mailbox()
         async with self._live.subscribed(self._keys.live, mailbox):
             while True:
@@ -242,3 +247,7 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"Batch({self.id!r})"
+
+
+def _ends_through(cursor: str | None) -> int:
+    return Place.parse(cursor).ends if cursor is not None else 0

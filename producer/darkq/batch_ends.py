@@ -65,10 +65,13 @@ async def acknowledged(redis: Redis, keys: BatchKeys) -> int:
     return (await read_batch(redis, keys)).acknowledged
 
 
-async def read_ends(redis: Redis, keys: BatchKeys, after: int) -> Page:
-    """Return the next ends. Raises `CursorGone` when they have been dropped, `BatchNotFound`."""
+async def read_ends(redis: Redis, keys: BatchKeys, after: int | None) -> Page:
+    """Return the next ends; after None: from the first that is kept.
+
+    Raises `CursorGone` when they have been dropped, `BatchNotFound`.
+    """
     async with redis.pipeline(transaction=True) as pipe:
-        pipe.xrange(keys.ends, f"({after}-0", "+", count=PAGE_LINES)
+        pipe.xrange(keys.ends, f"({after or 0}-0", "+", count=PAGE_LINES)
         pipe.hmget(keys.batch, ["created_ms", "ended", "total", "cancel", "acknowledged"])
         pipe.zcount(keys.lines, 0, 0)
         entries, (created, ended, total, cancel, taken), running = await pipe.execute()
@@ -76,7 +79,7 @@ async def read_ends(redis: Redis, keys: BatchKeys, after: int) -> Page:
         raise BatchNotFound(keys.public_id)
     ends = [_ended(keys, entry_id, fields) for entry_id, fields in entries]
     next_number = int(ends[0].cursor) if ends else int(ended or 0) + 1
-    if next_number != after + 1:
+    if after is not None and next_number != after + 1:
         raise CursorGone(keys.public_id, str(after))
     over = not running and (total is not None or cancel is not None)
     return Page(ends, over and not ends, int(taken or 0))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 
 from darkq.batch_lines import Line
 from darkq.batch_rows import marked
+from darkq.batch_status import BatchStatus
 from darkq.connection import speaking_darkq
 from darkq.errors import BatchClosed, BatchFull, BatchNotFound
 from darkq.keys import BatchKeys
@@ -31,7 +32,14 @@ class Feed:
         self._room = asyncio.Event()
         self._reader: asyncio.Task[object] | None = None
         self._outstanding: dict[int, Line] = {}
+        self._free: int | None = None  # places in the window; None: only Redis knows
+        self._forgotten = 0
         self._full = False  # the queue, not the window
+
+    def go_on_from(self, status: BatchStatus) -> None:
+        """Learn how much of the window is taken."""
+        self.window, self.last_line = status.window, status.last_line
+        self._free = status.window - (status.added - status.acknowledged)
 
     async def put(self, lines: Iterable[Line], *, alone: bool = True) -> None:
         """Store lines in their order, and wait for room where there is none.
@@ -42,7 +50,7 @@ class Feed:
         left = iter(lines)
         while some := [marked(line) for line in islice(left, LINES_PER_CALL)]:
             self.last_line = max(self.last_line, *(line.number for line in some))
-            while some := await self._try(some):
+            while some := await self._try(some, alone=alone):
                 await self._wait(alone=alone)
 
     async def put_all(self, lines: AsyncIterator[Line]) -> None:
@@ -54,12 +62,17 @@ class Feed:
     async def put_again(self, numbers: Iterable[int]) -> None:
         """Store lines of `put_all` again whose results have expired; they still have room."""
         known = [self._outstanding[n] for n in numbers if n in self._outstanding]
-        await self.put(known)
+        if known:
+            self._free = None  # those need none
+            await self.put(known)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """These lines' ends are acknowledged: there is room for others."""
         for number in numbers:
             self._outstanding.pop(number, None)
+            self._forgotten += 1
+            if self._free is not None:
+                self._free += 1
         self._room.set()
 
     @contextmanager
@@ -75,30 +88,46 @@ class Feed:
         """It is the current task that takes them."""
         self._reader = asyncio.current_task()
 
-    async def _try(self, lines: list[Line]) -> list[Line]:
-        """Store lines; return those that have to wait."""
+    async def _try(self, lines: list[Line], *, alone: bool) -> list[Line]:
+        """Store lines, as many as there is known to be room for; return those that have to wait."""
         self._room.clear()
+        count = None if self._by_itself(alone=alone) else self._free
+        some = lines if count is None else lines[: max(0, count)]
+        if not some:
+            return lines
+        forgotten = self._forgotten
         async with speaking_darkq():
-            verdicts = await self._orders.put_lines(self._keys, lines)
+            verdicts = await self._orders.put_lines(self._keys, some)
         self._full = b"full" in verdicts
         for verdict in verdicts:
             if verdict == b"gone":
                 raise BatchNotFound(self._keys.public_id)
             if verdict in _CLOSED:
                 raise BatchClosed(self._keys.public_id, _CLOSED[verdict])
-        answered = list(zip(lines, verdicts, strict=True))
+        if b"wait" in verdicts:
+            self._free = self._forgotten - forgotten
+        elif self._free is not None:
+            self._free -= verdicts.count(b"new")
+        answered = list(zip(some, verdicts, strict=True))
         for line, verdict in answered:
             if verdict == b"acknowledged":
                 self._outstanding.pop(line.number, None)
-        return [line for line, verdict in answered if verdict not in _STORED]
+        left = [line for line, verdict in answered if verdict not in _STORED]
+        return left + lines[len(some) :]
 
     async def _wait(self, *, alone: bool) -> None:
         """Wait for room. Raises `BatchFull` when nobody can make it but who asks for it."""
-        if alone and not self._full and self._reader in (None, asyncio.current_task()):
+        if not self._full and self._by_itself(alone=alone):
             raise BatchFull(self._keys.public_id, self.window)
-        with suppress(TimeoutError):  # a full queue says nothing when it has room
+        try:
             async with asyncio.timeout(_PAUSE_S):
                 await self._room.wait()
+        except TimeoutError:  # a full queue says nothing when it has room
+            self._free = None
+
+    def _by_itself(self, *, alone: bool) -> bool:
+        """Tell whether nobody can make room but the current task."""
+        return alone and self._reader in (None, asyncio.current_task())
 
 
 async def _as_they_come(lines: AsyncIterator[Line]) -> AsyncIterator[list[Line]]:

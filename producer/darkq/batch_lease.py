@@ -15,10 +15,12 @@ from redis.asyncio import Redis
 
 from darkq import scripts
 from darkq.connection import UNAVAILABLE, speaking_darkq
-from darkq.errors import BatchNotFound, BatchTaken
+from darkq.errors import BatchNotFound, BatchTaken, InvalidJob
+from darkq.job import checked_metadata, checked_name
 from darkq.keys import BatchKeys, batches
 
 LEASE_S = 15.0
+MAX_WINDOW = 100_000
 
 
 class BatchLease:
@@ -84,11 +86,13 @@ class BatchLease:
 def made_with(
     *, name: str | None, window: int, metadata: Mapping[str, str] | None, ttl_ms: int
 ) -> dict[str, str | int]:
-    """Return the fields of a new batch."""
+    """Return the fields of a new batch. Raises `InvalidJob`."""
+    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= MAX_WINDOW:
+        raise InvalidJob("window", f"must be a whole number from 1 to {MAX_WINDOW:,}")
     return {
         "created_ms": int(time.time() * 1000),
-        "name": name or "",
+        "name": checked_name("name", name) or "",
         "window": window,
-        "metadata": msgspec.json.encode(dict(metadata or {})).decode(),
+        "metadata": msgspec.json.encode(checked_metadata(metadata or {})).decode(),
         "ttl_ms": ttl_ms,
     }

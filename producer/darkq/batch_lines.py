@@ -69,7 +69,8 @@ def _object(text: bytes, number: int) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise InvalidLine(number, "line", "is not UTF-8", "invalid_json_line") from None
     except msgspec.DecodeError as error:  # its text names a place, never what stands there
-        raise InvalidLine(number, "line", str(error), "invalid_json_line") from None
+        reason = str(error).replace("Input data was truncated", "JSON breaks off")
+        raise InvalidLine(number, "line", reason, "invalid_json_line") from None
     except RecursionError:
         raise InvalidLine(number, "line", "is nested too deep", "invalid_json_line") from None
     if not isinstance(fields, dict):

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequ
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
+import msgspec
+
 from darkq.batch_ends import Finished
 
 Pages: TypeAlias = AsyncGenerator[list[Finished], None]
@@ -15,18 +17,21 @@ PutAgain: TypeAlias = Callable[[list[int]], Awaitable[None]]
 
 
 async def taken(
-    pages: Pages, acknowledge: Acknowledge, again: PutAgain | None = None
+    pages: Pages, acknowledge: Acknowledge, again: PutAgain | None = None, *, after: int = 0
 ) -> AsyncGenerator[Finished, None]:
     """Yield the ends of pages one by one; acknowledge those that were taken.
 
-    `again` gets the missing ones, which then are not yielded.
+    Those through `after` were taken before. `again` gets the missing ones, which then are not
+    yielded.
     """
     async with aclosing(pages):
-        async for page in pages:
+        async for ends in pages:
+            page = [_known(end) if int(end.cursor) <= after else end for end in ends]
             count = 0
             try:
                 for finished in page:
-                    if again is None or finished.outcome != "missing":
+                    is_new = int(finished.cursor) > after
+                    if is_new and (again is None or finished.outcome != "missing"):
                         yield finished
                     count += 1
             finally:
@@ -35,13 +40,24 @@ async def taken(
                 await again([end.number for end in page if end.outcome == "missing"])
 
 
+def _known(end: Finished) -> Finished:
+    """Take an end for one that was there, so that its line is not run again."""
+    return msgspec.structs.replace(end, outcome="completed") if end.outcome == "missing" else end
+
+
 async def fed(
-    feeding: Coroutine[Any, Any, None], pages: Pages, acknowledge: Acknowledge, again: PutAgain
+    feeding: Coroutine[Any, Any, None],
+    pages: Pages,
+    acknowledge: Acknowledge,
+    again: PutAgain,
+    *,
+    after: int = 0,
 ) -> AsyncGenerator[Finished, None]:
     """Feed, and yield the ends meanwhile. Raises what feeding raises."""
     feeder = asyncio.create_task(feeding, name="darkq-batch-feed")
     try:
-        async with aclosing(taken(_while_fed(pages, feeder), acknowledge, again)) as ends:
+        ends = taken(_while_fed(pages, feeder), acknowledge, again, after=after)
+        async with aclosing(ends):
             async for finished in ends:
                 yield finished
         await feeder

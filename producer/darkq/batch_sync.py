@@ -36,12 +36,13 @@ class Batch:
         *,
         columns: Columns = asynchronous.COLUMNS,
         common: ForAllLines = asynchronous.FOR_ALL,
+        after: str | None = None,
     ) -> Iterator[Finished]:
         """Run the batch, feed rows, and yield how they ended; see `darkq.Batch.run`.
 
         The rows are pulled in the client's thread.
         """
-        return self._portal.iterate(self._run(rows, columns, common))
+        return self._portal.iterate(self._run(rows, columns, common, after))
 
     def events(self, after: str | None = None) -> Iterator[LineEnded]:
         """Yield each line's end; see `darkq.Batch.events`."""
@@ -60,10 +61,10 @@ class Batch:
         return self._portal.call(self._batch.cancel())
 
     async def _run(
-        self, rows: Iterable[Row], columns: Columns, common: ForAllLines
+        self, rows: Iterable[Row], columns: Columns, common: ForAllLines, after: str | None
     ) -> AsyncGenerator[Finished, None]:
         async with self._batch:
-            ends = self._batch.run(rows, columns=columns, common=common)
+            ends = self._batch.run(rows, columns=columns, common=common, after=after)
             async with aclosing(ends):
                 async for finished in ends:
                     yield finished

@@ -73,12 +73,12 @@ _News: TypeAlias = tuple[int, list[AnyEvent]] | int | Exception | None
 class BatchTail:
     """One reader of a batch. Use `items` once."""
 
-    def __init__(self, redis: Redis, live: Live, keys: BatchKeys, place: Place) -> None:
+    def __init__(self, redis: Redis, live: Live, keys: BatchKeys, place: Place | None) -> None:
         self._redis = redis
         self._live = live
         self._keys = keys
-        self._place = place
-        self._known = place.ends  # ends read, though not all are told
+        self._place = place or Place(0)
+        self._known = place.ends if place else None  # ends read, though not all are told
         self._ends: deque[LineEnded] = deque()
         self._last = False
         self._stale = False  # there may be more in Redis than is known here
@@ -149,6 +149,9 @@ class BatchTail:
         open_lines = await self._redis.zrangebyscore(self._keys.lines, 0, 0)
         page = await read_ends(self._redis, self._keys, self._known)
         self._last, self._stale = page.last, bool(page.ends)
+        if self._known is None:
+            self._place.ends = int(page.ends[0].cursor) - 1 if page.ends else 0
+            self._known = self._place.ends
         self._ends.extend(page.ends)
         self._known += len(page.ends)
         for end in page.ends:

@@ -108,20 +108,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise InvalidJob("priority", "must be 'interactive' or 'bulk'")
         return cls(
             prompt=_prompt(prompt),
-            model=_name("model", model),
-            upstream=_name("upstream", upstream),
+            model=checked_name("model", model),
+            upstream=checked_name("upstream", upstream),
             priority=priority,
             timeout_s=_timeout_s(timeout_s),
             tries=_tries(tries),
-            metadata={} if metadata is None else _metadata(metadata),
+            metadata={} if metadata is None else checked_metadata(metadata),
             proxy=_proxy(proxy),
-            tenant=_name("tenant", tenant),
+            tenant=checked_name("tenant", tenant),
             options=checked(options),
         )
 
     def with_metadata(self, **more: str) -> Job:
         """Return the job with more metadata. Raises `InvalidJob` when that is too much."""
-        return msgspec.structs.replace(self, metadata=_metadata({**self.metadata, **more}))
+        return msgspec.structs.replace(self, metadata=checked_metadata({**self.metadata, **more}))
 
 
 def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
@@ -174,7 +174,8 @@ def _utf8_bytes(field: str, text: str) -> int:
         raise InvalidJob(field, "has a lone surrogate, which is no text in UTF-8") from None
 
 
-def _name(field: str, name: str | None) -> str | None:
+def checked_name(field: str, name: str | None) -> str | None:
+    """Return what something may be called. Raises `InvalidJob`."""
     if name is None:
         return None
     if not isinstance(name, str):
@@ -202,7 +203,8 @@ def _tries(tries: int | None) -> int | None:
     return tries
 
 
-def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+def checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what may be noted beside a job. Raises `InvalidJob`."""
     if not isinstance(metadata, Mapping) or not all(
         isinstance(key, str) and isinstance(value, str) for key, value in metadata.items()
     ):

@@ -19,13 +19,15 @@ from darkq import (
     Client,
     Columns,
     ForAllLines,
+    InvalidJob,
     InvalidLine,
     Job,
     Line,
     Settings,
 )
 from darkq.batch_rows import numbered
-from darkq.keys import BatchKeys, failures, queue
+from darkq.keys import BatchKeys, JobKeys, failures, queue
+from darkq.orders import Orders
 from support.waiting import wait_until
 
 JobKeysLeft = Callable[[], Awaitable[list[bytes]]]
@@ -263,3 +265,81 @@ async def test_run_waits_before_it_takes_when_the_window_was_left_full(
         async with aclosing(batch.results()) as results:
             assert {(await anext(results)).outcome for _ in range(5)} == {"completed"}
         await feeder
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("window", 0),
+        ("window", 1.5),
+        ("window", True),
+        ("window", 100_001),
+        ("name", ""),
+        ("name", 7),
+        ("name", "x" * 201),
+        ("name", "two\nlines"),
+        ("name", "\ud800"),
+        ("metadata", {"a": 1}),
+        ("metadata", {"a": "x" * 100_000}),
+        ("metadata", "ab"),
+    ],
+)
+async def test_what_a_batch_cannot_be_made_with_is_refused_at_once(
+    client: Client, field: str, value: Any
+) -> None:
+    with pytest.raises(InvalidJob) as refused:
+        client.batch(**{field: value})
+    assert refused.value.field == field
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_line_that_waits_for_room_is_not_sent_over_and_over(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, put_lines = 0, Orders.put_lines
+
+    async def counted(orders: Orders, batch: BatchKeys, some: list[Line]) -> list[bytes]:
+        nonlocal sent
+        sent += len(some)
+        return await put_lines(orders, batch, some)
+
+    monkeypatch.setattr(Orders, "put_lines", counted)
+    rows = 400
+    async with client.batch(window=40) as batch:
+        assert len([end async for end in batch.run(["x"] * rows)]) == rows
+    assert sent <= 1.2 * rows
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("feeds_again", [False, True])
+async def test_what_a_process_had_taken_when_it_was_killed_does_not_come_again(
+    client: Client, redis: Redis, feeds_again: bool
+) -> None:
+    async with client.batch() as batch:
+        await batch.add_many(lines(*range(1, 21)))
+
+        async def is_over() -> bool:
+            return (await batch.status()).ended == 20
+
+        await wait_until("all ends", is_over)
+        async with aclosing(batch.collected()) as pages:
+            page = await anext(pages)
+        taken = page[:7]  # and killed
+    await redis.delete(JobKeys.parse(taken[2].job_id).result)  # expired since
+    async with client.batch(batch.id) as batch:
+        if feeds_again:
+            ends = batch.run(["hello"] * 20, after=taken[-1].cursor)
+        else:
+            await batch.close_input()
+            ends = batch.results(after=taken[-1].cursor)
+        rest = [end async for end in ends]
+    assert [end.number for end in taken + rest] == [end.number for end in page]
+    status = await batch.status()
+    assert (status.state, status.completed, status.acknowledged) == ("completed", 20, 20)
+
+
+async def test_results_after_what_is_no_cursor_are_refused(client: Client) -> None:
+    async with client.batch() as batch:
+        for ends in (batch.results(after="x"), batch.run(["x"], after="x")):
+            with pytest.raises(ValueError, match="cursor"):
+                await anext(ends)

@@ -106,6 +106,10 @@ async def test_tail_tells_each_end_once_and_goes_on_after_a_cursor(
     assert all(line.startswith("line ") for line in told)
     rest = await run(darkq, "tail", batch_id, "--after", done.objects[3]["cursor"])
     assert len(rest.out.splitlines()) == 2
+    gone = await run(darkq, "tail", batch_id, "--after", "99")
+    assert gone.code == 1
+    assert f"what came after 99 in {batch_id} is not kept any more" in gone.err
+    assert gone.err.splitlines()[-1].endswith(f" batch tail {batch_id}")
     wrong = await run(darkq, "tail", batch_id, "--after", "x")
     assert wrong.code == 2
 

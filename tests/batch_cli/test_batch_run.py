@@ -72,8 +72,13 @@ async def test_failures_go_to_a_file_of_their_own(darkq: Darkq, serve: Serve) ->
     (darkq.home / "in.jsonl").write_bytes(prompts(5))
     done = await run(darkq, "run", "in.jsonl", "-o", "out.jsonl")
     assert done.code == 1
-    assert "darkq: 1 of 5 lines failed" in done.err
     (failure,) = lines(darkq.home / "out.errors.jsonl")
+    error = failure["error"]
+    assert done.err.splitlines()[-3:] == [
+        "darkq: 1 of 5 lines failed",
+        f"{failure['custom_id']} is the first: {error['code']}: {error['message']}",
+        "See out.errors.jsonl",
+    ]
     assert failure["response"] is None
     assert failure["error"]["code"]
     assert failure["error"]["message"]
@@ -157,6 +162,9 @@ async def test_an_input_that_is_wrong_is_named(
         (("in.jsonl", "-o", "a.jsonl", "--errors", "a.jsonl"), "written to twice"),
         (("in.jsonl", "-o", "nowhere/out.jsonl"), "there is no directory"),
         (("in.jsonl", "-o", "old.jsonl"), "is there already"),
+        (("in.jsonl", "-o", "/dev/null"), "/dev/null is no ordinary file"),
+        (("in.jsonl", "-o", "new.jsonl", "--errors", "."), "is no ordinary file"),
+        (("in.jsonl", "-o", "new.jsonl", "--name", "a\nb"), "name: must be 1 to"),
         (("in.jsonl", "-o", "new.jsonl", "--errors", "old.jsonl"), "is there already"),
         (("in.jsonl", "-o", "new.jsonl", "--tries", "0"), "tries"),
         (("in.jsonl", "-o", "new.jsonl", "--window", "0"), "--window"),
@@ -239,6 +247,28 @@ async def test_a_batch_that_was_piped_in_is_resumed_by_its_id(
     again = await asyncio.to_thread(darkq.typed, resume)
     assert again.code == 1
     assert "no unfinished batch" in again.err
+
+
+async def test_its_files_may_move_to_another_machine(
+    darkq: Darkq, client: Client, serve: Serve
+) -> None:
+    here, there = darkq.home / "here", darkq.home / "elsewhere" / "there"
+    here.mkdir()
+    (here / "in.jsonl").write_bytes(prompts(5))
+    first = darkq.start("batch", "run", str(here / "in.jsonl"), "-o", str(here / "out.jsonl"))
+    await wait_until("the batch", lambda: first.says("batch batch-"))
+    first.kill()
+    await serve()
+    there.parent.mkdir()
+    here.rename(there)
+    done = await run(
+        darkq,
+        *("run", str(there / "in.jsonl"), "-o", str(there / "out.jsonl")),
+        state_dir=str(darkq.home / "state of another machine"),
+    )
+    assert done.code == 0, done.err
+    assert sorted(ids(there / "out.jsonl")) == ["c1", "c2", "c3", "c4", "c5"]
+    assert left_in(there) == []
 
 
 async def test_what_redis_has_forgotten_is_sent_again(

@@ -226,3 +226,32 @@ def test_the_disk_has_a_page_before_the_state_says_so(
     steps = commit_order(make_plan(8), PAGES[0], monkeypatch)
     assert steps[-1] == "commit"
     assert steps.count("fsync") >= 2
+
+
+def test_a_file_for_failures_is_of_one_batch_until_that_is_over(tmp_path: Path) -> None:
+    errors = tmp_path / "errors.jsonl"
+    one, two = StateFile(tmp_path / "one.darkq"), StateFile(tmp_path / "two.darkq")
+    one.claim(errors)
+    one.claim(errors)
+    with pytest.raises(Problem, match="is of another batch that is not over") as refused:
+        two.claim(errors)
+    assert refused.value.exit_code == 2
+    with pytest.raises(Problem, match=r"another darkq batch is writing .*errors\.jsonl"):
+        StateFile(tmp_path / "errors.jsonl.darkq")
+    one.delete()
+    two.claim(errors)
+    two.close()
+    (tmp_path / "two.darkq").unlink()  # by hand
+    three = StateFile(tmp_path / "three.darkq")
+    three.claim(errors)
+    three.delete()
+    assert list(tmp_path.glob("errors*")) == []
+
+
+def test_an_output_is_not_taken_for_another_s_failures(tmp_path: Path) -> None:
+    output = StateFile(tmp_path / "out.jsonl.darkq")
+    other = StateFile(tmp_path / "other.jsonl.darkq")
+    with pytest.raises(Problem, match="is of another batch that is not over"):
+        other.claim(tmp_path / "out.jsonl")
+    other.delete()
+    output.delete()

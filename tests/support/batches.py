@@ -10,9 +10,10 @@ from typing import Any
 from support.command import Darkq, Done
 
 
-async def run(darkq: Darkq, *arguments: str, stdin: bytes = b"") -> Done:
+async def run(darkq: Darkq, *arguments: str, stdin: bytes = b"", **settings: str) -> Done:
     """Run `darkq batch …` to its end; this process's servers go on meanwhile."""
-    return await asyncio.to_thread(darkq, "batch", *arguments, stdin=stdin)
+    environment = {f"DARKQ_{name.upper()}": value for name, value in settings.items()}
+    return await asyncio.to_thread(darkq, "batch", *arguments, stdin=stdin, environment=environment)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ plan         what a batch is to do, kept beside its output
 state        how far it has come: one SQLite file beside the output
 files        output files that only grow, and can be cut back
 ledger       answers into files, each line once, whatever dies in between
-run          feeding, collecting, and leaving in a way that one can come back from
+runner       feeding, collecting, and leaving in a way that one can come back from
+standing     how many jobs run, and what holds up the others
 progress     how it is shown
 registry     which unfinished batches of this machine have their state where
 """

@@ -54,7 +54,10 @@ def run(
         str | None, typer.Option("--name", metavar="NAME", help="What batch list shows.")
     ] = None,
     window: Annotated[
-        int, typer.Option("--window", metavar="N", min=1, help="Most lines in Redis at once.")
+        int,
+        typer.Option(
+            "--window", metavar="N", min=1, max=100_000, help="Most lines in Redis at once."
+        ),
     ] = 2000,
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="For lines that name none.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -60,11 +61,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return Form(self.is_text, self.common)
 
 
-def encode(plan: Plan) -> bytes:
-    """Return the plan as JSON."""
-    return msgspec.json.encode(plan, enc_hook=str)
+def encode(plan: Plan, home: Path) -> bytes:
+    """Return the plan as JSON, its paths as seen from a directory: they may move together."""
+    return msgspec.json.encode(plan, enc_hook=lambda path: os.path.relpath(path, home))
 
 
-def decode(data: bytes) -> Plan:
-    """Read a plan. Raises `msgspec.DecodeError` for anything else."""
-    return msgspec.json.decode(data, type=Plan, dec_hook=lambda kind, value: kind(value))
+def decode(data: bytes, home: Path) -> Plan:
+    """Read a plan that was kept in a directory. Raises `msgspec.DecodeError` for anything else."""
+    return msgspec.json.decode(
+        data, type=Plan, dec_hook=lambda kind, path: kind(os.path.normpath(home / path))
+    )

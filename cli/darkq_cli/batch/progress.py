@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from darkq_cli import talk
+from darkq_cli.batch.standing import Standing
 from darkq_cli.batch.state import Place
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 SAY_EVERY_S = 10.0
 _RATE_OVER_S = 30.0
+_BAR_CHARS = 20
 
 
 @contextmanager
@@ -44,18 +46,22 @@ class Progress:
 
     def __init__(self, lines: int, place: Place) -> None:
         self.waits_for = ""
-        """What the batch waits for, when that is not its answers."""
-        self.running: int | None = None
+        """What the runner waits for, when that is not answers."""
+        self.standing: Standing | None = None
         self._lines = lines
         self._samples = deque([_sample(place)])
         self._said_s = time.monotonic()
+        self._said_waits_for = ""
         self._bar: Bar | None = None
 
     def __enter__(self) -> Progress:
         if not talk.as_json and talk.console().is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn
+            from rich.table import Column
 
-            columns = (BarColumn(), TextColumn("{task.description}"))
+            # On a narrow terminal the words go on in the next line.
+            words = TextColumn("{task.description}", table_column=Column())
+            columns = (BarColumn(_BAR_CHARS, table_column=Column(min_width=_BAR_CHARS)), words)
             self._bar = Progress(*columns, console=talk.console(), transient=True)
             self._bar.start()
             self._bar.add_task("", total=self._lines)
@@ -75,21 +81,29 @@ class Progress:
             self._bar.update(
                 self._bar.task_ids[0], completed=place.ended, description=self._words(place)
             )
-        elif time.monotonic() - self._said_s >= SAY_EVERY_S:
-            self._said_s = time.monotonic()
+        elif time.monotonic() - self._said_s >= SAY_EVERY_S or self._waits_for_more:
+            self._said_s, self._said_waits_for = time.monotonic(), self.waits_for
             talk.say(
                 self._words(place),
                 lines=self._lines,
                 completed=place.completed,
                 failed=place.failed,
-                running=self.running,
+                running=self.standing.running if self.standing else None,
+                waiting=self.standing.waiting if self.standing else None,
             )
+
+    @property
+    def _waits_for_more(self) -> bool:
+        """Tell whether there is something to wait for that was not told."""
+        return self.waits_for not in ("", self._said_waits_for)
 
     def _words(self, place: Place) -> str:
         words = [f"{place.written:,} of {self._lines:,} lines"]
         words += [f"{place.failed:,} failed"] if place.failed else []
         words += [f"{place.held:,} held"] if place.held else []
-        words += [f"{self.running:,} in progress"] if self.running is not None else []
+        if self.standing:
+            words.append(f"{self.standing.running:,} running")
+            words += [f"{self.standing.waiting:,} waiting"] if self.standing.waiting else []
         first, last = self._samples[0], self._samples[-1]
         took_s = last.at_s - first.at_s
         if took_s > 0 and last.ended > first.ended:
@@ -98,7 +112,8 @@ class Progress:
             words.append(f"{per_s:.1f} lines/s")
             words.append(f"{(last.chunks - first.chunks) / took_s:,.0f} chunks/s")
             words.append(f"{_span(left_s)} left")
-        words += [self.waits_for] if self.waits_for else []
+        reason = self.waits_for or (self.standing.reason if self.standing else "")
+        words += [reason] if reason else []
         return ", ".join(words)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 
 import msgspec
 
@@ -18,6 +18,7 @@ from darkq.batch_answers import answer_line, failure_line
 from darkq.errors import BatchNotFound, BatchTaken, QueueFull, RedisUnavailable
 from darkq.openai_body import Endpoint
 from darkq_cli import here, talk
+from darkq_cli.batch import standing
 from darkq_cli.batch.feeding import Feeder
 from darkq_cli.batch.leaving import leaving
 from darkq_cli.batch.ledger import Ended, Ledger
@@ -154,21 +155,16 @@ class Runner:
                 self._progress.show(self._state.place)
 
     async def _look(self) -> None:
-        """Now and then look at what nobody tells: how many jobs run, whether workers live."""
+        """Now and then look at what nobody tells: how many jobs run, and what holds others up."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             batch = self._batch()
             if batch is None:
                 continue
-            try:
-                outstanding = (await batch.status()).outstanding
-                workers = await self._client.workers()
-            except DarkqError:  # the runner itself will tell
-                continue
-            self._progress.running = outstanding
-            wanted = f"no worker is running; to start one: {here.command()} up"
-            self._progress.waits_for = "" if workers else wanted
-            self._progress.show(self._state.place)
+            with suppress(DarkqError):  # the runner itself will tell
+                common = self._state.plan.common
+                self._progress.standing = await standing.look(self._client, batch, common)
+                self._progress.show(self._state.place)
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:
@@ -199,7 +195,7 @@ def _ended(finished: Finished, endpoint: Endpoint) -> Ended:
 def _reason(error: Exception) -> str:
     match error:
         case BatchTaken():
-            return "its last runner's lease to run out"
+            return "waits for its last runner's lease to run out"
         case QueueFull():
-            return "room in the queue"
-    return "waits for Redis"
+            return "waits for room in the queue"
+    return "waits for Redis, which does not answer"

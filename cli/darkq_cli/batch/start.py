@@ -13,7 +13,7 @@ from typing import Any
 
 from darkq import Settings
 from darkq.batch_lines import ForAllLines
-from darkq.job import Job
+from darkq.job import Job, checked_name
 from darkq_cli import here, output, talk
 from darkq_cli.batch import progress, runner
 from darkq_cli.batch.check import Checked, Form, check
@@ -64,6 +64,7 @@ def for_all_lines(**options: Any) -> ForAllLines:
 
 def run(wish: Wish, *, dry_run: bool, as_json: bool) -> None:
     """Run a batch, or go on with the one that was begun with the same words."""
+    checked_name("name", wish.name)
     if dry_run:
         _dry_run(wish, as_json=as_json)
         return
@@ -123,11 +124,14 @@ def _checked(path: Path, form: Form) -> Checked:
 
 def _begin(file: StateFile, wish: Wish) -> State:
     files = wish.files
+    file.claim(files.errors)
     for path in (files.answers, files.errors):
-        if path.exists() and (path.stat().st_size or not path.is_file()):
+        if path.exists() and not path.is_file():
+            raise Problem(f"{path} is no ordinary file", exit_code=USAGE_EXIT_CODE)
+        if path.exists() and path.stat().st_size:
             raise Problem(
-                f"{path} is there already, and of no unfinished batch",
-                "Choose another -o, or delete it.",
+                f"{path} is there already: of a batch that is over, or of something else",
+                "Choose another name, or delete it to begin anew.",
                 exit_code=USAGE_EXIT_CODE,
             )
     if files.spooled:
@@ -200,6 +204,7 @@ def _changed(source: Path) -> Problem:
 
 def _go_on(file: StateFile, state: State, *, as_json: bool) -> None:
     registry = Registry(Settings.load())
+    file.claim(state.plan.files.errors)
     if state.place.batch_id:  # a kill may have come before it was remembered
         registry.add(state.place.batch_id, state.plan.files.state)
     if not state.complete:

@@ -21,7 +21,7 @@ import msgspec
 from darkq_cli.batch import plan as plans
 from darkq_cli.batch.files import sync_directory
 from darkq_cli.batch.plan import Plan
-from darkq_cli.problems import Problem
+from darkq_cli.problems import USAGE_EXIT_CODE, Problem
 
 _SCHEMA = """
     CREATE TABLE plan (json BLOB NOT NULL);
@@ -73,6 +73,23 @@ class StateFile:
         self._path = path
         self._database = _open(path)
         self._deleted = False
+        self._claim: Path | None = None
+
+    def claim(self, path: Path) -> None:
+        """Have a file to itself besides the output, as a link beside it shows. May be repeated.
+
+        Raises `Problem` while it is of another batch that is not over.
+        """
+        link = path.with_name(f"{path.name}.darkq")
+        while not _linked(link, self._path):
+            if not link.is_symlink() or link.exists():
+                raise Problem(
+                    f"{path} is of another batch that is not over",
+                    "Choose another --errors.",
+                    exit_code=USAGE_EXIT_CODE,
+                )
+            link.unlink(missing_ok=True)  # of a batch whose state is gone
+        self._claim = link
 
     @property
     def is_empty(self) -> bool:
@@ -88,7 +105,7 @@ class StateFile:
         with _in_words(self._path):
             (plan,) = self._database.execute("SELECT json FROM plan").fetchone()
             (place,) = self._database.execute("SELECT json FROM place").fetchone()
-            known = plans.decode(plan), msgspec.json.decode(place, type=Place)
+            known = plans.decode(plan, self._path.parent), msgspec.json.decode(place, type=Place)
         return State(self._path, self._database, *known)
 
     def begin(self, plan: Plan) -> State:
@@ -97,7 +114,9 @@ class StateFile:
         with _in_words(self._path), _committing(self._database) as database:
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
-            database.execute("INSERT INTO plan VALUES (?)", (plans.encode(plan),))
+            database.execute(
+                "INSERT INTO plan VALUES (?)", (plans.encode(plan, self._path.parent),)
+            )
             database.execute("INSERT INTO place VALUES (?)", (msgspec.json.encode(place),))
         sync_directory(self._path)
         return State(self._path, self._database, plan, place)
@@ -108,6 +127,8 @@ class StateFile:
 
     def delete(self) -> None:
         """Take it away: the batch is over, or has not begun."""
+        if self._claim is not None:
+            self._claim.unlink(missing_ok=True)
         self._path.unlink()
         self._deleted = True
         self.close()
@@ -130,12 +151,12 @@ class State:
 
     def known(self, numbers: Iterable[int]) -> set[int]:
         """Return those of the lines that are written or held."""
-        wanted = [(number,) for number in numbers]
+        wanted = msgspec.json.encode(list(numbers)).decode()
         query = (
-            "SELECT number FROM done WHERE number = ?1 "
-            "UNION ALL SELECT number FROM held WHERE number = ?1"
+            "SELECT number FROM done WHERE number IN (SELECT value FROM json_each(?1)) UNION ALL "
+            "SELECT number FROM held WHERE number IN (SELECT value FROM json_each(?1))"
         )
-        return {row[0] for key in wanted for row in self._database.execute(query, key)}
+        return {number for (number,) in self._database.execute(query, (wanted,))}
 
     def held_from(self, number: int, max_bytes: int) -> list[Held]:
         """Return the lines held without a gap from `number` on, as many as fit in so many bytes."""
@@ -179,6 +200,17 @@ def _open(path: Path) -> sqlite3.Connection:
         database.close()
         return _open(path)
     return database
+
+
+def _linked(link: Path, state: Path) -> bool:
+    """Point to a state; False when something else is there."""
+    try:
+        link.symlink_to(state)
+    except FileExistsError:
+        return link.is_symlink() and link.readlink() == state
+    except OSError:  # no links here; outputs exclude each other all the same
+        return True
+    return True
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from darkq import Client, LineEnded, LineEvent, RedisUnavailable
+from darkq import Client, CursorGone, LineEnded, LineEvent, RedisUnavailable
 from darkq.event import Chunk, Retrying, Started
 from darkq_cli import here, output, talk
 from darkq_cli.problems import USAGE_EXIT_CODE, Problem
@@ -26,6 +26,12 @@ def tail(batch_id: str, *, chunks: bool, after: str | None, as_json: bool) -> No
         except (asyncio.CancelledError, RedisUnavailable):
             _say_how_to_go_on(batch_id, cursor, chunks=chunks, as_json=as_json)
             raise
+        except CursorGone as error:
+            raise Problem(
+                f"what came after {cursor} in {batch_id} is not kept any more",
+                f"From the first that is: {here.command()} batch tail {batch_id}",
+                cause=error,
+            ) from None
         except ValueError as error:
             raise Problem(f"--after: {error}", exit_code=USAGE_EXIT_CODE) from None
 
