@@ -19,9 +19,9 @@ from benchmarks.processes import upstream
 
 NAMES = (
     *("chunks", "pickup", "relay", "pace", "streams", "overhead", "enqueue"),
-    *("idle", "memory", "readers", "replay"),
+    *("batches", "priority", "idle", "memory", "readers", "replay"),
 )
-ON_REQUEST = ("peers", "soak")
+ON_REQUEST = ("long_batches", "peers", "server", "soak")
 REPETITIONS = 3
 QUICK_SCALE = 0.2
 
