@@ -20,10 +20,13 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from darkq import Client, Files, Settings
-from darkq_gateway import health, job_events, jobs, openapi
-from darkq_gateway.auth import Auth
+from darkq import Client, Files, Settings, Tally
+from darkq_gateway import health, job_events, jobs, metrics, openapi
+from darkq_gateway.auth import AUTH, Auth
+from darkq_gateway.board import overview, page
+from darkq_gateway.board.overview import OVERVIEWS, Overviews
 from darkq_gateway.context import CLIENT, REQUEST_ID, ROUTE, SETTINGS, STREAMS
+from darkq_gateway.counting import TALLY, count_response
 from darkq_gateway.door import Door
 from darkq_gateway.errors import errors
 from darkq_gateway.openai import batches, chat, files, models, responses
@@ -33,6 +36,7 @@ from darkq_gateway.sse_response import Streams
 
 ROOMS: tuple[Callable[[], list[web.RouteDef]], ...] = (
     health.routes,
+    metrics.routes,
     jobs.routes,
     job_events.routes,
     openapi.routes,
@@ -41,6 +45,8 @@ ROOMS: tuple[Callable[[], list[web.RouteDef]], ...] = (
     models.routes,
     files.routes,
     batches.routes,
+    page.routes,
+    overview.routes,
 )
 
 
@@ -58,10 +64,14 @@ def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> we
     )
     app[CLIENT] = client
     app[SETTINGS] = settings
-    app[STREAMS] = streams = Streams(settings)
+    app[AUTH] = auth
+    app[TALLY] = tally = Tally()
+    app[STREAMS] = streams = Streams(settings, tally)
     app[FILES] = Files(settings)
     app[DEPARTURES] = departures = Departures(app)
+    app[OVERVIEWS] = overviews = Overviews(client)
     app.cleanup_ctx.append(auth.keep_places)
+    app.cleanup_ctx.append(overviews.run)
     app.cleanup_ctx.append(departures.run)
     app.on_response_prepare.append(_mark)
     app.on_response_prepare.append(door.mark)
@@ -76,9 +86,10 @@ def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> we
 
 
 async def _mark(request: web.Request, response: web.StreamResponse) -> None:
-    """Headers of every response."""
+    """Headers of every response, which is counted."""
     resource = request.match_info.route.resource
     request[ROUTE] = resource.canonical if resource is not None else "?"
+    count_response(request.app[TALLY], request, request[ROUTE], response.status)
     request[REQUEST_ID] = request_id = secrets.token_hex(8)
     response.headers["X-Request-Id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -43,6 +43,7 @@ class Auth:
         self._keys = client.api_keys
         self._is_open = is_open
         self._calls: dict[str, ApiKey] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
 
     @web.middleware
     async def authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -61,7 +62,7 @@ class Auth:
         renewing = asyncio.create_task(self._renew(), name="darkq-gateway-places")
         yield
         renewing.cancel()
-        await asyncio.wait([renewing])
+        await asyncio.wait([renewing, *self._leaving])
 
     async def _caller(self, request: web.Request) -> Caller:
         scheme, _, secret = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
@@ -69,12 +70,13 @@ class Auth:
             key = await self._keys.find(secret.strip())
             if key is not None:
                 return Caller(key.tenant, key)
-        if await self._is_still_open():  # to any key: OpenAI's clients cannot do without one
+        if await self.lets_anybody_in():  # to any key: OpenAI's clients cannot do without one
             return Caller()
         challenge = {"WWW-Authenticate": "Bearer"}
         raise ApiError(401, "invalid_api_key", "a valid API key is needed", headers=challenge)
 
-    async def _is_still_open(self) -> bool:
+    async def lets_anybody_in(self) -> bool:
+        """Tell whether no key is needed. Raises `RedisUnavailable`."""
         # Never opened again: the last key may be revoked because it has leaked.
         if self._is_open and await self._keys.exist():
             self._is_open = False
@@ -83,7 +85,11 @@ class Auth:
     @asynccontextmanager
     async def _call(self, key: ApiKey) -> AsyncIterator[None]:
         call_id = secrets.token_hex(8)
-        verdict, wait_s = await self._keys.enter(key, call_id, lease_s=PLACE_LEASE_S)
+        try:
+            verdict, wait_s = await self._keys.enter(key, call_id, lease_s=PLACE_LEASE_S)
+        except asyncio.CancelledError:  # who leaves this early may have got a place
+            await self._leave(key, call_id)
+            raise
         if verdict == "rate":
             message = "this key calls more often than it may"
             raise ApiError(429, "rate_limited", message, retry_after_s=wait_s)
@@ -95,9 +101,19 @@ class Auth:
             yield
         finally:
             del self._calls[call_id]
-            if key.concurrency is not None:
-                with suppress(RedisUnavailable):  # then the lease ends it
-                    await self._keys.leave(key, call_id)
+            await self._leave(key, call_id)
+
+    async def _leave(self, key: ApiKey, call_id: str) -> None:
+        """Give a place back, also when the client leaves in the middle of this."""
+        if key.concurrency is not None:
+            leaving = asyncio.create_task(self._give_back(key, call_id), name="darkq-gateway-place")
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+            await asyncio.shield(leaving)
+
+    async def _give_back(self, key: ApiKey, call_id: str) -> None:
+        with suppress(RedisUnavailable):  # then the lease ends it
+            await self._keys.leave(key, call_id)
 
     async def _renew(self) -> None:
         while True:
@@ -108,3 +124,6 @@ class Auth:
                     await self._keys.renew(held, lease_s=PLACE_LEASE_S)
             except RedisUnavailable as error:
                 logger.warning("the places of %d calls were not renewed: %s", len(held), error)
+
+
+AUTH = web.AppKey("auth", Auth)

@@ -133,6 +133,7 @@ def _paths() -> dict[str, Any]:
         },
         "/healthz": {"get": _operation("Does the process answer?", alive, {})},
         "/readyz": {"get": _operation("Does Redis answer?", alive, away)},
+        "/metrics": {"get": _metrics(away)},
     }  # fmt: skip
 
 
@@ -167,6 +168,16 @@ def _events(errors: dict[int, str], parameters: list[dict[str, Any]]) -> dict[st
         "content": {"text/event-stream": {}},
     }
     operation["responses"]["204"] = {"description": "No event is left after that one."}
+    return operation
+
+
+def _metrics(errors: dict[int, str]) -> dict[str, Any]:
+    token = {401: "The token of the metrics is needed, no API key."}
+    operation = _operation("How it goes, for Prometheus", {}, errors | token)
+    operation["responses"]["200"] = {
+        "description": "Prometheus' text, or OpenMetrics where that is asked for.",
+        "content": {"text/plain": {}, "application/openmetrics-text": {}},
+    }
     return operation
 
 

@@ -50,21 +50,27 @@ from darkq.event import (
     Unknown,
     Usage,
 )
+from darkq.event_log import EventBatch
 from darkq.failures import FailedJob
 from darkq.file_batch import FileBatch, LineError
 from darkq.files import FileInfo, Files
 from darkq.handle import JobHandle
 from darkq.job import Job, Message
+from darkq.leases import WorkerLeases
+from darkq.measures import MEASURES, Measure, Tally
 from darkq.openai_body import Endpoint as OpenAIEndpoint
 from darkq.openai_body import read_body as read_openai_body
 from darkq.options import Options
+from darkq.queues import QueueStatus
 from darkq.reattachment import Held
 from darkq.result import Result
 from darkq.settings import Settings
+from darkq.stats import Stats
 from darkq.status import Status
 from darkq.upstreams import UpstreamStatus, WindowUse
 
 __all__ = [
+    "MEASURES",
     "AnyEvent",
     "ApiKey",
     "ApiKeyNotFound",
@@ -88,6 +94,7 @@ __all__ = [
     "CursorGone",
     "DarkqError",
     "Event",
+    "EventBatch",
     "Failed",
     "FailedJob",
     "FileBatch",
@@ -112,10 +119,12 @@ __all__ = [
     "LineEnded",
     "LineError",
     "LineEvent",
+    "Measure",
     "Message",
     "OpenAIEndpoint",
     "Options",
     "QueueFull",
+    "QueueStatus",
     "Queued",
     "RedisFull",
     "RedisUnavailable",
@@ -124,11 +133,14 @@ __all__ = [
     "Retrying",
     "Settings",
     "Started",
+    "Stats",
     "Status",
+    "Tally",
     "Unknown",
     "UpstreamStatus",
     "Usage",
     "WindowUse",
+    "WorkerLeases",
     "chat_completion",
     "read_openai_body",
 ]

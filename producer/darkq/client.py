@@ -33,11 +33,14 @@ from darkq.file_batch import FileBatches
 from darkq.handle import JobHandle
 from darkq.job import Job, Priority, Prompt
 from darkq.keys import BatchKeys, JobKeys
+from darkq.leases import WorkerLeases, read_leases
 from darkq.live import Live
 from darkq.options import Options
 from darkq.orders import Orders
+from darkq.queues import QueueStatus, read_queues
 from darkq.reattachment import Reattachments
 from darkq.settings import Settings
+from darkq.stats import Stats, read_stats
 from darkq.status import Status
 from darkq.upstreams import UpstreamStatus, list_upstreams
 from darkq.workers import live_workers
@@ -167,7 +170,8 @@ class Client:
         """Return the handle of a new batch, or of one by its id, without asking Redis.
 
         A new one is made when its handle is entered (`async with`). At most `window` of its
-        lines are outstanding at a time. Raises `BatchNotFound` for a string that can be no id.
+        lines are outstanding at a time. Raises `BatchNotFound` for a string that can be no id,
+        `InvalidJob` for a `name`, `window` or `metadata` that cannot be.
         """
         if batch_id is None:
             keys = BatchKeys.new(secrets.randbelow(self._settings.partitions))
@@ -210,6 +214,33 @@ class Client:
         """
         async with speaking_darkq():
             return await list_upstreams(self._redis)
+
+    async def leases(self) -> list[WorkerLeases]:
+        """Return how many jobs each worker that is alive runs. Raises `RedisUnavailable`."""
+        async with speaking_darkq():
+            workers = await live_workers(self._redis)
+            return await read_leases(self._redis, workers, self._settings.partitions)
+
+    async def queues(self) -> list[QueueStatus]:
+        """Return how much waits and runs, the most urgent priority first.
+
+        Raises `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            return await read_queues(self._redis, self._settings.partitions)
+
+    async def stats(self) -> Stats:
+        """Return what all workers have counted together. Raises `RedisUnavailable`."""
+        async with speaking_darkq():
+            return await read_stats(self._redis)
+
+    @property
+    def overflows(self) -> int:
+        """How often a reader of this client was too slow for what came live.
+
+        It went on from the event log, and missed nothing.
+        """
+        return self._live.overflows
 
     async def ping(self) -> None:
         """Ask Redis whether it is there. Raises `RedisUnavailable`."""

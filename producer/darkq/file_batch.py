@@ -39,7 +39,10 @@ class LineError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was asked for, and how far it has come. Times are epoch seconds."""
+    """What was asked for, and how far it has come. Times are epoch seconds.
+
+    `completed` and `failed` are counted when it ends; until then the batch itself knows them.
+    """
 
     v: int = 1
     id: str
@@ -56,6 +59,8 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finalizing_at: int | None = None
     ended_at: int | None = None
     total: int = 0
+    completed: int = 0
+    failed: int = 0
     output_file_id: str | None = None
     error_file_id: str | None = None
     errors: tuple[LineError, ...] = ()

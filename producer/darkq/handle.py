@@ -19,6 +19,7 @@ from darkq.errors import (
     ResultTimeout,
 )
 from darkq.event import START, AnyEvent, Cancelled, Chunk, Cursor, Failed, Started
+from darkq.event_log import EventBatch
 from darkq.keys import JobKeys
 from darkq.keys import failures as failed_jobs
 from darkq.live import Live
@@ -67,7 +68,7 @@ class JobHandle:
                 for event in batch:
                     yield event
 
-    async def event_batches(self, after: str | None = None) -> AsyncGenerator[list[AnyEvent], None]:
+    async def event_batches(self, after: str | None = None) -> AsyncGenerator[EventBatch, None]:
         """Yield what `events` yields, as many at once as there are.
 
         For whoever hands them on: a batch is written in one go.
@@ -165,7 +166,7 @@ class JobHandle:
                 await read_status(self._redis, keys)
                 raise JobUnfinished(self.id)
 
-    async def _tail(self, after: Cursor) -> AsyncGenerator[list[AnyEvent], None]:
+    async def _tail(self, after: Cursor) -> AsyncGenerator[EventBatch, None]:
         tail = event_log.tail(self._redis, self._live, self._keys, after)
         async with speaking_darkq(), aclosing(tail) as batches:
             async for batch in batches:

@@ -271,3 +271,12 @@ def worker(worker_id: str) -> str:
 def served(worker_id: str) -> str:
     """Name what a worker announces: the upstreams that it serves."""
     return f"{worker(worker_id)}:upstreams"
+
+
+STATS = "darkq:{stats}"
+"""Names what all workers have counted: a hash."""
+
+
+def worker_stats(worker_id: str) -> str:
+    """Name what a worker tells of itself beside it: a hash."""
+    return f"{STATS}:{worker_id}"

@@ -6,10 +6,12 @@ A list says which jobs there are and nothing else: how each stands is asked when
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from heapq import nlargest
 
 from redis.asyncio import Redis
 
+from darkq.errors import CorruptRecord
 from darkq.keys import JobKeys, tenant_jobs
 from darkq.status import Status, read_statuses
 
@@ -28,5 +30,15 @@ async def latest(redis: Redis, partitions: int, *, tenant: str | None, limit: in
     jobs = [JobKeys.from_arq_id(arq_id.decode()) for arq_id, _ in newest]
     found: list[Status] = []
     for start in range(0, len(jobs), _PAGE_JOBS):
-        found += await read_statuses(redis, jobs[start : start + _PAGE_JOBS])
+        found += await _readable(redis, jobs[start : start + _PAGE_JOBS])
     return [status for status in found if status.tenant == tenant]
+
+
+async def _readable(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
+    """Return how jobs stand; one that cannot be read must not hide the others."""
+    try:
+        return await read_statuses(redis, jobs)
+    except CorruptRecord:
+        if len(jobs) == 1:
+            return []
+        return [status for job in jobs for status in await _readable(redis, [job])]

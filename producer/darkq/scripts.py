@@ -57,6 +57,7 @@ forget = Script("forget")
 keep_batch = Script("keep_batch")
 mark_batch = Script("mark_batch")
 acknowledge = Script("acknowledge")
+count = Script("count")
 
 ALL = (
     enqueue,
@@ -74,6 +75,7 @@ ALL = (
     keep_batch,
     mark_batch,
     acknowledge,
+    count,
 )
 
 

@@ -112,6 +112,7 @@ class Settings(BaseSettings):
     gateway_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     gateway_allowed_hosts: str = ""
     gateway_cors_origins: Annotated[str, Field(pattern=_ORIGINS)] = ""
+    gateway_operators: str = ""
     gateway_max_connections: Count = 10_000
     gateway_max_readers: Count = 5_000
     gateway_max_body_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
@@ -120,6 +121,7 @@ class Settings(BaseSettings):
     gateway_heartbeat_s: Seconds = 15.0
     gateway_cancel_grace_s: Annotated[float, Field(ge=0, le=600)] = 2.0
     gateway_drain_s: Annotated[float, Field(ge=0, le=3600)] = 20.0
+    gateway_metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = None
 
     # The local DarkAI
     local_model: Literal["smollm2", "markov"] = "smollm2"

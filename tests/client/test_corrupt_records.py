@@ -76,3 +76,11 @@ async def test_the_events_of_a_job_whose_log_has_gone(
     with pytest.raises(CorruptRecord) as caught:
         _ = [event async for event in client.job(keys.public_id).events()]
     check(caught.value, keys)
+
+
+async def test_the_latest_jobs_but_for_one(client: Client, redis: Redis, record: bytes) -> None:
+    jobs = [await client.enqueue("a") for _ in range(3)]
+    await redis.set(JobKeys.parse(jobs[1].id).job, record, px=60_000)
+    listed = await client.jobs()
+    assert {status.job_id for status in listed} == {jobs[0].id, jobs[2].id}
+    await redis.flushall()

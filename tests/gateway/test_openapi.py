@@ -20,7 +20,7 @@ from support.http_api import Api
 
 SEED = 20260
 EXAMPLES = 25
-NATIVE = ("/jobs", "/healthz", "/readyz")
+NATIVE = ("/jobs", "/healthz", "/readyz", "/metrics")
 CHECKS = (
     not_a_server_error,
     status_code_conformance,

@@ -161,7 +161,12 @@ class FileBatchRun:
         else:
             end = "completed"
         await self._turn(
-            end, output_file_id=output, error_file_id=errors, ended_at=int(time.time())
+            end,
+            completed=status.completed,
+            failed=self._record.total - status.completed,
+            output_file_id=output,
+            error_file_id=errors,
+            ended_at=int(time.time()),
         )
 
     async def _put_together(

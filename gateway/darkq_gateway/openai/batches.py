@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 from aiohttp import web
 
-from darkq import BatchStatus, FileBatch
+from darkq import BatchNotFound, BatchStatus, FileBatch
 from darkq_gateway.bodies import read_body
 from darkq_gateway.context import CLIENT, caller_of
 from darkq_gateway.errors import ApiError
@@ -74,17 +74,13 @@ async def listed(request: web.Request) -> web.Response:
     records = await client.file_batches.listed(caller_of(request).tenant)
     page = page_of(request, [{"id": record.id} for record in records], most=100)
     known = {record.id: record for record in records}
-    page["data"] = [
-        batch_object(known[each["id"]], await client.batch(each["id"]).status())
-        for each in page["data"]
-    ]
+    page["data"] = [await _described(request, known[each["id"]]) for each in page["data"]]
     return as_json(page)
 
 
 async def retrieve(request: web.Request) -> web.Response:
     """How a batch stands."""
-    record = await _owned(request)
-    return as_json(batch_object(record, await request.app[CLIENT].batch(record.id).status()))
+    return as_json(await _described(request, await _owned(request)))
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -95,6 +91,14 @@ async def cancel(request: web.Request) -> web.Response:
     return as_json(batch_object(record, await request.app[CLIENT].batch(record.id).cancel()))
 
 
+async def _described(request: web.Request, record: FileBatch) -> dict[str, Any]:
+    try:
+        status = await request.app[CLIENT].batch(record.id).status()
+    except BatchNotFound:  # it has expired; its record outlives it
+        status = None
+    return batch_object(record, status)
+
+
 async def _owned(request: web.Request) -> FileBatch:
     record = await request.app[CLIENT].file_batches.get(request.match_info["batch_id"])
     if record.tenant != caller_of(request).tenant:
@@ -102,11 +106,13 @@ async def _owned(request: web.Request) -> FileBatch:
     return record
 
 
-def batch_object(record: FileBatch, status: BatchStatus) -> dict[str, Any]:
+def batch_object(record: FileBatch, status: BatchStatus | None) -> dict[str, Any]:
     """Return a batch in the API's words."""
     state: str = record.state
-    if record.ended_at is None and status.state in ("cancelling", "cancelled"):
-        state = "cancelling"
+    completed, failed = record.completed, record.failed
+    if record.ended_at is None and status is not None:
+        completed, failed = status.completed, status.failed + status.cancelled
+        state = "cancelling" if status.state in ("cancelling", "cancelled") else state
     errors = [
         {"code": e.code, "message": e.message, "line": e.line, "param": e.param}
         for e in record.errors
@@ -132,8 +138,8 @@ def batch_object(record: FileBatch, status: BatchStatus) -> dict[str, Any]:
         "cancelling_at": None,
         "request_counts": {
             "total": record.total,
-            "completed": status.completed,
-            "failed": status.failed + status.cancelled,
+            "completed": completed,
+            "failed": failed,
         },
         "metadata": record.metadata or None,
     }

@@ -11,8 +11,10 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types import Batch
 from openai.types.chat import ChatCompletion
+from redis.asyncio import Redis
 
 from darkq import Settings
+from darkq.keys import BatchKeys
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.http_api import Api
@@ -82,6 +84,18 @@ async def test_every_request_is_answered_once(sdk: AsyncOpenAI, working: Working
         assert answer["error"] is None
         assert ChatCompletion.model_validate(answer["response"]["body"]).choices[0].message.content
     assert batch.error_file_id is None
+
+
+async def test_a_record_outlives_its_batch(
+    sdk: AsyncOpenAI, working: Working, redis: Redis
+) -> None:
+    await working(chunks=3)
+    batch = await ended(sdk, (await order(sdk, lines(2))).id)
+    await redis.delete(BatchKeys.parse(batch.id).batch)
+    assert await sdk.batches.retrieve(batch.id) == batch
+    assert [each async for each in sdk.batches.list()] == [batch]
+    assert batch.request_counts is not None
+    assert batch.request_counts.completed == 2
 
 
 async def test_what_failed_is_in_the_error_file(sdk: AsyncOpenAI, working: Working) -> None:

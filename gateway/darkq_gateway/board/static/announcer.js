@@ -1,0 +1,47 @@
+// Tells screen readers what happens: an answer sentence by sentence, not chunk by chunk.
+
+import { byId } from "./dom.js";
+
+const PAUSE_MS = 2000;
+const MAX_CHARS = 600; // of a long past, its length is told: the text itself can be read
+
+const region = byId("announcer");
+let waiting = "";
+let timer = null;
+
+/** Say something short, after what waits. */
+export function say(text) {
+  flush(waiting.length);
+  speak(text);
+}
+
+/** Add text that is being written; it is said as its sentences end. */
+export function speakText(text) {
+  waiting += text;
+  timer ??= setTimeout(sayWhole, PAUSE_MS);
+}
+
+/** Forget what waits: it is void. */
+export function hush() {
+  waiting = "";
+}
+
+function sayWhole() {
+  timer = null;
+  const end = waiting.search(/[.!?:\n][^.!?:\n]*$/) + 1;
+  flush(end || (waiting.length > MAX_CHARS ? waiting.length : 0));
+  if (waiting) timer = setTimeout(sayWhole, PAUSE_MS);
+}
+
+function flush(chars) {
+  const text = waiting.slice(0, chars).trim();
+  waiting = waiting.slice(chars);
+  if (text) speak(text.length > MAX_CHARS ? `${text.length} characters of text` : text);
+}
+
+function speak(text) {
+  const line = document.createElement("p");
+  line.textContent = text;
+  region.append(line);
+  while (region.childElementCount > 5) region.firstElementChild.remove();
+}

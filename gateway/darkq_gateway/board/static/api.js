@@ -1,0 +1,51 @@
+// Calls of the gateway. Whoever is asked for a key waits here until there is one.
+
+import { anotherKey, key } from "./key.js";
+
+/** An answer that is an error. `passes` tells whether to ask again later. */
+export class ApiError extends Error {
+  constructor(status, error = {}, retryAfterS = 0) {
+    super(error.message ?? `the gateway answered ${status}`);
+    this.code = error.code ?? "";
+    this.retryAfterS = retryAfterS;
+    this.passes = status === 429 || status >= 500;
+  }
+}
+
+/** Ask, and return the response. Raises `ApiError`, and TypeError where nobody answers. */
+export async function ask(path, options = {}) {
+  for (;;) {
+    const used = key();
+    const headers = new Headers(options.headers);
+    if (used) headers.set("Authorization", `Bearer ${used}`);
+    const response = await fetch(path, { ...options, headers, cache: "no-store" });
+    if (response.ok) return response;
+    if (response.status !== 401) throw await errorOf(response);
+    await anotherKey(used);
+    options.signal?.throwIfAborted();
+  }
+}
+
+export async function get(path) {
+  return (await ask(path)).json();
+}
+
+export async function post(path, body, headers = {}) {
+  const options = { method: "POST", headers };
+  if (body !== undefined) {
+    options.body = JSON.stringify(body);
+    options.headers = { ...headers, "Content-Type": "application/json" };
+  }
+  return (await ask(path, options)).json();
+}
+
+async function errorOf(response) {
+  const retryAfterS = Number(response.headers.get("Retry-After")) || 0;
+  const body = await response.json().catch(() => ({}));
+  return new ApiError(response.status, body.error, retryAfterS);
+}
+
+/** Say what went wrong, in words for people. */
+export function reason(error) {
+  return error instanceof ApiError ? error.message : "the gateway does not answer";
+}

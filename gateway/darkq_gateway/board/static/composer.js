@@ -1,0 +1,63 @@
+// A new job: its prompt, its model, and what the gateway says to it.
+
+import { get, post, reason } from "./api.js";
+import { byId, complain, node } from "./dom.js";
+
+const form = byId("composer");
+const prompt = byId("prompt");
+const model = byId("model");
+const problem = byId("composer-problem");
+
+/** Send prompts; `opened` is called with the id of each job. */
+export function offerComposer(opened) {
+  form.addEventListener("submit", (submission) => {
+    submission.preventDefault();
+    send(opened);
+  });
+  prompt.addEventListener("keydown", (press) => {
+    if (press.key === "Enter" && (press.ctrlKey || press.metaKey)) form.requestSubmit();
+  });
+  model.addEventListener("focus", offerModels);
+}
+
+let sending = false;
+let unsent = { text: "", key: "" }; // the same prompt, sent again after an error, is the same job
+
+async function send(opened) {
+  if (sending || !prompt.value.trim()) return;
+  sending = true;
+  form.setAttribute("aria-busy", "true");
+  const order = { prompt: prompt.value, priority: byId("priority").value };
+  if (model.value) order.model = model.value;
+  const text = JSON.stringify(order);
+  if (unsent.text !== text) unsent = { text, key: randomKey() };
+  try {
+    const { job_id } = await post("/jobs", order, { "Idempotency-Key": unsent.key });
+    unsent = { text: "", key: "" };
+    complain(problem, null);
+    prompt.value = "";
+    opened(job_id);
+  } catch (error) {
+    complain(problem, `Not sent: ${reason(error)}.`);
+  } finally {
+    sending = false;
+    form.removeAttribute("aria-busy");
+  }
+}
+
+function randomKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return `board-${[...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
+
+/** Offer the models that are served now; the chosen one stays. */
+export async function offerModels() {
+  const known = [...model.options].map((option) => option.value);
+  const served = await get("/v1/models").catch(() => null);
+  if (!served) return;
+  const names = ["", ...served.data.map((each) => each.id)];
+  if (names.join("\n") === known.join("\n")) return;
+  const chosen = model.value;
+  model.replaceChildren(...names.map((name) => node("option", { value: name }, name || "default")));
+  if (names.includes(chosen)) model.value = chosen;
+}

@@ -1,0 +1,53 @@
+// The API key: asked for when the gateway wants one, kept until the tab is closed.
+
+import { byId, complain } from "./dom.js";
+
+const NAME = "darkq-key";
+const dialog = byId("key-dialog");
+const input = byId("key");
+
+let given; // what wakes those who wait for a key
+let waiting = null;
+
+export const key = () => sessionStorage.getItem(NAME);
+
+/** Wait until there is a key other than the one that was refused; asks for it once for all. */
+export function anotherKey(refused) {
+  if (key() && key() !== refused) return Promise.resolve();
+  if (!waiting) {
+    waiting = new Promise((resolve) => (given = resolve));
+    ask(refused ? "The gateway does not take this key." : null);
+  }
+  return waiting;
+}
+
+function ask(problem) {
+  complain(byId("key-problem"), problem);
+  if (!dialog.open) dialog.showModal();
+  input.focus();
+}
+
+/** Let people enter, change and forget the key. `changed` is called when there is another. */
+export function offerKey(changed) {
+  byId("key-button").addEventListener("click", () => ask(null));
+  byId("key-forget").addEventListener("click", () => {
+    sessionStorage.removeItem(NAME);
+    input.value = "";
+    dialog.close();
+    changed();
+  });
+  byId("key-form").addEventListener("submit", (submission) => {
+    submission.preventDefault();
+    const text = input.value.trim();
+    if (!/^[\x21-\x7e]+$/.test(text)) return complain(byId("key-problem"), "This is no key.");
+    sessionStorage.setItem(NAME, text);
+    input.value = "";
+    dialog.close();
+    if (waiting) {
+      waiting = null;
+      given();
+    } else {
+      changed();
+    }
+  });
+}

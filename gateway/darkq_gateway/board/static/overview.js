@@ -1,0 +1,33 @@
+// The stream of snapshots: opened while the page is seen, and given to all who show something.
+
+import { reason } from "./api.js";
+import { byId, mark } from "./dom.js";
+import { follow } from "./sse.js";
+
+const connection = byId("connection");
+let aborter = null;
+
+/** Follow the overview while the page is visible. */
+export function watchOverview(show) {
+  const open = () => {
+    aborter?.abort();
+    aborter = new AbortController();
+    if (!document.hidden) run(show, aborter.signal);
+  };
+  document.addEventListener("visibilitychange", open);
+  open();
+  return open;
+}
+
+async function run(show, signal) {
+  const onState = (state) => mark(connection, state === "live" ? "live" : "reconnecting");
+  const onEvent = (snapshot) => {
+    show(snapshot);
+    return false;
+  };
+  try {
+    await follow("/board/overview", { onEvent, onState, signal });
+  } catch (error) {
+    mark(connection, reason(error));
+  }
+}
