@@ -34,7 +34,7 @@ async def events(request: web.Request) -> web.StreamResponse:
         aclosing(job.handle.event_batches(after)) as batches,
     ):
         async for batch in batches:
-            await stream.send(frames(batch))
+            await stream.send(frames(batch), batch.came_s)
     return stream.response
 
 

@@ -2,7 +2,7 @@
 
     async with request.app[STREAMS].open(request) as stream:
         async for batch in job.event_batches(after):
-            await stream.send(frames(batch))
+            await stream.send(frames(batch), batch.came_s)
     return stream.response
 
 The response begins with the first data, or after `BEGIN_S` without any. What goes wrong before
@@ -21,13 +21,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
 from aiohttp import web
 
-from darkq import Settings
+from darkq import Settings, Tally
+from darkq_gateway.counting import RELAY
 from darkq_gateway.errors import ApiError, error_of, log_bug, shape_of
 
 BEGIN_S = 0.2
@@ -39,7 +41,7 @@ RETRY_MIN_MS, RETRY_MAX_MS = 500, 2000
 class EventStream:
     """One response. Made by `Streams.open`."""
 
-    def __init__(self, request: web.Request, settings: Settings) -> None:
+    def __init__(self, request: web.Request, settings: Settings, tally: Tally) -> None:
         self._response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream; charset=utf-8",
@@ -48,6 +50,7 @@ class EventStream:
             }
         )
         self._request = request
+        self._tally = tally
         self._heartbeat_s = settings.gateway_heartbeat_s
         self._write_timeout_s = settings.gateway_write_timeout_s
         self._one_at_a_time = asyncio.Lock()
@@ -66,14 +69,17 @@ class EventStream:
         """What a handler returns."""
         return self._response if self.begun else web.Response(status=204)
 
-    async def send(self, frames: bytes) -> None:
+    async def send(self, frames: bytes, came_s: float | None = None) -> None:
         """Send whole events, and wait until the socket has room again.
 
+        `came_s` is when the first of them came, if they came live (`darkq.EventBatch`).
         Raises `ConnectionResetError` when the reader has gone or takes nothing any more.
         """
         if frames:
             head, self._head = self._head, b""
             await self._write(head + frames)
+            if came_s is not None:
+                self._tally.observe(RELAY, time.perf_counter() - came_s)
 
     async def begin(self) -> None:
         """Begin the response, though there is no data yet."""
@@ -119,7 +125,8 @@ class EventStream:
 class Streams:
     """All event streams of the process: so many at most, and all ended when it stops."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tally: Tally) -> None:
+        self._tally = tally
         self._settings = settings
         self._scopes: set[asyncio.Timeout] = set()
         self._open = 0
@@ -139,7 +146,7 @@ class Streams:
         """
         if self.draining or self._open >= self._settings.gateway_max_readers:
             raise ApiError(503, "too_many_readers", "too many event streams", retry_after_s=2)
-        stream = EventStream(request, self._settings)
+        stream = EventStream(request, self._settings, self._tally)
         scope = asyncio.timeout(None)
         self._open += 1
         pulse = asyncio.create_task(stream.beat(), name="darkq-gateway-pulse")

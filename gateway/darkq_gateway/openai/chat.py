@@ -28,8 +28,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Answer a chat. The job is cancelled when the client leaves and does not come back."""
     body = await read_body(request)
     asked = chat_request.parse(body, caller_of(request))
-    job = await foreground.enqueue(request, asked.job, body)
-    async with foreground.awaited(request, job, body):
+    async with foreground.awaited(request, asked.job, body) as job:
         if asked.stream:
             return await _stream(request, job, asked)
         return await _whole(job)
@@ -67,7 +66,7 @@ async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> w
                 await job.cancel()
                 break
             begun = begun or bool(chunks)
-            await stream.send(sse.unnamed(chunks))
+            await stream.send(sse.unnamed(chunks), batch.came_s)
         else:
             await stream.send(sse.DONE)
     return stream.response

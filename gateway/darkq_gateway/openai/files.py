@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from darkq import FileInfo, Files
 from darkq_gateway.context import SETTINGS, caller_of
@@ -55,12 +56,13 @@ async def create(request: web.Request) -> web.Response:
             elif part.name == "purpose":
                 purpose = await _field(part)
             else:
-                raise ApiError(400, "unsupported_parameter", "cannot be honoured here", part.name)
+                name = part.name if part.name.isidentifier() else None  # may be no text at all
+                raise ApiError(400, "unsupported_parameter", "cannot be honoured here", name)
         if purpose != "batch":
             raise ApiError(400, "invalid_value", "must be 'batch'", "purpose")
         if info is None:
             raise ApiError(400, "missing_parameter", "there is no file", "file")
-    except (ValueError, web.RequestPayloadError):
+    except (ValueError, web.RequestPayloadError, HttpProcessingError):
         await _forget(files, tenant, info)
         raise ApiError(400, "invalid_body", "the multipart body is broken") from None
     except BaseException:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from darkq import DarkqError, Held, Job, JobHandle, JobNotFound
 from darkq_gateway.context import CLIENT, SETTINGS, STREAMS, caller_of
+from darkq_gateway.errors import ApiError
 from darkq_gateway.ownership import owned_job
 
 logger = logging.getLogger("darkq.gateway")
+
+T = TypeVar("T")
 
 RETRY_COUNT = "x-stainless-retry-count"
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -30,31 +34,36 @@ class Departures:
 
     def __init__(self, app: web.Application) -> None:
         self._app = app
-        self._watches: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
-    def watch(self, digest: str, held: Held) -> None:
+    def own(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Do something that goes on when the client leaves, and ends with the app at the latest."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def watch(self, digest: str, holding: asyncio.Task[tuple[JobHandle, Held]]) -> None:
         """Cancel a job soon, unless somebody comes back for it."""
-        if self._app[STREAMS].draining:  # it was we who left: the client finds it elsewhere
-            return
-        watch = asyncio.create_task(self._watch(digest, held), name="darkq-gateway-departure")
-        self._watches.add(watch)
-        watch.add_done_callback(self._watches.discard)
+        if not self._app[STREAMS].draining:  # else we have left: the client finds it elsewhere
+            self.own(self._watch(digest, holding), "darkq-gateway-departure")
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """End what is left when the app ends. For `cleanup_ctx`."""
         yield
-        for watch in self._watches:
-            watch.cancel()
-        if self._watches:
-            await asyncio.wait(self._watches)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
-    async def _watch(self, digest: str, held: Held) -> None:
-        await asyncio.sleep(self._app[SETTINGS].gateway_cancel_grace_s)
+    async def _watch(self, digest: str, holding: asyncio.Task[tuple[JobHandle, Held]]) -> None:
         client = self._app[CLIENT]
         try:
+            _, held = await holding
+            await asyncio.sleep(self._app[SETTINGS].gateway_cancel_grace_s)
             if not await client.reattachments.is_taken_over(digest, held):
                 await client.job(held.job_id).cancel()
-        except DarkqError as error:  # the job's own deadline ends it
+        except (DarkqError, ApiError) as error:  # the job's own deadline ends it
             logger.warning("a job whose client left was not cancelled: %s", type(error).__name__)
 
 
@@ -85,15 +94,22 @@ async def _usable(request: web.Request, job_id: str) -> JobHandle | None:
 
 
 @asynccontextmanager
-async def awaited(request: web.Request, job: JobHandle, body: bytes) -> AsyncIterator[None]:
-    """Wait for a job inside the block; cancel it when its client leaves and stays away."""
-    digest = _digest(request, body)
-    held = await request.app[CLIENT].reattachments.hold(digest, job.id)
+async def awaited(request: web.Request, job: Job, body: bytes) -> AsyncIterator[JobHandle]:
+    """Do as `enqueue`, and wait inside the block; cancel the job when its client stays away."""
+    departures, digest = request.app[DEPARTURES], _digest(request, body)
+    # Clients leave in the middle of this too, and a job that nobody knows would run to its end.
+    holding = departures.own(_hold(request, job, body, digest), "darkq-gateway-holding")
     try:
-        yield
+        handle, _ = await asyncio.shield(holding)
+        yield handle
     except (asyncio.CancelledError, ConnectionError):
-        request.app[DEPARTURES].watch(digest, held)
+        departures.watch(digest, holding)
         raise
+
+
+async def _hold(request: web.Request, job: Job, body: bytes, digest: str) -> tuple[JobHandle, Held]:
+    handle = await enqueue(request, job, body)
+    return handle, await request.app[CLIENT].reattachments.hold(digest, handle.id)
 
 
 def _digest(request: web.Request, body: bytes) -> str:

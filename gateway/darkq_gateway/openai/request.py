@@ -31,10 +31,11 @@ def take(fields: dict[str, Any], kind: type[T]) -> T:
     given = {field.name: fields.pop(field.name) for field in names if field.name in fields}
     try:
         return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:  # its text names types and paths, never values
+    except msgspec.ValidationError as error:  # its text names types and paths, and one value
         text = str(error)
         path = _PATH.search(text)
         reason = text[: path.start()] if path else text
+        reason = "is none of the allowed values" if "enum" in text else reason  # it quotes that
         raise ApiError(400, "invalid_type", reason, path[1] if path else None) from None
 
 

@@ -36,13 +36,15 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Begin a Response. One in the background outlives the call; another is cancelled with it."""
     body = await read_body(request)
     asked = response_request.parse(body, caller_of(request))
-    job = await foreground.enqueue(request, asked.job, body)
-    response = _new(job, asked_of(asked.job.metadata))
+    repeated = asked_of(asked.job.metadata)
     if asked.background:
+        job = await foreground.enqueue(request, asked.job, body)
+        response = _new(job, repeated)
         if asked.stream:
             return await _stream(request, job, response, after=-1, resumable=True)
         return as_json(await _so_far(job, response))
-    async with foreground.awaited(request, job, body):
+    async with foreground.awaited(request, asked.job, body) as job:
+        response = _new(job, repeated)
         if asked.stream:
             return await _stream(request, job, response, after=-1, resumable=False)
         async with aclosing(job.events()) as events:
@@ -104,7 +106,8 @@ async def _stream(
             made: list[dict[str, Any]] = []
             for event in batch:
                 made += response.feed(event)
-            await stream.send(sse.named(e for e in made if e["sequence_number"] > after))
+            frames = sse.named(e for e in made if e["sequence_number"] > after)
+            await stream.send(frames, batch.came_s)
     return stream.response
 
 
