@@ -21,7 +21,7 @@ NAMES = (
     *("chunks", "pickup", "relay", "pace", "streams", "overhead", "enqueue"),
     *("batches", "priority", "idle", "memory", "readers", "replay"),
 )
-ON_REQUEST = ("long_batches", "peers", "server", "soak")
+ON_REQUEST = ("gateway", "long_batches", "peers", "server", "soak")
 REPETITIONS = 3
 QUICK_SCALE = 0.2
 

@@ -1,0 +1,105 @@
+"""What do 5,000 readers of event streams cost one gateway: of one job, and one each of 5,000 jobs?
+
+How much memory a reader takes, and how old a chunk is when a reader has it, with the pace chosen so
+that 2,000 deliveries a second are asked for either way. The gateway has a core to itself; worker,
+Redis, upstream and readers share the other. Readers come while the worker stands still: nothing
+is older than it need be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import aiohttp
+
+from benchmarks.answers import paced
+from benchmarks.figures import Answer, Figures, Row
+from benchmarks.machine import THE_REST, on_core, rss_bytes
+from benchmarks.processes import Process, child, module, read_line
+from benchmarks.systems import Darkq, darkq, frozen
+
+READERS = 5000
+PER_S = 0.4
+CHUNKS = 6
+MIN_FILES = 16_000
+_START_TIMEOUT_S = 10.0
+
+
+class _Found(NamedTuple):
+    kb_per_reader: float
+    p50_ms: float
+    p99_ms: float
+
+
+async def answer(url: str, repetitions: int, scale: float) -> Answer:
+    readers = int(READERS * scale)
+    _allow_many_files()
+    found: dict[str, list[_Found]] = {}
+    async with darkq(url, jobs=readers) as us:
+        with on_core(THE_REST):  # the gateway is what is tested
+            os.sched_setaffinity(us.pid, os.sched_getaffinity(0))
+        for _ in range(repetitions):
+            for what, jobs in ((f"1 job, {readers:,} readers", 1), (f"{readers:,} jobs", readers)):
+                with _gateway(us.redis_url) as (process, port):
+                    await _answers(port)
+                    watched = await _watch(us, process, port, jobs, readers)
+                    found.setdefault(what, []).append(watched)
+    rows = []
+    for what, repeated in found.items():
+        memory, p50, p99 = map(Figures.of, zip(*repeated, strict=True))
+        rows += [
+            Row(f"gateway's memory per reader, {what}", "KB", memory),
+            Row(f"gateway relay p50, {what}", "ms", p50),
+            Row(f"gateway relay p99, {what}", "ms", p99),
+        ]
+    return Answer(rows, [f"A process needs {MIN_FILES:,} open files for this (ulimit -Hn)."])
+
+
+async def _watch(us: Darkq, process: Process, port: int, jobs: int, readers: int) -> _Found:
+    before = rss_bytes(process.pid)
+    with child(*module("sse_readers", port, readers, CHUNKS), role=THE_REST) as crowd:
+        read_line(crowd)
+        with frozen(us.pid):
+            handles = await us.client.enqueue_many([paced(CHUNKS, PER_S)] * jobs)
+            assert crowd.stdin is not None
+            print(json.dumps([handle.id for handle in handles]), file=crowd.stdin, flush=True)
+            await asyncio.to_thread(read_line, crowd)
+            grown = rss_bytes(process.pid) - before
+        p50, p99 = json.loads(await asyncio.to_thread(read_line, crowd))
+    return _Found(grown / readers / 1024, p50, p99)
+
+
+@contextmanager
+def _gateway(redis_url: str) -> Iterator[tuple[Process, int]]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = (sys.executable, "-c", "from darkq_gateway.serve import main; main()")
+    environment = {"DARKQ_REDIS_URL": redis_url, "DARKQ_GATEWAY_PORT": str(port)}
+    with child(*command, environment=environment) as process:
+        yield process, port
+
+
+async def _answers(port: int) -> None:
+    """Wait until a gateway answers."""
+    async with asyncio.timeout(_START_TIMEOUT_S), aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(f"http://127.0.0.1:{port}/readyz"):
+                    return
+            except aiohttp.ClientConnectorError:
+                await asyncio.sleep(0.05)
+
+
+def _allow_many_files() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < MIN_FILES:
+        raise SystemExit(f"the benchmark `gateway` needs {MIN_FILES:,} open files: ulimit -Hn")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,75 @@
+"""Thousands of readers of a gateway's event streams: raw sockets, and as little work as can be.
+
+Takes a JSON list of job ids from a line of standard input; job after job gets its reader, over and
+over until there are enough. Prints a line when all have had their first event, and the ages of
+all chunks, in milliseconds at the 50th and the 99th percentile, when all have had theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+import sys
+from functools import partial
+from typing import cast
+
+import uvloop
+
+from benchmarks.answers import ages_us
+from benchmarks.figures import percentile
+
+_TEXT = re.compile(rb'"text":"([0-9 ]+)"')
+_AT_ONCE = 200
+
+
+class _Reader(asyncio.Protocol):
+    def __init__(self, request: bytes, chunks: int, ages: list[float]) -> None:
+        self.begun = asyncio.get_running_loop().create_future()
+        self.done = asyncio.get_running_loop().create_future()
+        self._request = request
+        self._left = chunks
+        self._ages = ages
+        self._rest = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.begun.done() and b"queued" in data:
+            self.begun.set_result(None)
+        whole, _, self._rest = (self._rest + data).rpartition(b"\n")
+        for stamps in _TEXT.findall(whole):
+            ages = ages_us(stamps.decode())
+            self._ages.extend(ages)
+            self._left -= len(ages)
+        if self._left <= 0 and not self.done.done():
+            self.done.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(exc or EOFError("the stream ended too soon"))
+
+
+async def main(port: int, readers: int, chunks: int) -> None:
+    print("ready", flush=True)
+    jobs = json.loads(await asyncio.to_thread(sys.stdin.readline))
+    ages: list[float] = []
+    loop, all_readers = asyncio.get_running_loop(), list[_Reader]()
+    for job in itertools.islice(itertools.cycle(jobs), readers):
+        request = b"GET /jobs/%b/events HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n"
+        make = partial(_Reader, request % (job.encode(), port), chunks, ages)
+        _, reader = await loop.create_connection(make, "127.0.0.1", port)
+        all_readers.append(reader)
+        if len(all_readers) % _AT_ONCE == 0:
+            await reader.begun
+    await asyncio.gather(*(reader.begun for reader in all_readers))
+    print("all have begun", flush=True)
+    await asyncio.gather(*(reader.done for reader in all_readers))
+    found = [percentile(ages, percent) / 1000 for percent in (50, 99)]
+    print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(*map(int, sys.argv[1:])))
