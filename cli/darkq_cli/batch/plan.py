@@ -36,6 +36,8 @@ class Files(msgspec.Struct, frozen=True, kw_only=True):
             if not path.parent.is_dir():
                 words = f"there is no directory {path.parent}"
                 raise Problem(words, exit_code=USAGE_EXIT_CODE)
+            if path.exists() and not path.is_file():
+                raise Problem(f"{path} is no ordinary file", exit_code=USAGE_EXIT_CODE)
 
 
 def errors_beside(answers: Path) -> Path:

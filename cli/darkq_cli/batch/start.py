@@ -126,8 +126,6 @@ def _begin(file: StateFile, wish: Wish) -> State:
     files = wish.files
     file.claim(files.errors)
     for path in (files.answers, files.errors):
-        if path.exists() and not path.is_file():
-            raise Problem(f"{path} is no ordinary file", exit_code=USAGE_EXIT_CODE)
         if path.exists() and path.stat().st_size:
             raise Problem(
                 f"{path} is there already: of a batch that is over, or of something else",
