@@ -81,7 +81,8 @@ async def _watch(us: Darkq, process: Process, port: int, jobs: int, readers: int
 def _gateway(redis_url: str) -> Iterator[tuple[Process, int]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = (sys.executable, "-c", "from darkq_gateway.serve import main; main()")
+    quietly = "import logging; logging.disable(logging.INFO); "  # a line for each of thousands
+    command = (sys.executable, "-c", f"{quietly}from darkq_gateway.serve import main; main()")
     environment = {"DARKQ_REDIS_URL": redis_url, "DARKQ_GATEWAY_PORT": str(port)}
     with child(*command, environment=environment) as process:
         yield process, port

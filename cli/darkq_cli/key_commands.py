@@ -31,6 +31,9 @@ def create(
     max_prompt_bytes: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Largest prompt.")
     ] = None,
+    max_body_bytes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Largest body of a call, and file.")
+    ] = None,
     models: Annotated[
         str | None, typer.Option(metavar="A,B", help="The only models it may ask for.")
     ] = None,
@@ -56,6 +59,7 @@ def create(
         rate=rate,
         concurrency=concurrency,
         max_prompt_bytes=max_prompt_bytes,
+        max_body_bytes=max_body_bytes,
         models=models,
         expires=expires,
         as_json=as_json,

@@ -23,6 +23,7 @@ def create(
     rate: str | None,
     concurrency: int | None,
     max_prompt_bytes: int | None,
+    max_body_bytes: int | None,
     models: str | None,
     expires: str | None,
     as_json: bool,
@@ -38,6 +39,7 @@ def create(
             rate_per_s=per_s,
             concurrency=concurrency,
             max_prompt_bytes=max_prompt_bytes,
+            max_body_bytes=max_body_bytes,
             models=[model.strip() for model in models.split(",")] if models else (),
             ttl_s=ttl_s,
         )
@@ -105,6 +107,8 @@ def _limits(key: ApiKey) -> list[str]:
         limits.append(f"{key.concurrency:,} at once")
     if key.max_prompt_bytes is not None:
         limits.append(f"prompt {key.max_prompt_bytes:,} bytes")
+    if key.max_body_bytes is not None:
+        limits.append(f"body {key.max_body_bytes:,} bytes")
     if key.models:
         limits.append("models " + " ".join(key.models))
     return limits

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from darkq_gateway.context import SETTINGS
+from darkq_gateway.context import SETTINGS, caller_of
 from darkq_gateway.errors import ApiError
 
 T = TypeVar("T")
@@ -34,13 +34,13 @@ async def read_json(request: web.Request, shape: type[T]) -> T:
 
 async def read_body(request: web.Request) -> bytes:
     """Return the body. Raises `ApiError` for one that is too large, too slow or cut off."""
+    limit = caller_of(request).body_limit(request.app[SETTINGS].gateway_max_body_bytes)
     try:
         async with asyncio.timeout(request.app[SETTINGS].gateway_read_timeout_s):
-            return await request.read()
+            return await request.clone(client_max_size=limit).read()
     except TimeoutError:
         raise ApiError(408, "too_slow", "the body did not arrive in time") from None
     except web.HTTPRequestEntityTooLarge:
-        limit = request.app[SETTINGS].gateway_max_body_bytes
         message = f"the body has more than {limit:,} bytes"
         raise ApiError(413, "body_too_large", message) from None
     except (web.RequestPayloadError, ConnectionError):

@@ -36,6 +36,11 @@ class Caller:
             raise ApiError(403, "model_not_allowed", "this key may not use that model", "model")
         return model
 
+    def body_limit(self, limit_bytes: int) -> int:
+        """Return how large a body may be: as the deployment allows, or as the key does, if less."""
+        own = self.key.max_body_bytes if self.key else None
+        return limit_bytes if own is None else min(own, limit_bytes)
+
     def check_prompt(self, prompt_bytes: int) -> None:
         """Raise `ApiError` for a prompt that is larger than the key allows."""
         limit = self.key.max_prompt_bytes if self.key else None

@@ -27,6 +27,7 @@ from darkq.keys import API_KEYS, api_key, api_key_use
 MAX_RATE_PER_S = 100_000.0
 MAX_CONCURRENCY = 1_000_000
 MAX_MODELS = 100
+MAX_BODY_BYTES = 1 << 40
 
 _SECRET = re.compile(r"darkq_[A-Za-z0-9_-]{43}")
 _ID_CHARS = 16
@@ -47,6 +48,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rate_per_s: float | None = None
     concurrency: int | None = None
     max_prompt_bytes: int | None = None
+    max_body_bytes: int | None = None
     models: tuple[str, ...] = ()
 
 
@@ -81,6 +83,7 @@ class ApiKeys:
         rate_per_s: float | None = None,
         concurrency: int | None = None,
         max_prompt_bytes: int | None = None,
+        max_body_bytes: int | None = None,
         models: Iterable[str] = (),
         ttl_s: float | None = None,
     ) -> tuple[ApiKey, str]:
@@ -102,6 +105,7 @@ class ApiKeys:
             rate_per_s=_within("rate_per_s", rate_per_s, MAX_RATE_PER_S) if rate_per_s else None,
             concurrency=_count("concurrency", concurrency, MAX_CONCURRENCY),
             max_prompt_bytes=_count("max_prompt_bytes", max_prompt_bytes, MAX_PROMPT_BYTES),
+            max_body_bytes=_count("max_body_bytes", max_body_bytes, MAX_BODY_BYTES),
             models=_models(models),
         )
         record = _encoder.encode(_Record(digest=digest, key=key))

@@ -214,6 +214,23 @@ async def test_a_keys_own_bounds(api: Api, make_key: Any, client: Client) -> Non
             assert (await client.job(job_id).status()).model == got
 
 
+async def test_a_keys_own_bound_of_bodies(api: Api, make_key: Any, redis: Redis) -> None:
+    async with api.with_key(await make_key(max_body_bytes=60)) as caller:
+        assert (await caller("POST", "/jobs", {"prompt": "x"})).status == 201
+        known = await redis.dbsize()
+        for path, body in (
+            ("/jobs", {"prompt": "x" * 60}),
+            ("/v1/responses", {"model": "m", "input": "x" * 60}),
+        ):
+            answer = await caller("POST", path, body)
+            assert (answer.status, answer.code) == (413, "body_too_large")
+        form = aiohttp.FormData({"purpose": "batch"})
+        form.add_field("file", b"x" * 61, filename="in.jsonl")
+        answer = await caller("POST", "/v1/files", data=form)
+        assert (answer.status, answer.code) == (413, "file_too_large")
+        assert await redis.dbsize() <= known
+
+
 @pytest.mark.parametrize(
     "limits",
     [
