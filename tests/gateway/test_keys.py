@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from typing import Any
 
+import aiohttp
 import pytest
 from redis.asyncio import Redis
 

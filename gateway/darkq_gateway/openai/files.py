@@ -51,9 +51,7 @@ async def create(request: web.Request) -> web.Response:
                     _pieces(request, part),
                     filename=_filename(part),
                     purpose="batch",
-                    max_bytes=caller_of(request).body_limit(
-                        request.app[SETTINGS].files_max_bytes
-                    ),
+                    max_bytes=caller_of(request).body_limit(request.app[SETTINGS].files_max_bytes),
                 )
             elif part.name == "purpose":
                 purpose = await _field(part)
