@@ -39,9 +39,8 @@ async def connect(pool: ConnectionPool) -> AbstractConnection:
 class Line(asyncio.Protocol):
     """Commands out, replies in, in order; an error that Redis replies with is a reply too.
 
-    `on_reply` must return at once and never raise. `lost` becomes the reason when the
-    connection is gone. Whoever opened the connection
-    closes it.
+    `on_reply` must return at once and never raise. `lost` becomes the reason when the connection
+    is gone. Whoever opened the connection closes it.
     """
 
     def __init__(self, connection: AbstractConnection, on_reply: Callable[[Any], None]) -> None:
