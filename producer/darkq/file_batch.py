@@ -23,7 +23,6 @@ from darkq.openai_body import Endpoint
 FileBatchState: TypeAlias = Literal[
     "validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelled"
 ]
-FINAL: tuple[FileBatchState, ...] = ("completed", "failed", "expired", "cancelled")
 
 TTL_S = 30 * 86400
 MOST_LISTED = 10_000

@@ -25,6 +25,7 @@ from darkq.batch_answers import answer_line, failure_line
 from darkq.batch_ends import Finished
 from darkq.batch_lines import Line
 from darkq.errors import BatchClosed
+from darkq.keys import BatchKeys
 from darkq_worker.file_batch_input import Input
 
 MAX_ERRORS = 100
@@ -198,7 +199,8 @@ class FileBatchRun:
         async with aclosing(self._input.lines([])) as lines:
             async for line in lines:
                 if line.number > last_line:
-                    yield failure_line(line.custom_id, f"-{line.number}", code, message)
+                    job = BatchKeys.parse(self._record.id).job(line.number)
+                    yield failure_line(line.custom_id, job.public_id, code, message)
 
     def _unanswered(self) -> tuple[str, str]:
         is_over = time.time() >= self._record.expires_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -11,6 +12,7 @@ import msgspec
 from darkq import FileBatch, Files, InvalidLine, LineError
 from darkq.batch_lines import MAX_LINE_BYTES, ForAllLines, Line, json_line
 
+LINES_AT_ONCE = 100
 _DIGEST_BYTES = 16
 
 
@@ -70,6 +72,8 @@ class Input:
                 *whole, rest = (rest + piece).split(b"\n")
                 for text in whole:
                     number += 1
+                    if number % LINES_AT_ONCE == 0:  # live jobs share this event loop
+                        await asyncio.sleep(0)
                     if text.strip():
                         yield number, text
                 if len(rest) > MAX_LINE_BYTES:  # no line of such a length is read further
