@@ -39,7 +39,7 @@ pins: ## resolve pyproject.toml again into the requirements files
 .venv/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 		|| { echo 'darkq needs Python 3.11 to 3.14; name one: make PYTHON=python3.12' >&2; exit 1; }
-	@echo 'Installing into .venv: about 250 MB the first time, a minute or two.'
+	@echo 'Installing into .venv: 1.2 GB on disk, a minute or two.'
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
