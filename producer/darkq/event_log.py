@@ -19,17 +19,16 @@ from typing import NamedTuple, TypeVar
 from redis.asyncio import Redis
 
 from darkq import event as ev
+from darkq import log_pages
 from darkq.connection import UNAVAILABLE
-from darkq.errors import CursorGone, JobNotFound
+from darkq.errors import CursorGone
 from darkq.event import START, TERMINAL, AnyEvent, Cursor
-from darkq.keys import PRIORITIES, JobKeys, queue
+from darkq.keys import JobKeys
 from darkq.live import Live
 from darkq.mailbox import Mailbox
-from darkq.record import Failure, ResultRecord, read_result
 
 T = TypeVar("T")
 
-PAGE_EVENTS = 256
 OUTAGE_PAUSE_S = 0.25
 SILENCE_S = 30.0
 """After so long without a message a reader looks at the log, should the channel have failed."""
@@ -97,22 +96,22 @@ class _Reader:
 
     async def catch_up(self) -> AsyncGenerator[list[AnyEvent], None]:
         """Yield what the log holds beyond the cursor, page by page."""
-        if self._started is not None and await self._ask(_read_started) not in (
+        if self._started is not None and await self._ask(log_pages.read_started) not in (
             None,
             self._started,
         ):
             raise CursorGone(self._keys.public_id, str(self._cursor))
-        page = await self._ask(_read)
+        page = await self._ask(log_pages.read_page)
         if not page:
-            rest = await self._ask(partial(_at_rest, is_new=self._is_new))
+            rest = await self._ask(partial(log_pages.at_rest, is_new=self._is_new))
             self.ended = rest is not None
             page = rest or []
         self._is_new = False
         while page:
             self._advance(page)
             yield page
-            more = len(page) == PAGE_EVENTS and not self.ended
-            page = await self._ask(_read) if more else []
+            more = len(page) == log_pages.PAGE_EVENTS and not self.ended
+            page = await self._ask(log_pages.read_page) if more else []
 
     def follow(self, messages: Sequence[bytes]) -> tuple[list[AnyEvent], bool]:
         """Return what live messages add, and whether they left no hole; nor did the job end."""
@@ -181,88 +180,3 @@ def follow(cursor: Cursor, messages: Sequence[AnyEvent]) -> News:
         events.append(message)
         cursor = at
     return News(events, hole=False)
-
-
-async def last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
-    """Return the place of the log's last event, or `START` when there is no log."""
-    last = await redis.xrevrange(keys.events, count=1)
-    return Cursor.parse(last[0][0]) if last else START
-
-
-async def _read(redis: Redis, keys: JobKeys, cursor: Cursor) -> list[AnyEvent]:
-    """Return the next page of the log after a cursor; empty at its end.
-
-    An attempt's events are numbered without a hole; one in the log itself is data lost by
-    Redis, and raises `CursorGone`.
-    """
-    entries = await redis.xrange(keys.events, f"({cursor}", "+", count=PAGE_EVENTS)
-    page = [ev.decode(fields[b"e"]) for _, fields in entries]
-    for event in page:
-        at = event.cursor
-        if not (cursor.precedes(at) or (at.attempt > cursor.attempt and at.seq == 0)):
-            raise CursorGone(keys.public_id, str(cursor))
-        cursor = at
-    return page
-
-
-async def _read_started(redis: Redis, keys: JobKeys, cursor: Cursor) -> AnyEvent | None:
-    """Return the event that began the attempt being read; None while the log has none."""
-    at = str(Cursor(cursor.attempt, 0))
-    entries = await redis.xrange(keys.events, at, at)
-    return ev.decode(entries[0][1][b"e"]) if entries else None
-
-
-async def _at_rest(
-    redis: Redis, keys: JobKeys, cursor: Cursor, *, is_new: bool
-) -> list[AnyEvent] | None:
-    """Say what remains when the log holds nothing after the cursor; None: wait for more.
-
-    The cursor may stand on the terminal event, and then nothing remains. The log may have
-    expired while the result has not, and then the result stands in for it. A cursor beyond the
-    log of a running job is of no use to a new reader. One that was reading stays: Redis has
-    forgotten what it had told, and the worker writes it again.
-    """
-    last = await redis.xrevrange(keys.events, count=1)
-    if last:
-        event = ev.decode(last[0][1][b"e"])
-        has_ended = isinstance(event, TERMINAL)
-        if cursor > event.cursor and (has_ended or is_new):
-            raise CursorGone(keys.public_id, str(cursor))
-        return [] if cursor == event.cursor and has_ended else None
-    result = await redis.get(keys.result)
-    if result is not None:
-        if cursor != START:
-            raise CursorGone(keys.public_id, str(cursor))
-        return _from_result(read_result(result, keys))
-    if not await _is_waiting(redis, keys):
-        raise JobNotFound(keys.public_id)
-    return None
-
-
-async def _is_waiting(redis: Redis, keys: JobKeys) -> bool:
-    if await redis.exists(keys.job):
-        return True
-    for priority in PRIORITIES:
-        if await redis.zscore(queue(keys.partition, priority), keys.arq_id) is not None:
-            return True
-    return False
-
-
-def _from_result(result: ResultRecord) -> list[AnyEvent]:
-    """A finished job whose log has expired: the whole text in one chunk, then the end."""
-    at = Cursor(result.t, 0)
-    if isinstance(result.r, str):
-        chunk = ev.Chunk(id=str(Cursor(at.attempt, 1)), text=result.r, merged=result.d.chunks)
-        return [chunk, terminal_event(result, Cursor(at.attempt, 2))]
-    return [terminal_event(result, at)]
-
-
-def terminal_event(result: ResultRecord, at: Cursor) -> ev.Terminal:
-    """Return the event that ends the job of a result record."""
-    if isinstance(result.r, Failure):
-        if result.r.type == "JobCancelled":
-            return ev.Cancelled(id=str(at), at_ms=result.ft)
-        return ev.Failed(id=str(at), code=result.r.code, message=result.r.message, at_ms=result.ft)
-    return ev.Completed(
-        id=str(at), finish_reason=result.d.finish_reason, usage=result.d.usage, at_ms=result.ft
-    )

@@ -23,6 +23,7 @@ from darkq.event_log import EventBatch
 from darkq.keys import JobKeys
 from darkq.keys import failures as failed_jobs
 from darkq.live import Live
+from darkq.log_pages import last_cursor
 from darkq.record import read_result
 from darkq.result import Result, result_of
 from darkq.settings import Settings
@@ -175,7 +176,7 @@ class JobHandle:
     async def _latest_attempt(self) -> Cursor:
         """The place before the latest attempt's first event."""
         async with speaking_darkq():
-            last = await event_log.last_cursor(self._redis, self._keys)
+            last = await last_cursor(self._redis, self._keys)
         return Cursor(last.attempt - 1, 1 << 53) if last.attempt else START
 
     async def _wait(self) -> Result:
@@ -185,7 +186,7 @@ class JobHandle:
             if ended:  # the log has outlived the result, or the job is run again
                 await self.status()
             async with speaking_darkq():
-                last = await event_log.last_cursor(self._redis, self._keys)
+                last = await last_cursor(self._redis, self._keys)
             with suppress(CursorGone):  # the log is lost, but the result may be there
                 async with aclosing(self._tail(last)) as batches:
                     async for _ in batches:

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from darkq import Settings, event_log, mailbox
+from darkq import Settings, log_pages, mailbox
 from darkq import event as ev
 from darkq.connection import pool
 from darkq.event import START, AnyEvent, Cursor
@@ -171,5 +171,5 @@ def test_every_reader_has_the_whole_story(
 ) -> None:
     """Red without the hole in `follow`, and without the `gap` of a lost connection."""
     monkeypatch.setattr(mailbox, "MAX_MESSAGES", 4)
-    monkeypatch.setattr(event_log, "PAGE_EVENTS", 5)
+    monkeypatch.setattr(log_pages, "PAGE_EVENTS", 5)
     asyncio.run(play(redis_server.url, story))

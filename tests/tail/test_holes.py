@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq import event_log, mailbox
+from darkq import event_log, log_pages, mailbox
 from darkq.errors import CursorGone
 from darkq.event import START, Cursor
 from darkq.keys import JobKeys
@@ -71,7 +71,7 @@ class TestHoles:
         """
         claim = await in_mid_stream(hand)
         end = ev.Completed(id="1-4", at_ms=1)
-        read_log, written = event_log._read, asyncio.Event()
+        read_log, written = log_pages.read_page, asyncio.Event()
 
         async def read_then_write(redis: Redis, keys: JobKeys, cursor: Cursor) -> Any:
             page = await read_log(redis, keys, cursor)
@@ -81,7 +81,7 @@ class TestHoles:
                 await wait_until("the message", lambda: _mail(live, keys))
             return page
 
-        monkeypatch.setattr(event_log, "_read", read_then_write)
+        monkeypatch.setattr(log_pages, "read_page", read_then_write)
         reader = read(claim.keys)
         await reader.end(5)
         assert reader.ids == ["0-1", "1-0", "1-1", "1-2", "1-3", "1-4"]

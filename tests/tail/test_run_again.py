@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from darkq import Settings, event_log, failures, mailbox
+from darkq import Settings, failures, log_pages, mailbox
 from darkq import event as ev
 from darkq.connection import pool
 from darkq.event import Cursor, Failed
@@ -148,7 +148,7 @@ def test_every_reader_has_both_lives(
 ) -> None:
     """Red when `revive.lua` leaves `failed` in the log, or begins the log anew."""
     monkeypatch.setattr(mailbox, "MAX_MESSAGES", 4)
-    monkeypatch.setattr(event_log, "PAGE_EVENTS", 5)
+    monkeypatch.setattr(log_pages, "PAGE_EVENTS", 5)
     asyncio.run(play(redis_server.url, story))
 
 

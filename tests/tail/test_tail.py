@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq import event_log
+from darkq import event_log, log_pages
 from darkq.cancellation import cancel
 from darkq.errors import CursorGone, JobNotFound
 from darkq.event import START, Chunk, Completed, Cursor
@@ -41,7 +41,7 @@ async def test_who_comes_after_the_end_gets_it_all(
     hand: Hand, redis: Redis, read: StartReader, monkeypatch: pytest.MonkeyPatch, chunks: int
 ) -> None:
     """Also when the log is some pages long, or ends with one."""
-    monkeypatch.setattr(event_log, "PAGE_EVENTS", 5)
+    monkeypatch.setattr(log_pages, "PAGE_EVENTS", 5)
     claim = await completed(hand, chunks)
     reader = read(claim.keys)
     await reader.end()

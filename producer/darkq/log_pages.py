@@ -1,0 +1,101 @@
+"""What a job's event log holds, and what remains when it holds nothing more: one question each.
+
+Every function raises what redis-py raises.
+"""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from darkq import event as ev
+from darkq.errors import CursorGone, JobNotFound
+from darkq.event import START, TERMINAL, AnyEvent, Cursor
+from darkq.keys import PRIORITIES, JobKeys, queue
+from darkq.record import Failure, ResultRecord, read_result
+
+PAGE_EVENTS = 256
+
+
+async def last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
+    """Return the place of the log's last event, or `START` when there is no log."""
+    last = await redis.xrevrange(keys.events, count=1)
+    return Cursor.parse(last[0][0]) if last else START
+
+
+async def read_page(redis: Redis, keys: JobKeys, cursor: Cursor) -> list[AnyEvent]:
+    """Return the next page of the log after a cursor; empty at its end.
+
+    An attempt's events are numbered without a hole; one in the log itself is data lost by
+    Redis, and raises `CursorGone`.
+    """
+    entries = await redis.xrange(keys.events, f"({cursor}", "+", count=PAGE_EVENTS)
+    page = [ev.decode(fields[b"e"]) for _, fields in entries]
+    for event in page:
+        at = event.cursor
+        if not (cursor.precedes(at) or (at.attempt > cursor.attempt and at.seq == 0)):
+            raise CursorGone(keys.public_id, str(cursor))
+        cursor = at
+    return page
+
+
+async def read_started(redis: Redis, keys: JobKeys, cursor: Cursor) -> AnyEvent | None:
+    """Return the event that began the attempt being read; None while the log has none."""
+    at = str(Cursor(cursor.attempt, 0))
+    entries = await redis.xrange(keys.events, at, at)
+    return ev.decode(entries[0][1][b"e"]) if entries else None
+
+
+async def at_rest(
+    redis: Redis, keys: JobKeys, cursor: Cursor, *, is_new: bool
+) -> list[AnyEvent] | None:
+    """Say what remains when the log holds nothing after the cursor; None: wait for more.
+
+    The cursor may stand on the terminal event, and then nothing remains. The log may have
+    expired while the result has not, and then the result stands in for it. A cursor beyond the
+    log of a running job is of no use to a new reader. One that was reading stays: Redis has
+    forgotten what it had told, and the worker writes it again.
+    """
+    last = await redis.xrevrange(keys.events, count=1)
+    if last:
+        event = ev.decode(last[0][1][b"e"])
+        has_ended = isinstance(event, TERMINAL)
+        if cursor > event.cursor and (has_ended or is_new):
+            raise CursorGone(keys.public_id, str(cursor))
+        return [] if cursor == event.cursor and has_ended else None
+    result = await redis.get(keys.result)
+    if result is not None:
+        if cursor != START:
+            raise CursorGone(keys.public_id, str(cursor))
+        return _from_result(read_result(result, keys))
+    if not await _is_waiting(redis, keys):
+        raise JobNotFound(keys.public_id)
+    return None
+
+
+async def _is_waiting(redis: Redis, keys: JobKeys) -> bool:
+    if await redis.exists(keys.job):
+        return True
+    for priority in PRIORITIES:
+        if await redis.zscore(queue(keys.partition, priority), keys.arq_id) is not None:
+            return True
+    return False
+
+
+def _from_result(result: ResultRecord) -> list[AnyEvent]:
+    """A finished job whose log has expired: the whole text in one chunk, then the end."""
+    at = Cursor(result.t, 0)
+    if isinstance(result.r, str):
+        chunk = ev.Chunk(id=str(Cursor(at.attempt, 1)), text=result.r, merged=result.d.chunks)
+        return [chunk, terminal_event(result, Cursor(at.attempt, 2))]
+    return [terminal_event(result, at)]
+
+
+def terminal_event(result: ResultRecord, at: Cursor) -> ev.Terminal:
+    """Return the event that ends the job of a result record."""
+    if isinstance(result.r, Failure):
+        if result.r.type == "JobCancelled":
+            return ev.Cancelled(id=str(at), at_ms=result.ft)
+        return ev.Failed(id=str(at), code=result.r.code, message=result.r.message, at_ms=result.ft)
+    return ev.Completed(
+        id=str(at), finish_reason=result.d.finish_reason, usage=result.d.usage, at_ms=result.ft
+    )
