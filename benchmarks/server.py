@@ -35,7 +35,7 @@ async def answer(_: str, repetitions: int, scale: float) -> Answer:
                 await redis.flushdb()
                 await redis.xadd(EVENTS, {"e": EVENT}, id="0-1")
                 calls = int(CALLS * scale)
-                script = ("EVALSHA", scripts.append.sha, "1", EVENTS, CHANNEL, "1-*", EVENT)
+                script = ("EVALSHA", scripts.append.sha(), "1", EVENTS, CHANNEL, "1-*", EVENT)
                 rates["script"].append(await _rate(tool, url, calls, *script))
                 add = await _rate(tool, url, calls, "XADD", EVENTS, "*", "e", EVENT)
                 publish = await _rate(tool, url, calls, "PUBLISH", CHANNEL, EVENT)

@@ -132,19 +132,17 @@ async def _stand(
 @asynccontextmanager
 async def _shared(settings: Settings) -> AsyncIterator[tuple[Redis | None, Limits | None]]:
     """What the workers share; nothing where there is no Redis."""
-    from redis.asyncio import Redis
-
-    from darkq.connection import pool
+    from darkq.servers import servers_of
     from darkq_worker.limits import Limits
     from darkq_worker.main import make_rules
 
     try:
-        connections = pool(settings)
+        servers = servers_of(settings)
     except ConfigurationError:
         yield None, None
         return
     rules = make_rules(settings)
-    redis = Redis.from_pool(connections)
+    redis = servers.client()
     limits = Limits(redis, list(rules), rules, settings)
     try:
         yield redis, limits

@@ -14,10 +14,11 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq import scripts
-from darkq.connection import UNAVAILABLE, speaking_darkq
+from darkq.connection import speaking_darkq
 from darkq.errors import BatchNotFound, BatchTaken, InvalidJob
 from darkq.job import checked_metadata, checked_name
 from darkq.keys import BatchKeys, batches
+from darkq.transport import UNAVAILABLE
 
 LEASE_S = 15.0
 MAX_WINDOW = 100_000

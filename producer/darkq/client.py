@@ -20,13 +20,12 @@ from typing import Any, Self
 
 from msgspec.structs import asdict
 from pydantic import SecretStr
-from redis.asyncio import Redis
 
 from darkq import failures, listing
 from darkq.api_keys import ApiKeys
 from darkq.batch import Batch
 from darkq.batch_status import BatchStatus, listed_batches
-from darkq.connection import pool, speaking_darkq
+from darkq.connection import speaking_darkq
 from darkq.errors import InvalidJob
 from darkq.failures import FailedJob
 from darkq.file_batch import FileBatches
@@ -39,6 +38,7 @@ from darkq.options import Options
 from darkq.orders import Orders
 from darkq.queues import QueueStatus, read_queues
 from darkq.reattachment import Reattachments
+from darkq.servers import servers_of
 from darkq.settings import Settings
 from darkq.stats import Stats, read_stats
 from darkq.status import Status
@@ -61,9 +61,9 @@ class Client:
         if redis_url is not None:
             settings = settings.model_copy(update={"redis_url": SecretStr(redis_url)})
         self._settings = settings
-        connections = pool(settings)
-        self._redis = Redis.from_pool(connections)
-        self._live = Live(connections, patience_s=settings.redis_patience_s)
+        servers = servers_of(settings)
+        self._redis = servers.client()
+        self._live = Live(servers, patience_s=settings.redis_patience_s)
         self._orders = Orders(self._redis, settings)
         self.api_keys = ApiKeys(self._redis)
         self.reattachments = Reattachments(self._redis)

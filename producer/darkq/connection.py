@@ -2,203 +2,73 @@
 
 from __future__ import annotations
 
-import asyncio
-import builtins
-import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, cast
 
-from redis.asyncio import (
-    BlockingConnectionPool,
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
-from redis.asyncio.connection import AbstractConnection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.connection import HiredisRespSerializer
-from redis.exceptions import (
-    BusyLoadingError,
-    ConnectionError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    TimeoutError,
-)
+from redis.asyncio import BlockingConnectionPool, SSLConnection
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
 
 from darkq.errors import ConfigurationError, RedisFull, RedisUnavailable
+from darkq.redis_url import Address, RedisUrl, parse
+from darkq.sentinel import TO_MASTER, Sentinels
 from darkq.settings import Settings
-
-T = TypeVar("T")
-
-# OSError is a refused connection, which redis-py does not retry unless told to.
-UNAVAILABLE: tuple[type[Exception], ...] = (
-    ConnectionError,
-    TimeoutError,
-    BusyLoadingError,
-    OSError,
-)
+from darkq.transport import OURS, UNAVAILABLE, PatientRetry
 
 _REFUSED = re.compile(r"(?:^|-)(MISCONF|READONLY|NOPERM)\b")
-_NO_URL = "is no Redis URL: redis://, rediss:// or unix://, a password percent-encoded"
-
-_PAUSE_MAX_S = 0.5
-_WRITE_BUFFER_BYTES = 64 << 10
-
-_serializer = HiredisRespSerializer()
+_NO_URL = (
+    "is no Redis URL: redis://, rediss:// or unix://, a password percent-encoded; "
+    "redis+sentinel://host,host/service or redis+cluster://host,host"
+)
 
 
-class _PatientRetry(Retry):
-    """Tries again for some seconds, where redis-py's own counts its tries.
-
-    A refused connection fails in no time, a silent one after the socket's timeout: only time
-    says how long a caller has waited.
-    """
-
-    def __init__(self, patience_s: float) -> None:
-        super().__init__(NoBackoff(), 0)
-        self._patience_s = patience_s
-
-    async def call_with_retry(
-        self, do: Callable[[], Awaitable[T]], fail: Callable[[RedisError], Any]
-    ) -> T:
-        loop = asyncio.get_running_loop()
-        give_up_s = loop.time() + self._patience_s
-        pause_s = 0.02
-        while True:
-            try:
-                return await do()
-            except UNAVAILABLE as error:
-                await fail(cast(RedisError, error))
-                if loop.time() >= give_up_s:
-                    raise
-                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
-                pause_s = min(_PAUSE_MAX_S, pause_s * 2)
-
-
-class _Cancellable(AbstractConnection):
-    """redis-py loses cancellations on Python 3.11, in two places that every call passes.
-
-    It writes under `asyncio.wait_for`, and asks for unread data under a timeout of no time. A
-    task that is cancelled there goes on as if nothing had been said: a timeout does not end it,
-    and a worker does not stop.
-    """
-
-    async def can_read_destructive(self) -> bool:
-        reader = self._reader
-        if reader is None or reader.at_eof():
-            raise ConnectionError("Connection closed by server.")
-        return bool(getattr(reader, "_buffer", None))
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        """Encode in C: redis-py's own, in Python, took half of a bulk call's time."""
-        packed: list[bytes] = _serializer.pack(*args)
-        return packed
-
-    async def send_packed_command(
-        self, command: bytes | str | Iterable[bytes], check_health: bool = True
-    ) -> None:
-        writer = self._writer
-        if (
-            writer is None
-            or self.health_check_interval
-            or isinstance(command, bytes | str)
-            or writer.transport.is_closing()
-        ):
-            await self._send_slowly(command, check_health)
-        else:  # nothing to wait for, so neither a timer nor a task's turn
-            try:
-                writer.write(b"".join(command))
-            except RuntimeError:  # uvloop's word for a connection that was reset
-                await self.disconnect(nowait=True)
-                raise ConnectionError("the connection was lost") from None
-            if writer.transport.get_write_buffer_size() > _WRITE_BUFFER_BYTES:
-                await self._send_slowly(b"", check_health)
-
-    async def _send_slowly(
-        self, command: bytes | str | Iterable[bytes], check_health: bool
-    ) -> None:
-        """Connect first if need be, and wait until the buffer has room again."""
-        limit_s, self.socket_timeout = self.socket_timeout, None
-        writer = self._writer
-        try:
-            async with asyncio.timeout(limit_s):
-                await super().send_packed_command(command, check_health)
-        except builtins.TimeoutError:
-            await self.disconnect(nowait=True)
-            raise TimeoutError("Timeout writing to socket") from None
-        except RuntimeError:  # uvloop's word for a connection that was reset
-            if writer is None or not writer.transport.is_closing():
-                raise
-            raise ConnectionError("the connection was lost") from None
-        finally:
-            self.socket_timeout = limit_s
-
-
-class _PatientHandshake(_Cancellable):
-    """redis-py tries again to connect, but not to greet: a connection may die in between.
-
-    So it does behind a proxy whose server is gone, or when a server stops.
-    """
-
-    async def connect(self) -> None:
-        await self.retry.call_with_retry(super().connect, lambda _: self.disconnect(nowait=True))
-
-
-# redis-py's abstract `repr_pieces` is typed as returning None, its own classes' is not.
-class _Tcp(_PatientHandshake, Connection):  # pyright: ignore[reportIncompatibleMethodOverride]
-    pass
-
-
-class _Tls(_PatientHandshake, SSLConnection):  # pyright: ignore[reportIncompatibleMethodOverride]
-    pass
-
-
-class _Unix(  # pyright: ignore[reportIncompatibleMethodOverride]
-    _PatientHandshake, UnixDomainSocketConnection
-):
-    pass
-
-
-_OURS = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
+def read_url(settings: Settings) -> RedisUrl:
+    """Take the URL of the settings apart. Raises `ConfigurationError`."""
+    try:
+        return parse(settings.find_redis_url())
+    except ValueError:  # its text may quote what stands where a port should, half a password
+        raise ConfigurationError("DARKQ_REDIS_URL", _NO_URL) from None
 
 
 def pool(
     settings: Settings,
     *,
+    at: Address | None = None,
     patience_s: float | None = None,
     connections: int | None = None,
 ) -> BlockingConnectionPool:
-    """Make a connection pool. Connects on first use.
+    """Make a pool of connections to a server: the one of the settings, or a node of a cluster.
 
-    A call past the pool's size waits for a connection; one that finds Redis away tries again
-    for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`. Raises `ConfigurationError` for a
-    URL that is none.
+    Connects on first use. A call past the pool's size waits for a connection; one that finds
+    Redis away tries again for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`. Raises
+    `ConfigurationError` for a URL that is none.
     """
+    url = read_url(settings)
+    options = dict(url.options)
+    if (
+        url.connection_class is SSLConnection
+    ):  # redis-py takes a certificate of any host unless told
+        options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
+    kind = OURS[url.connection_class]
+    if at is not None:
+        options.update(host=at.host, port=at.port)
+    elif url.kind == "sentinel":
+        kind = TO_MASTER[url.connection_class]
+        options["sentinels"] = Sentinels(url)
     try:
-        options: dict[str, Any] = {**parse_url(settings.find_redis_url())}
-        kind = options.pop("connection_class", Connection)
-        if kind is SSLConnection:  # redis-py takes a certificate of any host unless told
-            options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
         made = BlockingConnectionPool(
-            connection_class=_OURS[kind],
+            connection_class=kind,
             max_connections=connections or settings.redis_connections,
             timeout=None,
             socket_timeout=settings.redis_timeout_s,
             socket_connect_timeout=settings.redis_timeout_s,
-            retry=_PatientRetry(settings.redis_patience_s if patience_s is None else patience_s),
+            retry=PatientRetry(settings.redis_patience_s if patience_s is None else patience_s),
             retry_on_error=list(UNAVAILABLE),
             **options,
         )
         made.make_connection()  # an unknown option shows here, not at first use
     except TypeError as error:
         raise ConfigurationError("DARKQ_REDIS_URL", str(error)) from None
-    except ValueError:  # its text may quote what stands where a port should, half a password
-        raise ConfigurationError("DARKQ_REDIS_URL", _NO_URL) from None
     return made
 
 

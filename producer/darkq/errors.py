@@ -87,6 +87,22 @@ class RedisFull(RedisUnavailable):
         self.reason = "maxmemory"
 
 
+class NotReplicated(DarkqError):
+    """Redis has stored it, but too few replicas have said so in time.
+
+    It counts unless the server is lost before they have it. To call again stores a job twice,
+    but for an idempotency key.
+    """
+
+    def __init__(self, reached: int, replicas: int) -> None:
+        super().__init__(
+            f"stored, but only {reached} of the {replicas} replicas that DARKQ_REDIS_WAIT_REPLICAS "
+            "asks for have confirmed it in time"
+        )
+        self.reached = reached
+        self.replicas = replicas
+
+
 class QueueFull(DarkqError):
     """A queue holds as many jobs as it may, so this one was not stored.
 

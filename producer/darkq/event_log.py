@@ -20,12 +20,12 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq import log_pages
-from darkq.connection import UNAVAILABLE
 from darkq.errors import CursorGone
 from darkq.event import START, TERMINAL, AnyEvent, Cursor
 from darkq.keys import JobKeys
 from darkq.live import Live
 from darkq.mailbox import Mailbox
+from darkq.transport import UNAVAILABLE
 
 T = TypeVar("T")
 

@@ -22,6 +22,7 @@ MAX_PARTITIONS = 4096
 
 _PUBLIC_ID = re.compile(r"(0|[1-9][0-9]{0,3})-([0-9a-f]{32})")
 _BATCH_ID = re.compile(r"batch-(0|[1-9][0-9]{0,3})-([0-9a-f]{32})")
+_TAG = re.compile(r"\{[^}]+\}")
 _ARQ_ID = re.compile(r"\{(0|[1-9][0-9]{0,3})\}([0-9a-f]{32})")
 
 
@@ -160,7 +161,7 @@ class BatchKeys(NamedTuple):
     @property
     def live(self) -> str:
         """The channel: something has changed."""
-        return f"darkq:live:{self.public_id}"
+        return f"darkq:live:batch:{self.tagged_id}"
 
     @property
     def files(self) -> str:
@@ -238,6 +239,14 @@ class LimitKeys(NamedTuple):
 def limit_keys(upstream: str) -> LimitKeys:
     """Name an upstream's keys; they share a slot, whatever partition its jobs are of."""
     return LimitKeys(*(f"darkq:limit:{{{upstream}}}:{part}" for part in LimitKeys._fields))
+
+
+def never_there(key: str) -> str:
+    """Name what shares a key's slot and never exists. Raises `ValueError` for a key without tag."""
+    found = _TAG.search(key)
+    if found is None:
+        raise ValueError(f"no hash tag in {key!r}")
+    return f"darkq:{found[0]}:never"
 
 
 API_KEYS = "darkq:keys"

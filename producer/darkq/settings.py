@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from darkq.errors import ConfigurationError
 from darkq.keys import MAX_PARTITIONS
 from darkq.local_socket import is_ours_alone, socket_path, url
+from darkq.partitions import parse_partitions
 from darkq.upstream_settings import UpstreamSettings, check_name
 from darkq.windows import Window, parse_windows
 
@@ -30,6 +31,11 @@ _ORIGINS = r"^( *https?://[A-Za-z0-9._:\[\]-]+ *(,|$))*$"
 
 def _checked_windows(text: str) -> str:
     parse_windows(text)
+    return text
+
+
+def _checked_partitions(text: str) -> str:
+    parse_partitions(text)
     return text
 
 
@@ -61,6 +67,7 @@ class Settings(BaseSettings):
     redis_connections: Count = 16
     redis_timeout_s: Seconds = 10.0
     redis_patience_s: Seconds = 5.0
+    redis_wait_replicas: Annotated[int, Field(ge=0, le=100)] = 0
     state_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         default_factory=_default_state_dir
     )
@@ -76,6 +83,7 @@ class Settings(BaseSettings):
     max_result_chars: Annotated[int, Field(ge=1)] = 4 << 20
 
     # Workers
+    worker_partitions: Annotated[str, AfterValidator(_checked_partitions)] | None = None
     worker_jobs: Count = 100
     worker_reserved_interactive: Annotated[int, Field(ge=0)] = 10
     worker_lease_s: Annotated[float, Field(ge=1, le=3600)] = 15.0
@@ -142,6 +150,18 @@ class Settings(BaseSettings):
     def uses_darkai(self) -> bool:
         """Tell whether DarkAI is one of the upstreams."""
         return self.darkai_url.lower() != "none"
+
+    def find_worker_partitions(self) -> tuple[int, ...]:
+        """Return the partitions that a worker takes jobs of. Raises `ConfigurationError`."""
+        if self.worker_partitions is None:
+            return tuple(range(self.partitions))
+        found = parse_partitions(self.worker_partitions)
+        if found[-1] >= self.partitions:
+            reason = (
+                f"names partition {found[-1]}; DARKQ_PARTITIONS says there are {self.partitions}"
+            )
+            raise ConfigurationError("DARKQ_WORKER_PARTITIONS", reason)
+        return found
 
     def find_darkai_windows(self) -> tuple[Window, ...]:
         """Return DarkAI's limits: as configured, else those of the public service, if it is that.

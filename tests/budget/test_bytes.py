@@ -81,7 +81,7 @@ async def test_a_chunk_and_the_end(hand: Hand, wire: Wire, make_settings: MakeSe
     async with writing(make_settings(redis_url=wire.url)) as writer:
         await open_logs(writer, hand, 1)  # connects
         claim = await hand.take()
-        log = writer.open(claim.keys, claim.attempt, on_lost=lambda: None)
+        log = writer.open(claim.keys, claim.attempt, claim.token, on_lost=lambda: None)
         seen = [wire.bytes]
 
         log.start(model="m", upstream="u", at_ms=NOW_MS)

@@ -92,7 +92,7 @@ async def test_chunks_that_go_with_the_end_count_too_if_it_is_ours(
     hand = Hand(redis)
     claim = await hand.take()
     async with writing(make_settings(worker_linger_s=1)) as writer:
-        log = writer.open(claim.keys, claim.attempt, on_lost=lambda: None)
+        log = writer.open(claim.keys, claim.attempt, claim.token, on_lost=lambda: None)
         log.start(model="m", upstream="u", at_ms=1)
         log.add("one ")
         log.add("event")

@@ -10,6 +10,7 @@ from redis.exceptions import ConnectionError
 
 from darkq import Settings
 from darkq.line import Command, Line
+from darkq.servers import servers_of
 from darkq_worker.writer import Writer
 from model.faulty_redis import Fault
 
@@ -23,11 +24,11 @@ class Faults:
 
 class FaultyWriter(Writer):
     def __init__(self, settings: Settings, faults: Faults) -> None:
-        super().__init__(settings)
+        super().__init__(servers_of(settings), settings)
         self._faults = faults
 
-    def _take_over(self, connection: AbstractConnection) -> Line:
-        return _FaultyLine(connection, self._on_reply, self._faults)
+    def _make_line(self, connection: AbstractConnection, on_reply: Callable[[Any], None]) -> Line:
+        return _FaultyLine(connection, on_reply, self._faults)
 
 
 class _FaultyLine(Line):

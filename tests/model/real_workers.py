@@ -71,7 +71,7 @@ class Run:
         self._attempt = Attempt(claim, settings)
         self._attempt.record = decode_job(claim.record) if claim.record else None
         self.heard_of_loss = False
-        self.log = worker.writer.open(claim.keys, claim.attempt, on_lost=self._on_lost)
+        self.log = worker.writer.open(claim.keys, claim.attempt, claim.token, on_lost=self._on_lost)
         worker.runs.append(self)
 
     def __repr__(self) -> str:

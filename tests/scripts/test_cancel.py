@@ -152,7 +152,8 @@ async def test_the_former_holder_can_write_nothing_after_it(redis: Redis, hand: 
     before = await snapshot(redis)
     async with Ear(redis, claim.keys.live) as ear:
         assert await hand.append(claim, chunk(1, 2)) == [0]
-        assert await hand.finish(claim, ev.Completed(id="1-2", at_ms=1)) == 0
+        end = ev.Completed(id="1-2", at_ms=1)
+        assert await hand.finish(claim, end, result=b"the former holder's") == 0
         assert await hand.release(claim, delay_ms=0) == 0
         assert await hand.leases.renew([claim]) == ([claim], [])
         assert await ear.heard() == []

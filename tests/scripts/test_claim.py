@@ -237,4 +237,4 @@ async def test_scripts_come_back_by_themselves_after_a_flush(redis: Redis, hand:
     await hand.enqueue()
     await redis.script_flush()
     assert len(await hand.claim()) == 1
-    assert await redis.script_exists(scripts.claim.sha) == [True]
+    assert await redis.script_exists(scripts.claim.sha()) == [True]

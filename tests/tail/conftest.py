@@ -11,11 +11,12 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Settings
-from darkq.connection import pool
 from darkq.event import START, AnyEvent, Chunk, Cursor
 from darkq.event_log import tail
 from darkq.keys import JobKeys
 from darkq.live import Live
+from darkq.servers import servers_of
+from darkq.subscriber import Channel, Subscriber
 from support.by_hand import Hand
 
 
@@ -26,11 +27,19 @@ class Lossy(Live):
         super().__init__(*args, **options)
         self.to_lose = 0
 
-    def _dispatch(self, response: Any) -> None:
-        if response[0] == b"message" and self.to_lose:
-            self.to_lose -= 1
-        else:
-            super()._dispatch(response)
+    def _subscriber_of(self, channel: Channel) -> Subscriber:
+        subscriber = super()._subscriber_of(channel)
+        hear = subscriber._dispatch
+
+        def lose(response: Any) -> None:
+            if response[0] == b"message" and self.to_lose:
+                self.to_lose -= 1
+            else:
+                hear(response)
+
+        if subscriber._task is None:
+            subscriber._dispatch = lose  # type: ignore[assignment]
+        return subscriber
 
 
 class Reader:
@@ -67,11 +76,9 @@ class Reader:
 
 @pytest.fixture
 async def live(settings: Settings) -> AsyncIterator[Lossy]:
-    connections = pool(settings)
-    live = Lossy(connections, patience_s=5)
+    live = Lossy(servers_of(settings), patience_s=5)
     yield live
     await live.aclose()
-    await connections.aclose()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 
 from redis.asyncio import Redis
 
+from darkq.line import Line
 from darkq.live import Live
 from support.waiting import wait_until
 
@@ -25,6 +26,12 @@ class Sink:
 async def listeners(redis: Redis, channel: str) -> int:
     ((_, count),) = await redis.pubsub_numsub(channel)
     return int(count)
+
+
+def line_of(live: Live) -> Line | None:
+    """Return the line of a subscriber to one server."""
+    (subscriber,) = live._subscribers.values()
+    return subscriber._line
 
 
 async def subscribers(redis: Redis) -> int:

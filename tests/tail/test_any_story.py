@@ -22,10 +22,10 @@ from redis.asyncio import Redis
 
 from darkq import Settings, log_pages, mailbox
 from darkq import event as ev
-from darkq.connection import pool
 from darkq.event import START, AnyEvent, Cursor
 from darkq.keys import queue
 from darkq.record import decode_result
+from darkq.servers import servers_of
 from support.by_hand import Hand, chunk, started
 from support.servers import Server
 
@@ -138,11 +138,11 @@ class Story:
 
 async def play(url: str, story: list[tuple[Any, ...]]) -> None:
     async with AsyncExitStack() as stack:
-        connections = pool(Settings.model_validate({"redis_url": url}))
-        stack.push_async_callback(connections.aclose)
-        redis = Redis.from_pool(connections)
+        servers = servers_of(Settings.model_validate({"redis_url": url}))
+        redis = servers.client()
+        stack.push_async_callback(redis.aclose)
         await redis.flushall()
-        live = Lossy(connections, patience_s=5)
+        live = Lossy(servers, patience_s=5)
         stack.push_async_callback(live.aclose)
         tale = Story(redis, live)
         await tale.begin()

@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 
 import pytest
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import Redis
 
+from darkq import Settings
 from darkq.live import Live
+from darkq.servers import servers_of
+from darkq.subscriber import Channel, Subscriber
 from support.by_hand import silent
 from support.waiting import wait_until
 
@@ -59,12 +62,13 @@ class Wire:
 
 
 async def test_a_reply_of_the_channels_first_life_does_not_confirm_its_second(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    """Between them nobody listens. Red without `_replies_due`."""
-    live, wire, sink = Live(ConnectionPool(), patience_s=5), Wire(), Sink()
-    monkeypatch.setattr(live, "_run", lambda: asyncio.sleep(60))
-    monkeypatch.setattr(live, "_line", wire)
+    """Between them nobody listens. Red without `_joins_due`."""
+    monkeypatch.setattr(Subscriber, "_run", lambda _: asyncio.sleep(60))
+    live, wire, sink = Live(servers_of(settings), patience_s=5), Wire(), Sink()
+    subscriber = live._subscriber_of(Channel("a"))
+    monkeypatch.setattr(subscriber, "_line", wire)
     first = asyncio.create_task(join_and_leave(live, "a"))
     await asyncio.sleep(0)
     first.cancel()
@@ -74,14 +78,14 @@ async def test_a_reply_of_the_channels_first_life_does_not_confirm_its_second(
         await asyncio.sleep(0)
         assert wire.sent == ["SUBSCRIBE", "UNSUBSCRIBE", "SUBSCRIBE"]
         for reply in (b"subscribe", b"unsubscribe"):
-            live._dispatch([reply, b"a", 1])
+            subscriber._dispatch([reply, b"a", 1])
             await asyncio.wait([second], timeout=0.01)
             assert not second.done()
-        live._dispatch([b"subscribe", b"a", 1])
+        subscriber._dispatch([b"subscribe", b"a", 1])
         await asyncio.wait_for(second, 1)
-        live._dispatch([b"message", b"a", b"hello"])
+        subscriber._dispatch([b"message", b"a", b"hello"])
         assert sink.messages == [b"hello"]
-    assert live._replies_due == {}
+    assert subscriber._joins_due == {}
     await live.aclose()
 
 
@@ -93,7 +97,8 @@ async def test_leaving_and_joining_in_haste(redis: Redis, live: Live) -> None:
         await asyncio.wait([hasty])
         sink = Sink()
         async with live.subscribed("a", sink):
-            assert live._replies_due == {}
+            (subscriber,) = live._subscribers.values()
+            assert subscriber._joins_due == {}
             assert await redis.publish("a", b"hello") == 1
             await hears(redis, "a", sink)
             assert sink.messages[0] == b"hello"

@@ -13,19 +13,19 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from darkq import Settings
-from darkq import live as live_module
-from darkq.connection import pool
+from darkq import subscriber as subscriber_module
 from darkq.live import Live
+from darkq.servers import servers_of
 from support.by_hand import heard
 from support.servers import Server, binaries, running
 from support.waiting import wait_until
 
-from .listening import Sink, hears, join_and_leave, subscribers
+from .listening import Sink, hears, join_and_leave, line_of, subscribers
 
 
 async def test_patience_ends(tmp_path: Path) -> None:
     settings = Settings.model_validate({"redis_url": f"unix://{tmp_path}/nobody"})
-    live = Live(pool(settings), patience_s=0.1)
+    live = Live(servers_of(settings), patience_s=0.1)
     with pytest.raises(ConnectionError, match="no subscriber connection"):
         async with live.subscribed("a", Sink()):
             pytest.fail("there is no Redis")
@@ -44,26 +44,24 @@ async def own_server(tmp_path: Path) -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def own_live(own_server: Server) -> AsyncIterator[Live]:
-    connections = pool(Settings.model_validate({"redis_url": own_server.url}))
-    live = Live(connections, patience_s=None)
+    live = Live(servers_of(Settings.model_validate({"redis_url": own_server.url})), patience_s=None)
     yield live
     await live.aclose()
-    await connections.aclose()
 
 
 async def test_a_connection_that_is_dead_but_not_closed_is_found_by_the_ping(
     own_server: Server, own_live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red without `_ping`: no byte ever says that the server is gone."""
-    monkeypatch.setattr(live_module, "_PING_INTERVAL_S", 0.05)
+    monkeypatch.setattr(subscriber_module, "_PING_INTERVAL_S", 0.05)
     sink = Sink()
     assert own_server.process is not None
     async with own_live.subscribed("a", sink):
-        first, gaps = own_live._line, sink.gaps
+        first, gaps = line_of(own_live), sink.gaps
         own_server.process.send_signal(signal.SIGSTOP)
         await wait_until("the gap", lambda: sink.gaps > gaps)
         own_server.process.send_signal(signal.SIGCONT)
-        await wait_until("another connection", lambda: own_live._line not in (None, first))
+        await wait_until("another connection", lambda: line_of(own_live) not in (None, first))
         async with Redis.from_url(own_server.url) as redis:
             await wait_until("a subscription", lambda: heard(redis, "a"))
             await hears(redis, "a", sink)
@@ -72,13 +70,13 @@ async def test_a_connection_that_is_dead_but_not_closed_is_found_by_the_ping(
 async def test_the_ping_leaves_a_quiet_connection_alone(
     redis: Redis, live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_module, "_PING_INTERVAL_S", 0.1)
+    monkeypatch.setattr(subscriber_module, "_PING_INTERVAL_S", 0.1)
     sink = Sink()
     async with live.subscribed("a", sink):
-        line, gaps = live._line, sink.gaps
+        line, gaps = line_of(live), sink.gaps
         pings = await _calls(redis, "ping")
         await wait_until("some pings", lambda: _more_calls(redis, "ping", pings + 3))
-        assert live._line is line
+        assert line_of(live) is line
         assert sink.gaps == gaps
 
 
@@ -113,7 +111,7 @@ async def test_a_server_that_accepts_and_never_answers_does_not_hold_it_for_ever
 
     async with await asyncio.start_unix_server(serve, path):
         settings = Settings.model_validate({"redis_url": f"unix://{path}", "redis_timeout_s": 0.2})
-        live = Live(pool(settings), patience_s=5)
+        live = Live(servers_of(settings), patience_s=5)
         sink = Sink()
         async with live.subscribed("a", sink):
             await hears(redis, "a", sink)
@@ -133,8 +131,7 @@ async def test_closing_while_it_connects_leaves_nothing_behind(own_server: Serve
     """An unclosed transport would warn."""
     assert own_server.process is not None
     own_server.process.send_signal(signal.SIGSTOP)
-    connections = pool(Settings.model_validate({"redis_url": own_server.url}))
-    live = Live(connections, patience_s=None)
+    live = Live(servers_of(Settings.model_validate({"redis_url": own_server.url})), patience_s=None)
     joining = asyncio.create_task(join_and_leave(live, "a"))
     await asyncio.sleep(0.05)  # it waits in the handshake: there is nothing to see from outside
     joining.cancel()
@@ -148,7 +145,7 @@ async def test_whatever_protocol_the_url_asks_for(
     redis_server: Server, redis: Redis, protocol: int
 ) -> None:
     url = f"{redis_server.url}?protocol={protocol}"
-    live = Live(pool(Settings.model_validate({"redis_url": url})), patience_s=2)
+    live = Live(servers_of(Settings.model_validate({"redis_url": url})), patience_s=2)
     sink = Sink()
     async with live.subscribed("a", sink):
         await hears(redis, "a", sink)

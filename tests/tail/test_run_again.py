@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 
 from darkq import Settings, failures, log_pages, mailbox
 from darkq import event as ev
-from darkq.connection import pool
 from darkq.event import Cursor, Failed
+from darkq.servers import servers_of
 from darkq_worker.claims import Claim
 from support.by_hand import Hand, chunk, event_ids, started
 from support.servers import Server
@@ -154,11 +154,11 @@ def test_every_reader_has_both_lives(
 
 async def play(url: str, story: list[tuple[Any, ...]]) -> None:
     async with AsyncExitStack() as stack:
-        connections = pool(Settings.model_validate({"redis_url": url}))
-        stack.push_async_callback(connections.aclose)
-        redis = Redis.from_pool(connections)
+        servers = servers_of(Settings.model_validate({"redis_url": url}))
+        redis = servers.client()
+        stack.push_async_callback(redis.aclose)
         await redis.flushall()
-        live = Lossy(connections, patience_s=5)
+        live = Lossy(servers, patience_s=5)
         stack.push_async_callback(live.aclose)
         tale = TwoLives(redis, live)
         await tale.begin()

@@ -35,6 +35,7 @@ class Desk:
         self.log = AttemptLog(
             JobKeys.new(0),
             attempt,
+            "token",
             self.budget,
             self.tally,
             on_work=self._on_work,

@@ -26,6 +26,7 @@ CHANGED: dict[str, Any] = {
     "redis_connections": 3,
     "redis_timeout_s": 1.5,
     "redis_patience_s": 2.5,
+    "redis_wait_replicas": 1,
     "state_dir": "/somewhere/else",
     "partitions": 8,
     "job_ttl_s": 61.5,
@@ -35,6 +36,7 @@ CHANGED: dict[str, Any] = {
     "job_timeout_s": 63.0,
     "job_tries": 4,
     "max_result_chars": 100,
+    "worker_partitions": "0-3,7",
     "worker_jobs": 5,
     "worker_reserved_interactive": 0,
     "worker_lease_s": 1.0,
@@ -174,7 +176,7 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
 def test_numbers_have_their_unit_in_their_name() -> None:
     counts = ("connections", "partitions", "_tries", "_jobs", "_leases", "_interactive",
               "_concurrency", "_failures", "_lines", "_port",
-              "_readers")  # fmt: skip
+              "_readers", "_replicas")  # fmt: skip
     defaults = Settings.load()
     for field in FIELDS:
         value = getattr(defaults, field)

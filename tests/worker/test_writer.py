@@ -18,6 +18,7 @@ from darkq import Client, Settings
 from darkq.event import Chunk, Completed, decode
 from darkq.keys import JobKeys
 from darkq.record import Details, ResultRecord, encode
+from darkq.servers import servers_of
 from darkq_worker.attempt_log import AttemptLog, Entry
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.settlement import Finish
@@ -30,7 +31,8 @@ MakeSettings = Callable[..., Settings]
 
 @pytest.fixture
 async def writer(make_settings: MakeSettings) -> AsyncIterator[Writer]:
-    writer = Writer(make_settings(redis_timeout_s=0.5, worker_buffer_chars=1024))
+    settings = make_settings(redis_timeout_s=0.5, worker_buffer_chars=1024)
+    writer = Writer(servers_of(settings), settings)
     task = asyncio.create_task(writer.run())
     yield writer
     task.cancel()
@@ -50,7 +52,7 @@ async def claim(client: Client, redis: Redis) -> Claim:
 def open_log(writer: Writer, claim: Claim, lost: list[str] | None = None) -> AttemptLog:
     """Begin the claim's log; `lost` hears when it is lost."""
     heard = [] if lost is None else lost
-    log = writer.open(claim.keys, claim.attempt, on_lost=lambda: heard.append("lost"))
+    log = writer.open(claim.keys, claim.attempt, claim.token, on_lost=lambda: heard.append("lost"))
     log.start(model="m", upstream="u", at_ms=1)
     return log
 
@@ -242,7 +244,8 @@ async def test_a_stranger_cannot_finish(writer: Writer, claim: Claim, redis: Red
 
 @asynccontextmanager
 async def lingering(make_settings: MakeSettings, linger_s: float) -> AsyncIterator[Writer]:
-    writer = Writer(make_settings(worker_linger_s=linger_s, worker_max_event_chars=8))
+    settings = make_settings(worker_linger_s=linger_s, worker_max_event_chars=8)
+    writer = Writer(servers_of(settings), settings)
     task = asyncio.create_task(writer.run())
     yield writer
     task.cancel()

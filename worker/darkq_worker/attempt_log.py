@@ -34,14 +34,15 @@ class AttemptLog:
 
     Pieces are merged up to `max_event_chars`; a longer piece is an event of its own.
 
-    `on_work` is called when there is something to flush, `on_lost` when the log turns out to
-    belong to somebody else by now.
+    `token` is that of the attempt's lease. `on_work` is called when there is something to flush,
+    `on_lost` when the log turns out to belong to somebody else by now.
     """
 
     def __init__(
         self,
         keys: JobKeys,
         attempt: int,
+        token: str,
         budget: Budget,
         tally: Tally,
         *,
@@ -51,6 +52,7 @@ class AttemptLog:
     ) -> None:
         self.keys = keys
         self.attempt = attempt
+        self.token = token
         self.model = ""
         self.upstream = ""
         self.chunks = 0
@@ -94,6 +96,10 @@ class AttemptLog:
         if len(self._waiting) == 1:  # else the writer knows
             self._waits_since_s = time.perf_counter()
             self._on_work(self)
+
+    def move(self, on_work: Callable[[AttemptLog], None]) -> None:
+        """Tell somebody else from now on when there is something to flush."""
+        self._on_work = on_work
 
     def close(self) -> tuple[str, Cursor]:
         """Seal all that waits; return the whole text, and the place of the event after it.

@@ -1,25 +1,55 @@
 """What a worker takes next: as many due jobs as it has room for, from each partition in turn.
 
+A partition is asked when there may be something: when it says so, when its next job is due, when a
+job of it has ended, and now and then in any case, should a word have been lost.
+
 After an outage every lease has run out, and most owners are alive: for half a lease, jobs that
-somebody held are left to their owners.
+somebody held are left to their owners. A partition that cannot be reached is looked for beside the
+others, which go on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 
+from redis.exceptions import RedisError
+
+from darkq.connection import brief
 from darkq.settings import Settings
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Claim, Leases
 
+logger = logging.getLogger("darkq.worker")
+
 MAX_CLAIMS_PER_CALL = 100
 """3,000 jobs claimed by 100 are 3 KB each less in memory, for good, than claimed all at once."""
 
+_OUTAGE_PAUSE_S = 0.25
+
+
+class _Partition:
+    """What a worker knows of a partition; times are the event loop's."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.ask_at_s = -math.inf
+        self.had_less_room = False
+        """There may be more than it was asked for: any slot that is freed is a reason to ask."""
+        self.outage_over_s = -math.inf
+        self.search: asyncio.Task[None] | None = None
+        """Looks for it while it cannot be reached."""
+
 
 class Claiming:
-    """Claims for one worker. `attempts` is what runs there; `start` adds to it at once."""
+    """Claims for one worker. `attempts` is what runs there; `start` adds to it at once.
+
+    `renew` renews the leases in a partition, and `owner` tells which server has it; `wake` is
+    called when one that could not be reached is there again.
+    """
 
     def __init__(
         self,
@@ -29,66 +59,120 @@ class Claiming:
         *,
         may_claim: Callable[[], bool],
         start: Callable[[Sequence[Claim]], None],
+        renew: Callable[[int], Awaitable[None]],
+        owner: Callable[[int], object],
+        wake: Callable[[], None],
     ) -> None:
         self._leases = leases
         self._attempts = attempts
         self._settings = settings
         self._may_claim = may_claim
         self._start = start
+        self._renew = renew
+        self._owner = owner
+        self._wake = wake
         self._one_at_a_time = asyncio.Lock()
-        self._turn = 0
-        self._outage_over_s = -math.inf  # when Redis came back, as the loop's clock says
+        self._partitions = {n: _Partition(n) for n in settings.find_worker_partitions()}
+        self._in_turn = list(self._partitions.values())
+        self._look_everywhere_s = -math.inf
 
-    @property
-    def in_outage(self) -> bool:
-        """Tell whether Redis was away when it was asked last."""
-        return self._outage_over_s == math.inf
+    def look_at(self, number: int) -> None:
+        """Say that there may be something in a partition."""
+        self._partitions[number].ask_at_s = -math.inf
 
-    def outage_began(self) -> None:
-        """Say that Redis does not answer."""
-        self._outage_over_s = math.inf
+    def ended(self, claim: Claim) -> None:
+        """Say that a job has ended, or gone back to its queue: to be due later, perhaps."""
+        for partition in self._in_turn:
+            if partition.had_less_room or partition.number == claim.keys.partition:
+                partition.ask_at_s = -math.inf
 
-    def outage_over(self) -> None:
-        """Say that it answers again, and that our own leases are renewed."""
-        self._outage_over_s = asyncio.get_running_loop().time()
-
-    async def claim_due(self) -> float | None:
-        """Claim from every partition in turn; return the seconds until the next job is due."""
+    async def claim_due(self) -> float:
+        """Claim where there may be something; return for how many seconds to sleep."""
         async with self._one_at_a_time:
-            partitions = self._settings.partitions
-            self._turn += 1
-            dues: list[float] = []
-            for step in range(partitions):
+            now_s = asyncio.get_running_loop().time()
+            if now_s >= self._look_everywhere_s:
+                self._look_everywhere_s = now_s + self._settings.worker_poll_s
+                for partition in self._in_turn:
+                    partition.ask_at_s = -math.inf
+            self._in_turn.append(self._in_turn.pop(0))
+            for partition in list(self._in_turn):
                 slots = min(MAX_CLAIMS_PER_CALL, self._settings.worker_jobs - len(self._attempts))
                 if slots <= 0 or not self._may_claim():
-                    return None
-                due_s = await self._claim((self._turn + step) % partitions, slots)
-                if due_s is not None:
-                    dues.append(due_s)
-            return min(dues, default=None)
+                    return self._settings.worker_poll_s  # or until a slot is freed
+                if partition.search is None and partition.ask_at_s <= now_s:
+                    await self._claim_from(partition, slots)
+            return self._next_s() - now_s
 
     async def settled(self) -> None:
         """Wait for a claim on its way: what it takes would else lose its lease."""
         async with self._one_at_a_time:
             pass
 
-    async def _claim(self, partition: int, slots: int) -> float | None:
+    async def aclose(self) -> None:
+        """Look for nothing any more."""
+        for partition in self._in_turn:
+            if partition.search is not None:
+                partition.search.cancel()
+                with suppress(asyncio.CancelledError):
+                    await partition.search
+
+    def _next_s(self) -> float:
+        asked = (each.ask_at_s for each in self._in_turn if each.search is None)
+        return min(self._look_everywhere_s, *asked, math.inf)
+
+    async def _claim_from(self, partition: _Partition, slots: int) -> None:
+        try:
+            due_s = await self._claim(partition, slots)
+        except (RedisError, OSError) as error:
+            logger.warning("cannot claim, will keep trying: %s", brief(error))
+            self._search(partition)
+        else:
+            now_s = asyncio.get_running_loop().time()
+            partition.ask_at_s = math.inf if due_s is None else now_s + due_s
+
+    async def _claim(self, partition: _Partition, slots: int) -> float | None:
         bulk = sum(attempt.claim.is_bulk for attempt in self._attempts)
-        bulk_slots = self._settings.worker_jobs - self._settings.worker_reserved_interactive - bulk
+        room = self._settings.worker_jobs - self._settings.worker_reserved_interactive - bulk
+        bulk_slots = max(0, min(slots, room))
+        suspects = 0 if self._runs_a_suspect() else 1
         claims, due_s = await self._leases.claim(
-            partition,
+            partition.number,
             slots=slots,
-            bulk_slots=max(0, min(slots, bulk_slots)),
-            suspects=0 if self._runs_a_suspect() else 1,
-            respite_s=self._respite_s(),
+            bulk_slots=bulk_slots,
+            suspects=suspects,
+            respite_s=self._respite_s(partition),
         )
         self._start(claims)
+        partition.had_less_room = bulk_slots < slots or not suspects or len(claims) == slots
         # After a full call there may be more, of another queue too.
         return 0.0 if len(claims) == MAX_CLAIMS_PER_CALL else due_s
 
-    def _respite_s(self) -> float:
+    def _search(self, partition: _Partition) -> None:
+        """Look for a partition, and for the others of its server before they are asked in vain."""
+        owner = self._owner(partition.number)
+        for each in self._in_turn:
+            if each.search is None and self._owner(each.number) == owner:
+                each.search = asyncio.create_task(self._find(each), name="darkq-search")
+
+    async def _find(self, partition: _Partition) -> None:
+        """Ask a partition until it answers, and first for our own leases."""
+        while True:
+            await asyncio.sleep(_OUTAGE_PAUSE_S)
+            try:
+                await self._renew(partition.number)
+            except (RedisError, OSError):
+                continue
+            break
+        partition.outage_over_s = asyncio.get_running_loop().time()
+        partition.ask_at_s = -math.inf
+        partition.search = None
+        if not any(each.search for each in self._in_turn):
+            logger.info("Redis is back")
+        self._wake()
+
+    def _respite_s(self, partition: _Partition) -> float:
         respite_s = self._settings.worker_lease_s / 2
-        is_fresh = asyncio.get_running_loop().time() < self._outage_over_s + respite_s
+        is_fresh = asyncio.get_running_loop().time() < partition.outage_over_s + respite_s
         return respite_s if is_fresh else 0
 
     def _runs_a_suspect(self) -> bool:

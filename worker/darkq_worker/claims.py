@@ -116,17 +116,25 @@ class Leases:
         return 0 < claim.leases_lost == self._max_lost_leases
 
     async def renew(self, claims: Sequence[Claim]) -> Renewal:
-        """Renew leases; one call for up to 500 jobs of a partition."""
+        """Renew leases, one partition after the other; see `renew_in`."""
         renewal = Renewal([], [])
         by_partition: dict[int, list[Claim]] = {}
         for claim in claims:
             by_partition.setdefault(claim.keys.partition, []).append(claim)
         for partition, group in by_partition.items():
-            for start in range(0, len(group), MAX_RENEWALS_PER_CALL):
-                call = group[start : start + MAX_RENEWALS_PER_CALL]
-                lost, cancel = await self._renew_call(partition, call)
-                renewal.lost.extend(call[number] for number in lost)
-                renewal.cancel.extend(call[number] for number in cancel)
+            part = await self.renew_in(partition, group)
+            renewal.lost.extend(part.lost)
+            renewal.cancel.extend(part.cancel)
+        return renewal
+
+    async def renew_in(self, partition: int, claims: Sequence[Claim]) -> Renewal:
+        """Renew leases in a partition, which is asked in any case; one call for up to 500 jobs."""
+        renewal = Renewal([], [])
+        for start in range(0, max(1, len(claims)), MAX_RENEWALS_PER_CALL):
+            call = claims[start : start + MAX_RENEWALS_PER_CALL]
+            lost, cancel = await self._renew_call(partition, call)
+            renewal.lost.extend(call[number] for number in lost)
+            renewal.cancel.extend(call[number] for number in cancel)
         return renewal
 
     async def _renew_call(self, partition: int, claims: Sequence[Claim]) -> Any:

@@ -8,8 +8,9 @@ import logging
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq.connection import UNAVAILABLE, brief
+from darkq.connection import brief
 from darkq.errors import ConfigurationError
+from darkq.transport import UNAVAILABLE
 
 logger = logging.getLogger("darkq.worker")
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from darkq import scripts
+from darkq.errors import NotReplicated
 from darkq.line import Command
+from darkq.replicas import WaitRule
 from darkq_worker.attempt_log import AttemptLog, Entry
 from darkq_worker.settlement import Settlement
 
@@ -20,10 +22,11 @@ class _Part(NamedTuple):
 
 
 _Call: TypeAlias = tuple[Command, Callable[[Any], None]]
+_OnSettled: TypeAlias = Callable[[Settlement, bool], None]
 
 
 class Flush:
-    """One `append` per partition, then the settlements.
+    """One `append` per partition, then the settlements; these count when enough replicas have them.
 
     `error` is the first one among the replies that is worth another try. What it belongs to was not
     done. A settlement whose error is not worth one is settled: the job is not ours any more.
@@ -34,7 +37,9 @@ class Flush:
         logs: Iterable[AttemptLog],
         settlements: Sequence[Settlement],
         *,
-        on_settled: Callable[[Settlement, bool], None],
+        in_cluster: bool,
+        wait: WaitRule,
+        on_settled: _OnSettled,
     ) -> None:
         self.logs: list[AttemptLog] = []
         self.settlements = settlements
@@ -48,9 +53,14 @@ class Flush:
                 part = _Part(log, entries, log.sealed)
                 partitions.setdefault(log.keys.partition, []).append(part)
         for parts in partitions.values():
-            self._calls.append(_append(parts))
+            self._calls.append(_append(parts, in_cluster))
+        ends: list[tuple[Settlement, bool]] = []
+        waits = bool(settlements) and wait.replicas > 0
+        told = (lambda *end: ends.append(end)) if waits else on_settled
         for settlement in settlements:
-            self._calls.append(_settle(settlement, on_settled))
+            self._calls.append(_settle(settlement, in_cluster, told))
+        if waits:
+            self._calls.append(_await_replicas(wait, ends, on_settled))
 
     @property
     def commands(self) -> list[Command]:
@@ -61,7 +71,10 @@ class Flush:
         _, told = self._calls[self._taken]
         self._taken += 1
         if not isinstance(reply, Exception):
-            told(reply)
+            try:
+                told(reply)
+            except NotReplicated as error:
+                self.error = self.error or error
         elif is_hopeless(reply):
             told(None)
         elif self.error is None:
@@ -74,7 +87,7 @@ def is_hopeless(error: Exception) -> bool:
     return "WRONGTYPE" in str(error)
 
 
-def _append(parts: Sequence[_Part]) -> _Call:
+def _append(parts: Sequence[_Part], in_cluster: bool) -> _Call:
     keys: list[str] = []
     args: list[str | bytes] = []
     for log, entries, _ in parts:
@@ -94,10 +107,21 @@ def _append(parts: Sequence[_Part]) -> _Call:
             else:
                 log.lose()
 
-    return ("EVALSHA", scripts.append.sha, len(keys), *keys, *args), told
+    return scripts.append.call(keys, args, in_cluster=in_cluster), told
 
 
-def _settle(settlement: Settlement, on_settled: Callable[[Settlement, bool], None]) -> _Call:
+def _settle(settlement: Settlement, in_cluster: bool, on_settled: _OnSettled) -> _Call:
     script, keys, args = settlement.call()
-    command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+    command = script.call(keys, args, in_cluster=in_cluster)
     return command, lambda reply: on_settled(settlement, reply == 1)
+
+
+def _await_replicas(
+    wait: WaitRule, ends: Sequence[tuple[Settlement, bool]], on_settled: _OnSettled
+) -> _Call:
+    def told(reached: int) -> None:
+        wait.check(reached)
+        for settlement, ours in ends:
+            on_settled(settlement, ours)
+
+    return ("WAIT", wait.replicas, wait.timeout_ms), told

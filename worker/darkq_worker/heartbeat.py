@@ -1,13 +1,14 @@
 """Keeping leases alive, and hearing of jobs that are lost or to be cancelled.
 
-There are leases on jobs, and on calls of upstreams.
+There are leases on jobs, and on calls of upstreams. Each kind has a task of its own, as has what
+is told of the counts: where one waits for a server that is away, the others go on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from redis.exceptions import RedisError
 
@@ -47,27 +48,54 @@ class Heartbeat:
 
     async def run(self) -> None:
         """Beat until cancelled. While Redis is away, try again at every beat."""
-        while True:
-            try:
-                async with asyncio.timeout(self._interval_s):
-                    await self._now.wait()
-            except TimeoutError:
-                pass
-            self._now.clear()
-            try:
-                await self.beat()
-            except (RedisError, OSError) as error:
-                logger.warning("heartbeat failed: %s", brief(error))
-            else:
-                await self._counting.report()
+        never = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._repeat(self.beat, self._now), name="darkq-renew-jobs")
+            tasks.create_task(self._repeat(self._limits.keep, never), name="darkq-renew-calls")
+            tasks.create_task(self._repeat(self._counting.report, never), name="darkq-report")
 
     async def beat(self) -> None:
-        """Renew now. Raises what redis-py raises."""
-        attempts = {attempt.claim: attempt for attempt in self._attempts}
-        renewal = await self._leases.renew(list(attempts))
+        """Renew all leases on jobs now. Raises what redis-py raises.
+
+        A partition that cannot be reached keeps no other back.
+        """
+        failures: list[Exception] = []
+
+        async def beat_in(partition: int) -> None:
+            try:
+                await self.beat_in(partition)
+            except (RedisError, OSError) as error:
+                failures.append(error)
+
+        async with asyncio.TaskGroup() as tasks:
+            for partition in {attempt.claim.keys.partition for attempt in self._attempts}:
+                tasks.create_task(beat_in(partition))
+        if failures:
+            raise failures[0]
+
+    async def beat_in(self, partition: int) -> None:
+        """Renew those in one partition. Raises what redis-py raises."""
+        attempts = {
+            attempt.claim: attempt
+            for attempt in self._attempts
+            if attempt.claim.keys.partition == partition
+        }
+        renewal = await self._leases.renew_in(partition, list(attempts))
         for claim in renewal.lost:
             if attempts[claim].stop("lost"):  # else its settlement was quicker than our question
                 logger.warning("job %s: lease lost", claim.keys.public_id)
         for claim in renewal.cancel:
             attempts[claim].stop("cancelled")
-        await self._limits.keep()
+
+    async def _repeat(self, do: Callable[[], Awaitable[None]], now: asyncio.Event) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await now.wait()
+            except TimeoutError:
+                pass
+            now.clear()
+            try:
+                await do()
+            except (RedisError, OSError) as error:
+                logger.warning("heartbeat failed: %s", brief(error))

@@ -22,13 +22,14 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from signal import Signals
-from typing import Any
+from typing import Any, cast
 
 from arq.connections import ArqRedis
 from arq.worker import Worker
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from darkq import keys as names
@@ -45,14 +46,14 @@ from darkq_worker.ending import settlement_of
 from darkq_worker.heartbeat import Heartbeat
 from darkq_worker.limits import Limits
 from darkq_worker.outcome import Lost
+from darkq_worker.wakeups import Wakeups
 from darkq_worker.writer import Writer
 
 logger = logging.getLogger("darkq.worker")
 
 HEALTH_INTERVAL_S = 10
-_OUTAGE_PAUSE_S = 0.25
+_SIGN_INTERVAL_S = 1.0
 _CLOSE_PATIENCE_S = 5.0
-_CANCEL = b"cancel "
 
 
 class LeasedWorker(Worker):
@@ -64,20 +65,21 @@ class LeasedWorker(Worker):
         *,
         settings: Settings,
         worker_id: str,
-        redis: ArqRedis,
+        redis: Redis,
         leases: Leases,
         writer: Writer,
         live: Live,
         limits: Limits,
         counting: Counting,
         serves: Callable[[], bytes],
+        owner: Callable[[int], object],
         ctx: dict[str, Any],
         handle_signals: bool = True,
     ) -> None:
         super().__init__(
             functions,
             queue_name=names.queue(0, "interactive"),
-            redis_pool=redis,
+            redis_pool=cast(ArqRedis, redis),  # of which only what any client can do is used
             max_jobs=settings.worker_jobs,
             job_completion_wait=math.ceil(settings.worker_shutdown_grace_s),
             handle_signals=handle_signals,
@@ -94,6 +96,7 @@ class LeasedWorker(Worker):
         self._live = live
         self._coroutines = {name: f.coroutine for name, f in self.functions.items()}
         self._attempts: set[Attempt] = set()
+        self._wake = asyncio.Event()
         lease_s = settings.worker_lease_s
         self._counting = counting
         self._heartbeat = Heartbeat(leases, limits, counting, self._attempts, lease_s=lease_s)
@@ -103,8 +106,10 @@ class LeasedWorker(Worker):
             settings,
             may_claim=lambda: self.allow_pick_jobs,
             start=self._start_all,
+            renew=self._heartbeat.beat_in,
+            owner=owner,
+            wake=self._wake.set,
         )
-        self._wake = asyncio.Event()
 
     async def serve(self) -> None:
         """Run until a signal or a cancellation; then finish or hand back what runs.
@@ -116,9 +121,11 @@ class LeasedWorker(Worker):
                 tasks.create_task(self._writer.run(), name="darkq-writer"),
                 tasks.create_task(self._heartbeat.run(), name="darkq-heartbeat"),
             ]
+            health = tasks.create_task(self._give_signs_of_life(), name="darkq-health")
             try:
                 await self._until_stopped()
             finally:
+                health.cancel()  # or it would undo our signing out
                 await self.close()
                 for task in background:
                     task.cancel()
@@ -134,33 +141,36 @@ class LeasedWorker(Worker):
 
     async def main(self) -> None:
         """Claim and sleep in turns. Survives any absence of Redis."""
-        async with AsyncExitStack() as stack:
-            for partition in range(self._settings.partitions):
-                listening = self._live.subscribed(names.wake(partition), self)
-                await stack.enter_async_context(listening)
+        with ExitStack() as stack:
+            for partition in self._settings.find_worker_partitions():
+                look = partial(self._look_at, partition)
+                sink = Wakeups(
+                    on_jobs=look, on_cancel=self._cancel, on_gap=partial(self._missed, look)
+                )
+                stack.enter_context(self._live.listening(names.wake(partition), sink))
             logger.info("worker ready: %d jobs at once", self.max_jobs)
             while True:
-                try:
-                    await self._poll_iteration()
-                except (RedisError, OSError) as error:
-                    if not self._claiming.in_outage:
-                        logger.warning("cannot claim, will keep trying: %s", brief(error))
-                    self._claiming.outage_began()
-                    await asyncio.sleep(_OUTAGE_PAUSE_S)
+                await self._poll_iteration()
 
     async def _poll_iteration(self) -> None:
         """Claim what is due and there is room for; then sleep until there may be more."""
         self._wake.clear()
-        if self._claiming.in_outage:
-            await self._heartbeat.beat()
-            self._claiming.outage_over()
-            logger.info("Redis is back")
-        due_s = await self._claiming.claim_due() if self.allow_pick_jobs else None
-        await self.heart_beat()
-        sleep_s = self._settings.worker_poll_s
         with suppress(TimeoutError):
-            async with asyncio.timeout(sleep_s if due_s is None else min(sleep_s, due_s)):
+            async with asyncio.timeout(await self._claiming.claim_due()):
                 await self._wake.wait()
+
+    async def _give_signs_of_life(self) -> None:
+        """Say now and then that we are alive."""
+        failed = False
+        while True:
+            try:
+                await self.heart_beat()
+                failed = False
+            except (RedisError, OSError) as error:
+                if not failed:
+                    logger.warning("no sign of life, will keep trying: %s", brief(error))
+                failed = True
+            await asyncio.sleep(_SIGN_INTERVAL_S)
 
     def _start_all(self, claims: Sequence[Claim]) -> None:
         self._counting.claimed(claims)
@@ -178,6 +188,7 @@ class LeasedWorker(Worker):
     def _ended(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         self._attempts.discard(attempt)
         del self.tasks[attempt.name]
+        self._claiming.ended(attempt.claim)
         self._wake.set()
         error = None if task.cancelled() else task.exception()
         if error is not None:  # its lease will run out, and the job is claimed again
@@ -186,7 +197,9 @@ class LeasedWorker(Worker):
     async def _run_attempt(self, attempt: Attempt) -> None:
         """Run an attempt and settle it. A cancellation ends the run, never the settlement."""
         claim = attempt.claim
-        log = self._writer.open(claim.keys, claim.attempt, on_lost=lambda: attempt.stop("lost"))
+        log = self._writer.open(
+            claim.keys, claim.attempt, claim.token, on_lost=lambda: attempt.stop("lost")
+        )
         writer = self._writer
         of_this = {"claim": claim, "log": log, "budget": writer.budget, "tally": writer.tally}
         ctx = {**self.ctx, **of_this}
@@ -210,19 +223,18 @@ class LeasedWorker(Worker):
 
     # What the wake channels say
 
-    def deliver(self, message: bytes) -> None:
-        """A job was enqueued, or one is to be cancelled."""
-        if message.startswith(_CANCEL):
-            arq_id = message.removeprefix(_CANCEL)  # of anybody's: it may be no text
-            for attempt in self._attempts:
-                if attempt.claim.keys.arq_id.encode() == arq_id:
-                    attempt.stop("cancelled")
-        else:
-            self._wake.set()
-
-    def gap(self) -> None:
-        """Messages were lost: look at the queues, and for jobs to cancel."""
+    def _look_at(self, partition: int) -> None:
+        self._claiming.look_at(partition)
         self._wake.set()
+
+    def _cancel(self, arq_id: bytes) -> None:
+        for attempt in self._attempts:
+            if attempt.claim.keys.arq_id.encode() == arq_id:
+                attempt.stop("cancelled")
+
+    def _missed(self, look: Callable[[], None]) -> None:
+        """Messages were lost: look at the queues, and for jobs to cancel."""
+        look()
         self._heartbeat.hurry()
 
     # The end
@@ -244,6 +256,7 @@ class LeasedWorker(Worker):
     async def close(self) -> None:
         """Hand back what still runs. While Redis is away, leave it to the leases."""
         self.allow_pick_jobs = False
+        await self._claiming.aclose()
         unfinished = list(self.tasks.values())
         for task in unfinished:
             task.cancel()

@@ -12,17 +12,16 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
-from arq.connections import ArqRedis
 from arq.worker import func
 from pydantic import SecretStr
-from redis.asyncio import Redis
 
 from darkq.client import Client
-from darkq.connection import pool
 from darkq.errors import ConfigurationError
 from darkq.files import Files
+from darkq.keys import wake
 from darkq.live import Live
-from darkq.record import FUNCTION, deserialize, serialize
+from darkq.record import FUNCTION
+from darkq.servers import servers_of
 from darkq.settings import Settings
 from darkq.upstream_settings import DARKAI
 from darkq.upstreams import announcement
@@ -121,12 +120,11 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             f"must be below DARKQ_WORKER_JOBS ({settings.worker_jobs}), or no bulk job ever runs",
         )
     async with AsyncExitStack() as stack:
-        connections = pool(settings)
-        redis = ArqRedis(connections, job_serializer=serialize, job_deserializer=deserialize)
+        servers = servers_of(settings)
+        redis = servers.client()
         # No patience: a claim that waited out an outage in silence would find every lease lapsed.
-        lease_connections = pool(settings, patience_s=0, connections=2)
+        lease_redis = servers.client(patience_s=0, connections=2)
         worker_id = make_worker_id()
-        lease_redis = Redis.from_pool(lease_connections)
         leases = Leases(
             lease_redis,
             worker_id,
@@ -134,16 +132,15 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             job_ttl_s=settings.job_ttl_s,
             max_lost_leases=settings.worker_max_lost_leases,
         )
-        writer = Writer(settings)
+        writer = Writer(servers, settings)
         counting = Counting(lease_redis, worker_id, writer.tally, writer.budget)
-        live = Live(connections, patience_s=None)
+        live = Live(servers, patience_s=None)
         session = make_session()
         upstreams = make_upstreams(settings, session)
         rules = make_rules(settings)
         limits = Limits(redis, [each.name for each in upstreams], rules, settings)
         for close in (
-            connections.aclose,
-            lease_connections.aclose,
+            lease_redis.aclose,
             redis.aclose,
             limits.aclose,
             live.aclose,
@@ -165,6 +162,7 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             limits=limits,
             counting=counting,
             serves=lambda: announcement(upstreams.served(rules)),
+            owner=lambda partition: servers.owner(wake(partition)),
             ctx=ctx,
             handle_signals=handle_signals,
         )

@@ -40,5 +40,5 @@ redis.call('XTRIM', ends, 'MINID', math.max(0, number - tonumber(kept) + 1) .. '
 for _, key in ipairs({ batch, lines, ends, acknowledged }) do
   redis.call('PEXPIRE', key, ttl_ms)
 end
-redis.call('PUBLISH', channel, 'acknowledged')
+redis.call(PUBLISH, channel, 'acknowledged')
 return ''

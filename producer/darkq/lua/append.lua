@@ -18,7 +18,7 @@ for n, events in ipairs(KEYS) do
   local channel, id, event = unpack(ARGV, n * 3 - 2, n * 3)
   local reply = events ~= refusing and redis.pcall('XADD', events, 'NOMKSTREAM', id, 'e', event)
   if type(reply) == 'string' then
-    redis.call('PUBLISH', channel, event)
+    redis.call(PUBLISH, channel, event)
   elseif reply and not is_refusal(tostring(reply.err)) then
     return reply
   else

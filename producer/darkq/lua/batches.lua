@@ -49,6 +49,5 @@ end
 local function keep_batch(batch)
   redis.call('HSET', batch_key(batch.id), 'added', batch.added, 'last', batch.last)
   redis.call('PEXPIRE', batch_key(batch.id, 'lines'), batch.ttl_ms)
-  local partition, random = string.match(batch.id, '^{(%d+)}(%x+)$')
-  redis.call('PUBLISH', 'darkq:live:batch-' .. partition .. '-' .. random, 'added')
+  redis.call(PUBLISH, 'darkq:live:batch:' .. batch.id, 'added')
 end

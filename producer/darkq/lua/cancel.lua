@@ -30,7 +30,7 @@ end
 
 if may_run() then
   redis.call('HSET', state, 'cancel', '1')
-  redis.call('PUBLISH', wake, 'cancel ' .. id)
+  redis.call(PUBLISH, wake, 'cancel ' .. id)
   return 'running'
 end
 if (redis.call('GET', retry) or '0') ~= attempt then
@@ -48,7 +48,7 @@ redis.call('DEL', retry, state)
 redis.call('SET', result, record, 'PX', ttl_ms)
 redis.call('XADD', events, 'NOMKSTREAM', event_id, 'e', event)
 redis.call('PEXPIRE', events, ttl_ms)
-redis.call('PUBLISH', channel, event)
+redis.call(PUBLISH, channel, event)
 if batch then
   end_line(batch, id, 'cancelled')
 end

@@ -13,6 +13,5 @@ local function end_line(mark, job_id, outcome)
   redis.call('ZADD', batch .. ':lines', number, line)
   redis.call('XADD', batch .. ':ends', number .. '-0', 'l', line, 'o', outcome, 'j', job_id)
   redis.call('PEXPIRE', batch .. ':ends', ttl_ms)
-  local partition, random = string.match(id, '^{(%d+)}(%x+)$')
-  redis.call('PUBLISH', 'darkq:live:batch-' .. partition .. '-' .. random, number)
+  redis.call(PUBLISH, 'darkq:live:batch:' .. id, number)
 end

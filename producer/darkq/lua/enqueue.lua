@@ -105,6 +105,6 @@ if batch and stored > 0 then
   keep_batch(batch)
 end
 if stored > 0 then
-  redis.call('PUBLISH', wake, 'jobs')
+  redis.call(PUBLISH, wake, 'jobs')
 end
 return replies

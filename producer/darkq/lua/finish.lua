@@ -9,14 +9,15 @@
 --       record, list of failures
 -- ARGV  arq id, attempt, owner token, channel, result record, ttl of the result in ms,
 --       then two per event: id, event
--- Returns 1, or 0 when the job is not ours any more and nothing was changed.
+-- Returns 1, or 0 when the job is not ours any more and nothing was changed. A call that was sent
+-- twice, since its reply was lost, returns 1 twice.
 
 local queue, in_progress, job, retry, state, result, events, kept, failures = unpack(KEYS)
 local id, attempt, token, channel, record, ttl_ms = unpack(ARGV, 1, 6)
 local holder = redis.call('GET', in_progress)
 local held, batch = unpack(redis.call('HMGET', state, 'held', 'batch'))
 if holder and holder ~= token or redis.call('GET', retry) ~= attempt or not held then
-  return 0
+  return redis.pcall('GET', result) == record and 1 or 0
 end
 for n = 7, #ARGV, 2 do
   redis.call('XADD', events, 'NOMKSTREAM', ARGV[n], 'e', ARGV[n + 1])
@@ -37,7 +38,7 @@ if kept and not batch then
 end
 redis.call('DEL', in_progress, job, retry, state)
 for n = 7, #ARGV, 2 do
-  redis.call('PUBLISH', channel, ARGV[n + 1])
+  redis.call(PUBLISH, channel, ARGV[n + 1])
 end
 if batch then
   end_line(batch, id, string.match(ARGV[#ARGV], '^{"type":"(%l+)"'))

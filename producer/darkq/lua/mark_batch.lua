@@ -18,5 +18,5 @@ for n = 3, #ARGV, 2 do
     redis.call('HINCRBY', batch, 'added', -1)
   end
 end
-redis.call('PUBLISH', channel, what)
+redis.call(PUBLISH, channel, what)
 return 1

@@ -30,9 +30,9 @@ if burns == '1' then -- first: a hash whose last field goes is gone, and its tim
 end
 redis.call('HDEL', state, 'held')
 for n = 9, #ARGV, 2 do
-  redis.call('PUBLISH', channel, ARGV[n + 1])
+  redis.call(PUBLISH, channel, ARGV[n + 1])
 end
 if due_ms <= now_ms then -- else its worker, which is awake, learns when it will be
-  redis.call('PUBLISH', wake, 'jobs')
+  redis.call(PUBLISH, wake, 'jobs')
 end
 return 1

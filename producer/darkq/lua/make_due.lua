@@ -1,0 +1,18 @@
+-- Make jobs due that were put off: their turn has come earlier than was told.
+--
+-- A job that is running has its lease's end for a score: `claim` puts it back there.
+--
+-- KEYS  the queues
+-- ARGV  wake channel, then three per job: arq id, number of its queue (from 0), its place there
+-- Returns the numbers (from 0) of the jobs that are in no queue.
+
+local gone = {}
+for n = 2, #ARGV, 3 do
+  local id, queue, place = ARGV[n], KEYS[ARGV[n + 1] + 1], ARGV[n + 2]
+  redis.call('ZADD', queue, 'XX', 'LT', place, id)
+  if not redis.call('ZSCORE', queue, id) then
+    gone[#gone + 1] = (n - 2) / 3
+  end
+end
+redis.call(PUBLISH, ARGV[1], 'jobs')
+return gone

@@ -1,0 +1,74 @@
+"""Waiting for replicas: what a call has written counts when so many of them have it.
+
+Redis answers before its replicas have heard. So what it has answered can be lost when it dies and
+one of them takes its place. `DARKQ_REDIS_WAIT_REPLICAS` says how many must have it first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, Self, TypeAlias, cast
+
+from redis.asyncio import ConnectionPool, Redis
+
+from darkq.errors import NotReplicated
+from darkq.settings import Settings
+
+Command: TypeAlias = tuple[Any, ...]
+
+
+class WaitRule(NamedTuple):
+    """How many replicas to wait for, and for how long at most."""
+
+    replicas: int
+    timeout_ms: int
+
+    def check(self, reached: int) -> None:
+        """Take what `WAIT` replied. Raises `NotReplicated`."""
+        if reached < self.replicas:
+            raise NotReplicated(reached, self.replicas)
+
+
+def rule_of(settings: Settings) -> WaitRule:
+    """Return the rule of the settings. No reply takes longer than a call may."""
+    return WaitRule(settings.redis_wait_replicas, int(settings.redis_timeout_s * 500))
+
+
+class WaitingRedis(Redis):
+    """A client that can wait for replicas, as its rule says; by default for none."""
+
+    wait_rule = WaitRule(0, 0)
+
+    @classmethod
+    def waiting(cls, pool: ConnectionPool, rule: WaitRule) -> Self:
+        """Make a client that owns its pool, as `from_pool` does."""
+        client = cls(connection_pool=pool)
+        client.auto_close_connection_pool = True
+        client.wait_rule = rule
+        return client
+
+    async def execute_durably(self, *command: Any) -> Any:
+        """Run a command, and return its reply once enough replicas have what it wrote.
+
+        Raises `NotReplicated`, and what redis-py raises.
+        """
+        if not self.wait_rule.replicas:
+            return await cast(Any, self.execute_command)(*command)
+        return await self._at_its_server(command, self._and_wait)
+
+    async def _at_its_server(
+        self, command: Command, call: Callable[[Redis, Command], Awaitable[Any]]
+    ) -> Any:
+        """Run a call on the server that has the command's key."""
+        return await call(self, command)
+
+    async def _and_wait(self, server: Redis, command: Command) -> Any:
+        async with server.pipeline(transaction=False) as pipe:  # both over one connection
+            pipe.execute_command(*command)
+            pipe.execute_command("WAIT", self.wait_rule.replicas, self.wait_rule.timeout_ms)
+            reply, reached = await pipe.execute(raise_on_error=False)
+        for each in (reply, reached):
+            if isinstance(each, Exception):
+                raise each
+        self.wait_rule.check(reached)
+        return reply

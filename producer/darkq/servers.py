@@ -1,0 +1,78 @@
+"""Redis as a program sees it: one server, or those of a cluster among whom the partitions are."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+
+from darkq import line
+from darkq.cluster import Cluster
+from darkq.connection import pool, read_url
+from darkq.redis_url import Address
+from darkq.replicas import WaitingRedis, rule_of
+from darkq.settings import Settings
+
+ONE = Address("", 0)
+"""The owner of everything where there is one server, wherever that is."""
+
+
+class Servers(Protocol):
+    """What darkq needs to know of Redis, and how to reach it."""
+
+    @property
+    def is_cluster(self) -> bool:
+        """Tell whether keys are spread over servers, by their slots."""
+        ...
+
+    def client(self, *, patience_s: float | None = None, connections: int | None = None) -> Redis:
+        """Return a client that has connections of its own; whoever asked closes it.
+
+        A call that finds Redis away is tried again for `patience_s` seconds, by default
+        `DARKQ_REDIS_PATIENCE_S`; a server has `connections` at most, `DARKQ_REDIS_CONNECTIONS`.
+        """
+        ...
+
+    def owner(self, key: str) -> Address:
+        """Return who has a key, as far as is known. Asks nobody, and may be out of date."""
+        ...
+
+    async def connect(self, owner: Address) -> AbstractConnection:
+        """Open a connection to a server, which the caller closes. Raises what redis-py raises."""
+        ...
+
+    async def look_again(self) -> None:
+        """Ask who has what, after a server was lost. Raises what redis-py raises."""
+        ...
+
+
+class OneServer:
+    """A server whose address is known, or whichever Sentinels call the master."""
+
+    is_cluster = False
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._template = pool(settings)
+
+    def client(
+        self, *, patience_s: float | None = None, connections: int | None = None
+    ) -> WaitingRedis:
+        made = pool(self._settings, patience_s=patience_s, connections=connections)
+        return WaitingRedis.waiting(made, rule_of(self._settings))
+
+    def owner(self, key: str) -> Address:
+        return ONE
+
+    async def connect(self, owner: Address) -> AbstractConnection:
+        return await line.connect(self._template)
+
+    async def look_again(self) -> None:
+        """Nothing: connecting finds the server."""
+
+
+def servers_of(settings: Settings) -> Servers:
+    """Return the Redis of the settings, without asking it. Raises `ConfigurationError`."""
+    kind = read_url(settings).kind
+    return Cluster(settings) if kind == "cluster" else OneServer(settings)

@@ -1,0 +1,198 @@
+"""One connection that is subscribed to channels of one server.
+
+redis-py's own PubSub reconnects and re-subscribes in silence; this room speaks to a `Line`
+instead, to hear of every loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from redis.exceptions import ConnectionError, RedisError
+
+from darkq.connection import brief
+from darkq.line import Line
+from darkq.redis_url import Address
+from darkq.servers import Servers
+
+logger = logging.getLogger("darkq.live")
+
+_PING_INTERVAL_S = 5.0
+_BACKOFF_MAX_S = 1.0
+
+
+class Sink(Protocol):
+    """Where a channel's messages go. Both calls must return at once and never raise."""
+
+    def deliver(self, message: bytes) -> None:
+        """Take a message."""
+
+    def gap(self) -> None:
+        """Messages may have been lost."""
+
+
+class Channel:
+    """The sinks of one channel, and whether the server has confirmed the subscription."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.sinks: set[Sink] = set()
+        self.confirmed = asyncio.Event()
+        self.subscriber: Subscriber | None = None
+
+    def gap(self) -> None:
+        for sink in self.sinks:
+            sink.gap()
+
+    def leave(self) -> None:
+        """Be subscribed to by nobody."""
+        if self.subscriber is not None:
+            self.subscriber.remove(self)
+            self.subscriber = None
+            self.confirmed.clear()
+            self.gap()
+
+
+class Subscriber:
+    """Connects when it has a channel, and stays connected.
+
+    When its connection is lost it asks who has what, and calls `on_loss`, which may take channels
+    away.
+    """
+
+    def __init__(self, servers: Servers, owner: Address, *, on_loss: Callable[[], None]) -> None:
+        self._servers = servers
+        self._owner = owner
+        self._on_loss = on_loss
+        self._channels: dict[bytes, Channel] = {}
+        # A channel left and joined again in haste has a reply of its first life on the way.
+        self._joins_due: Counter[bytes] = Counter()
+        self._leaves_due: Counter[bytes] = Counter()
+        self._sharded = servers.is_cluster
+        self._line: Line | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._heard = False
+
+    def add(self, channel: Channel) -> None:
+        """Subscribe to a channel."""
+        channel.subscriber = self
+        name = channel.name.encode()
+        self._channels[name] = channel
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="darkq-live")
+        self._join(name)
+
+    def remove(self, channel: Channel) -> None:
+        """Unsubscribe from a channel."""
+        name = channel.name.encode()
+        del self._channels[name]
+        if self._line is not None:
+            self._leaves_due[name] += 1
+            self._line.send((self._word("UNSUBSCRIBE"), name))
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def _word(self, word: str) -> str:
+        return f"S{word}" if self._sharded else word
+
+    def _join(self, *names: bytes) -> None:
+        """Subscribe if connected; a new connection subscribes to everything anyway."""
+        if names and self._line is not None:
+            self._joins_due.update(names)
+            if self._sharded:  # a command may name channels of one slot only
+                self._line.send(*(("SSUBSCRIBE", name) for name in names))
+            else:
+                self._line.send(("SUBSCRIBE", *names))
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                connection = await self._servers.connect(self._owner)
+                failures = 0
+                try:
+                    await self._listen(Line(connection, self._dispatch))
+                finally:
+                    await connection.disconnect(nowait=True)
+            except (RedisError, OSError) as error:
+                if failures == 0:
+                    logger.warning("no subscriber connection, will keep trying: %s", brief(error))
+                failures += 1
+                await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.05 * 2**failures)))
+                await self._look_again()
+                if not self._channels:  # the server may be gone for good
+                    return
+
+    async def _look_again(self) -> None:
+        with suppress(RedisError, OSError):
+            await self._servers.look_again()
+        self._on_loss()
+
+    async def _listen(self, line: Line) -> None:
+        """Subscribe, and ping for as long as the line lives. Raises its loss."""
+        self._line = line
+        self._joins_due.clear()
+        self._leaves_due.clear()
+        self._join(*self._channels)
+        try:
+            silences, self._heard = 0, True
+            while not line.lost.done():
+                await asyncio.wait([line.lost], timeout=_PING_INTERVAL_S)
+                silences = 0 if self._heard else silences + 1
+                if silences == 2:
+                    line.fail(ConnectionError("no answer to a ping"))
+                self._heard = False
+                line.send(("PING",))  # it may be dead and not closed
+            raise line.lost.result()
+        finally:
+            self._line = None
+            for channel in self._channels.values():
+                channel.confirmed.clear()
+                channel.gap()
+
+    def _dispatch(self, reply: Any) -> None:
+        self._heard = True
+        if isinstance(reply, Exception):
+            self._refused(reply)
+            return
+        kind, name = reply[0], reply[1]
+        channel = self._channels.get(name)
+        if kind in (b"message", b"smessage"):
+            # Nobody may listen any more: the message crossed the unsubscription.
+            for sink in channel.sinks if channel else ():
+                sink.deliver(reply[2])
+        elif kind in (b"subscribe", b"ssubscribe"):
+            if _is_last(self._joins_due, name) and channel is not None:
+                channel.gap()
+                channel.confirmed.set()
+        elif kind in (b"unsubscribe", b"sunsubscribe") and not self._leaves_due[name]:
+            self._refused(ConnectionError("a channel has moved to another server"))
+        elif kind in (b"unsubscribe", b"sunsubscribe"):
+            _is_last(self._leaves_due, name)
+
+    def _refused(self, error: Exception) -> None:
+        """A subscription is not allowed, or not here any more."""
+        if self._sharded and "unknown command" in str(error):  # before Redis 7
+            self._sharded = False
+        if self._line is not None:
+            self._line.fail(error)
+
+
+def _is_last(due: Counter[bytes], name: bytes) -> bool:
+    """Count a reply; tell whether no other of its kind is on the way."""
+    due[name] -= 1
+    if due[name] > 0:
+        return False
+    del due[name]
+    return True

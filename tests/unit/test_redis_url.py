@@ -1,0 +1,79 @@
+"""What a URL says of Redis."""
+
+from __future__ import annotations
+
+import pytest
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+
+from darkq.redis_url import Address, parse
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "options"),
+    [
+        ("redis://", Connection, {}),
+        ("redis://h:1/2", Connection, {"host": "h", "port": 1, "db": 2}),
+        ("rediss://u:p%40@h", SSLConnection, {"host": "h", "username": "u", "password": "p@"}),
+        ("unix:///run/r.sock", UnixDomainSocketConnection, {"path": "/run/r.sock"}),
+    ],
+)
+def test_one_server(url: str, kind: type, options: dict[str, object]) -> None:
+    found = parse(url)
+    assert found.kind == "server"
+    assert (found.connection_class, found.options) == (kind, options)
+
+
+def test_a_cluster_by_some_of_its_nodes() -> None:
+    found = parse("redis+cluster://u:p%40@a:7000,b,[::1]:7002?client_name=x")
+    assert found.kind == "cluster"
+    assert found.addresses == (Address("a", 7000), Address("b", 6379), Address("::1", 7002))
+    assert found.options == {"username": "u", "password": "p@", "client_name": "x"}
+    assert found.connection_class is Connection
+
+
+def test_a_cluster_with_tls() -> None:
+    found = parse("rediss+cluster://a?ssl_ca_certs=/ca.pem")
+    assert found.connection_class is SSLConnection
+    assert found.options == {"ssl_ca_certs": "/ca.pem"}
+
+
+@pytest.mark.parametrize("path", ["", "/", "/0"])
+def test_a_cluster_has_database_0(path: str) -> None:
+    assert parse(f"redis+cluster://a{path}").kind == "cluster"
+
+
+def test_sentinels() -> None:
+    found = parse("redis+sentinel://:p@s1,s2:5/mymaster/3?sentinel_password=q")
+    assert found.kind == "sentinel"
+    assert found.addresses == (Address("s1", 26379), Address("s2", 5))
+    assert found.service == "mymaster"
+    assert found.options == {"password": "p", "db": 3}
+    assert found.sentinel_options == {"password": "q"}
+
+
+def test_sentinels_speak_tls_as_the_master_does() -> None:
+    found = parse("rediss+sentinel://s1/m?ssl_ca_certs=/ca.pem&sentinel_username=u")
+    assert found.connection_class is SSLConnection
+    assert found.options == {"ssl_ca_certs": "/ca.pem"}
+    assert found.sentinel_options == {"username": "u", "ssl_ca_certs": "/ca.pem"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+cluster://",
+        "redis+cluster://a,,b",
+        "redis+cluster://a/1",
+        "redis+cluster://a?db=1",
+        "redis+cluster://a:port",
+        "redis+sentinel://a",
+        "redis+sentinel://a/m/x",
+        "redis+sentinel:///m",
+        "unix+cluster://a",
+        "http+cluster://a",
+        "redis+shard://a",
+    ],
+)
+def test_what_is_none(url: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse(url)
