@@ -57,6 +57,7 @@ _ALIKE: Mapping[type[BaseException], tuple[int, str, str, float | None]] = {
     darkq.QueueFull: (503, "queue_full", "the queue is full", 10),
     darkq.RedisUnavailable: (503, "unavailable", "the queue cannot be reached", 2),
     darkq.RedisFull: (503, "unavailable", "the queue cannot be reached", 2),
+    darkq.NotReplicated: (503, "not_replicated", "stored, but on too few servers so far", None),
     darkq.FileStoreUnavailable: (503, "unavailable", "the store of files does not answer", 2),
     darkq.BatchNotFound: (404, "batch_not_found", "no such batch", None),
     darkq.FileNotFound: (404, "file_not_found", "no such file", None),

@@ -118,8 +118,10 @@ class ApiKeys:
         """Return the keys that are good now, the oldest first."""
         async with speaking_darkq():
             digests = await self._digests()
-            names = [api_key(digest) for digest in digests]
-            found: Sequence[bytes | None] = await self._redis.mget(names) if names else []
+            async with self._redis.pipeline(transaction=False) as pipe:  # of any slots
+                for digest in digests:
+                    pipe.get(api_key(digest))
+                found: Sequence[bytes | None] = await pipe.execute()
         keys = [_decoder.decode(record).key for record in found if record is not None]
         return sorted(keys, key=lambda key: (key.created_ms, key.id))
 

@@ -14,11 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.crc import key_slot
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
 from darkq import line
-from darkq.cluster_redis import ClusterRedis
+from darkq.cluster_redis import ClusterRedis, slot_of
 from darkq.connection import pool, read_url
 from darkq.errors import ConfigurationError
 from darkq.redis_url import Address
@@ -39,8 +38,7 @@ class Slots:
 
     def owner(self, key: str | bytes) -> Address:
         """Return who has a key. Of a slot that nobody has, some server, which will say so."""
-        slot = key_slot(key if isinstance(key, bytes) else key.encode())
-        return self._owners[max(0, bisect_right(self._starts, slot) - 1)]
+        return self._owners[max(0, bisect_right(self._starts, slot_of(key)) - 1)]
 
 
 class Cluster:

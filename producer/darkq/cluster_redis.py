@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
+from redis.crc import key_slot
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
 from darkq.connection import pool
@@ -78,6 +79,11 @@ def key_of(args: Sequence[Any]) -> str | bytes:
     if name in _SCRIPTS:
         return args[3]  # type: ignore[no-any-return]
     return _ANYWHERE if name in _KEYLESS else args[1]
+
+
+def slot_of(key: str | bytes) -> int:
+    """Return the slot of a key."""
+    return key_slot(key if isinstance(key, bytes) else key.encode())
 
 
 class ClusterRedis(WaitingRedis):
@@ -229,7 +235,10 @@ class _ClusterPipeline(Pipeline):
         if not self.is_transaction:
             replies = await self._spread(commands)
         else:
-            key = next((key for args, _ in commands if (key := key_of(args))), _ANYWHERE)
+            keys = [key for args, _ in commands if (key := key_of(args))]
+            if len({slot_of(key) for key in keys}) > 1:
+                raise ValueError("the keys of a transaction must share a slot")
+            key = keys[0] if keys else _ANYWHERE
             replies = await self._redis.at(key, lambda node: _run(node, commands, True))
         if raise_on_error:
             self.raise_first_error(commands, replies)

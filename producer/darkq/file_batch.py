@@ -109,8 +109,10 @@ class FileBatches:
             oldest = time.time() - TTL_S
             await self._redis.zremrangebyscore(ours, "-inf", oldest)
             ids = await self._redis.zrevrange(ours, 0, MOST_LISTED - 1)
-            keys = [BatchKeys.parse(batch_id.decode()).files for batch_id in ids]
-            found: Sequence[bytes | None] = await self._redis.mget(keys) if keys else []
+            async with self._redis.pipeline(transaction=False) as pipe:  # of any partitions
+                for batch_id in ids:
+                    pipe.get(BatchKeys.parse(batch_id.decode()).files)
+                found: Sequence[bytes | None] = await pipe.execute()
         return [_decoder.decode(data) for data in found if data is not None]
 
     async def open(self) -> list[str]:

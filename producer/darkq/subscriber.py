@@ -183,9 +183,12 @@ class Subscriber:
 
     def _refused(self, error: Exception) -> None:
         """A subscription is not allowed, or not here any more."""
-        if self._sharded and "unknown command" in str(error):  # before Redis 7
-            self._sharded = False
-        if self._line is not None:
+        if "unknown command" in str(error):  # SSUBSCRIBE, before Redis 7; one error for each
+            if self._sharded:
+                self._sharded = False
+                self._joins_due.clear()
+                self._join(*self._channels)
+        elif self._line is not None:
             self._line.fail(error)
 
 

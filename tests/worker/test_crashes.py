@@ -73,7 +73,7 @@ async def world(
     make_settings: MakeSettings, start_darkai: StartDarkAI
 ) -> tuple[LocalDarkAI, Settings]:
     """A slow local DarkAI, and settings of workers with a short lease."""
-    darkai = await start_darkai(chunks=120, chunks_per_s=40)
+    darkai = await start_darkai(chunks=200, chunks_per_s=40)
     settings = make_settings(
         darkai_url=darkai.url, worker_lease_s=LEASE_S, worker_shutdown_grace_s=5
     )

@@ -1,0 +1,132 @@
+"""Whichever server Sentinels call the master: found, lost, and found again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from redis.exceptions import ConnectionError
+
+from darkq import Client, RedisUnavailable, Settings
+from darkq.event import Chunk, Completed
+from darkq.redis_url import parse
+from darkq.sentinel import Sentinels
+from darkq.servers import servers_of
+from darkq_local.local_darkai import LocalDarkAI
+from support.sentinel import Watched, running_sentinels
+from support.servers import binaries
+from support.waiting import wait_until
+
+StartDarkAI = Callable[..., Awaitable[LocalDarkAI]]
+StartWorker = Callable[[Settings], asyncio.Task[None]]
+
+
+@pytest.fixture
+async def watched() -> AsyncIterator[Watched]:
+    async with running_sentinels(binaries()["valkey"]) as watched:
+        yield watched
+
+
+@pytest.fixture
+def settings(watched: Watched, tmp_path: Path) -> Settings:
+    return Settings(
+        _env_file=None,
+        redis_url=watched.url,
+        state_dir=tmp_path / "state",
+        worker_lease_s=3,
+        redis_timeout_s=2,
+        redis_patience_s=30,
+    )
+
+
+async def test_the_master_is_found_wherever_it_is(watched: Watched, settings: Settings) -> None:
+    redis = servers_of(settings).client()
+    await redis.set("k", "x", ex=600)
+    await wait_until("a replica in step", watched.replicated)
+    await watched.fail_over()
+    assert await redis.get("k") == b"x"
+    assert await redis.set("k", "y", ex=600)
+    await redis.aclose()
+
+
+async def test_two_of_three_sentinels_may_be_gone(watched: Watched, settings: Settings) -> None:
+    for sentinel in watched.sentinels[:2]:
+        sentinel.kill()
+    redis = servers_of(settings).client()
+    assert await redis.ping()
+    await redis.aclose()
+    watched.sentinels[2].kill()
+    impatient = settings.model_copy(update={"redis_patience_s": 0.1})
+    async with Client(settings=impatient) as client:
+        with pytest.raises(RedisUnavailable):
+            await client.ping()
+
+
+async def test_a_service_that_no_sentinel_knows(watched: Watched) -> None:
+    with pytest.raises(ConnectionError, match="no Sentinel knows"):
+        await Sentinels(parse(watched.url.replace("/darkq", "/other"))).find_master()
+
+
+async def test_a_master_that_has_become_a_replica_is_left(
+    watched: Watched, settings: Settings
+) -> None:
+    """It still answers, and refuses to be written to. Red without its READONLY as a lost one."""
+    redis = servers_of(settings).client()
+    await redis.set("k", "x", ex=600)
+    old = await watched.master()
+    await watched.sentinels[0].ask("SENTINEL", "FAILOVER", "darkq")
+    await wait_until("another master", lambda: watched.has_other_master(old), timeout_s=30)
+    assert await redis.set("k", "y", ex=600)
+    await redis.aclose()
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen", "asked"])
+async def test_jobs_survive_a_failover(
+    watched: Watched,
+    settings: Settings,
+    start_darkai: StartDarkAI,
+    start_worker: StartWorker,
+    how: str,
+) -> None:
+    darkai = await start_darkai(chunks=150, chunks_per_s=30)
+    for _ in range(2):
+        start_worker(settings.model_copy(update={"darkai_url": darkai.url}))
+    async with Client(settings=settings) as client:
+        jobs = [await client.enqueue("survive") for _ in range(8)]
+        chunks = [0] * len(jobs)
+
+        async def read(number: int) -> None:
+            seen = []
+            async for event in jobs[number].events():
+                seen.append(event)
+                chunks[number] += isinstance(event, Chunk)
+            cursors = [event.cursor for event in seen]
+            assert cursors == sorted(set(cursors))
+            last = seen[-1]
+            assert isinstance(last, Completed)
+            text = [
+                event.text
+                for event in seen
+                if isinstance(event, Chunk) and event.cursor.attempt == last.cursor.attempt
+            ]
+            assert (await jobs[number].result(timeout_s=10)).text == "".join(text)
+
+        async with asyncio.timeout(50), asyncio.TaskGroup() as readers:
+            for number in range(len(jobs)):
+                readers.create_task(read(number))
+            await wait_until("all to have begun", lambda: min(chunks) > 1)
+            await wait_until("a replica in step", watched.replicated)
+            old = await watched.master()
+            if how == "killed":
+                old.kill()
+            elif how == "frozen":
+                old.signal(signal.SIGSTOP)
+            else:
+                await watched.sentinels[0].ask("SENTINEL", "FAILOVER", "darkq")
+            await wait_until("another master", lambda: watched.has_other_master(old), timeout_s=30)
+            jobs.append(await client.enqueue("after it"))
+            chunks.append(0)
+            readers.create_task(read(len(jobs) - 1))
