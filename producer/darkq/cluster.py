@@ -17,9 +17,10 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
 from darkq import line
-from darkq.cluster_redis import ClusterRedis, slot_of
+from darkq.cluster_redis import ClusterRedis
 from darkq.connection import pool, read_url
 from darkq.errors import ConfigurationError
+from darkq.redirection import slot_of
 from darkq.redis_url import Address
 from darkq.settings import Settings
 

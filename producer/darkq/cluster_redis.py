@@ -2,32 +2,25 @@
 
 redis-py has a cluster client too. It knows no transactions and no sharded pub/sub, is no `Redis`,
 and closes all its connections, those in use included, when one server is lost.
-
-What a server answers that has not the key, or not all of them yet:
-
-    MOVED  it is elsewhere for good           ask who has what, go there
-    ASK    this key has been moved already    go there once, by special leave
-    TRYAGAIN, CLUSTERDOWN, and no answer      wait a moment, ask who has what, try again
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.crc import key_slot
-from redis.exceptions import ConnectionError, RedisError, ResponseError
+from redis.exceptions import ConnectionError, RedisError
 
+from darkq.cluster_pipeline import ClusterPipeline
 from darkq.connection import pool
+from darkq.redirection import ANYWHERE, key_of, read_redirection
 from darkq.redis_url import Address
 from darkq.replicas import Command, WaitingRedis, rule_of
 from darkq.settings import Settings
-from darkq.transport import UNAVAILABLE
 
 if TYPE_CHECKING:
     from darkq.cluster import Cluster, Slots
@@ -35,55 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Call = Callable[[Redis], Awaitable[T]]
 
-_ANYWHERE = ""
-_KEYLESS = {
-    "PING",
-    "TIME",
-    "INFO",
-    "WAIT",
-    "SCRIPT LOAD",
-    "CONFIG GET",
-    "CLIENT LIST",
-    "ACL WHOAMI",
-}
-_SCRIPTS = {"EVAL", "EVALSHA"}
 _MOST_MOVES = 5
 _PAUSE_MAX_S = 0.5
-# In a transaction redis-py puts the command before the server's words.
-_WORDS = re.compile(
-    r"(?:^|caused error: \(')(MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN)\b(?: \d+ (\S*):(\d+))?"
-)
-
-
-class Redirection(NamedTuple):
-    """Why a server did not do what it was asked: a word, and who would."""
-
-    word: str
-    target: Address | None
-
-
-def read_redirection(error: Exception, asked: Address) -> Redirection | None:
-    """Tell what an error says of the cluster; None for any other error."""
-    if isinstance(error, UNAVAILABLE):
-        return Redirection("", None)
-    found = _WORDS.search(str(error)) if isinstance(error, ResponseError) else None
-    if found is None:
-        return None
-    word, host, port = found.groups()
-    return Redirection(word, Address(host or asked.host, int(port)) if port else None)
-
-
-def key_of(args: Sequence[Any]) -> str | bytes:
-    """Return the first key of a command; none for what any server can answer."""
-    name = str(args[0])
-    if name in _SCRIPTS:
-        return args[3]  # type: ignore[no-any-return]
-    return _ANYWHERE if name in _KEYLESS else args[1]
-
-
-def slot_of(key: str | bytes) -> int:
-    """Return the slot of a key."""
-    return key_slot(key if isinstance(key, bytes) else key.encode())
 
 
 class ClusterRedis(WaitingRedis):
@@ -114,7 +60,7 @@ class ClusterRedis(WaitingRedis):
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """Return a pipeline: over any keys, or as a transaction over those of one slot."""
-        return _ClusterPipeline(self, transaction)
+        return ClusterPipeline(self, transaction)
 
     async def _at_its_server(
         self, command: Command, call: Callable[[Redis, Command], Awaitable[Any]]
@@ -198,7 +144,7 @@ class ClusterRedis(WaitingRedis):
 
     @staticmethod
     def _owner(slots: Slots, key: str | bytes) -> Address:
-        return random.choice(slots.masters) if key == _ANYWHERE else slots.owner(key)
+        return random.choice(slots.masters) if key == ANYWHERE else slots.owner(key)
 
     def _pool(self, address: Address) -> Any:
         return pool(self._settings, at=address, patience_s=0, connections=self._connections)
@@ -217,67 +163,3 @@ async def _by_leave(node: Redis, args: Sequence[Any], options: dict[str, Any]) -
 
 def _unanswered(word: str, error: Exception) -> Exception:
     return ConnectionError(f"{word} from the cluster") if word else error
-
-
-class _ClusterPipeline(Pipeline):
-    """Commands for several servers, one round trip to each; or a transaction on one."""
-
-    def __init__(self, redis: ClusterRedis, transaction: bool) -> None:
-        super().__init__(redis.never_connected, redis.response_callbacks, transaction, None)
-        self._redis = redis
-
-    async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Run what has been collected. Raises what its first failed command raises."""
-        commands = list(self.command_stack)
-        await self.aclose()
-        if not commands:
-            return []
-        if not self.is_transaction:
-            replies = await self._spread(commands)
-        else:
-            keys = [key for args, _ in commands if (key := key_of(args))]
-            if len({slot_of(key) for key in keys}) > 1:
-                raise ValueError("the keys of a transaction must share a slot")
-            key = keys[0] if keys else _ANYWHERE
-            replies = await self._redis.at(key, lambda node: _run(node, commands, True))
-        if raise_on_error:
-            self.raise_first_error(commands, replies)
-        return replies
-
-    async def _spread(self, commands: Sequence[Any]) -> list[Any]:
-        """Send each server its share; what does not come back so goes alone, with patience."""
-        keys: list[str | bytes] = []
-        for args, _ in commands:  # what has no key goes with the command before it
-            keys.append(key_of(args) or (keys[-1] if keys else _ANYWHERE))
-        shares: dict[Address, list[int]] = {}
-        for number, owner in enumerate(await self._redis.owners(keys)):
-            shares.setdefault(owner, []).append(number)
-        replies: list[Any] = [None] * len(commands)
-
-        async def send(owner: Address, share: Sequence[int]) -> None:
-            mine = [commands[number] for number in share]
-            try:
-                found = await _run(self._redis.node(owner), mine, False)
-            except UNAVAILABLE as error:
-                found = [error] * len(share)
-            for number, reply in zip(share, found, strict=True):
-                replies[number] = reply
-
-        async with asyncio.TaskGroup() as tasks:
-            for owner, share in shares.items():
-                tasks.create_task(send(owner, share))
-        for number, (args, options) in enumerate(commands):
-            reply = replies[number]
-            if isinstance(reply, Exception) and read_redirection(reply, Address("", 0)):
-                try:
-                    replies[number] = await self._redis.execute_command(*args, **options)
-                except ResponseError as error:
-                    replies[number] = error
-        return replies
-
-
-async def _run(node: Redis, commands: Sequence[Any], transaction: bool) -> list[Any]:
-    async with node.pipeline(transaction=transaction) as pipe:
-        for args, options in commands:
-            pipe.execute_command(*args, **options)
-        return await pipe.execute(raise_on_error=False)

@@ -15,11 +15,14 @@ from darkq.sentinel import TO_MASTER, Sentinels
 from darkq.settings import Settings
 from darkq.transport import OURS, UNAVAILABLE, PatientRetry
 
-_REFUSED = re.compile(r"(?:^|-)(MISCONF|READONLY|NOPERM)\b")
+_REFUSED = re.compile(r"(?:^|-)(MISCONF|READONLY|NOPERM|CLUSTERDOWN)\b")
+# In a pipeline redis-py puts the command before the server's words.
+_ELSEWHERE = re.compile(r"(?:^|caused error: \(')(MOVED|CROSSSLOT)\b")
 _NO_URL = (
     "is no Redis URL: redis://, rediss:// or unix://, a password percent-encoded; "
     "redis+sentinel://host,host/service or redis+cluster://host,host"
 )
+ONE_OF_A_CLUSTER = "names one server of a cluster: redis+cluster:// instead of redis://"
 
 
 def read_url(settings: Settings) -> RedisUrl:
@@ -74,7 +77,10 @@ def pool(
 
 @asynccontextmanager
 async def speaking_darkq() -> AsyncIterator[None]:
-    """Turn errors of a server that is absent or refuses us into `RedisUnavailable`."""
+    """Turn errors of a server that is absent or refuses us into `RedisUnavailable`.
+
+    One that belongs to a cluster, and has not been told so, is a `ConfigurationError`.
+    """
     try:
         yield
     except UNAVAILABLE as error:
@@ -82,6 +88,8 @@ async def speaking_darkq() -> AsyncIterator[None]:
     except RedisError as error:
         if isinstance(error, OutOfMemoryError) or "-OOM " in str(error):
             raise RedisFull from error
+        if _ELSEWHERE.search(str(error)):
+            raise ConfigurationError("DARKQ_REDIS_URL", ONE_OF_A_CLUSTER) from None
         if (refusal := _refusal(error)) is not None:
             raise RedisUnavailable(refusal) from error
         raise

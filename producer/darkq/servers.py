@@ -9,6 +9,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from darkq import line
 from darkq.cluster import Cluster
+from darkq.cluster_redis import ClusterRedis
 from darkq.connection import pool, read_url
 from darkq.redis_url import Address
 from darkq.replicas import WaitingRedis, rule_of
@@ -70,6 +71,16 @@ class OneServer:
 
     async def look_again(self) -> None:
         """Nothing: connecting finds the server."""
+
+
+async def each_server(redis: Redis) -> list[tuple[str, Redis]]:
+    """Return all servers that a client speaks to, with their addresses; alone, it has none.
+
+    Raises what redis-py raises.
+    """
+    if isinstance(redis, ClusterRedis):
+        return [(str(address), server) for address, server in await redis.masters()]
+    return [("", redis)]
 
 
 def servers_of(settings: Settings) -> Servers:

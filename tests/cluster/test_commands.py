@@ -9,10 +9,11 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError, ResponseError
 
-from darkq import ConfigurationError, Settings, scripts
+from darkq import Client, ConfigurationError, Settings, scripts
 from darkq.cluster_redis import ClusterRedis
 from darkq.keys import JobKeys, never_there, queue, wake
 from darkq.servers import servers_of
+from darkq_worker.main import run_worker
 from support.by_hand import put
 from support.cluster import RealCluster
 from support.daemon import Daemon, free_ports
@@ -186,3 +187,12 @@ def test_a_cluster_is_not_asked_before_it_is_used() -> None:
     assert servers_of(settings).is_cluster
     with pytest.raises(ConfigurationError, match="DARKQ_REDIS_URL"):
         servers_of(Settings(_env_file=None, redis_url="redis+cluster://:hunter2@127.0.0.1/7"))
+
+
+async def test_a_url_that_names_one_server_of_a_cluster(cluster: RealCluster) -> None:
+    settings = Settings(_env_file=None, redis_url=f"redis://127.0.0.1:{cluster.nodes[0].port}")
+    async with Client(settings=settings) as client:
+        with pytest.raises(ConfigurationError, match=r"redis\+cluster://"):
+            await asyncio.gather(*(client.job(f"{n}-{'0' * 32}").status() for n in range(9)))
+    with pytest.raises(ConfigurationError, match=r"redis\+cluster://"):
+        await run_worker(settings, handle_signals=False)

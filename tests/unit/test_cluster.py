@@ -9,9 +9,9 @@ from redis.exceptions import ConnectionError, ResponseError
 
 from darkq import scripts
 from darkq.cluster import read_slots
-from darkq.cluster_redis import key_of, read_redirection
 from darkq.keys import BatchKeys, JobKeys, failures, limit_keys, never_there, queue, wake
 from darkq.partitions import parse_partitions
+from darkq.redirection import key_of, read_redirection
 from darkq.redis_url import Address
 
 A, B, C = Address("a", 1), Address("b", 2), Address("c", 3)

@@ -73,7 +73,7 @@ async def world(
     make_settings: MakeSettings, start_darkai: StartDarkAI
 ) -> tuple[LocalDarkAI, Settings]:
     """A slow local DarkAI, and settings of workers with a short lease."""
-    darkai = await start_darkai(chunks=200, chunks_per_s=40)
+    darkai = await start_darkai(chunks=120, chunks_per_s=40)
     settings = make_settings(
         darkai_url=darkai.url, worker_lease_s=LEASE_S, worker_shutdown_grace_s=5
     )
@@ -86,17 +86,34 @@ async def start(start_process: StartProcess, settings: Settings) -> WorkerProces
     return worker
 
 
+async def start_two(start_process: StartProcess, settings: Settings) -> list[WorkerProcess]:
+    workers = [start_process(settings) for _ in range(2)]
+    for worker in workers:
+        await wait_until("the worker to be ready", lambda w=worker: w.ready)  # type: ignore[misc]
+    return workers
+
+
+async def holder(redis: Redis, job: JobHandle, workers: list[WorkerProcess]) -> WorkerProcess:
+    """Return the worker that runs a job: its pid stands in the lease's token."""
+    token = await redis.get(JobKeys.parse(job.id).in_progress)
+    assert token is not None
+    pid = int(token.split(b":")[1])
+    return next(worker for worker in workers if worker.pid == pid)
+
+
 async def test_a_killed_workers_job_runs_elsewhere_within_the_lease(
-    world: tuple[LocalDarkAI, Settings], client: Client, start_process: StartProcess
+    world: tuple[LocalDarkAI, Settings],
+    client: Client,
+    redis: Redis,
+    start_process: StartProcess,
 ) -> None:
     """Red when claim.lua does not make the lease's end the score."""
     _, settings = world
-    first = await start(start_process, settings)
+    workers = await start_two(start_process, settings)
     job = await client.enqueue("survive", tries=1)
     reader = Reader(job)
     await reader.until("1-5")
-    await start(start_process, settings)
-    first.send(signal.SIGKILL)
+    (await holder(redis, job, workers)).send(signal.SIGKILL)
     killed_s = time.monotonic()
     await reader.until("2-0")
     assert reader.seen_s[-1] - killed_s <= LEASE_S + 1
@@ -115,12 +132,12 @@ async def test_a_zombie_changes_nothing(
 ) -> None:
     """Red without the ownership check in finish.lua, or the refusal in append.lua."""
     _, settings = world
-    zombie = await start(start_process, settings)
+    workers = await start_two(start_process, settings)
     job = await client.enqueue("survive", tries=1)
     reader = Reader(job)
     await reader.until("1-5")
+    zombie = await holder(redis, job, workers)
     zombie.send(signal.SIGSTOP)
-    await start(start_process, settings)
     await reader.to_the_end()
     reader.check()
     keys = JobKeys.parse(job.id)

@@ -125,7 +125,7 @@ class Claiming:
             due_s = await self._claim(partition, slots)
         except (RedisError, OSError) as error:
             logger.warning("cannot claim, will keep trying: %s", brief(error))
-            self._search(partition)
+            self.search(partition.number)
         else:
             now_s = asyncio.get_running_loop().time()
             partition.ask_at_s = math.inf if due_s is None else now_s + due_s
@@ -147,9 +147,9 @@ class Claiming:
         # After a full call there may be more, of another queue too.
         return 0.0 if len(claims) == MAX_CLAIMS_PER_CALL else due_s
 
-    def _search(self, partition: _Partition) -> None:
-        """Look for a partition, and for the others of its server before they are asked in vain."""
-        owner = self._owner(partition.number)
+    def search(self, number: int) -> None:
+        """Claim nothing from a partition until it answers, nor from the others of its server."""
+        owner = self._owner(number)
         for each in self._in_turn:
             if each.search is None and self._owner(each.number) == owner:
                 each.search = asyncio.create_task(self._find(each), name="darkq-search")

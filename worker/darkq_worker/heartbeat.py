@@ -34,12 +34,15 @@ class Heartbeat:
         attempts: Collection[Attempt],
         *,
         lease_s: float,
+        on_failure: Callable[[int], None],
     ) -> None:
+        """`on_failure` hears of a partition whose leases could not be renewed."""
         self._leases = leases
         self._limits = limits
         self._counting = counting
         self._attempts = attempts
         self._interval_s = lease_s / RENEWALS_PER_LEASE
+        self._on_failure = on_failure
         self._now = asyncio.Event()
 
     def hurry(self) -> None:
@@ -66,6 +69,7 @@ class Heartbeat:
                 await self.beat_in(partition)
             except (RedisError, OSError) as error:
                 failures.append(error)
+                self._on_failure(partition)
 
         async with asyncio.TaskGroup() as tasks:
             for partition in {attempt.claim.keys.partition for attempt in self._attempts}:

@@ -99,7 +99,14 @@ class LeasedWorker(Worker):
         self._wake = asyncio.Event()
         lease_s = settings.worker_lease_s
         self._counting = counting
-        self._heartbeat = Heartbeat(leases, limits, counting, self._attempts, lease_s=lease_s)
+        self._heartbeat = Heartbeat(
+            leases,
+            limits,
+            counting,
+            self._attempts,
+            lease_s=lease_s,
+            on_failure=self._in_doubt,
+        )
         self._claiming = Claiming(
             leases,
             self._attempts,
@@ -222,6 +229,10 @@ class LeasedWorker(Worker):
             await sign_in(self.pool, self._worker_id, self._serves())
 
     # What the wake channels say
+
+    def _in_doubt(self, partition: int) -> None:
+        """Its leases could not be renewed: claim nothing of it before they are."""
+        self._claiming.search(partition)
 
     def _look_at(self, partition: int) -> None:
         self._claiming.look_at(partition)

@@ -27,7 +27,6 @@ from darkq.upstream_settings import DARKAI
 from darkq.upstreams import announcement
 from darkq_worker.claims import Leases
 from darkq_worker.counting import Counting
-from darkq_worker.eviction import refuse_eviction
 from darkq_worker.file_batch_runners import FileBatchRunners
 from darkq_worker.gate import Rule
 from darkq_worker.generate import generate
@@ -35,6 +34,7 @@ from darkq_worker.leased_worker import LeasedWorker
 from darkq_worker.limits import Limits
 from darkq_worker.listing import keep_listed
 from darkq_worker.routing import Upstreams
+from darkq_worker.unfit import refuse_unfit
 from darkq_worker.upstreams.base import Upstream
 from darkq_worker.upstreams.darkai import DarkAIUpstream
 from darkq_worker.upstreams.openai import OpenAIUpstream
@@ -147,7 +147,7 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             session.close,
         ):
             stack.push_async_callback(close)
-        await refuse_eviction(redis)
+        await refuse_unfit(redis)
         client = await stack.enter_async_context(Client(settings=settings))
         runners = FileBatchRunners(client, Files(settings), settings)
         ctx: dict[str, Any] = {"settings": settings, "upstreams": upstreams}

@@ -19,19 +19,18 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-from darkq import scripts
 from darkq.connection import brief
 from darkq.errors import NotReplicated
-from darkq.event import Cursor
-from darkq.line import Command, Line
+from darkq.line import Line
 from darkq.redis_url import Address
 from darkq.replicas import rule_of
 from darkq.servers import Servers
 from darkq.settings import Settings
 from darkq_worker.attempt_log import AttemptLog
-from darkq_worker.flush import Flush, is_hopeless
+from darkq_worker.flush import Flush
+from darkq_worker.resuming import ask_standings, go_on, load_scripts
 from darkq_worker.settlement import Settlement
 
 logger = logging.getLogger("darkq.worker.writer")
@@ -182,37 +181,13 @@ class ServerWriter:
 
     async def _resume(self, connection: AbstractConnection) -> None:
         """Ask every log where it stands, and go on from there."""
-        logs = list(self._open)
-        in_cluster = self._servers.is_cluster
-        commands: list[Command] = [
-            ("SCRIPT", "LOAD", script.source(in_cluster=in_cluster)) for script in scripts.ALL
-        ]
-        for log in logs:
-            commands.append(("GET", log.keys.in_progress))
-            commands.append(("XREVRANGE", log.keys.events, "+", "-", "COUNT", 1))
-        await connection.send_packed_command(connection.pack_commands(commands))
-        for _ in scripts.ALL:
-            await connection.read_response()
-        for log in logs:
-            replies = [await _reply(connection) for _ in range(2)]
+        await load_scripts(connection, in_cluster=self._servers.is_cluster)
+        standings = await ask_standings(connection, list(self._open))
+        for log, standing in standings.items():
             if log in self._open:  # else it was abandoned in the meantime
-                self._stand(log, *replies)
-
-    def _stand(self, log: AttemptLog, holder: Any, last: Any) -> None:
-        """Go on with a log after its last event; `holder` has the lease, if anybody has."""
-        for reply in (holder, last):
-            if isinstance(reply, ResponseError) and not is_hopeless(reply):
-                raise reply
-        try:
-            # A server that forgot our claim may have given its number to somebody else.
-            if isinstance(last, ResponseError) or holder not in (None, log.token.encode()):
-                log.lose()
-            else:
-                log.resume(Cursor.parse(last[0][0]) if last else None)
-        except ValueError:  # what stands there is no log of ours
-            log.lose()
-        if log.has_work:
-            self._dirty[log] = None
+                go_on(log, standing)
+                if log.has_work:
+                    self._dirty[log] = None
 
     def _flush_after(self, delay_s: float) -> None:
         if self._line is None:
@@ -266,11 +241,3 @@ class ServerWriter:
     def _note_drained(self) -> None:
         if not self._settlements and self._flush is None:
             self._drained.set()
-
-
-async def _reply(connection: AbstractConnection) -> Any:
-    """Return a reply, or the error that the server replied with."""
-    try:
-        return await connection.read_response()
-    except ResponseError as error:
-        return error
