@@ -1,4 +1,7 @@
-"""Every setting: an environment variable `DARKQ_…` or a line of `.env`, its unit in its name."""
+"""Every setting: an environment variable `DARKQ_…`, a line of `.env` or a file of secrets.
+
+Its unit is in its name.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,18 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from darkq.errors import ConfigurationError
 from darkq.keys import MAX_PARTITIONS
 from darkq.local_socket import is_ours_alone, socket_path, url
 from darkq.partitions import parse_partitions
+from darkq.secret_files import SecretFiles
 from darkq.upstream_settings import UpstreamSettings, check_name
 from darkq.windows import Window, parse_windows
 
@@ -135,8 +144,23 @@ class Settings(BaseSettings):
     local_model: Literal["smollm2", "markov"] = "smollm2"
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Say where settings come from; what comes first goes before the rest."""
+        return init_settings, env_settings, dotenv_settings, SecretFiles(settings_cls)
+
+    @classmethod
     def load(cls) -> Settings:
-        """Read the environment and `.env`. Raises `ConfigurationError` naming the variable."""
+        """Read the environment, `.env` and files of secrets.
+
+        Raises `ConfigurationError` naming the variable.
+        """
         try:
             return cls()
         except ValidationError as error:

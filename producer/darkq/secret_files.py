@@ -1,0 +1,64 @@
+"""Secrets as files: each is named like its variable, and holds its value.
+
+Service managers hand secrets over so: systemd's `LoadCredential=`, the volumes of Kubernetes, the
+secrets of Compose and Swarm. The folder is the one that `DARKQ_SECRETS_DIR` names, or else
+systemd's. What the environment or `.env` says goes before.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, NestedSecretsSettingsSource
+
+from darkq.errors import ConfigurationError
+
+FOLDER = "DARKQ_SECRETS_DIR"
+SYSTEMD_FOLDER = "CREDENTIALS_DIRECTORY"
+_MAX_BYTES = 1 << 20
+
+
+class SecretFiles(NestedSecretsSettingsSource):
+    """Reads the files whose names begin with `DARKQ_`; an empty one counts as not set.
+
+    Raises `ConfigurationError` for a folder that is not there, and a file that cannot be read.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(
+            settings_cls,  # type: ignore[arg-type]  # it takes either, says its source
+            secrets_dir=os.environ.get(FOLDER) or os.environ.get(SYSTEMD_FOLDER),
+        )
+
+    def validate_secrets_path(self, path: Path) -> None:
+        """Refuse what is no folder: whoever names one expects what is in it."""
+        if not path.is_dir():
+            raise ConfigurationError(FOLDER, f"is no folder: {path}")
+
+    @classmethod
+    def load_secrets(cls, path: Path) -> dict[str, str]:
+        """Return what the files hold, without the newline that an editor puts at the end.
+
+        Others' credentials may lie beside ours, and be no text at all: they stay closed.
+        """
+        try:
+            ours = [file for file in path.iterdir() if file.name.upper().startswith("DARKQ_")]
+        except OSError as error:
+            raise ConfigurationError(FOLDER, f"cannot be read: {path}: {error.strerror}") from None
+        texts = {file.name: _read(file) for file in ours if not file.is_dir()}
+        return {name: text for name, text in texts.items() if text}
+
+
+def _read(file: Path) -> str:
+    name = file.name.upper()
+    try:
+        with file.open("rb") as content:
+            data = content.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ConfigurationError(name, f"is longer than {_MAX_BYTES} bytes: {file}")
+        return data.decode().strip()
+    except OSError as error:
+        raise ConfigurationError(name, f"cannot be read: {file}: {error.strerror}") from None
+    except UnicodeDecodeError:  # its text would show some of it
+        raise ConfigurationError(name, f"is no text: {file}") from None
