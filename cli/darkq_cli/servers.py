@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import socket
+from contextlib import closing
 
-from darkq import Client, Settings
+from darkq import Client, RedisUnavailable, Settings
 from darkq_cli import here, interrupts, talk
 from darkq_cli.options import Model
 from darkq_cli.problems import Problem, require
 from darkq_cli.reach import redis_of
 
 CHECK_TIMEOUT_S = 5.0
+
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  none is bound
 
 
 def worker() -> None:
@@ -32,16 +36,22 @@ def gateway() -> None:
         main(redis.settings)
 
 
-def check_worker() -> None:
+def check_worker(*, lenient: bool = False) -> None:
     """Say whether a worker of this host is alive. Starts nothing and writes nothing.
 
-    Raises `Problem` when none is.
+    Raises `Problem` when none is, and when Redis does not answer: unless `lenient`.
     """
     host = socket.gethostname()
     try:
         workers = interrupts.run(_workers(Settings.load()))
-    except TimeoutError:
-        raise Problem(f"Redis did not answer within {CHECK_TIMEOUT_S:g} s") from None
+    except (TimeoutError, RedisUnavailable) as error:
+        silence = error if str(error) else f"Redis did not answer within {CHECK_TIMEOUT_S:g} s"
+        if lenient:
+            talk.say(f"nothing can be told: {silence}")
+            return
+        if isinstance(error, RedisUnavailable):
+            raise
+        raise Problem(str(silence)) from None
     ours = [worker for worker in workers if worker.rsplit(":", 2)[0] == host]
     if not ours:
         raise Problem(
@@ -53,6 +63,27 @@ def check_worker() -> None:
 async def _workers(settings: Settings) -> list[str]:
     async with asyncio.timeout(CHECK_TIMEOUT_S), Client(settings=settings) as client:
         return await client.workers()
+
+
+def check_gateway() -> None:
+    """Say whether the gateway that listens here answers. Starts nothing.
+
+    Raises `Problem` when none does.
+    """
+    settings = Settings.load()
+    host = _ANY_ADDRESS.get(settings.gateway_host, settings.gateway_host)
+    # Not urllib: that would ask a proxy of the environment.
+    connection = http.client.HTTPConnection(host, settings.gateway_port, timeout=CHECK_TIMEOUT_S)
+    try:
+        with closing(connection):
+            connection.request("GET", "/healthz")
+            status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        reason = f"no gateway answers at {host}, port {settings.gateway_port}: {error}"
+        raise Problem(reason, f"To start one: {here.command()} gateway") from None
+    if status != 200:
+        raise Problem(f"what answers at {host}, port {settings.gateway_port} says {status}")
+    talk.say(f"alive: {host}, port {settings.gateway_port}")
 
 
 def local_darkai(

@@ -54,6 +54,10 @@ def worker(
     check: Annotated[
         bool, typer.Option("--check", help="Only tell whether a worker of this host is alive.")
     ] = False,
+    lenient: Annotated[
+        bool,
+        typer.Option("--lenient", help="With --check: where Redis does not answer, exit with 0."),
+    ] = False,
 ) -> None:
     """Run a worker until Ctrl-C or SIGTERM. Its log goes to stderr.
 
@@ -63,16 +67,21 @@ def worker(
     \b
     DARKQ_REDIS_URL=redis://localhost darkq worker
     darkq worker --check
+    darkq worker --check --lenient       # whether to restart it: an outage of Redis is no reason
     """
     from darkq_cli import servers
 
-    if check:
-        servers.check_worker()
+    if check or lenient:
+        servers.check_worker(lenient=lenient)
     else:
         servers.worker()
 
 
-def gateway() -> None:
+def gateway(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only tell whether the gateway here answers.")
+    ] = False,
+) -> None:
     """Run the HTTP server until Ctrl-C or SIGTERM. Its log goes to stderr.
 
     Jobs and their events over HTTP, on DARKQ_GATEWAY_HOST and DARKQ_GATEWAY_PORT. Without an API
@@ -81,10 +90,14 @@ def gateway() -> None:
     \b
     darkq gateway
     darkq keys create alice; DARKQ_GATEWAY_HOST=0.0.0.0 darkq gateway
+    darkq gateway --check
     """
     from darkq_cli import servers
 
-    servers.gateway()
+    if check:
+        servers.check_gateway()
+    else:
+        servers.gateway()
 
 
 def upstreams(
