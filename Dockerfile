@@ -1,5 +1,8 @@
-# The image of worker and gateway: a virtualenv made in one stage, carried without its tools into the other.
-FROM python:3.13-slim AS build
+# The image of worker and gateway: a virtualenv made in one stage, carried without its tools into the
+# other. To pin the base by digest: --build-arg PYTHON_IMAGE=python:3.13-slim-trixie@sha256:…
+ARG PYTHON_IMAGE=python:3.13-slim-trixie
+
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 COPY requirements-build.txt requirements-runtime.txt ./
 RUN python -m venv --without-pip /opt/darkq \
@@ -9,13 +12,24 @@ COPY . .
 RUN python -m hatchling build --target wheel --directory /dist \
     && pip --python /opt/darkq/bin/python install --no-cache-dir --no-deps --no-index /dist/*.whl
 
-FROM python:3.13-slim
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin darkq \
-    && install --directory --owner=10001 /files
+FROM ${PYTHON_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="darkq" \
+      org.opencontainers.image.description="Background text generation that you can reconnect to." \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# /files is where a volume for the files of batches goes. Nothing else is ever written but /tmp.
+RUN python -m pip uninstall --yes --root-user-action=ignore pip \
+    && useradd --system --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin darkq \
+    && install --directory --owner=darkq --group=darkq /files
 COPY --from=build /opt/darkq /opt/darkq
 ENV PATH=/opt/darkq/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-WORKDIR /tmp
-USER 10001
-HEALTHCHECK --interval=30s --timeout=10s --start-period=15s CMD ["darkq", "worker", "--check"]
+USER 10001:10001
+EXPOSE 8080
+# The first process says which of the two this is. It is darkq itself, and takes its signals itself.
+HEALTHCHECK --interval=30s --timeout=20s --start-period=30s \
+    CMD ["sh", "-c", "if tr '\\0' '\\n' </proc/1/cmdline | grep -qx gateway; then exec darkq gateway --check; else exec darkq worker --check; fi"]
 ENTRYPOINT ["darkq"]
 CMD ["worker"]
