@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from darkq import Settings
 from support.deployment import COMPOSE, ROOT, seconds, services
-from support.servers import binaries
 
 DEFAULTS = Settings.model_fields
 OURS = [
@@ -66,47 +62,3 @@ def test_no_secret_has_a_default() -> None:
             r"\$\{(\w*PASSWORD\w*|\w*TOKEN\w*)(:\?|:-|)", file.read_text()
         ):
             assert word == ":?", name
-
-
-def test_redis_starts_as_it_is_told_and_asks_for_the_password(tmp_path: Path) -> None:
-    service = services(COMPOSE[0])["redis"]
-    shell, flag, script = service["command"]
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "valkey-server").symlink_to(binaries()["valkey"])
-    data, socket = tmp_path / "data", tmp_path / "s"
-    data.mkdir()
-    script = script.replace("$$", "$").replace(
-        "dir /data", f"dir {data}\nport 0\nunixsocket {socket}"
-    )
-    environment = {"PATH": f"{programs}:/usr/bin:/bin", "REDISCLI_AUTH": "hunter2"}
-    process = subprocess.Popen(
-        [shell, flag, script], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:  # its end is the server's
-            if "ready to accept connections" in line.lower():
-                break
-        else:
-            pytest.fail("it has not started")
-        # `exec`: the server itself is the process that gets the signals.
-        assert "valkey-server" in Path(f"/proc/{process.pid}/cmdline").read_text()
-        assert "hunter2" not in Path(f"/proc/{process.pid}/cmdline").read_text()
-        with (
-            redis.Redis(unix_socket_path=str(socket)) as stranger,
-            pytest.raises(redis.AuthenticationError),
-        ):
-            stranger.ping()
-        with redis.Redis(unix_socket_path=str(socket), password="hunter2") as client:
-            told = client.config_get("maxmemory*", "append*", "save")
-        assert told["maxmemory-policy"] == "noeviction"
-        assert (told["appendonly"], told["appendfsync"]) == ("yes", "everysec")
-        limit = service["deploy"]["resources"]["limits"]["memory"]
-        assert limit == "2g"
-        assert int(told["maxmemory"]) * 2 == 2 << 30
-    finally:
-        process.terminate()
-        process.wait(10)
-        process.stdout and process.stdout.close()
-    assert os.listdir(data)
