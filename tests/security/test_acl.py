@@ -53,7 +53,7 @@ SCRIPTS = {
         *("enter", "forget"),
     ],
     "worker": [
-        *("claim", "renew", "append", "finish", "end_line", "release"),
+        *("claim", "renew", "append", "finish", "end_line", "release", "make_due"),
         *("limits", "admit", "report", "count"),
         *("batches", "keep_batch", "mark_batch", "acknowledge"),
     ],
