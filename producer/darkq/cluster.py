@@ -80,6 +80,10 @@ class Cluster:
         """Open a connection of one's own; see `Servers`."""
         return await line.connect(pool(self._settings, at=owner))
 
+    async def know(self) -> None:
+        """Ask who has which slot, unless that is known; see `Servers`."""
+        await self.slots()
+
     async def look_again(self) -> None:
         """Ask who has which slot; see `Servers`."""
         await self.slots(but=self._slots)

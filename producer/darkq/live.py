@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError, RedisError
 
 from darkq.redis_url import Address
 from darkq.servers import Servers
@@ -46,10 +46,11 @@ class Live:
         on arrives, or a `gap` does. Raises redis-py's `ConnectionError` when patience ends,
         and `RuntimeError` after `aclose()`.
         """
+        with suppress(RedisError, OSError):  # else whoever is asked sends us elsewhere
+            await self._servers.know()
         with self.listening(name, sink) as channel:
-            patience = asyncio.timeout(self._patience_s)
             try:
-                async with patience:
+                async with asyncio.timeout(self._patience_s):
                     await channel.confirmed.wait()
             except TimeoutError:
                 raise ConnectionError("no subscriber connection") from None

@@ -43,6 +43,10 @@ class Servers(Protocol):
         """Open a connection to a server, which the caller closes. Raises what redis-py raises."""
         ...
 
+    async def know(self) -> None:
+        """Ask who has what, unless that is known. Raises what redis-py raises."""
+        ...
+
     async def look_again(self) -> None:
         """Ask who has what, after a server was lost. Raises what redis-py raises."""
         ...
@@ -68,6 +72,9 @@ class OneServer:
 
     async def connect(self, owner: Address) -> AbstractConnection:
         return await line.connect(self._template)
+
+    async def know(self) -> None:
+        """Nothing: connecting finds the server."""
 
     async def look_again(self) -> None:
         """Nothing: connecting finds the server."""

@@ -160,3 +160,14 @@ async def test_api_keys_and_lists_are_found_whatever_their_slots(client: Client)
     for job in jobs:
         await job.cancel()
         await job.delete()
+
+
+async def test_who_only_reads_is_not_sent_from_one_to_another(
+    working: LocalDarkAI, client: Client, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reader's first question is a subscription. Red when it does not ask who has what before."""
+    jobs = [await client.enqueue("prompt") for _ in range(8)]
+    for job in jobs:
+        async with Client(settings=settings) as reader:
+            assert [piece async for piece in reader.job(job.id).text()]
+    assert "no subscriber connection" not in caplog.text
