@@ -55,6 +55,7 @@ from darkq.event_log import EventBatch
 from darkq.failures import FailedJob
 from darkq.file_batch import FileBatch, LineError
 from darkq.files import FileInfo, Files
+from darkq.fleet import Fleet
 from darkq.handle import JobHandle
 from darkq.job import Job, Message
 from darkq.leases import WorkerLeases
@@ -105,6 +106,7 @@ __all__ = [
     "FileTooLarge",
     "Files",
     "Finished",
+    "Fleet",
     "ForAllLines",
     "Held",
     "IdempotencyConflict",

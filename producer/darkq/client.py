@@ -29,6 +29,7 @@ from darkq.connection import speaking_darkq
 from darkq.errors import InvalidJob
 from darkq.failures import FailedJob
 from darkq.file_batch import FileBatches
+from darkq.fleet import Fleet, read_fleet
 from darkq.handle import JobHandle
 from darkq.job import Job, Priority, Prompt
 from darkq.keys import BatchKeys, JobKeys
@@ -228,6 +229,14 @@ class Client:
         """
         async with speaking_darkq():
             return await read_queues(self._redis, self._settings.partitions)
+
+    async def fleet(self) -> Fleet:
+        """Return how queues, workers and upstreams stand, at one time.
+
+        Raises `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            return await read_fleet(self._redis, self._settings.partitions)
 
     async def stats(self) -> Stats:
         """Return what all workers have counted together. Raises `RedisUnavailable`."""

@@ -23,17 +23,15 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from aiohttp import web
 
-from darkq import Client
+from darkq import Client, Fleet
 from darkq_gateway.board.pace import Pace, Paces
 from darkq_gateway.board.snapshot import (
     BatchRow,
     JobRow,
     Snapshot,
-    System,
     View,
     read_batches,
     read_jobs,
-    read_system,
     view_of,
     with_paces,
 )
@@ -110,7 +108,7 @@ class Overviews:
         while self._watched:
             self.readings += 1
             seeing = [view for view in self._watched if view.sees_system]
-            system = await self._try(seeing, partial(read_system, self._client)) if seeing else None
+            system = await self._try(seeing, self._client.fleet) if seeing else None
             rows: dict[str | None, _Rows] = {}
             for tenant in {view.tenant for view in self._watched}:
                 views = [view for view in self._watched if view.tenant == tenant]
@@ -136,7 +134,7 @@ class Overviews:
         return _Rows(jobs, await read_batches(self._client, tenant))
 
     def _tell(
-        self, rows: Mapping[str | None, _Rows], pace: Mapping[str, Pace], system: System | None
+        self, rows: Mapping[str | None, _Rows], pace: Mapping[str, Pace], system: Fleet | None
     ) -> None:
         now_ms = int(time.time() * 1000)
         for view, board in self._watched.items():

@@ -14,15 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from darkq import (
-    BatchNotFound,
-    BatchStatus,
-    Client,
-    QueueStatus,
-    Settings,
-    UpstreamStatus,
-    WorkerLeases,
-)
+from darkq import BatchNotFound, BatchStatus, Client, Fleet, Settings
 from darkq_gateway.board.pace import Pace
 from darkq_gateway.context import Caller
 
@@ -73,21 +65,13 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int
 
 
-class System(msgspec.Struct, frozen=True, kw_only=True):
-    """What all tenants share."""
-
-    queues: tuple[QueueStatus, ...]
-    workers: tuple[WorkerLeases, ...]
-    upstreams: tuple[UpstreamStatus, ...]
-
-
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a page shows at a time."""
+    """Everything that a page shows at a time; `system` is what all tenants share."""
 
     now_ms: int
     jobs: list[JobRow]
     batches: list[BatchRow]
-    system: System | None
+    system: Fleet | None
 
 
 def view_of(caller: Caller, settings: Settings) -> View:
@@ -163,12 +147,3 @@ async def _batches_of_nobody(client: Client) -> list[BatchStatus]:
             if len(found) == MAX_BATCHES:
                 break
     return found
-
-
-async def read_system(client: Client) -> System:
-    """Return what all tenants share. Raises `RedisUnavailable`."""
-    return System(
-        queues=tuple(await client.queues()),
-        workers=tuple(await client.leases()),
-        upstreams=tuple(await client.upstreams()),
-    )

@@ -1,0 +1,35 @@
+"""What runs, all tenants together: queues, workers, upstreams, read at one time."""
+
+from __future__ import annotations
+
+import msgspec
+from redis.asyncio import Redis
+
+from darkq.leases import WorkerLeases, read_leases
+from darkq.queues import QueueStatus, read_queues
+from darkq.upstreams import UpstreamStatus, list_upstreams
+from darkq.workers import live_workers
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """How everything stood at `at_ms`: epoch milliseconds by the clock of Redis, as all times here.
+
+    The queues come most urgent first, workers that are alive and upstreams that they serve by name.
+    """
+
+    at_ms: int
+    queues: tuple[QueueStatus, ...]
+    workers: tuple[WorkerLeases, ...]
+    upstreams: tuple[UpstreamStatus, ...]
+
+
+async def read_fleet(redis: Redis, partitions: int) -> Fleet:
+    """Return how everything stands. Raises what redis-py raises."""
+    seconds, micros = await redis.time()
+    workers = await live_workers(redis)
+    return Fleet(
+        at_ms=seconds * 1000 + micros // 1000,
+        queues=tuple(await read_queues(redis, partitions)),
+        workers=tuple(await read_leases(redis, workers, partitions)),
+        upstreams=tuple(await list_upstreams(redis)),
+    )
