@@ -9,7 +9,13 @@ from typing import Annotated
 
 import typer
 
-from darkq_cli import failure_commands, job_commands, key_commands, system_commands
+from darkq_cli import (
+    failure_commands,
+    job_commands,
+    key_commands,
+    operator_commands,
+    system_commands,
+)
 from darkq_cli.batch import commands as batch_commands
 
 app = typer.Typer(
@@ -62,6 +68,7 @@ for _command in (
     system_commands.worker,
     system_commands.gateway,
     system_commands.upstreams,
+    operator_commands.top,
     system_commands.local_darkai,
 ):
     app.command()(_command)

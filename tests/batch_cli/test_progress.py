@@ -21,6 +21,7 @@ from darkq_cli.batch.standing import Standing, held_up, look
 from darkq_cli.batch.state import Place, State
 from darkq_cli.batch.summary import Summary
 from darkq_cli.problems import Problem
+from darkq_cli.spans import span
 from support.waiting import wait_until
 
 
@@ -140,7 +141,7 @@ def test_with_json_it_is_an_object(
     ("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 01 s"), (7322, "2 h 02 min")]
 )
 def test_what_is_left_is_told_in_two_units(seconds: float, words: str) -> None:
-    assert progress._span(seconds) == words
+    assert span(seconds) == words
 
 
 def test_a_plan_survives_its_state(make_plan: Callable[..., Plan]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from support.command import Darkq
 from support.servers import Server
+from support.terminal import Terminal
 
 
 @pytest.fixture
@@ -33,3 +34,16 @@ def darkq(home: Path, redis: object, redis_server: Server) -> Iterator[Darkq]:
     darkq = Darkq(home, redis_url=redis_server.url)
     yield darkq
     darkq.end()
+
+
+@pytest.fixture
+def open_terminal() -> Iterator[Callable[..., Terminal]]:
+    terminals: list[Terminal] = []
+
+    def start(darkq: Darkq, *arguments: str, **environment: str) -> Terminal:
+        terminals.append(Terminal(darkq, *arguments, **environment))
+        return terminals[-1]
+
+    yield start
+    for terminal in terminals:
+        terminal.close()

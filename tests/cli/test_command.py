@@ -20,7 +20,7 @@ from support.command import Darkq
 
 SUBCOMMANDS = [
     *("demo", "up", "run", "enqueue", "tail", "result", "status", "cancel", "failed", "retry"),
-    *("worker", "gateway", "upstreams", "local-darkai"),
+    *("worker", "gateway", "upstreams", "local-darkai", "top"),
 ]
 UNKNOWN = "0-" + "0" * 32
 

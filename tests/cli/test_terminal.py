@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pty
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,78 +14,9 @@ from darkq import Client, Settings
 from darkq_cli.output import Answer
 from darkq_cli.talk import harmless
 from darkq_local.faults import Fault
-from support.command import EXIT_TIMEOUT_S, Darkq
+from support.command import Darkq
+from support.terminal import Terminal
 from support.waiting import wait_until
-
-# Ctrl-C reaches a process only from the terminal that controls its session.
-_IN_TERMINAL = """if True:
-    import fcntl, termios
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    from darkq_cli.main import main
-    main()
-"""
-
-
-class Terminal:
-    """A terminal with one command in it, as a person sees it."""
-
-    def __init__(self, darkq: Darkq, *arguments: str, **environment: str) -> None:
-        self.screen = b""
-        self._side, theirs = pty.openpty()
-        os.set_blocking(self._side, False)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _IN_TERMINAL, *arguments],
-            env={**darkq.environment, **environment},
-            cwd=darkq.home,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-
-    def shows(self, words: str) -> bool:
-        """Take in what has been written, and tell whether the words are among it."""
-        try:
-            while piece := os.read(self._side, 65536):
-                self.screen += piece
-        except (BlockingIOError, OSError):  # nothing new, or everything
-            pass
-        return words in self.screen.decode(errors="replace")
-
-    def type(self, keys: str) -> None:
-        """Press keys."""
-        os.write(self._side, keys.encode())
-
-    async def end(self) -> tuple[int, str]:
-        """Wait for the end; return the exit code and all that was written, with plain line ends."""
-
-        def ended() -> bool:
-            self.shows("")
-            return self._process.poll() is not None
-
-        await wait_until("the command's end", ended, EXIT_TIMEOUT_S)
-        self.shows("")
-        return self._process.returncode, self.screen.decode().replace("\r\n", "\n")
-
-    def close(self) -> None:
-        """End the command and the terminal."""
-        self._process.kill()
-        self._process.wait()
-        os.close(self._side)
-
-
-@pytest.fixture
-def open_terminal() -> Iterator[Callable[..., Terminal]]:
-    terminals: list[Terminal] = []
-
-    def start(darkq: Darkq, *arguments: str, **environment: str) -> Terminal:
-        terminals.append(Terminal(darkq, *arguments, **environment))
-        return terminals[-1]
-
-    yield start
-    for terminal in terminals:
-        terminal.close()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from darkq_cli import talk
 from darkq_cli.batch.standing import Standing
 from darkq_cli.batch.state import Place
+from darkq_cli.spans import span
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -111,7 +112,7 @@ class Progress:
             left_s = (self._lines - last.ended) / per_s
             words.append(f"{per_s:.1f} lines/s")
             words.append(f"{(last.chunks - first.chunks) / took_s:,.0f} chunks/s")
-            words.append(f"{_span(left_s)} left")
+            words.append(f"{span(left_s)} left")
         reason = self.waits_for or (self.standing.reason if self.standing else "")
         words += [reason] if reason else []
         return ", ".join(words)
@@ -119,11 +120,3 @@ class Progress:
 
 def _sample(place: Place) -> _Sample:
     return _Sample(time.monotonic(), place.ended, place.chunks)
-
-
-def _span(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

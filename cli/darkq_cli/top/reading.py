@@ -1,0 +1,145 @@
+"""What `darkq top` reads at a time, and how much happens per second.
+
+Workers tell what they have counted with their heartbeats, some seconds apart. So what happens per
+second is a difference over more time than that: the last fifteen seconds, two readings at least.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from darkq import Client, Fleet, QueueStatus, Stats, UpstreamStatus, WorkerLeases
+from darkq.measures import CHUNKS, JOB_FAILURES, JOBS_ENDED, OUTCOMES, RETRIES, Measure
+
+RATE_OVER_S = 15.0
+"""As long as a lease by default, in which a worker reports four times."""
+
+Numbers: TypeAlias = Mapping[str, int]
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """What all workers have counted so far: jobs by how they ended, failed ones by why."""
+
+    jobs: Numbers
+    failures: Numbers
+    retries: int
+    chunks: int
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """The same per second, over the last `over_s` seconds."""
+
+    over_s: float
+    jobs: Mapping[str, float]
+    failures: Mapping[str, float]
+    retries: float
+    chunks: float
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """How everything stood at `at_ms`, epoch ms by the clock of Redis. The first has no rates."""
+
+    at_ms: int
+    queues: tuple[QueueStatus, ...]
+    workers: tuple[WorkerLeases, ...]
+    upstreams: tuple[UpstreamStatus, ...]
+    counted: Counted
+    rates: Rates | None = None
+
+
+class Away(msgspec.Struct, frozen=True, kw_only=True):
+    """Redis does not answer, since when (epoch ms by the clock of this machine), and why."""
+
+    at_ms: int
+    away_since_ms: int
+    reason: str
+
+
+async def read(client: Client) -> Reading:
+    """Ask Redis. Raises `RedisUnavailable`."""
+    return reading_of(await client.fleet(), await client.stats())
+
+
+def reading_of(fleet: Fleet, stats: Stats) -> Reading:
+    """Put together what was read."""
+    counted = Counted(
+        jobs=dict.fromkeys(OUTCOMES, 0) | _by_first_label(JOBS_ENDED, stats),
+        failures=_by_first_label(JOB_FAILURES, stats),
+        retries=sum(RETRIES.counts(stats.numbers).values()),
+        chunks=sum(CHUNKS.counts(stats.numbers).values()),
+    )
+    return Reading(
+        at_ms=fleet.at_ms,
+        queues=fleet.queues,
+        workers=fleet.workers,
+        upstreams=fleet.upstreams,
+        counted=counted,
+    )
+
+
+def _by_first_label(measure: Measure, stats: Stats) -> dict[str, int]:
+    numbers: Counter[str] = Counter()
+    for labels, number in measure.counts(stats.numbers).items():
+        numbers[labels[0]] += number
+    return dict(numbers)
+
+
+class _Sample(NamedTuple):
+    at_s: float
+    counted: Counted
+
+
+class Trend:
+    """The counts of late."""
+
+    def __init__(self) -> None:
+        self._samples: deque[_Sample] = deque()
+
+    def add(self, reading: Reading) -> Reading:
+        """Take a reading, and return it with its rates."""
+        sample = _Sample(reading.at_ms / 1000, reading.counted)
+        if self._samples and not _grew(self._samples[-1], sample):
+            self._samples.clear()  # another Redis, or one that was emptied
+        self._samples.append(sample)
+        while len(self._samples) > 2 and sample.at_s - self._samples[1].at_s >= RATE_OVER_S:
+            self._samples.popleft()
+        first = self._samples[0]
+        if first is sample:
+            return reading
+        return msgspec.structs.replace(reading, rates=_rates(first, sample))
+
+    def interrupt(self) -> None:
+        """Begin anew: what happened meanwhile is not of late."""
+        self._samples.clear()
+
+
+def _grew(before: _Sample, now: _Sample) -> bool:
+    numbers = zip(_totals(before.counted), _totals(now.counted), strict=True)
+    return now.at_s > before.at_s and all(old <= new for old, new in numbers)
+
+
+def _totals(counted: Counted) -> tuple[int, ...]:
+    return sum(counted.jobs.values()), counted.retries, counted.chunks
+
+
+def _rates(first: _Sample, last: _Sample) -> Rates:
+    over_s = last.at_s - first.at_s
+
+    def per_s(before: int, now: int) -> float:
+        return round((now - before) / over_s, 3)
+
+    def each(before: Numbers, now: Numbers) -> dict[str, float]:
+        return {name: per_s(before.get(name, 0), number) for name, number in now.items()}
+
+    before, now = first.counted, last.counted
+    return Rates(
+        over_s=round(over_s, 3),
+        jobs=each(before.jobs, now.jobs),
+        failures=each(before.failures, now.failures),
+        retries=per_s(before.retries, now.retries),
+        chunks=per_s(before.chunks, now.chunks),
+    )
