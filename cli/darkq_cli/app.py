@@ -5,9 +5,11 @@ Each subcommand imports what it needs when it is called, so that `--help` loads 
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from darkq_cli import (
     failure_commands,
@@ -18,7 +20,24 @@ from darkq_cli import (
 )
 from darkq_cli.batch import commands as batch_commands
 
+
+class _InGroups(TyperGroup):
+    """Lists the commands in groups. Typer itself does so with its panels only."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, self.commands))
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            text = command.get_short_help_str(formatter.width - width - 6)
+            group = getattr(command, "rich_help_panel", None) or "Commands"
+            groups.setdefault(group, []).append((name.ljust(width), text))
+        for group, rows in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(rows)
+
+
 app = typer.Typer(
+    cls=_InGroups,
     no_args_is_help=True,
     rich_markup_mode=None,  # its panels triple the time of --help
     pretty_exceptions_enable=False,
@@ -54,23 +73,30 @@ def darkq(
     """
 
 
-for _command in (
-    system_commands.demo,
-    system_commands.up,
-    job_commands.run,
-    job_commands.enqueue,
-    job_commands.tail,
-    job_commands.result,
-    job_commands.status,
-    job_commands.cancel,
-    failure_commands.failed,
-    failure_commands.retry,
-    system_commands.worker,
-    system_commands.gateway,
-    system_commands.upstreams,
-    operator_commands.top,
-    system_commands.local_darkai,
-):
-    app.command()(_command)
-app.add_typer(batch_commands.app, name="batch")
-app.add_typer(key_commands.app, name="keys")
+_GROUPS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
+    "Begin": (system_commands.demo, system_commands.up),
+    "Jobs": (
+        job_commands.run,
+        job_commands.enqueue,
+        job_commands.tail,
+        job_commands.result,
+        job_commands.status,
+        job_commands.cancel,
+        failure_commands.failed,
+        failure_commands.retry,
+        batch_commands.app,
+    ),
+    "Processes": (system_commands.worker, system_commands.gateway, system_commands.local_darkai),
+    "Operation": (
+        operator_commands.top,
+        operator_commands.doctor,
+        system_commands.upstreams,
+        key_commands.app,
+    ),
+}
+for _group, _commands in _GROUPS.items():
+    for _command in _commands:
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, rich_help_panel=_group)
+        else:
+            app.command(rich_help_panel=_group)(_command)

@@ -9,6 +9,7 @@ import typer
 from darkq_cli import options as opt
 
 app = typer.Typer(
+    name="keys",
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Make, list and revoke the API keys of the gateway.",

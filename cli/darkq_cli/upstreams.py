@@ -49,7 +49,7 @@ def upstreams(*, timeout_s: float, as_json: bool) -> None:
     Raises `Problem` when none works, and `RedisUnavailable`.
     """
     require("worker", "arq", "aiohttp")
-    findings = interrupts.run(_find(Settings.load(), timeout_s))
+    findings = interrupts.run(find(Settings.load(), timeout_s))
     if as_json:
         for finding in findings:
             output.write_json(finding.as_json())
@@ -60,7 +60,8 @@ def upstreams(*, timeout_s: float, as_json: bool) -> None:
         raise Problem("no upstream works now" if asked else "no upstream may be asked now")
 
 
-async def _find(settings: Settings, timeout_s: float) -> list[Finding]:
+async def find(settings: Settings, timeout_s: float) -> list[Finding]:
+    """Ask all upstreams at once for a word. Raises `ConfigurationError`, `RedisUnavailable`."""
     from darkq.connection import speaking_darkq
     from darkq_worker.main import make_rules, make_session, make_upstreams
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from support.command import Darkq
 
 SUBCOMMANDS = [
     *("demo", "up", "run", "enqueue", "tail", "result", "status", "cancel", "failed", "retry"),
-    *("worker", "gateway", "upstreams", "local-darkai", "top"),
+    *("worker", "gateway", "upstreams", "local-darkai", "top", "doctor"),
 ]
 UNKNOWN = "0-" + "0" * 32
 
@@ -35,6 +36,14 @@ def test_help_lists_every_command_and_loads_nothing_heavy(alone: Darkq) -> None:
     assert all(f"\n  {name} " in done.out.decode() for name in SUBCOMMANDS)
     heavy = {"darkq", "redis", "pydantic", "arq", "aiohttp", "asyncio", "xllamacpp", "rich"}
     assert not heavy & set(done.err.split())
+
+
+def test_help_lists_commands_in_groups_and_all_of_them() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output
+    groups = re.findall(r"^(\w+):\n((?:  .*\n)+)", text, re.MULTILINE)
+    listed = {group: re.findall(r"^  (\S+) ", rows, re.MULTILINE) for group, rows in groups[1:]}
+    assert list(listed) == ["Begin", "Jobs", "Processes", "Operation"]
+    assert {name for names in listed.values() for name in names} == {*SUBCOMMANDS, "batch", "keys"}
 
 
 def test_help_is_quick(alone: Darkq) -> None:

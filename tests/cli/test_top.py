@@ -15,7 +15,7 @@ import pytest
 from redis.asyncio import Redis
 from rich.console import Console
 
-from darkq import Client, UpstreamStatus, WorkerLeases
+from darkq import Client, UpstreamStatus, WindowUse, WorkerLeases
 from darkq import measures as m
 from darkq.keys import worker as worker_key
 from darkq.stats import Report, add
@@ -24,7 +24,7 @@ from darkq.windows import Window
 from darkq.workers import sign_in
 from darkq_cli.top.history import blocks
 from darkq_cli.top.panel import Panel
-from darkq_cli.top.reading import RATE_OVER_S, Away, Counted, Reading, Trend
+from darkq_cli.top.reading import RATE_OVER_S, Away, Counted, Rates, Reading, Trend
 from support.by_hand import Hand
 from support.command import Darkq, Running
 from support.servers import Server, binaries, running
@@ -303,6 +303,39 @@ def test_what_finds_no_room_is_counted(
         assert listed >= min(1, number)
     if workers:
         assert any(f"-{workers - 1:05}:7:01ab " in line for line in lines), "the busiest, whole"
+
+
+def test_what_jobs_fail_with_and_when_an_upstream_is_called_again() -> None:
+    known = crowd(1, 1)
+    full = WindowUse(calls=9000, length_s=21600, used=9000)
+    upstream = UpstreamStatus(
+        name="x",
+        kind="openai",
+        default_model="m",
+        models=("m",),
+        options=(),
+        workers=1,
+        breaker="blocked",
+        reopens_at_ms=known.at_ms + 64_000,
+        windows=(WindowUse(calls=400, length_s=60, used=10), full),
+    )
+    rates = Rates(
+        over_s=15,
+        jobs={"completed": 1234.5, "failed": 3, "cancelled": 0},
+        failures={"timeout": 1, "truncated": 2, "expired": 0},
+        retries=0,
+        chunks=123456.7,
+    )
+    panel = Panel("here")
+    panel.take(Reading(**{**_fields(known), "upstreams": (upstream,), "rates": rates}))
+    for width in (80, 160):
+        lines = draw(panel, width, 24)
+        assert "failing with truncated 2.0, timeout 1.0 per second" in lines
+        row = next(line for line in lines if line.startswith("x "))
+        assert re.match(r"x +blocked +- +0  again in 1 min 04 s, ", row)
+        assert row.endswith("10/400 in 1 min" if width == 160 else "…")
+        assert any(re.match(r"completed +1  +1,234.5 ", line) for line in lines)
+        assert max(map(len, lines)) <= width
 
 
 def test_an_outage_before_any_reading() -> None:

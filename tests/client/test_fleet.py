@@ -29,4 +29,4 @@ async def test_a_fleet_is_what_each_reading_says(redis: Redis, client: Client) -
 async def test_a_fleet_of_nothing(client: Client) -> None:
     fleet = await client.fleet()
     assert [each.running for each in fleet.queues] == [0, 0]
-    assert fleet.workers == fleet.upstreams == ()
+    assert (fleet.workers, fleet.upstreams) == ((), ())

@@ -151,6 +151,7 @@ async def produce(world: World) -> None:
         await world.live_worker()
         assert [upstream.workers for upstream in await client.upstreams()] == [1]
         assert (await client.stats()).workers == 1
+        assert len((await client.fleet()).workers) == 1
         await run_batch(world, client)
         assert len(await client.jobs()) > 1
         await let_in(world, client)

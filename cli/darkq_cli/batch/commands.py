@@ -11,6 +11,7 @@ import typer
 from darkq_cli import options as opt
 
 app = typer.Typer(
+    name="batch",
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Many prompts from a file, their answers into another.",

@@ -1,0 +1,125 @@
+"""What each of darkq's roles needs to be allowed in Redis: the rules of docs/security.md, and for
+each of their words a call that shows whether a server would take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+Call: TypeAlias = tuple[str, ...]
+
+RULES = {
+    "worker": (
+        "resetkeys ~arq:* ~darkq:* resetchannels &darkq:* -@all +client|setinfo +select "
+        "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +script|load "
+        "+info +time +exists +get +set +psetex +del +expire +pexpire +pttl +rename +incr "
+        "+hget +hsetnx +hexists +hincrby +hdel +sadd +srem +zadd +zcard +zrem +zrange "
+        "+zrangebyscore +zremrangebyscore +xadd +xrevrange +hmget +zscore +hset +zcount "
+        "+zrank +hgetall +xrange +getbit +copy +mget +setbit +xtrim"
+    ),
+    "producer": (
+        "resetkeys ~arq:* ~darkq:* resetchannels &darkq:* -@all +client|setinfo +select "
+        "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +time +exists "
+        "+get +mget +set +del +pexpire +rename +hset +hmget +smembers +srem +zadd +zcard "
+        "+zrem +zscore +zrevrangebyscore +xadd +xdel +xrange +xrevrange +hget +hgetall "
+        "+hincrby +hsetnx +getbit +setbit +zcount +zrangebyscore +zremrangebyscore "
+        "+zrevrange +xtrim +copy +zremrangebyrank +expire +hscan"
+    ),
+    "reader": (
+        "resetkeys ~arq:* ~darkq:events:* ~darkq:state:* ~darkq:{* ~darkq:batch:* "
+        "~darkq:limit:* resetchannels &darkq:live:* -@all +client|setinfo +select +ping "
+        "+subscribe +unsubscribe +multi +exec +time +exists +get +mget +hmget +smembers "
+        "+zscore +xrange +xrevrange +hgetall +zcount +zrangebyscore +zrevrange"
+    ),
+}
+
+# A call of each command, in its shortest form. None is ever executed.
+_CALLS = """
+CLIENT SETINFO LIB-NAME darkq
+COPY arq:doctor arq:doctor
+DEL arq:doctor
+EVAL return 1 arq:doctor
+EVALSHA 0000000000000000000000000000000000000000 1 arq:doctor
+EXISTS arq:doctor
+EXPIRE arq:doctor 1
+GET arq:doctor
+GETBIT arq:doctor 0
+HDEL arq:doctor f
+HEXISTS arq:doctor f
+HGET arq:doctor f
+HGETALL arq:doctor
+HINCRBY arq:doctor f 1
+HMGET arq:doctor f
+HSCAN arq:doctor 0
+HSET arq:doctor f v
+HSETNX arq:doctor f v
+INCR arq:doctor
+INFO
+MGET arq:doctor
+PEXPIRE arq:doctor 1
+PING
+PSETEX arq:doctor 1 v
+PTTL arq:doctor
+PUBLISH darkq:live:doctor v
+RENAME arq:doctor arq:doctor
+SADD arq:doctor m
+SCRIPT LOAD return
+SELECT 0
+SET arq:doctor v
+SETBIT arq:doctor 0 0
+SMEMBERS arq:doctor
+SREM arq:doctor m
+SUBSCRIBE darkq:live:doctor
+TIME
+UNSUBSCRIBE darkq:live:doctor
+XADD arq:doctor * f v
+XDEL arq:doctor 0-1
+XRANGE arq:doctor - +
+XREVRANGE arq:doctor + -
+XTRIM arq:doctor MAXLEN 0
+ZADD arq:doctor 0 m
+ZCARD arq:doctor
+ZCOUNT arq:doctor -inf +inf
+ZRANGE arq:doctor 0 0
+ZRANGEBYSCORE arq:doctor -inf +inf
+ZRANK arq:doctor m
+ZREM arq:doctor m
+ZREMRANGEBYRANK arq:doctor 0 0
+ZREMRANGEBYSCORE arq:doctor 0 0
+ZREVRANGE arq:doctor 0 0
+ZREVRANGEBYSCORE arq:doctor +inf -inf
+ZSCORE arq:doctor m
+"""
+_WITH_SUBCOMMANDS = ("CLIENT", "SCRIPT")
+
+
+def _word(call: Sequence[str]) -> str:
+    """Return the word of a rule that allows a call."""
+    parts = call[:2] if call[0] in _WITH_SUBCOMMANDS else call[:1]
+    return f"+{'|'.join(parts).lower()}"
+
+
+CALLS: dict[str, Call] = {
+    _word(call): tuple(call) for line in _CALLS.split("\n") if (call := line.split())
+}
+"""A call of each command that a rule allows, by the rule's word for it."""
+
+TRANSACTIONS = ("+multi", "+exec")
+"""What a call cannot stand for: they are asked by being used."""
+
+
+def calls_of(rule: str) -> dict[str, Call]:
+    """Return a call for each word of a rule, patterns included, but for `TRANSACTIONS`."""
+    words = [word for word in rule.split() if word[0] in "+~&" and word not in TRANSACTIONS]
+    listens = CALLS["+publish" if "+publish" in words else "+subscribe"]
+    calls: dict[str, Call] = {}
+    for word in words:
+        name = f"{word[1:].removesuffix('*')}doctor"
+        if word[0] == "~":
+            calls[word] = ("EXISTS", name)
+        elif word[0] == "&":
+            calls[word] = (listens[0], name, *listens[2:])
+        else:
+            calls[word] = CALLS[word]
+    return calls
