@@ -105,10 +105,10 @@ class ClusterRedis(WaitingRedis):
             self._nodes[address] = Redis.from_pool(self._pool(address))
         return self._nodes[address]
 
-    async def masters(self) -> list[tuple[Address, Redis]]:
-        """Return all servers that have slots. Raises `ConnectionError`."""
+    async def addresses(self, *, replicas: bool = False) -> list[Address]:
+        """Return where the masters are, and their replicas. Raises `ConnectionError`."""
         slots = await self._cluster.slots()
-        return [(address, self.node(address)) for address in slots.masters]
+        return sorted(slots.nodes) if replicas else slots.masters
 
     async def owners(self, keys: Sequence[str | bytes]) -> list[Address]:
         """Return who has which key, as far as is known."""

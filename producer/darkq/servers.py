@@ -80,14 +80,14 @@ class OneServer:
         """Nothing: connecting finds the server."""
 
 
-async def each_server(redis: Redis) -> list[tuple[str, Redis]]:
+async def each_server(redis: Redis, *, replicas: bool = False) -> list[tuple[str, Redis]]:
     """Return all servers that a client speaks to, with their addresses; alone, it has none.
 
-    Raises what redis-py raises.
+    With `replicas` those of a cluster are among them. Raises what redis-py raises.
     """
-    if isinstance(redis, ClusterRedis):
-        return [(str(address), server) for address, server in await redis.masters()]
-    return [("", redis)]
+    if not isinstance(redis, ClusterRedis):
+        return [("", redis)]
+    return [(str(each), redis.node(each)) for each in await redis.addresses(replicas=replicas)]
 
 
 def servers_of(settings: Settings) -> Servers:

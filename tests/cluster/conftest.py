@@ -12,7 +12,7 @@ import pytest
 
 from darkq import Client, Settings
 from darkq.cluster_redis import ClusterRedis
-from darkq.servers import servers_of
+from darkq.servers import each_server, servers_of
 from support.cluster import RealCluster, build, prepared_cluster, running_cluster
 from support.leaks import keys_without_ttl
 from support.servers import binaries
@@ -42,7 +42,7 @@ async def cluster(shared_cluster: RealCluster) -> AsyncIterator[RealCluster]:
         await node.ask("FLUSHALL")
     yield shared_cluster
     redis = client_of(shared_cluster)
-    for _, server in await redis.masters():
+    for _, server in await each_server(redis):
         leaked = await keys_without_ttl(server)
         assert not leaked, f"keys without a time to live: {leaked}"
     await redis.aclose()

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError, ResponseError
 from darkq import Client, ConfigurationError, Settings, scripts
 from darkq.cluster_redis import ClusterRedis
 from darkq.keys import JobKeys, never_there, queue, wake
-from darkq.servers import servers_of
+from darkq.servers import each_server, servers_of
 from darkq_worker.main import run_worker
 from support.by_hand import put
 from support.cluster import RealCluster
@@ -27,7 +27,7 @@ async def test_each_key_is_where_it_belongs(redis: ClusterRedis) -> None:
     for n in range(50):
         await redis.set(f"k{n}", n, ex=60)
     assert [await redis.get(f"k{n}") for n in range(50)] == [str(n).encode() for n in range(50)]
-    sizes = [await server.dbsize() for _, server in await redis.masters()]
+    sizes = [await server.dbsize() for _, server in await each_server(redis)]
     assert sum(sizes) == 50
     assert all(sizes)
 

@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from darkq import Client, ConfigurationError, DarkqError, Settings
-from darkq.connection import brief, pool
+from darkq.connection import brief
+from darkq.servers import servers_of
 from darkq_cli import here, interrupts, output, talk
 from darkq_cli.doctor import probes
 from darkq_cli.doctor.connecting import CONNECTING
@@ -157,7 +158,7 @@ async def _examine_fleet(settings: Settings, *, has_redis: bool) -> Examination:
         for found in FLEET.skip("Redis does not answer"):
             yield found
         return
-    redis = Redis.from_pool(pool(settings))
+    redis = servers_of(settings).client()
     try:
         async with Client(settings=settings) as client:
             whole = Whole(settings, redis, await client.fleet())

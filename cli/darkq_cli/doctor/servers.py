@@ -6,25 +6,41 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from darkq import Settings
-from darkq.connection import pool
+from darkq.connection import read_url
+from darkq.servers import each_server, servers_of
 from darkq_cli.doctor.findings import Refused, is_refusal
 
 
 async def servers(settings: Settings) -> AsyncGenerator[tuple[str, Redis], None]:
-    """Yield each server that holds darkq's data, with a name for people: its address.
+    """Yield each server that holds darkq's data, with a name for people; replicas of a cluster too.
 
     Raises `ConfigurationError` when none is configured, or runs here.
     """
-    connections = pool(settings, patience_s=0)
-    redis = Redis.from_pool(connections)
-    where = connections.connection_kwargs
+    redis = servers_of(settings).client(patience_s=0)
     try:
-        yield where.get("path") or f"{where.get('host')}:{where.get('port')}", redis
+        for address, server in await _found(redis):
+            yield address or _place(settings), server
     finally:
         await redis.aclose()
+
+
+async def _found(redis: Redis) -> list[tuple[str, Redis]]:
+    try:
+        return await each_server(redis, replicas=True)
+    except (RedisError, OSError):  # asking it anything will tell why
+        return [("", redis)]
+
+
+def _place(settings: Settings) -> str:
+    url = read_url(settings)
+    if url.kind == "server":
+        options = url.options
+        return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
+    hosts = ", ".join(map(str, url.addresses))
+    return f"{url.service} of {hosts}" if url.kind == "sentinel" else hosts
 
 
 class _Told(dict[str, Any]):
