@@ -11,6 +11,7 @@ import typer
 
 from darkq_cli import failure_commands, job_commands, key_commands, system_commands
 from darkq_cli.batch import commands as batch_commands
+from darkq_cli.queues import commands as queue_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,3 +68,4 @@ for _command in (
     app.command()(_command)
 app.add_typer(batch_commands.app, name="batch")
 app.add_typer(key_commands.app, name="keys")
+app.add_typer(queue_commands.app, name="queues")

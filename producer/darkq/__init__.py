@@ -31,6 +31,7 @@ from darkq.errors import (
     JobFailed,
     JobNotFound,
     JobUnfinished,
+    QueueClosed,
     QueueFull,
     RedisFull,
     RedisUnavailable,
@@ -61,6 +62,8 @@ from darkq.measures import MEASURES, Measure, Tally
 from darkq.openai_body import Endpoint as OpenAIEndpoint
 from darkq.openai_body import read_body as read_openai_body
 from darkq.options import Options
+from darkq.queue_control import Notice
+from darkq.queue_handle import QueueHandle
 from darkq.queues import QueueStatus
 from darkq.reattachment import Held
 from darkq.result import Result
@@ -121,9 +124,12 @@ __all__ = [
     "LineEvent",
     "Measure",
     "Message",
+    "Notice",
     "OpenAIEndpoint",
     "Options",
+    "QueueClosed",
     "QueueFull",
+    "QueueHandle",
     "QueueStatus",
     "Queued",
     "RedisFull",

@@ -32,11 +32,12 @@ from darkq.failures import FailedJob
 from darkq.file_batch import FileBatches
 from darkq.handle import JobHandle
 from darkq.job import Job, Priority, Prompt
-from darkq.keys import BatchKeys, JobKeys
+from darkq.keys import PRIORITIES, BatchKeys, JobKeys
 from darkq.leases import WorkerLeases, read_leases
 from darkq.live import Live
 from darkq.options import Options
 from darkq.orders import Orders
+from darkq.queue_handle import QueueHandle
 from darkq.queues import QueueStatus, read_queues
 from darkq.reattachment import Reattachments
 from darkq.settings import Settings
@@ -93,7 +94,7 @@ class Client:
         Cancelled, the job may or may not have been stored.
 
         Raises `InvalidJob` before anything is stored, `IdempotencyConflict` for a key used
-        with another content, `QueueFull`, `RedisUnavailable`.
+        with another content, `QueueFull`, `QueueClosed`, `RedisUnavailable`.
         """
         job = Job.create(
             prompt,
@@ -121,8 +122,8 @@ class Client:
 
         Takes prompts and `Job.create(…)`s from any iterable, async ones too. Every one is
         checked before the first is stored. Raises `InvalidJob`, whose `field` begins with the
-        item's number, `QueueFull`, which names those that were stored, and `RedisUnavailable`;
-        cancelled or failed, some may have been stored.
+        item's number, `QueueFull` and `QueueClosed`, which name those that were stored, and
+        `RedisUnavailable`; cancelled or failed, some may have been stored.
         """
         checked = [_checked(number, item) for number, item in enumerate(await _listed(jobs))]
         return [self._handle(keys) for keys in await self._orders.put_many(checked)]
@@ -228,6 +229,15 @@ class Client:
         """
         async with speaking_darkq():
             return await read_queues(self._redis, self._settings.partitions)
+
+    def queue(self, priority: Priority) -> QueueHandle:
+        """Return the handle of a priority's queue, to pause, close, move or purge it.
+
+        Raises `InvalidJob` for a priority that there is not.
+        """
+        if priority not in PRIORITIES:
+            raise InvalidJob("priority", f"must be one of: {', '.join(PRIORITIES)}")
+        return QueueHandle(priority, self._redis, self._settings)
 
     async def stats(self) -> Stats:
         """Return what all workers have counted together. Raises `RedisUnavailable`."""

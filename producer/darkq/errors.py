@@ -7,6 +7,7 @@ DarkqError
 ├── RedisUnavailable        Redis did not answer within the retries        .reason
 │   └── RedisFull           it has reached its maxmemory
 ├── QueueFull               as many jobs wait as may; try again later      .queue .limit .stored_ids
+├── QueueClosed             the queue takes no new jobs for now            .queue .stored_ids
 ├── IdempotencyConflict     the key was used for another job               .key .job_id
 ├── JobNotFound             unknown id, or everything of it has expired    .job_id
 ├── CorruptRecord           what is stored of a job is no record    .job_id
@@ -101,6 +102,19 @@ class QueueFull(DarkqError):
         )
         self.queue = queue
         self.limit = limit
+        self.stored_ids = tuple(stored_ids)
+
+
+class QueueClosed(DarkqError):
+    """An operator has closed the queue to new jobs, so this one was not stored. Try again later.
+
+    After `enqueue_many`, `stored_ids` are the jobs that were stored before that, in order.
+    """
+
+    def __init__(self, queue: str, stored_ids: Sequence[str] = ()) -> None:
+        stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
+        super().__init__(f"{queue} takes no new jobs for now: an operator has closed it; {stored}")
+        self.queue = queue
         self.stored_ids = tuple(stored_ids)
 
 

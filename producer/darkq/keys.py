@@ -192,6 +192,14 @@ def queue(partition: int, priority: Priority) -> str:
     return f"darkq:{{{partition}}}:{priority}"
 
 
+def control(partition: int) -> str:
+    """Name what operators have said of a partition's queues: a hash.
+
+    Fields are `paused:<priority>` and `closed:<priority>`; without any there is no key.
+    """
+    return f"darkq:{{{partition}}}:control"
+
+
 def wake(partition: int) -> str:
     """Name the channel that tells workers of new jobs and of cancelled ones."""
     return f"darkq:{{{partition}}}:wake"
