@@ -11,6 +11,7 @@ DarkqError
 ├── IdempotencyConflict     the key was used for another job               .key .job_id
 ├── JobNotFound             unknown id, or everything of it has expired    .job_id
 ├── CorruptRecord           what is stored of a job is no record    .job_id
+│   └── NewerRecord         a newer darkq has written it                   .job_id
 ├── CursorGone              the log no longer holds what follows a cursor  .job_id .cursor
 ├── AttemptSuperseded       a new attempt began; earlier text is void      .attempt .cursor
 ├── JobFailed               the job ended without an answer                .job_id .code .message
@@ -140,6 +141,14 @@ class CorruptRecord(DarkqError):
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"what is stored of job {job_id} cannot be read by this version")
+        self.job_id = job_id
+
+
+class NewerRecord(CorruptRecord):
+    """A newer version has written it, and says that this one would misread it: upgrade."""
+
+    def __init__(self, job_id: str) -> None:
+        DarkqError.__init__(self, f"a newer version of darkq has written job {job_id}: upgrade")
         self.job_id = job_id
 
 

@@ -103,12 +103,13 @@ async def play_waiting(client: Client, redis: Redis, settings: Settings) -> list
         await client.enqueue(
             "Wait.",
             metadata={"name": "waiting"},
-            options={"temperature": 0.5, "max_tokens": 9},
             idempotency_key="waiting",
             tenant="alice",
             tries=2,
             **bulk,
         )
+        options = {"temperature": 0.5, "max_tokens": 9, "stop": ["."]}
+        await client.enqueue("x", metadata={"name": "options"}, options=options, **bulk)
         cancelled = await client.enqueue("x", metadata={"name": "cancelled"}, **bulk)
         await cancelled.cancel()
         await client.enqueue("Later.", metadata={"name": "put off"})
