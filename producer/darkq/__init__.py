@@ -16,6 +16,7 @@ from darkq.errors import (
     BatchFull,
     BatchNotFound,
     BatchTaken,
+    CannotMove,
     CannotRetry,
     ConfigurationError,
     CorruptRecord,
@@ -64,7 +65,7 @@ from darkq.openai_body import Endpoint as OpenAIEndpoint
 from darkq.openai_body import read_body as read_openai_body
 from darkq.options import Options
 from darkq.queue_control import Notice
-from darkq.queue_handle import QueueHandle
+from darkq.queue_handle import Backlog, QueueHandle
 from darkq.queues import QueueStatus
 from darkq.reattachment import Held
 from darkq.result import Result
@@ -80,6 +81,7 @@ __all__ = [
     "ApiKeyNotFound",
     "ApiKeys",
     "AttemptSuperseded",
+    "Backlog",
     "Batch",
     "BatchClosed",
     "BatchFull",
@@ -87,6 +89,7 @@ __all__ = [
     "BatchStatus",
     "BatchTaken",
     "Cancelled",
+    "CannotMove",
     "CannotRetry",
     "Chunk",
     "Client",

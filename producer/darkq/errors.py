@@ -19,6 +19,7 @@ DarkqError
 ├── ApiKeyNotFound          no API key has this id                         .key_id
 ├── JobUnfinished           only a job that has ended can be deleted       .job_id
 ├── CannotRetry             only a failed job that is kept can be re-run   .job_id .reason
+├── CannotMove              the queue cannot be moved as it stands         .queue .reason
 ├── BatchNotFound           unknown id, or the batch has expired           .batch_id
 ├── BatchTaken              another process runs the batch                 .batch_id .runner
 ├── BatchClosed             the batch takes no further lines               .batch_id .reason
@@ -205,6 +206,15 @@ class CannotRetry(DarkqError):
     def __init__(self, job_id: str, reason: str) -> None:
         super().__init__(f"job {job_id} cannot be run again: {reason}")
         self.job_id = job_id
+        self.reason = reason
+
+
+class CannotMove(DarkqError):
+    """The queue cannot be moved as it stands. What was moved before that is moved."""
+
+    def __init__(self, queue: str, reason: str) -> None:
+        super().__init__(f"the queue {queue} cannot be moved: {reason}")
+        self.queue = queue
         self.reason = reason
 
 

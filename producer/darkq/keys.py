@@ -94,6 +94,11 @@ class JobKeys(NamedTuple):
         return f"darkq:failed:{self.arq_id}"
 
     @property
+    def moved(self) -> str:
+        """The note that the job came from another Redis."""
+        return f"darkq:moved:{self.arq_id}"
+
+    @property
     def live(self) -> str:
         """The channel."""
         return f"darkq:live:{self.arq_id}"
@@ -198,6 +203,11 @@ def control(partition: int) -> str:
     Fields are `paused:<priority>` and `closed:<priority>`; without any there is no key.
     """
     return f"darkq:{{{partition}}}:control"
+
+
+def moving(partition: int, priority: Priority) -> str:
+    """Name a queue's jobs that are on their way to another Redis: a sorted set like it."""
+    return f"darkq:{{{partition}}}:moving:{priority}"
 
 
 def wake(partition: int) -> str:

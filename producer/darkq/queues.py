@@ -10,7 +10,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq.job import Priority
-from darkq.keys import PRIORITIES, JobKeys, control, queue
+from darkq.keys import PRIORITIES, JobKeys, control, moving, queue
 from darkq.queue_control import Notice, read_notice
 
 _MOST_LOOKED_AT = 10_000
@@ -23,6 +23,7 @@ class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
     `oldest_wait_s` is for how long the first of those that wait has been due. Of jobs that are not
     due, ten thousand at least are looked at, the next first; those beyond them count as deferred.
     `paused` and `closed` tell who has said so, if anybody has, and in how many of the `partitions`.
+    `moving` are on their way to another Redis, and in no queue.
     """
 
     priority: Priority
@@ -33,6 +34,7 @@ class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
     paused: Notice | None = None
     closed: Notice | None = None
     partitions: int = 1
+    moving: int = 0
 
 
 async def read_queues(redis: Redis, partitions: int) -> list[QueueStatus]:
@@ -54,19 +56,21 @@ async def read_queue(redis: Redis, priority: Priority, partitions: int) -> Queue
         pipe.zrangebyscore(name, "-inf", at, start=0, num=1, withscores=True)
         pipe.zrangebyscore(name, after, "+inf", start=0, num=most)
         pipe.hmget(control(partition), [f"paused:{priority}", f"closed:{priority}"])
+        pipe.zcard(moving(partition, priority))
     replies = await pipe.execute()
-    waiting, later = sum(replies[0::5]), sum(replies[1::5])
-    oldest = [score for first in replies[2::5] for _, score in first]
-    running = await _count_held(redis, [arq_id for page in replies[3::5] for arq_id in page])
+    waiting, later = sum(replies[0::6]), sum(replies[1::6])
+    oldest = [score for first in replies[2::6] for _, score in first]
+    running = await _count_held(redis, [arq_id for page in replies[3::6] for arq_id in page])
     return QueueStatus(
         priority=priority,
         waiting=waiting,
         deferred=max(0, later - running),
         running=running,
         oldest_wait_s=max(0.0, (now_ms - min(oldest)) / 1000) if oldest else 0.0,
-        paused=read_notice(paused for paused, _ in replies[4::5]),
-        closed=read_notice(closed for _, closed in replies[4::5]),
+        paused=read_notice(paused for paused, _ in replies[4::6]),
+        closed=read_notice(closed for _, closed in replies[4::6]),
         partitions=partitions,
+        moving=sum(replies[5::6]),
     )
 
 

@@ -54,6 +54,11 @@ admit = Script("admit", head="limits")
 report = Script("report", head="limits")
 enter = Script("enter")
 forget = Script("forget")
+shift = Script("shift")
+depart = Script("depart")
+arrive = Script("arrive")
+let_go = Script("let_go")
+give_back = Script("give_back")
 keep_batch = Script("keep_batch")
 mark_batch = Script("mark_batch")
 acknowledge = Script("acknowledge")
@@ -72,6 +77,11 @@ ALL = (
     report,
     enter,
     forget,
+    shift,
+    depart,
+    arrive,
+    let_go,
+    give_back,
     keep_batch,
     mark_batch,
     acknowledge,

@@ -121,3 +121,47 @@ def open_(queue: QueueArgument, as_json: opt.JsonOption = False) -> None:
     from darkq_cli.queues import standing
 
     standing.take_back("open", queue, as_json=as_json)
+
+
+@app.command()
+def move(
+    queue: QueueArgument,
+    to: Annotated[
+        opt.Priority | None, typer.Option("--to", metavar="QUEUE", help="The other queue.")
+    ] = None,
+    to_url: Annotated[
+        str | None,
+        typer.Option(
+            "--to-url",
+            metavar="URL",
+            envvar="DARKQ_MOVE_TO_URL",
+            help="Another Redis; a password is safer in DARKQ_MOVE_TO_URL.",
+        ),
+    ] = None,
+    back: Annotated[
+        bool, typer.Option("--back", help="Put back what an earlier move has left on its way.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Move no more.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count what would be moved, and what would stay.")
+    ] = False,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Move the waiting jobs of a queue to the other one, or to another Redis.
+
+    Another Redis: the queue must be paused, and closed by drain. Jobs keep their ids and all that
+    is known of them; what runs stays, and so do lines of batches. It may be interrupted at any
+    point, and goes on when it is called again.
+
+    \b
+    darkq queues move bulk --to interactive --limit 100
+    darkq queues pause bulk; darkq queues drain bulk
+    darkq queues move bulk --to-url redis://new.internal:6379/0
+    """
+    from darkq_cli.queues import moving
+
+    moving.move(
+        queue, to=to, to_url=to_url, back=back, limit=limit, dry_run=dry_run, as_json=as_json
+    )
