@@ -9,7 +9,13 @@ from typing import Annotated
 
 import typer
 
-from darkq_cli import failure_commands, job_commands, key_commands, system_commands
+from darkq_cli import (
+    failure_commands,
+    job_commands,
+    key_commands,
+    purge_commands,
+    system_commands,
+)
 from darkq_cli.batch import commands as batch_commands
 from darkq_cli.queues import commands as queue_commands
 
@@ -69,3 +75,4 @@ for _command in (
 app.add_typer(batch_commands.app, name="batch")
 app.add_typer(key_commands.app, name="keys")
 app.add_typer(queue_commands.app, name="queues")
+app.add_typer(purge_commands.app, name="purge")

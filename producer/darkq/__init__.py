@@ -64,6 +64,7 @@ from darkq.measures import MEASURES, Measure, Tally
 from darkq.openai_body import Endpoint as OpenAIEndpoint
 from darkq.openai_body import read_body as read_openai_body
 from darkq.options import Options
+from darkq.purge import Purge, Purged
 from darkq.queue_control import Notice
 from darkq.queue_handle import Backlog, QueueHandle
 from darkq.queues import QueueStatus
@@ -132,6 +133,8 @@ __all__ = [
     "Notice",
     "OpenAIEndpoint",
     "Options",
+    "Purge",
+    "Purged",
     "QueueClosed",
     "QueueFull",
     "QueueHandle",

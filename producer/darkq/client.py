@@ -37,6 +37,7 @@ from darkq.leases import WorkerLeases, read_leases
 from darkq.live import Live
 from darkq.options import Options
 from darkq.orders import Orders
+from darkq.purge import Purge
 from darkq.queue_handle import QueueHandle
 from darkq.queues import QueueStatus, read_queues
 from darkq.reattachment import Reattachments
@@ -66,6 +67,7 @@ class Client:
         self._redis = Redis.from_pool(connections)
         self._live = Live(connections, patience_s=settings.redis_patience_s)
         self._orders = Orders(self._redis, settings)
+        self.purge = Purge(self._redis, settings)
         self.api_keys = ApiKeys(self._redis)
         self.reattachments = Reattachments(self._redis)
         self.file_batches = FileBatches(self._redis)

@@ -22,6 +22,7 @@ from darkq.connection import speaking_darkq
 from darkq.errors import CannotMove, QueueFull
 from darkq.job import Priority
 from darkq.keys import queue
+from darkq.purge import Purge, Purged
 from darkq.queue_pages import standing
 from darkq.queues import QueueStatus, read_queue
 from darkq.settings import Settings
@@ -135,6 +136,14 @@ class QueueHandle:
         async with speaking_darkq():
             partitions = self._settings.partitions
             return await queue_shift.give_back(self._redis, self.priority, partitions)
+
+    def purge(self, *, dry_run: bool = False) -> AsyncGenerator[Purged, None]:
+        """Cancel the jobs that wait or are deferred, and yield how far that is.
+
+        Each ends as `cancelled`, with a result and an event. What runs goes on; lines of batches
+        end too. With `dry_run` they are only counted.
+        """
+        return Purge(self._redis, self._settings).waiting(self.priority, dry_run=dry_run)
 
     async def backlog(self) -> AsyncGenerator[Backlog, None]:
         """Count what `move_to` another Redis would move, and what would stay."""

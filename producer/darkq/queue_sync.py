@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
 from darkq import queue_handle as asynchronous
+from darkq.purge import Purged
+from darkq.queue_handle import Backlog
 from darkq.queues import QueueStatus
 
 T = TypeVar("T")
@@ -48,6 +50,17 @@ class QueueHandle:
     def draining(self) -> Iterator[QueueStatus]:
         """Yield how it stands until it is empty; see `darkq.QueueHandle.draining`."""
         return self._portal.iterate(self._queue.draining())
+
+    def move_to(self, target: QueueHandle, *, limit: int | None = None) -> Iterator[Backlog]:
+        """Move waiting jobs to the other queue; see `darkq.QueueHandle.move_to`.
+
+        The target is of the same client: moving to another Redis is for `darkq queues move`.
+        """
+        return self._portal.iterate(self._queue.move_to(target._queue, limit=limit))
+
+    def purge(self, *, dry_run: bool = False) -> Iterator[Purged]:
+        """Cancel the jobs that wait; see `darkq.QueueHandle.purge`."""
+        return self._portal.iterate(self._queue.purge(dry_run=dry_run))
 
     def __repr__(self) -> str:
         return f"QueueHandle({self.priority!r})"

@@ -165,3 +165,24 @@ def move(
     moving.move(
         queue, to=to, to_url=to_url, back=back, limit=limit, dry_run=dry_run, as_json=as_json
     )
+
+
+@app.command()
+def purge(
+    queue: QueueArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count what would be cancelled.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Cancel the jobs of a queue that wait or are deferred; what runs goes on.
+
+    Each ends as cancelled: whoever waits for it hears of that. For what has ended: darkq purge.
+
+    \b
+    darkq queues purge bulk --dry-run
+    """
+    from darkq_cli import purging
+
+    purging.queue(queue, dry_run=dry_run, yes=yes, as_json=as_json)
