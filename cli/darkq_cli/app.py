@@ -15,6 +15,7 @@ from darkq_cli import (
     key_commands,
     purge_commands,
     system_commands,
+    worker_commands,
 )
 from darkq_cli.batch import commands as batch_commands
 from darkq_cli.queues import commands as queue_commands
@@ -74,5 +75,6 @@ for _command in (
     app.command()(_command)
 app.add_typer(batch_commands.app, name="batch")
 app.add_typer(key_commands.app, name="keys")
+app.add_typer(worker_commands.app, name="workers")
 app.add_typer(queue_commands.app, name="queues")
 app.add_typer(purge_commands.app, name="purge")

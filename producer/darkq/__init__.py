@@ -38,6 +38,7 @@ from darkq.errors import (
     RedisFull,
     RedisUnavailable,
     ResultTimeout,
+    WorkerNotFound,
 )
 from darkq.event import (
     AnyEvent,
@@ -74,6 +75,7 @@ from darkq.settings import Settings
 from darkq.stats import Stats
 from darkq.status import Status
 from darkq.upstreams import UpstreamStatus, WindowUse
+from darkq.worker_handle import Drain, WorkerHandle
 
 __all__ = [
     "MEASURES",
@@ -101,6 +103,7 @@ __all__ = [
     "Cursor",
     "CursorGone",
     "DarkqError",
+    "Drain",
     "Event",
     "EventBatch",
     "Failed",
@@ -154,7 +157,9 @@ __all__ = [
     "UpstreamStatus",
     "Usage",
     "WindowUse",
+    "WorkerHandle",
     "WorkerLeases",
+    "WorkerNotFound",
     "chat_completion",
     "read_openai_body",
 ]

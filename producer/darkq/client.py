@@ -45,6 +45,7 @@ from darkq.settings import Settings
 from darkq.stats import Stats, read_stats
 from darkq.status import Status
 from darkq.upstreams import UpstreamStatus, list_upstreams
+from darkq.worker_handle import WorkerHandle
 from darkq.workers import live_workers
 
 
@@ -209,6 +210,10 @@ class Client:
         """
         async with speaking_darkq():
             return await live_workers(self._redis)
+
+    def worker(self, worker_id: str) -> WorkerHandle:
+        """Return the handle of a worker by its id, alive or not, to drain it."""
+        return WorkerHandle(worker_id, self._redis)
 
     async def upstreams(self) -> list[UpstreamStatus]:
         """Return the upstreams that live workers serve: models, limits, how each stands.

@@ -19,6 +19,7 @@ DarkqError
 ├── ApiKeyNotFound          no API key has this id                         .key_id
 ├── JobUnfinished           only a job that has ended can be deleted       .job_id
 ├── CannotRetry             only a failed job that is kept can be re-run   .job_id .reason
+├── WorkerNotFound          no worker of this id is alive                  .worker
 ├── CannotMove              the queue cannot be moved as it stands         .queue .reason
 ├── BatchNotFound           unknown id, or the batch has expired           .batch_id
 ├── BatchTaken              another process runs the batch                 .batch_id .runner
@@ -207,6 +208,14 @@ class CannotRetry(DarkqError):
         super().__init__(f"job {job_id} cannot be run again: {reason}")
         self.job_id = job_id
         self.reason = reason
+
+
+class WorkerNotFound(DarkqError, LookupError):
+    """No worker of this id is alive."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(f"no worker {worker} is alive")
+        self.worker = worker
 
 
 class CannotMove(DarkqError):

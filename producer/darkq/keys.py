@@ -291,6 +291,11 @@ def served(worker_id: str) -> str:
     return f"{worker(worker_id)}:upstreams"
 
 
+def worker_orders(worker_id: str) -> str:
+    """Name what an operator has told a worker."""
+    return f"{worker(worker_id)}:orders"
+
+
 STATS = "darkq:{stats}"
 """Names what all workers have counted: a hash."""
 

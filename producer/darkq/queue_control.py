@@ -53,8 +53,8 @@ async def say(
     seconds, micros = await redis.time()
     note = _Note(
         since_ms=seconds * 1000 + micros // 1000,
-        by=_checked("by", whoever() if by is None else by),
-        why=_checked("why", why),
+        by=checked_note("by", whoever() if by is None else by),
+        why=checked_note("why", why),
     )
     text = msgspec.json.encode(note).decode()
     async with redis.pipeline(transaction=False) as pipe:
@@ -97,7 +97,8 @@ def _read(value: bytes) -> _Note:
         return _Note()
 
 
-def _checked(field: str, text: str) -> str:
+def checked_note(field: str, text: str) -> str:
+    """Return a note that fits into a line. Raises `InvalidJob` naming the field."""
     if len(text) > MAX_NOTE_CHARS or not text.isprintable():
         reason = f"must be one line of at most {MAX_NOTE_CHARS} characters"
         raise InvalidJob(field, reason)

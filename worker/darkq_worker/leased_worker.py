@@ -36,11 +36,13 @@ from darkq.connection import brief
 from darkq.live import Live
 from darkq.record import deserialize, serialize
 from darkq.settings import Settings
+from darkq.worker_handle import ORDERS
 from darkq.workers import sign_in, sign_out
 from darkq_worker.attempt import Attempt, where
 from darkq_worker.claiming import Claiming
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.counting import Counting
+from darkq_worker.draining import Draining
 from darkq_worker.ending import settlement_of
 from darkq_worker.heartbeat import Heartbeat
 from darkq_worker.limits import Limits
@@ -52,6 +54,7 @@ logger = logging.getLogger("darkq.worker")
 HEALTH_INTERVAL_S = 10
 _OUTAGE_PAUSE_S = 0.25
 _CLOSE_PATIENCE_S = 5.0
+_A_YEAR_S = 365 * 24 * 3600
 _CANCEL = b"cancel "
 
 
@@ -97,11 +100,12 @@ class LeasedWorker(Worker):
         lease_s = settings.worker_lease_s
         self._counting = counting
         self._heartbeat = Heartbeat(leases, limits, counting, self._attempts, lease_s=lease_s)
+        self._draining = Draining(worker_id, leave=self._leave)
         self._claiming = Claiming(
             leases,
             self._attempts,
             settings,
-            may_claim=lambda: self.allow_pick_jobs,
+            may_claim=self._may_claim,
             start=self._start_all,
         )
         self._wake = asyncio.Event()
@@ -155,12 +159,17 @@ class LeasedWorker(Worker):
             await self._heartbeat.beat()
             self._claiming.outage_over()
             logger.info("Redis is back")
-        due_s = await self._claiming.claim_due() if self.allow_pick_jobs else None
+        if self._draining.news:
+            await self._draining.read(self.pool)
+        due_s = await self._claiming.claim_due() if self._may_claim() else None
         await self.heart_beat()
         sleep_s = self._settings.worker_poll_s
         with suppress(TimeoutError):
             async with asyncio.timeout(sleep_s if due_s is None else min(sleep_s, due_s)):
                 await self._wake.wait()
+
+    def _may_claim(self) -> bool:
+        return self.allow_pick_jobs and not self._draining.is_idle
 
     def _start_all(self, claims: Sequence[Claim]) -> None:
         self._counting.claimed(claims)
@@ -207,21 +216,24 @@ class LeasedWorker(Worker):
         await super().record_health()
         if self._last_health_check != before:
             await sign_in(self.pool, self._worker_id, self._serves())
+            await self._draining.read(self.pool)
 
     # What the wake channels say
 
     def deliver(self, message: bytes) -> None:
-        """A job was enqueued, or one is to be cancelled."""
+        """A job was enqueued, one is to be cancelled, or a worker has orders."""
         if message.startswith(_CANCEL):
             arq_id = message.removeprefix(_CANCEL)  # of anybody's: it may be no text
             for attempt in self._attempts:
                 if attempt.claim.keys.arq_id.encode() == arq_id:
                     attempt.stop("cancelled")
         else:
+            self._draining.news |= message == ORDERS
             self._wake.set()
 
     def gap(self) -> None:
-        """Messages were lost: look at the queues, and for jobs to cancel."""
+        """Messages were lost: look at the queues, for jobs to cancel, and for orders."""
+        self._draining.news = True
         self._wake.set()
         self._heartbeat.hurry()
 
@@ -235,6 +247,12 @@ class LeasedWorker(Worker):
         else:
             logger.info("%s again: handing back %d jobs", signum.name, len(self.tasks))
             self.handle_sig(signum)
+
+    def _leave(self, patient: bool) -> None:
+        """Stop claiming, and end when what runs has ended, or the grace has; as after a signal."""
+        if self.allow_pick_jobs:
+            self._job_completion_wait = _A_YEAR_S if patient else self._job_completion_wait
+            super().handle_sig_wait_for_completion(Signals.SIGTERM)
 
     async def _sleep_until_tasks_complete(self) -> None:
         """Wait within the grace; first for a claim on its way, or what it takes loses its lease."""

@@ -1,0 +1,48 @@
+"""What an operator has told this worker: to take no more jobs, and to exit or to stay.
+
+It reads its orders when the wake channel says so, and with each sign of life.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+
+from darkq.worker_handle import Drain, read_orders
+
+logger = logging.getLogger("darkq.worker")
+
+
+class Draining:
+    """The orders of one worker. `leave` begins its end, and says whether to be patient."""
+
+    def __init__(self, worker_id: str, *, leave: Callable[[bool], None]) -> None:
+        self._worker_id = worker_id
+        self._leave = leave
+        self._told: Drain | None = None
+        self._leaves = False
+        self.news = False
+        """Whether there may be orders that were not read."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether the worker takes nothing for now."""
+        return self._told is not None
+
+    async def read(self, redis: Redis) -> None:
+        """Read the orders, and follow them. Raises what redis-py raises."""
+        (told,) = await read_orders(redis, [self._worker_id])
+        self.news = False
+        if told == self._told or self._leaves:
+            return
+        self._told = told
+        if told is None:
+            logger.info("claims again")
+            return
+        ends = "stays" if told.stay else "exits when it is done"
+        logger.info("drained by %s: takes no more jobs, and %s", told.by or "?", ends)
+        if not told.stay:
+            self._leaves = True
+            self._leave(told.patient)
