@@ -79,6 +79,11 @@ class WorkerHandle:
         return f"WorkerHandle({self.id!r})"
 
 
+async def read_order(redis: Redis, worker_id: str) -> Drain | None:
+    """Return what a worker was told. Raises what redis-py raises."""
+    return _read(await redis.get(worker_orders(worker_id)))
+
+
 async def read_orders(redis: Redis, worker_ids: list[str]) -> list[Drain | None]:
     """Return what workers were told. Raises what redis-py raises."""
     values = await redis.mget([worker_orders(id_) for id_ in worker_ids]) if worker_ids else []

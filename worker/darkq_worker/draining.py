@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from redis.asyncio import Redis
 
-from darkq.worker_handle import Drain, read_orders
+from darkq.worker_handle import Drain, read_order
 
 logger = logging.getLogger("darkq.worker")
 
@@ -33,7 +33,7 @@ class Draining:
 
     async def read(self, redis: Redis) -> None:
         """Read the orders, and follow them. Raises what redis-py raises."""
-        (told,) = await read_orders(redis, [self._worker_id])
+        told = await read_order(redis, self._worker_id)
         self.news = False
         if told == self._told or self._leaves:
             return
