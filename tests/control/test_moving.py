@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from darkq import (
@@ -357,3 +360,35 @@ async def test_a_target_that_is_away_is_an_error_and_loses_nothing(
         with pytest.raises(RedisUnavailable):
             await moved(source, away.queue("bulk"))
     assert (await moved(source, target.queue("bulk"))).moved == 3
+
+
+async def test_the_operators_user_of_the_docs_can_do_all_of_it(
+    redis: Redis, there: Redis, redis_server: Server, other_server: Server, settings: Settings
+) -> None:
+    docs = (Path(__file__).parents[2] / "docs/security.md").read_text()
+    (rule,) = re.findall(r"a user with `([^`]+)`", " ".join(docs.split()))
+    clients = []
+    for admin, server in ((redis, redis_server), (there, other_server)):
+        await admin.execute_command("ACL", "SETUSER", "operator", "on", ">secret", *rule.split())
+        url = SecretStr(f"unix://operator:secret@{server.socket}")
+        clients.append(Client(settings=settings.model_copy(update={"redis_url": url})))
+    here, target = clients
+    try:
+        async with here, target:
+            job = bulk("x")
+            await here.enqueue_job(job, idempotency_key="k")
+            source = await held(here)
+            assert await moved(source, target.queue("bulk")) == Backlog(moved=1, keys=1)
+            assert await moved(target.queue("bulk"), target.queue("interactive")) == Backlog(
+                moved=1
+            )
+            assert await source.give_back() == 0
+            await source.resume()
+            await source.open()
+            assert [t.purged async for t in target.queue("interactive").purge()] == [1]
+            assert [t.purged async for t in target.purge.results(older_than_s=0)] == [1]
+            assert [t async for t in target.purge.tenant("alice")] == []
+            assert [t async for t in target.purge.failed()] == []
+    finally:
+        for admin in (redis, there):
+            await admin.execute_command("ACL", "DELUSER", "operator")
