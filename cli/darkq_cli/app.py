@@ -16,9 +16,12 @@ from darkq_cli import (
     job_commands,
     key_commands,
     operator_commands,
+    purge_commands,
     system_commands,
+    worker_commands,
 )
 from darkq_cli.batch import commands as batch_commands
+from darkq_cli.queues import commands as queue_commands
 
 
 class _InGroups(TyperGroup):
@@ -91,6 +94,9 @@ _GROUPS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
         operator_commands.top,
         operator_commands.doctor,
         system_commands.upstreams,
+        queue_commands.app,
+        worker_commands.app,
+        purge_commands.app,
         key_commands.app,
     ),
 }

@@ -55,6 +55,7 @@ def not_found() -> ApiError:
 
 _ALIKE: Mapping[type[BaseException], tuple[int, str, str, float | None]] = {
     darkq.QueueFull: (503, "queue_full", "the queue is full", 10),
+    darkq.QueueClosed: (503, "queue_closed", "the queue takes no new jobs for now", 30),
     darkq.RedisUnavailable: (503, "unavailable", "the queue cannot be reached", 2),
     darkq.RedisFull: (503, "unavailable", "the queue cannot be reached", 2),
     darkq.NotReplicated: (503, "not_replicated", "stored, but on too few servers so far", None),

@@ -116,12 +116,19 @@ def _of_queues(queues: Iterable[QueueStatus]) -> Iterator[Metric]:
         "For how long the first of those that wait has been due; 0 when none waits.",
         labels=["priority"],
     )
+    held = gauge(
+        "darkq_queue_held",
+        "1 while no worker may begin its jobs, or nobody may add one.",
+        labels=["state", "priority"],
+    )
     for queue in queues:
+        held.add_metric(["paused", queue.priority], int(queue.paused is not None))
+        held.add_metric(["closed", queue.priority], int(queue.closed is not None))
         jobs.add_metric(["waiting", queue.priority], queue.waiting)
         jobs.add_metric(["deferred", queue.priority], queue.deferred)
         jobs.add_metric(["running", queue.priority], queue.running)
         oldest.add_metric([queue.priority], queue.oldest_wait_s)
-    yield from (jobs, oldest)
+    yield from (jobs, oldest, held)
 
 
 def _of_upstreams(upstreams: Iterable[UpstreamStatus]) -> Iterator[Metric]:

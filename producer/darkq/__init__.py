@@ -16,6 +16,7 @@ from darkq.errors import (
     BatchFull,
     BatchNotFound,
     BatchTaken,
+    CannotMove,
     CannotRetry,
     ConfigurationError,
     CorruptRecord,
@@ -31,11 +32,14 @@ from darkq.errors import (
     JobFailed,
     JobNotFound,
     JobUnfinished,
+    NewerRecord,
     NotReplicated,
+    QueueClosed,
     QueueFull,
     RedisFull,
     RedisUnavailable,
     ResultTimeout,
+    WorkerNotFound,
 )
 from darkq.event import (
     AnyEvent,
@@ -63,6 +67,9 @@ from darkq.measures import MEASURES, Measure, Tally
 from darkq.openai_body import Endpoint as OpenAIEndpoint
 from darkq.openai_body import read_body as read_openai_body
 from darkq.options import Options
+from darkq.purge import Purge, Purged
+from darkq.queue_control import Notice
+from darkq.queue_handle import Backlog, QueueHandle
 from darkq.queues import QueueStatus
 from darkq.reattachment import Held
 from darkq.result import Result
@@ -70,6 +77,7 @@ from darkq.settings import Settings
 from darkq.stats import Stats
 from darkq.status import Status
 from darkq.upstreams import UpstreamStatus, WindowUse
+from darkq.worker_handle import Drain, WorkerHandle
 
 __all__ = [
     "MEASURES",
@@ -78,6 +86,7 @@ __all__ = [
     "ApiKeyNotFound",
     "ApiKeys",
     "AttemptSuperseded",
+    "Backlog",
     "Batch",
     "BatchClosed",
     "BatchFull",
@@ -85,6 +94,7 @@ __all__ = [
     "BatchStatus",
     "BatchTaken",
     "Cancelled",
+    "CannotMove",
     "CannotRetry",
     "Chunk",
     "Client",
@@ -95,6 +105,7 @@ __all__ = [
     "Cursor",
     "CursorGone",
     "DarkqError",
+    "Drain",
     "Event",
     "EventBatch",
     "Failed",
@@ -124,10 +135,16 @@ __all__ = [
     "LineEvent",
     "Measure",
     "Message",
+    "NewerRecord",
     "NotReplicated",
+    "Notice",
     "OpenAIEndpoint",
     "Options",
+    "Purge",
+    "Purged",
+    "QueueClosed",
     "QueueFull",
+    "QueueHandle",
     "QueueStatus",
     "Queued",
     "RedisFull",
@@ -144,7 +161,9 @@ __all__ = [
     "UpstreamStatus",
     "Usage",
     "WindowUse",
+    "WorkerHandle",
     "WorkerLeases",
+    "WorkerNotFound",
     "chat_completion",
     "read_openai_body",
 ]

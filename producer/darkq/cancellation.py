@@ -16,10 +16,13 @@ from darkq.record import Details, Failure, ResultRecord, encode, read_job
 CANCELLED = Failure(type="JobCancelled", code="cancelled", message="cancelled")
 
 
-async def cancel(redis: Redis, keys: JobKeys, *, result_ttl_s: float) -> None:
+async def cancel(
+    redis: Redis, keys: JobKeys, *, result_ttl_s: float, only_waiting: bool = False
+) -> bool:
     """Cancel a job that waits, or ask the worker of a running one to stop it.
 
-    Does nothing to a finished one, and may be repeated. Raises `JobNotFound`, `CorruptRecord`.
+    With `only_waiting` one that runs is left alone. Tells whether the job was cancelled now. Does
+    nothing to a finished one, and may be repeated. Raises `JobNotFound`, `CorruptRecord`.
     """
     while True:  # each turn means that a worker has claimed the job in between
         job, retry = await redis.mget(keys.job, keys.retry)
@@ -62,9 +65,10 @@ async def cancel(redis: Redis, keys: JobKeys, *, result_ttl_s: float) -> None:
                 int(result_ttl_s * 1000),
                 event.id,
                 ev.encode(event),
+                *(("waiting",) if only_waiting else ()),
             ],
         )
         if verdict == b"unknown":
             raise JobNotFound(keys.public_id)
         if verdict != b"again":
-            return
+            return bool(verdict == b"cancelled")

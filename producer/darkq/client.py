@@ -32,11 +32,13 @@ from darkq.file_batch import FileBatches
 from darkq.fleet import Fleet, read_fleet
 from darkq.handle import JobHandle
 from darkq.job import Job, Priority, Prompt
-from darkq.keys import BatchKeys, JobKeys
+from darkq.keys import PRIORITIES, BatchKeys, JobKeys
 from darkq.leases import WorkerLeases, read_leases
 from darkq.live import Live
 from darkq.options import Options
 from darkq.orders import Orders
+from darkq.purge import Purge
+from darkq.queue_handle import QueueHandle
 from darkq.queues import QueueStatus, read_queues
 from darkq.reattachment import Reattachments
 from darkq.servers import servers_of
@@ -44,6 +46,7 @@ from darkq.settings import Settings
 from darkq.stats import Stats, read_stats
 from darkq.status import Status
 from darkq.upstreams import UpstreamStatus, list_upstreams
+from darkq.worker_handle import WorkerHandle
 from darkq.workers import live_workers
 
 
@@ -66,6 +69,7 @@ class Client:
         self._redis = servers.client()
         self._live = Live(servers, patience_s=settings.redis_patience_s)
         self._orders = Orders(self._redis, settings)
+        self.purge = Purge(self._redis, settings)
         self.api_keys = ApiKeys(self._redis)
         self.reattachments = Reattachments(self._redis)
         self.file_batches = FileBatches(self._redis)
@@ -94,7 +98,7 @@ class Client:
         Cancelled, the job may or may not have been stored.
 
         Raises `InvalidJob` before anything is stored, `IdempotencyConflict` for a key used
-        with another content, `QueueFull`, `RedisUnavailable`.
+        with another content, `QueueFull`, `QueueClosed`, `RedisUnavailable`.
         """
         job = Job.create(
             prompt,
@@ -122,8 +126,8 @@ class Client:
 
         Takes prompts and `Job.create(…)`s from any iterable, async ones too. Every one is
         checked before the first is stored. Raises `InvalidJob`, whose `field` begins with the
-        item's number, `QueueFull`, which names those that were stored, and `RedisUnavailable`;
-        cancelled or failed, some may have been stored.
+        item's number, `QueueFull` and `QueueClosed`, which name those that were stored, and
+        `RedisUnavailable`; cancelled or failed, some may have been stored.
         """
         checked = [_checked(number, item) for number, item in enumerate(await _listed(jobs))]
         return [self._handle(keys) for keys in await self._orders.put_many(checked)]
@@ -208,6 +212,10 @@ class Client:
         async with speaking_darkq():
             return await live_workers(self._redis)
 
+    def worker(self, worker_id: str) -> WorkerHandle:
+        """Return the handle of a worker by its id, alive or not, to drain it."""
+        return WorkerHandle(worker_id, self._redis)
+
     async def upstreams(self) -> list[UpstreamStatus]:
         """Return the upstreams that live workers serve: models, limits, how each stands.
 
@@ -237,6 +245,15 @@ class Client:
         """
         async with speaking_darkq():
             return await read_fleet(self._redis, self._settings.partitions)
+
+    def queue(self, priority: Priority) -> QueueHandle:
+        """Return the handle of a priority's queue, to pause, close, move or purge it.
+
+        Raises `InvalidJob` for a priority that there is not.
+        """
+        if priority not in PRIORITIES:
+            raise InvalidJob("priority", f"must be one of: {', '.join(PRIORITIES)}")
+        return QueueHandle(priority, self._redis, self._settings)
 
     async def stats(self) -> Stats:
         """Return what all workers have counted together. Raises `RedisUnavailable`."""

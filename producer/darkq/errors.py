@@ -7,9 +7,11 @@ DarkqError
 ├── RedisUnavailable        Redis did not answer within the retries        .reason
 │   └── RedisFull           it has reached its maxmemory
 ├── QueueFull               as many jobs wait as may; try again later      .queue .limit .stored_ids
+├── QueueClosed             the queue takes no new jobs for now            .queue .stored_ids
 ├── IdempotencyConflict     the key was used for another job               .key .job_id
 ├── JobNotFound             unknown id, or everything of it has expired    .job_id
 ├── CorruptRecord           what is stored of a job is no record    .job_id
+│   └── NewerRecord         a newer darkq has written it                   .job_id
 ├── CursorGone              the log no longer holds what follows a cursor  .job_id .cursor
 ├── AttemptSuperseded       a new attempt began; earlier text is void      .attempt .cursor
 ├── JobFailed               the job ended without an answer                .job_id .code .message
@@ -17,6 +19,8 @@ DarkqError
 ├── ApiKeyNotFound          no API key has this id                         .key_id
 ├── JobUnfinished           only a job that has ended can be deleted       .job_id
 ├── CannotRetry             only a failed job that is kept can be re-run   .job_id .reason
+├── WorkerNotFound          no worker of this id is alive                  .worker
+├── CannotMove              the queue cannot be moved as it stands         .queue .reason
 ├── BatchNotFound           unknown id, or the batch has expired           .batch_id
 ├── BatchTaken              another process runs the batch                 .batch_id .runner
 ├── BatchClosed             the batch takes no further lines               .batch_id .reason
@@ -120,6 +124,19 @@ class QueueFull(DarkqError):
         self.stored_ids = tuple(stored_ids)
 
 
+class QueueClosed(DarkqError):
+    """An operator has closed the queue to new jobs, so this one was not stored. Try again later.
+
+    After `enqueue_many`, `stored_ids` are the jobs that were stored before that, in order.
+    """
+
+    def __init__(self, queue: str, stored_ids: Sequence[str] = ()) -> None:
+        stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
+        super().__init__(f"{queue} takes no new jobs for now: an operator has closed it; {stored}")
+        self.queue = queue
+        self.stored_ids = tuple(stored_ids)
+
+
 class IdempotencyConflict(DarkqError):
     """The idempotency key belongs to a job with another content."""
 
@@ -142,6 +159,14 @@ class CorruptRecord(DarkqError):
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"what is stored of job {job_id} cannot be read by this version")
+        self.job_id = job_id
+
+
+class NewerRecord(CorruptRecord):
+    """A newer version has written it, and says that this one would misread it: upgrade."""
+
+    def __init__(self, job_id: str) -> None:
+        DarkqError.__init__(self, f"a newer version of darkq has written job {job_id}: upgrade")
         self.job_id = job_id
 
 
@@ -198,6 +223,23 @@ class CannotRetry(DarkqError):
     def __init__(self, job_id: str, reason: str) -> None:
         super().__init__(f"job {job_id} cannot be run again: {reason}")
         self.job_id = job_id
+        self.reason = reason
+
+
+class WorkerNotFound(DarkqError, LookupError):
+    """No worker of this id is alive."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(f"no worker {worker} is alive")
+        self.worker = worker
+
+
+class CannotMove(DarkqError):
+    """The queue cannot be moved as it stands. What was moved before that is moved."""
+
+    def __init__(self, queue: str, reason: str) -> None:
+        super().__init__(f"the queue {queue} cannot be moved: {reason}")
+        self.queue = queue
         self.reason = reason
 
 

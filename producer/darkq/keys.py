@@ -95,6 +95,11 @@ class JobKeys(NamedTuple):
         return f"darkq:failed:{self.arq_id}"
 
     @property
+    def moved(self) -> str:
+        """The note that the job came from another Redis."""
+        return f"darkq:moved:{self.arq_id}"
+
+    @property
     def live(self) -> str:
         """The channel."""
         return f"darkq:live:{self.arq_id}"
@@ -193,6 +198,19 @@ def queue(partition: int, priority: Priority) -> str:
     return f"darkq:{{{partition}}}:{priority}"
 
 
+def control(partition: int) -> str:
+    """Name what operators have said of a partition's queues: a hash.
+
+    Fields are `paused:<priority>` and `closed:<priority>`; without any there is no key.
+    """
+    return f"darkq:{{{partition}}}:control"
+
+
+def moving(partition: int, priority: Priority) -> str:
+    """Name a queue's jobs that are on their way to another Redis: a sorted set like it."""
+    return f"darkq:{{{partition}}}:moving:{priority}"
+
+
 def wake(partition: int) -> str:
     """Name the channel that tells workers of new jobs and of cancelled ones."""
     return f"darkq:{{{partition}}}:wake"
@@ -280,6 +298,11 @@ def worker(worker_id: str) -> str:
 def served(worker_id: str) -> str:
     """Name what a worker announces: the upstreams that it serves."""
     return f"{worker(worker_id)}:upstreams"
+
+
+def worker_orders(worker_id: str) -> str:
+    """Name what an operator has told a worker."""
+    return f"{worker(worker_id)}:orders"
 
 
 STATS = "darkq:{stats}"

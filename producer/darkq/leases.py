@@ -6,6 +6,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq.keys import PRIORITIES, JobKeys, queue
+from darkq.worker_handle import Drain, read_orders
 
 _MOST_LOOKED_AT = 1000
 _FOR_EVER_MS = 1 << 53
@@ -14,12 +15,14 @@ _FOR_EVER_MS = 1 << 53
 class WorkerLeases(msgspec.Struct, frozen=True, kw_only=True):
     """How many jobs a worker runs, and when the first of their leases ends, epoch ms (0: none).
 
-    Of jobs that are not due, a thousand of each queue are looked at, the next first.
+    Of jobs that are not due, a thousand of each queue are looked at, the next first. `drained` is
+    what an operator has told the worker.
     """
 
     worker: str
     running: int
     first_ends_ms: int
+    drained: Drain | None = None
 
 
 async def read_leases(redis: Redis, workers: list[str], partitions: int) -> list[WorkerLeases]:
@@ -36,8 +39,14 @@ async def read_leases(redis: Redis, workers: list[str], partitions: int) -> list
     for worker, end_ms in await _held(redis, not_due):
         if worker in ends:
             ends[worker].append(end_ms)
+    told = dict(zip(workers, await read_orders(redis, workers), strict=True))
     return [
-        WorkerLeases(worker=worker, running=len(held), first_ends_ms=min(held, default=0))
+        WorkerLeases(
+            worker=worker,
+            running=len(held),
+            first_ends_ms=min(held, default=0),
+            drained=told[worker],
+        )
         for worker, held in ends.items()
     ]
 

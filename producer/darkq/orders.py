@@ -15,11 +15,20 @@ from darkq import event as ev
 from darkq import scripts
 from darkq.batch_lines import Line
 from darkq.connection import speaking_darkq
-from darkq.errors import IdempotencyConflict, InvalidJob, QueueFull
+from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull
 from darkq.event import Cursor
 from darkq.group_commit import GroupCommit
 from darkq.job import Job, Priority
-from darkq.keys import BatchKeys, JobKeys, idempotency, partition_of, queue, tenant_jobs, wake
+from darkq.keys import (
+    BatchKeys,
+    JobKeys,
+    control,
+    idempotency,
+    partition_of,
+    queue,
+    tenant_jobs,
+    wake,
+)
 from darkq.listing import MAX_LISTED
 from darkq.record import Arguments, JobRecord, encode
 from darkq.scripts import Argument
@@ -27,6 +36,7 @@ from darkq.settings import Settings
 
 MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
+_REFUSED = (b"full", b"closed")
 
 
 class _Order(NamedTuple):
@@ -58,20 +68,21 @@ class Orders:
         """Store a job; return its keys, and whether it was there before.
 
         Raises `InvalidJob` for a key that can be none, `IdempotencyConflict`, `QueueFull`,
-        `RedisUnavailable`.
+        `QueueClosed`, `RedisUnavailable`.
         """
         order = self._order(job, idempotency_key)
         verdict, keys = await self._waiting[order.keys.partition].submit(order)
         if verdict == b"conflict":
             raise IdempotencyConflict(idempotency_key or "", keys.public_id)
-        if verdict == b"full":
-            raise self._full(order)
+        if verdict in _REFUSED:
+            raise self._refusal(verdict, order)
         return keys, keys != order.keys
 
     async def put_many(self, jobs: Sequence[Job]) -> list[JobKeys]:
         """Store jobs and return their keys, in order.
 
-        Raises `QueueFull`, which names those that were stored, and `RedisUnavailable`.
+        Raises `QueueFull` and `QueueClosed`, which name those that were stored, and
+        `RedisUnavailable`.
         """
         stored: list[JobKeys] = []
         for start in range(0, len(jobs), MAX_JOBS_PER_CALL):
@@ -81,10 +92,10 @@ class Orders:
                 for job in jobs[start : start + MAX_JOBS_PER_CALL]
             ]
             receipts = await self._store(orders)
-            stored += [keys for verdict, keys in receipts if verdict != b"full"]
+            stored += [keys for verdict, keys in receipts if verdict not in _REFUSED]
             for order, (verdict, _) in zip(orders, receipts, strict=True):
-                if verdict == b"full":
-                    raise self._full(order, [keys.public_id for keys in stored])
+                if verdict in _REFUSED:
+                    raise self._refusal(verdict, order, [keys.public_id for keys in stored])
         return stored
 
     async def put_lines(self, batch: BatchKeys, lines: Sequence[Line]) -> list[bytes]:
@@ -136,8 +147,9 @@ class Orders:
             len(kinds),
             len(orders),
         ]
+        names += [*remembered, control(partition)]
         async with speaking_darkq():
-            replies = await scripts.enqueue(self._redis, names + remembered, [*head, *args, *batch])
+            replies = await scripts.enqueue(self._redis, names, [*head, *args, *batch])
         receipts = [_Receipt(b"new", order.keys) for order in orders]
         for number, verdict, arq_id in zip(*[iter(replies)] * 3, strict=True):
             receipts[number] = _Receipt(verdict, JobKeys.from_arq_id(arq_id.decode()))
@@ -146,8 +158,12 @@ class Orders:
     def _any_partition(self) -> int:
         return secrets.randbelow(self._settings.partitions)
 
-    def _full(self, order: _Order, stored_ids: Sequence[str] = ()) -> QueueFull:
+    def _refusal(
+        self, verdict: bytes, order: _Order, stored_ids: Sequence[str] = ()
+    ) -> QueueFull | QueueClosed:
         name = queue(order.keys.partition, order.job.priority)
+        if verdict == b"closed":
+            return QueueClosed(name, stored_ids)
         return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
 
 

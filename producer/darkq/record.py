@@ -4,6 +4,10 @@ arq keeps a job as a dictionary `t f a k et` and a result as the same with `s r 
 pickled. Here both are JSON, so that nothing read from Redis can run code, and arq's own
 tools read them by way of `serialize` and `deserialize`. A result drops the arguments: the
 prompt does not outlive the job. `d` holds what arq has no field for.
+
+`v` is the lowest version of the format that reads a record rightly, which most changes leave as it
+is: readers ignore fields that they do not know, and have a default for those that are not there.
+What an old reader would get wrong by ignoring it raises `v`, and then it refuses: docs/upgrade.md.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from darkq.errors import CorruptRecord, JobCancelled, JobFailed
+from darkq.errors import CorruptRecord, JobCancelled, JobFailed, NewerRecord
 from darkq.event import Usage
 from darkq.job import Job
 from darkq.keys import JobKeys
@@ -91,14 +95,32 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
         return f"ResultRecord(id={self.id!r}, d={self.d!r})"
 
 
+class Head(msgspec.Struct, frozen=True):
+    """What every version can read of any record: its own version, and when the job was enqueued."""
+
+    v: int = VERSION
+    et: int = 0
+
+    @property
+    def is_newer(self) -> bool:
+        """Tell whether this version must not judge the rest."""
+        return self.v > VERSION
+
+
 _encoder = msgspec.json.Encoder()
 _job_decoder = msgspec.json.Decoder(JobRecord)
 _result_decoder = msgspec.json.Decoder(ResultRecord)
+_head_decoder = msgspec.json.Decoder(Head)
 
 
 def encode(record: JobRecord | ResultRecord) -> bytes:
     """Return the record as JSON."""
     return _encoder.encode(record)
+
+
+def decode_head(data: bytes) -> Head:
+    """Read what any version can. Raises `msgspec.DecodeError` for what is no record."""
+    return _head_decoder.decode(data)
 
 
 def decode_job(data: bytes) -> JobRecord:
@@ -115,19 +137,26 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def read_job(data: bytes, keys: JobKeys) -> JobRecord:
-    """Read the record of a job that waits. Raises `CorruptRecord`."""
+    """Read the record of a job that waits. Raises `CorruptRecord`, `NewerRecord`."""
     try:
+        _refuse_newer(data, keys)
         return decode_job(data)
     except _UNREADABLE:  # the reason may quote the record: it goes no further
         raise CorruptRecord(keys.public_id) from None
 
 
 def read_result(data: bytes, keys: JobKeys) -> ResultRecord:
-    """Read the record of a finished job. Raises `CorruptRecord`."""
+    """Read the record of a finished job. Raises `CorruptRecord`, `NewerRecord`."""
     try:
+        _refuse_newer(data, keys)
         return decode_result(data)
     except _UNREADABLE:
         raise CorruptRecord(keys.public_id) from None
+
+
+def _refuse_newer(data: bytes, keys: JobKeys) -> None:
+    if decode_head(data).is_newer:
+        raise NewerRecord(keys.public_id)
 
 
 def serialize(data: dict[str, Any]) -> bytes:

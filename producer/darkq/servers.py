@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from redis.asyncio import Redis
@@ -88,6 +89,16 @@ async def each_server(redis: Redis, *, replicas: bool = False) -> list[tuple[str
     if not isinstance(redis, ClusterRedis):
         return [("", redis)]
     return [(str(each), redis.node(each)) for each in await redis.addresses(replicas=replicas)]
+
+
+async def scan(redis: Redis, pattern: str, *, count: int) -> AsyncGenerator[bytes, None]:
+    """Yield the keys like a pattern, of every server, in no order, some of them twice.
+
+    `count` is how many keys a server looks at in one step. Raises what redis-py raises.
+    """
+    for _, server in await each_server(redis):
+        async for name in server.scan_iter(pattern, count=count):
+            yield name
 
 
 def servers_of(settings: Settings) -> Servers:

@@ -28,6 +28,8 @@ from darkq.failures import FailedJob
 from darkq.handle import JobHandle as AsyncJobHandle
 from darkq.job import Job, Priority, Prompt
 from darkq.options import Options
+from darkq.queue_sync import QueueHandle
+from darkq.queues import QueueStatus
 from darkq.result import Result
 from darkq.settings import Settings
 from darkq.status import Status
@@ -115,6 +117,16 @@ class Client:
         """Yield where each batch stands; see `darkq.Client.batches`."""
         portal = self._open()
         return portal.iterate(portal.client.batches())
+
+    def queues(self) -> list[QueueStatus]:
+        """Return how the queues stand; see `darkq.Client.queues`."""
+        portal = self._open()
+        return portal.call(portal.client.queues())
+
+    def queue(self, priority: Priority) -> QueueHandle:
+        """Return the handle of a queue; see `darkq.Client.queue`."""
+        portal = self._open()
+        return QueueHandle(portal, portal.client.queue(priority))
 
     def close(self) -> None:
         """Send what waits, close all connections and end the thread.

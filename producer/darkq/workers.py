@@ -12,7 +12,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from darkq.keys import WORKERS, served, worker
+from darkq.keys import WORKERS, served, worker, worker_orders
 
 _SET_TTL_S = 24 * 3600
 _SERVES_TTL_S = 60
@@ -32,7 +32,7 @@ async def sign_out(redis: Redis, *worker_ids: str) -> None:
     """Take workers out of the set, and their records away."""
     async with redis.pipeline(transaction=True) as pipe:
         pipe.srem(WORKERS, *worker_ids)
-        pipe.delete(*map(worker, worker_ids), *map(served, worker_ids))
+        pipe.delete(*(name(id_) for id_ in worker_ids for name in (worker, served, worker_orders)))
         await pipe.execute()
 
 

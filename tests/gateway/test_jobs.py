@@ -204,6 +204,19 @@ async def test_an_id_that_is_none_is_not_found(api: Api, path: str, what: str) -
         assert not {"X", "x"} & set(response.headers)
 
 
+async def test_a_closed_queue_is_503_and_says_when_to_come_again(api: Api, client: Client) -> None:
+    await client.queue("interactive").close(why="not for strangers' eyes")
+    answer = await api("POST", "/jobs", {"prompt": "x"})
+    assert (answer.status, answer.code) == (503, "queue_closed")
+    assert answer.headers["Retry-After"] == "30"
+    assert "strangers" not in str(answer.json)
+    bulk = {"prompt": "x", "priority": "bulk"}
+    assert (await api("POST", "/jobs", bulk)).status == 201
+    chat = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    answer = await api("POST", "/v1/chat/completions", chat)
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
+
+
 async def test_redis_away_is_503_and_comes_back(start_gateway: Any, make_settings: Any) -> None:
     from support.servers import binaries, running
 

@@ -22,6 +22,7 @@ from darkq.cancellation import cancel
 from darkq.connection import pool
 from darkq.errors import CannotRetry, IdempotencyConflict, JobNotFound
 from darkq.event import START, Cursor
+from darkq.job import Priority
 from darkq.keys import PRIORITIES, JobKeys, idempotency
 from darkq.status import read_status
 from darkq_worker.outcome import Completed, Deferred, Failed
@@ -274,6 +275,16 @@ class Bench:
         # Sent again after a lost reply, the second call finds a job that has not failed.
         assert heard == (again and fault is None)
 
+    async def pause(self, priority: Priority) -> None:
+        """An operator pauses a queue, or resumes it."""
+        queue = self.client.queue(priority)
+        if priority in self.model.paused:
+            await queue.resume()
+        else:
+            await queue.pause()
+            self.tally["pause"] += 1
+        self.model.paused ^= {priority}
+
     async def call_forward(self, job: Job) -> None:
         """The turn of a job comes earlier than it was told, if it waits at all."""
         now_ms = _now_ms()
@@ -393,6 +404,8 @@ class Bench:
                 await self.lease_ends(job)
             else:
                 await self.delay_ends(job)
+        for priority in list(self.model.paused):
+            await self.pause(priority)
         worker = self.workers[0]
         await self.crash(worker)
         await self.claim(worker, len(self.model.jobs), len(self.model.jobs))

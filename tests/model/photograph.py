@@ -112,6 +112,7 @@ _DECODE: dict[str, Callable[[Any], object]] = {
     "darkq::bulk": _scores,
     "darkq::failed": lambda flat: set(_scores(flat)),
     "darkq::jobs": lambda flat: set(_scores(flat)),
+    "darkq::control": lambda flat: set(dict(_pairs(flat))),
     "darkq:idempotency:": lambda data: data.decode().split(" ")[1],
     "darkq:state:": lambda flat: dict(_pairs(flat)),
     "darkq:events:": _events,

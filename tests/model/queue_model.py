@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from darkq.keys import PRIORITIES, JobKeys, failures, idempotency, queue, tenant_jobs
+from darkq.job import Priority
+from darkq.keys import PRIORITIES, JobKeys, control, failures, idempotency, queue, tenant_jobs
 from model.facts import RESPITE_MS, Content, Span
 from model.job_model import Hold, Job
 
@@ -23,6 +24,7 @@ class QueueModel:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.remembered: dict[str, Job] = {}
+        self.paused: set[Priority] = set()
 
     def known_by(self, key: str | None) -> Job | None:
         """The job of an idempotency key, as long as anything of it is left."""
@@ -49,6 +51,11 @@ class QueueModel:
                 continue
             waiting = [job for job in self.jobs if job.content.priority == priority and job.score]
             waiting.sort(key=_place)
+            if priority in self.paused:
+                first = next((job for job in waiting if job.is_due(now.low)), None)
+                if first is None or (first.recorded and not first.to_cancel):
+                    continue
+                wanted = 1  # it is only to be ended
             for job in [job for job in waiting if job.is_due(now.low)][:wanted]:
                 if job.lease_end:  # it ends a moment after its score
                     job.move(job.lease_end)
@@ -81,6 +88,8 @@ class QueueModel:
             picture[failures(0)] = failed
         if self.jobs:
             picture[tenant_jobs(0, None)] = {job.keys.arq_id for job in self.jobs}
+        if self.paused:
+            picture[control(0)] = {f"paused:{priority}" for priority in self.paused}
         for key, job in self.remembered.items():
             picture[idempotency(0, key)] = job.keys.arq_id
         return picture

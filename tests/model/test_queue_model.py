@@ -100,7 +100,7 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize(
         random=st.randoms(use_true_random=True),
         contents=st.lists(CONTENTS, min_size=1, max_size=4),
-        without=st.sampled_from(["", "cancel", "disturb", "lease_ends", "delay_ends"]),
+        without=st.sampled_from(["", "cancel", "disturb", "pause", "lease_ends", "delay_ends"]),
     )
     def begin(self, random: Random, contents: Sequence[Content], without: str) -> None:
         """Some stories lack a kind of events, so that the others come closer together."""
@@ -128,6 +128,7 @@ class QueueMachine(RuleBasedStateMachine):
             "read": any(job.log for job in self.jobs) and len(self.bench.readers) < 3,
             "lease_ends": 3 * bool(self.leased),
             "delay_ends": 2 * bool(self.waiting),
+            "pause": 1,
             "disturb": 1,
         }
 
@@ -233,6 +234,9 @@ class QueueMachine(RuleBasedStateMachine):
         of_any = data.draw(RARELY)
         jobs = [job for job in self.jobs if job.listed or of_any]
         self._do(self.bench.retry(data.draw(st.sampled_from(jobs)), data.draw(REPLY_LOST)))
+
+    def pause(self, data: Any) -> None:
+        self._do(self.bench.pause(data.draw(st.sampled_from(PRIORITIES))))
 
     def read(self, data: Any) -> None:
         job = data.draw(st.sampled_from([job for job in self.jobs if job.log]))

@@ -12,7 +12,7 @@ from darkq import event as ev
 from darkq import scripts
 from darkq.event import AnyEvent, Cursor
 from darkq.job import Job, Priority
-from darkq.keys import JobKeys, failures, idempotency, queue, tenant_jobs, wake
+from darkq.keys import JobKeys, control, failures, idempotency, queue, tenant_jobs, wake
 from darkq.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
 from darkq.scripts import Argument
 from darkq_worker.claims import Claim, Leases
@@ -43,7 +43,7 @@ async def put(
     for job in jobs:
         args += [job.arq_id, record, 0, digest]
         keys += [idempotency(partition, key)] if digest else []
-    replies = await scripts.enqueue(redis, keys, args)
+    replies = await scripts.enqueue(redis, [*keys, control(partition)], args)
     receipts = [Receipt(b"new", job.arq_id) for job in jobs]
     for number, verdict, arq_id in zip(*[iter(replies)] * 3, strict=True):
         receipts[number] = Receipt(verdict, arq_id.decode())

@@ -7,7 +7,7 @@ import re
 from redis.asyncio import Redis
 
 PERMANENT = (
-    re.compile(rb"darkq:\{\d+\}:(interactive|bulk)"),
+    re.compile(rb"darkq:\{\d+\}:(interactive|bulk|control|moving:(interactive|bulk))"),
     re.compile(rb"darkq:keys|darkq:key:[0-9a-f]{64}"),
 )
 

@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
 from darkq.job import Job
-from darkq.record import JobRecord, decode_job
+from darkq.record import Head, JobRecord, decode_head, decode_job
 from darkq.settings import Settings
 from darkq_worker import outcome as oc
 from darkq_worker.attempt_log import AttemptLog
@@ -27,6 +27,9 @@ from darkq_worker.upstreams.base import UpstreamError
 logger = logging.getLogger("darkq.worker")
 
 Function: TypeAlias = Callable[..., Awaitable[Any]]
+NEWER_PAUSE_S = 5.0
+"""A job of a newer version stands back so long, for a worker that can read it."""
+
 StopReason: TypeAlias = Literal["cancelled", "lost"]
 
 
@@ -105,16 +108,30 @@ class Attempt:
             return oc.Failed(
                 "worker_lost", f"{self.claim.leases_lost} workers died or lost touch running it"
             )
+        record = self._read(self.claim.record)
+        if isinstance(record, JobRecord) and record.f not in functions:
+            return oc.Failed("unknown_function", f"this worker has no function {record.f[:80]!r}")
+        return record
+
+    def _read(self, data: bytes) -> JobRecord | Outcome:
+        """Read the job's record; one of a newer version is left to a worker that can read it."""
         try:
-            record = decode_job(self.claim.record)
+            head = decode_head(data)
+            if head.is_newer:
+                return self._left_to_a_newer_worker(head)
+            record = decode_job(data)
             Job.create(**asdict(record.job))  # others than `enqueue` may have written it
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return oc.Failed("bad_record", "the job's record cannot be read by this version")
         except InvalidJob as error:
             return oc.Failed("bad_record", f"the job's record holds what enqueue refuses: {error}")
-        if record.f not in functions:
-            return oc.Failed("unknown_function", f"this worker has no function {record.f[:80]!r}")
         return record
+
+    def _left_to_a_newer_worker(self, head: Head) -> Outcome:
+        """Each claim renews the record, so that only its age can tell that none will come."""
+        if time.time() - head.et / 1000 > self._settings.job_ttl_s:
+            return oc.Failed("bad_record", "no worker came that is as new as the job's record")
+        return oc.Deferred((time.time() + NEWER_PAUSE_S) * 1000)
 
     def _interrupted(self) -> Outcome:
         if self._stop_reason == "cancelled":

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from darkq import scripts
-from darkq.keys import PRIORITIES, JobKeys, queue
+from darkq.keys import PRIORITIES, JobKeys, control, queue
 
 MAX_RENEWALS_PER_CALL = 500
 _FIELDS = 9
@@ -87,7 +87,8 @@ class Leases:
     ) -> tuple[list[Claim], float | None]:
         """Take up to `slots` due jobs of a partition, at most `bulk_slots` of them bulk.
 
-        At most `suspects` of them are suspects: others wait for a moment, for any worker.
+        At most `suspects` of them are suspects: others wait for a moment, for any worker. A
+        paused queue gives only what is to be ended.
         With a respite, jobs whose lease has run out are left to their owners for so long.
         Also returns the seconds until the next job is due, None when none waits. Sent twice
         after a lost reply, jobs of the first call wait for their lease to run out.
@@ -96,7 +97,7 @@ class Leases:
         limits = {"interactive": slots, "bulk": bulk_slots}
         due_ms, *fields = await scripts.claim(
             self._redis,
-            queues,
+            [*queues, control(partition)],
             [
                 self._worker_id,
                 self._lease_ms,

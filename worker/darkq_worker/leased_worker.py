@@ -42,18 +42,20 @@ from darkq_worker.attempt import Attempt, where
 from darkq_worker.claiming import Claiming
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.counting import Counting
+from darkq_worker.draining import Draining
 from darkq_worker.ending import settlement_of
 from darkq_worker.heartbeat import Heartbeat
 from darkq_worker.limits import Limits
 from darkq_worker.outcome import Lost
+from darkq_worker.signs_of_life import SignsOfLife
 from darkq_worker.wakeups import Wakeups
 from darkq_worker.writer import Writer
 
 logger = logging.getLogger("darkq.worker")
 
 HEALTH_INTERVAL_S = 10
-_SIGN_INTERVAL_S = 1.0
 _CLOSE_PATIENCE_S = 5.0
+_A_YEAR_S = 365 * 24 * 3600
 
 
 class LeasedWorker(Worker):
@@ -107,11 +109,13 @@ class LeasedWorker(Worker):
             lease_s=lease_s,
             on_failure=self._in_doubt,
         )
+        self._draining = Draining(worker_id, leave=self._leave, wake=self._wake.set)
+        self._signs = SignsOfLife(self.heart_beat, self._draining, redis)
         self._claiming = Claiming(
             leases,
             self._attempts,
             settings,
-            may_claim=lambda: self.allow_pick_jobs,
+            may_claim=self._may_claim,
             start=self._start_all,
             renew=self._heartbeat.beat_in,
             owner=owner,
@@ -128,11 +132,11 @@ class LeasedWorker(Worker):
                 tasks.create_task(self._writer.run(), name="darkq-writer"),
                 tasks.create_task(self._heartbeat.run(), name="darkq-heartbeat"),
             ]
-            health = tasks.create_task(self._give_signs_of_life(), name="darkq-health")
+            signs = tasks.create_task(self._signs.run(), name="darkq-signs-of-life")
             try:
                 await self._until_stopped()
             finally:
-                health.cancel()  # or it would undo our signing out
+                signs.cancel()  # or it would undo our signing out
                 await self.close()
                 for task in background:
                     task.cancel()
@@ -155,6 +159,8 @@ class LeasedWorker(Worker):
                     on_jobs=look, on_cancel=self._cancel, on_gap=partial(self._missed, look)
                 )
                 stack.enter_context(self._live.listening(names.wake(partition), sink))
+            orders = names.worker_orders(self._worker_id)
+            stack.enter_context(self._live.listening(orders, self._draining))
             logger.info("worker ready: %d jobs at once", self.max_jobs)
             while True:
                 await self._poll_iteration()
@@ -166,18 +172,8 @@ class LeasedWorker(Worker):
             async with asyncio.timeout(await self._claiming.claim_due()):
                 await self._wake.wait()
 
-    async def _give_signs_of_life(self) -> None:
-        """Say now and then that we are alive."""
-        failed = False
-        while True:
-            try:
-                await self.heart_beat()
-                failed = False
-            except (RedisError, OSError) as error:
-                if not failed:
-                    logger.warning("no sign of life, will keep trying: %s", brief(error))
-                failed = True
-            await asyncio.sleep(_SIGN_INTERVAL_S)
+    def _may_claim(self) -> bool:
+        return self.allow_pick_jobs and not self._draining.is_idle
 
     def _start_all(self, claims: Sequence[Claim]) -> None:
         self._counting.claimed(claims)
@@ -227,6 +223,7 @@ class LeasedWorker(Worker):
         await super().record_health()
         if self._last_health_check != before:
             await sign_in(self.pool, self._worker_id, self._serves())
+            await self._draining.read(self.pool)
 
     # What the wake channels say
 
@@ -258,6 +255,12 @@ class LeasedWorker(Worker):
         else:
             logger.info("%s again: handing back %d jobs", signum.name, len(self.tasks))
             self.handle_sig(signum)
+
+    def _leave(self, patient: bool) -> None:
+        """Stop claiming, and end when what runs has ended, or the grace has; as after a signal."""
+        if self.allow_pick_jobs:
+            self._job_completion_wait = _A_YEAR_S if patient else self._job_completion_wait
+            super().handle_sig_wait_for_completion(Signals.SIGTERM)
 
     async def _sleep_until_tasks_complete(self) -> None:
         """Wait within the grace; first for a claim on its way, or what it takes loses its lease."""

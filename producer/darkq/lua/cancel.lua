@@ -3,12 +3,16 @@
 -- The canceller takes the next attempt's number for its event, as a worker would, so that
 -- whoever held the job before cannot write after it.
 --
+-- A job on its way to another Redis keeps the word too, and who carries it takes it along.
+--
 -- A job whose lease ran out while Redis was away may still run: its worker takes it up again, and
 -- hears of this. If that worker is dead, whoever claims the job ends it.
 --
+-- `waiting` as the last argument cancels nothing but what waits: what runs goes on, without a word.
+--
 -- KEYS  in-progress, job, retry, state, result, events, then the queues
 -- ARGV  arq id, channel, wake channel, the latest attempt as the caller knows it,
---       result record, its ttl in ms, event id, event
+--       result record, its ttl in ms, event id, event[, 'waiting']
 -- Returns 'finished' | 'running' | 'cancelled' | 'unknown', or 'again' when the attempt has
 -- changed since the caller looked.
 
@@ -21,14 +25,18 @@ local function may_run()
   if redis.call('EXISTS', in_progress) == 1 then
     return true
   end
-  local was_held, stands = redis.call('HGET', state, 'held'), false
+  local was_held, moving = unpack(redis.call('HMGET', state, 'held', 'moving'))
+  local stands = false
   for n = 7, #KEYS do
     stands = stands or redis.call('ZSCORE', KEYS[n], id)
   end
-  return was_held and stands
+  return was_held and stands or moving
 end
 
 if may_run() then
+  if ARGV[9] == 'waiting' then
+    return 'running'
+  end
   redis.call('HSET', state, 'cancel', '1')
   redis.call(PUBLISH, wake, 'cancel ' .. id)
   return 'running'

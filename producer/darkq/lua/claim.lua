@@ -12,7 +12,10 @@
 -- After an outage every lease has run out, and most owners are alive: a caller that knows of one
 -- asks for a respite, in which such jobs are left to their owners.
 --
--- KEYS  the queues
+-- A paused queue gives nothing but what is only to be ended, as long as that stands first in it: a
+-- job that has expired, or is to be cancelled.
+--
+-- KEYS  the queues, then the partition's control
 -- ARGV  worker id, lease in ms, ttl of a job in ms, respite in ms (0: none), slots,
 --       lost leases that make a suspect (0: none do), suspects it may take,
 --       then per queue the slots it may take
@@ -125,9 +128,25 @@ local function claim(queue, number, id, place)
   }
 end
 
+local control = table.remove(KEYS)
+local function is_paused(queue)
+  return redis.call('HEXISTS', control, 'paused:' .. string.match(queue, '%l+$')) == 1
+end
+
+-- How many jobs to take of a paused queue: its first, if that is only to be ended.
+local function to_be_ended(queue)
+  local id = redis.call('ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'LIMIT', 0, 1)[1]
+  local is_over = id and (not is_id(queue, id) or redis.call('EXISTS', 'arq:job:' .. id) == 0
+    or ask('HEXISTS', 'darkq:state:' .. id, 'cancel') == 1)
+  return is_over and 1 or 0
+end
+
 local reply, next_ms = { 0 }, nil
 for number, queue in ipairs(KEYS) do
   local wanted = math.min(free, tonumber(ARGV[FIRST_QUEUE + number]))
+  if wanted > 0 and is_paused(queue) then
+    wanted = to_be_ended(queue)
+  end
   if wanted > 0 then
     local due = redis.call(
       'ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'WITHSCORES', 'LIMIT', 0, wanted)

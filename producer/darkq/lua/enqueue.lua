@@ -2,14 +2,16 @@
 --
 -- Most of what a call costs is its arguments: keys that can be made from an id are.
 --
+-- A closed queue takes no new job. A line of a batch waits, as it does for room.
+--
 -- KEYS  two per kind of job: queue, list of the tenant's jobs; then one per job that has an
---       idempotency key, in order
+--       idempotency key, in order; then the partition's control
 -- ARGV  wake channel, ttl of a job in ms, most jobs in a queue, most in a list, `queued` event,
 --       number of kinds, number of jobs, then four per job: arq id, job record, its kind (from 0),
 --       digest of the content ('' without idempotency key); if they are lines of a batch, its id
 --       and then their numbers
--- Returns three per job that is not new: its number (from 0), 'duplicate' | 'conflict' | 'full',
--- and the arq id to go on with; of a line also 'acknowledged' | 'wait' | 'closed' | 'cancelled'
+-- Returns three per job that is not new: its number (from 0), 'duplicate' | 'conflict' | 'full' | 'closed',
+-- and the arq id to go on with; of a line also 'acknowledged' | 'wait' | 'closed' (the batch) | 'cancelled'
 -- | 'gone'.
 
 local wake, ttl_ms, limit, listed, queued = unpack(ARGV, 1, 5)
@@ -23,6 +25,14 @@ local function known_by(key)
   if id and redis.call('EXISTS', 'arq:job:' .. id, 'arq:result:' .. id) > 0 then
     return digest, id
   end
+end
+
+local control, closed = KEYS[#KEYS], {}
+local function is_closed(queue)
+  if closed[queue] == nil then
+    closed[queue] = redis.call('HGET', control, 'closed:' .. string.match(queue, '%l+$')) and true
+  end
+  return closed[queue]
 end
 
 local batch_id = ARGV[8 + jobs * 4]
@@ -65,6 +75,8 @@ for n = 0, jobs - 1 do
     verdict = known_digest == digest and 'duplicate' or 'conflict'
   elseif redis.call('EXISTS', job, result) > 0 then
     verdict = 'duplicate'
+  elseif is_closed(KEYS[queue]) then
+    verdict = batch and 'full' or 'closed'
   elseif length >= tonumber(limit) then
     verdict = 'full'
   else

@@ -1,0 +1,22 @@
+-- Put jobs that were on their way to another Redis back into their queue, each in its place.
+--
+-- KEYS  queue, jobs on their way
+-- ARGV  wake channel, then arq ids
+-- Returns how many.
+
+local queue, moving = unpack(KEYS)
+local count = 0
+for n = 2, #ARGV do
+  local id = ARGV[n]
+  local place = redis.call('ZSCORE', moving, id)
+  if place then
+    redis.call('ZADD', queue, place, id)
+    redis.call('ZREM', moving, id)
+    redis.call('HDEL', 'darkq:state:' .. id, 'moving')
+    count = count + 1
+  end
+end
+if count > 0 then
+  redis.call(PUBLISH, ARGV[1], 'jobs')
+end
+return count

@@ -1,0 +1,68 @@
+"""What an operator has told this worker: to take no more jobs, and to exit or to stay.
+
+It reads its orders when their channel says so, and with each sign of life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+
+from darkq.worker_handle import Drain, read_order
+
+logger = logging.getLogger("darkq.worker")
+
+
+class Draining:
+    """The orders of one worker; the sink of the channel that says that there are some.
+
+    `leave` begins its end, and says whether to be patient; `wake` lets it look for jobs again.
+    """
+
+    def __init__(
+        self, worker_id: str, *, leave: Callable[[bool], None], wake: Callable[[], None]
+    ) -> None:
+        self._worker_id = worker_id
+        self._leave = leave
+        self._wake = wake
+        self._told: Drain | None = None
+        self._leaves = False
+        self.news = asyncio.Event()
+        """There may be orders that were not read."""
+
+    def deliver(self, message: bytes) -> None:
+        """There are orders."""
+        self.news.set()
+
+    def gap(self) -> None:
+        """There may be."""
+        self.news.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether the worker takes nothing for now."""
+        return self._told is not None
+
+    async def read(self, redis: Redis) -> None:
+        """Read the orders, and follow them. Raises what redis-py raises."""
+        self.news.clear()
+        try:
+            told = await read_order(redis, self._worker_id)
+        except BaseException:
+            self.news.set()
+            raise
+        if told == self._told or self._leaves:
+            return
+        self._told = told
+        if told is None:
+            logger.info("claims again")
+            self._wake()
+            return
+        ends = "stays" if told.stay else "exits when it is done"
+        logger.info("drained by %s: takes no more jobs, and %s", told.by or "?", ends)
+        if not told.stay:
+            self._leaves = True
+            self._leave(told.patient)
