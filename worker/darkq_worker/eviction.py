@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from darkq.connection import UNAVAILABLE, brief
 from darkq.errors import ConfigurationError
+from darkq.logs import LogLine
 
 logger = logging.getLogger("darkq.worker")
 
@@ -24,7 +25,8 @@ async def refuse_eviction(redis: Redis) -> None:
     try:
         memory = await _ask(redis)
     except RedisError as error:
-        logger.warning("cannot check the maxmemory-policy of Redis: %s", brief(error))
+        facts = {"error": brief(error)}
+        logger.warning(LogLine("cannot check the maxmemory-policy of Redis", **facts))
         return
     policy = memory.get("maxmemory_policy", "noeviction")
     if memory.get("maxmemory", 0) and policy != "noeviction":
@@ -42,7 +44,7 @@ async def _ask(redis: Redis) -> dict[str, str | int]:
             memory: dict[str, str | int] = await redis.info("memory")
         except UNAVAILABLE as error:
             if not absent:
-                logger.warning("no Redis yet, will keep trying: %s", brief(error))
+                logger.warning(LogLine("no Redis yet, will keep trying", error=brief(error)))
             absent = True
             await asyncio.sleep(_OUTAGE_PAUSE_S)
         else:

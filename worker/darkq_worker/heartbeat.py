@@ -12,6 +12,7 @@ from collections.abc import Collection
 from redis.exceptions import RedisError
 
 from darkq.connection import brief
+from darkq.logs import LogLine
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Leases
 from darkq_worker.counting import Counting
@@ -57,7 +58,7 @@ class Heartbeat:
             try:
                 await self.beat()
             except (RedisError, OSError) as error:
-                logger.warning("heartbeat failed: %s", brief(error))
+                logger.warning(LogLine("heartbeat failed", error=brief(error)))
             else:
                 await self._counting.report()
 
@@ -67,7 +68,8 @@ class Heartbeat:
         renewal = await self._leases.renew(list(attempts))
         for claim in renewal.lost:
             if attempts[claim].stop("lost"):  # else its settlement was quicker than our question
-                logger.warning("job %s: lease lost", claim.keys.public_id)
+                job_id, attempt = claim.keys.public_id, claim.attempt
+                logger.warning(LogLine("lease lost", job=job_id, attempt=attempt))
         for claim in renewal.cancel:
             attempts[claim].stop("cancelled")
         await self._limits.keep()

@@ -17,6 +17,7 @@ from arq.worker import func
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from darkq import logs
 from darkq.client import Client
 from darkq.connection import pool
 from darkq.errors import ConfigurationError
@@ -24,6 +25,7 @@ from darkq.files import Files
 from darkq.live import Live
 from darkq.record import FUNCTION, deserialize, serialize
 from darkq.settings import Settings
+from darkq.tracing_export import exporting
 from darkq.upstream_settings import DARKAI
 from darkq.upstreams import announcement
 from darkq_worker.claims import Leases
@@ -60,6 +62,7 @@ def make_upstreams(settings: Settings, session: aiohttp.ClientSession) -> Upstre
             proxy=_plain(settings.darkai_proxy),
             timeout_s=settings.darkai_timeout_s,
             idle_timeout_s=settings.darkai_idle_timeout_s,
+            sends_trace=settings.darkai_sends_trace,
         )
     for name, each in sorted(settings.upstreams.items()):
         models = each.find_models()
@@ -73,6 +76,7 @@ def make_upstreams(settings: Settings, session: aiohttp.ClientSession) -> Upstre
             proxy=_plain(each.proxy),
             timeout_s=each.timeout_s,
             idle_timeout_s=each.idle_timeout_s,
+            sends_trace=each.sends_trace,
         )
     if not upstreams:
         raise ConfigurationError("DARKQ_DARKAI_URL", "is none, and there is no other upstream")
@@ -186,12 +190,10 @@ def main(settings: Settings | None = None) -> None:
     Raises `ConfigurationError`.
     """
     settings = settings or Settings.load()
-    logging.basicConfig(
-        level=settings.worker_log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.set_up(settings.log_format, settings.worker_log_level)
     logging.getLogger("arq").setLevel(logging.WARNING)  # it would print arguments
     _collect_garbage_seldom()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with exporting("darkq-worker"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run_worker(settings))
 
 
