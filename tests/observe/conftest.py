@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -22,7 +22,7 @@ class Traced:
         self.tracer = self.provider.get_tracer("test")
 
     @property
-    def spans(self) -> Sequence[ReadableSpan]:
+    def spans(self) -> Sequence[Any]:
         return self._exporter.get_finished_spans()
 
     def named(self, name: str) -> list[Any]:
