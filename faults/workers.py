@@ -71,7 +71,7 @@ async def frozen(stage: Stage, rng: Random) -> Tally:
     before = [await _stored(stage, watch) for watch in watches]
     victim.send(signal.SIGCONT)
     for watch in orphans:
-        await _says(victim, f"{watch.job.id} attempt 1: lost")
+        await _says(victim, f"job={watch.job.id} attempt=1 outcome=lost")
         tally.recovered(watch.restarted(frozen_s) or 0.0, LEASE_S + 1)
     after = [await _stored(stage, watch) for watch in watches]
     tally.require(before == after, "a zombie changes neither log nor result")

@@ -11,24 +11,28 @@ import logging
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from darkq_gateway.context import CALLER, REQUEST_ID, ROUTE
+from darkq import LogLine
+from darkq_gateway.context import CALLER, REQUEST_ID, ROUTE, TRACE_ID
 
 
 class AccessLogger(AbstractAccessLogger):
-    """`POST /jobs/{job_id}/cancel 200 143 B 0.004 s key=1f0c… request=…`."""
+    """`request method=POST route=/jobs/{job_id}/cancel status=200 bytes=143 took_s=0.004 key=…`."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """Log a request that has been answered."""
         caller = request.get(CALLER)
         self.logger.info(
-            "%s %s %d %d B %.3f s key=%s request=%s",
-            _word(request.method),
-            request.get(ROUTE, "?"),
-            response.status,
-            response.body_length,
-            time,
-            caller.key.id if caller is not None and caller.key is not None else "-",
-            request.get(REQUEST_ID, "-"),
+            LogLine(
+                "request",
+                method=_word(request.method),
+                route=request.get(ROUTE, "?"),
+                status=response.status,
+                bytes=response.body_length,
+                took_s=round(time, 4),
+                key=caller.key.id if caller is not None and caller.key is not None else None,
+                request=request.get(REQUEST_ID),
+                trace_id=request.get(TRACE_ID),
+            ),
         )
 
 

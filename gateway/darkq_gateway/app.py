@@ -21,7 +21,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from darkq import Client, Files, Settings, Tally
-from darkq_gateway import health, job_events, jobs, metrics, openapi
+from darkq_gateway import health, job_events, jobs, metrics, openapi, tracing
 from darkq_gateway.auth import AUTH, Auth
 from darkq_gateway.board import overview, page
 from darkq_gateway.board.overview import OVERVIEWS, Overviews
@@ -59,7 +59,7 @@ def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> we
     auth = Auth(client, is_open=is_open)
     app = web.Application(
         # From the outermost: whatever goes wrong further in becomes an answer in `errors`.
-        middlewares=[errors, door.let_in, auth.authenticate],
+        middlewares=[*tracing.middlewares(), errors, door.let_in, auth.authenticate],
         client_max_size=settings.gateway_max_body_bytes,
     )
     app[CLIENT] = client

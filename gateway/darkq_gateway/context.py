@@ -58,6 +58,9 @@ ROUTE = web.RequestKey("route", str)
 REQUEST_ID = web.RequestKey("request_id", str)
 """Stands in the response and the log."""
 
+TRACE_ID = web.RequestKey("trace_id", str)
+"""Stands in the log, where the process traces."""
+
 
 def caller_of(request: web.Request) -> Caller:
     """Return who calls."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import traceback
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -165,5 +164,4 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def log_bug(error: BaseException) -> None:
     """Log an error that nobody foresaw: where, and its type, since its text may hold a prompt."""
-    where = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("a request failed: %s\n%s", type(error).__name__, where)
+    logger.error(darkq.LogLine("a request failed", exception=darkq.described_error(error)))

@@ -19,7 +19,14 @@ from typing import Any
 
 from aiohttp import web
 
-from darkq import Client, ConfigurationError, Settings
+from darkq import (
+    Client,
+    ConfigurationError,
+    LogLine,
+    Settings,
+    exporting_traces,
+    set_up_logs,
+)
 from darkq_gateway.access_log import AccessLogger, WithoutTexts
 from darkq_gateway.app import make_app
 from darkq_gateway.door import bracketed
@@ -81,7 +88,8 @@ async def serve(settings: Settings, *, started: Callable[[str], None] | None = N
             if started is not None:
                 started(url)
             await stop.wait()
-            logger.info("stopping; streams end, and requests have %g s", settings.gateway_drain_s)
+            drain_s = settings.gateway_drain_s
+            logger.info(LogLine("stopping: streams end, requests may end", within_s=drain_s))
     finally:
         with suppress(NotImplementedError):
             for number in signals:
@@ -146,10 +154,8 @@ def main(settings: Settings | None = None, *, started: Callable[[str], None] | N
     Raises `ConfigurationError`, `RedisUnavailable`.
     """
     settings = settings or Settings.load()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    set_up_logs(settings.log_format, "INFO")
+    with exporting_traces("darkq-gateway"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(settings, started=started))
 
 

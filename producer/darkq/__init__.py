@@ -63,6 +63,9 @@ from darkq.fleet import Fleet
 from darkq.handle import JobHandle
 from darkq.job import Job, Message
 from darkq.leases import WorkerLeases
+from darkq.logs import LogLine
+from darkq.logs import described as described_error
+from darkq.logs import set_up as set_up_logs
 from darkq.measures import MEASURES, Measure, Tally
 from darkq.openai_body import Endpoint as OpenAIEndpoint
 from darkq.openai_body import read_body as read_openai_body
@@ -76,6 +79,8 @@ from darkq.result import Result
 from darkq.settings import Settings
 from darkq.stats import Stats
 from darkq.status import Status
+from darkq.tracing import TraceContext, tracer
+from darkq.tracing_export import exporting as exporting_traces
 from darkq.upstreams import UpstreamStatus, WindowUse
 from darkq.worker_handle import Drain, WorkerHandle
 
@@ -133,6 +138,7 @@ __all__ = [
     "LineEnded",
     "LineError",
     "LineEvent",
+    "LogLine",
     "Measure",
     "Message",
     "NewerRecord",
@@ -157,6 +163,7 @@ __all__ = [
     "Stats",
     "Status",
     "Tally",
+    "TraceContext",
     "Unknown",
     "UpstreamStatus",
     "Usage",
@@ -165,5 +172,9 @@ __all__ = [
     "WorkerLeases",
     "WorkerNotFound",
     "chat_completion",
+    "described_error",
+    "exporting_traces",
     "read_openai_body",
+    "set_up_logs",
+    "tracer",
 ]

@@ -64,12 +64,16 @@ class Queued(_Base, frozen=True, kw_only=True, tag="queued"):
 
 
 class Started(_Base, frozen=True, kw_only=True, tag="started"):
-    """An attempt began; it supersedes all text of earlier attempts."""
+    """An attempt began; it supersedes all text of earlier attempts.
+
+    `traceparent` names its span, as W3C writes it, where the worker traces.
+    """
 
     attempt: int
     model: str
     upstream: str
     at_ms: int
+    traceparent: str = ""
 
 
 class Chunk(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="chunk"):

@@ -28,6 +28,8 @@ from darkq.record import read_result
 from darkq.result import Result, result_of
 from darkq.settings import Settings
 from darkq.status import Status, read_status
+from darkq.traced_tail import traced
+from darkq.tracing import tracer
 
 
 class JobHandle:
@@ -169,6 +171,8 @@ class JobHandle:
 
     async def _tail(self, after: Cursor) -> AsyncGenerator[EventBatch, None]:
         tail = event_log.tail(self._redis, self._live, self._keys, after)
+        if (found := tracer()) is not None:
+            tail = traced(tail, found, self._redis, self._keys)
         async with speaking_darkq(), aclosing(tail) as batches:
             async for batch in batches:
                 yield batch

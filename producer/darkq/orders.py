@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
+from msgspec import UNSET
 from redis.asyncio import Redis
 
 from darkq import event as ev
@@ -33,6 +34,7 @@ from darkq.listing import MAX_LISTED
 from darkq.record import Arguments, JobRecord, encode
 from darkq.scripts import Argument
 from darkq.settings import Settings
+from darkq.tracing import NOTHING, TraceContext, enqueueing
 
 MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
@@ -45,6 +47,17 @@ class _Order(NamedTuple):
     keys: JobKeys
     job: Job
     idempotency_key: str | None
+    carried: TraceContext = NOTHING
+
+    def record(self, now_ms: int) -> bytes:
+        return encode(
+            JobRecord(
+                k=Arguments(self.job),
+                et=now_ms,
+                traceparent=self.carried.traceparent or UNSET,
+                tracestate=self.carried.tracestate or UNSET,
+            )
+        )
 
 
 class _Receipt(NamedTuple):
@@ -70,13 +83,15 @@ class Orders:
         Raises `InvalidJob` for a key that can be none, `IdempotencyConflict`, `QueueFull`,
         `QueueClosed`, `RedisUnavailable`.
         """
-        order = self._order(job, idempotency_key)
-        verdict, keys = await self._waiting[order.keys.partition].submit(order)
-        if verdict == b"conflict":
-            raise IdempotencyConflict(idempotency_key or "", keys.public_id)
-        if verdict in _REFUSED:
-            raise self._refusal(verdict, order)
-        return keys, keys != order.keys
+        with enqueueing(job.priority) as span:
+            order = self._order(job, idempotency_key, span.carried)
+            verdict, keys = await self._waiting[order.keys.partition].submit(order)
+            if verdict == b"conflict":
+                raise IdempotencyConflict(idempotency_key or "", keys.public_id)
+            if verdict in _REFUSED:
+                raise self._refusal(verdict, order)
+            span.stored(keys.public_id, duplicate=keys != order.keys)
+            return keys, keys != order.keys
 
     async def put_many(self, jobs: Sequence[Job]) -> list[JobKeys]:
         """Store jobs and return their keys, in order.
@@ -84,11 +99,15 @@ class Orders:
         Raises `QueueFull` and `QueueClosed`, which name those that were stored, and
         `RedisUnavailable`.
         """
+        with enqueueing(count=len(jobs)) as span:
+            return await self._put_many(jobs, span.carried)
+
+    async def _put_many(self, jobs: Sequence[Job], carried: TraceContext) -> list[JobKeys]:
         stored: list[JobKeys] = []
         for start in range(0, len(jobs), MAX_JOBS_PER_CALL):
             partition = self._any_partition()
             orders = [
-                _Order(JobKeys.new(partition), job, None)
+                _Order(JobKeys.new(partition), job, None, carried)
                 for job in jobs[start : start + MAX_JOBS_PER_CALL]
             ]
             receipts = await self._store(orders)
@@ -103,21 +122,24 @@ class Orders:
 
         `enqueue.lua` names the verdicts. Raises `RedisUnavailable`.
         """
-        orders = [_Order(batch.job(line.number), line.job, None) for line in lines]
-        receipts = await self._store(orders, batch.tagged_id, *(line.number for line in lines))
-        return [verdict for verdict, _ in receipts]
+        with enqueueing(count=len(lines)) as span:
+            orders = [
+                _Order(batch.job(line.number), line.job, None, span.carried) for line in lines
+            ]
+            receipts = await self._store(orders, batch.tagged_id, *(line.number for line in lines))
+            return [verdict for verdict, _ in receipts]
 
     async def aclose(self) -> None:
         """Send what waits."""
         for waiting in self._waiting:
             await waiting.aclose()
 
-    def _order(self, job: Job, idempotency_key: str | None) -> _Order:
+    def _order(self, job: Job, idempotency_key: str | None, carried: TraceContext) -> _Order:
         if idempotency_key is None:
-            return _Order(JobKeys.new(self._any_partition()), job, None)
+            return _Order(JobKeys.new(self._any_partition()), job, None, carried)
         _check_key(idempotency_key)
         partition = partition_of(idempotency_key, self._settings.partitions, job.tenant)
-        return _Order(JobKeys.new(partition), job, idempotency_key)
+        return _Order(JobKeys.new(partition), job, idempotency_key, carried)
 
     async def _store(self, orders: Sequence[_Order], *batch: str | int) -> list[_Receipt]:
         """Run the script for orders of one partition. Sent twice it stores once."""
@@ -126,13 +148,14 @@ class Orders:
         kinds: dict[tuple[Priority, str | None], int] = {}
         remembered: list[str] = []
         args: list[Argument] = []
-        for keys, job, idempotency_key in orders:
+        for order in orders:
+            keys, job, idempotency_key, _ = order
             kind = kinds.setdefault((job.priority, job.tenant), len(kinds))
             digest = ""
             if idempotency_key is not None:
                 digest = _digest(job)
                 remembered.append(idempotency(partition, idempotency_key, job.tenant))
-            args += (keys.arq_id, encode(JobRecord(k=Arguments(job), et=now_ms)), kind, digest)
+            args += (keys.arq_id, order.record(now_ms), kind, digest)
         names = [
             name
             for priority, tenant in kinds

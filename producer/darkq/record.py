@@ -16,6 +16,7 @@ import asyncio
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from darkq.errors import CorruptRecord, JobCancelled, JobFailed, NewerRecord
 from darkq.event import Usage
@@ -35,7 +36,11 @@ class Arguments(msgspec.Struct, frozen=True):
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits in Redis until a worker has finished it."""
+    """What waits in Redis until a worker has finished it.
+
+    `traceparent` and `tracestate`, where there are any, are W3C's words for whose trace it is part
+    of. They say nothing of what is run: one that cannot be read is ignored (`darkq.tracing`).
+    """
 
     v: int = VERSION
     t: int | None = None
@@ -43,6 +48,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     a: tuple[()] = ()
     k: Arguments
     et: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+    traceparent: Any | UnsetType = UNSET
+    tracestate: Any | UnsetType = UNSET
 
     @property
     def job(self) -> Job:

@@ -113,6 +113,7 @@ class Settings(BaseSettings):
     darkai_idle_timeout_s: Seconds = 120.0
     darkai_limits: Annotated[str, AfterValidator(_checked_windows)] | None = None
     darkai_concurrency: Annotated[int, Field(ge=0)] = 0
+    darkai_sends_trace: bool = False
     upstreams: dict[UpstreamName, UpstreamSettings] = {}
     default_upstream: str | None = None
     breaker_failures: Count = 10
@@ -139,6 +140,9 @@ class Settings(BaseSettings):
     gateway_cancel_grace_s: Annotated[float, Field(ge=0, le=600)] = 2.0
     gateway_drain_s: Annotated[float, Field(ge=0, le=3600)] = 20.0
     gateway_metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+
+    # Logs
+    log_format: Literal["console", "json"] = "console"
 
     # The local DarkAI
     local_model: Literal["smollm2", "markov"] = "smollm2"

@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError, RedisError
 
 from darkq.connection import brief
 from darkq.line import Line
+from darkq.logs import LogLine
 from darkq.redis_url import Address
 from darkq.servers import Servers
 
@@ -127,7 +128,8 @@ class Subscriber:
                     await connection.disconnect(nowait=True)
             except (RedisError, OSError) as error:
                 if failures == 0:
-                    logger.warning("no subscriber connection, will keep trying: %s", brief(error))
+                    line = LogLine("no subscriber connection, will keep trying", error=brief(error))
+                    logger.warning(line)
                 failures += 1
                 await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.05 * 2**failures)))
                 await self._look_again()

@@ -198,8 +198,8 @@ async def test_the_log_tells_of_requests_and_of_no_secret(
     await api.bare(b"hunter2 /hunter2 HTTP/1.1\r\nHost: hunter2\r\nhunter2\r\n\r\n", 0.2)
     await api.bare(b"GET /hunter2 HTTP/1.1\r\nHost: localhost\r\nhunter2 : x\r\n\r\n", 0.2)
     lines = [record.getMessage() for record in caplog.records]
-    assert any(line.startswith("POST /jobs 201 ") for line in lines)
-    assert any(line.startswith("GET /jobs/{job_id}/events 422 ") for line in lines)
+    assert any(line.startswith("request method=POST route=/jobs status=201 ") for line in lines)
+    assert any("method=GET route=/jobs/{job_id}/events status=422 " in line for line in lines)
     text = caplog.text
     assert secret not in text
     assert key not in text

@@ -55,6 +55,7 @@ CHANGED: dict[str, Any] = {
     "darkai_idle_timeout_s": 9.0,
     "darkai_limits": "5/1,20/6.5",
     "darkai_concurrency": 2,
+    "darkai_sends_trace": True,
     "upstreams": '{"ollama": {"url": "http://127.0.0.1:1/v1", "api_key": "hunter2"}}',
     "default_upstream": "ollama",
     "breaker_failures": 7,
@@ -77,6 +78,7 @@ CHANGED: dict[str, Any] = {
     "gateway_heartbeat_s": 25.0,
     "gateway_drain_s": 0.0,
     "gateway_metrics_token": "hunter2-hunter2-hunter2",
+    "log_format": "json",
     "local_model": "markov",
 }
 
@@ -182,7 +184,7 @@ def test_numbers_have_their_unit_in_their_name() -> None:
         value = getattr(defaults, field)
         if isinstance(value, float):
             assert field.endswith("_s"), field
-        elif isinstance(value, int):
+        elif isinstance(value, int) and not isinstance(value, bool):
             assert field.endswith(("_chars", "_bytes", *counts)), field
 
 

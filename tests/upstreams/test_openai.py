@@ -203,7 +203,9 @@ async def test_malformed_lines_are_logged_once_without_content(
         async with ScriptedServer([head(), broken + delta("a") + broken + DONE]) as server:
             await ask(make(session, server))
     records = [record for record in caplog.records if record.name.startswith("darkq")]
-    assert [record.getMessage() for record in records] == ["other: skipped 2 malformed lines"]
+    assert [record.getMessage() for record in records] == [
+        "skipped malformed lines upstream=other lines=2"
+    ]
     assert "secret" not in caplog.text
 
 

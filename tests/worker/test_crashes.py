@@ -144,9 +144,8 @@ async def test_a_zombie_changes_nothing(
     before = await redis.get(keys.result), await redis.xrange(keys.events)
     assert before[0] is not None
     zombie.send(signal.SIGCONT)
-    await wait_until(
-        "the zombie to notice", lambda: f"{job.id} attempt 1: lost" in zombie.log.read_text()
-    )
+    lost = f"job={job.id} attempt=1 outcome=lost"
+    await wait_until("the zombie to notice", lambda: lost in zombie.log.read_text())
     assert (await redis.get(keys.result), await redis.xrange(keys.events)) == before
     assert (await job.result()).attempt == 2
 

@@ -1,4 +1,4 @@
-"""No prompt, text, key or password in any log line, at any level."""
+"""No prompt, text, key or password in any log line, at any level, in any format."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from darkq import Client, JobFailed, Settings
+from darkq.logs import FORMATTERS
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker import generate as generate_module
 
 PROMPT = "canary-prompt-5f3a"
 PROXY_PASSWORD = "canary-proxy-9c1d"
-METADATA = "canary-metadata-77"
+METADATA = "canary-metadata-77\n2026-11-28T00:00:00.000Z INFO forged"
 
 StartDarkAI = Callable[..., Awaitable[LocalDarkAI]]
 MakeSettings = Callable[..., Settings]
@@ -64,10 +65,16 @@ async def test_no_secret_is_logged(
             await (await client.enqueue(PROMPT, tries=1)).result(timeout_s=10)
         assert PROMPT not in str(caught.value)
     assert len(texts) == 1, "some answers must have been completed, all alike"
-    log = everything_logged.text
+    lines = [
+        FORMATTERS[log_format]().format(record)
+        for record in everything_logged.records
+        for log_format in FORMATTERS
+    ]
+    assert all(line.isprintable() for line in lines)
+    log = everything_logged.text + "\n".join(lines)
     assert "completed" in log
     assert "RuntimeError" in log
-    for secret in (PROMPT, PROXY_PASSWORD, METADATA, *texts):
+    for secret in (PROMPT, PROXY_PASSWORD, "canary-metadata", "forged", *texts):
         assert secret not in log
     for text in texts:
         assert not any(piece in log for piece in text.split(". ") if len(piece) > 12)

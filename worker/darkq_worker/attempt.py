@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -14,10 +13,10 @@ from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
 from darkq.job import Job
+from darkq.logs import LogLine, described
 from darkq.record import Head, JobRecord, decode_head, decode_job
 from darkq.settings import Settings
 from darkq_worker import outcome as oc
-from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.claims import Claim
 from darkq_worker.gate import NotNow
 from darkq_worker.outcome import Outcome
@@ -42,6 +41,7 @@ class Attempt:
     def __init__(self, claim: Claim, settings: Settings) -> None:
         self.claim = claim
         self.started_ms = int(time.time() * 1000)
+        self.started_s = self.ended_s = time.perf_counter()
         self.record: JobRecord | None = None
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
@@ -75,28 +75,12 @@ class Attempt:
         except UpstreamError as error:
             return self._judge(error, record.job)
         except Exception as error:
-            logger.error("job %s: %s", self.claim.keys.public_id, where(error))
+            job_id = self.claim.keys.public_id
+            logger.error(LogLine("attempt broken", job=job_id, exception=described(error)))
             return oc.Failed("internal_error", f"{type(error).__name__} in the worker; see its log")
         finally:
             self._task = None
-
-    def report(self, outcome: Outcome, log: AttemptLog) -> None:
-        """Write the one log line of an attempt."""
-        level = logging.DEBUG if isinstance(outcome, oc.Deferred) else logging.INFO
-        if not logger.isEnabledFor(level):
-            return
-        now_ms = time.time() * 1000
-        logger.log(
-            level,
-            "job %s attempt %d: %s after %.2fs, %d chunks of %s%s",
-            self.claim.keys.public_id,
-            self.claim.attempt,
-            outcome,
-            (now_ms - self.started_ms) / 1000,
-            log.chunks,
-            log.model or "no model",
-            f", queued {(now_ms - self.record.et) / 1000:.2f}s ago" if self.record else "",
-        )
+            self.ended_s = time.perf_counter()
 
     def _accept(self, functions: Mapping[str, Function]) -> JobRecord | Outcome:
         """Return the job's record, or say why it is not run at all."""
@@ -147,10 +131,3 @@ class Attempt:
             burnt, error.retry_after_s, base_s=settings.retry_base_s, max_s=settings.retry_max_s
         )
         return oc.TryAgain(error.code, wait_s)
-
-
-def where(error: BaseException) -> str:
-    """Tell an error's type and place, not its message: that may quote a prompt."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
-    return f"{type(error).__name__} at {place}"

@@ -56,7 +56,9 @@ class AttemptLog:
         self.model = ""
         self.upstream = ""
         self.chunks = 0
+        self.chars = 0
         self.first_chunk_ms = 0
+        self.first_chunk_s = 0.0
         self.lost = False
         self._budget = budget
         self._tally = tally
@@ -72,7 +74,7 @@ class AttemptLog:
         self._acknowledged = 0
         self._closed = False
 
-    def start(self, *, model: str, upstream: str, at_ms: int) -> None:
+    def start(self, *, model: str, upstream: str, at_ms: int, traceparent: str = "") -> None:
         """Write `started`. Comes before any text."""
         self.model, self.upstream = model, upstream
         self._started = ev.encode(
@@ -82,6 +84,7 @@ class AttemptLog:
                 model=model,
                 upstream=upstream,
                 at_ms=at_ms,
+                traceparent=traceparent,
             )
         )
         self._on_work(self)
@@ -89,9 +92,12 @@ class AttemptLog:
     def add(self, text: str) -> None:
         """Write a piece of text, not empty."""
         self._waiting.append(text)
-        self._budget.spend(len(text))
+        chars = len(text)
+        self._budget.spend(chars)
+        self.chars += chars
         if not self.chunks:
             self.first_chunk_ms = int(time.time() * 1000)
+            self.first_chunk_s = time.perf_counter()
         self.chunks += 1
         if len(self._waiting) == 1:  # else the writer knows
             self._waits_since_s = time.perf_counter()

@@ -19,6 +19,7 @@ from contextlib import suppress
 from redis.exceptions import RedisError
 
 from darkq.connection import brief
+from darkq.logs import LogLine
 from darkq.settings import Settings
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Claim, Leases
@@ -124,7 +125,7 @@ class Claiming:
         try:
             due_s = await self._claim(partition, slots)
         except (RedisError, OSError) as error:
-            logger.warning("cannot claim, will keep trying: %s", brief(error))
+            logger.warning(LogLine("cannot claim, will keep trying", error=brief(error)))
             self.search(partition.number)
         else:
             now_s = asyncio.get_running_loop().time()
@@ -167,7 +168,7 @@ class Claiming:
         partition.ask_at_s = -math.inf
         partition.search = None
         if not any(each.search for each in self._in_turn):
-            logger.info("Redis is back")
+            logger.info(LogLine("Redis is back"))
         self._wake()
 
     def _respite_s(self, partition: _Partition) -> float:

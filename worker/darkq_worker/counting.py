@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from darkq import measures as m
 from darkq.connection import brief
 from darkq.keys import PRIORITIES
+from darkq.logs import LogLine
 from darkq.stats import Report, add
 from darkq_worker import outcome as oc
 from darkq_worker.budget import Budget
@@ -79,7 +80,8 @@ class Counting:
                 await add(self._redis, self._worker_id, report)
             except (RedisError, OSError) as error:
                 if not self._failed:
-                    logger.warning("cannot report counts, will keep trying: %s", brief(error))
+                    told = LogLine("cannot report counts, will keep trying", error=brief(error))
+                    logger.warning(told)
                 self._failed = True
             else:
                 self._unsent, self._failed = None, False

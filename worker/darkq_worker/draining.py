@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from redis.asyncio import Redis
 
+from darkq.logs import LogLine
 from darkq.worker_handle import Drain, read_order
 
 logger = logging.getLogger("darkq.worker")
@@ -58,11 +59,11 @@ class Draining:
             return
         self._told = told
         if told is None:
-            logger.info("claims again")
+            logger.info(LogLine("claims again"))
             self._wake()
             return
         ends = "stays" if told.stay else "exits when it is done"
-        logger.info("drained by %s: takes no more jobs, and %s", told.by or "?", ends)
+        logger.info(LogLine("drained: takes no more jobs", by=told.by or "?", then=ends))
         if not told.stay:
             self._leaves = True
             self._leave(told.patient)

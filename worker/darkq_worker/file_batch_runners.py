@@ -10,7 +10,7 @@ import asyncio
 import logging
 from functools import partial
 
-from darkq import Client, DarkqError, Files, Settings
+from darkq import Client, DarkqError, Files, LogLine, Settings
 from darkq.errors import BatchNotFound, BatchTaken
 from darkq_worker.file_batch import FileBatchRun
 
@@ -39,7 +39,8 @@ class FileBatchRunners:
                 try:
                     await self._look()
                 except DarkqError as error:
-                    logger.warning("no look at the open batches: %s", type(error).__name__)
+                    kind = type(error).__name__
+                    logger.warning(LogLine("no look at the open batches", error=kind))
                 await asyncio.sleep(LOOK_S)
         finally:
             running = list(self._running.values())
@@ -75,10 +76,11 @@ class FileBatchRunners:
         except BatchNotFound:
             await self._client.file_batches.close(batch_id)
         except Exception as error:
-            logger.warning("batch %s: %s; will try again", batch_id, type(error).__name__)
+            kind = type(error).__name__
+            logger.warning(LogLine("batch stopped, will try again", batch=batch_id, error=kind))
             self._back_off(batch_id)
         else:
-            logger.info("batch %s has ended", batch_id)
+            logger.info(LogLine("batch ended", batch=batch_id))
 
     def _back_off(self, batch_id: str) -> None:
         last_s, _ = self._backoffs.get(batch_id, (LOOK_S, 0.0))

@@ -28,6 +28,7 @@ from darkq import scripts
 from darkq.connection import brief
 from darkq.group_commit import GroupCommit
 from darkq.keys import limit_keys
+from darkq.logs import LogLine
 from darkq.scripts import Argument
 from darkq.settings import Settings
 from darkq.windows import Window
@@ -106,7 +107,7 @@ class Gate:
                 break
             except (RedisError, OSError) as error:
                 if not warned:
-                    logger.warning("cannot ask for a call, will keep trying: %s", brief(error))
+                    self._complain("cannot ask for a call, will keep trying", error)
                 warned = True
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
         if answer not in ("go", "probe"):
@@ -172,7 +173,7 @@ class Gate:
         try:
             await self._send(args)
         except (RedisError, OSError) as error:
-            logger.warning("cannot report a call of %s: %s", self._upstream, brief(error))
+            self._complain("cannot report a call", error)
 
     async def _send(self, args: Sequence[Argument]) -> None:
         shut, called = await scripts.report(self._redis, self._keys, [*self._limits, *args])
@@ -182,7 +183,11 @@ class Gate:
     def _told(self, *, shut: bool) -> None:
         if shut != self._shut:
             self._shut = shut
-            logger.warning("%s: calls are %s", self._upstream, "put off" if shut else "let go")
+            event = "calls are put off" if shut else "calls are let go"
+            logger.warning(LogLine(event, upstream=self._upstream))
+
+    def _complain(self, event: str, error: Exception) -> None:
+        logger.warning(LogLine(event, upstream=self._upstream, error=brief(error)))
 
     async def _call(self, called: Sequence[Any]) -> None:
         """Make jobs due now; forget those that are gone, and call the next instead."""

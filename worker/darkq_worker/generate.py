@@ -17,6 +17,7 @@ from darkq_worker.claims import Claim
 from darkq_worker.gate import NotNow
 from darkq_worker.limits import Call, Limits
 from darkq_worker.routing import Upstreams
+from darkq_worker.tracing import AttemptSpan
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,
@@ -28,6 +29,7 @@ from darkq_worker.upstreams.base import (
     UpstreamError,
     check_options,
 )
+from darkq_worker.upstreams.traced import CallSpan
 
 NOT_READY_PAUSE_S = 2.0
 
@@ -46,7 +48,7 @@ async def generate(ctx: dict[str, Any], job: Job) -> End:
     settings, upstreams = cast(Settings, ctx["settings"]), cast(Upstreams, ctx["upstreams"])
     log, budget = cast(AttemptLog, ctx["log"]), cast(Budget, ctx["budget"])
     limits, claim = cast(Limits, ctx["limits"]), cast(Claim, ctx["claim"])
-    tally = cast(Tally, ctx["tally"])
+    tally, span = cast(Tally, ctx["tally"]), cast(AttemptSpan, ctx["span"])
     try:
         upstream, model = upstreams.choose(job.upstream, job.model)
     except NotReady:
@@ -56,19 +58,21 @@ async def generate(ctx: dict[str, Any], job: Job) -> End:
     timeout_s = job.timeout_s or settings.job_timeout_s
     deadline = asyncio.timeout(timeout_s)
     async with limits.call(upstream.name, claim, own_proxy=job.proxy is not None) as call:
-        log.start(model=model, upstream=upstream.name, at_ms=int(time.time() * 1000))
-        try:
-            async with deadline:
-                stream = upstream.stream(request)
-                most = settings.max_result_chars
-                return await _copy(stream, log, budget, call, tally, max_chars=most)
-        except UpstreamError as error:
-            call.failed(error)
-            raise
-        except TimeoutError:
-            if not deadline.expired():
+        at_ms, traceparent = int(time.time() * 1000), span.traceparent
+        log.start(model=model, upstream=upstream.name, at_ms=at_ms, traceparent=traceparent)
+        with span.call(upstream.name, request) as traced:
+            try:
+                async with deadline:
+                    stream = upstream.stream(request)
+                    most = settings.max_result_chars
+                    return await _copy(stream, log, budget, call, tally, traced, max_chars=most)
+            except UpstreamError as error:
+                call.failed(error)
                 raise
-            raise TimedOut(f"no complete answer within {timeout_s:g} s") from None
+            except TimeoutError:
+                if not deadline.expired():
+                    raise
+                raise TimedOut(f"no complete answer within {timeout_s:g} s") from None
 
 
 async def _copy(
@@ -77,6 +81,7 @@ async def _copy(
     budget: Budget,
     call: Call,
     tally: Tally,
+    traced: CallSpan,
     *,
     max_chars: int,
 ) -> End:
@@ -88,6 +93,7 @@ async def _copy(
                 log.add(item)
                 if not chars:
                     tally.observe(FIRST_CHUNK, time.perf_counter() - began_s, log.upstream)
+                    traced.first_chunk()
                     await call.answered()
                 chars += len(item)
                 if chars > max_chars:
@@ -97,5 +103,6 @@ async def _copy(
             elif not chars:
                 raise EmptyAnswer("the upstream said that the answer is complete, and sent none")
             else:
+                traced.ended(item)
                 return item
     raise Truncated("the stream ended before the upstream said that the answer is complete")

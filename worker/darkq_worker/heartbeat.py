@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection
 from redis.exceptions import RedisError
 
 from darkq.connection import brief
+from darkq.logs import LogLine
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Leases
 from darkq_worker.counting import Counting
@@ -87,7 +88,8 @@ class Heartbeat:
         renewal = await self._leases.renew_in(partition, list(attempts))
         for claim in renewal.lost:
             if attempts[claim].stop("lost"):  # else its settlement was quicker than our question
-                logger.warning("job %s: lease lost", claim.keys.public_id)
+                job_id, attempt = claim.keys.public_id, claim.attempt
+                logger.warning(LogLine("lease lost", job=job_id, attempt=attempt))
         for claim in renewal.cancel:
             attempts[claim].stop("cancelled")
 
@@ -102,4 +104,4 @@ class Heartbeat:
             try:
                 await do()
             except (RedisError, OSError) as error:
-                logger.warning("heartbeat failed: %s", brief(error))
+                logger.warning(LogLine("heartbeat failed", error=brief(error)))

@@ -35,10 +35,12 @@ from redis.exceptions import RedisError
 from darkq import keys as names
 from darkq.connection import brief
 from darkq.live import Live
+from darkq.logs import LogLine, described
 from darkq.record import deserialize, serialize
 from darkq.settings import Settings
 from darkq.workers import sign_in, sign_out
-from darkq_worker.attempt import Attempt, where
+from darkq_worker.attempt import Attempt
+from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.claiming import Claiming
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.counting import Counting
@@ -46,8 +48,10 @@ from darkq_worker.draining import Draining
 from darkq_worker.ending import settlement_of
 from darkq_worker.heartbeat import Heartbeat
 from darkq_worker.limits import Limits
-from darkq_worker.outcome import Lost
+from darkq_worker.outcome import Lost, Outcome
+from darkq_worker.report import report
 from darkq_worker.signs_of_life import SignsOfLife
+from darkq_worker.tracing import AttemptSpan, attempt_span
 from darkq_worker.wakeups import Wakeups
 from darkq_worker.writer import Writer
 
@@ -161,7 +165,7 @@ class LeasedWorker(Worker):
                 stack.enter_context(self._live.listening(names.wake(partition), sink))
             orders = names.worker_orders(self._worker_id)
             stack.enter_context(self._live.listening(orders, self._draining))
-            logger.info("worker ready: %d jobs at once", self.max_jobs)
+            self._say("worker ready", jobs_at_once=self.max_jobs)
             while True:
                 await self._poll_iteration()
 
@@ -195,27 +199,36 @@ class LeasedWorker(Worker):
         self._wake.set()
         error = None if task.cancelled() else task.exception()
         if error is not None:  # its lease will run out, and the job is claimed again
-            logger.error("job %s: %s", attempt.claim.keys.public_id, where(error))
+            job_id = attempt.claim.keys.public_id
+            self._say("attempt broken", logging.ERROR, job=job_id, exception=described(error))
 
     async def _run_attempt(self, attempt: Attempt) -> None:
         """Run an attempt and settle it. A cancellation ends the run, never the settlement."""
-        claim = attempt.claim
-        log = self._writer.open(
+        claim, writer = attempt.claim, self._writer
+        log = writer.open(
             claim.keys, claim.attempt, claim.token, on_lost=lambda: attempt.stop("lost")
         )
-        writer = self._writer
         of_this = {"claim": claim, "log": log, "budget": writer.budget, "tally": writer.tally}
-        ctx = {**self.ctx, **of_this}
-        outcome = await attempt.run(self._coroutines, ctx)
-        settlement = settlement_of(outcome, attempt, log, self._settings)
-        if settlement is None:
-            self._writer.abandon(log)
-        else:
-            settled = self._writer.settle(settlement)
-            settled.add_done_callback(partial(self._counting.settled, outcome, log.upstream))
-            if not await asyncio.shield(settled):
-                outcome = Lost()
-        attempt.report(outcome, log)
+        with attempt_span(claim) as span:
+            outcome = await attempt.run(self._coroutines, {**self.ctx, **of_this, "span": span})
+            settlement = settlement_of(outcome, attempt, log, self._settings)
+            tell = partial(self._tell, attempt, log, span)
+            if settlement is None:
+                writer.abandon(log)
+                tell(outcome)
+            else:
+                settled = writer.settle(settlement)
+                settled.add_done_callback(partial(self._counting.settled, outcome, log.upstream))
+                settled.add_done_callback(lambda ours: tell(outcome if ours.result() else Lost()))
+                await asyncio.shield(settled)
+
+    def _tell(self, attempt: Attempt, log: AttemptLog, span: AttemptSpan, outcome: Outcome) -> None:
+        """Say how an attempt has ended, which Redis knows: nobody may wait for that any more."""
+        report(outcome, attempt, log, self._worker_id)
+        span.ended(outcome, log)
+
+    def _say(self, event: str, level: int = logging.INFO, **facts: object) -> None:
+        logger.log(level, LogLine(event, **facts, worker=self._worker_id))
 
     async def record_health(self) -> None:
         """Give a sign of life, now and then; see `darkq.workers`."""
@@ -250,10 +263,10 @@ class LeasedWorker(Worker):
     def handle_sig_wait_for_completion(self, signum: Signals) -> None:
         """Stop claiming, and let jobs finish within the grace; a second signal ends that."""
         if self.allow_pick_jobs:
-            logger.info("%s: waiting for %d jobs to finish", signum.name, len(self.tasks))
+            self._say("stopping, jobs may finish", signal=signum.name, jobs=len(self.tasks))
             super().handle_sig_wait_for_completion(signum)
         else:
-            logger.info("%s again: handing back %d jobs", signum.name, len(self.tasks))
+            self._say("told again, jobs are handed back", signal=signum.name, jobs=len(self.tasks))
             self.handle_sig(signum)
 
     def _leave(self, patient: bool) -> None:
@@ -282,5 +295,5 @@ class LeasedWorker(Worker):
                 await self._counting.report()
                 await sign_out(self.pool, self._worker_id)
         except (TimeoutError, RedisError, OSError) as error:
-            logger.warning("closed without Redis: %s", brief(error))
-        logger.info("worker stopped")
+            self._say("closed without Redis", logging.WARNING, error=brief(error))
+        self._say("worker stopped")

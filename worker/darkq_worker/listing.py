@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
+from darkq.logs import LogLine
 from darkq_worker.upstreams.base import Upstream, UpstreamError
 from darkq_worker.upstreams.openai import OpenAIUpstream
 
@@ -31,11 +32,13 @@ async def _keep(upstream: OpenAIUpstream) -> None:
         try:
             await upstream.list_models()
         except UpstreamError as error:
-            logger.warning("cannot list the models of %s: %s", upstream.name, error.message)
+            facts = {"upstream": upstream.name, "code": error.code, "reason": error.message}
+            logger.warning(LogLine("cannot list models", **facts))
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
             continue
         if upstream.models != known:
-            logger.info("%s serves %d models", upstream.name, len(upstream.models))
+            count = len(upstream.models)
+            logger.info(LogLine("models are known", upstream=upstream.name, models=count))
         pause_s = _FIRST_PAUSE_S
         await asyncio.sleep(REFRESH_S)

@@ -15,6 +15,7 @@ import aiohttp
 from arq.worker import func
 from pydantic import SecretStr
 
+from darkq import logs
 from darkq.client import Client
 from darkq.errors import ConfigurationError
 from darkq.files import Files
@@ -23,6 +24,7 @@ from darkq.live import Live
 from darkq.record import FUNCTION
 from darkq.servers import servers_of
 from darkq.settings import Settings
+from darkq.tracing_export import exporting
 from darkq.upstream_settings import DARKAI
 from darkq.upstreams import announcement
 from darkq_worker.claims import Leases
@@ -59,6 +61,7 @@ def make_upstreams(settings: Settings, session: aiohttp.ClientSession) -> Upstre
             proxy=_plain(settings.darkai_proxy),
             timeout_s=settings.darkai_timeout_s,
             idle_timeout_s=settings.darkai_idle_timeout_s,
+            sends_trace=settings.darkai_sends_trace,
         )
     for name, each in sorted(settings.upstreams.items()):
         models = each.find_models()
@@ -72,6 +75,7 @@ def make_upstreams(settings: Settings, session: aiohttp.ClientSession) -> Upstre
             proxy=_plain(each.proxy),
             timeout_s=each.timeout_s,
             idle_timeout_s=each.idle_timeout_s,
+            sends_trace=each.sends_trace,
         )
     if not upstreams:
         raise ConfigurationError("DARKQ_DARKAI_URL", "is none, and there is no other upstream")
@@ -184,12 +188,10 @@ def main(settings: Settings | None = None) -> None:
     Raises `ConfigurationError`.
     """
     settings = settings or Settings.load()
-    logging.basicConfig(
-        level=settings.worker_log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.set_up(settings.log_format, settings.worker_log_level)
     logging.getLogger("arq").setLevel(logging.WARNING)  # it would print arguments
     _collect_garbage_seldom()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with exporting("darkq-worker"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run_worker(settings))
 
 

@@ -1,4 +1,4 @@
-"""How one attempt of a job can end."""
+"""How one attempt of a job can end. `str` is its word in log lines and spans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Failed(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        return f"failed ({self.code})"
+        return "failed"
 
 
 class Cancelled(NamedTuple):
@@ -40,14 +40,14 @@ class TryAgain(NamedTuple):
     delay_s: float
 
     def __str__(self) -> str:
-        return f"will be tried again in {self.delay_s:.2f}s ({self.reason})"
+        return "retrying"
 
 
 class HandBack(NamedTuple):
     """This worker shuts down; another goes on at once. Burns no try."""
 
     def __str__(self) -> str:
-        return "handed back"
+        return "handed_back"
 
 
 class Deferred(NamedTuple):
@@ -57,7 +57,7 @@ class Deferred(NamedTuple):
     upstream: str = ""
 
     def __str__(self) -> str:
-        return "put off"
+        return "deferred"
 
 
 class Lost(NamedTuple):

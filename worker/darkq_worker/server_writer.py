@@ -24,6 +24,7 @@ from redis.exceptions import ConnectionError, RedisError, TimeoutError
 from darkq.connection import brief
 from darkq.errors import NotReplicated
 from darkq.line import Line
+from darkq.logs import LogLine
 from darkq.redis_url import Address
 from darkq.replicas import rule_of
 from darkq.servers import Servers
@@ -175,7 +176,8 @@ class ServerWriter:
 
     async def _pause(self, error: Exception) -> None:
         if self._failures == 0:
-            logger.warning("flush failed, will try until Redis is back: %s", brief(error))
+            line = LogLine("flush failed, will try until Redis is back", error=brief(error))
+            logger.warning(line)
         self._failures += 1
         await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.02 * 2**self._failures)))
 

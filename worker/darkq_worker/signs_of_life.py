@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from darkq.connection import brief
+from darkq.logs import LogLine
 from darkq_worker.draining import Draining
 
 logger = logging.getLogger("darkq.worker")
@@ -42,7 +43,7 @@ class SignsOfLife:
                 failed = False
             except (RedisError, OSError) as error:
                 if not failed:
-                    logger.warning("no sign of life, will keep trying: %s", brief(error))
+                    logger.warning(LogLine("no sign of life, will keep trying", error=brief(error)))
                 failed = True
                 await asyncio.sleep(_INTERVAL_S)
             with suppress(TimeoutError):

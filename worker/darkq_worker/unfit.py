@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from darkq.cluster_redis import ClusterRedis
 from darkq.connection import ONE_OF_A_CLUSTER, brief
 from darkq.errors import ConfigurationError
+from darkq.logs import LogLine
 from darkq.servers import each_server
 from darkq.transport import UNAVAILABLE
 
@@ -32,11 +33,12 @@ async def refuse_unfit(redis: Redis) -> None:
                 await _refuse_half_a_cluster(server, redis)
         except UNAVAILABLE as error:
             if not absent:
-                logger.warning("no Redis yet, will keep trying: %s", brief(error))
+                logger.warning(LogLine("no Redis yet, will keep trying", error=brief(error)))
             absent = True
             await asyncio.sleep(_OUTAGE_PAUSE_S)
         except RedisError as error:
-            logger.warning("cannot check the maxmemory-policy of Redis: %s", brief(error))
+            facts = {"error": brief(error)}
+            logger.warning(LogLine("cannot check the maxmemory-policy of Redis", **facts))
             return
         else:
             return

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from darkq import DarkqError, Held, Job, JobHandle, JobNotFound
+from darkq import DarkqError, Held, Job, JobHandle, JobNotFound, LogLine
 from darkq_gateway.context import CLIENT, SETTINGS, STREAMS, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.ownership import owned_job
@@ -64,7 +64,8 @@ class Departures:
             if not await client.reattachments.is_taken_over(digest, held):
                 await client.job(held.job_id).cancel()
         except (DarkqError, ApiError) as error:  # the job's own deadline ends it
-            logger.warning("a job whose client left was not cancelled: %s", type(error).__name__)
+            kind = type(error).__name__
+            logger.warning(LogLine("a job whose client left was not cancelled", error=kind))
 
 
 DEPARTURES = web.AppKey("departures", Departures)

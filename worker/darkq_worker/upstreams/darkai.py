@@ -16,6 +16,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from darkq.logs import LogLine
 from darkq_worker.upstreams.base import (
     End,
     Rejected,
@@ -77,6 +78,7 @@ class DarkAIUpstream:
         idle_timeout_s: float = 120.0,
         max_line_bytes: int = MAX_LINE_BYTES,
         name: str = "darkai",
+        sends_trace: bool = False,
     ) -> None:
         self.name = name
         self._session = session
@@ -85,6 +87,7 @@ class DarkAIUpstream:
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._max_line_bytes = max_line_bytes
+        self._sends_trace = sends_trace
 
     def resolve_model(self, model: str | None) -> str:
         """Return the canonical name of a model, an alias or None. Raises `UnknownModel`."""
@@ -112,7 +115,8 @@ class DarkAIUpstream:
                 await http.finish()
             finally:
                 if answer.malformed:
-                    _log.warning("%s: skipped %d malformed lines", self.name, answer.malformed)
+                    facts = {"upstream": self.name, "lines": answer.malformed}
+                    _log.warning(LogLine("skipped malformed lines", **facts))
         yield End()
 
     async def probe(self, *, timeout_s: float) -> None:
@@ -136,6 +140,7 @@ class DarkAIUpstream:
             proxy=request.proxy or self._proxy,
             timeout_s=self._timeout_s,
             idle_timeout_s=self._idle_timeout_s,
+            sends_trace=self._sends_trace,
         )
 
 

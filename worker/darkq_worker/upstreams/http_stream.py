@@ -31,6 +31,7 @@ from darkq_worker.upstreams.base import (
     UpstreamError,
 )
 from darkq_worker.upstreams.http_failure import http_error
+from darkq_worker.upstreams.traced import answered, requested
 
 CONNECT_TIMEOUT_S = 30.0
 MAX_ERROR_BODY_BYTES = 64 << 10
@@ -44,7 +45,8 @@ class HttpStream:
     """A request in flight, POST or, without a body, GET; use it as an async context manager.
 
     Redirects are not followed and compressed answers are not unpacked. Entering raises
-    `UpstreamError`; when it is cancelled, the connection is closed.
+    `UpstreamError`; when it is cancelled, the connection is closed. With `sends_trace` the service
+    hears which trace it is part of, if there is one.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class HttpStream:
         proxy: str | None,
         timeout_s: float,
         idle_timeout_s: float,
+        sends_trace: bool = False,
     ) -> None:
         self._session = session
         self._url = url
@@ -65,6 +68,7 @@ class HttpStream:
         self._proxy = proxy
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
+        self._sends_trace = sends_trace
         self._late: TimedOut | None = None
         self._waiting = True
         self._loop = asyncio.get_running_loop()
@@ -77,6 +81,7 @@ class HttpStream:
                 self._response = await self._send()
         except TimeoutError:
             raise self._lateness() from None
+        answered(self._response.status)
         self._body = None  # a long prompt would stay for as long as its answer takes
         self._watch()
         return self
@@ -135,12 +140,14 @@ class HttpStream:
                     pass
 
     async def _send(self) -> aiohttp.ClientResponse:
+        method = "GET" if self._body is None else "POST"
+        trace = requested(self._url, method, sends_trace=self._sends_trace)
         try:
             return await self._session.request(
-                "GET" if self._body is None else "POST",
+                method,
                 self._url,
                 data=self._body,
-                headers={**self._headers, "accept-encoding": "identity"},
+                headers={**self._headers, **trace, "accept-encoding": "identity"},
                 proxy=self._proxy,
                 allow_redirects=False,
                 auto_decompress=False,

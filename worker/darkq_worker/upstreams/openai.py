@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 import aiohttp
 
+from darkq.logs import LogLine
 from darkq.options import OPTIONS
 from darkq_worker.upstreams.base import (
     End,
@@ -70,6 +71,7 @@ class OpenAIUpstream:
         timeout_s: float = 600.0,
         idle_timeout_s: float = 120.0,
         max_line_bytes: int = MAX_LINE_BYTES,
+        sends_trace: bool = False,
     ) -> None:
         self.name = name
         self.models = tuple(models)
@@ -82,6 +84,7 @@ class OpenAIUpstream:
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._max_line_bytes = max_line_bytes
+        self._sends_trace = sends_trace
         self._is_listed = bool(models)
         self._no_list: UpstreamError | None = None
         self._wants_usage = True
@@ -146,7 +149,8 @@ class OpenAIUpstream:
                 await _read_usage(http, answer)
             finally:
                 if answer.malformed:
-                    _log.warning("%s: skipped %d malformed lines", self.name, answer.malformed)
+                    facts = {"upstream": self.name, "lines": answer.malformed}
+                    _log.warning(LogLine("skipped malformed lines", **facts))
         yield answer.end
 
     async def probe(self, *, timeout_s: float) -> None:
@@ -205,6 +209,7 @@ class OpenAIUpstream:
             proxy=proxy or self._proxy,
             timeout_s=timeout_s,
             idle_timeout_s=self._idle_timeout_s,
+            sends_trace=self._sends_trace,
         )
 
     def _refused(

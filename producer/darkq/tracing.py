@@ -1,0 +1,195 @@
+"""OpenTelemetry, where a program has it: spans of this library, and the context that a job carries.
+
+    enqueue ──traceparent, in the job's record──► attempt ──in its `started` event──► tail
+
+Nothing of OpenTelemetry is imported here. A program that traces has loaded it, and has set a tracer
+provider; in any other, `tracer()` is None, and that is all that tracing costs. No span has a
+prompt, a text or an exception's words.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, SpanContext, Tracer
+
+_MAX_TRACESTATE_CHARS = 512
+_IDS = r"(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_TRACEPARENT = re.compile(rf"(?!ff)[0-9a-f]{{2}}-{_IDS}")
+_MEMBER = r"[a-z0-9][a-z0-9_*/@-]{0,255}=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+_TRACESTATE = re.compile(f"{_MEMBER}(,{_MEMBER}){{0,31}}")
+
+
+class TraceContext(NamedTuple):
+    """The context of a span as W3C writes it; empty where there is none."""
+
+    traceparent: str = ""
+    tracestate: str = ""
+
+    @classmethod
+    def checked(cls, traceparent: object, tracestate: object = "") -> TraceContext:
+        """Return what anybody may have written, or nothing where it is none, or too long."""
+        if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
+            return NOTHING
+        usable = isinstance(tracestate, str) and len(tracestate) <= _MAX_TRACESTATE_CHARS
+        if usable and _TRACESTATE.fullmatch(str(tracestate)):
+            return cls(traceparent, str(tracestate))
+        return cls(traceparent)
+
+    @classmethod
+    def of_record(cls, record: bytes) -> TraceContext:
+        """Return what a job's record carries, or nothing, whatever the record is."""
+        try:
+            found = _in_record.decode(record)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return NOTHING
+        return cls.checked(found.traceparent, found.tracestate)
+
+    @classmethod
+    def of_span(cls, span: Span) -> TraceContext:
+        """Return the context of a span, to be carried to another process."""
+        context = span.get_span_context()
+        if not context.is_valid:
+            return NOTHING
+        ids = f"{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        return cls.checked(f"00-{ids}", context.trace_state.to_header())
+
+    def span_context(self) -> SpanContext | None:
+        """Return it as OpenTelemetry knows it. Only where a tracer is."""
+        from opentelemetry import trace
+
+        if not self.traceparent:
+            return None
+        _, trace_id, span_id, flags = self.traceparent.split("-")
+        state = trace.TraceState.from_header([self.tracestate]) if self.tracestate else None
+        return trace.SpanContext(
+            int(trace_id, 16),
+            int(span_id, 16),
+            is_remote=True,
+            trace_flags=trace.TraceFlags(int(flags, 16)),
+            trace_state=state,
+        )
+
+    def context(self) -> Context | None:
+        """Return it as a parent; None, which is whatever is current, where there is none."""
+        from opentelemetry import trace
+
+        remote = self.span_context()
+        return trace.set_span_in_context(trace.NonRecordingSpan(remote)) if remote else None
+
+
+class _InRecord(msgspec.Struct):
+    traceparent: Any = ""
+    tracestate: Any = ""
+
+
+NOTHING = TraceContext()
+_in_record = msgspec.json.Decoder(_InRecord)
+_last: tuple[object, Any] = (None, None)
+
+
+def tracer() -> Tracer | None:
+    """Return darkq's tracer, or None where the program has no provider of tracers."""
+    global _last  # noqa: PLW0603  one lookup for each provider: the SDK's takes long
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None or not hasattr(trace, "__all__"):  # another thread is importing it
+        return None
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, trace.ProxyTracerProvider):  # a stand-in for one that may be set
+        return None
+    known, made = _last
+    if known is not provider:
+        made = provider.get_tracer("darkq")
+        _last = (provider, made)
+    return made  # type: ignore[no-any-return]
+
+
+def current_ids() -> dict[str, str]:
+    """Return the ids of the span that is current, for a log line."""
+    if tracer() is None:
+        return {}
+    context = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
+    if not context.is_valid:
+        return {}
+    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+
+
+def fail(span: Span, code: str) -> None:
+    """Say that what a span stands for has failed, and by what code; nothing else of why."""
+    from opentelemetry.trace import StatusCode
+
+    span.set_attribute("error.type", code)
+    span.set_status(StatusCode.ERROR)
+
+
+def messaging(operation: str, kind: Literal["send", "receive", "process"]) -> dict[str, str]:
+    """Return the attributes that all spans of a queue have."""
+    return {
+        "messaging.system": "darkq",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": kind,
+    }
+
+
+class Enqueueing:
+    """Jobs on their way into Redis. `carried` goes with them. This one is not traced."""
+
+    carried = NOTHING
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def stored(self, job_id: str, *, duplicate: bool) -> None:
+        """Say under which id a job is stored."""
+
+
+class _TracedEnqueueing(Enqueueing):
+    def __init__(self, tracer: Tracer, queue: str | None, count: int | None) -> None:
+        from opentelemetry.trace import SpanKind
+
+        attributes: dict[str, str | int] = {**messaging("enqueue", "send")}
+        if queue is not None:
+            attributes["messaging.destination.name"] = queue
+        if count is not None:
+            attributes["messaging.batch.message_count"] = count
+        self._span = tracer.start_span("enqueue", kind=SpanKind.PRODUCER, attributes=attributes)
+        self.carried = TraceContext.of_span(self._span)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            fail(self._span, type(error).__name__)
+        self._span.end()
+
+    def stored(self, job_id: str, *, duplicate: bool) -> None:
+        self._span.set_attribute("messaging.message.id", job_id)
+        if duplicate:
+            self._span.set_attribute("darkq.duplicate", True)
+
+
+_UNTRACED = Enqueueing()
+
+
+def enqueueing(queue: str | None = None, count: int | None = None) -> Enqueueing:
+    """Return a context manager for storing a job, or `count` of them: a PRODUCER span."""
+    found = tracer()
+    return _UNTRACED if found is None else _TracedEnqueueing(found, queue, count)
