@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test faults check bench bench-peers pins
+.PHONY: help install demo up test faults check docs bench bench-peers pins
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ check: .venv/.installed ## lint, format, types, import arrows, docker-compose.ym
 	.venv/bin/mypy && .venv/bin/basedpyright
 	.venv/bin/lint-imports
 	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+docs: .venv/.installed ## write the pages of docs/reference that are made from the code
+	@PYTHONPATH=tests .venv/bin/python -m support.reference
 
 bench: .venv/.installed ## darkq beside its baselines: some minutes, two cores
 	@.venv/bin/python -m benchmarks
