@@ -74,7 +74,10 @@ def reading(
             environment["DARKQ_DARKAI_URL"] = darkai.url
             if "darkai" not in beside:
                 settings = make_settings(
-                    darkai_url=darkai.url, state_dir=home / "s", gateway_port=ports[8080]
+                    darkai_url=darkai.url,
+                    state_dir=home / "s",
+                    gateway_port=ports[8080],
+                    retry_base_s=0.02,
                 )
                 assert settings.redis_url is not None
                 url = settings.redis_url.get_secret_value()

@@ -25,7 +25,7 @@ _KINDS = (  # what is shown, and what may come instead
     (rf"\b\d[\d.,]*{_UNITS}", r"\d[\d.,]*"),  # what was measured
     (r"(?<=chunks    )[\d,]+\b", r"[\d,]+\d"),
     (r"\b\d{1,3}(?:,\d{3})+\b", r"\d[\d,]*"),
-    (r"\b\d+(?:\.\d+)+\b", r"[\d.]+"),  # or a version
+    (r"\b\d+(?:\.\d+)+", r"[\d.]+"),  # or a version
     (r"(?<=pid )\d+|\b\d{5,}\b", r"\d+"),  # a process, a port, epoch milliseconds
     ("…", r"[^\n]*"),
 )
