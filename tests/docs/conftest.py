@@ -50,7 +50,8 @@ def reading(
 ) -> Read:
     """Have a reader with a home of its own, beside what a document asks for.
 
-    By default Redis, a DarkAI and a worker; `gateway` too; or `darkai` alone.
+    By default Redis, a DarkAI and a worker; `gateway` too; or `darkai` alone;
+    `slow`, so that something can happen in the middle.
     """
 
     @asynccontextmanager
@@ -70,7 +71,8 @@ def reading(
                 "DARKQ_GATEWAY_PORT": str(ports[8080]),
             }
             named: dict[str, str] = {}
-            darkai = await start_darkai(chunks=12, chunks_per_s=60)
+            chunks, pace = (40, 20) if "slow" in beside else (12, 60)
+            darkai = await start_darkai(chunks=chunks, chunks_per_s=pace)
             environment["DARKQ_DARKAI_URL"] = darkai.url
             if "darkai" not in beside:
                 settings = make_settings(

@@ -62,7 +62,7 @@ class Reader:
         named: Mapping[str, str],
         free_port: Callable[[], int],
     ) -> None:
-        self._shell = shell
+        self.shell = shell
         self._folder = folder
         self._ports = ports
         self._named = named
@@ -74,12 +74,12 @@ class Reader:
     async def read(self, block: Block) -> None:
         """Do what a block says. Fails with its place."""
         try:
-            await self._read(block._replace(text=self._here(block.text)))
+            await self._read(block._replace(text=self.here(block.text)))
         except AssertionError as error:
             raise AssertionError(f"{block.place}: {error}") from None
 
-    def _here(self, text: str) -> str:
-        """Its addresses, as they are here."""
+    def here(self, text: str) -> str:
+        """Return a text with its addresses as they are here."""
         for there, here in self._named.items():
             text = text.replace(there, here)
 
@@ -104,7 +104,7 @@ class Reader:
         if "save as" in block.remarks:
             (self._folder / block.remarks["save as"]).write_text(block.text)
         if (given := block.remarks.get("given")) is not None:
-            await self._given(block, self._here(given))
+            await self._given(block, self.here(given))
         code = int(block.remarks.get("exit code", 0))
         match block.language:
             case "console":
@@ -123,12 +123,12 @@ class Reader:
 
     async def _given(self, block: Block, given: str) -> None:
         if block.language == "python":
-            done = await self._shell.python(given, f"{block.place} (given)")
+            done = await self.shell.python(given, f"{block.place} (given)")
         elif serves(given):
-            await self._shell.serve(given)
+            await self.shell.serve(given)
             return
         else:
-            done = await self._shell.run(given)
+            done = await self.shell.run(given)
         assert done.code == 0, f"given: {done.output}"
 
     async def _type(self, command: Command, code: int, block: Block) -> None:
@@ -138,13 +138,13 @@ class Reader:
                 self.skipped.append(f"{block.place}: {need}: {text}")
                 return
         if serves(text) and command.shown.startswith("^C\n"):
-            output = await self._shell.interrupt(text)
+            output = await self.shell.interrupt(text)
             command = command._replace(shown=command.shown.removeprefix("^C\n"))
         elif serves(text):
-            output = await self._shell.serve(text)
+            output = await self.shell.serve(text)
         else:
             text = re.sub(r"^make (?=\w)", f"make -n -C {ROOT} ", text)
-            done = await self._shell.run(text)
+            done = await self.shell.run(text)
             assert done.code == code, f"`{text}` ends with {done.code}:\n{done.output}"
             output = done.output
         self._came(output)
@@ -154,9 +154,9 @@ class Reader:
     async def _python(self, block: Block, code: int) -> None:
         if "asyncio.run(" in block.text or "__main__" in block.text:
             (self._folder / "snippet.py").write_text(block.text)
-            done = await self._shell.run("python snippet.py")
+            done = await self.shell.run("python snippet.py")
         else:
-            done = await self._shell.python(block.text, block.place)
+            done = await self.shell.python(block.text, block.place)
         assert done.code == code, done.output
         self._came(done.output)
 
