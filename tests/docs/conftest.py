@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -53,6 +55,10 @@ def reading(
     By default Redis, a DarkAI and a worker; `gateway` too; or `darkai` alone;
     `slow`, so that something can happen in the middle.
     """
+
+    for tool in ("bash", "curl", "jq"):
+        if shutil.which(tool) is None and not os.environ.get("CI"):
+            pytest.skip(f"{tool} is not installed")
 
     @asynccontextmanager
     async def start(beside: set[str]) -> AsyncIterator[Reader]:

@@ -14,6 +14,7 @@ NOT_RUN_AT_MOST = 12
 REASON_CHARS = 15
 
 
+@pytest.mark.timeout(180)  # a page is long, and a busy machine slow
 @pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: str(path.relative_to(ROOT)))
 async def test_what_it_says_can_be_done(path: Path, reading: Read) -> None:
     async with reading(beside(path)) as reader:

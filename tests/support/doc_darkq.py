@@ -1,5 +1,7 @@
 """`darkq`, quickly: one process has imported everything, and forks for each command of a document.
 
+The same for its Python, `doc-python` (`doc_python`).
+
 Documents call the command a hundred times, and half a second of each call is spent on imports. So
 a reader's PATH begins with a `darkq` that hands its arguments, environment, folder and descriptors
 to that process, and takes over the exit code. What serves is started as ever: it is sent signals.
@@ -15,15 +17,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
+PYTHON = "doc-python"
+PRELOADED = (
+    *("aiohttp", "openai", "rich.table", "support.doc_python"),
+    *(f"darkq_cli.{room}" for room in ("app", "batch.runner", "jobs", "keys", "upstreams")),
+)
 _CALLER = """#!{python} -ISE
 import json, os, socket, sys
 if sys.argv[1:2] in (["up"], ["worker"], ["gateway"], ["local-darkai"], ["demo"], ["top"]):
     os.execv({real!r}, [{real!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as line:
     line.connect({address!r})
-    call = json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode()
+    called = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+    call = json.dumps([called, dict(os.environ), os.getcwd()]).encode()
     socket.send_fds(line, [len(call).to_bytes(4, "big")], [0, 1, 2])
     line.sendall(call)
     sys.exit(int.from_bytes(line.recv(1) or b"\\1", "big"))
@@ -40,11 +49,14 @@ def quick_darkq(folder: Path) -> Iterator[Path]:
     caller = bin_folder / "darkq"
     caller.write_text(_CALLER.format(python=sys.executable, real=str(real), address=str(address)))
     caller.chmod(0o755)
+    (bin_folder / PYTHON).symlink_to(caller)
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(str(address))
         door.listen(16)
         process = subprocess.Popen(
-            [sys.executable, __file__, str(door.fileno())], pass_fds=[door.fileno()], cwd=folder
+            [sys.executable, "-m", __name__, str(door.fileno())],
+            pass_fds=[door.fileno()],
+            cwd=Path(__file__).parents[1],
         )
     try:
         yield bin_folder
@@ -76,12 +88,11 @@ def _answer(line: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    sys.argv = ["darkq", *arguments]
+    sys.argv = arguments
     code = 1
+    program = "support.doc_python" if arguments[0] == PYTHON else "darkq_cli.main"
     try:
-        from darkq_cli.main import main
-
-        main()
+        import_module(program).main()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -93,14 +104,6 @@ def _answer(line: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    import aiohttp  # noqa: F401
-    import rich.console
-    import rich.table  # noqa: F401
-
-    import darkq_cli.app
-    import darkq_cli.batch.runner
-    import darkq_cli.jobs
-    import darkq_cli.keys
-    import darkq_cli.upstreams  # noqa: F401
-
+    for module in PRELOADED:
+        import_module(module)
     _serve(socket.socket(fileno=int(sys.argv[1])))

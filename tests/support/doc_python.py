@@ -8,12 +8,18 @@ import inspect
 import json
 import sys
 import traceback
+import warnings
 from typing import Any
 
 import darkq
 
 
-async def main(mark: str) -> None:
+def main() -> None:
+    warnings.simplefilter("ignore")
+    asyncio.run(_run(sys.argv[1]))
+
+
+async def _run(mark: str) -> None:
     async with darkq.Client() as client:
         names: dict[str, Any] = {name: getattr(darkq, name) for name in darkq.__all__}
         names |= {"client": client, "asyncio": asyncio, "__name__": "__main__"}
@@ -29,6 +35,3 @@ async def main(mark: str) -> None:
                 traceback.print_exc(file=sys.stdout)
                 failed = 1
             print(f"\n{mark} {failed}", flush=True)
-
-
-asyncio.run(main(sys.argv[1]))

@@ -12,13 +12,13 @@ import json
 import os
 import re
 import signal
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from support.command import processes_of
+from support.doc_darkq import PYTHON
 from support.waiting import wait_until
 
 COMMAND_TIMEOUT_S = 40.0
@@ -53,7 +53,7 @@ class Shell:
         """Run a command to its end; stdout and stderr come as one."""
         if self._bash is None:
             self._bash = await self._start("bash", "--noprofile", "--norc")
-        line = f"{{ {command}\n}} </dev/null\necho; echo {_MARK} $?\n"
+        line = f"{{ {command}\n}} </dev/null\nprintf '\\n%s %d\\n' {_MARK} $?\n"
         return await _say(self._bash, line)
 
     async def serve(self, command: str) -> str:
@@ -84,8 +84,7 @@ class Shell:
     async def python(self, code: str, name: str) -> Done:
         """Run Python, with `await` wherever one likes; `client` and darkq's names are there."""
         if self._python is None:
-            beside = str(Path(__file__).with_name("doc_python.py"))
-            self._python = await self._start(sys.executable, "-W", "ignore", beside, _MARK)
+            self._python = await self._start(PYTHON, _MARK)
         return await _say(self._python, json.dumps([code, name]) + "\n")
 
     async def _start(self, *command: str) -> asyncio.subprocess.Process:
@@ -104,7 +103,7 @@ class Shell:
         for process in filter(None, [self._python, self._bash]):
             with suppress(ProcessLookupError):
                 process.kill()
-            await process.communicate()
+            await process.communicate(b"")  # which closes what it reads from
         home = self._folder.parent  # which their environment names
         for number in (signal.SIGTERM, signal.SIGKILL):
             for pid in processes_of(home):

@@ -119,7 +119,10 @@ class Reader:
                 assert matches(block.text, self._printed), _differ(block.text, self._printed)
             case language:
                 assert language in CHECKS, f"nobody knows how to check {language!r}"
-                CHECKS[language](block.text)
+                try:
+                    CHECKS[language](block.text)
+                except (ValueError, SyntaxError, yaml.YAMLError) as error:
+                    raise AssertionError(f"it is no {language}: {error}") from None
 
     async def _given(self, block: Block, given: str) -> None:
         if block.language == "python":
