@@ -1,6 +1,6 @@
 """A reader who does what a document says, block by block, and looks at what comes.
 
-`console`  commands after `$`, what they print below them
+`console`  commands after `$`, what they print below them; after `#` they need root, and are not run
 `bash`     a script
 `python`   a program when it says `asyncio.run`, else more of the same session
 (nothing)  what the block before it prints
@@ -168,13 +168,13 @@ def commands_of(block: Block) -> list[Command]:
     """The commands of a `console` block: after `$`, continued after `>`; the rest is shown."""
     commands: list[Command] = []
     for number, line in enumerate(block.text.splitlines(), block.line + 1):
-        if line.startswith("$ "):
-            commands.append(Command(line[2:], "", number))
+        if line.startswith(("$ ", "# ")):
+            commands.append(Command(line[2:] if line[0] == "$" else f"sudo {line[2:]}", "", number))
             continue
         assert commands, "a console block begins with `$ `"
         last = commands[-1]
-        if line.startswith("> ") and not last.shown:
-            commands[-1] = last._replace(text=f"{last.text}\n{line[2:]}")
+        if not last.shown and (line.startswith("> ") or last.text.endswith("\\")):
+            commands[-1] = last._replace(text=f"{last.text}\n{line.removeprefix('> ')}")
         else:
             commands[-1] = last._replace(shown=f"{last.shown}{line}\n")
     return commands
