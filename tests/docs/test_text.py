@@ -49,6 +49,7 @@ def test_the_index_leads_to_every_page() -> None:
 def test_settings_and_commands_that_it_names_exist(path: Path) -> None:
     text = path.read_text()
     known = {f"DARKQ_{name.upper()}" for name in Settings.model_fields}
+    known |= {"DARKQ_SECRETS_DIR"}  # where settings are looked for
     for compose in [*ROOT.glob("docker-compose*.yml"), *ROOT.glob("deploy/**/*.yml")]:
         known |= set(re.findall(r"\$\{(DARKQ_[A-Z_]+)", compose.read_text()))
     named = set(re.findall(r"\bDARKQ_[A-Z0-9_]*[A-Z0-9]\b(?!_?…|_?<)", text))

@@ -89,6 +89,7 @@ def _answer(line: socket.socket) -> None:
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = arguments
+    sys.modules["__main__"].__package__ = ""  # or Usage would name this module
     code = 1
     program = "support.doc_python" if arguments[0] == PYTHON else "darkq_cli.main"
     try:

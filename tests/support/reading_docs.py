@@ -69,7 +69,6 @@ class Reader:
         self._free_port = free_port
         self._printed: str | None = None
         self._last_id = ""
-        self.skipped: list[str] = []
 
     async def read(self, block: Block) -> None:
         """Do what a block says. Fails with its place."""
@@ -98,7 +97,6 @@ class Reader:
 
     async def _read(self, block: Block) -> None:
         if "not run" in block.remarks:
-            self.skipped.append(f"{block.place}: {block.remarks['not run']}")
             self._printed = None
             return
         if "save as" in block.remarks:
@@ -136,10 +134,8 @@ class Reader:
 
     async def _type(self, command: Command, code: int, block: Block) -> None:
         text = re.sub(r"\s{2,}# .*$", "", command.text, flags=re.MULTILINE)
-        for beginning, need in ELSEWHERE.items():
-            if re.match(rf"(sudo +)?{beginning}\b", text):
-                self.skipped.append(f"{block.place}: {need}: {text}")
-                return
+        if lacks(text):
+            return
         if serves(text) and command.shown.startswith("^C\n"):
             output = await self.shell.interrupt(text)
             command = command._replace(shown=command.shown.removeprefix("^C\n"))
@@ -162,6 +158,14 @@ class Reader:
             done = await self.shell.python(block.text, block.place)
         assert done.code == code, done.output
         self._came(done.output)
+
+
+def lacks(command: str) -> str | None:
+    """What a command needs that is not here."""
+    lacking = (
+        need for start, need in ELSEWHERE.items() if re.match(rf"(sudo +)?{start}\b", command)
+    )
+    return next(lacking, None)
 
 
 def commands_of(block: Block) -> list[Command]:
