@@ -4,7 +4,7 @@ A remark to the test is an HTML comment, which no reader sees, right before a fe
 
     <!-- not run: why -->       it cannot run here
     <!-- save as: app.py -->    write it into the working folder
-    <!-- exit code: 1 -->       what its last command ends with
+    <!-- exit code: 1 -->       what its commands end with
     <!-- given: id=… -->        what is run before it: shell, or Python before a block of Python
 
 Anywhere in a document, `<!-- beside: gateway -->` asks for what is to run beside it.
