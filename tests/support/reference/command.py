@@ -60,7 +60,7 @@ def _usage(argument: Any) -> str:
 
 
 def _metavar(argument: Any) -> str:
-    return str(argument.metavar or argument.name.upper()).strip("[]")
+    return re.sub(r"[][]", "", str(argument.metavar or argument.name.upper()))
 
 
 def _is_shown(option: Any) -> bool:
