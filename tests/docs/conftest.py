@@ -25,6 +25,7 @@ Read = Callable[[set[str]], AbstractAsyncContextManager[Reader]]
 
 # What documents call it, and where it is here.
 REDIS_OF_THE_DOCS = ("redis://user:password@redis.internal:6379/0", "redis://localhost")
+OTHER_REDIS = "redis://user:password@new.internal:6379/0"
 
 
 def free_port() -> int:
@@ -90,7 +91,7 @@ def reading(
                 assert settings.redis_url is not None
                 url = settings.redis_url.get_secret_value()
                 environment["DARKQ_REDIS_URL"] = url
-                named = dict.fromkeys(REDIS_OF_THE_DOCS, url)
+                named = {**dict.fromkeys(REDIS_OF_THE_DOCS, url), OTHER_REDIS: f"{url}?db=1"}
                 start_worker(settings)
                 if "gateway" in beside:
                     await stack.enter_async_context(gateway(settings))

@@ -189,9 +189,12 @@ def _differ(shown: str, came: str) -> str:
 
 
 def _check_json(text: str) -> None:
-    text = re.sub(r",\s*…\s*(?=[}\]])", "", text)
-    for line in [text] if text.startswith(("{\n", "[\n")) else text.splitlines():
-        json.loads(line.replace("{…}", "{}"))
+    text = re.sub(r",\s*…\s*(?=[}\]])", "", text).replace("{…}", "{}")
+    try:
+        json.loads(text)
+    except ValueError:  # an object per line, then
+        for line in text.splitlines():
+            json.loads(line)
 
 
 def _check_yaml(text: str) -> None:

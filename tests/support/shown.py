@@ -18,6 +18,9 @@ _KINDS = (  # what is shown, and what may come instead
     (r"\d+-[0-9a-f]{32}", r"\d+-[0-9a-f]{32}"),  # a job, a batch
     (r"darkq_[\w-]{20,}", r"darkq_[\w-]{20,}"),  # an API key
     (r"\b[0-9a-f]{16}\b", r"[0-9a-f]{16}"),  # a key's id, a request's
+    (r"\b[0-9a-f]{32}\b", r"[0-9a-f]{32}"),  # a trace's
+    (r"\b[\w.-]+:\d+:[0-9a-f]{8}\b", r"[\w.-]+:\d+:[0-9a-f]{8}"),  # a worker's
+    (r"\d{4}-\d\d-\d\dT[\d:.]+Z", r"\d{4}-\d\d-\d\dT[\d:.]+Z"),
     (_DATE, _DATE),
     (r"local DarkAI, SmolLM2.*", r"[^\n]*"),  # another one answers the tests
     (r"/home/you/\S*", r"\S+"),
