@@ -18,6 +18,10 @@ SAME = [
     ("chunks    7,445, 86 chunks/s", "chunks    96, 317 chunks/s\n"),
     ("People queue to avoid waiting and make their lives easier.", "In the evening\n"),
     ("…\nb", "a\na\nb\n"),
+    (
+        " worker   stands\n vm:1:0123abcd   claims",
+        "\n worker stands \n ────── \n a.b:22:89abcdef  claims\n",
+    ),
     ('{"id":"0-1",…}', '{"id":"0-1","at_ms":17}\n'),
 ]
 OTHER = [

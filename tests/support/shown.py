@@ -37,8 +37,15 @@ _KIND = re.compile("|".join(f"(?P<kind{n}>{shown})" for n, (shown, _) in enumera
 
 def matches(shown: str, came: str) -> bool:
     """Tell whether this is what came."""
-    lines = [_line(line.rstrip()) for line in shown.strip("\n").split("\n")]
-    return re.fullmatch(r"\s*" + "".join(lines) + r"\s*", came.rstrip() + "\n") is not None
+    lines = [_line(line.rstrip()) for line in _unruled(shown).strip("\n").split("\n")]
+    return (
+        re.fullmatch(r"\s*" + "".join(lines) + r"\s*", _unruled(came).rstrip() + "\n") is not None
+    )
+
+
+def _unruled(text: str) -> str:
+    """A text without the rules of its tables."""
+    return re.sub(r"(?m)^ *─+ *\n", "", text)
 
 
 def _line(line: str) -> str:
