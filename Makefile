@@ -27,7 +27,7 @@ check: .venv/.installed ## lint, format, types, import arrows, docker-compose.ym
 	.venv/bin/lint-imports
 	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
-docs: .venv/.installed ## write the pages of docs/reference that are made from the code
+docs: .venv/.installed ## write docs/reference anew, and the blocks of translated pages
 	@PYTHONPATH=tests .venv/bin/python -m support.reference
 
 bench: .venv/.installed ## darkq beside its baselines: some minutes, two cores

@@ -11,11 +11,11 @@ from darkq import Settings
 from darkq.upstream_settings import UpstreamSettings
 from support.markdown import ROOT, anchor, blocks_of, documents, headings_of, prose_of
 from support.reference import command
+from support.reference.translations import translations
 
 PAGES = [*documents(), ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")
-PAIRS = [(path.with_name(path.name.replace(".ru.", ".")), path) for path in documents()
-         if ".ru." in path.name]  # fmt: skip
+PAIRS = list(translations())
 
 
 def name_of(path: Path) -> str:
