@@ -100,17 +100,15 @@ class Shell:
 
     async def end(self) -> None:
         """End both, and all that they have started."""
-        for process in filter(None, [self._python, self._bash]):
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.communicate(b"")  # which closes what it reads from
         home = self._folder.parent  # which their environment names
         for number in (signal.SIGTERM, signal.SIGKILL):
             for pid in processes_of(home):
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
             with suppress(AssertionError):
-                await wait_until("all have ended", lambda: not processes_of(home))
+                await wait_until("all have ended", lambda: not processes_of(home), 5)
+        for process in filter(None, [self._python, self._bash]):
+            await process.communicate(b"")  # which closes what it reads from
 
 
 def serves(command: str) -> bool:

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "systemctl": "systemd",
     "journalctl": "systemd",
     "git clone": "a network",
+    "darkq top": "a terminal",
     r"\. .venv/bin/activate": "a fresh clone",
 }
 
