@@ -5,7 +5,7 @@ PYTHON ?= python3
 MANIFESTS = $(filter-out %/kustomization.yaml,$(wildcard deploy/kubernetes/*/*.yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test faults check bench bench-peers pins
+.PHONY: help install demo up test faults check docs bench bench-peers pins
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ check: .venv/.installed ## lint, format, types, import arrows, what deploys it
 	.venv/bin/hadolint Dockerfile
 	.venv/bin/kubernetes-validate --strict --quiet --no-warn -k 1.30 $(MANIFESTS)
 	.venv/bin/kubernetes-validate --strict --quiet --no-warn -k 1.37 $(MANIFESTS)
+
+docs: .venv/.installed ## write docs/reference anew, and the blocks of translated pages
+	@PYTHONPATH=tests .venv/bin/python -m support.reference
 
 bench: .venv/.installed ## darkq beside its baselines: some minutes, two cores
 	@.venv/bin/python -m benchmarks

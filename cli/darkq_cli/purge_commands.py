@@ -9,6 +9,7 @@ import typer
 from darkq_cli import options as opt
 
 app = typer.Typer(
+    name="purge",
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Forget failed jobs, old results, or all that a tenant has.",

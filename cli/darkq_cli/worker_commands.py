@@ -9,6 +9,7 @@ import typer
 from darkq_cli import options as opt
 
 app = typer.Typer(
+    name="workers",
     invoke_without_command=True,
     rich_markup_mode=None,
     help="Show the workers that are alive; drain them.",

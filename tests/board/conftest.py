@@ -17,7 +17,7 @@ __all__ = ["api", "make_key", "start_gateway", "working"]
 
 OpenBoard = Callable[..., Awaitable[Page]]
 
-_ARGUMENTS = [
+ARGUMENTS = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -59,7 +59,7 @@ async def open_board(complaints: list[str]) -> AsyncIterator[OpenBoard]:
 
     async with AsyncExitStack() as stack:
         playwright = await stack.enter_async_context(async_playwright())
-        browser = await playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         stack.push_async_callback(browser.close)
 
         async def open_page(url: str, **options: Any) -> Page:
