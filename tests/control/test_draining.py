@@ -52,7 +52,7 @@ async def test_it_finishes_what_it_runs_takes_nothing_more_and_exits(
     assert (drain.by, drain.patient, drain.stay) == ("ann", patient, False)
     later = await client.enqueue("later")
     assert await worker.wait() == 0
-    assert "drained by ann" in worker.log.read_text()
+    assert "by=ann" in worker.log.read_text()
     assert (await later.status()).attempt == 0
     assert {(await job.status()).state for job in jobs} == {"completed" if patient else "queued"}
     start_process(served())

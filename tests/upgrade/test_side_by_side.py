@@ -69,7 +69,10 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
 
 def has_completed(worker: WorkerProcess) -> set[str]:
     """The jobs that a worker's log says it has completed."""
-    return set(re.findall(r"job (\S+) attempt \d+: completed", worker.log.read_text()))
+    log = worker.log.read_text()
+    old = re.findall(r"job (\S+) attempt \d+: completed", log)
+    new = re.findall(r"job ended job=(\S+) .*\boutcome=completed", log)
+    return {*old, *new}
 
 
 async def test_an_old_and_a_new_worker_share_the_work(

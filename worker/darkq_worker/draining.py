@@ -31,11 +31,13 @@ class Draining:
         self._wake = wake
         self._told: Drain | None = None
         self._leaves = False
+        self._unread = False
         self.news = asyncio.Event()
         """There may be orders that were not read."""
 
     def deliver(self, message: bytes) -> None:
-        """There are orders."""
+        """There are orders: nothing is taken before they are read."""
+        self._unread = True
         self.news.set()
 
     def gap(self) -> None:
@@ -45,7 +47,7 @@ class Draining:
     @property
     def is_idle(self) -> bool:
         """Tell whether the worker takes nothing for now."""
-        return self._told is not None
+        return self._unread or self._told is not None
 
     async def read(self, redis: Redis) -> None:
         """Read the orders, and follow them. Raises what redis-py raises."""
@@ -55,12 +57,13 @@ class Draining:
         except BaseException:
             self.news.set()
             raise
+        self._unread = False
+        self._wake()
         if told == self._told or self._leaves:
             return
         self._told = told
         if told is None:
             logger.info(LogLine("claims again"))
-            self._wake()
             return
         ends = "stays" if told.stay else "exits when it is done"
         logger.info(LogLine("drained: takes no more jobs", by=told.by or "?", then=ends))

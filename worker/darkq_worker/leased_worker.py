@@ -13,7 +13,8 @@ place, its life from `main` to `close`. What is different, and why:
 
     serve ── startup ── main: claim ⇄ sleep ── close: finish or hand back
                ├── writer (group commit)
-               └── heartbeat
+               ├── heartbeat, for leases on jobs, leases on calls, and counts
+               └── signs of life
 """
 
 from __future__ import annotations
@@ -35,23 +36,18 @@ from redis.exceptions import RedisError
 from darkq import keys as names
 from darkq.connection import brief
 from darkq.live import Live
-from darkq.logs import LogLine, described
+from darkq.logs import LogLine
 from darkq.record import deserialize, serialize
 from darkq.settings import Settings
 from darkq.workers import sign_in, sign_out
-from darkq_worker.attempt import Attempt
-from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.claiming import Claiming
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.counting import Counting
 from darkq_worker.draining import Draining
-from darkq_worker.ending import settlement_of
 from darkq_worker.heartbeat import Heartbeat
 from darkq_worker.limits import Limits
-from darkq_worker.outcome import Lost, Outcome
-from darkq_worker.report import report
+from darkq_worker.running import Running
 from darkq_worker.signs_of_life import SignsOfLife
-from darkq_worker.tracing import AttemptSpan, attempt_span
 from darkq_worker.wakeups import Wakeups
 from darkq_worker.writer import Writer
 
@@ -63,7 +59,7 @@ _A_YEAR_S = 365 * 24 * 3600
 
 
 class LeasedWorker(Worker):
-    """A worker of all partitions. Make it inside a running event loop; run it with `serve()`."""
+    """A worker of all partitions, or some. Make it inside a running loop; run it with `serve()`."""
 
     def __init__(
         self,
@@ -100,8 +96,17 @@ class LeasedWorker(Worker):
         self._serves = serves
         self._writer = writer
         self._live = live
-        self._coroutines = {name: f.coroutine for name, f in self.functions.items()}
-        self._attempts: set[Attempt] = set()
+        self._running = Running(
+            {name: function.coroutine for name, function in self.functions.items()},
+            self.ctx,
+            self.tasks,
+            settings=settings,
+            worker_id=worker_id,
+            writer=writer,
+            counting=counting,
+            on_ended=self._slot_is_free,
+        )
+        attempts = self._running.attempts
         self._wake = asyncio.Event()
         lease_s = settings.worker_lease_s
         self._counting = counting
@@ -109,7 +114,7 @@ class LeasedWorker(Worker):
             leases,
             limits,
             counting,
-            self._attempts,
+            attempts,
             lease_s=lease_s,
             on_failure=self._in_doubt,
         )
@@ -117,10 +122,10 @@ class LeasedWorker(Worker):
         self._signs = SignsOfLife(self.heart_beat, self._draining, redis)
         self._claiming = Claiming(
             leases,
-            self._attempts,
+            attempts,
             settings,
             may_claim=self._may_claim,
-            start=self._start_all,
+            start=self._running.start,
             renew=self._heartbeat.beat_in,
             owner=owner,
             wake=self._wake.set,
@@ -160,7 +165,7 @@ class LeasedWorker(Worker):
             for partition in self._settings.find_worker_partitions():
                 look = partial(self._look_at, partition)
                 sink = Wakeups(
-                    on_jobs=look, on_cancel=self._cancel, on_gap=partial(self._missed, look)
+                    on_jobs=look, on_cancel=self._running.cancel, on_gap=partial(self._missed, look)
                 )
                 stack.enter_context(self._live.listening(names.wake(partition), sink))
             orders = names.worker_orders(self._worker_id)
@@ -179,53 +184,9 @@ class LeasedWorker(Worker):
     def _may_claim(self) -> bool:
         return self.allow_pick_jobs and not self._draining.is_idle
 
-    def _start_all(self, claims: Sequence[Claim]) -> None:
-        self._counting.claimed(claims)
-        for claim in claims:
-            self._start(claim)
-
-    def _start(self, claim: Claim) -> None:
-        attempt = Attempt(claim, self._settings)
-        task = self.loop.create_task(self._run_attempt(attempt), name=attempt.name)
-        attempt.begin(task)
-        self._attempts.add(attempt)
-        self.tasks[attempt.name] = task
-        task.add_done_callback(lambda _: self._ended(attempt, task))
-
-    def _ended(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
-        self._attempts.discard(attempt)
-        del self.tasks[attempt.name]
-        self._claiming.ended(attempt.claim)
+    def _slot_is_free(self, claim: Claim) -> None:
+        self._claiming.ended(claim)
         self._wake.set()
-        error = None if task.cancelled() else task.exception()
-        if error is not None:  # its lease will run out, and the job is claimed again
-            job_id = attempt.claim.keys.public_id
-            self._say("attempt broken", logging.ERROR, job=job_id, exception=described(error))
-
-    async def _run_attempt(self, attempt: Attempt) -> None:
-        """Run an attempt and settle it. A cancellation ends the run, never the settlement."""
-        claim, writer = attempt.claim, self._writer
-        log = writer.open(
-            claim.keys, claim.attempt, claim.token, on_lost=lambda: attempt.stop("lost")
-        )
-        of_this = {"claim": claim, "log": log, "budget": writer.budget, "tally": writer.tally}
-        with attempt_span(claim) as span:
-            outcome = await attempt.run(self._coroutines, {**self.ctx, **of_this, "span": span})
-            settlement = settlement_of(outcome, attempt, log, self._settings)
-            tell = partial(self._tell, attempt, log, span)
-            if settlement is None:
-                writer.abandon(log)
-                tell(outcome)
-            else:
-                settled = writer.settle(settlement)
-                settled.add_done_callback(partial(self._counting.settled, outcome, log.upstream))
-                settled.add_done_callback(lambda ours: tell(outcome if ours.result() else Lost()))
-                await asyncio.shield(settled)
-
-    def _tell(self, attempt: Attempt, log: AttemptLog, span: AttemptSpan, outcome: Outcome) -> None:
-        """Say how an attempt has ended, which Redis knows: nobody may wait for that any more."""
-        report(outcome, attempt, log, self._worker_id)
-        span.ended(outcome, log)
 
     def _say(self, event: str, level: int = logging.INFO, **facts: object) -> None:
         logger.log(level, LogLine(event, **facts, worker=self._worker_id))
@@ -247,11 +208,6 @@ class LeasedWorker(Worker):
     def _look_at(self, partition: int) -> None:
         self._claiming.look_at(partition)
         self._wake.set()
-
-    def _cancel(self, arq_id: bytes) -> None:
-        for attempt in self._attempts:
-            if attempt.claim.keys.arq_id.encode() == arq_id:
-                attempt.stop("cancelled")
 
     def _missed(self, look: Callable[[], None]) -> None:
         """Messages were lost: look at the queues, and for jobs to cancel."""
