@@ -197,7 +197,11 @@ async def test_what_replicas_have_not_is_not_acknowledged(
         replica.signal(signal.SIGSTOP)
         try:
             with pytest.raises(NotReplicated, match="0 of the 1 replicas"):
-                await client.enqueue("prompt")
+                await client.enqueue("prompt", idempotency_key="key")
+            # It is there, so nothing is written; and yet it is on no replica.
+            async with Client(settings=settings) as another:
+                with pytest.raises(NotReplicated, match="0 of the 1 replicas"):
+                    await another.enqueue("prompt", idempotency_key="key")
         finally:
             replica.signal(signal.SIGCONT)
         await wait_until("the replica to be in step", own_cluster.replicated, timeout_s=30)
