@@ -8,6 +8,7 @@ What a server answers that has not the key, or not all of them yet:
     MOVED  it is elsewhere for good           ask who has what, go there
     ASK    this key has been moved already    go there once, by special leave
     TRYAGAIN, CLUSTERDOWN, and no answer      wait a moment, ask who has what, try again
+    NOREPLICAS, where that is minded          the same
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ _MOST_MOVES = 5
 _PAUSE_MAX_S = 0.5
 # In a transaction redis-py puts the command before the server's words.
 _WORDS = re.compile(
-    r"(?:^|caused error: \(')(MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN)\b(?: \d+ (\S*):(\d+))?"
+    r"(?:^|caused error: \(')(MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN|NOREPLICAS)\b"
+    r"(?: \d+ (\S*):(\d+))?"
 )
 
 

@@ -15,7 +15,7 @@ from darkq.sentinel import TO_MASTER, Sentinels
 from darkq.settings import Settings
 from darkq.transport import OURS, UNAVAILABLE, PatientRetry
 
-_REFUSED = re.compile(r"(?:^|-)(MISCONF|READONLY|NOPERM)\b")
+_REFUSED = re.compile(r"(?:^|-)(MISCONF|READONLY|NOPERM|NOREPLICAS)\b")
 _NO_URL = (
     "is no Redis URL: redis://, rediss:// or unix://, a password percent-encoded; "
     "redis+sentinel://host,host/service or redis+cluster://host,host"
