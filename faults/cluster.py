@@ -247,7 +247,9 @@ FAULTS = [
         slow=True,
     ),
     Fault("cluster, WAIT 1: master SIGSTOP, SIGCONT", partial(frozen, True), 3, _WAIT, slow=True),
-    Fault("cluster, WAIT 1: a lagging replica takes over", partial(lagging, True), 3, _WAIT),
+    Fault(
+        "cluster, WAIT 1: a lagging replica takes over", partial(lagging, True), 3, _WAIT, slow=True
+    ),
     Fault("cluster, WAIT 1: replica SIGKILL", partial(replica_killed, True), 2, _WAIT, slow=True),
     Fault(
         "cluster, WAIT 1: master and worker SIGKILL",

@@ -137,5 +137,5 @@ FAULTS = [
     Fault("sentinel, min-replicas 1: SENTINEL FAILOVER", asked, 3, _MINDFUL),
     Fault("sentinel, WAIT 1: master SIGKILL", partial(killed, True), 4, _WAIT, slow=True),
     Fault("sentinel, WAIT 1: master SIGSTOP, SIGCONT", partial(frozen, True), 3, _WAIT, slow=True),
-    Fault("sentinel, WAIT 1: a lagging replica", partial(lagging, True), 3, _WAIT),
+    Fault("sentinel, WAIT 1: a lagging replica", partial(lagging, True), 3, _WAIT, slow=True),
 ]
