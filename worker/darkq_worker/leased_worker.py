@@ -179,6 +179,10 @@ class LeasedWorker(Worker):
 
     def _start(self, claim: Claim) -> None:
         attempt = Attempt(claim, self._settings)
+        if attempt.name in self.tasks:
+            # A server that forgot that it gave us this job has given it again, with the same number
+            # and token: it is the attempt that runs here, or whose end is on its way.
+            return
         task = self.loop.create_task(self._run_attempt(attempt), name=attempt.name)
         attempt.begin(task)
         self._attempts.add(attempt)
