@@ -22,7 +22,7 @@ START_TIMEOUT_S = 20.0
 
 
 # Each but once: whoever got it may not listen there yet.
-_candidates = (20_000 + (os.getpid() + n) % 35_000 for n in itertools.count())
+_candidates = (20_000 + (os.getpid() * 101 + n) % 35_000 for n in itertools.count())
 
 
 class Daemon:
