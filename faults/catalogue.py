@@ -7,11 +7,13 @@ from faults import (
     batches,
     cancelling,
     clocks,
+    cluster,
     connections,
     enqueueing,
     readers,
     redis_server,
     upstream,
+    watched,
     workers,
 )
 from faults.suite import Fault
@@ -20,6 +22,8 @@ CATALOGUE: dict[str, list[Fault]] = {
     "workers": workers.FAULTS,
     "clocks": clocks.FAULTS,
     "redis": redis_server.FAULTS,
+    "cluster": cluster.FAULTS,
+    "sentinel": watched.FAULTS,
     "connections": connections.FAULTS,
     "readers": readers.FAULTS,
     "enqueue": enqueueing.FAULTS,

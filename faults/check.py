@@ -5,6 +5,7 @@ Redis was away. The answers tell which call of which prompt they belong to (see 
 text of two attempts cannot be taken for one.
 
     lost        acknowledged, and yet no end that a reader can see, or no result
+    forgotten   the same, where it is not promised: Redis had it on no disk and no replica yet
     duplicated  an event seen twice or out of order, or one job stored as two
     mixed       a chunk outside its attempt, or a text at the end that is not the result's
     wrong       `completed`, and yet not the whole answer of one call of the upstream
@@ -16,7 +17,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from darkq import DarkqError, JobHandle, RedisUnavailable
 from darkq.event import TERMINAL, AnyEvent, Chunk, Completed, Retrying, Started
@@ -25,6 +28,13 @@ from support.waiting import wait_until
 END_TIMEOUT_S = 45.0
 _PAUSE_S = 0.05
 
+Rests: TypeAlias = Callable[[int], float]
+"""Says for how many seconds a reader leaves after so many events; 0 is to read on."""
+
+
+def always_reading(_: int) -> float:
+    return 0.0
+
 
 @dataclass
 class Tally:
@@ -32,6 +42,7 @@ class Tally:
 
     jobs: int = 0
     lost: int = 0
+    forgotten: int = 0
     duplicated: int = 0
     mixed: int = 0
     wrong: int = 0
@@ -42,6 +53,7 @@ class Tally:
         """Take in another tally."""
         self.jobs += other.jobs
         self.lost += other.lost
+        self.forgotten += other.forgotten
         self.duplicated += other.duplicated
         self.mixed += other.mixed
         self.wrong += other.wrong
@@ -63,28 +75,41 @@ class Tally:
 class Watch:
     """Reads a job to its end in the background, keeping every event and when it came."""
 
-    def __init__(self, job: JobHandle, prompt: str) -> None:
+    def __init__(self, job: JobHandle, prompt: str, rests: Rests = always_reading) -> None:
         self.job = job
         self.prompt = prompt
         self.enqueued_s = time.monotonic()
         self.events: list[AnyEvent] = []
         self.seen_s: list[float] = []
         self.error: DarkqError | None = None
+        self.returned = False
+        """It came anew, with a cursor."""
         self.on_event: Callable[[AnyEvent], object] = lambda _: None
+        self._rests = rests
         self._task = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         while not self.ended:
+            self.returned = bool(self.events)
+            await asyncio.sleep(self._rests(len(self.events)))
             try:
-                async for event in self.job.events(self.events[-1].id if self.events else None):
-                    self.on_event(event)
-                    self.events.append(event)
-                    self.seen_s.append(time.monotonic())
+                await self._read_on()
             except RedisUnavailable:
                 await asyncio.sleep(_PAUSE_S)
             except DarkqError as error:
                 self.error = error
                 return
+
+    async def _read_on(self) -> None:
+        """Read from the last cursor, to the end or until it is time for a rest."""
+        after = self.events[-1].id if self.events else None
+        async with aclosing(self.job.events(after)) as events:
+            async for event in events:
+                self.on_event(event)
+                self.events.append(event)
+                self.seen_s.append(time.monotonic())
+                if not self.ended and self._rests(len(self.events)):
+                    return
 
     @property
     def ended(self) -> bool:

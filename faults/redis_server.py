@@ -16,8 +16,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 
-from darkq import JobNotFound
-from faults.check import Tally, Watch
+from faults import forgetting
+from faults.check import Tally
+from faults.forgetting import Window
 from faults.load import struck, under_load
 from faults.stage import Setup, Stage
 from faults.suite import Fault
@@ -78,42 +79,8 @@ async def torn(stage: Stage, rng: Random) -> Tally:
 
     async with _sampling(stage) as samples:
         tally, watches = await struck(stage, rng, crash)
-    for watch in watches:
-        tally.add(await _judge_torn(stage, watch, crashed_s))
-    return tally
-
-
-async def _judge_torn(stage: Stage, watch: Watch, crashed_s: float) -> Tally:
-    tally = Tally(jobs=1)
-    cursors = [event.cursor for event in watch.events]
-    tally.duplicated += cursors != sorted(set(cursors))
-    if watch.ended:
-        tally.mixed += not stage.model.is_whole(watch.prompt, watch.text)
-        tally.add(await _read_again(watch, crashed_s))
-        return tally
-    told = type(watch.error).__name__
-    tally.require(watch.error is not None, f"{watch.prompt}: a reader is told of a loss")
-    if isinstance(watch.error, JobNotFound):
-        age_s = crashed_s - watch.enqueued_s
-        tally.lost += 1
-        tally.require(age_s <= TORN_S + 0.1, f"{told}, acknowledged {age_s:.2f} s before")
-    else:
-        result = await watch.job.result(timeout_s=20)
-        tally.wrong += not stage.model.is_whole(watch.prompt, result.text)
-    return tally
-
-
-async def _read_again(watch: Watch, crashed_s: float) -> Tally:
-    """A log that was written on after its end was torn off has no hole: a newcomer reads it."""
-    tally = Tally()
-    newcomer = Watch(watch.job, watch.prompt)
-    await newcomer.to_the_end()
-    if isinstance(newcomer.error, JobNotFound) and crashed_s - watch.enqueued_s <= TORN_S + 0.1:
-        return tally  # it was made and ended within the forgotten second
-    tally.require(newcomer.ended, f"{watch.prompt}: a newcomer sees the end: {newcomer.error}")
-    if newcomer.ended:
-        result = await watch.job.result(timeout_s=20)
-        tally.mixed += newcomer.text != result.text
+    excused = Window(crashed_s - TORN_S - 0.1, crashed_s)
+    tally.add(await forgetting.judge_all(stage, watches, excused.covers))
     return tally
 
 
@@ -211,7 +178,7 @@ async def _drop(stage: Stage, rng: Random, kind: str) -> Tally:
 FAULTS = [
     Fault("redis: SIGKILL, restart (fsync always)", killed, 12, _ALWAYS),
     Fault("redis: SIGKILL, restart (fsync everysec)", killed, 5, _EVERYSEC),
-    Fault("redis: machine crash (fsync everysec)", torn, 6, _EVERYSEC, may_lose=True),
+    Fault("redis: machine crash (fsync everysec)", torn, 6, _EVERYSEC),
     Fault("redis: CLIENT KILL of all clients", dropped, 15),
     Fault("redis: CLIENT KILL of all subscribers", dropped_subscribers, 15),
     Fault("redis: CLIENT PAUSE", paused, 5, _IMPATIENT),

@@ -1,5 +1,7 @@
 """Where faults are played: a Redis, an upstream, a client and real workers.
 
+The Redis is one server behind a proxy, or a cluster, or a server that Sentinels watch.
+
 The upstream's words tell whose they are: piece 7 of the second call for a prompt is
 `<prompt>/2/7`. So a text is whole when it is all pieces of one call, and anything that was
 joined from two can be seen.
@@ -8,35 +10,42 @@ joined from two can be seen.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from redis.asyncio import Redis
 
-from darkq import Client, JobHandle, RedisUnavailable, Settings
-from darkq.connection import pool
+from darkq import Client, JobHandle, NotReplicated, RedisUnavailable, Settings
 from darkq.keys import PRIORITIES, JobKeys, queue
+from darkq.servers import servers_of
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_local.models.base import Turn
-from faults.check import Watch
+from faults.check import Rests, Watch, always_reading
 from faults.proxy import FaultProxy
+from support.cluster import RealCluster, running_cluster
 from support.processes import WorkerProcess
+from support.sentinel import Watched, running_sentinels
 from support.servers import Server, binaries
 from support.waiting import wait_until
 
 LEASE_S = 1.0
 _PAUSE_S = 0.05
 
+Kind: TypeAlias = Literal["server", "cluster", "sentinel"]
+
 
 class Setup(NamedTuple):
     """What a stage is made of. Faults with the same setup share one."""
 
     redis: tuple[str, ...] = ()
+    kind: Kind = "server"
+    replicas: int = 1
     worker: Mapping[str, Any] = {}
     chunks: int = 40
     chunks_per_s: float = 60.0
@@ -79,31 +88,52 @@ class Telltale:
 
 
 class Stage:
-    """Use it as an async context manager; whatever it started ends with it."""
+    """Use it as an async context manager; whatever it started ends with it.
+
+    Of `server` with its `proxy`, `cluster` and `sentinel` a stage has what its setup asks for.
+    """
+
+    server: Server
+    proxy: FaultProxy
+    cluster: RealCluster
+    sentinel: Watched
 
     def __init__(self, setup: Setup, directory: Path, *, full: bool) -> None:
         directory.mkdir()
         self.setup = setup
         self.full = full  # else the long faults are short
         self.directory = directory
-        self.server = Server(binaries()["valkey"], directory, *setup.redis)
         self.model = Telltale(setup)
         self.workers: list[WorkerProcess] = []
         self._prompts = 0
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        self.url, direct_url = await self._start_redis()
+        self.darkai = await self._stack.enter_async_context(LocalDarkAI(self.model))
+        self._stack.callback(self._end_workers)
+        self.client = await self._stack.enter_async_context(Client(settings=self.settings()))
+        self.redis: Redis = servers_of(self.settings(redis_url=direct_url)).client()
+        self._stack.push_async_callback(self.redis.aclose)
+        return self
+
+    async def _start_redis(self) -> tuple[str, str]:
+        """Return where everybody finds it, and where it is found in spite of all faults."""
+        binary, options = binaries()["valkey"], self.setup.redis
+        match self.setup.kind:
+            case "cluster":
+                making = running_cluster(binary, *options, replicas=self.setup.replicas)
+                self.cluster = await self._stack.enter_async_context(making)
+                return self.cluster.url, self.cluster.url
+            case "sentinel":
+                watching = running_sentinels(binary, *options, replicas=self.setup.replicas)
+                self.sentinel = await self._stack.enter_async_context(watching)
+                return self.sentinel.url, self.sentinel.url
+        self.server = Server(binary, self.directory, *options)
         self.server.start()
         self._stack.callback(self.server.stop)
         self.proxy = await self._stack.enter_async_context(FaultProxy(self.server.socket))
-        self.darkai = await self._stack.enter_async_context(LocalDarkAI(self.model))
-        self._stack.callback(self._end_workers)
-        self.url = self.proxy.url if self.setup.through_proxy else self.server.url
-        self.client = await self._stack.enter_async_context(Client(settings=self.settings()))
-        direct = pool(self.settings(redis_url=self.server.url))
-        self.redis: Redis = Redis.from_pool(direct)
-        self._stack.push_async_callback(self.redis.aclose)
-        return self
+        return self.proxy.url if self.setup.through_proxy else self.server.url, self.server.url
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
@@ -143,15 +173,22 @@ class Stage:
         self._prompts += 1
         return f"p{self._prompts}"
 
-    async def submit(self, prompt: str | None = None, **options: Any) -> Watch:
+    async def submit(
+        self,
+        prompt: str | None = None,
+        *,
+        client: Client | None = None,
+        rests: Rests = always_reading,
+        **options: Any,
+    ) -> Watch:
         """Enqueue and watch, as a producer that tries again with its idempotency key."""
-        prompt = prompt or self.prompt()
+        prompt, client = prompt or self.prompt(), client or self.client
         options = {"tries": 1, **options}
         while True:
             try:
-                job = await self.client.enqueue(prompt, idempotency_key=prompt, **options)
-                return Watch(job, prompt)
-            except RedisUnavailable:
+                job = await client.enqueue(prompt, idempotency_key=prompt, **options)
+                return Watch(job, prompt, rests)
+            except (RedisUnavailable, NotReplicated):
                 await asyncio.sleep(_PAUSE_S)
 
     async def submit_many(self, count: int, **options: Any) -> list[Watch]:
@@ -168,18 +205,28 @@ class Stage:
 
     async def nothing_left(self) -> None:
         """Wait until nothing is queued and nothing is held. Fails when something stays."""
-        for priority in PRIORITIES:
-            name = queue(0, priority)
+        for partition, priority in itertools.product(range(self.partitions), PRIORITIES):
+            name = queue(partition, priority)
             await wait_until(f"{name} to be empty", partial(self._is_empty, name), 30)
+
+    @property
+    def partitions(self) -> int:
+        return self.settings().partitions
 
     async def clear(self) -> None:
         """Put away what a run left that did not come to its end: workers, jobs, what is broken."""
         self._end_workers()
         self.model.on_call = lambda _: None
-        await self.proxy.accept()
-        self.proxy.mend()
-        await asyncio.to_thread(self.server.restart)
-        await self.redis.flushall()
+        if self.setup.kind == "server":
+            await self.proxy.accept()
+            self.proxy.mend()
+            await asyncio.to_thread(self.server.restart)
+            await self.redis.flushall()
+            return
+        servers = self.cluster if self.setup.kind == "cluster" else self.sentinel
+        await servers.mend()
+        for master in await servers.masters():
+            await master.ask("FLUSHALL")
 
     async def _is_empty(self, queue_name: str) -> bool:
         return bool(await self.redis.zcard(queue_name) == 0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from faults.suite import Row
 
-_COLUMNS = ("runs", "jobs", "lost", "dupl.", "mixed", "wrong", "broken", "p50 s", "p99 s")
+_COLUMNS = ("runs", "jobs", "lost", "forgot", "dupl.", "mixed", "wrong", "broken", "p50 s", "p99 s")
 _NAME_CHARS = 46
 _CELL_CHARS = 7
 
@@ -18,8 +18,9 @@ HEAD = "fault".ljust(_NAME_CHARS) + "".join(column.rjust(_CELL_CHARS) for column
 def line(row: Row) -> str:
     """One row."""
     tally = row.tally
-    numbers = (row.runs, tally.jobs, tally.lost, tally.duplicated, tally.mixed, tally.wrong)
-    cells = [*map(str, numbers), str(len(tally.broken))]
+    numbers = (row.runs, tally.jobs, tally.lost, tally.forgotten)
+    faults = (tally.duplicated, tally.mixed, tally.wrong, len(tally.broken))
+    cells = list(map(str, (*numbers, *faults)))
     cells += [_seconds(tally.recoveries_s, share) for share in (0.5, 0.99)]
     text = row.fault.name.ljust(_NAME_CHARS) + "".join(cell.rjust(_CELL_CHARS) for cell in cells)
     complaints = [f"    not kept: {words}" for words in tally.broken[:10]]
@@ -42,6 +43,7 @@ def as_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
             "runs": row.runs,
             "jobs": row.tally.jobs,
             "lost": row.tally.lost,
+            "forgotten": row.tally.forgotten,
             "duplicated": row.tally.duplicated,
             "mixed": row.tally.mixed,
             "wrongly_completed": row.tally.wrong,

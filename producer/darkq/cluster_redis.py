@@ -140,7 +140,9 @@ class ClusterRedis(WaitingRedis):
     async def _forget_but(self, slots: Slots) -> None:
         """Close what leads to servers that have left the cluster."""
         for address in self._nodes.keys() - slots.nodes:
-            await self._nodes.pop(address).aclose()
+            node = self._nodes.pop(address, None)
+            if node is not None:  # else another call has been here while this one closed others
+                await node.aclose()
 
     @staticmethod
     def _owner(slots: Slots, key: str | bytes) -> Address:

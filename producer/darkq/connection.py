@@ -15,7 +15,7 @@ from darkq.sentinel import TO_MASTER, Sentinels
 from darkq.settings import Settings
 from darkq.transport import OURS, UNAVAILABLE, PatientRetry
 
-_REFUSED = re.compile(r"(?:^|-)(MISCONF|READONLY|NOPERM|CLUSTERDOWN)\b")
+_REFUSED = re.compile(r"(?:^|-)(MISCONF|READONLY|NOPERM|CLUSTERDOWN|NOREPLICAS)\b")
 # In a pipeline redis-py puts the command before the server's words.
 _ELSEWHERE = re.compile(r"(?:^|caused error: \(')(MOVED|CROSSSLOT)\b")
 _NO_URL = (

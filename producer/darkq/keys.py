@@ -261,10 +261,22 @@ def limit_keys(upstream: str) -> LimitKeys:
 
 def never_there(key: str) -> str:
     """Name what shares a key's slot and never exists. Raises `ValueError` for a key without tag."""
+    return _beside(key, "never")
+
+
+def written(key: str) -> str:
+    """Name what shares a key's slot, and says nothing: `darkq.replicas` writes it.
+
+    Raises `ValueError` for a key without tag.
+    """
+    return _beside(key, "written")
+
+
+def _beside(key: str, name: str) -> str:
     found = _TAG.search(key)
     if found is None:
         raise ValueError(f"no hash tag in {key!r}")
-    return f"darkq:{found[0]}:never"
+    return f"darkq:{found[0]}:{name}"
 
 
 API_KEYS = "darkq:keys"

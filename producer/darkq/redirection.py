@@ -24,7 +24,8 @@ _KEYLESS = {"PING", "TIME", "INFO", "WAIT", "SCRIPT LOAD", "CONFIG GET"}
 _SCRIPTS = {"EVAL", "EVALSHA"}
 # In a transaction redis-py puts the command before the server's words.
 _WORDS = re.compile(
-    r"(?:^|caused error: \(')(MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN)\b(?: \d+ (\S*):(\d+))?"
+    r"(?:^|caused error: \(')(MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN|NOREPLICAS)\b"
+    r"(?: \d+ (\S*):(\d+))?"
 )
 
 

@@ -1,5 +1,8 @@
 """Waiting for replicas: what a call has written counts when so many of them have it.
 
+`WAIT` waits for what its connection wrote last. A call that is repeated, over another connection,
+finds all done and writes nothing; then `WAIT` would not wait. So something is always written first.
+
 Redis answers before its replicas have heard. So what it has answered can be lost when it dies and
 one of them takes its place. `DARKQ_REDIS_WAIT_REPLICAS` says how many must have it first.
 """
@@ -10,11 +13,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Self, TypeAlias, cast
 
 from redis.asyncio import ConnectionPool, Redis
+from redis.exceptions import ConnectionError, ResponseError
 
 from darkq.errors import NotReplicated
+from darkq.keys import written
 from darkq.settings import Settings
 
 Command: TypeAlias = tuple[Any, ...]
+
+_WRITTEN_TTL_MS = 60_000
 
 
 class WaitRule(NamedTuple):
@@ -22,6 +29,13 @@ class WaitRule(NamedTuple):
 
     replicas: int
     timeout_ms: int
+
+    def commands(self, key: str) -> tuple[Command, Command]:
+        """Return what to send after commands on a slot, named by a key of it: a write, `WAIT`."""
+        return (
+            ("SET", written(key), "", "PX", _WRITTEN_TTL_MS),
+            ("WAIT", self.replicas, self.timeout_ms),
+        )
 
     def check(self, reached: int) -> None:
         """Take what `WAIT` replied. Raises `NotReplicated`."""
@@ -48,7 +62,7 @@ class WaitingRedis(Redis):
         return client
 
     async def execute_durably(self, *command: Any) -> Any:
-        """Run a command, and return its reply once enough replicas have what it wrote.
+        """Run a script's command, and return its reply once enough replicas have what it wrote.
 
         Raises `NotReplicated`, and what redis-py raises.
         """
@@ -65,10 +79,13 @@ class WaitingRedis(Redis):
     async def _and_wait(self, server: Redis, command: Command) -> Any:
         async with server.pipeline(transaction=False) as pipe:  # both over one connection
             pipe.execute_command(*command)
-            pipe.execute_command("WAIT", self.wait_rule.replicas, self.wait_rule.timeout_ms)
-            reply, reached = await pipe.execute(raise_on_error=False)
-        for each in (reply, reached):
-            if isinstance(each, Exception):
-                raise each
-        self.wait_rule.check(reached)
-        return reply
+            for each in self.wait_rule.commands(command[3]):  # the script's first key
+                pipe.execute_command(*each)
+            replies = await pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, ResponseError) and "UNBLOCKED" in str(reply):
+                raise ConnectionError("the server is no master any more")  # since it waits
+            if isinstance(reply, Exception):
+                raise reply
+        self.wait_rule.check(replies[-1])
+        return replies[0]

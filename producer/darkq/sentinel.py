@@ -2,12 +2,14 @@
 
 Each attempt to connect asks anew: after a failover the next one finds the new master. What a
 Sentinel says may be out of date, so the server is asked too. A master that has become a replica
-says so when it is written to; such a connection is given up, and the next call finds the other.
+says so when it is written to (READONLY), and one whose replicas have left it, where it is told to
+mind (`min-replicas-to-write`: NOREPLICAS). Such a connection is given up; the next call asks anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +17,19 @@ from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    ConnectionError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from darkq.redis_url import Address, RedisUrl
 from darkq.transport import Cancellable, PatientHandshake, Tcp, Tls
 
 _ASK_TIMEOUT_S = 1.0
+_NO_MASTER = re.compile(r"\b(READONLY|NOREPLICAS)\b")
 
 
 class Sentinels:
@@ -90,7 +99,7 @@ class _ToMaster(Cancellable):
         try:
             return await super().read_response(*args, **options)
         except ResponseError as error:
-            if "READONLY" not in str(error) and type(error).__name__ != "ReadOnlyError":
+            if not isinstance(error, ReadOnlyError) and not _NO_MASTER.search(str(error)):
                 raise
             await self.disconnect(nowait=True)
             raise ConnectionError("the server is no master any more") from None

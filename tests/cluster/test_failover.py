@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from redis.crc import key_slot
 
-from darkq import Client, JobHandle, NotReplicated, Settings
+from darkq import Client, JobHandle, NotReplicated, RedisUnavailable, Settings
 from darkq.event import AnyEvent, Chunk, Completed
 from darkq_local.local_darkai import LocalDarkAI
 from support.cluster import Node, RealCluster
@@ -193,20 +193,35 @@ async def test_what_replicas_have_not_is_not_acknowledged(
     async with Client(settings=settings) as client:
         assert (await (await client.enqueue("prompt")).status()).state == "queued"
         master = await own_cluster.owner("{0}")
-        replica = await _replica_of(own_cluster, master.port)
+        replica = await own_cluster.replica_of(master)
         replica.signal(signal.SIGSTOP)
         try:
             with pytest.raises(NotReplicated, match="0 of the 1 replicas"):
-                await client.enqueue("prompt")
+                await client.enqueue("prompt", idempotency_key="key")
+            # It is there, so nothing is written; and yet it is on no replica.
+            async with Client(settings=settings) as another:
+                with pytest.raises(NotReplicated, match="0 of the 1 replicas"):
+                    await another.enqueue("prompt", idempotency_key="key")
         finally:
             replica.signal(signal.SIGCONT)
         await wait_until("the replica to be in step", own_cluster.replicated, timeout_s=30)
         assert await client.enqueue("prompt")
 
 
-async def _replica_of(cluster: RealCluster, port: int) -> Node:
-    for node in cluster.nodes:
-        role = await node.ask("ROLE")
-        if role[0] == b"slave" and role[2] == port:
-            return node
-    raise AssertionError("it has no replica")
+async def test_a_master_whose_replicas_have_left_is_not_written_to(
+    own_cluster: RealCluster, settings_of: MakeSettings
+) -> None:
+    """Where it minds (`min-replicas-to-write`). Red without NOREPLICAS among the words."""
+    master = await own_cluster.owner("{0}")
+    replica = await own_cluster.replica_of(master)
+    await master.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+    settings = settings_of(own_cluster, partitions=1)
+    impatient = settings.model_copy(update={"redis_patience_s": 0.1})
+    async with Client(settings=settings) as client, Client(settings=impatient) as hasty:
+        assert await client.enqueue("prompt")
+        replica.kill()
+        with pytest.raises(RedisUnavailable):
+            await hasty.enqueue("prompt")
+        waiting = asyncio.create_task(client.enqueue("prompt"))
+        await replica.start()
+        assert await waiting

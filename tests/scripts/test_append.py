@@ -50,7 +50,7 @@ async def test_once_one_event_is_refused_the_rest_of_that_log_is_too(
 
 async def test_each_log_of_a_call_stands_alone(redis: Redis, hand: Hand) -> None:
     one, two, three = [await hand.take() for _ in range(3)]
-    await hand.append(two, started(2))
+    await redis.xadd(two.keys.events, {"e": ev.encode(started(2))}, id="2-0")
     keys: list[str] = []
     args: list[str | bytes] = []
     for claim in (one, two, three):
@@ -85,3 +85,16 @@ async def test_appending_keeps_the_time_to_live(redis: Redis, hand: Hand) -> Non
 
 async def test_nothing_to_append(redis: Redis) -> None:
     assert await scripts.append(redis, [], []) == []
+
+
+async def test_an_attempt_that_was_not_given_out_here_begins_nothing(
+    redis: Redis, hand: Hand
+) -> None:
+    """Its claim was of a server that another has replaced. Red without `may_begin`: in a log that
+    has ended its readers would wait for ever."""
+    claim = await hand.take()
+    await redis.delete(claim.keys.retry)
+    assert await hand.append(claim, started(1), chunk(1, 1)) == [0, 1]
+    await redis.set(claim.keys.retry, 2, ex=60)
+    assert await hand.append(claim, started(1)) == [0]
+    assert await event_ids(redis, claim.keys) == ["0-1"]

@@ -83,6 +83,23 @@ async def test_a_master_that_has_become_a_replica_is_left(
     await redis.aclose()
 
 
+async def test_a_master_whose_replicas_have_left_is_not_written_to(
+    watched: Watched, settings: Settings
+) -> None:
+    """Where it minds (`min-replicas-to-write`). Red without its NOREPLICAS as a lost one."""
+    master, replica = await watched.master(), await watched.replica()
+    await master.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+    impatient = settings.model_copy(update={"redis_patience_s": 0.1})
+    async with Client(settings=settings) as client, Client(settings=impatient) as hasty:
+        assert await client.enqueue("prompt")
+        replica.kill()
+        with pytest.raises(RedisUnavailable):
+            await hasty.enqueue("prompt")
+        waiting = asyncio.create_task(client.enqueue("prompt"))
+        await replica.start()
+        assert await waiting
+
+
 @pytest.mark.parametrize("how", ["killed", "frozen", "asked"])
 async def test_jobs_survive_a_failover(
     watched: Watched,

@@ -16,7 +16,7 @@ from pathlib import Path
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 
-from support.daemon import START_TIMEOUT_S, Daemon, free_ports
+from support.daemon import START_TIMEOUT_S, Daemon, free_ports, mend
 from support.waiting import wait_until
 
 SLOTS = 16384
@@ -140,6 +140,26 @@ class RealCluster:
         """Move a slot key by key."""
         source = await self.begin_move(slot, target)
         await self.end_move(slot, source, target)
+
+    async def replica_of(self, master: Node) -> Node:
+        """Return a replica of a master. Fails when it has none that runs."""
+        for node in self.nodes:
+            if await node.role() == b"slave" and (await node.ask("ROLE"))[2] == master.port:
+                return node
+        raise AssertionError("it has no replica")
+
+    async def move_whole(self, slot: int, target: Node) -> None:
+        """Move a slot in one piece: Valkey from 9 on copies it, and hands it over at once."""
+        source = await self.owner_of_slot(slot)
+        await source.ask(
+            *("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", await target.id())
+        )
+        await wait_until("the slot to have moved", lambda: target.has(slot), timeout_s=30)
+
+    async def mend(self) -> None:
+        """Let every node run, be it dead or stopped, and wait until all is in step."""
+        await mend(self.nodes)
+        await self.settled()
 
     def end(self) -> None:
         for node in self.nodes:

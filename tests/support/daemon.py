@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,10 @@ from redis.exceptions import RedisError
 from support.waiting import wait_until
 
 START_TIMEOUT_S = 20.0
+
+
+# Each but once: whoever got it may not listen there yet.
+_candidates = (20_000 + (os.getpid() * 101 + n) % 35_000 for n in itertools.count())
 
 
 class Daemon:
@@ -69,15 +76,20 @@ class Daemon:
             self.kill()
 
 
+async def mend(daemons: Iterable[Daemon]) -> None:
+    """Let each of them run, be it dead or stopped by a signal."""
+    async with asyncio.TaskGroup() as tasks:
+        for daemon in daemons:
+            if daemon.process is None:
+                tasks.create_task(daemon.start())
+            else:
+                daemon.signal(signal.SIGCONT)
+
+
 def free_ports(count: int) -> list[int]:
     """Find ports that are free, and whose cluster bus's, 10,000 above, are too."""
-    ports: list[int] = []
-    candidate = 20_000 + os.getpid() % 20_000
-    while len(ports) < count:
-        candidate = candidate + 1 if candidate < 55_000 else 20_000
-        if _is_free(candidate) and _is_free(candidate + 10_000):
-            ports.append(candidate)
-    return ports
+    found = (port for port in _candidates if _is_free(port) and _is_free(port + 10_000))
+    return list(itertools.islice(found, count))
 
 
 def _is_free(port: int) -> bool:

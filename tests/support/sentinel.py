@@ -1,4 +1,4 @@
-"""A real master, its replica, and three real Sentinels that watch them, on loopback."""
+"""A real master, its replicas, and three real Sentinels that watch them, on loopback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from support.daemon import START_TIMEOUT_S, Daemon, free_ports
+from support.daemon import START_TIMEOUT_S, Daemon, free_ports, mend
 from support.waiting import wait_until
 
 SERVICE = "darkq"
@@ -15,7 +15,7 @@ DOWN_AFTER_MS = 1000
 
 
 class Watched:
-    """Two servers, one of which is the master, and the Sentinels."""
+    """Servers, one of which is the master, and the Sentinels."""
 
     def __init__(self, servers: list[Daemon], sentinels: list[Daemon]) -> None:
         self.servers = servers
@@ -33,6 +33,15 @@ class Watched:
         (master,) = [each for each in self.servers if each.port == int(port)]
         return master
 
+    async def masters(self) -> list[Daemon]:
+        """Return all that are written to: the one."""
+        return [await self.master()]
+
+    async def replica(self) -> Daemon:
+        """Return a server that is not the master."""
+        master = await self.master()
+        return next(each for each in self.servers if each is not master)
+
     async def fail_over(self) -> Daemon:
         """Kill the master, and wait until another has its place; return the dead one."""
         dead = await self.master()
@@ -49,36 +58,62 @@ class Watched:
         role, _, replicas = await (await self.master()).ask("ROLE")
         return bool(role == b"master" and replicas)
 
+    async def mend(self) -> None:
+        """Let everybody run, be it dead or stopped, and wait until the replica is in step."""
+        await mend((*self.servers, *self.sentinels))
+        await wait_until("the servers to agree", self._agreed, timeout_s=40)
+
+    async def all_have_other_master(self, than: Daemon) -> bool:
+        """Tell whether every Sentinel that runs names another, which says that it is master."""
+        sentinels = [each for each in self.sentinels if each.process is not None]
+        named = {
+            int((await each.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE))[1])
+            for each in sentinels
+        }
+        return than.port not in named and await self.has_other_master(than)
+
+    async def _agreed(self) -> bool:
+        """Tell whether there is one master, which all Sentinels name, and the other follows it."""
+        named = {
+            int((await each.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE))[1])
+            for each in self.sentinels
+        }
+        master = await self.master()
+        others = [await each.role() for each in self.servers if each is not master]
+        return named == {master.port} and set(others) == {b"slave"} and await self.replicated()
+
     def end(self) -> None:
         for each in (*self.sentinels, *self.servers):
             each.end()
 
 
 @asynccontextmanager
-async def running_sentinels(binary: Path, *options: str) -> AsyncIterator[Watched]:
+async def running_sentinels(
+    binary: Path, *options: str, replicas: int = 1
+) -> AsyncIterator[Watched]:
     """Run them in a directory of their own."""
     with tempfile.TemporaryDirectory(prefix="darkq-sentinel-") as name:
         directory = Path(name)
-        ports = free_ports(5)
-        servers = [_server(binary, directory, port, ports[0], *options) for port in ports[:2]]
-        sentinels = [_sentinel(binary, directory, port, ports[0]) for port in ports[2:]]
+        ports = free_ports(4 + replicas)
+        servers = [_server(binary, directory, port, ports[0], *options) for port in ports[:-3]]
+        sentinels = [_sentinel(binary, directory, port, ports[0]) for port in ports[-3:]]
         watched = Watched(servers, sentinels)
         try:
             for each in (*servers, *sentinels):
                 await each.start()
             await wait_until("a replica in step", watched.replicated, timeout_s=START_TIMEOUT_S)
-            await wait_until("all to know all", lambda: _all_known(watched), timeout_s=30)
+            await wait_until("all to know all", lambda: _all_known(watched, replicas), timeout_s=30)
             yield watched
         finally:
             watched.end()
 
 
-async def _all_known(watched: Watched) -> bool:
-    """Tell whether each Sentinel knows the two others, and the replica."""
+async def _all_known(watched: Watched, replicas: int) -> bool:
+    """Tell whether each Sentinel knows the two others, and the replicas."""
     for sentinel in watched.sentinels:
         facts = await sentinel.ask("SENTINEL", "MASTER", SERVICE)
         known = dict(zip(facts[::2], facts[1::2], strict=True))
-        if (known[b"num-other-sentinels"], known[b"num-slaves"]) != (b"2", b"1"):
+        if (known[b"num-other-sentinels"], known[b"num-slaves"]) != (b"2", b"%d" % replicas):
             return False
     return True
 

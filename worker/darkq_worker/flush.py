@@ -60,7 +60,9 @@ class Flush:
         for settlement in settlements:
             self._calls.append(_settle(settlement, in_cluster, told))
         if waits:
-            self._calls.append(_await_replicas(wait, ends, on_settled))
+            mark, await_replicas = wait.commands(settlements[0].log.keys.job)
+            self._calls.append((mark, lambda _: None))
+            self._calls.append((await_replicas, _told_of_replicas(wait, ends, on_settled)))
 
     @property
     def commands(self) -> list[Command]:
@@ -116,12 +118,12 @@ def _settle(settlement: Settlement, in_cluster: bool, on_settled: _OnSettled) ->
     return command, lambda reply: on_settled(settlement, reply == 1)
 
 
-def _await_replicas(
+def _told_of_replicas(
     wait: WaitRule, ends: Sequence[tuple[Settlement, bool]], on_settled: _OnSettled
-) -> _Call:
+) -> Callable[[int], None]:
     def told(reached: int) -> None:
         wait.check(reached)
         for settlement, ours in ends:
             on_settled(settlement, ours)
 
-    return ("WAIT", wait.replicas, wait.timeout_ms), told
+    return told

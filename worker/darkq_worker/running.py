@@ -52,10 +52,16 @@ class Running:
         self._on_ended = on_ended
 
     def start(self, claims: Sequence[Claim]) -> None:
-        """Run what has been claimed."""
+        """Run what has been claimed.
+
+        A server that forgot that it gave us a job may give it again, with the same number and token:
+        it is the attempt that runs here, or whose end is on its way.
+        """
         self._counting.claimed(claims)
         for claim in claims:
             attempt = Attempt(claim, self._settings)
+            if attempt.name in self._tasks:
+                continue
             task = asyncio.get_running_loop().create_task(self._run(attempt), name=attempt.name)
             attempt.begin(task)
             self.attempts.add(attempt)
