@@ -54,8 +54,8 @@ class Running:
     def start(self, claims: Sequence[Claim]) -> None:
         """Run what has been claimed.
 
-        A server that forgot that it gave us a job may give it again, with the same number and token:
-        it is the attempt that runs here, or whose end is on its way.
+        A server that forgot that it gave us a job may give it again, with the same number and
+        token: it is the attempt that runs here, or whose end is on its way.
         """
         self._counting.claimed(claims)
         for claim in claims:
