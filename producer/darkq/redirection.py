@@ -3,6 +3,7 @@
 MOVED  the key is elsewhere for good      ask who has what, go there
 ASK    this key has been moved already    go there once, by special leave
 TRYAGAIN, CLUSTERDOWN, and no answer      wait a moment, ask who has what, try again
+NOREPLICAS, where that is minded          the same
 """
 
 from __future__ import annotations
