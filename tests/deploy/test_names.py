@@ -15,6 +15,7 @@ SETTINGS = {f"DARKQ_{field.upper()}" for field in Settings.model_fields}
 FIELDS = {field.upper() for field in UpstreamSettings.model_fields}
 OTHERS = {
     "DARKQ_SECRETS_DIR",  # where settings are looked for
+    "DARKQ_MOVE_TO_URL",  # of `darkq queues move` alone
     # Compose's own variables, explained at the top of each file
     *("DARKQ_IMAGE", "DARKQ_REDIS_PASSWORD", "DARKQ_SECRETS", "DARKQ_WORKERS"),
 }

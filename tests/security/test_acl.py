@@ -26,7 +26,7 @@ from darkq import (
     JobCancelled,
     JobFailed,
     Settings,
-    live,
+    subscriber,
 )
 from darkq.event import Cursor
 from darkq.keys import WORKERS, JobKeys, queue
@@ -50,7 +50,7 @@ SCRIPTS = {
     "producer": [
         *("enqueue", "batches", "cancel", "end_line", "revive"),
         *("keep_batch", "mark_batch", "acknowledge"),
-        *("enter", "forget"),
+        *("enter", "forget", "publish"),
     ],
     "worker": [
         *("claim", "renew", "append", "finish", "end_line", "release", "make_due"),
@@ -327,7 +327,7 @@ async def play(
 ) -> Callable[[str, str], Awaitable[list[str]]]:
     """Play a role under a rule, to its end or to the first refusal; return what was refused."""
 
-    monkeypatch.setattr(live, "_PING_INTERVAL_S", 0.02)
+    monkeypatch.setattr(subscriber, "_PING_INTERVAL_S", 0.02)
     monkeypatch.setattr(leased_worker, "_CLOSE_PATIENCE_S", 0.1)
     monkeypatch.setattr(file_batch_runners, "LOOK_S", 0.05)
     monkeypatch.setattr(file_batch, "PAUSE_S", 0.05)
