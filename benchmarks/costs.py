@@ -72,7 +72,7 @@ def _of_chunks(paced_runs: list[list[Used]]) -> list[_Found]:
         *redis,
         *_delivery(read, alone, *(each.value for each in redis)),
         *_flushing(alone),
-        *_bytes(packed, spread),
+        *_bytes(alone, packed),
     ]
 
 
@@ -160,9 +160,9 @@ def _flushing(alone: Used) -> list[_Found]:
     ]
 
 
-def _bytes(packed: Used, spread: Used) -> list[_Found]:
-    few, many = (used.bytes_in / used.events for used in (packed, spread))
-    calls_few, calls_many = (used.appends / used.events for used in (packed, spread))
+def _bytes(alone: Used, packed: Used) -> list[_Found]:
+    few, many = (used.bytes_in / used.events for used in (packed, alone))
+    calls_few, calls_many = (used.appends / used.events for used in (packed, alone))
     per_call = (many - few) / (calls_many - calls_few)
     return [
         _Found("bytes to Redis per call", "B", per_call),
