@@ -1,4 +1,7 @@
-"""python -m benchmarks [NAME…] [--quick] [--json | --markdown] [--plots FOLDER]"""
+"""python -m benchmarks [NAME…] [--quick] [--json | --markdown] [--plots FOLDER]
+
+`python -m benchmarks capacity --help` runs nothing: it calculates.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import report
+from benchmarks import capacity_text, report
 from benchmarks.figures import Answer
 from benchmarks.machine import THE_REST, describe, load, on_core
 from benchmarks.plots import draw
@@ -21,17 +24,24 @@ NAMES = (
     *("chunks", "pickup", "relay", "pace", "streams", "overhead", "enqueue"),
     *("batches", "priority", "idle", "memory", "readers", "replay"),
 )
-ON_REQUEST = ("gateway", "long_batches", "peers", "server", "soak")
+ON_REQUEST = (
+    *("admissions", "costs", "gateway", "long_batches", "peers", "predicted"),
+    *("scaling", "server", "soak"),
+)
 REPETITIONS = 3
 QUICK_SCALE = 0.2
 
 
 def main() -> None:
     """Parse, run what was named, and print."""
+    if sys.argv[1:2] == ["capacity"]:
+        capacity_text.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     known = (*NAMES, *ON_REQUEST)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help="a fifth of the load: a smoke test")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help=f"{REPETITIONS}")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print every repetition's number")
     how.add_argument("--markdown", action="store_true", help="print what docs/benchmarks.md holds")
@@ -45,7 +55,7 @@ def main() -> None:
     machine = describe()
     with on_core(THE_REST), upstream() as url:
         answers = {
-            name: _run(name, url, QUICK_SCALE if options.quick else 1.0)
+            name: _run(name, url, options.repetitions, QUICK_SCALE if options.quick else 1.0)
             for name in options.names or NAMES
         }
     machine.append(f"load average {load()} at the end")
@@ -60,11 +70,11 @@ def main() -> None:
         print(report.table([row for found in answers.values() for row in found.rows]))
 
 
-def _run(name: str, url: str, scale: float) -> Answer:
+def _run(name: str, url: str, repetitions: int, scale: float) -> Answer:
     benchmark = importlib.import_module(f"benchmarks.{name}")
     question = (benchmark.__doc__ or "").splitlines()[0]
     print(f"{name}: {question}", file=sys.stderr, flush=True)
-    found: Answer = uvloop.run(benchmark.answer(url, REPETITIONS, scale))
+    found: Answer = uvloop.run(benchmark.answer(url, repetitions, scale))
     print(report.text(found), file=sys.stderr, flush=True)
     return found
 

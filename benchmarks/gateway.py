@@ -22,13 +22,15 @@ import aiohttp
 
 from benchmarks.answers import paced
 from benchmarks.figures import Answer, Figures, Row
-from benchmarks.machine import THE_REST, on_core, rss_bytes
+from benchmarks.machine import THE_REST, CpuShare, on_core, rss_bytes
 from benchmarks.processes import Process, child, module, read_line
 from benchmarks.systems import Darkq, darkq, frozen
 
 READERS = 5000
 PER_S = 0.4
 CHUNKS = 6
+BRISK_PER_S = 10.0
+BRISK_CHUNKS = 100
 MIN_FILES = 16_000
 _START_TIMEOUT_S = 10.0
 
@@ -37,44 +39,78 @@ class _Found(NamedTuple):
     kb_per_reader: float
     p50_ms: float
     p99_ms: float
+    opening_us: float
+    delivery_us: float
+    chunk_bytes: float
+    base_mb: float
+
+
+class _Crowd(NamedTuple):
+    """Who reads what."""
+
+    name: str
+    jobs: int
+    readers: int
+    per_s: float = PER_S
+    chunks: int = CHUNKS
 
 
 async def answer(url: str, repetitions: int, scale: float) -> Answer:
     readers = int(READERS * scale)
     _allow_many_files()
+    few = max(1, readers // 10)
+    crowds = (
+        _Crowd(f"1 job, {readers:,} readers", 1, readers),
+        _Crowd(f"{readers:,} jobs", readers, readers),
+        _Crowd(
+            f"{few:,} jobs of {BRISK_PER_S:g} chunks a second", few, few, BRISK_PER_S, BRISK_CHUNKS
+        ),
+    )
     found: dict[str, list[_Found]] = {}
     async with darkq(url, jobs=readers) as us:
         with on_core(THE_REST):  # the gateway is what is tested
             os.sched_setaffinity(us.pid, os.sched_getaffinity(0))
         for _ in range(repetitions):
-            for what, jobs in ((f"1 job, {readers:,} readers", 1), (f"{readers:,} jobs", readers)):
+            for crowd in crowds:
                 with _gateway(us.redis_url) as (process, port):
                     await _answers(port)
-                    watched = await _watch(us, process, port, jobs, readers)
-                    found.setdefault(what, []).append(watched)
+                    watched = await _watch(us, process, port, crowd)
+                    found.setdefault(crowd.name, []).append(watched)
     rows = []
     for what, repeated in found.items():
-        memory, p50, p99 = map(Figures.of, zip(*repeated, strict=True))
+        memory, p50, p99, opening, delivery, size, base = map(
+            Figures.of, zip(*repeated, strict=True)
+        )
         rows += [
             Row(f"gateway's memory per reader, {what}", "KB", memory),
             Row(f"gateway relay p50, {what}", "ms", p50),
             Row(f"gateway relay p99, {what}", "ms", p99),
+            Row(f"gateway's CPU per reader that comes, {what}", "µs", opening),
+            Row(f"gateway's CPU per chunk and reader, {what}", "µs", delivery),
+            Row(f"bytes per chunk and reader, {what}", "B", size),
+            Row(f"gateway's memory without readers, {what}", "MB", base),
         ]
     return Answer(rows, [f"A process needs {MIN_FILES:,} open files for this (ulimit -Hn)."])
 
 
-async def _watch(us: Darkq, process: Process, port: int, jobs: int, readers: int) -> _Found:
-    before = rss_bytes(process.pid)
-    with child(*module("sse_readers", port, readers, CHUNKS), role=THE_REST) as crowd:
-        read_line(crowd)
+async def _watch(us: Darkq, process: Process, port: int, crowd: _Crowd) -> _Found:
+    before, opening = rss_bytes(process.pid), CpuShare(process.pid)
+    with child(*module("sse_readers", port, crowd.readers, crowd.chunks), role=THE_REST) as reading:
+        read_line(reading)
         with frozen(us.pid):
-            handles = await us.client.enqueue_many([paced(CHUNKS, PER_S)] * jobs)
-            assert crowd.stdin is not None
-            print(json.dumps([handle.id for handle in handles]), file=crowd.stdin, flush=True)
-            await asyncio.to_thread(read_line, crowd)
+            prompt = paced(crowd.chunks, crowd.per_s)
+            handles = await us.client.enqueue_many([prompt] * crowd.jobs)
+            assert reading.stdin is not None
+            print(json.dumps([handle.id for handle in handles]), file=reading.stdin, flush=True)
+            await asyncio.to_thread(read_line, reading)
             grown = rss_bytes(process.pid) - before
-        p50, p99 = json.loads(await asyncio.to_thread(read_line, crowd))
-    return _Found(grown / readers / 1024, p50, p99)
+            opening_us = opening.used_s() / crowd.readers * 1e6
+        delivering = CpuShare(process.pid)
+        p50, p99, size = json.loads(await asyncio.to_thread(read_line, reading))
+        delivery_us = delivering.used_s() / (crowd.readers * crowd.chunks) * 1e6
+    return _Found(
+        grown / crowd.readers / 1024, p50, p99, opening_us, delivery_us, size, before / 1e6
+    )
 
 
 @contextmanager

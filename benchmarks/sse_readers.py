@@ -1,8 +1,9 @@
 """Thousands of readers of a gateway's event streams: raw sockets, and as little work as can be.
 
 Takes a JSON list of job ids from a line of standard input; job after job gets its reader, over and
-over until there are enough. Prints a line when all have had their first event, and the ages of
-all chunks, in milliseconds at the 50th and the 99th percentile, when all have had theirs.
+over until there are enough. Prints a line when all have had their first event; when all have had
+theirs, the ages of all chunks, in milliseconds at the 50th and the 99th percentile, and how many
+bytes have come for each.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class _Reader(asyncio.Protocol):
         self._left = chunks
         self._ages = ages
         self._rest = b""
+        self.bytes_since = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast(asyncio.Transport, transport).write(self._request)
@@ -39,6 +41,7 @@ class _Reader(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.begun.done() and b"queued" in data:
             self.begun.set_result(None)
+        self.bytes_since += len(data)
         whole, _, self._rest = (self._rest + data).rpartition(b"\n")
         for stamps in _TEXT.findall(whole):
             ages = ages_us(stamps.decode())
@@ -66,9 +69,12 @@ async def main(port: int, readers: int, chunks: int) -> None:
             await reader.begun
     await asyncio.gather(*(reader.begun for reader in all_readers))
     print("all have begun", flush=True)
+    for reader in all_readers:
+        reader.bytes_since = 0
     await asyncio.gather(*(reader.done for reader in all_readers))
     found = [percentile(ages, percent) / 1000 for percent in (50, 99)]
-    print(json.dumps(found), flush=True)
+    per_chunk = sum(reader.bytes_since for reader in all_readers) / len(ages)
+    print(json.dumps([*found, per_chunk]), flush=True)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,11 @@ class System(Protocol):
         ...
 
 
+def settings_of(redis_url: str, *, partitions: int = 1) -> Settings:
+    """Return the defaults, whatever stands in a file `.env` here."""
+    return Settings(_env_file=None, redis_url=redis_url, partitions=partitions)  # pyright: ignore[reportCallIssue]
+
+
 class Darkq:
     """darkq, read through the Python tail."""
 
@@ -69,8 +74,7 @@ class Darkq:
         self.pid = pid
         self.redis_url = redis_url
         self.redis = Redis.from_url(redis_url)
-        settings = Settings(_env_file=None, redis_url=redis_url)  # pyright: ignore[reportCallIssue]
-        self.client = Client(settings=settings)
+        self.client = Client(settings=settings_of(redis_url))
 
     async def ask(self, prompt: str) -> str:
         return (await (await self.client.enqueue(prompt)).result()).text

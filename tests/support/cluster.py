@@ -98,8 +98,11 @@ class RealCluster:
         )
 
     async def replicated(self) -> bool:
-        """Tell whether every master has a replica in step."""
-        return all([(await node.ask("ROLE"))[2] for node in await self.masters()])
+        """Tell whether every master has a replica in step, if there are replicas at all."""
+        masters = await self.masters()
+        if len(masters) == len(self.nodes):
+            return True
+        return all([(await node.ask("ROLE"))[2] for node in masters])
 
     async def settled(self) -> None:
         """Wait until all slots are served, and each master has a replica in step."""

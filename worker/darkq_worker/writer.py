@@ -76,7 +76,9 @@ class Writer:
         The future tells whether the job was still ours. It never fails; it waits for as long
         as Redis is away.
         """
-        self._homes[settlement.log].settle(settlement)
+        log = settlement.log
+        writer = self._homes.get(log) or self._writer_of(log.keys)  # one that is lost may end too
+        writer.settle(settlement)
         return settlement.settled
 
     async def drained(self) -> None:
