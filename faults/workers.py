@@ -129,7 +129,8 @@ async def stopped_claiming(stage: Stage, rng: Random) -> Tally:
 
 
 async def _claims(stage: Stage) -> int:
-    return int((await stage.redis.info("commandstats"))["cmdstat_evalsha"]["calls"])
+    calls = (await stage.redis.info("commandstats")).get("cmdstat_evalsha", {"calls": 0})
+    return int(calls["calls"])
 
 
 async def _some_more(stage: Stage, before: int) -> bool:

@@ -35,14 +35,16 @@ MakeSettings = Callable[..., Settings]
 POLL_SELDOM = {"worker_poll_s": 60, "worker_lease_s": 3600}
 
 
-AN_EMPTY_CLAIM = Counter(TIME=1, ZRANGEBYSCORE=2, ZRANGE=2)  # both queues: due, and due next
+# Is a queue paused? Of both what is due, and what is due next.
+AN_EMPTY_CLAIM = Counter(TIME=1, HEXISTS=2, ZRANGEBYSCORE=2, ZRANGE=2)
 AN_EVENT = Call("append", Counter(XADD=1, PUBLISH=1))
 ONE_CHUNK_JOB = [
-    # Not there yet, and is there room? Then the record, a fresh log from a template; once per call
-    # the template's making and end, the queue, the list of the tenant's jobs, and one wake-up.
+    # Not there yet, is there room, and is the queue open? Then the record, a fresh log from a
+    # template; once per call the template's making and end, the queue, the list of the tenant's
+    # jobs, and one wake-up.
     Call(
         "enqueue",
-        Counter(TIME=1, EXISTS=1, ZCARD=1, SET=1, COPY=1)
+        Counter(TIME=1, EXISTS=1, ZCARD=1, HGET=1, SET=1, COPY=1)
         + Counter(XADD=1, PEXPIRE=2, DEL=1, ZADD=2, ZREMRANGEBYRANK=1, PUBLISH=1),
     ),
     # What an empty claim asks; then the lease, the attempt's number, what earlier attempts left
@@ -52,7 +54,7 @@ ONE_CHUNK_JOB = [
         AN_EMPTY_CLAIM
         + Counter(PTTL=1, INCR=1, SET=1, ZADD=1, HSETNX=1, HMGET=1, GET=1, XREVRANGE=1, PEXPIRE=4),
     ),
-    AN_EVENT,  # `started`
+    Call("append", Counter(GET=1, XADD=1, PUBLISH=1)),  # `started`: is it the latest attempt?
     AN_EVENT,  # the chunk
     # Still ours? Then `completed`, the result, and the cleaning.
     Call(

@@ -11,7 +11,7 @@ from support.markdown import REMARKS, ROOT, beside, blocks_of, documents
 from support.reading_docs import commands_of, lacks
 
 ORIGINALS = [path for path in documents() if ".ru." not in path.name and blocks_of(path)]
-NOT_RUN_AT_MOST = 16
+NOT_RUN_AT_MOST = 24
 REASON_CHARS = 15
 SKIPPED_AT_MOST = 1 / 3
 

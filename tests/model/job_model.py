@@ -160,8 +160,14 @@ class Job:
             self.score = score
 
     def append(self, events: Sequence[Event]) -> bool:
-        """Log events, all or none: a log takes nothing that is not after its last event."""
+        """Log events, all or none: a log takes nothing that is not after its last event.
+
+        Nor the beginning of an attempt that is not the latest.
+        """
         if self.log is None or (events and events[0].cursor <= self.log[-1].cursor):
+            return False
+        first = events[0] if events else None
+        if isinstance(first, ev.Started) and (self.ending or first.attempt != self.attempt):
             return False
         self.log += events
         return True

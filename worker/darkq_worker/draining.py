@@ -31,13 +31,13 @@ class Draining:
         self._wake = wake
         self._told: Drain | None = None
         self._leaves = False
-        self._unread = False
+        self._heard = self._read = 0  # how many words there were, how many of them were read
         self.news = asyncio.Event()
         """There may be orders that were not read."""
 
     def deliver(self, message: bytes) -> None:
         """There are orders: nothing is taken before they are read."""
-        self._unread = True
+        self._heard += 1
         self.news.set()
 
     def gap(self) -> None:
@@ -47,17 +47,18 @@ class Draining:
     @property
     def is_idle(self) -> bool:
         """Tell whether the worker takes nothing for now."""
-        return self._unread or self._told is not None
+        return self._read < self._heard or self._told is not None
 
     async def read(self, redis: Redis) -> None:
         """Read the orders, and follow them. Raises what redis-py raises."""
         self.news.clear()
+        heard = self._heard
         try:
             told = await read_order(redis, self._worker_id)
         except BaseException:
             self.news.set()
             raise
-        self._unread = False
+        self._read = heard
         self._wake()
         if told == self._told or self._leaves:
             return
