@@ -14,7 +14,7 @@ from darkq.cluster_redis import ClusterRedis
 from darkq.keys import JobKeys, never_there, queue, wake
 from darkq.servers import each_server, servers_of
 from darkq_worker.main import run_worker
-from support.by_hand import put
+from support.by_hand import Hand, chunk, put, started
 from support.cluster import RealCluster
 from support.daemon import Daemon, free_ports
 from support.servers import binaries
@@ -97,11 +97,7 @@ async def test_a_stale_client_finds_what_has_moved(cluster: RealCluster) -> None
 
 
 async def test_while_a_slot_is_on_the_move(cluster: RealCluster, redis: ClusterRedis) -> None:
-    """Single keys are found on either side. Scripts are refused as a whole, and wait.
-
-    Red without the key that never exists: the script would be run at the source, and stop at the
-    first key that is not there, with what it had done until then.
-    """
+    """Single keys are found on either side. Scripts are refused as a whole, and wait."""
     keys = JobKeys.new(3)
     slot = key_slot(b"3")
     await put(redis, JobKeys.new(3))
@@ -124,6 +120,31 @@ async def test_while_a_slot_is_on_the_move(cluster: RealCluster, redis: ClusterR
         ((verdict, _),) = await enqueueing
         assert verdict == b"new"
         assert await redis.zcard(queue(3, "interactive")) == 2
+    finally:
+        await cluster.move(slot, source)
+
+
+async def test_a_script_does_not_run_where_some_of_its_keys_have_gone(
+    cluster: RealCluster, redis: ClusterRedis
+) -> None:
+    """Red without the key that never exists: the one key that `append` declares is there, and the
+    other that it looks at is not; the attempt would seem to be nobody's.
+    """
+    hand, slot = Hand(redis), key_slot(b"0")
+    claim = await hand.take()
+    source = await cluster.owner_of_slot(slot)
+    target = next(node for node in await cluster.masters() if node is not source)
+    await cluster.begin_move(slot, target)
+    try:
+        await source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", claim.keys.retry)
+        impatient = client_of(cluster, redis_patience_s=0.2)
+        with pytest.raises(ConnectionError, match=r"TRYAGAIN"):
+            await Hand(impatient).append(claim, started(1), chunk(1, 1))
+        await impatient.aclose()
+        appending = asyncio.create_task(hand.append(claim, started(1), chunk(1, 1)))
+        await cluster.end_move(slot, source, target)
+        assert await appending == []
+        assert await redis.xlen(claim.keys.events) == 3
     finally:
         await cluster.move(slot, source)
 
