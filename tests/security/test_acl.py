@@ -239,6 +239,7 @@ async def work(world: World) -> None:
     await Hand(world.redis, "dead").append(lost, started(1))
     expired = await world.hand.enqueue()
     await world.redis.delete(expired.job)
+    await world.redis.script_flush()  # a worker brings what its first claim needs by itself
     worker = asyncio.create_task(run_worker(world.settings, handle_signals=False))
     try:
         job = await admin.enqueue("tried again")
