@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from darkq.keys import PRIORITIES
-from darkq.tracing import TraceContext, fail, messaging, tracer
+from darkq.tracing import TraceContext, Untraced, fail, messaging, tracer
 from darkq_worker import outcome as oc
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.claims import Claim
@@ -25,24 +25,13 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 
-class AttemptSpan:
+class AttemptSpan(Untraced):
     """An attempt, current inside its block. `ended` may come after that. This one is not traced.
 
     `traceparent` is told to readers.
     """
 
     traceparent = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
 
     def call(self, upstream: str, request: Request) -> CallSpan:
         """Return a context manager for the call of the upstream."""

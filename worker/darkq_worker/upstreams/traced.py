@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from darkq.tracing import NOTHING, TraceContext, fail
+from darkq.tracing import NOTHING, TraceContext, Untraced, fail
 from darkq_worker.upstreams.base import End, Request, UpstreamError
 
 if TYPE_CHECKING:
@@ -26,19 +26,8 @@ _OPTIONS = (
 _current_call: ContextVar[Span | None] = ContextVar("darkq_call", default=None)
 
 
-class CallSpan:
+class CallSpan(Untraced):
     """A call of an upstream. This one is not traced."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
 
     def first_chunk(self) -> None:
         """Say that the first text has come."""
