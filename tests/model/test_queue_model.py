@@ -283,9 +283,12 @@ async def _opened(settings: Settings, tally: Counter[str]) -> Bench:
 
 @pytest.mark.timeout(600 if EXAMPLES <= 100 else 0)  # a failure is shortened for minutes
 def test_the_queue_keeps_its_promises_in_any_order_of_events(
-    redis_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    redis_server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    logging.getLogger("darkq").setLevel(logging.ERROR)
+    caplog.set_level(logging.ERROR, "darkq")  # until the test's end
     tally: Counter[str] = Counter()
     redis_settings = Settings(
         _env_file=None,
