@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -26,6 +27,13 @@ hypothesis.settings.register_profile(
     "darkq", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("darkq")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected_garbage() -> Iterator[None]:
+    """Tell what a file's tests left unclosed there, not wherever Python happens to look next."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
