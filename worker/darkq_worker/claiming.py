@@ -122,14 +122,17 @@ class Claiming:
         return min(self._look_everywhere_s, *asked, math.inf)
 
     async def _claim_from(self, partition: _Partition, slots: int) -> None:
+        # What is said while the call is on its way is news: the call may have come before it.
+        partition.ask_at_s, partition.had_less_room = math.inf, True
         try:
             due_s = await self._claim(partition, slots)
         except (RedisError, OSError) as error:
             logger.warning(LogLine("cannot claim, will keep trying", error=brief(error)))
             self.search(partition.number)
         else:
-            now_s = asyncio.get_running_loop().time()
-            partition.ask_at_s = math.inf if due_s is None else now_s + due_s
+            if due_s is not None:
+                now_s = asyncio.get_running_loop().time()
+                partition.ask_at_s = min(partition.ask_at_s, now_s + due_s)
 
     async def _claim(self, partition: _Partition, slots: int) -> float | None:
         bulk = sum(attempt.claim.is_bulk for attempt in self._attempts)
