@@ -71,7 +71,7 @@ def _of_chunks(paced_runs: list[list[Used]]) -> list[_Found]:
         *_chunks("worker's", "workers_cpu_s", alone, packed, spread),
         *redis,
         *_delivery(read, alone, *(each.value for each in redis)),
-        *_flushing(alone),
+        *_flushing(alone, packed),
         *_bytes(alone, packed),
     ]
 
@@ -147,17 +147,25 @@ def _delivery(
     ]
 
 
-def _flushing(alone: Used) -> list[_Found]:
-    """From flush to flush, with a server to itself: solve `n·t + e^(−n·t)` = events of a flush."""
-    together = alone.events / alone.appends
+def _flushing(alone: Used, packed: Used) -> list[_Found]:
+    """How long a flush takes, with a server to itself: at least, and for each event of it."""
+    few, many = (used.events / used.appends for used in (alone, packed))
+    each_us = (_flush_us(packed) - _flush_us(alone)) / (many - few)
+    return [
+        _Found(f"events per flush, {FEW} streams", "", few),
+        _Found("time of a flush without events", "µs", _flush_us(alone) - few * each_us),
+        _Found("time of a flush, per event", "µs", each_us),
+    ]
+
+
+def _flush_us(used: Used) -> float:
+    """Solve `n·t + e^(−n·t)` = events of a flush."""
+    together = used.events / used.appends
     low, high = 0.0, together
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if middle + math.exp(-middle) < together else (low, middle)
-    return [
-        _Found(f"events per flush, {FEW} streams", "", together),
-        _Found("time of a flush", "µs", low / alone.events * 1e6),
-    ]
+    return low / used.events * 1e6
 
 
 def _bytes(alone: Used, packed: Used) -> list[_Found]:

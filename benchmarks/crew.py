@@ -6,8 +6,9 @@ flush begins every
 
     cycle = t + linger + e^(−n·t) / n
 
-seconds: when the last one is over, or, if nothing waits then, when the next event comes. A flush
-makes a call for each partition that it has events of.
+seconds: when the last one is over, or, if nothing waits then, when the next event comes. The fuller
+a flush, the longer it takes, and the fuller the next. A flush makes a call for each partition that
+it has events of.
 """
 
 from __future__ import annotations
@@ -62,9 +63,24 @@ class Flow(NamedTuple):
     flushes: float
 
 
-def cycle_s(events_per_s: float, flush_s: float, linger_s: float = 0.0) -> float:
-    """Return how long it is from one flush to the next."""
-    return flush_s + linger_s + math.exp(-events_per_s * flush_s) / events_per_s
+def cycle_s(events_per_s: float, taken_s: float, linger_s: float = 0.0) -> float:
+    """Return how long it is from one flush, which takes `taken_s`, to the next."""
+    return taken_s + linger_s + math.exp(-events_per_s * taken_s) / events_per_s
+
+
+def flush_s(streams: float, load: Load, costs: UnitCosts = MEASURED) -> float:
+    """Return how long a flush takes that has the events of so many streams.
+
+    What it takes at least, and for each event what that takes; of a stream it has one at most.
+    """
+    least = costs.flush_us / 1e6
+    each = costs.flush_event_us / 1e6
+    low, high = least, least + each * streams
+    for _ in range(50):
+        middle = (low + high) / 2
+        events = streams * -math.expm1(-load.chunks_per_s * (middle + load.linger_s))
+        low, high = (middle, high) if middle < least + each * events else (low, middle)
+    return low
 
 
 def flow_of(
@@ -74,11 +90,11 @@ def flow_of(
     here, of_these = streams / servers, partitions / servers
     if not here * load.chunks_per_s:
         return Flow(0.0, 0.0, 0.0)
-    flush_s = costs.flush_us / 1e6
-    cycle = cycle_s(here * load.chunks_per_s, flush_s, load.linger_s)
+    taken_s = flush_s(here, load, costs)
+    cycle = cycle_s(here * load.chunks_per_s, taken_s, load.linger_s)
     # Of a stream one at most of those that wait, and the one that came when nothing did.
-    events = here * -math.expm1(-load.chunks_per_s * (flush_s + load.linger_s))
-    events = min(here, events + math.exp(-here * load.chunks_per_s * flush_s))
+    events = here * -math.expm1(-load.chunks_per_s * (taken_s + load.linger_s))
+    events = min(here, events + math.exp(-here * load.chunks_per_s * taken_s))
     calls = min(events, 1.0)
     if of_these > 1:  # how many of them have an event, if events fall at random
         calls = of_these * -math.expm1(events * math.log1p(-1 / of_these))

@@ -18,7 +18,7 @@ from benchmarks.capacity import (
     redis_cores,
 )
 from benchmarks.capacity_text import main, parse, text
-from benchmarks.crew import POLL_S, Flow, Load, crew_of, cycle_s, flow_of
+from benchmarks.crew import POLL_S, Flow, Load, crew_of, cycle_s, flow_of, flush_s
 from benchmarks.shares import shares
 from benchmarks.unit_costs import MACHINE, MEASURED, UnitCosts
 from darkq import Settings
@@ -52,6 +52,15 @@ def test_events_that_come_during_a_flush_go_together_and_a_streams_as_one() -> N
     sent = flow_of(100, Load(100, chunks_per_s=10), 1, 1, FREE._replace(flush_us=10_000))
     assert sent.calls == sent.flushes == pytest.approx(100, rel=0.001)
     assert sent.events == pytest.approx(100 * 100 * (1 - math.exp(-0.1)), rel=0.001)
+
+
+def test_a_flush_takes_longer_the_fuller_it_is() -> None:
+    costs = FREE._replace(flush_us=1000, flush_event_us=75)
+    # 75 µs for each of 10,000 events a second: three quarters of all time, so four times as long.
+    assert flush_s(1e6, Load(1e6, chunks_per_s=0.01), costs) == pytest.approx(0.004, rel=0.001)
+    # More than there is time for: each flush has an event of each stream.
+    assert flush_s(100, Load(100, chunks_per_s=1e6), costs) == pytest.approx(0.0085, rel=0.001)
+    assert flush_s(1, Load(1, chunks_per_s=1), FREE._replace(flush_us=7)) == pytest.approx(7e-6)
 
 
 def test_a_flush_makes_a_call_for_each_partition_that_it_has_events_of() -> None:
