@@ -21,8 +21,11 @@ from darkq_worker.attempt_log import Entry
 from darkq_worker.claims import Claim
 from darkq_worker.upstreams.base import Request
 
-# Long enough never to be in a repr by chance; a repr may escape it, so no quotes or controls.
-secrets = st.text(st.characters(categories=["Lu", "Ll", "Nd"]), min_size=12, max_size=40)
+# Never in a repr by chance: hypothesis likes to try the names that it finds in our code. A repr
+# may escape it, so no quotes or controls.
+secrets = st.text(st.characters(categories=["Lu", "Ll", "Nd"]), min_size=12, max_size=40).map(
+    "ß0".__add__
+)
 
 
 def everything(secret: str) -> list[Any]:
