@@ -4,19 +4,14 @@ Each attempt to connect asks anew: after a failover the next one finds the new m
 Sentinel says may be out of date, so the server is asked too. A master that has become a replica
 says so when it is written to (READONLY), and one whose replicas have left it, where it is told to
 mind (`min-replicas-to-write`: NOREPLICAS). Such a connection is given up; the next call asks anew.
-
-A master that was replaced and does not know it takes writes for ten seconds or so, which are
-forgotten when it learns. So a connection that is used asks a Sentinel every second, and when
-another server is the master now, all connections to the old one are cut.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
-from weakref import WeakSet
 
 from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.connection import AbstractConnection
@@ -34,8 +29,6 @@ from darkq.redis_url import Address, RedisUrl
 from darkq.transport import Cancellable, PatientHandshake, Tcp, Tls
 
 _ASK_TIMEOUT_S = 1.0
-_LOOK_EVERY_S = 1.0
-_LOOK_AGAIN_S = 10.0
 _NO_MASTER = re.compile(r"\b(READONLY|NOREPLICAS)\b")
 
 
@@ -52,32 +45,9 @@ class Sentinels:
             "socket_connect_timeout": _ASK_TIMEOUT_S,
             "retry": Retry(NoBackoff(), 0),
         }
-        self._connections: WeakSet[_ToMaster] = WeakSet()
-        self._next_look_s = 0.0
-
-    def add(self, connection: _ToMaster) -> None:
-        """Cut a connection when another server becomes the master."""
-        self._connections.add(connection)
-
-    async def look(self) -> None:
-        """Look whether the master is another now, if a second has passed; one caller asks for all.
-
-        When no Sentinel can tell, connections stay, and nobody asks again for ten seconds.
-        """
-        now_s = asyncio.get_running_loop().time()
-        if now_s < self._next_look_s:
-            return
-        self._next_look_s = now_s + _LOOK_EVERY_S
-        try:
-            await self.find_master()
-        except ConnectionError:
-            self._next_look_s = now_s + _LOOK_AGAIN_S
 
     async def find_master(self) -> Address:
-        """Return where the master is; cut the connections to any other server.
-
-        Raises `ConnectionError` when no Sentinel can tell.
-        """
+        """Return where the master is. Raises `ConnectionError` when no Sentinel can tell."""
         for address in list(self._addresses):
             try:
                 async with asyncio.timeout(_ASK_TIMEOUT_S):
@@ -87,9 +57,6 @@ class Sentinels:
             if master is not None:
                 self._addresses.remove(address)
                 self._addresses.insert(0, address)
-                self._next_look_s = asyncio.get_running_loop().time() + _LOOK_EVERY_S
-                for connection in self._connections:
-                    connection.leave_all_but(master)
                 return master
         raise ConnectionError("no Sentinel knows the master")
 
@@ -113,12 +80,6 @@ class _ToMaster(Cancellable):
     def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:
         super().__init__(**options)
         self._sentinels = sentinels
-        sentinels.add(self)
-
-    def leave_all_but(self, master: Address) -> None:
-        """Cut the connection, unless it leads to the master. Whoever uses it hears of a loss."""
-        if self._writer is not None and (self.host, self.port) != master:
-            self._writer.transport.abort()
 
     async def _connect(self) -> None:
         self.host, self.port = await self._sentinels.find_master()
@@ -133,12 +94,6 @@ class _ToMaster(Cancellable):
             return
         if role != b"master":
             raise ConnectionError("the server is no master now")
-
-    async def send_packed_command(
-        self, command: bytes | str | Iterable[bytes], check_health: bool = True
-    ) -> None:
-        await self._sentinels.look()
-        await super().send_packed_command(command, check_health)
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:

@@ -14,10 +14,9 @@ from redis.exceptions import ConnectionError
 from darkq import Client, JobHandle, RedisUnavailable, Settings
 from darkq.event import Chunk, Completed
 from darkq.keys import JobKeys
-from darkq.line import Line
 from darkq.redis_url import parse
 from darkq.sentinel import Sentinels
-from darkq.servers import ONE, servers_of
+from darkq.servers import servers_of
 from darkq_local.local_darkai import LocalDarkAI
 from support.sentinel import Watched, running_sentinels
 from support.servers import binaries
@@ -86,49 +85,6 @@ async def test_a_master_that_has_become_a_replica_is_left(
     await redis.aclose()
 
 
-async def test_a_replaced_master_that_does_not_know_it_is_left(
-    watched: Watched, settings: Settings
-) -> None:
-    """It takes writes until it is told, and forgets them then. Red without `Sentinels.look`."""
-    servers = servers_of(settings)
-    redis = servers.client()
-    await redis.set("k", "x", ex=600)
-    await wait_until("a replica in step", watched.replicated)
-    connection = await servers.connect(ONE)
-    line = Line(connection, lambda _: None)
-    old = await watched.master()
-    old.signal(signal.SIGSTOP)
-    await wait_until("another master", lambda: watched.all_have_other_master(old), timeout_s=30)
-    old.signal(signal.SIGCONT)
-    assert await redis.set("k", "y", ex=600)
-    assert await (await watched.master()).ask("GET", "k") == b"y"
-    await wait_until("the loss of other connections", line.lost.done)
-    await connection.disconnect(nowait=True)
-    await redis.aclose()
-
-
-async def test_a_sentinel_that_is_silent_is_asked_last(watched: Watched) -> None:
-    """Red when the one that answered is not the first from then on: each look waits a second."""
-    watched.sentinels[0].signal(signal.SIGSTOP)
-    sentinels = Sentinels(parse(watched.url))
-    await sentinels.find_master()
-    async with asyncio.timeout(1):
-        await sentinels.find_master()
-
-
-async def test_without_any_sentinel_the_master_stays(
-    watched: Watched, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("darkq.sentinel._LOOK_EVERY_S", 0)
-    redis = servers_of(settings.model_copy(update={"redis_patience_s": 0})).client()
-    await redis.set("k", "x", ex=600)
-    for sentinel in watched.sentinels:
-        sentinel.kill()
-    assert await redis.get("k") == b"x"
-    assert await redis.get("k") == b"x"
-    await redis.aclose()
-
-
 async def test_a_master_whose_replicas_have_left_is_not_written_to(
     watched: Watched, settings: Settings
 ) -> None:
@@ -190,13 +146,15 @@ async def test_jobs_survive_a_failover(
             else:
                 await watched.sentinels[0].ask("SENTINEL", "FAILOVER", "darkq")
             await wait_until("another master", lambda: watched.has_other_master(old), timeout_s=30)
-            jobs += await wait_until("a job on it", partial(_enqueued, client, watched))
+            jobs += await wait_until(
+                "a job on it", partial(_enqueued, client, watched), timeout_s=20
+            )
             chunks.append(0)
             readers.create_task(read(len(jobs) - 1))
 
 
 async def _enqueued(client: Client, watched: Watched) -> list[JobHandle]:
-    """Make a job; none if the old master took it, as it may for a second."""
+    """Make a job; none if the old master took it, as it may until it is told."""
     job = await client.enqueue("after it")
     key = JobKeys.parse(job.id).job
     return [job] if await (await watched.master()).ask("EXISTS", key) else []
