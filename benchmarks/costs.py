@@ -9,14 +9,13 @@ partition and in 64, unread and read; an idle worker with few partitions and wit
 from __future__ import annotations
 
 import asyncio
-import math
-from typing import NamedTuple
 
 from benchmarks.answers import burst, paced
 from benchmarks.figures import Answer, Figures, Row, number
 from benchmarks.fleet import Fleet, Used, fleet, frozen_all, move
 from benchmarks.machine import UNDER_TEST
 from benchmarks.processes import child, module, read_line, redis_server
+from benchmarks.telling_apart import Found, of_chunks
 
 PER_S = 20.0
 MANY, SOME, FEW = 500, 300, 100
@@ -30,18 +29,10 @@ HERD = 4
 LIGHT_PER_S = 100
 
 
-class _Found(NamedTuple):
-    """A unit cost: what of, in which unit, and how much."""
-
-    what: str
-    unit: str
-    value: float
-
-
 async def answer(url: str, repetitions: int, scale: float) -> Answer:
     window_s = 6 * scale
     paced_runs: list[list[Used]] = [[] for _ in RUNS]
-    others: list[list[_Found]] = []
+    others: list[list[Found]] = []
     notes = []
     for _ in range(repetitions):
         for (streams, readers, partitions), runs in zip(RUNS, paced_runs, strict=True):
@@ -52,28 +43,12 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
             notes.append(note)
         found = [*await _silence(url, window_s), *await _jobs(url), await _tails()]
         others.append(found)
-    rows = [Row(each.what, each.unit, Figures.of([each.value])) for each in _of_chunks(paced_runs)]
+    rows = [Row(each.what, each.unit, Figures.of([each.value])) for each in of_chunks(paced_runs)]
     rows += [
         Row(same[0].what, same[0].unit, Figures.of([each.value for each in same]))
         for same in zip(*others, strict=True)
     ]
     return Answer(rows, notes)
-
-
-def _of_chunks(paced_runs: list[list[Used]]) -> list[_Found]:
-    """Tell runs apart: of each kind the cheapest, which other work has disturbed least."""
-    alone, packed, spread, read = (
-        min(runs, key=lambda used: (used.workers_cpu_s + used.redis_cpu_s) / used.events)
-        for runs in paced_runs
-    )
-    redis = _chunks("Redis'", "redis_cpu_s", alone, packed, spread)
-    return [
-        *_chunks("worker's", "workers_cpu_s", alone, packed, spread),
-        *redis,
-        *_delivery(read, alone, *(each.value for each in redis)),
-        *_flushing(alone, packed),
-        *_bytes(alone, packed),
-    ]
 
 
 async def paced_run(
@@ -113,72 +88,7 @@ async def paced_run(
     )
 
 
-def _chunks(who: str, field: str, alone: Used, packed: Used, spread: Used) -> list[_Found]:
-    """Cost of an event, of a call with events of a partition, and of a flush with its calls.
-
-    With one partition a flush is a call: alone and packed tell what both cost together, and an
-    event. Spread has many calls in a flush: it tells them apart.
-    """
-    few, many, other = (getattr(used, field) / used.events for used in (packed, alone, spread))
-    calls = [used.appends / used.events for used in (packed, alone, spread)]
-    both = (many - few) / (calls[1] - calls[0])
-    event = few - both * calls[0]
-    flushes = spread.flushes / spread.events
-    call = (other - event - both * flushes) / (calls[2] - flushes)
-    return [
-        _Found(f"{who} CPU per event", "µs", event * 1e6),
-        _Found(f"{who} CPU per call", "µs", call * 1e6),
-        _Found(f"{who} CPU per flush", "µs", (both - call) * 1e6),
-    ]
-
-
-def _delivery(
-    read: Used, unread: Used, event_us: float, call_us: float, flush_us: float
-) -> list[_Found]:
-    """What Redis takes beyond writing the events, for readers of all of them."""
-    writing_us = (
-        event_us * read.events + call_us * read.appends + flush_us * read.appends
-    ) / read.events
-    sent = read.bytes_out / read.events - unread.bytes_out / unread.events
-    return [
-        _Found("Redis' CPU per delivery", "µs", read.redis_cpu_s / read.events * 1e6 - writing_us),
-        _Found("bytes of a delivery", "B", sent),
-        _Found("Python reader's CPU per chunk", "µs", read.reader_cpu_s / read.events * 1e6),
-    ]
-
-
-def _flushing(alone: Used, packed: Used) -> list[_Found]:
-    """How long a flush takes, with a server to itself: at least, and for each event of it."""
-    few, many = (used.events / used.appends for used in (alone, packed))
-    each_us = (_flush_us(packed) - _flush_us(alone)) / (many - few)
-    return [
-        _Found(f"events per flush, {FEW} streams", "", few),
-        _Found("time of a flush without events", "µs", _flush_us(alone) - few * each_us),
-        _Found("time of a flush, per event", "µs", each_us),
-    ]
-
-
-def _flush_us(used: Used) -> float:
-    """Solve `n·t + e^(−n·t)` = events of a flush."""
-    together = used.events / used.appends
-    low, high = 0.0, together
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if middle + math.exp(-middle) < together else (low, middle)
-    return low / used.events * 1e6
-
-
-def _bytes(alone: Used, packed: Used) -> list[_Found]:
-    few, many = (used.bytes_in / used.events for used in (packed, alone))
-    calls_few, calls_many = (used.appends / used.events for used in (packed, alone))
-    per_call = (many - few) / (calls_many - calls_few)
-    return [
-        _Found("bytes to Redis per call", "B", per_call),
-        _Found("bytes to Redis per event", "B", few - per_call * calls_few),
-    ]
-
-
-async def _silence(url: str, window_s: float) -> list[_Found]:
+async def _silence(url: str, window_s: float) -> list[Found]:
     """Idle workers, with few and with many partitions; then streams that say nothing."""
     async with fleet(url, jobs=SILENT, partitions=MANY_PARTITIONS) as running:
         await asyncio.sleep(WARM_S / 2)
@@ -193,14 +103,12 @@ async def _silence(url: str, window_s: float) -> list[_Found]:
         grown = (running.memory_bytes() - before) / SILENT / 1000
     claims = many.claims - few.claims
     return [
-        _Found("worker's CPU per empty claim", "µs", _per(many, few, "workers_cpu_s", claims)),
-        _Found("Redis' CPU per empty claim", "µs", _per(many, few, "redis_cpu_s", claims)),
-        _Found(
-            "worker's CPU per silent stream", "µs/s", _per(silent, few, "workers_cpu_s", SILENT)
-        ),
-        _Found("Redis' CPU per silent stream", "µs/s", _per(silent, few, "redis_cpu_s", SILENT)),
-        _Found("worker's memory per silent stream", "kB", grown),
-        _Found("worker's memory without streams", "MB", before / 1e6),
+        Found("worker's CPU per empty claim", "µs", _per(many, few, "workers_cpu_s", claims)),
+        Found("Redis' CPU per empty claim", "µs", _per(many, few, "redis_cpu_s", claims)),
+        Found("worker's CPU per silent stream", "µs/s", _per(silent, few, "workers_cpu_s", SILENT)),
+        Found("Redis' CPU per silent stream", "µs/s", _per(silent, few, "redis_cpu_s", SILENT)),
+        Found("worker's memory per silent stream", "kB", grown),
+        Found("worker's memory without streams", "MB", before / 1e6),
     ]
 
 
@@ -208,7 +116,7 @@ def _per(more: Used, less: Used, field: str, things: float) -> float:
     return float(getattr(more, field) - getattr(less, field)) / things * 1e6
 
 
-async def _jobs(url: str) -> list[_Found]:
+async def _jobs(url: str) -> list[Found]:
     async with fleet(url) as running:
         before = await running.used()
         with frozen_all(running.pids):
@@ -218,25 +126,25 @@ async def _jobs(url: str) -> list[_Found]:
     async with fleet(url, workers=HERD) as running:
         herd = await _light(running)
     return [
-        _Found("worker's CPU per one-chunk job", "µs", used.workers_cpu_s / used.ended * 1e6),
-        _Found("Redis' CPU per one-chunk job", "µs", used.redis_cpu_s / used.ended * 1e6),
-        _Found("bytes to Redis per one-chunk job", "B", used.bytes_in / used.ended),
-        _Found(
+        Found("worker's CPU per one-chunk job", "µs", used.workers_cpu_s / used.ended * 1e6),
+        Found("Redis' CPU per one-chunk job", "µs", used.redis_cpu_s / used.ended * 1e6),
+        Found("bytes to Redis per one-chunk job", "B", used.bytes_in / used.ended),
+        Found(
             "Redis' CPU per one-chunk job, 100 a second",
             "µs",
             alone.redis_cpu_s / alone.ended * 1e6,
         ),
-        _Found(
+        Found(
             "Redis' CPU per job and idle worker more",
             "µs",
             (herd.redis_cpu_s / herd.ended - alone.redis_cpu_s / alone.ended) / (HERD - 1) * 1e6,
         ),
-        _Found(
+        Found(
             "claims per job and idle worker more",
             "",
             (herd.claims / herd.ended - alone.claims / alone.ended) / (HERD - 1),
         ),
-        _Found(
+        Found(
             "a worker's CPU per job that another takes",
             "µs",
             (herd.workers_cpu_s / herd.ended - alone.workers_cpu_s / alone.ended)
@@ -256,7 +164,7 @@ async def _light(running: Fleet) -> Used:
     return (await running.ended(jobs, before)).since(before)
 
 
-async def _tails() -> _Found:
+async def _tails() -> Found:
     with redis_server() as url, child(*module("tails", url, SILENT)) as process:
         kb = float(await asyncio.to_thread(read_line, process))
-    return _Found("Python reader's memory per job", "kB", kb)
+    return Found("Python reader's memory per job", "kB", kb)

@@ -54,6 +54,24 @@ async def redis(redis_server: Server) -> AsyncIterator[Redis]:
     assert not leaked, f"keys without a time to live: {leaked}"
 
 
+@pytest.fixture(scope="module")
+def other_server() -> Iterator[Server]:
+    """A second one, for what goes from one to another: of another kind, where there is one."""
+    with running(list(binaries().values())[-1]) as server:
+        yield server
+
+
+@pytest.fixture
+async def there(other_server: Server) -> AsyncIterator[Redis]:
+    """As `redis`, of the other server."""
+    client = Redis.from_url(other_server.url)
+    await client.flushall()
+    yield client
+    leaked = await keys_without_ttl(client)
+    await client.aclose()
+    assert not leaked, f"keys without a time to live: {leaked}"
+
+
 @pytest.fixture
 def make_settings(redis: Redis, redis_server: Server, tmp_path: Path) -> Callable[..., Settings]:
     """Make settings from arguments alone, on the test's server."""

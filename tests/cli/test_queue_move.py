@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -17,25 +17,11 @@ from darkq import Client, Job, Settings
 from darkq_local.local_darkai import LocalDarkAI
 from support.command import Darkq, Done
 from support.processes import WorkerProcess
-from support.servers import Server, binaries, running
+from support.servers import Server
 from support.waiting import wait_until
 
 JOBS = 900  # the local DarkAI remembers its last 1,000 calls
 KILLS = 8
-
-
-@pytest.fixture(scope="module")
-def other_server() -> Iterator[Server]:
-    with running(list(binaries().values())[-1]) as server:
-        yield server
-
-
-@pytest.fixture
-async def there(other_server: Server) -> AsyncIterator[Redis]:
-    redis = Redis.from_url(other_server.url)
-    await redis.flushall()
-    yield redis
-    await redis.aclose()
 
 
 async def call(darkq: Darkq, *arguments: str, **options: Any) -> Done:

@@ -31,27 +31,9 @@ from darkq.event import Cursor
 from darkq.keys import JobKeys, control, moving, queue
 from darkq.transfer import Transfer
 from support.by_hand import Hand, chunk, event_ids, snapshot, started
-from support.leaks import keys_without_ttl
 from support.servers import Server, binaries, running
 
 MakeSettings = Callable[..., Settings]
-
-
-@pytest.fixture(scope="module")
-def other_server() -> Iterator[Server]:
-    """The target: another kind of server, where there is one."""
-    with running(list(binaries().values())[-1]) as server:
-        yield server
-
-
-@pytest.fixture
-async def there(other_server: Server) -> AsyncIterator[Redis]:
-    redis = Redis.from_url(other_server.url)
-    await redis.flushall()
-    yield redis
-    leaked = await keys_without_ttl(redis)
-    await redis.aclose()
-    assert not leaked
 
 
 @pytest.fixture
