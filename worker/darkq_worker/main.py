@@ -38,6 +38,7 @@ from darkq_worker.listing import keep_listed
 from darkq_worker.routing import Upstreams
 from darkq_worker.unfit import refuse_unfit
 from darkq_worker.upstreams.base import Upstream
+from darkq_worker.upstreams.connections import make_session as make_session
 from darkq_worker.upstreams.darkai import DarkAIUpstream
 from darkq_worker.upstreams.openai import OpenAIUpstream
 from darkq_worker.writer import Writer
@@ -75,6 +76,7 @@ def make_upstreams(settings: Settings, session: aiohttp.ClientSession) -> Upstre
             proxy=_plain(each.proxy),
             timeout_s=each.timeout_s,
             idle_timeout_s=each.idle_timeout_s,
+            keeps_connections=each.keeps_connections,
             sends_trace=each.sends_trace,
         )
     if not upstreams:
@@ -98,19 +100,6 @@ def make_rules(settings: Settings) -> dict[str, Rule]:
 
 def _plain(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
-
-
-def make_session() -> aiohttp.ClientSession:
-    """Make the one HTTP session of a worker: no cookies, nothing from the environment.
-
-    The connector has no limit: the worker's slots are the limit.
-    """
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        auto_decompress=False,
-    )
 
 
 async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None:
