@@ -34,10 +34,15 @@ IDLE_CONNECTION_S = 4.0  # uvicorn, Node and cpp-httplib close an idle connectio
 
 
 class CallConnection:
-    """The connection of one call. With `is_new` none is used that has carried a call before."""
+    """The connection of one call.
 
-    def __init__(self, *, is_new: bool = False) -> None:
+    With `is_new` none is used that has carried a call before; without `is_kept_after` it is closed
+    when the call ends.
+    """
+
+    def __init__(self, *, is_new: bool = False, is_kept_after: bool = True) -> None:
         self.is_new = is_new
+        self._is_kept_after = is_kept_after
         self._protocol: _Protocol | None = None
         self._is_kept = False
 
@@ -45,6 +50,8 @@ class CallConnection:
         """Note which connection carries the call."""
         self._protocol = protocol
         self._is_kept = protocol.calls > 0
+        if not self._is_kept_after:
+            protocol.force_close()
 
     @property
     def is_unheard(self) -> bool:

@@ -48,8 +48,8 @@ class HttpStream:
 
     Redirects are not followed and compressed answers are not unpacked. Entering raises
     `UpstreamError`; when it is cancelled, the connection is closed. `idle_setting` is the variable
-    that holds `idle_timeout_s`, for errors. With `sends_trace` the service hears which trace it is
-    part of, if there is one.
+    that holds `idle_timeout_s`, for errors. Without `keeps_connection` no other call uses its
+    connection. With `sends_trace` the service hears which trace it is part of, if there is one.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class HttpStream:
         timeout_s: float,
         idle_timeout_s: float,
         idle_setting: str,
+        keeps_connection: bool = True,
         sends_trace: bool = False,
     ) -> None:
         self._session = session
@@ -73,6 +74,7 @@ class HttpStream:
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._idle_setting = idle_setting
+        self._keeps_connection = keeps_connection
         self._sends_trace = sends_trace
         self._late: TimedOut | None = None
         self._waiting = True
@@ -156,7 +158,9 @@ class HttpStream:
         method = "GET" if self._body is None else "POST"
         trace = requested(self._url, method, sends_trace=self._sends_trace)
         headers = {**self._headers, **trace, "accept-encoding": "identity"}
-        connection = CallConnection()
+        if not self._keeps_connection:
+            headers["connection"] = "close"
+        connection = CallConnection(is_kept_after=self._keeps_connection)
         try:
             try:
                 return await self._request(method, headers, connection)

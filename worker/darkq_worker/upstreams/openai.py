@@ -253,8 +253,6 @@ class OpenAIUpstream:
             "accept": "text/event-stream" if body else "application/json",
             "user-agent": "darkq",
         }
-        if not self._keeps_connections:
-            headers["connection"] = "close"
         if body:
             headers["content-type"] = "application/json"
         if self._api_key:
@@ -268,6 +266,7 @@ class OpenAIUpstream:
             timeout_s=timeout_s,
             idle_timeout_s=self._idle_timeout_s,
             idle_setting=f"{self._variable}__IDLE_TIMEOUT_S",
+            keeps_connection=self._keeps_connections,
             sends_trace=self._sends_trace,
         )
 
