@@ -47,6 +47,7 @@ _TOUCHY = Setup(
         "retry_max_s": 0.05,
     }
 )
+_HASTY = Setup(worker={"retry_base_s": 0.02, "retry_max_s": 0.05})
 _WORDS = ["One ", "two, ", "three 🌱 ", "four."]
 _TEXT = "".join(_WORDS)
 _GOOD = [head(), BEGIN, *map(chunk, _WORDS), END, final(_TEXT)]
@@ -232,8 +233,8 @@ async def closed_when_reused(stage: Stage, rng: Random) -> Tally:
 
 
 FAULTS = [
+    Fault("upstream closes a kept connection", closed_when_reused, 1, _HASTY),
     Fault("upstream: reset at every byte", reset_everywhere, 1, _TOUCHY),
-    Fault("upstream closes a kept connection", closed_when_reused, 1, _TOUCHY),
     *(Fault(f"upstream {case.name}", partial(misbehaving, case), 2, _TOUCHY) for case in CASES),
     Fault("upstream redirects elsewhere", redirected, 2, _TOUCHY),
 ]

@@ -189,7 +189,7 @@ async def test_what_comes_over_an_idle_connection_is_no_answer(
     """Red where a 408 that a proxy sends before it closes is read as the next answer."""
     late = asyncio.Event()
     other = WIRES[wire].replace(b"Hello", b"stale")
-    stale = [CHUNKED + chunked(other) + LAST_CHUNK, NEXT_REQUEST]
+    stale: list[Step] = [CHUNKED + chunked(other) + LAST_CHUNK, NEXT_REQUEST]
     async with ScriptedServer([*kept[:-1], late, *stale], kept) as server:
         upstream = make(server)
         assert await ask(upstream) == "Hello"

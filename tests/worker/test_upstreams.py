@@ -168,8 +168,8 @@ async def test_an_unlisted_model_is_judged_by_the_service(
         job = await client.enqueue("hi", upstream="other", model="brand-new")
         assert (await job.result(timeout_s=10)).model == "brand-new"
         assert server.requests[1].json["model"] == "brand-new"
-        for wishes, known in (({"upstream": "other"}, "old"), ({}, "old, x")):
-            job = await client.enqueue("hi", model="gone", **wishes)
+        for upstream, known in (("other", "old"), (None, "old, x")):
+            job = await client.enqueue("hi", model="gone", upstream=upstream)
             with pytest.raises(JobFailed, match=f"'gone'; known: {known}") as caught:
                 await job.result(timeout_s=10)
             assert caught.value.code == "unknown_model"

@@ -18,8 +18,7 @@ over which anything has come is closed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ IDLE_CONNECTION_S = 4.0  # uvicorn, Node and cpp-httplib close an idle connectio
 
 
 class CallConnection:
-    """The connection of one call.
+    """The connection of one call: in its block the session's connector is asked for one. Once only.
 
     With `is_new` none is used that has carried a call before; without `is_kept_after` it is closed
     when the call ends.
@@ -45,6 +44,12 @@ class CallConnection:
         self._is_kept_after = is_kept_after
         self._protocol: _Protocol | None = None
         self._is_kept = False
+
+    def __enter__(self) -> None:
+        self._token = _current_call.set(self)
+
+    def __exit__(self, *error: object) -> None:
+        _current_call.reset(self._token)
 
     def assign(self, protocol: _Protocol) -> None:
         """Note which connection carries the call."""
@@ -60,16 +65,6 @@ class CallConnection:
 
 
 _current_call: ContextVar[CallConnection | None] = ContextVar("darkq_call_connection", default=None)
-
-
-@contextmanager
-def carried_by(call: CallConnection) -> Iterator[None]:
-    """Tell the connector which call asks it for a connection in this block."""
-    token = _current_call.set(call)
-    try:
-        yield
-    finally:
-        _current_call.reset(token)
 
 
 class _Protocol(ResponseHandler):

@@ -44,12 +44,14 @@ _CAPITAL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 def find_meaning(word: str) -> str | None:
     """Return what a service's word means: of the table above, or None where nobody knows."""
-    return _MEANINGS.get(_plain(word))
+    return _MEANINGS.get(word) or _MEANINGS.get(_plain(word))
 
 
 def is_nothing(reason: object) -> bool:
     """Tell whether a service says that it goes on: null, and what some send for it."""
-    return not reason or (isinstance(reason, str) and _plain(reason) in _NOTHING)
+    if not reason or not isinstance(reason, str):
+        return not reason
+    return reason not in _MEANINGS and _plain(reason) in _NOTHING
 
 
 def shown(word: str) -> str:

@@ -31,7 +31,7 @@ from darkq_worker.upstreams.base import (
     Unreachable,
     UpstreamError,
 )
-from darkq_worker.upstreams.connections import CallConnection, carried_by
+from darkq_worker.upstreams.connections import CallConnection
 from darkq_worker.upstreams.http_failure import http_error
 from darkq_worker.upstreams.traced import answered, requested
 
@@ -81,7 +81,8 @@ class HttpStream:
         self._only_keep_alives = False
         self._loop = asyncio.get_running_loop()
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> Self:
+        """Send the request; return when an answer has begun. Raises `UpstreamError`."""
         self._ends_at = self._loop.time() + self._timeout_s
         self.restart_idle_clock()
         try:
@@ -94,12 +95,19 @@ class HttpStream:
         self._watch()
         return self
 
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the answer was read to its end."""
         self._watchdog.cancel()
         if self._abort():
             await asyncio.sleep(0)  # a transport closes its socket in the loop's next round
@@ -174,7 +182,7 @@ class HttpStream:
     async def _request(
         self, method: str, headers: Mapping[str, str], connection: CallConnection
     ) -> aiohttp.ClientResponse:
-        with carried_by(connection):
+        with connection:
             return await self._session.request(
                 method,
                 self._url,

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from types import MappingProxyType
 
 import aiohttp
@@ -164,8 +163,8 @@ class OpenAIUpstream:
         """Yield the answer's text as it arrives, then one `End`. See `Upstream.stream`."""
         model = self._model_of(request)
         prompt = text_of(request.prompt)
-        async with AsyncExitStack() as stack:
-            http = await self._ask(stack, request, model, prompt)
+        http = await self._ask(request, model, prompt)
+        try:
             answer = AnswerDecoder(
                 prompt=prompt,
                 secret=self._api_key,
@@ -188,6 +187,8 @@ class OpenAIUpstream:
                     http.restart_idle_clock()
             if answer.is_complete:
                 await http.finish()
+        finally:
+            await http.aclose()
         self._note_reason(answer.unknown_reason)
         yield answer.end
 
@@ -214,25 +215,29 @@ class OpenAIUpstream:
                 return request.model
             raise
 
-    async def _ask(
-        self, stack: AsyncExitStack, request: Request, model: str, prompt: str
-    ) -> HttpStream:
+    async def _ask(self, request: Request, model: str, prompt: str) -> HttpStream:
         """Begin an answer. What the service refuses and can do without, it is asked without."""
         known = refused = self._refused.get(model, frozenset())
         while True:
             body = request_body(self._url, request, model, refused=refused)
-            call = self._call("/chat/completions", body, request.proxy, self._timeout_s)
-            http = await stack.enter_async_context(call)
-            refusal = await find_refusal(http)
-            if refusal is None:
-                if refused != known:
-                    self._remember(model, refused)
-                return http
-            more = find_refused(refusal.status, refusal.body, body, refused)
-            if more is None:
-                raise self._refused_call(http, refusal, model=model, prompt=prompt)
+            http = self._call("/chat/completions", body, request.proxy, self._timeout_s)
+            await http.open()
+            is_refused = True
+            try:
+                refusal = await find_refusal(http)
+                if refusal is None:
+                    is_refused = False
+                    break
+                more = find_refused(refusal.status, refusal.body, body, refused)
+                if more is None:
+                    raise self._refused_call(http, refusal, model=model, prompt=prompt)
+            finally:
+                if is_refused:
+                    await http.aclose()
             refused |= {more}
-            await stack.aclose()
+        if refused != known:
+            self._remember(model, refused)
+        return http
 
     def _remember(self, model: str, refused: frozenset[str]) -> None:
         if len(self._refused) >= MAX_REMEMBERED:

@@ -31,6 +31,27 @@ class OddContent(Exception):
     """Where text should be there is something else: its one argument."""
 
 
+class _PlainDelta(msgspec.Struct, gc=False):
+    content: str | None = None
+
+
+class _PlainChoice(msgspec.Struct, gc=False):
+    delta: _PlainDelta
+    finish_reason: None = None
+    error: None = None
+    usage: None = None
+
+
+class PlainFrame(msgspec.Struct, gc=False):
+    """A piece of text and nothing else, as nearly every frame is: whatever else is said is null."""
+
+    choices: tuple[_PlainChoice]
+    usage: None = None
+    error: None = None
+    error_code: None = None
+    x_groq: None = None
+
+
 class Delta(msgspec.Struct, gc=False):
     content: Any = None
 
@@ -54,6 +75,7 @@ class Frame(msgspec.Struct, gc=False):
     x_groq: Any = None
 
 
+decode_plain = msgspec.json.Decoder(PlainFrame).decode
 decode_frame = msgspec.json.Decoder(Frame).decode
 
 

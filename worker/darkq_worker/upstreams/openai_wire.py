@@ -19,9 +19,10 @@ A stop proves nothing before the first text, and nothing any more once text has 
 only the end of the stream does. So after a stop the decoder reads on; `has_ended` says that the
 text is whole as far as anybody knows, `is_complete` that nothing can follow.
 
-There are two paths: typed decoding of the usual frames, straight from the bytes, and a patient one
-for lone surrogates, bytes that are no UTF-8, frames without a blank line between them, and JSON
-that stands in the stream as it is. A whole completion in place of a stream is such JSON.
+There are three paths: typed decoding of a piece of text, straight from the bytes; the same of the
+other usual frames; and a patient one for lone surrogates, bytes that are no UTF-8, frames without a
+blank line between them, and JSON that stands in the stream as it is. A whole completion in place of
+a stream is such JSON.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from darkq_worker.upstreams.openai_frames import (
     Frame,
     OddContent,
     decode_frame,
+    decode_plain,
     first_with,
     holds_text,
     read_text,
@@ -66,6 +68,8 @@ _KEEP_ALIVES: Final = frozenset(("ping", "keepalive", "keep-alive", "keep_alive"
 _DATA_PREFIX = re.compile(r"(?:\s*data\s*:)*\s*", re.IGNORECASE)
 _ERROR_PREFIX = re.compile(r"\s*error\s*:\s*", re.IGNORECASE)
 _FIELDS: Final = ("data", "event", "retry")
+_NO_FRAME: Final = Frame()
+_decode_json = json.JSONDecoder(strict=False).decode
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -121,19 +125,18 @@ class AnswerDecoder:
         self.got_frame = False
         try:
             for event in self._events.feed(chunk):
-                try:
-                    frame = decode_frame(event.data)
-                except _UNDECODABLE:
-                    yield from self._feed_patiently(event)
-                else:
-                    if frame.choices and not (
-                        frame.error or frame.error_code or event.event == "error"
-                    ):
-                        self.got_frame = True
-                        if text := self._apply(frame):
-                            yield text
+                if event.event != "error":
+                    try:
+                        text = decode_plain(event.data).choices[0].delta.content
+                    except _UNDECODABLE:
+                        pass
                     else:
-                        yield from self._feed_patiently(event)
+                        self.got_frame = self._understood = True
+                        if text:
+                            self._take(text)
+                            yield text
+                        continue
+                yield from self._feed_other(event)
                 if self.is_complete:
                     return
         except SSEError as error:
@@ -155,8 +158,24 @@ class AnswerDecoder:
             self._done()
         return texts
 
+    def _feed_other(self, event: ServerSentEvent) -> Iterator[str]:
+        """Read what is not a piece of text alone: the end, the counts, and everything odd."""
+        if event.data == b"[DONE]":
+            self._done()
+            return
+        try:
+            frame = decode_frame(event.data)
+        except _UNDECODABLE:
+            frame = _NO_FRAME
+        if not _is_usual(frame) or event.event == "error":
+            yield from self._feed_patiently(event)
+            return
+        self.got_frame = True
+        if text := self._apply(frame):
+            yield text
+
     def _feed_patiently(self, event: ServerSentEvent) -> Iterator[str]:
-        """Read what is not one usual frame."""
+        """Read what is none of the usual frames."""
         text = event.data.decode(errors="replace")
         if event.event == STRAY:
             yield from self._feed_stray(text)
@@ -208,10 +227,11 @@ class AnswerDecoder:
             self._done()
             return
         value = _parsed(line)
-        objects = value if isinstance(value, list) and value else [value]  # Gemini's errors: a list
+        each_of = value if isinstance(value, list) else [value]  # Gemini's errors come in a list
+        objects = [each for each in each_of if isinstance(each, dict)]
         if is_error:
             self._fail(self._error(read_error(line if value is None else value)))
-        elif all(isinstance(each, dict) for each in objects):
+        elif objects and len(objects) == len(each_of):
             for each in objects:
                 if text := self._read_object(each, line):
                     yield text
@@ -253,7 +273,7 @@ class AnswerDecoder:
         choice = frame.choices[0]
         content = choice.delta.content if choice.delta is not None else None
         reason = choice.finish_reason
-        if type(content) is str and content and len(frame.choices) == 1:  # nearly every frame
+        if type(content) is str and content and len(frame.choices) == 1:
             text = content
         else:
             text = self._read_choices(frame.choices)
@@ -377,9 +397,19 @@ class AnswerDecoder:
         )
 
 
+def _is_usual(frame: Frame) -> bool:
+    """Tell whether a frame has nothing but choices, or nothing but counts beside an empty list."""
+    return (
+        frame.choices is not None
+        and (bool(frame.choices) or frame.usage is not None)
+        and not frame.error
+        and not frame.error_code
+    )
+
+
 def _parsed(text: str) -> Any:
     """Return the value of JSON; None for null and for what is none."""
     try:
-        return json.loads(text, strict=False)
+        return _decode_json(text)
     except (ValueError, RecursionError):
         return None
