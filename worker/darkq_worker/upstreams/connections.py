@@ -68,16 +68,10 @@ _current_call: ContextVar[CallConnection | None] = ContextVar("darkq_call_connec
 
 
 class _Protocol(ResponseHandler):
-    """A connection that counts its calls, and notes whether the last one has been answered."""
+    """A connection that counts its calls, and notes whether anything came since the last began."""
 
     calls = 0
     heard = False
-
-    def set_response_params(self, **params: Any) -> None:
-        """aiohttp says so before it sends a request."""
-        self.calls += 1
-        self.heard = False
-        super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
@@ -106,6 +100,8 @@ class CallConnector(aiohttp.TCPConnector):
             if protocol.calls == 0 or not (wants_new or protocol.should_close):
                 if call is not None:
                     call.assign(protocol)
+                protocol.calls += 1
+                protocol.heard = False
                 return connection
             connection.close()
 

@@ -114,8 +114,9 @@ def read_usage(usage: object, before: Usage | None) -> Usage | None:
     """Return the counts known by now: a count of zero says nothing of an answer that has text."""
     if not isinstance(usage, dict):
         return before
-    prompt_tokens = _count(usage, "prompt_tokens", "input_tokens")
-    completion_tokens = _count(usage, "completion_tokens", "output_tokens")
+    get = usage.get
+    prompt_tokens = _count(get("prompt_tokens")) or _count(get("input_tokens"))
+    completion_tokens = _count(get("completion_tokens")) or _count(get("output_tokens"))
     if not prompt_tokens and not completion_tokens:
         return before
     known = before or Usage()
@@ -130,12 +131,10 @@ def holds_text(frame: dict[str, Any]) -> bool:
     return any(frame.get(name) for name in _PLACELESS)
 
 
-def _count(usage: dict[str, Any], *names: str) -> int:
-    counts = [_whole(usage.get(name)) for name in names]
-    return next((count for count in counts if count), 0)
-
-
-def _whole(count: object) -> int:
+def _count(count: object) -> int:
+    """Return a count of tokens, 0 where it is none."""
+    if type(count) is int and 0 < count <= _MAX_TOKENS:
+        return count
     if isinstance(count, str) and count.strip().isdecimal() and len(count) < 20:
         count = int(count)
     if isinstance(count, bool) or not isinstance(count, int | float):
