@@ -90,7 +90,7 @@ async def test_request_on_the_wire(session: aiohttp.ClientSession) -> None:
     assert (request.method, request.target) == ("POST", "/v1/chat/completions")
     assert request.headers["authorization"] == f"Bearer {KEY}"
     assert request.headers["accept-encoding"] == "identity"
-    assert "connection" not in request.headers, "it may be kept"
+    assert request.headers["connection"] == "close", "this session could not tell a dead one"
     assert request.json["model"] == "n"
     assert request.json["temperature"] == 0.5
     assert request.json["stream_options"] == {"include_usage": True}

@@ -106,6 +106,11 @@ class CallConnector(aiohttp.TCPConnector):
             connection.close()
 
 
+def notices_dead(session: aiohttp.ClientSession) -> bool:
+    """Tell whether a session's calls learn that their kept connection died unheard."""
+    return isinstance(session.connector, CallConnector)
+
+
 def make_session() -> aiohttp.ClientSession:
     """Make the one HTTP session of a worker: no cookies, nothing from the environment."""
     return aiohttp.ClientSession(

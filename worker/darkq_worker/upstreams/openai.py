@@ -35,6 +35,7 @@ from darkq_worker.upstreams.base import (
     UpstreamError,
     greet,
 )
+from darkq_worker.upstreams.connections import notices_dead
 from darkq_worker.upstreams.http_failure import http_error, parse_retry_after, quotable
 from darkq_worker.upstreams.http_stream import HttpStream
 from darkq_worker.upstreams.openai_errors import hidden, refusal_detail
@@ -54,8 +55,8 @@ class OpenAIUpstream:
     """The `Upstream` for an OpenAI-compatible service.
 
     `url` is the base, like `http://127.0.0.1:11434/v1`. `models` come first and the first is the
-    default; without any the service is asked. `session` stays its caller's and should have no
-    limit of connections.
+    default; without any the service is asked. `session` stays its caller's: `make_session` makes
+    one. Over any other no connection is kept.
     """
 
     kind = "openai"
@@ -88,7 +89,8 @@ class OpenAIUpstream:
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._max_line_bytes = max_line_bytes
-        self._keeps_connections = keeps_connections
+        # llama.cpp promises to keep a connection, and closes it once it has streamed.
+        self._keeps_connections = keeps_connections and notices_dead(session)
         self._sends_trace = sends_trace
         self._variable = f"DARKQ_UPSTREAMS__{name.upper()}"
         self._is_listed = bool(models)
