@@ -148,7 +148,9 @@ class Watch:
     def story(self) -> str:
         """Every event that was read, and how each chunk begins: for people who look for a fault."""
         return " ".join(
-            f"{e.id}[{e.text.split(' ', 1)[0]}]" if isinstance(e, Chunk) else f"{e.id}:{e.type}"
+            f"{e.id}[{e.text.split(' ', 1)[0]}]"
+            if isinstance(e, Chunk)
+            else f"{e.id}:{type(e).__name__}"
             for e in self.events
         )
 

@@ -5,6 +5,8 @@ Every function raises what redis-py raises.
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias, cast
+
 from redis.asyncio import Redis
 
 from darkq import event as ev
@@ -14,6 +16,8 @@ from darkq.keys import PRIORITIES, JobKeys, queue
 from darkq.record import Failure, ResultRecord, read_result
 
 PAGE_EVENTS = 256
+
+_Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
 
 
 async def last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
@@ -54,7 +58,8 @@ async def _read(
     the second is answered by another server.
     """
     if started is None:
-        return [_decode(entry) for entry in await redis.execute_command(*span)]
+        alone: list[_Entry] = await cast(Any, redis.execute_command)(*span)
+        return [_decode(entry) for entry in alone]
     at = str(Cursor(cursor.attempt, 0))
     async with redis.pipeline(transaction=True) as pipe:
         pipe.execute_command(*span)
@@ -65,7 +70,7 @@ async def _read(
     return [_decode(entry) for entry in entries]
 
 
-def _decode(entry: tuple[bytes, dict[bytes, bytes]]) -> AnyEvent:
+def _decode(entry: _Entry) -> AnyEvent:
     return ev.decode(entry[1][b"e"])
 
 

@@ -19,7 +19,7 @@ import asyncio
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from weakref import WeakSet
 
 from redis.asyncio import Connection, SSLConnection
@@ -128,7 +128,7 @@ class Sentinels:
             async with asyncio.timeout(_ASK_TIMEOUT_S):
                 await connection.connect()
                 await connection.send_command("SENTINEL", "MASTER", self._service)
-                reply: Sequence[bytes] = await connection.read_response()
+                reply = cast(Sequence[bytes], await connection.read_response())
         except ResponseError as error:
             if "No such master" in str(error):
                 return None

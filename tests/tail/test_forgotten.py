@@ -57,7 +57,7 @@ class FailsOver(Redis):
     fail_over: Callable[[], Awaitable[None]] | None = None
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        return await self._reply(super().execute_command(*args, **options))
+        return await self._reply(super().execute_command(*args, **options))  # type: ignore[no-untyped-call]
 
     def pipeline(self, *args: Any, **options: Any) -> Any:
         pipe = super().pipeline(*args, **options)
