@@ -95,6 +95,12 @@ SHAPES: dict[str, Shape] = {
     "Mistral's words": whole(TEXT + finish("model_length") + DONE, reason="length"),
     "Anthropic's words": whole(TEXT + finish("end_turn") + DONE),
     "a network error of theirs": failed(TEXT + finish("network_error") + DONE, "upstream_error"),
+    "no resources": failed(
+        TEXT + finish("insufficient_system_resource") + DONE, "upstream_overloaded"
+    ),
+    "an event named error": failed(
+        TEXT + b"event: error\ndata: [DONE]\n\n" + DONE, "upstream_error"
+    ),
     "aborted": failed(TEXT + finish("abort") + DONE, "upstream_error"),
     # What was not understood
     "a vendor's event, then DONE": failed(
@@ -174,6 +180,12 @@ SHAPES: dict[str, Shape] = {
         b'{"error": {"message": "No endpoints found", "code": 404}}',
         "rejected",
         "No endpoints",
+        content_type="application/json",
+    ),
+    "JSON error about the model": failed(
+        b'{"error": {"message": "The model m does not exist", "code": "404"}}',
+        "unknown_model",
+        "says: The model m does not exist",
         content_type="application/json",
     ),
     "text/plain": whole(TEXT + finish() + DONE, content_type="text/plain"),

@@ -170,6 +170,8 @@ class OpenAIUpstream:
             answer = AnswerDecoder(
                 prompt=prompt,
                 secret=self._api_key,
+                model=model,
+                models=self.models,
                 retry_after_s=_asked_wait_s(http),
                 max_line_bytes=self._max_line_bytes,
             )
@@ -281,9 +283,10 @@ class OpenAIUpstream:
         self, http: HttpStream, refusal: Refusal, *, model: str = "", prompt: str = ""
     ) -> UpstreamError:
         said = refusal_detail(refusal.body)
-        if model and said.is_about_model(refusal.status):
-            return UnknownModel(model, [name for name in self.models if name != model])
         detail = quotable(hidden(said.detail, self._api_key), prompt)
+        if model and said.is_about_model(refusal.status):
+            known = [name for name in self.models if name != model]
+            return UnknownModel(model, known, said=detail)
         asked_s = _asked_wait_s(http)
         return http_error(
             refusal.status,

@@ -48,7 +48,12 @@ _CODE_KINDS: tuple[tuple[type[UpstreamError], re.Pattern[str]], ...] = (
             r"contentpolicy|validation|unprocessable|unsupported|arrearage|datainspection"
         ),
     ),
-    (Overloaded, re.compile(r"servererror|internalerror|overload|unavailable|timeout|capacity")),
+    (
+        Overloaded,
+        re.compile(
+            r"servererror|internalerror|systemresource|overload|unavailable|timeout|capacity"
+        ),
+    ),
 )
 _UNKNOWN_MODEL = re.compile(
     r"not a valid model|(invalid|unknown|unsupported) model|"
@@ -82,6 +87,14 @@ class Reported(msgspec.Struct, frozen=True):
             if (kind := _kind_of_code(code)) is not None:
                 return kind
         return kind_of(" ".join((*map(str, self.codes), self.detail)))
+
+    @property
+    def status(self) -> int:
+        """The status of HTTP that one of the codes is, 0 where none is."""
+        numbers = (
+            int(code) for code in self.codes if str(code).isdecimal() and len(str(code)) == 3
+        )
+        return next(numbers, 0)
 
     def is_about_model(self, status: int) -> bool:
         """Tell whether a refusal with this status means that there is no such model."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -42,6 +42,7 @@ from darkq_worker.upstreams.base import (
     ProtocolViolation,
     Rejected,
     Truncated,
+    UnknownModel,
     UpstreamError,
 )
 from darkq_worker.upstreams.finish_reasons import BROKEN, find_meaning, is_nothing, shown
@@ -77,7 +78,8 @@ class AnswerDecoder:
     """Reads one answer.
 
     `got_frame` says whether the last chunk held more than keep-alives. `unknown_reason` is a finish
-    reason that is in no table, if the service gave one. `secret` is kept out of all errors.
+    reason that is in no table, if the service gave one. `secret` is kept out of all errors; `model`
+    is the one that was asked for, and `models` are those that the service has.
     """
 
     def __init__(
@@ -85,6 +87,8 @@ class AnswerDecoder:
         *,
         prompt: str = "",
         secret: str = "",
+        model: str = "",
+        models: Sequence[str] = (),
         retry_after_s: float | None = None,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
@@ -94,6 +98,8 @@ class AnswerDecoder:
         self.unknown_reason = ""
         self._prompt = prompt
         self._secret = secret
+        self._model = model
+        self._models = models
         self._retry_after_s = retry_after_s
         self._max_bytes = max_line_bytes
         self._chars = 0
@@ -160,7 +166,7 @@ class AnswerDecoder:
 
     def _feed_other(self, event: ServerSentEvent) -> Iterator[str]:
         """Read what is not a piece of text alone: the end, the counts, and everything odd."""
-        if event.data == b"[DONE]":
+        if event.data == b"[DONE]" and event.event != "error":
             self._done()
             return
         try:
@@ -223,7 +229,7 @@ class AnswerDecoder:
         line = line[prefix.end() if prefix else 0 :].rstrip()
         if not line or line.startswith(":"):  # some routers send comments as data
             return
-        if line in _DONE:
+        if line in _DONE and not is_error:
             self._done()
             return
         value = _parsed(line)
@@ -332,7 +338,7 @@ class AnswerDecoder:
         meaning = find_meaning(word)
         if meaning == BROKEN:
             said = f"the upstream broke its answer off: finish_reason {shown(word)!r}"
-            self._fail(UpstreamError(said, status=200))
+            self._fail(Reported(codes=(word,)).kind(said, status=200))
         if meaning == BROKEN or self.has_ended:
             return
         self._reason = meaning or shown(word)
@@ -389,6 +395,9 @@ class AnswerDecoder:
         return quote if len(quote) <= MAX_QUOTE_CHARS else quote[:MAX_QUOTE_CHARS] + "…"
 
     def _error(self, said: Reported) -> UpstreamError:
+        if self._model and said.is_about_model(said.status):
+            known = [name for name in self._models if name != self._model]
+            return UnknownModel(self._model, known, said=self._quote(said.detail))
         return reported_error(
             hidden(said.detail, self._secret),
             self._prompt,
