@@ -26,7 +26,7 @@ PREFIX = "resp_"
 def routes() -> list[web.RouteDef]:
     return [
         web.post("/v1/responses", create),
-        web.get("/v1/responses/{response_id}", retrieve),
+        web.get("/v1/responses/{response_id}", retrieve, allow_head=False),
         web.post("/v1/responses/{response_id}/cancel", cancel),
         web.delete("/v1/responses/{response_id}", delete),
     ]
