@@ -15,13 +15,7 @@ T = TypeVar("T")
 
 
 async def read_json(request: web.Request, shape: type[T]) -> T:
-    """Return the body as what it should be.
-
-    Only `application/json` is taken: a stranger's page cannot send that without being asked
-    first. Raises `ApiError`.
-    """
-    if request.content_type != "application/json":
-        raise ApiError(415, "not_json", "the body must be application/json", "Content-Type")
+    """Return the body as what it should be. Raises `ApiError`."""
     body = await read_body(request)
     try:
         return msgspec.json.decode(body, type=shape)
@@ -33,7 +27,12 @@ async def read_json(request: web.Request, shape: type[T]) -> T:
 
 
 async def read_body(request: web.Request) -> bytes:
-    """Return the body. Raises `ApiError` for one that is too large, too slow or cut off."""
+    """Return the body. Raises `ApiError` for one that is too large, too slow or cut off.
+
+    Only `application/json` is taken: a stranger's page cannot send that without being asked first.
+    """
+    if request.content_type != "application/json":
+        raise ApiError(415, "not_json", "the body must be application/json", "Content-Type")
     limit = caller_of(request).body_limit(request.app[SETTINGS].gateway_max_body_bytes)
     try:
         async with asyncio.timeout(request.app[SETTINGS].gateway_read_timeout_s):
