@@ -15,7 +15,12 @@ T = TypeVar("T")
 
 
 async def read_json(request: web.Request, shape: type[T]) -> T:
-    """Return the body as what it should be. Raises `ApiError`."""
+    """Return the body as what it should be.
+
+    Only `application/json` is taken: a stranger's page cannot send that without being asked
+    first. Raises `ApiError`.
+    """
+    _check_type(request)
     body = await read_body(request)
     try:
         return msgspec.json.decode(body, type=shape)
@@ -26,13 +31,15 @@ async def read_json(request: web.Request, shape: type[T]) -> T:
         raise ApiError(400, "invalid_json", "the body is no JSON") from None
 
 
-async def read_body(request: web.Request) -> bytes:
-    """Return the body. Raises `ApiError` for one that is too large, too slow or cut off.
+async def read_undecoded(request: web.Request) -> bytes:
+    """Return a body of `application/json` as it was sent. Raises `ApiError`."""
+    body = await read_body(request)
+    _check_type(request)
+    return body
 
-    Only `application/json` is taken: a stranger's page cannot send that without being asked first.
-    """
-    if request.content_type != "application/json":
-        raise ApiError(415, "not_json", "the body must be application/json", "Content-Type")
+
+async def read_body(request: web.Request) -> bytes:
+    """Return the body. Raises `ApiError` for one that is too large, too slow or cut off."""
     limit = caller_of(request).body_limit(request.app[SETTINGS].gateway_max_body_bytes)
     try:
         async with asyncio.timeout(request.app[SETTINGS].gateway_read_timeout_s):
@@ -44,6 +51,11 @@ async def read_body(request: web.Request) -> bytes:
         raise ApiError(413, "body_too_large", message) from None
     except (web.RequestPayloadError, ConnectionError):
         raise ApiError(400, "invalid_body", "the body was cut off") from None
+
+
+def _check_type(request: web.Request) -> None:
+    if request.content_type != "application/json":
+        raise ApiError(415, "not_json", "the body must be application/json", "Content-Type")
 
 
 def _reason(error: msgspec.ValidationError) -> tuple[str, str | None]:

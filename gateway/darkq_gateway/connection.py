@@ -3,6 +3,8 @@
 - Once the head of a response has been sent, nothing else may be sent as a response to its request.
   An error, another response, or a body that is shorter than its head says aborts the connection.
 - A client that takes no byte of what waits for it for `DARKQ_GATEWAY_WRITE_TIMEOUT_S` is let go.
+- The head of a request must arrive within `DARKQ_GATEWAY_READ_TIMEOUT_S` of its first byte, that of
+  the first request so long after the connection was made.
 - What aiohttp cannot read as HTTP is answered in our form, and the connection closed.
 
 The second rule needs to know of every unsent byte. So the transport's high-water mark is 0:
@@ -54,11 +56,15 @@ _UNREADABLE = "UNKNOWN"  # aiohttp's method for a request that it could not read
 class Connection(web.RequestHandler):
     """Made by the server for each connection that it accepts."""
 
-    __slots__ = ("_progress_check", "_wire", "_write_timeout_s")
+    __slots__ = ("_head_check", "_progress_check", "_read_timeout_s", "_wire", "_write_timeout_s")
 
-    def __init__(self, server: web.Server, *, write_timeout_s: float, **options: Any) -> None:
+    def __init__(
+        self, server: web.Server, *, read_timeout_s: float, write_timeout_s: float, **options: Any
+    ) -> None:
         super().__init__(server, **options)
+        self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
+        self._head_check: asyncio.TimerHandle | None = None
         self._wire: asyncio.Transport | None = None  # aiohttp forgets its own when it closes
         self._progress_check: asyncio.TimerHandle | None = None
 
@@ -69,12 +75,22 @@ class Connection(web.RequestHandler):
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             _set_option(wire, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         super().connection_made(transport)
+        self._expect_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop watching."""
         self._wire = None
         self._stop_checking()
+        self._head_is_there()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; the first ones of a head begin its time."""
+        super().data_received(data)
+        if not self._is_waiting():
+            self._head_is_there()
+        elif data:
+            self._expect_head()
 
     def pause_writing(self) -> None:
         """Bytes wait: look whether some are taken."""
@@ -130,6 +146,20 @@ class Connection(web.RequestHandler):
         logger.error(LogLine("response cut off", reason=reason))
         self._abort()
         return response, True
+
+    def _is_waiting(self) -> bool:
+        """Tell whether no whole request is there to be handled."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def _expect_head(self) -> None:
+        if self._head_check is None:
+            loop = asyncio.get_running_loop()
+            self._head_check = loop.call_later(self._read_timeout_s, self.force_close)
+
+    def _head_is_there(self) -> None:
+        if self._head_check is not None:
+            self._head_check.cancel()
+            self._head_check = None
 
     def _check_progress(self, unsent_bytes: int | None = None) -> None:
         """Abort if nothing has been taken since there were so many bytes; else look again later.

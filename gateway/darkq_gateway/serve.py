@@ -98,8 +98,7 @@ class _Site(web.TCPSite):
 
     def __init__(self, runner: web.AppRunner, settings: Settings) -> None:
         super().__init__(runner, settings.gateway_host, settings.gateway_port, backlog=BACKLOG)
-        self._most = settings.gateway_max_connections
-        self._write_timeout_s = settings.gateway_write_timeout_s
+        self._settings = settings
 
     async def start(self) -> None:
         await web.BaseSite.start(self)
@@ -109,11 +108,12 @@ class _Site(web.TCPSite):
         loop = asyncio.get_running_loop()
 
         def connect() -> asyncio.BaseProtocol:
-            if len(server.connections) >= self._most:
+            if len(server.connections) >= self._settings.gateway_max_connections:
                 return _Refusal()
             return Connection(
                 server,
-                write_timeout_s=self._write_timeout_s,
+                read_timeout_s=self._settings.gateway_read_timeout_s,
+                write_timeout_s=self._settings.gateway_write_timeout_s,
                 loop=loop,
                 access_log_class=AccessLogger,
                 access_log=logging.getLogger("darkq.gateway.access"),

@@ -142,18 +142,32 @@ async def test_a_response_is_begun_when_its_client_has_taken_the_one_before(
     ids=["nothing", "half a line", "half a head", "half a second request"],
 )
 async def test_half_a_request_is_not_waited_for_without_end(
-    start_gateway: Any, monkeypatch: pytest.MonkeyPatch, half: bytes
+    start_gateway: Any, half: bytes
 ) -> None:
-    """Red without `keepalive_timeout`."""
-    monkeypatch.setattr(serve, "KEEPALIVE_S", 0.3)
-    api = await start_gateway()
+    """Red without `Connection._expect_head`."""
+    api = await start_gateway(gateway_read_timeout_s=0.3)
     async with connection(api.url) as (reader, writer), asyncio.timeout(10):
         writer.write(half)
         if half.startswith(STYLE):
             await read_response(reader, "GET")
+            writer.write(b"x")
         for _ in range(5):  # another byte now and then changes nothing
             writer.write(b"x" if half else b"")
             await asyncio.sleep(0.05)
+        assert await reader.read() == b""
+
+
+async def test_an_idle_connection_is_kept_for_its_own_time(
+    start_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red where the time for a head closes connections that proxies keep, or where none does."""
+    monkeypatch.setattr(serve, "KEEPALIVE_S", 1.0)
+    api = await start_gateway(gateway_read_timeout_s=0.2)
+    async with connection(api.url) as (reader, writer), asyncio.timeout(10):
+        for _ in range(2):
+            writer.write(STYLE)
+            assert (await read_response(reader, "GET")).status == 200
+            await asyncio.sleep(0.5)
         assert await reader.read() == b""
 
 
