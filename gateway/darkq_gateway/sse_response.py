@@ -113,12 +113,15 @@ class EventStream:
 
     async def _write(self, data: bytes) -> None:
         async with self._one_at_a_time:
-            await self._response.prepare(self._request)
-            # Piece by piece, since the transport copies what the socket does not take. Cut off in
-            # between, the last event has no blank line, and is none.
-            for start in range(0, len(data), PIECE_BYTES):
-                await self._response.write(data[start : start + PIECE_BYTES])
-                await self._request.writer.drain()
+            try:
+                await self._response.prepare(self._request)
+                # Piece by piece, since the transport copies what the socket does not take. Cut off
+                # in between, the last event has no blank line, and is none.
+                for start in range(0, len(data), PIECE_BYTES):
+                    await self._response.write(data[start : start + PIECE_BYTES])
+                    await self._request.writer.drain()
+            except ConnectionError:  # of whatever kind: a drain does not say which
+                raise ConnectionResetError("the reader has gone") from None
             self._last_sent_s = asyncio.get_running_loop().time()
 
 
