@@ -58,8 +58,12 @@ async def gateway(settings: Settings) -> AsyncIterator[str]:
             logger.warning("there is no API key: whoever reaches this address may call")
         runner = web.AppRunner(
             make_app(client, settings, is_open=is_open),
+            access_log_class=AccessLogger,
+            access_log=logging.getLogger("darkq.gateway.access"),
+            logger=_quiet_logger(),
             handler_cancellation=True,  # a reader that leaves ends its tail, and nothing else
             shutdown_timeout=settings.gateway_drain_s,
+            keepalive_timeout=KEEPALIVE_S,
         )
         await runner.setup()
         try:
@@ -115,10 +119,7 @@ class _Site(web.TCPSite):
                 read_timeout_s=self._settings.gateway_read_timeout_s,
                 write_timeout_s=self._settings.gateway_write_timeout_s,
                 loop=loop,
-                access_log_class=AccessLogger,
-                access_log=logging.getLogger("darkq.gateway.access"),
-                logger=_quiet_logger(),
-                keepalive_timeout=KEEPALIVE_S,
+                **server._kwargs,  # what the runner was given for aiohttp's own
             )
 
         self._server = await loop.create_server(
