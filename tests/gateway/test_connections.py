@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from redis.asyncio import Redis
 
 from darkq.event import Cursor
 from darkq_gateway import serve
+from darkq_gateway.connection import Connection
 from support.by_hand import Hand, started
 from support.gateway_process import gateway_process
 from support.http_api import Api
@@ -34,12 +36,12 @@ def deaf_clients(api: Api) -> Iterator[DeafClients]:
         clients.close()
 
 
-async def large_result(redis: Redis) -> str:
-    """Make a job with a result that no socket holds; return its path."""
+async def make_result(redis: Redis, size: int = LARGE) -> str:
+    """Make a job with a result, by default one that no socket holds; return its path."""
     hand = Hand(redis)
     claim = await hand.take()
     await hand.append(claim, started(1))
-    await hand.complete(claim, "x" * LARGE, Cursor(1, 1))
+    await hand.complete(claim, "x" * size, Cursor(1, 1))
     return f"/jobs/{claim.keys.public_id}/result"
 
 
@@ -88,18 +90,38 @@ async def test_a_client_that_does_not_take_a_large_result_is_let_go(
     start_gateway: Any, redis: Redis
 ) -> None:
     """Red without `Connection.pause_writing`."""
-    path = await large_result(redis)
+    path = await make_result(redis)
     api = await start_gateway(gateway_write_timeout_s=TIMEOUT_S)
     with deaf_clients(api) as clients:
         await clients.connect(3, make_request("GET", path), times=1)
         await wait_until("all to be let go", lambda: clients.open() == 0, 20)
 
 
+async def test_no_byte_stays_unsent_for_longer_whatever_the_size(
+    start_gateway: Any, redis: Redis
+) -> None:
+    """Red without `set_write_buffer_limits(high=0)`: up to 64 KiB are not noticed."""
+    paths = [await make_result(redis, size) for size in range(64 << 10, 512 << 10, 16 << 10)]
+    api = await start_gateway(gateway_write_timeout_s=TIMEOUT_S)
+    with deaf_clients(api) as clients:
+        for path in paths:
+            await clients.connect(1, make_request("GET", path), times=1)
+        await wait_until("the responses", lambda: any(unsent()))
+        await wait_until("nothing to be unsent", lambda: not any(unsent()), 3)
+        assert 0 < clients.open() < len(paths), "the sizes are on both sides of what sockets hold"
+
+
+def unsent() -> list[int]:
+    """Return how many bytes each connection of this process holds that the kernel has not taken."""
+    found = [each for each in gc.get_objects() if isinstance(each, Connection)]
+    return [each.transport.get_write_buffer_size() for each in found if each.transport]
+
+
 async def test_a_client_that_is_slow_but_takes_some_gets_all(
     start_gateway: Any, redis: Redis
 ) -> None:
     """Red where a pause ends a connection though its unsent bytes become fewer."""
-    path = await large_result(redis)
+    path = await make_result(redis)
     api = await start_gateway(gateway_write_timeout_s=TIMEOUT_S)
     received = 0
     loop = asyncio.get_running_loop()
@@ -118,7 +140,7 @@ async def test_a_response_is_begun_when_its_client_has_taken_the_one_before(
     start_gateway: Any, redis: Redis
 ) -> None:
     """Red where responses to pipelined requests pile up in memory."""
-    path = await large_result(redis)
+    path = await make_result(redis)
     api = await start_gateway(gateway_write_timeout_s=30)
     with deaf_clients(api) as clients:
         await clients.connect(1, make_request("GET", path), times=30)
