@@ -9,8 +9,8 @@
 
 The second rule needs to know of every unsent byte. So the transport's high-water mark is 0:
 `pause_writing` means that the kernel takes no more, and every `drain` waits until it has taken all.
-That also bounds what a connection holds: one piece of one response. The kernel in turn takes no
-more than `UNSENT_BYTES` ahead of the client, rather than the megabytes that it would.
+That also bounds what a connection holds: one response, or one piece of a stream. The kernel in turn
+takes no more than `UNSENT_BYTES` ahead of the client, rather than megabytes.
 """
 
 from __future__ import annotations
