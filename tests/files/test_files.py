@@ -335,3 +335,30 @@ async def test_a_record_that_was_cut_short_is_no_file(settings: Settings, files:
     assert await files.listed("alice") == [stays]
     with pytest.raises(FileNotFound):
         await files.info("alice", broken.id)
+
+
+async def test_an_object_store_does_all_of_it(make_settings: Callable[..., Settings]) -> None:
+    """Red if only a local directory can be paged, counted, or cleared of what has expired."""
+    files = Files(make_settings(files_url="memory:///"))
+    stored = [await put(files, b"x" * (6 << 20), b"%d" % n) for n in range(3)]
+    other = await put(files, b"other", tenant="bob")
+    gone = await put_for(files, 0)
+    assert await content(files, "alice", stored[0].id) == b"x" * (6 << 20) + b"0"
+    newest = [info.id for info in stored[::-1]]
+    assert await page_ids(files, limit=2) == newest[:2]
+    assert await page_ids(files, limit=2, after=newest[1]) == newest[2:]
+    assert (await files.usage("alice")).files == 4
+    assert await files.drop_expired() == 1
+    with pytest.raises(FileNotFound):
+        await content(files, "alice", gone.id)
+    await files.put_part("alice", newest[0], 1, b"part")
+    assert [part async for part in files.parts("alice", newest[0])] == [b"part"]
+    await files.drop_parts("alice", newest[0])
+    for file_id in newest:
+        await files.delete("alice", file_id)
+    assert await files.usage("alice") == (0, 0)
+    assert await files.listed("bob") == [other]
+    with pytest.raises(FileTooLarge):
+        await files.create("alice", pieces(b"x" * 99), filename="x", purpose="batch", max_bytes=9)
+    await files.discard("alice", await files.receive("alice", pieces(b"never published")))
+    assert await files.usage("alice") == (0, 0)

@@ -24,6 +24,9 @@ from urllib.parse import urlsplit
 
 BOUNDARY = b"BBB"
 AT_ONCE = 8
+PAUSE_S = 0.25
+"""Between the requests of one attacker: else the figure is of how fast bytes can be moved."""
+
 PART = b'--BBB\r\nContent-Disposition: form-data; name="%b"\r\n\r\n'
 FILE = b'--BBB\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
 UPLOADS: dict[str, bytes] = {
@@ -153,6 +156,7 @@ def _send_all(target: tuple[str, int], requests: list[bytes]) -> None:
                 sender.start()
                 connection.recv(1 << 16)
                 sender.join(2)  # it stays, and goes on sending if it may
+            time.sleep(PAUSE_S)
 
 
 def _send(connection: socket.socket, data: bytes) -> None:
