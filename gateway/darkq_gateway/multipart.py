@@ -42,7 +42,7 @@ MAX_HEADER_BYTES = 2048
 MAX_FIELD_BYTES = 4096
 MAX_OVERHEAD_BYTES = 32 << 10
 
-_NAME = re.compile(r"[\w.\[\]-]{1,64}")
+_NAME = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
 _AS_IT_IS = (b"", b"binary", b"8bit", b"7bit")
 
 # It logs each malformed body, with bytes of it; the answer says what is wrong.

@@ -13,6 +13,7 @@ import pytest
 from darkq import Settings
 from darkq.errors import ConfigurationError
 from darkq.files import Files, new_file_id
+from darkq_cli.batch.registry import Registry
 from darkq_gateway.serve import gateway
 from darkq_worker.main import run_worker
 
@@ -74,6 +75,19 @@ async def test_so_are_those_in_a_folder_named_by_its_url(
     root.chmod(0o700)
     files = Files(make_settings(files_url=root.as_uri()))
     assert await store(files, root) == {("folder", "700"), ("file", "600")}
+
+
+@pytest.mark.usefixtures("umask")
+def test_the_command_notes_a_batch_for_its_user_alone(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """Red if the folder of the command's notes makes an open state directory."""
+    settings = make_settings(state_dir=tmp_path / "new" / "state")
+    registry = Registry(settings)
+    for _ in range(2):
+        registry.add("batch-1", tmp_path)
+    assert registry.find("batch-1") == tmp_path
+    assert modes_below(tmp_path / "new") == {("folder", "700"), ("file", "600")}
 
 
 @pytest.mark.parametrize("process", ["gateway", "worker"])

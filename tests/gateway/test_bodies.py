@@ -223,7 +223,7 @@ async def test_a_field_that_cannot_be_honoured_is_named(api: Api, name: str) -> 
 
 async def test_a_name_that_may_be_a_text_is_not_quoted(api: Api) -> None:
     """Red if any name is quoted."""
-    for name in (b"my secret prompt", b"x" * 65, b"\xff", "ключ".encode() + b"<b>"):
+    for name in (b"my secret prompt", b"x" * 65, b"\xff", "ключ".encode()):
         form = PART % name + b"x\r\n" + FILE + b"x" + END
         headers = {"Content-Type": "multipart/form-data; boundary=BBB"}
         answer = await api("POST", "/v1/files", data=form, headers=headers)
