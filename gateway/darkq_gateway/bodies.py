@@ -53,13 +53,21 @@ async def ask_for_body(request: web.Request) -> None:
         request.writer.output_size = 0  # no byte of the answer has been sent yet
 
 
+def media_type(request: web.Request) -> str:
+    """Return what a request says its body is, without parameters; "" if it does not say.
+
+    `request.content_type` reads the parameters too, in seconds for 7 KB of semicolons.
+    """
+    return request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
+
+
 async def read_json(request: web.Request, shape: type[T]) -> T:
     """Return the body as what it should be.
 
     Only `application/json` is taken: a stranger's page cannot send that without being asked
     first. Raises `ApiError`.
     """
-    if request.content_type != "application/json":
+    if media_type(request) != "application/json":
         raise ApiError(415, "not_json", "the body must be application/json", "Content-Type")
     body = await read_body(request)
     try:

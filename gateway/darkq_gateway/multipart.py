@@ -39,6 +39,7 @@ SLICE_BYTES = 16 << 10
 MAX_PARTS = 16
 MAX_HEADERS = 8
 MAX_HEADER_BYTES = 2048
+MAX_SEMICOLONS = 64
 MAX_FIELD_BYTES = 4096
 MAX_OVERHEAD_BYTES = 32 << 10
 
@@ -207,7 +208,7 @@ class _Parts:
             raise _malformed("has a part with a Content-Transfer-Encoding: send it as it is")
         if b"content-encoding" in self._headers:
             raise _malformed("has a part with a Content-Encoding: send it as it is")
-        disposition, options = parse_options_header(self._headers.get(b"content-disposition"))
+        disposition, options = _options(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode(errors="replace")
         if disposition != b"form-data" or not self._name:
             raise _malformed("has a part without a name")
@@ -245,11 +246,18 @@ def is_plain(name: str) -> bool:
 
 
 def _boundary(request: web.Request) -> bytes:
-    _, options = parse_options_header(request.headers.get(hdrs.CONTENT_TYPE))
+    _, options = _options(request.headers[hdrs.CONTENT_TYPE].encode(errors="surrogateescape"))
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise _malformed("has no boundary")
     return boundary
+
+
+def _options(header: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """Return a header's value and its parameters. Raises `ApiError`."""
+    if header.count(b";") > MAX_SEMICOLONS:  # what takes long is quadratic in them
+        raise _malformed("has a header with too many parameters")
+    return parse_options_header(header)
 
 
 def _malformed(what: str) -> ApiError:

@@ -132,6 +132,7 @@ async def test_a_hostile_upload_is_refused_at_little_cost(
         (FILE[:-2] + b"Content-Encoding: gzip\r\n\r\nx" + END, 400),
         (FILE[:-2] + b"Content-Transfer-Encoding: base64\r\n\r\nx" + END, 400),
         (FILE.replace(b"form-data", b"attachment") + b"x" + END, 400),
+        (FILE.replace(b'"f"', b'"f"' + b";" * 65) + b"x" + END, 400),
         (PART % b"purpose" + b"b" * 4097 + END, 413),
         (FILE + b"x" + END + b"e" * MAX_OVERHEAD_BYTES, 413),
     ],
@@ -292,3 +293,24 @@ async def test_a_number_may_have_leading_zeros(api: Api) -> None:
     """Red if the parser refuses what it used to take."""
     for target in ("/v1/files?limit=007", "/v1/batches?limit=1", "/jobs?limit=0200"):
         assert (await api("GET", target)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/v1/files", "multipart/form-data"), ("/jobs", "application/json")]
+)
+async def test_a_content_type_costs_little(api: Api, path: str, kind: str) -> None:
+    """Red with `request.content_type`: 7 KB of semicolons are seconds of the event loop."""
+    for more in (";" * 7000, '";' * 3500, "; a*0=x" * 900, "; a=b" * 1300, "; a*=" + "'" * 7000):
+        sent = request("POST", path, FILE + b"x" + END, **{"Content-Type": kind + more})
+        began_s = time.process_time()
+        answer = await api.bare(sent)
+        assert status_of(answer) in (400, 415), answer
+        assert time.process_time() - began_s < 0.1, more[:9]
+
+
+async def test_a_form_without_a_usable_boundary_is_refused(api: Api) -> None:
+    """Red if the parser's own error comes out."""
+    for more in ("", "; boundary=" + "B" * 300, "; boundary=", "; boundary", '; boundary=""'):
+        headers = {"Content-Type": f"multipart/form-data{more}"}
+        answer = await api.bare(request("POST", "/v1/files", FILE + b"x" + END, **headers))
+        assert status_of(answer) == 400, answer

@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from darkq import FileInfo, FileNotFound, Files, FileTooLarge
 from darkq.files import Content, Purpose
+from darkq_gateway.bodies import media_type
 from darkq_gateway.context import SETTINGS, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
@@ -43,7 +44,7 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.Response:
     """Store a file for a batch. Fields may come before it, as the SDK sends them, or after."""
-    if request.content_type != "multipart/form-data":
+    if media_type(request) != "multipart/form-data":
         raise ApiError(415, "not_multipart", "must be multipart/form-data", "Content-Type")
     caller = caller_of(request)
     max_bytes = caller.body_limit(request.app[SETTINGS].files_max_bytes)
