@@ -174,9 +174,11 @@ async def test_an_upload_that_does_not_go_on_is_ended(
 
 
 async def send_slowly(api: Api, data: bytes, every: int, pause_s: float) -> bytes:
-    """Send a request in pieces; return the answer, early or not."""
+    """Send a request's body in pieces; return the head of the answer, early or not."""
+    head, end, data = data.partition(b"\r\n\r\n")
     port = int(api.url.rsplit(":", 1)[1])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head + end)
     answer = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
     try:
         for at in range(0, len(data), every):
