@@ -398,9 +398,10 @@ async def test_a_reader_that_takes_its_time_is_not_the_services_silence(
     session: aiohttp.ClientSession,
 ) -> None:
     """Red where the idle clock runs while nobody waits for bytes."""
-    gate = asyncio.Event()
-    script: list[Step] = [head() + delta("a"), gate, delta("b") + finish() + DONE]
+    first, gate = asyncio.Event(), asyncio.Event()
+    script: list[Step] = [head(), first, delta("a"), gate, delta("b") + finish() + DONE]
     loop = asyncio.get_running_loop()
+    loop.call_later(0.05, first.set)
     async with (
         ScriptedServer(script) as server,
         aclosing(make(session, server, idle_timeout_s=0.2).stream(Request(prompt="x"))) as items,
