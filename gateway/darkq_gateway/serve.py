@@ -22,6 +22,7 @@ from aiohttp import web
 from darkq import (
     Client,
     ConfigurationError,
+    Files,
     LogLine,
     Settings,
     exporting_traces,
@@ -37,6 +38,13 @@ logger = logging.getLogger("darkq.gateway")
 KEEPALIVE_S = 75.0
 BACKLOG = 1024
 
+LINGER_S = 0.5
+"""How long the rest of a body is read and thrown away once its request has been answered.
+
+With unread bytes in its buffer the kernel would answer the client's next segment with a reset, and
+the client could lose an answer that it has not read yet.
+"""
+
 _WITHOUT_TEXTS = WithoutTexts()
 
 
@@ -46,6 +54,7 @@ async def gateway(settings: Settings) -> AsyncIterator[str]:
 
     Raises `ConfigurationError` where it may not or cannot listen, and `RedisUnavailable`.
     """
+    Files(settings).check()
     async with Client(settings=settings) as client:
         is_open = not await client.api_keys.exist()
         if is_open and not _is_loopback(settings.gateway_host):
@@ -64,6 +73,8 @@ async def gateway(settings: Settings) -> AsyncIterator[str]:
             handler_cancellation=True,  # a reader that leaves ends its tail, and nothing else
             shutdown_timeout=settings.gateway_drain_s,
             keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGER_S,
+            auto_decompress=False,  # `bodies.refuse_encoded` answers 415
         )
         await runner.setup()
         try:

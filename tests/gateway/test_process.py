@@ -10,6 +10,7 @@ import signal
 import pytest
 from redis.asyncio import Redis
 
+from support import attacks
 from support.by_hand import Hand, chunk, started
 from support.gateway_process import darkq, listening
 from support.http_api import Api
@@ -95,3 +96,28 @@ async def test_wrong_limits_are_wrong_usage(
     code, out, _ = await run(redis_server.url, "keys", "create", "web", *arguments)
     assert (code, out) == (2, "")
     assert await redis.dbsize() == 0
+
+
+async def test_hostile_bodies_do_not_stop_it(redis_server: Server, redis: Redis) -> None:
+    """Red with bodies that are unpacked, or parsed without a pause: minutes without an answer.
+
+    The figure to reach, p99 of 100 ms, is for a machine that does nothing else.
+    """
+    async with darkq(redis_server.url, "gateway", DARKQ_GATEWAY_PORT="0") as process:
+        url = await listening(process)
+        log = asyncio.create_task(rest_of(process))
+        found = await attacks.figures(url, None, 4.0)
+        assert found.probes > 10
+        assert found.p99_ms < 2000, found
+        async with attacks.attackers(url, None):
+            await asyncio.sleep(0)
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 15) == 0
+        said = await log
+    assert "stopping" in said
+    assert " ERROR " not in said
+
+
+async def rest_of(process: asyncio.subprocess.Process) -> str:
+    assert process.stderr is not None
+    return (await process.stderr.read()).decode()

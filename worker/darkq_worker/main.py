@@ -112,6 +112,8 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             "DARKQ_WORKER_RESERVED_INTERACTIVE",
             f"must be below DARKQ_WORKER_JOBS ({settings.worker_jobs}), or no bulk job ever runs",
         )
+    files = Files(settings)
+    files.check()
     async with AsyncExitStack() as stack:
         servers = servers_of(settings)
         redis = servers.client()
@@ -142,7 +144,7 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             stack.push_async_callback(close)
         await refuse_unfit(redis)
         client = await stack.enter_async_context(Client(settings=settings))
-        runners = FileBatchRunners(client, Files(settings), settings)
+        runners = FileBatchRunners(client, files, settings)
         ctx: dict[str, Any] = {"settings": settings, "upstreams": upstreams}
         worker = LeasedWorker(
             [func(generate, name=FUNCTION)],

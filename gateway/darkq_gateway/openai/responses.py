@@ -19,6 +19,7 @@ from darkq_gateway.openai import foreground, response_request, sse
 from darkq_gateway.openai.response_request import asked_of
 from darkq_gateway.openai.response_stream import ResponseStream
 from darkq_gateway.ownership import owned_job
+from darkq_gateway.queries import integer
 
 PREFIX = "resp_"
 
@@ -55,7 +56,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 async def retrieve(request: web.Request) -> web.StreamResponse:
     """A Response as it stands, or its events after a number, the past ones first."""
-    after = _number(request, "starting_after")
+    after = integer(request, "starting_after", default=-1, least=0, most=10**15 - 1)
     job, response = await _owned(request)
     if request.query.get("stream", "false").lower() not in ("true", "1"):
         return as_json(await _so_far(job, response))
@@ -130,12 +131,3 @@ async def _owned(request: web.Request) -> tuple[JobHandle, ResponseStream]:
 
 def _new(job: JobHandle, asked: dict[str, Any] | None) -> ResponseStream:
     return ResponseStream(PREFIX + job.id, asked=asked or {})
-
-
-def _number(request: web.Request, name: str) -> int:
-    text = request.query.get(name)
-    if text is None:
-        return -1
-    if not text.isdecimal() or len(text) > 15:
-        raise ApiError(400, "invalid_value", "must be the number of an event", name)
-    return int(text)
