@@ -70,7 +70,7 @@ def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> we
     app[FILES] = Files(settings)
     app[DEPARTURES] = departures = Departures(app)
     app[OVERVIEWS] = overviews = Overviews(client)
-    app.cleanup_ctx.append(auth.keep_places)
+    app.cleanup_ctx.append(auth.attend)
     app.cleanup_ctx.append(overviews.run)
     app.cleanup_ctx.append(departures.run)
     app.on_response_prepare.append(_mark)

@@ -59,6 +59,10 @@ _ALIKE: Mapping[type[BaseException], tuple[int, str, str, float | None]] = {
     darkq.RedisFull: (503, "unavailable", "the queue cannot be reached", 2),
     darkq.NotReplicated: (503, "not_replicated", "stored, but on too few servers so far", None),
     darkq.FileStoreUnavailable: (503, "unavailable", "the store of files does not answer", 2),
+    darkq.JobUnfinished: (409, "job_unfinished", "the job has not ended; cancel it first", None),
+    darkq.CorruptRecord: (409, "corrupt_record", "what is stored of this cannot be read", None),
+    # Another gateway may be as new as the record: so 503, and it is worth while to come again.
+    darkq.NewerRecord: (503, "newer_record", "a newer version of darkq has written this", 10),
     darkq.BatchNotFound: (404, "batch_not_found", "no such batch", None),
     darkq.FileNotFound: (404, "file_not_found", "no such file", None),
 }

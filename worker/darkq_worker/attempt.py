@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
-from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
 from darkq.job import Job
@@ -104,7 +103,7 @@ class Attempt:
             if head.is_newer:
                 return self._left_to_a_newer_worker(head)
             record = decode_job(data)
-            Job.create(**asdict(record.job))  # others than `enqueue` may have written it
+            record.job.verify()  # others than `enqueue` may have written it
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return oc.Failed("bad_record", "the job's record cannot be read by this version")
         except InvalidJob as error:

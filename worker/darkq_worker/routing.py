@@ -8,15 +8,16 @@ from darkq.upstreams import Served
 from darkq_worker.gate import Rule
 from darkq_worker.upstreams.base import (
     NotReady,
-    Rejected,
     UnknownModel,
+    Unserved,
     Upstream,
     UpstreamError,
 )
 
 
-class UnknownUpstream(Rejected):
+class UnknownUpstream(Unserved):
     code = "unknown_upstream"
+    kind = "upstream"
 
 
 class Upstreams:
@@ -65,8 +66,7 @@ class Upstreams:
         if name is None:
             return self._default
         if name not in self._by_name:
-            known = ", ".join(self._by_name)
-            raise UnknownUpstream(f"unknown upstream {name!r}; known: {known}")
+            raise UnknownUpstream(name, list(self._by_name))
         return self._by_name[name]
 
     def __iter__(self) -> Iterator[Upstream]:

@@ -12,13 +12,20 @@ from typing import Any, Literal
 import msgspec
 from aiohttp import web
 
-from darkq import BatchNotFound, BatchStatus, FileBatch
+from darkq import (
+    BatchNotFound,
+    BatchStatus,
+    CorruptRecord,
+    FileBatch,
+    InvalidJob,
+    checked_metadata,
+)
 from darkq_gateway.bodies import read_body
 from darkq_gateway.context import CLIENT, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
 from darkq_gateway.openai.files import FILES
-from darkq_gateway.openai.pages import page_of
+from darkq_gateway.openai.pages import as_page, asked_page, names_nothing
 from darkq_gateway.openai.request import decode, take
 
 WINDOW_S = 24 * 3600
@@ -47,6 +54,10 @@ async def create(request: web.Request) -> web.Response:
     asked = take(fields, _Body)
     for name in fields:
         raise ApiError(400, "invalid_parameter", "cannot be honoured here", name[:64])
+    try:
+        metadata = checked_metadata(asked.metadata)
+    except InvalidJob as error:
+        raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
     client, caller = request.app[CLIENT], caller_of(request)
     await request.app[FILES].info(caller.tenant, asked.input_file_id)  # is there, and is theirs
     batch = client.batch(name="files", metadata={"tenant": caller.tenant or ""})
@@ -58,7 +69,7 @@ async def create(request: web.Request) -> web.Response:
         tenant=caller.tenant,
         input_file_id=asked.input_file_id,
         endpoint=asked.endpoint,
-        metadata=asked.metadata,
+        metadata=metadata,
         models=caller.key.models if caller.key else (),
         max_prompt_bytes=caller.key.max_prompt_bytes if caller.key else None,
         created_at=now,
@@ -70,12 +81,16 @@ async def create(request: web.Request) -> web.Response:
 
 async def listed(request: web.Request) -> web.Response:
     """The caller's batches, the newest first."""
-    client = request.app[CLIENT]
-    records = await client.file_batches.listed(caller_of(request).tenant)
-    page = page_of(request, [{"id": record.id} for record in records], most=100)
-    known = {record.id: record for record in records}
-    page["data"] = [await _described(request, known[each["id"]]) for each in page["data"]]
-    return as_json(page)
+    asked = asked_page(request, most=100)
+    try:
+        records, has_more = await request.app[CLIENT].file_batches.page(
+            caller_of(request).tenant, **asked._asdict()
+        )
+    except BatchNotFound:
+        raise names_nothing() from None
+    return as_json(
+        as_page([await _described(request, each) for each in records], has_more=has_more)
+    )
 
 
 async def retrieve(request: web.Request) -> web.Response:
@@ -100,9 +115,15 @@ async def _described(request: web.Request, record: FileBatch) -> dict[str, Any]:
 
 
 async def _owned(request: web.Request) -> FileBatch:
-    record = await request.app[CLIENT].file_batches.get(request.match_info["batch_id"])
-    if record.tenant != caller_of(request).tenant:
-        raise ApiError(404, "batch_not_found", "no such batch")
+    batch_id, tenant = request.match_info["batch_id"], caller_of(request).tenant
+    try:
+        record = await request.app[CLIENT].file_batches.get(batch_id)
+    except CorruptRecord as error:
+        if error.tenant != tenant:
+            raise BatchNotFound(batch_id) from None
+        raise
+    if record.tenant != tenant:
+        raise BatchNotFound(batch_id)
     return record
 
 

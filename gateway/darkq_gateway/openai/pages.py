@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -17,25 +17,46 @@ def page_of(
 
     The list is the newest first; `order=asc` turns it round. Raises `ApiError`.
     """
+    asked = asked_page(request, most)
+    found = list(reversed(objects)) if asked.oldest_first else list(objects)
+    if asked.after is not None:
+        place = next((n for n, each in enumerate(found) if each["id"] == asked.after), None)
+        if place is None:
+            raise names_nothing()
+        found = found[place + 1 :]
+    return as_page(found[: asked.limit], has_more=len(found) > asked.limit)
+
+
+class AskedPage(NamedTuple):
+    """Which page of a list the query asks for."""
+
+    limit: int
+    after: str | None
+    oldest_first: bool
+
+
+def asked_page(request: web.Request, most: int) -> AskedPage:
+    """Return the page that the query asks for, of `most` objects at most. Raises `ApiError`."""
     order = request.query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise ApiError(400, "invalid_value", "must be 'asc' or 'desc'", "order")
-    found = list(objects) if order == "desc" else list(reversed(objects))
-    after = request.query.get("after")
-    if after is not None:
-        place = next((n for n, each in enumerate(found) if each["id"] == after), None)
-        if place is None:
-            raise ApiError(400, "invalid_value", "names nothing in this list", "after")
-        found = found[place + 1 :]
-    limit = _limit(request, most)
-    page = found[:limit]
+    return AskedPage(_limit(request, most), request.query.get("after"), order == "asc")
+
+
+def as_page(page: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """Return a page in the API's words."""
     return {
         "object": "list",
         "data": page,
         "first_id": page[0]["id"] if page else None,
         "last_id": page[-1]["id"] if page else None,
-        "has_more": len(found) > limit,
+        "has_more": has_more,
     }
+
+
+def names_nothing() -> ApiError:
+    """Return the error for an `after` that is not in the list."""
+    return ApiError(400, "invalid_value", "names nothing in this list", "after")
 
 
 def _limit(request: web.Request, most: int) -> int:

@@ -168,14 +168,27 @@ class Rejected(UpstreamError):
 _MAX_NAMES_TOLD = 30
 
 
-class UnknownModel(Rejected):
-    code = "unknown_model"
+class Unserved(Rejected):
+    """A job asks for something by a name that nothing here has. `known` are the names there are.
 
-    def __init__(self, model: str, known: Sequence[str]) -> None:
-        names = ", ".join(known[:_MAX_NAMES_TOLD]) or "none"
-        more = f" and {len(known) - _MAX_NAMES_TOLD} more" if len(known) > _MAX_NAMES_TOLD else ""
-        super().__init__(f"unknown model {model!r}; known: {names}{more}")
-        self.model = model
+    Without them the message is for a tenant: its API key may not be allowed to see them all.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str, known: Sequence[str] | None) -> None:
+        message = f"unknown {self.kind} {name!r}"
+        if known is not None:
+            names = ", ".join(known[:_MAX_NAMES_TOLD]) or "none"
+            more = len(known) - _MAX_NAMES_TOLD
+            message += f"; known: {names}" + (f" and {more} more" if more > 0 else "")
+        super().__init__(message)
+        self.name = name
+
+
+class UnknownModel(Unserved):
+    code = "unknown_model"
+    kind = "model"
 
 
 _GREETING = Request(prompt="Hi")
