@@ -76,7 +76,9 @@ def error_of(error: BaseException) -> ApiError | None:
         return ApiError(status, code, message, retry_after_s=retry_after_s)
     match error:
         case ApiError():
-            return error
+            # Its frames refer to it, and would keep the body of the request until the next full
+            # collection of garbage.
+            return error.with_traceback(None)
         case darkq.InvalidJob():
             return ApiError(422, "invalid_job", error.reason, error.field)
         case darkq.JobNotFound():

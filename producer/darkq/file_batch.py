@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from darkq.connection import speaking_darkq
 from darkq.errors import BatchNotFound, CorruptRecord, NewerRecord
+from darkq.job import checked_metadata
 from darkq.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
 from darkq.openai_body import Endpoint
 from darkq.record import decode_head, tenant_of
@@ -88,7 +89,8 @@ class FileBatches:
         self._redis = redis
 
     async def create(self, record: FileBatch) -> None:
-        """Store a new one; a worker finds it soon."""
+        """Store a new one; a worker finds it soon. Raises `InvalidJob` for its metadata."""
+        checked_metadata(record.metadata)
         key, ours = BatchKeys.parse(record.id).files, file_batches_of(_digest(record.tenant))
         async with speaking_darkq():
             await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S)

@@ -115,3 +115,19 @@ async def test_metadata_is_bounded_wherever_it_comes_in(
     assert answer.status == (422 if path == "/jobs" else 400)
     assert (error.get("field") or error.get("param")) == "metadata"
     assert await redis.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    "metadata", [{f"{n}": "" for n in range(17)}, {"k" * 65: ""}, {"k": "é" * 513}]
+)
+async def test_metadata_of_batches_has_openais_bounds(api: Api, metadata: dict[str, str]) -> None:
+    body = {
+        "input_file_id": "file-" + "0" * 32,
+        "endpoint": "/v1/responses",
+        "completion_window": "24h",
+    }
+    answer = await api("POST", "/v1/batches", {**body, "metadata": metadata})
+    assert (answer.status, answer.json["error"]["param"]) == (400, "metadata")
+    most = {f"{n:064}": "é" * 512 for n in range(15)}
+    answer = await api("POST", "/v1/batches", {**body, "metadata": most})
+    assert (answer.status, answer.code) == (404, "file_not_found")

@@ -29,6 +29,7 @@ from darkq_gateway.openai.pages import as_page, asked_page, names_nothing
 from darkq_gateway.openai.request import decode, take
 
 WINDOW_S = 24 * 3600
+MAX_METADATA_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
 _ENDS = ("completed", "failed", "expired", "cancelled")
 
 
@@ -54,10 +55,7 @@ async def create(request: web.Request) -> web.Response:
     asked = take(fields, _Body)
     for name in fields:
         raise ApiError(400, "invalid_parameter", "cannot be honoured here", name[:64])
-    try:
-        metadata = checked_metadata(asked.metadata)
-    except InvalidJob as error:
-        raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
+    metadata = _checked(asked.metadata)
     client, caller = request.app[CLIENT], caller_of(request)
     await request.app[FILES].info(caller.tenant, asked.input_file_id)  # is there, and is theirs
     batch = client.batch(name="files", metadata={"tenant": caller.tenant or ""})
@@ -77,6 +75,22 @@ async def create(request: web.Request) -> web.Response:
     )
     await client.file_batches.create(record)
     return as_json(batch_object(record, await batch.status()))
+
+
+def _checked(metadata: dict[str, str]) -> dict[str, str]:
+    """Return what may be noted beside a batch, as OpenAI bounds it. Raises `ApiError`."""
+    try:
+        checked = checked_metadata(metadata)
+    except InvalidJob as error:
+        raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
+    fits = all(len(k) <= MAX_KEY_CHARS and len(v) <= MAX_VALUE_CHARS for k, v in checked.items())
+    if not fits or len(checked) > MAX_METADATA_PAIRS:
+        reason = (
+            f"takes {MAX_METADATA_PAIRS} entries, "
+            f"of {MAX_KEY_CHARS} and {MAX_VALUE_CHARS} characters at most"
+        )
+        raise ApiError(400, "invalid_parameter", reason, "metadata")
+    return checked
 
 
 async def listed(request: web.Request) -> web.Response:
