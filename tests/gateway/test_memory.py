@@ -97,7 +97,7 @@ async def put_results(redis: Redis) -> None:
     for n in range(RESULTS):
         keys = JobKeys.new(0)
         before, _, after = encode(result_record(keys, "TEXT")).partition(b"TEXT")
-        await redis.eval(repeat, 1, keys.result, before, after, TEXT_CHARS)
+        await redis.execute_command("EVAL", repeat, 1, keys.result, before, after, TEXT_CHARS)
         await redis.zadd(tenant_jobs(0, None), {keys.arq_id: n})
     await redis.expire(tenant_jobs(0, None), 60)
 

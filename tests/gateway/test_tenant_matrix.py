@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import aiohttp
 import pytest
+from redis.asyncio import Redis
 
 from darkq import Client
 from darkq_gateway.app import ROOMS
@@ -131,7 +132,8 @@ class Owner:
 
     async def _ended(self, path: str, object_id: str) -> str:
         async def has_ended() -> bool:
-            return (await self._api("GET", f"{path}/{object_id}")).json["status"] == "completed"
+            answer = await self._api("GET", f"{path}/{object_id}")
+            return bool(answer.json["status"] == "completed")
 
         await wait_until(f"the end of {object_id}", has_ended)
         return object_id
@@ -250,3 +252,24 @@ async def test_an_id_of_any_shape_is_answered_as_an_unknown_one(
             assert unknown.status in (404, 405, 200) or route.method == "OPTIONS"
             for object_id in ODD:
                 assert await ask(alice, route, object_id, "") == unknown, (route, object_id)
+
+
+async def test_a_strangers_question_costs_the_same_whatever_the_size(
+    api: Api, make_key: MakeKey, redis: Redis
+) -> None:
+    """Red when a record is read whole before it is known whose it is: the time tells its size."""
+
+    async def sent_for(caller: Api, path: str) -> int:
+        before = int((await redis.info("stats"))["total_net_output_bytes"])
+        assert (await caller("GET", path)).status == 404
+        return int((await redis.info("stats"))["total_net_output_bytes"]) - before
+
+    async with (
+        api.with_key(await make_key("alice")) as alice,
+        api.with_key(await make_key("bob")) as bob,
+    ):
+        small, large = [await alice.enqueue("x" * size) for size in (10_000, 1_000_000)]
+        for path in ("/jobs/{}", "/jobs/{}/events", "/jobs/{}/result", "/v1/responses/resp_{}"):
+            costs = [await sent_for(bob, path.format(job_id)) for job_id in (small, large)]
+            assert abs(costs[1] - costs[0]) < 4096, (path, costs)
+            assert costs[1] < 32_000, (path, costs)
