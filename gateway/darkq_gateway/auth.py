@@ -143,8 +143,8 @@ class Auth:
                 try:
                     await work()
                 except Exception as error:  # whatever it is, the next time it may work
-                    name = work.__name__.strip("_")
-                    logger.warning(LogLine("calls not attended", at=name, error=_named(error)))
+                    kind = type(error).__name__
+                    logger.warning(LogLine("calls not attended", at=work.__name__, error=kind))
 
     async def _renew_places(self) -> None:
         limited = ((call.key, call.id) for call in self._calls if call.key is not None)
@@ -155,7 +155,7 @@ class Auth:
     async def _end_calls_without_key(self) -> None:
         """Close the connections of calls whose key was revoked or has expired since they began.
 
-        Most calls are over by then. Streams are not, nor are uploads that go on for long.
+        Most calls are over before that. Streams are not, nor are long uploads and waits.
         """
         digests = {call.digest for call in self._calls if call.digest is not None}
         good = await self._keys.good(digests) if digests else set()
@@ -171,10 +171,6 @@ class Auth:
                 call.transport.abort()
         if over:
             logger.info(LogLine("calls ended whose key is gone", calls=len(over)))
-
-
-def _named(error: Exception) -> str:
-    return type(error).__name__
 
 
 AUTH = web.AppKey("auth", Auth)

@@ -101,8 +101,9 @@ async def _ask(
 
 def _ask_of(pipe: Pipeline, keys: JobKeys, limit_bytes: int | None) -> None:
     end = -1 if limit_bytes is None else limit_bytes - 1
-    pipe.getrange(keys.result, 0, end)
-    pipe.getrange(keys.job, 0, end)
+    for name in (keys.result, keys.job):
+        pipe.exists(name)  # `GETRANGE` of an empty record is that of none
+        pipe.getrange(name, 0, end)
     pipe.exists(keys.in_progress)
     pipe.get(keys.retry)
     pipe.hmget(keys.state, ["tries", "cancel"])
@@ -112,17 +113,18 @@ def _ask_of(pipe: Pipeline, keys: JobKeys, limit_bytes: int | None) -> None:
 
 
 def _read(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None) -> Status | None:
-    result, job, held, attempt, (tries, cancel), now, *scores = replies
-    if result:  # an empty one is not there
+    has_result, result, has_job, job, held, attempt, (tries, cancel), now, *scores = replies
+    if has_result or result:
         return _finished(keys, result_head(result, keys, limit_bytes))
     score = next((score for score in scores if score is not None), None)
-    if not job and score is None:
+    has_job = has_job or job
+    if not has_job and score is None:
         return None
     wait_ms = 0 if score is None else int(score - now[0] * 1000 - now[1] / 1000)
     state = _state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0)
     return _unfinished(
         keys,
-        job_head(job, keys, limit_bytes) if job else None,
+        job_head(job, keys, limit_bytes) if has_job else None,
         state,
         attempt=int(attempt or 0),
         tries=int(tries or 0),
