@@ -117,3 +117,18 @@ def test_an_unreadable_record_says_whose_it_is_if_it_can(
         with pytest.raises(error) as caught:
             job_head(data, KEYS, None)
         assert caught.value.tenant == tenant
+
+
+def test_metadata_may_be_called_as_the_text_is() -> None:
+    """Red when only the first field of that name is tried, or when it is taken for the text."""
+    metadata = {"prompt": "x", "r": "y", "tenant": "mallory"}
+    job = Job.create("p" * 9000, metadata=metadata, tenant="alice")
+    limit = HEADS_BYTES[0]
+    head = encode(JobRecord(k=Arguments(job), et=1))[:limit]
+    found = job_head(head, KEYS, limit).job
+    assert (found.metadata, found.tenant, found.prompt) == (metadata, "alice", "")
+    details = Details(outcome="completed", metadata=metadata, tenant="alice")
+    record = ResultRecord(
+        t=2, et=1, s=True, r="t" * 9000, st=4, ft=5, q="q", id=KEYS.arq_id, d=details
+    )  # fmt: skip
+    assert result_head(encode(record)[:limit], KEYS, limit).d == details
