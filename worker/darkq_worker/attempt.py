@@ -125,7 +125,7 @@ class Attempt:
         settings, burnt = self._settings, self.claim.tries_burnt
         tries = job.tries or settings.job_tries
         if not error.retryable or burnt + 1 >= tries:
-            return oc.Failed(error.code, error.message)
+            return oc.Failed(error.code, error.message_to(job.tenant))
         wait_s = delay_s(
             burnt, error.retry_after_s, base_s=settings.retry_base_s, max_s=settings.retry_max_s
         )

@@ -26,7 +26,6 @@ from darkq_worker.upstreams.base import (
     Request,
     TimedOut,
     Truncated,
-    Unserved,
     UpstreamError,
     check_options,
 )
@@ -52,8 +51,6 @@ async def generate(ctx: dict[str, Any], job: Job) -> End:
     tally, span = cast(Tally, ctx["tally"]), cast(AttemptSpan, ctx["span"])
     try:
         upstream, model = upstreams.choose(job.upstream, job.model)
-    except Unserved as error:
-        raise error if job.tenant is None else type(error)(error.name, None) from None
     except NotReady:
         raise NotNow((time.time() + NOT_READY_PAUSE_S) * 1000) from None
     check_options(upstream, job.options)

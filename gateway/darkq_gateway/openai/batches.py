@@ -7,7 +7,7 @@ when that one dies.
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -20,12 +20,12 @@ from darkq import (
     InvalidJob,
     checked_metadata,
 )
-from darkq_gateway.bodies import read_body
+from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import CLIENT, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
-from darkq_gateway.openai.files import FILES
-from darkq_gateway.openai.pages import as_page, asked_page, names_nothing
+from darkq_gateway.openai.files import FILES, MAX_TTL_S, MIN_TTL_S
+from darkq_gateway.openai.pages import as_page, page_asked, unknown_after
 from darkq_gateway.openai.request import decode, take
 
 WINDOW_S = 24 * 3600
@@ -33,11 +33,17 @@ MAX_METADATA_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
 _ENDS = ("completed", "failed", "expired", "cancelled")
 
 
+class _ExpiresAfter(msgspec.Struct, forbid_unknown_fields=True):
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, msgspec.Meta(ge=MIN_TTL_S, le=MAX_TTL_S)]
+
+
 class _Body(msgspec.Struct):
     input_file_id: str
     endpoint: Literal["/v1/chat/completions", "/v1/responses"]
     completion_window: Literal["24h"]
     metadata: dict[str, str] = {}
+    output_expires_after: _ExpiresAfter | None = None
 
 
 def routes() -> list[web.RouteDef]:
@@ -51,7 +57,7 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.Response:
     """Order a batch."""
-    fields = decode(await read_body(request))
+    fields = decode(await read_undecoded(request))
     asked = take(fields, _Body)
     for name in fields:
         raise ApiError(400, "invalid_parameter", "cannot be honoured here", name[:64])
@@ -72,6 +78,7 @@ async def create(request: web.Request) -> web.Response:
         max_prompt_bytes=caller.key.max_prompt_bytes if caller.key else None,
         created_at=now,
         expires_at=now + WINDOW_S,
+        output_ttl_s=asked.output_expires_after.seconds if asked.output_expires_after else None,
     )
     await client.file_batches.create(record)
     return as_json(batch_object(record, await batch.status()))
@@ -95,13 +102,16 @@ def _checked(metadata: dict[str, str]) -> dict[str, str]:
 
 async def listed(request: web.Request) -> web.Response:
     """The caller's batches, the newest first."""
-    asked = asked_page(request, most=100)
+    asked = page_asked(request, most=100)
     try:
         records, has_more = await request.app[CLIENT].file_batches.page(
-            caller_of(request).tenant, **asked._asdict()
+            caller_of(request).tenant,
+            limit=asked.limit,
+            after=asked.after,
+            oldest_first=asked.order == "asc",
         )
     except BatchNotFound:
-        raise names_nothing() from None
+        raise unknown_after() from None
     return as_json(
         as_page([await _described(request, each) for each in records], has_more=has_more)
     )
