@@ -20,6 +20,7 @@ from darkq.errors import (
 )
 from darkq.event import START, AnyEvent, Cancelled, Chunk, Cursor, Failed, Started
 from darkq.event_log import EventBatch
+from darkq.job import Job
 from darkq.keys import JobKeys
 from darkq.keys import failures as failed_jobs
 from darkq.live import Live
@@ -156,6 +157,11 @@ class JobHandle:
         async with speaking_darkq():
             await failures.retry(self._redis, self._keys, self._settings)
             return await read_status(self._redis, self._keys)
+
+    async def kept_job(self) -> Job:
+        """Return the job that `retry` would run. Raises `CannotRetry`, `CorruptRecord`."""
+        async with speaking_darkq():
+            return await failures.kept_job(self._redis, self._keys)
 
     async def delete(self) -> None:
         """Forget the job, which has ended: result, events and all.

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
 from darkq.options import Options, checked
@@ -24,6 +25,11 @@ MAX_PROMPT_BYTES = 1 << 20
 MAX_MESSAGES = 10_000
 """Of messages, and of their parts: the empty ones take room too."""
 MAX_METADATA_BYTES = 16 << 10
+MAX_METADATA_PAIRS = 256
+"""A pair takes memory of its own: thousands of tiny ones would take far more than their bytes."""
+RESERVED_METADATA = "_openai"
+"""Metadata whose name begins so is written by darkq alone: a gateway notes there what a Response
+repeats of its request. If clients could write it, they could forge a Response."""
 MAX_NAME_CHARS = 200
 MAX_TRIES = 100
 MAX_TIMEOUT_S = 24 * 3600.0
@@ -64,7 +70,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `tenant` names whose job it is, where several share a Redis; who asks after it decides by that.
     """
 
-    prompt: str | tuple[Message, ...]
     model: str | None = None
     upstream: str | None = None
     priority: Priority = "interactive"
@@ -74,6 +79,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     proxy: str | None = None
     tenant: str | None = None
     options: Options | None = None
+    # The last, so that the head of a record says all but the prompt (`record.job_head`).
+    prompt: str | tuple[Message, ...]
 
     @property
     def prompt_bytes(self) -> int:
@@ -120,8 +127,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     def with_metadata(self, **more: str) -> Job:
-        """Return the job with more metadata. Raises `InvalidJob` when that is too much."""
-        return msgspec.structs.replace(self, metadata=checked_metadata({**self.metadata, **more}))
+        """Return the job with more metadata, which may have a reserved name.
+
+        For darkq's own notes, not for what a client sends. Raises `InvalidJob` when it is too much.
+        """
+        return msgspec.structs.replace(self, metadata=_bounded({**self.metadata, **more}))
+
+    def verify(self) -> None:
+        """Check a job that was read from Redis, where anybody may have written it.
+
+        Unlike `create` it takes what darkq itself notes in the metadata. Raises `InvalidJob`.
+        """
+        Job.create(**{**asdict(self), "metadata": None})
+        _bounded(self.metadata)
 
 
 def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
@@ -204,7 +222,17 @@ def _tries(tries: int | None) -> int | None:
 
 
 def checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return what may be noted beside a job. Raises `InvalidJob`."""
+    """Return a client's notes for a job or a batch. Raises `InvalidJob`."""
+    checked = _bounded(metadata)
+    if len(checked) > MAX_METADATA_PAIRS:
+        reason = f"has {len(checked):,} entries; the limit is {MAX_METADATA_PAIRS:,}"
+        raise InvalidJob("metadata", reason)
+    if any(key.startswith(RESERVED_METADATA) for key in checked):
+        raise InvalidJob("metadata", f"names that begin with {RESERVED_METADATA} are reserved")
+    return checked
+
+
+def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(metadata, Mapping) or not all(
         isinstance(key, str) and isinstance(value, str) for key, value in metadata.items()
     ):

@@ -201,4 +201,11 @@ def _check_key(key: str) -> None:
 
 
 def _digest(job: Job) -> str:
-    return hashlib.sha256(msgspec.json.encode(job, order="deterministic")).hexdigest()
+    """Return what stands for a job's content: the JSON that has the prompt first.
+
+    In that order all versions have kept it; another would make every key a conflict.
+    """
+    prompt = msgspec.json.encode(job.prompt, order="deterministic")
+    others = msgspec.json.encode(msgspec.structs.replace(job, prompt=""), order="deterministic")
+    others = others.removeprefix(b"{").removesuffix(b'"prompt":""}')  # with a comma at the end
+    return hashlib.sha256(b'{"prompt":' + prompt + (b"," + others)[:-1] + b"}").hexdigest()

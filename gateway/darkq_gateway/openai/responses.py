@@ -121,11 +121,13 @@ async def _so_far(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
 
 
 async def _owned(request: web.Request) -> tuple[JobHandle, ResponseStream]:
-    prefix, _, job_id = request.match_info["response_id"].rpartition(PREFIX)
-    job = await owned_job(request, job_id)
+    response_id = request.match_info["response_id"]
+    if not response_id.startswith(PREFIX):
+        raise JobNotFound(response_id)
+    job = await owned_job(request, response_id.removeprefix(PREFIX))
     asked = asked_of(job.status.metadata)
-    if prefix or asked is None:  # a job, but no Response
-        raise JobNotFound(job_id)
+    if asked is None:  # a job, but no Response
+        raise JobNotFound(response_id)
     return job.handle, _new(job.handle, asked)
 
 
