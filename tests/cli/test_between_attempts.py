@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from darkq import Client, Settings
 from darkq.keys import JobKeys
-from support.command import Darkq
 from support.by_hand import heard
+from support.command import Darkq
 from support.openai_frames import DONE, delta, finish
 from support.scripted_http import ScriptedServer, head
 from support.waiting import wait_until
