@@ -112,13 +112,10 @@ class Client:
             tenant=tenant,
             options=options,
         )
-        return await self._enqueue(job, idempotency_key)
+        return await self.enqueue_job(job, idempotency_key=idempotency_key)
 
     async def enqueue_job(self, job: Job, *, idempotency_key: str | None = None) -> JobHandle:
-        """Store a job; else as `enqueue`. One that was made without `Job.create` is checked too."""
-        return await self._enqueue(Job.create(**asdict(job)), idempotency_key)
-
-    async def _enqueue(self, job: Job, idempotency_key: str | None) -> JobHandle:
+        """Store a job that `Job.create` has made; else as `enqueue`."""
         keys, duplicate = await self._orders.put(job, idempotency_key)
         return self._handle(keys, duplicate=duplicate)
 

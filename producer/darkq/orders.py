@@ -21,6 +21,7 @@ from darkq.event import Cursor
 from darkq.group_commit import GroupCommit
 from darkq.job import Job, Priority
 from darkq.keys import (
+    PRIORITIES,
     BatchKeys,
     JobKeys,
     control,
@@ -40,6 +41,7 @@ from darkq.tracing import NOTHING, TraceContext, enqueueing
 MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 _REFUSED = (b"full", b"closed")
+_NOT_PLAIN = "holds something else than plain data: make it with Job.create"
 
 
 class _Order(NamedTuple):
@@ -68,10 +70,13 @@ class _Order(NamedTuple):
             tracestate=carried.tracestate or UNSET,
         )
         try:
+            data = encode(record)
             digest = _digest(job) if idempotency_key is not None else ""
-            return cls(keys, job.priority, job.tenant, encode(record), idempotency_key, digest)
         except (TypeError, ValueError, RecursionError):
-            raise InvalidJob("job", "cannot be encoded as JSON; make it with Job.create") from None
+            raise InvalidJob("job", _NOT_PLAIN) from None
+        if job.priority not in PRIORITIES or type(job.tenant) not in (str, type(None)):
+            raise InvalidJob("job", _NOT_PLAIN)
+        return cls(keys, job.priority, job.tenant, data, idempotency_key, digest)
 
     def __repr__(self) -> str:
         return f"_Order({self.keys.public_id})"
