@@ -12,6 +12,7 @@ from darkq import line
 from darkq.cluster import Cluster
 from darkq.cluster_redis import ClusterRedis
 from darkq.connection import pool, read_url
+from darkq.one_loop import OneLoop
 from darkq.redis_url import Address
 from darkq.replicas import WaitingRedis, rule_of
 from darkq.settings import Settings
@@ -22,6 +23,11 @@ ONE = Address("", 0)
 
 class Servers(Protocol):
     """What darkq needs to know of Redis, and how to reach it."""
+
+    @property
+    def loop(self) -> OneLoop:
+        """The event loop that all connections belong to."""
+        ...
 
     @property
     def is_cluster(self) -> bool:
@@ -59,13 +65,14 @@ class OneServer:
     is_cluster = False
 
     def __init__(self, settings: Settings) -> None:
+        self.loop = OneLoop()
         self._settings = settings
         self._template = pool(settings)
 
     def client(
         self, *, patience_s: float | None = None, connections: int | None = None
     ) -> WaitingRedis:
-        made = pool(self._settings, patience_s=patience_s, connections=connections)
+        made = pool(self._settings, loop=self.loop, patience_s=patience_s, connections=connections)
         return WaitingRedis.waiting(made, rule_of(self._settings))
 
     def owner(self, key: str) -> Address:
