@@ -30,7 +30,7 @@ client = Client()
 def create() -> tuple[Response, int]:
     """Store a job. When this answers, the job will be run."""
     question = request.get_json()
-    job = client.enqueue(question.get("prompt") if isinstance(question, dict) else None)
+    job = client.enqueue(question.get("prompt", "") if isinstance(question, dict) else "")
     return jsonify(id=job.id, events=url_for("events", job_id=job.id)), 202
 
 

@@ -1,8 +1,8 @@
 """An answer in one piece that may take minutes: the connection is never silent meanwhile.
 
 Proxies give a silent server up after a minute or so; the job would be cancelled then, and its
-tokens paid for nothing. So after `DARKQ_GATEWAY_HEARTBEAT_S` the response begins, and a blank is sent as
-often: readers of JSON skip white space before it.
+tokens paid for nothing. So after `DARKQ_GATEWAY_HEARTBEAT_S` the response begins, and a blank is
+sent as often: readers of JSON skip white space before it.
 
 The status is 200 from then on, so it cannot tell of what goes wrong later:
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, SSLConnection
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
@@ -54,6 +54,7 @@ def pool(
     *,
     loop: OneLoop | None = None,
     at: Address | None = None,
+    sentinels: Sentinels | None = None,
     patience_s: float | None = None,
     connections: int | None = None,
 ) -> BlockingConnectionPool:
@@ -61,8 +62,8 @@ def pool(
 
     Connects on first use. A call past the pool's size waits for a connection; one that finds
     Redis away tries again for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`; one from
-    another loop than the first is a `RuntimeError`. Raises `ConfigurationError` for a URL that is
-    none.
+    another loop than the first is a `RuntimeError`. Pools that share `sentinels` hear together of a
+    new master. Raises `ConfigurationError` for a URL that is none.
     """
     url = read_url(settings)
     options = dict(url.options)
@@ -78,7 +79,7 @@ def pool(
         options.update(host=at.host, port=at.port)
     elif url.kind == "sentinel":
         kind = TO_MASTER[url.connection_class]
-        options["sentinels"] = Sentinels(url)
+        options["sentinels"] = sentinels or Sentinels(url)
     try:
         made = _Pool(
             connection_class=kind,
@@ -91,7 +92,7 @@ def pool(
             **options,
         )
         made.loop = loop or OneLoop()
-        made.make_connection()  # an unknown option shows here, not at first use
+        cast(Any, made).make_connection()  # an unknown option shows here, not at first use
     except (TypeError, ValueError, RedisError) as error:
         raise ConfigurationError("DARKQ_REDIS_URL", _unusable(error)) from None
     return made

@@ -15,6 +15,7 @@ from darkq.connection import pool, read_url
 from darkq.one_loop import OneLoop
 from darkq.redis_url import Address
 from darkq.replicas import WaitingRedis, rule_of
+from darkq.sentinel import Sentinels
 from darkq.settings import Settings
 
 ONE = Address("", 0)
@@ -67,12 +68,20 @@ class OneServer:
     def __init__(self, settings: Settings) -> None:
         self.loop = OneLoop()
         self._settings = settings
-        self._template = pool(settings)
+        url = read_url(settings)
+        self._sentinels = Sentinels(url) if url.kind == "sentinel" else None
+        self._template = pool(settings, sentinels=self._sentinels)
 
     def client(
         self, *, patience_s: float | None = None, connections: int | None = None
     ) -> WaitingRedis:
-        made = pool(self._settings, loop=self.loop, patience_s=patience_s, connections=connections)
+        made = pool(
+            self._settings,
+            loop=self.loop,
+            sentinels=self._sentinels,
+            patience_s=patience_s,
+            connections=connections,
+        )
         return WaitingRedis.waiting(made, rule_of(self._settings))
 
     def owner(self, key: str) -> Address:
