@@ -23,6 +23,7 @@ from darkq.connection import speaking_darkq
 from darkq.errors import ApiKeyNotFound, InvalidJob
 from darkq.job import MAX_NAME_CHARS, MAX_PROMPT_BYTES
 from darkq.keys import API_KEYS, api_key, api_key_use
+from darkq.plain import plain
 
 MAX_RATE_PER_S = 100_000.0
 MAX_CONCURRENCY = 1_000_000
@@ -209,7 +210,7 @@ def key_digest(secret: str) -> str:
 def _name(field: str, name: str) -> str:
     if not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
         raise InvalidJob(field, f"must be 1 to {MAX_NAME_CHARS} printable characters")
-    return name
+    return str(plain(name))
 
 
 def _within(field: str, value: float, limit: float) -> float:
@@ -219,7 +220,8 @@ def _within(field: str, value: float, limit: float) -> float:
 
 
 def _count(field: str, value: int | None, limit: int) -> int | None:
-    if value is not None and not 1 <= value <= limit:
+    value = plain(value)
+    if value is not None and not (isinstance(value, int) and 1 <= value <= limit):
         raise InvalidJob(field, f"must be a whole number from 1 to {limit:,}")
     return value
 

@@ -17,6 +17,7 @@ from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
 from darkq.options import Options, checked
+from darkq.plain import plain
 
 Priority: TypeAlias = Literal["interactive", "bulk"]
 Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
@@ -109,8 +110,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ) -> Job:
         """Check every field and return the job.
 
-        Raises `InvalidJob`, which names the field.
+        Strings and numbers may be of subclasses, and become Python's own. Raises `InvalidJob`,
+        which names the field.
         """
+        priority = plain(priority)
         if priority not in ("interactive", "bulk"):
             raise InvalidJob("priority", "must be 'interactive' or 'bulk'")
         return cls(
@@ -147,7 +150,8 @@ def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
     checked: str | tuple[Message, ...]
     texts: tuple[str, ...]
     if isinstance(prompt, str):
-        checked, texts = prompt, (prompt,)
+        text: str = plain(prompt)
+        checked, texts = text, (text,)
     elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
         raise InvalidJob("prompt", f"must be a string or a list of messages, not {_type(prompt)}")
     else:
@@ -166,16 +170,25 @@ def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
 
 def _message(index: int, message: object) -> Message:
     field = f"prompt[{index}]"
-    if isinstance(message, Message):  # made by hand it may hold anything
-        message = {"role": message.role, "content": message.content}
     try:
-        checked = msgspec.convert(message, Message)
+        checked = msgspec.convert(_builtins(message), Message)
         _utf8_bytes(field, checked.text)
     except msgspec.ValidationError as error:
         raise InvalidJob(field, _without_values(str(error))) from None
-    except TypeError:
-        raise InvalidJob(field, "a part's text must be a string") from None
     return checked
+
+
+def _builtins(message: object) -> object:
+    """Take a message apart: one made by hand may hold anything, and so may its parts."""
+    if isinstance(message, Message):
+        message = {"role": message.role, "content": message.content}
+    fields = plain(message, 3)  # its fields, the list of its parts, the fields of a part
+    if isinstance(fields, dict) and isinstance(parts := fields.get("content"), list):
+        fields["content"] = [
+            {"type": "text", "text": plain(part.text)} if isinstance(part, TextPart) else part
+            for part in parts
+        ]
+    return fields
 
 
 def _without_values(reason: str) -> str:
@@ -200,10 +213,11 @@ def checked_name(field: str, name: str | None) -> str | None:
         raise InvalidJob(field, f"must be a string, not {_type(name)}")
     if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
         raise InvalidJob(field, f"must be 1 to {MAX_NAME_CHARS} printable characters")
-    return name
+    return str(plain(name))
 
 
 def _timeout_s(timeout_s: float | None) -> float | None:
+    timeout_s = plain(timeout_s)
     if timeout_s is None:
         return None
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
@@ -214,6 +228,7 @@ def _timeout_s(timeout_s: float | None) -> float | None:
 
 
 def _tries(tries: int | None) -> int | None:
+    tries = plain(tries)
     if tries is None:
         return None
     if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= MAX_TRIES:
@@ -237,16 +252,18 @@ def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
         isinstance(key, str) and isinstance(value, str) for key, value in metadata.items()
     ):
         raise InvalidJob("metadata", "must map strings to strings")
+    checked: dict[str, str] = plain(metadata, 1)
     size = sum(
         _utf8_bytes("metadata", key) + _utf8_bytes("metadata", value)
-        for key, value in metadata.items()
+        for key, value in checked.items()
     )
     if size > MAX_METADATA_BYTES:
         raise InvalidJob("metadata", f"has {size:,} bytes; the limit is {MAX_METADATA_BYTES:,}")
-    return dict(metadata)
+    return checked
 
 
 def _proxy(proxy: str | None) -> str | None:
+    proxy = plain(proxy)
     if proxy is None:
         return None
     reason = "must be a URL like http://[user:password@]host:port"

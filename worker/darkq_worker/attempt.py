@@ -129,4 +129,4 @@ class Attempt:
         wait_s = delay_s(
             burnt, error.retry_after_s, base_s=settings.retry_base_s, max_s=settings.retry_max_s
         )
-        return oc.TryAgain(error.code, wait_s)
+        return oc.TryAgain(error.code, wait_s, error.message)

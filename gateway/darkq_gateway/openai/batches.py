@@ -58,6 +58,8 @@ def routes() -> list[web.RouteDef]:
 async def create(request: web.Request) -> web.Response:
     """Order a batch."""
     fields = decode(await read_undecoded(request))
+    if fields.get("endpoint") in ("/chat/completions", "/responses"):  # Azure's names
+        fields["endpoint"] = f"/v1{fields['endpoint']}"
     asked = take(fields, _Body)
     for name in fields:
         raise ApiError(400, "invalid_parameter", "cannot be honoured here", name[:64])

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from darkq import JobHandle, JobNotFound
+from darkq_gateway.awaited_json import send_when_done
 from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import STREAMS, caller_of
 from darkq_gateway.errors import ApiError
@@ -48,10 +49,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         response = _new(job, repeated)
         if asked.stream:
             return await _stream(request, job, response, after=-1, resumable=False)
-        async with aclosing(job.events()) as events:
-            async for event in events:
-                response.feed(event)
-        return as_json(response.snapshot())
+        return await send_when_done(request, _whole(job, response))
 
 
 async def retrieve(request: web.Request) -> web.StreamResponse:
@@ -110,6 +108,13 @@ async def _stream(
             frames = sse.named(e for e in made if e["sequence_number"] > after)
             await stream.send(frames, batch.came_s)
     return stream.response
+
+
+async def _whole(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
+    async with aclosing(job.events()) as events:
+        async for event in events:
+            response.feed(event)
+    return response.snapshot()
 
 
 async def _so_far(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
