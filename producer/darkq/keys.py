@@ -252,6 +252,8 @@ class LimitKeys(NamedTuple):
     waiting: str
     due: str
     breaker: str
+    late: str
+    heard: str
 
 
 def limit_keys(upstream: str) -> LimitKeys:
