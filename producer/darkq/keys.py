@@ -300,6 +300,11 @@ def reattachment(digest: str) -> str:
     return f"darkq:attach:{digest}"
 
 
+def waiters(job: JobKeys) -> str:
+    """Name the callers of a gateway that wait for a job: a sorted set, score = end of the lease."""
+    return f"darkq:waiters:{job.arq_id}"
+
+
 WORKERS = "darkq:{workers}"
 """Names the set of workers that may be alive."""
 

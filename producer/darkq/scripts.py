@@ -107,6 +107,8 @@ mark_batch = Script("mark_batch", durable=True)
 acknowledge = Script("acknowledge", durable=True)
 count = Script("count")
 publish = Script("publish")
+waiters_keep = Script("waiters_keep")
+waiters_leave = Script("waiters_leave")
 
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Script))
 
