@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -18,7 +19,7 @@ from darkq.batch_lines import Line
 from darkq.connection import speaking_darkq
 from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull
 from darkq.event import Cursor
-from darkq.group_commit import GroupCommit
+from darkq.group_commit import GroupCommit, count_fitting
 from darkq.job import Job, Priority
 from darkq.keys import (
     BatchKeys,
@@ -39,25 +40,38 @@ from darkq.tracing import NOTHING, TraceContext, enqueueing
 MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 _REFUSED = (b"full", b"closed")
+_NO_ROOM = (b"full", b"wait")
+_NO_KEYS = JobKeys(0, "")  # until its call has a partition
 
 
-class _Order(NamedTuple):
+@dataclass(slots=True)
+class _Order:
     """A job on its way into Redis."""
 
     keys: JobKeys
     job: Job
     idempotency_key: str | None
     carried: TraceContext = NOTHING
+    _record: bytes | None = None
 
-    def record(self, now_ms: int) -> bytes:
-        return encode(
-            JobRecord(
-                k=Arguments(self.job),
-                et=now_ms,
-                traceparent=self.carried.traceparent or UNSET,
-                tracestate=self.carried.tracestate or UNSET,
+    def record(self) -> bytes:
+        """Encode the job when its call is put together, so that not all records are in memory."""
+        if self._record is None:
+            self._record = encode(
+                JobRecord(
+                    k=Arguments(self.job),
+                    et=int(time.time() * 1000),
+                    traceparent=self.carried.traceparent or UNSET,
+                    tracestate=self.carried.tracestate or UNSET,
+                )
             )
-        )
+        return self._record
+
+    def size(self) -> int:
+        return len(self.record())
+
+    def forget_record(self) -> None:
+        self._record = None
 
 
 class _Receipt(NamedTuple):
@@ -73,7 +87,7 @@ class Orders:
         self._settings = settings
         # One queue of orders per partition: a script call touches one partition only.
         self._waiting = [
-            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL)
+            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL, size=_Order.size)
             for _ in range(settings.partitions)
         ]
 
@@ -104,12 +118,10 @@ class Orders:
 
     async def _put_many(self, jobs: Sequence[Job], carried: TraceContext) -> list[JobKeys]:
         stored: list[JobKeys] = []
-        for start in range(0, len(jobs), MAX_JOBS_PER_CALL):
+        for orders in _in_calls([_Order(_NO_KEYS, job, None, carried) for job in jobs]):
             partition = self._any_partition()
-            orders = [
-                _Order(JobKeys.new(partition), job, None, carried)
-                for job in jobs[start : start + MAX_JOBS_PER_CALL]
-            ]
+            for order in orders:
+                order.keys = JobKeys.new(partition)
             receipts = await self._store(orders)
             stored += [keys for verdict, keys in receipts if verdict not in _REFUSED]
             for order, (verdict, _) in zip(orders, receipts, strict=True):
@@ -118,16 +130,24 @@ class Orders:
         return stored
 
     async def put_lines(self, batch: BatchKeys, lines: Sequence[Line]) -> list[bytes]:
-        """Store lines of a batch, at most `MAX_JOBS_PER_CALL`; return the verdict on each.
+        """Store lines of a batch in their order; return the verdict on each.
 
-        `enqueue.lua` names the verdicts. Raises `RedisUnavailable`.
+        `enqueue.lua` names the verdicts. What comes behind a line that has no room has none
+        either, and is not sent. Raises `RedisUnavailable`.
         """
         with enqueueing(count=len(lines)) as span:
             orders = [
                 _Order(batch.job(line.number), line.job, None, span.carried) for line in lines
             ]
-            receipts = await self._store(orders, batch.tagged_id, *(line.number for line in lines))
-            return [verdict for verdict, _ in receipts]
+            numbers = {order.keys: line.number for order, line in zip(orders, lines, strict=True)}
+            verdicts: list[bytes] = []
+            for some in _in_calls(orders):
+                sent = [numbers[order.keys] for order in some]
+                receipts = await self._store(some, batch.tagged_id, *sent)
+                verdicts += [verdict for verdict, _ in receipts]
+                if verdicts[-1] in _NO_ROOM:
+                    break
+            return verdicts + verdicts[-1:] * (len(lines) - len(verdicts))
 
     async def aclose(self) -> None:
         """Send what waits."""
@@ -149,13 +169,13 @@ class Orders:
         remembered: list[str] = []
         args: list[Argument] = []
         for order in orders:
-            keys, job, idempotency_key, _ = order
+            keys, job, idempotency_key = order.keys, order.job, order.idempotency_key
             kind = kinds.setdefault((job.priority, job.tenant), len(kinds))
             digest = ""
             if idempotency_key is not None:
                 digest = _digest(job)
                 remembered.append(idempotency(partition, idempotency_key, job.tenant))
-            args += (keys.arq_id, order.record(now_ms), kind, digest)
+            args += (keys.arq_id, order.record(), kind, digest)
         names = [
             name
             for priority, tenant in kinds
@@ -188,6 +208,18 @@ class Orders:
         if verdict == b"closed":
             return QueueClosed(name, stored_ids)
         return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
+
+
+def _in_calls(orders: Sequence[_Order]) -> Iterator[list[_Order]]:
+    """Cut orders into calls of a bounded number of jobs and bytes; a call's records go with it."""
+    start = 0
+    while start < len(orders):
+        sizes = (orders[n].size() for n in range(start, len(orders)))
+        count = count_fitting(sizes, max_items=MAX_JOBS_PER_CALL)
+        yield list(orders[start : start + count])
+        for order in orders[start : start + count]:
+            order.forget_record()
+        start += count
 
 
 def _check_key(key: str) -> None:

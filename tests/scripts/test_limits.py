@@ -263,6 +263,23 @@ class TestOutages:
         assert await admitted(door, door.job())
 
 
+class TestOldCalls:
+    async def test_what_is_over_counts_no_more_and_is_dropped_a_thousand_at_a_time(
+        self, redis: Redis
+    ) -> None:
+        """Red with ZREMRANGEBYSCORE, and where what is left of it takes room."""
+        door = Door(redis, (2, 60 * SECOND), concurrency=2)
+        old = {f"old {n}": n for n in range(2500)}
+        await redis.zadd(door.keys.grants, old)
+        await redis.zadd(door.keys.places, old)
+        answers = await door.ask(*(door.job() for _ in range(3)))
+        assert [answer.word for answer in answers] == ["go", "go", "wait"]
+        assert [await redis.zcard(name) for name in door.keys[:2]] == [1502, 1502]
+        await door.beat()
+        await door.beat()
+        assert [await redis.zcard(name) for name in door.keys[:2]] == [2, 2]
+
+
 class TestLate:
     """Jobs that do not come when it is their turn."""
 
