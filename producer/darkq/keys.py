@@ -212,8 +212,18 @@ def moving(partition: int, priority: Priority) -> str:
 
 
 def wake(partition: int) -> str:
-    """Name the channel that tells workers of new jobs and of cancelled ones."""
+    """Name the channel that tells all workers of cancelled jobs and of queues that go on."""
     return f"darkq:{{{partition}}}:wake"
+
+
+def wake_one(partition: int, worker_id: str) -> str:
+    """Name the channel that tells one worker of jobs."""
+    return f"{wake(partition)}:{worker_id}"
+
+
+def idle(partition: int, priority: Priority) -> str:
+    """Name the workers that have room for a queue: a sorted set, score = minus the free slots."""
+    return f"darkq:{{{partition}}}:idle:{priority}"
 
 
 def failures(partition: int) -> str:
