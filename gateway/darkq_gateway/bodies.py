@@ -20,8 +20,7 @@ async def read_json(request: web.Request, shape: type[T]) -> T:
     Only `application/json` is taken: a stranger's page cannot send that without being asked
     first. Raises `ApiError`.
     """
-    if request.content_type != "application/json":
-        raise ApiError(415, "not_json", "the body must be application/json", "Content-Type")
+    _check_type(request)
     body = await read_body(request)
     try:
         return msgspec.json.decode(body, type=shape)
@@ -30,6 +29,13 @@ async def read_json(request: web.Request, shape: type[T]) -> T:
         raise ApiError(422, "invalid_body", reason, field) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ApiError(400, "invalid_json", "the body is no JSON") from None
+
+
+async def read_undecoded(request: web.Request) -> bytes:
+    """Return a body of `application/json` as it was sent. Raises `ApiError`."""
+    body = await read_body(request)
+    _check_type(request)
+    return body
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -45,6 +51,11 @@ async def read_body(request: web.Request) -> bytes:
         raise ApiError(413, "body_too_large", message) from None
     except (web.RequestPayloadError, ConnectionError):
         raise ApiError(400, "invalid_body", "the body was cut off") from None
+
+
+def _check_type(request: web.Request) -> None:
+    if request.content_type != "application/json":
+        raise ApiError(415, "not_json", "the body must be application/json", "Content-Type")
 
 
 def _reason(error: msgspec.ValidationError) -> tuple[str, str | None]:

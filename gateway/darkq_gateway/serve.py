@@ -15,7 +15,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -29,6 +29,7 @@ from darkq import (
 )
 from darkq_gateway.access_log import AccessLogger, WithoutTexts
 from darkq_gateway.app import make_app
+from darkq_gateway.connection import Connection, read_as_http_1_1
 from darkq_gateway.door import bracketed
 
 logger = logging.getLogger("darkq.gateway")
@@ -101,25 +102,34 @@ class _Site(web.TCPSite):
 
     def __init__(self, runner: web.AppRunner, settings: Settings) -> None:
         super().__init__(runner, settings.gateway_host, settings.gateway_port, backlog=BACKLOG)
-        self._most = settings.gateway_max_connections
+        self._settings = settings
 
     async def start(self) -> None:
         await web.BaseSite.start(self)
         server = self._runner.server
         assert server is not None  # noqa: S101  set up by now
+        server.request_factory = read_as_http_1_1(server.request_factory)
+        loop = asyncio.get_running_loop()
 
         def connect() -> asyncio.BaseProtocol:
-            return server() if len(server.connections) < self._most else _Refusal()
+            if len(server.connections) >= self._settings.gateway_max_connections:
+                return _Refusal()
+            return Connection(
+                server,
+                read_timeout_s=self._settings.gateway_read_timeout_s,
+                write_timeout_s=self._settings.gateway_write_timeout_s,
+                loop=loop,
+                **server._kwargs,  # what the runner was given for aiohttp's own
+            )
 
-        self._server = await asyncio.get_running_loop().create_server(
+        self._server = await loop.create_server(
             connect, self._host, self._port, backlog=self._backlog
         )
 
 
 class _Refusal(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+        cast(asyncio.Transport, transport).abort()  # uvloop's is none by its class
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> str:

@@ -4,51 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
 
 from support.by_hand import Hand, chunk, started
+from support.gateway_process import darkq, listening
 from support.http_api import Api
 from support.servers import Server
-
-
-@asynccontextmanager
-async def darkq(
-    redis_url: str, *arguments: str, **settings: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "darkq_cli", *arguments),
-        env={**os.environ, "DARKQ_REDIS_URL": redis_url, **settings},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def run(redis_url: str, *arguments: str, **settings: str) -> tuple[int | None, str, str]:
     async with darkq(redis_url, *arguments, **settings) as process:
         out, err = await asyncio.wait_for(process.communicate(), 20)
         return process.returncode, out.decode(), err.decode()
-
-
-async def listening(process: asyncio.subprocess.Process) -> str:
-    assert process.stderr is not None
-    while line := (await asyncio.wait_for(process.stderr.readline(), 20)).decode():
-        if match := re.search(r"listening on (http://\S+)", line):
-            return match[1]
-    raise AssertionError("it has ended")
 
 
 async def test_sigterm_ends_streams_between_two_events(redis_server: Server, redis: Redis) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from darkq import BatchNotFound, BatchStatus, FileBatch
-from darkq_gateway.bodies import read_body
+from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import CLIENT, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
@@ -43,7 +43,7 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.Response:
     """Order a batch."""
-    fields = decode(await read_body(request))
+    fields = decode(await read_undecoded(request))
     asked = take(fields, _Body)
     for name in fields:
         raise ApiError(400, "invalid_parameter", "cannot be honoured here", name[:64])

@@ -29,7 +29,7 @@ def routes() -> list[web.RouteDef]:
         web.post("/v1/files", create),
         web.get("/v1/files", listed),
         web.get("/v1/files/{file_id}", retrieve),
-        web.get("/v1/files/{file_id}/content", content),
+        web.get("/v1/files/{file_id}/content", content, allow_head=False),
         web.delete("/v1/files/{file_id}", delete),
     ]
 
@@ -90,12 +90,12 @@ async def content(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
     response.content_length = info.bytes
     response.headers[hdrs.CONTENT_DISPOSITION] = "attachment"
-    timeout_s = request.app[SETTINGS].gateway_write_timeout_s
     async with aclosing(request.app[FILES].read(caller_of(request).tenant, info.id)) as pieces:
+        piece = await anext(pieces, None)  # opens the file: not found is still an answer
         await response.prepare(request)
-        async for piece in pieces:
-            async with asyncio.timeout(timeout_s):
-                await response.write(piece)
+        while piece is not None:
+            await response.write(piece)
+            piece = await anext(pieces, None)
     await response.write_eof()
     return response
 

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from darkq import JobHandle, JobNotFound
-from darkq_gateway.bodies import read_body
+from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import STREAMS, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
@@ -26,7 +26,7 @@ PREFIX = "resp_"
 def routes() -> list[web.RouteDef]:
     return [
         web.post("/v1/responses", create),
-        web.get("/v1/responses/{response_id}", retrieve),
+        web.get("/v1/responses/{response_id}", retrieve, allow_head=False),
         web.post("/v1/responses/{response_id}/cancel", cancel),
         web.delete("/v1/responses/{response_id}", delete),
     ]
@@ -34,7 +34,7 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Begin a Response. One in the background outlives the call; another is cancelled with it."""
-    body = await read_body(request)
+    body = await read_undecoded(request)
     asked = response_request.parse(body, caller_of(request))
     repeated = asked_of(asked.job.metadata)
     if asked.background:
