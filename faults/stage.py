@@ -61,6 +61,8 @@ class Telltale:
 
     def __init__(self, setup: Setup) -> None:
         self.calls: Counter[str] = Counter()
+        self.at_once = 0
+        self.most_at_once = 0
         self.on_call: Callable[[str], object] = lambda _: None
         self._setup = setup
         self._padding = "." * setup.piece_bytes
@@ -69,9 +71,14 @@ class Telltale:
         self.calls[query] += 1
         call = self.calls[query]
         self.on_call(query)
-        for number in range(self._setup.chunks):
-            await asyncio.sleep(1 / self._setup.chunks_per_s)
-            yield self._piece(query, call, number)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            for number in range(self._setup.chunks):
+                await asyncio.sleep(1 / self._setup.chunks_per_s)
+                yield self._piece(query, call, number)
+        finally:
+            self.at_once -= 1
 
     async def aclose(self) -> None: ...
 

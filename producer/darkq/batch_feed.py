@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 
 from darkq.batch_lines import Line
 from darkq.batch_rows import marked
 from darkq.batch_status import BatchStatus
 from darkq.connection import speaking_darkq
 from darkq.errors import BatchClosed, BatchFull, BatchNotFound
+from darkq.group_commit import MAX_BYTES_PER_CALL
 from darkq.keys import BatchKeys
 from darkq.orders import Orders
 
@@ -48,7 +48,7 @@ class Feed:
         `BatchFull`, `BatchClosed`, `BatchNotFound`, `RedisUnavailable`.
         """
         left = iter(lines)
-        while some := [marked(line) for line in islice(left, LINES_PER_CALL)]:
+        while some := _next_call(left):
             self.last_line = max(self.last_line, *(line.number for line in some))
             while some := await self._try(some, alone=alone):
                 await self._wait(alone=alone)
@@ -128,6 +128,19 @@ class Feed:
     def _by_itself(self, *, alone: bool) -> bool:
         """Tell whether nobody can make room but the current task."""
         return alone and self._reader in (None, asyncio.current_task())
+
+
+def _next_call(lines: Iterator[Line]) -> list[Line]:
+    """Take lines for one call: a bounded number of them, and of bytes. Raises `InvalidLine`."""
+    some: list[Line] = []
+    size = 0
+    while len(some) < LINES_PER_CALL and size < MAX_BYTES_PER_CALL:
+        line = next(lines, None)
+        if line is None:
+            break
+        some.append(marked(line))
+        size += line.job.prompt_bytes
+    return some
 
 
 async def _as_they_come(lines: AsyncIterator[Line]) -> AsyncIterator[list[Line]]:

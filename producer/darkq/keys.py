@@ -212,8 +212,18 @@ def moving(partition: int, priority: Priority) -> str:
 
 
 def wake(partition: int) -> str:
-    """Name the channel that tells workers of new jobs and of cancelled ones."""
+    """Name the channel that tells all workers of cancelled jobs and of queues that go on."""
     return f"darkq:{{{partition}}}:wake"
+
+
+def wake_one(partition: int, worker_id: str) -> str:
+    """Name the channel that tells one worker of jobs."""
+    return f"{wake(partition)}:{worker_id}"
+
+
+def idle(partition: int, priority: Priority) -> str:
+    """Name the workers that have room for a queue: a sorted set, score = minus the free slots."""
+    return f"darkq:{{{partition}}}:idle:{priority}"
 
 
 def failures(partition: int) -> str:
@@ -252,6 +262,8 @@ class LimitKeys(NamedTuple):
     waiting: str
     due: str
     breaker: str
+    late: str
+    heard: str
 
 
 def limit_keys(upstream: str) -> LimitKeys:
@@ -296,6 +308,11 @@ def api_key_use(key_id: str) -> tuple[str, str]:
 def reattachment(digest: str) -> str:
     """Name the note of which job a request made last. The request itself is not kept."""
     return f"darkq:attach:{digest}"
+
+
+def waiters(job: JobKeys) -> str:
+    """Name the callers of a gateway that wait for a job: a sorted set, score = end of the lease."""
+    return f"darkq:waiters:{job.arq_id}"
 
 
 WORKERS = "darkq:{workers}"

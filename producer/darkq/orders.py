@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -18,7 +18,7 @@ from darkq.batch_lines import Line
 from darkq.connection import speaking_darkq
 from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull
 from darkq.event import Cursor
-from darkq.group_commit import GroupCommit
+from darkq.group_commit import MAX_BYTES_PER_CALL, GroupCommit
 from darkq.job import Job, Priority
 from darkq.keys import (
     PRIORITIES,
@@ -41,6 +41,8 @@ from darkq.tracing import NOTHING, TraceContext, enqueueing
 MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 _REFUSED = (b"full", b"closed")
+_NO_ROOM = (b"full", b"wait")
+_NO_KEYS = JobKeys(0, "")  # until its call has a partition
 _NOT_PLAIN = "holds something else than plain data: make it with Job.create"
 
 
@@ -78,6 +80,9 @@ class _Order(NamedTuple):
             raise InvalidJob("job", _NOT_PLAIN)
         return cls(keys, job.priority, job.tenant, data, idempotency_key, digest)
 
+    def size(self) -> int:
+        return len(self.record)
+
     def __repr__(self) -> str:
         return f"_Order({self.keys.public_id})"
 
@@ -95,7 +100,7 @@ class Orders:
         self._settings = settings
         # One queue of orders per partition: a script call touches one partition only.
         self._waiting = [
-            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL)
+            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL, size=_Order.size)
             for _ in range(settings.partitions)
         ]
 
@@ -126,12 +131,9 @@ class Orders:
 
     async def _put_many(self, jobs: Sequence[Job], carried: TraceContext) -> list[JobKeys]:
         stored: list[JobKeys] = []
-        for start in range(0, len(jobs), MAX_JOBS_PER_CALL):
+        for call in _in_calls(_Order.of(_NO_KEYS, job, carried) for job in jobs):
             partition = self._any_partition()
-            orders = [
-                _Order.of(JobKeys.new(partition), job, carried)
-                for job in jobs[start : start + MAX_JOBS_PER_CALL]
-            ]
+            orders = [order._replace(keys=JobKeys.new(partition)) for order in call]
             receipts = await self._store(orders)
             stored += [keys for verdict, keys in receipts if verdict not in _REFUSED]
             for order, (verdict, _) in zip(orders, receipts, strict=True):
@@ -140,14 +142,22 @@ class Orders:
         return stored
 
     async def put_lines(self, batch: BatchKeys, lines: Sequence[Line]) -> list[bytes]:
-        """Store lines of a batch, at most `MAX_JOBS_PER_CALL`; return the verdict on each.
+        """Store lines of a batch in their order; return the verdict on each.
 
-        `enqueue.lua` names the verdicts. Raises `RedisUnavailable`.
+        `enqueue.lua` names the verdicts. What comes behind a line that has no room has none
+        either, and is not sent. Raises `RedisUnavailable`.
         """
         with enqueueing(count=len(lines)) as span:
-            orders = [_Order.of(batch.job(line.number), line.job, span.carried) for line in lines]
-            receipts = await self._store(orders, batch.tagged_id, *(line.number for line in lines))
-            return [verdict for verdict, _ in receipts]
+            orders = (_Order.of(batch.job(line.number), line.job, span.carried) for line in lines)
+            verdicts: list[bytes] = []
+            for some in _in_calls(orders):
+                sent = lines[len(verdicts) : len(verdicts) + len(some)]
+                numbers = [line.number for line in sent]
+                receipts = await self._store(some, batch.tagged_id, *numbers)
+                verdicts += [verdict for verdict, _ in receipts]
+                if verdicts[-1] in _NO_ROOM:
+                    break
+            return verdicts + verdicts[-1:] * (len(lines) - len(verdicts))
 
     async def aclose(self) -> None:
         """Send what waits."""
@@ -205,6 +215,20 @@ class Orders:
         if verdict == b"closed":
             return QueueClosed(name, stored_ids)
         return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
+
+
+def _in_calls(orders: Iterable[_Order]) -> Iterator[list[_Order]]:
+    """Cut orders into calls of a bounded number of jobs and bytes, each encoded when it is due."""
+    call: list[_Order] = []
+    call_bytes = 0
+    for order in orders:
+        call_bytes += order.size()
+        if call and (len(call) == MAX_JOBS_PER_CALL or call_bytes > MAX_BYTES_PER_CALL):
+            yield call
+            call, call_bytes = [], order.size()
+        call.append(order)
+    if call:
+        yield call
 
 
 def _checked_key(key: str) -> str:

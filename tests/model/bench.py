@@ -26,7 +26,7 @@ from darkq.job import Priority
 from darkq.keys import PRIORITIES, JobKeys, idempotency
 from darkq.status import read_status
 from darkq_worker.outcome import Completed, Deferred, Failed
-from darkq_worker.turns import make_due
+from darkq_worker.turns import Turn, make_due
 from darkq_worker.upstreams.base import End as Complete
 from model.facts import Content, End, Release, Span
 from model.faulty_redis import Fault, FaultyRedis
@@ -290,7 +290,8 @@ class Bench:
         now_ms = _now_ms()
         place = f"{now_ms:.3f}".encode()
         number = PRIORITIES.index(job.content.priority)
-        gone = await make_due(self.redis, [job.keys.arq_id.encode(), number, place])
+        turn = Turn(job.keys.arq_id.encode(), number, place)
+        gone = await make_due(self.redis, job.keys.partition, [turn])
         assert bool(gone) == (job.score is None)
         if job.score and job.score.low > now_ms:
             job.move(Span(now_ms, now_ms))

@@ -41,6 +41,8 @@ class _Partition:
         self.had_less_room = False
         """There may be more than it was asked for: any slot that is freed is a reason to ask."""
         self.outage_over_s = -math.inf
+        self.is_woken = False
+        """It was said to this worker alone that there are jobs."""
         self.search: asyncio.Task[None] | None = None
         """Looks for it while it cannot be reached."""
 
@@ -81,6 +83,11 @@ class Claiming:
         """Say that there may be something in a partition."""
         self._partitions[number].ask_at_s = -math.inf
 
+    def woken(self, number: int) -> None:
+        """Say that there are jobs in a partition, and that no other worker was told."""
+        self._partitions[number].is_woken = True
+        self.look_at(number)
+
     def ended(self, claim: Claim) -> None:
         """Say that a job has ended, or gone back to its queue: to be due later, perhaps."""
         for partition in self._in_turn:
@@ -99,10 +106,19 @@ class Claiming:
             for partition in list(self._in_turn):
                 slots = min(MAX_CLAIMS_PER_CALL, self._settings.worker_jobs - len(self._attempts))
                 if slots <= 0 or not self._may_claim():
+                    await self._pass_on()
                     return self._settings.worker_poll_s  # or until a slot is freed
                 if partition.search is None and partition.ask_at_s <= now_s:
                     await self._claim_from(partition, slots)
             return self._next_s() - now_s
+
+    async def _pass_on(self) -> None:
+        """Let others take what this worker was woken for and has no room for."""
+        for partition in self._in_turn:
+            if partition.is_woken:
+                partition.is_woken = False
+                with suppress(RedisError, OSError):  # then a poll finds it
+                    await self._leases.pass_on(partition.number)
 
     async def settled(self) -> None:
         """Wait for a claim on its way: what it takes would else lose its lease."""
@@ -124,6 +140,7 @@ class Claiming:
     async def _claim_from(self, partition: _Partition, slots: int) -> None:
         # What is said while the call is on its way is news: the call may have come before it.
         partition.ask_at_s, partition.had_less_room = math.inf, True
+        partition.is_woken = False
         try:
             due_s = await self._claim(partition, slots)
         except (RedisError, OSError) as error:

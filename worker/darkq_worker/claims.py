@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from darkq import scripts
-from darkq.keys import PRIORITIES, JobKeys, control, queue
+from darkq.keys import PRIORITIES, JobKeys, control, queue, wake
 
 MAX_RENEWALS_PER_CALL = 500
 _FIELDS = 9
@@ -111,6 +111,11 @@ class Leases:
         )
         claims = [self._claim(fields[n : n + _FIELDS]) for n in range(0, len(fields), _FIELDS)]
         return claims, None if due_ms < 0 else due_ms / 1000
+
+    async def pass_on(self, partition: int) -> None:
+        """Let another worker take what this one was woken for. Raises what redis-py raises."""
+        queues = [queue(partition, priority) for priority in PRIORITIES]
+        await scripts.pass_on(self._redis, queues, [wake(partition), self._worker_id])
 
     def is_suspect(self, claim: Claim) -> bool:
         """Tell whether one more lost lease ends the job."""

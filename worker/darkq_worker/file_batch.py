@@ -25,6 +25,7 @@ from darkq.batch_answers import answer_line, failure_line
 from darkq.batch_ends import Finished
 from darkq.batch_lines import Line
 from darkq.errors import BatchClosed
+from darkq.group_commit import MAX_BYTES_PER_CALL
 from darkq.keys import BatchKeys
 from darkq_worker.file_batch_input import Input
 
@@ -114,13 +115,16 @@ class FileBatchRun:
     async def _feed(self) -> None:
         """Add every line; those that are there, or have been answered, stay as they are."""
         some: list[Line] = []
+        size = 0
         try:
             async with aclosing(self._input.lines([])) as lines:
                 async for line in lines:
                     some.append(line)
-                    if len(some) == LINES_PER_CALL:
+                    size += line.job.prompt_bytes
+                    if len(some) == LINES_PER_CALL or size >= MAX_BYTES_PER_CALL:
                         await self._batch.add_many(some)
                         some.clear()
+                        size = 0
             await self._batch.add_many(some)
             await self._batch.close_input()
         except BatchClosed:  # cancelled, or another worker had come as far as this

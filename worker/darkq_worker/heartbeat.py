@@ -1,7 +1,7 @@
 """Keeping leases alive, and hearing of jobs that are lost or to be cancelled.
 
-There are leases on jobs, and on calls of upstreams. Each kind has a task of its own, as has what
-is told of the counts: where one waits for a server that is away, the others go on.
+There are leases on jobs, and on calls of upstreams. Jobs have a task of their own, and so have the
+calls of each upstream and the counts: where one waits for a server that is away, the others go on.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Heartbeat:
         never = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._repeat(self.beat, self._now), name="darkq-renew-jobs")
-            tasks.create_task(self._repeat(self._limits.keep, never), name="darkq-renew-calls")
+            for renew in self._limits.renewals:
+                tasks.create_task(self._repeat(renew, never), name="darkq-renew-calls")
             tasks.create_task(self._repeat(self._counting.report, never), name="darkq-report")
 
     async def beat(self) -> None:

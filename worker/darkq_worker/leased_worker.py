@@ -168,6 +168,13 @@ class LeasedWorker(Worker):
                     on_jobs=look, on_cancel=self._running.cancel, on_gap=partial(self._missed, look)
                 )
                 stack.enter_context(self._live.listening(names.wake(partition), sink))
+                mine = Wakeups(
+                    on_jobs=partial(self._woken, partition),
+                    on_cancel=self._running.cancel,
+                    on_gap=look,
+                )
+                own = names.wake_one(partition, self._worker_id)
+                stack.enter_context(self._live.listening(own, mine))
             orders = names.worker_orders(self._worker_id)
             stack.enter_context(self._live.listening(orders, self._draining))
             self._say("worker ready", jobs_at_once=self.max_jobs)
@@ -207,6 +214,10 @@ class LeasedWorker(Worker):
 
     def _look_at(self, partition: int) -> None:
         self._claiming.look_at(partition)
+        self._wake.set()
+
+    def _woken(self, partition: int) -> None:
+        self._claiming.woken(partition)
         self._wake.set()
 
     def _missed(self, look: Callable[[], None]) -> None:

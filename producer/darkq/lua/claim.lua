@@ -15,6 +15,8 @@
 -- A paused queue gives nothing but what is only to be ended, as long as that stands first in it: a
 -- job that has expired, or is to be cancelled.
 --
+-- A worker that has room left is noted, to be woken: see wake.lua.
+--
 -- KEYS  the queues, then the partition's control
 -- ARGV  worker id, lease in ms, ttl of a job in ms, respite in ms (0: none), slots,
 --       lost leases that make a suspect (0: none do), suspects it may take,
@@ -133,6 +135,26 @@ local function is_paused(queue)
   return redis.call('HEXISTS', control, 'paused:' .. string.match(queue, '%l+$')) == 1
 end
 
+local wake = string.gsub(control, 'control$', 'wake')
+local IDLE_MS = 120000 -- for longer than any worker sleeps
+local taken = {}
+
+-- Note what room the worker has left; wake others for what it has left behind.
+local function pass_on(queue, number, most)
+  local room = math.min(free, most - (taken[number] or 0))
+  if room > 0 then
+    redis.call('ZADD', idle_workers(queue), -room, worker)
+    redis.call('PEXPIRE', idle_workers(queue), IDLE_MS)
+  else
+    redis.call('ZREM', idle_workers(queue), worker)
+  end
+  if (room <= 0 or taken[number])
+    and #redis.call('ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'LIMIT', 0, 1) > 0
+    and not is_paused(queue) then
+    wake_workers(wake, queue, 2)
+  end
+end
+
 -- How many jobs to take of a paused queue: its first, if that is only to be ended.
 local function to_be_ended(queue)
   local id = redis.call('ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'LIMIT', 0, 1)[1]
@@ -154,6 +176,7 @@ for number, queue in ipairs(KEYS) do
       local job = claim(queue, number - 1, due[n], due[n + 1])
       if job then
         free = free - 1
+        taken[number] = (taken[number] or 0) + 1
         for _, field in ipairs(job) do
           reply[#reply + 1] = field
         end
@@ -164,6 +187,9 @@ for number, queue in ipairs(KEYS) do
   if first and not (next_ms and next_ms <= first) then
     next_ms = first
   end
+end
+for number, queue in ipairs(KEYS) do
+  pass_on(queue, number, tonumber(ARGV[FIRST_QUEUE + number]))
 end
 reply[1] = next_ms and math.max(0, math.ceil(next_ms - now_ms)) or -1
 return reply

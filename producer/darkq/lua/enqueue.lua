@@ -1,4 +1,4 @@
--- Store jobs that do not exist yet, as far as their queues have room, and wake the workers once.
+-- Store jobs that do not exist yet, as far as their queues have room, and wake workers.
 --
 -- Most of what a call costs is its arguments: keys that can be made from an id are.
 --
@@ -105,7 +105,9 @@ for n = 0, jobs - 1 do
 end
 for key, found in pairs(news) do
   redis.call('ZADD', KEYS[key], unpack(found))
-  if key % 2 == 0 then -- a list
+  if key % 2 == 1 then
+    wake_workers(wake, KEYS[key], #found / 2)
+  else -- a list
     redis.call('ZREMRANGEBYRANK', KEYS[key], 0, -listed - 1)
     redis.call('PEXPIRE', KEYS[key], ttl_ms * 2)
   end
@@ -115,8 +117,5 @@ if template then
 end
 if batch and stored > 0 then
   keep_batch(batch)
-end
-if stored > 0 then
-  redis.call(PUBLISH, wake, 'jobs')
 end
 return replies

@@ -33,6 +33,6 @@ for n = 9, #ARGV, 2 do
   redis.call(PUBLISH, channel, ARGV[n + 1])
 end
 if due_ms <= now_ms then -- else its worker, which is awake, learns when it will be
-  redis.call(PUBLISH, wake, 'jobs')
+  wake_workers(wake, queue, 1)
 end
 return 1
