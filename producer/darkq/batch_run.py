@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from darkq.batch_ends import Finished
+from darkq.batch_ends import Finished, Position
+from darkq.errors import CursorGone
 
 Pages: TypeAlias = AsyncGenerator[list[Finished], None]
 Acknowledge: TypeAlias = Callable[[Sequence[Finished]], Awaitable[None]]
 PutAgain: TypeAlias = Callable[[list[int]], Awaitable[None]]
+FeedAgain: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Collected(Protocol):
+    """A batch, as far as its ends are taken."""
+
+    def collected(self) -> Pages: ...
+
+    async def acknowledge(self, page: Sequence[Finished], /) -> None: ...
 
 
 async def taken(
@@ -26,11 +36,11 @@ async def taken(
     """
     async with aclosing(pages):
         async for ends in pages:
-            page = [_known(end) if int(end.cursor) <= after else end for end in ends]
+            page = [_known(end) if _number(end) <= after else end for end in ends]
             count = 0
             try:
                 for finished in page:
-                    is_new = int(finished.cursor) > after
+                    is_new = _number(finished) > after
                     if is_new and (again is None or finished.outcome != "missing"):
                         yield finished
                     count += 1
@@ -40,6 +50,10 @@ async def taken(
                 await again([end.number for end in page if end.outcome == "missing"])
 
 
+def _number(end: Finished) -> int:
+    return Position.parse(end.cursor).number
+
+
 def _known(end: Finished) -> Finished:
     """Take an end for one that was there, so that its line is not run again."""
     return msgspec.structs.replace(end, outcome="completed") if end.outcome == "missing" else end
@@ -47,23 +61,43 @@ def _known(end: Finished) -> Finished:
 
 async def fed(
     feeding: Coroutine[Any, Any, None],
-    pages: Pages,
-    acknowledge: Acknowledge,
+    batch: Collected,
     again: PutAgain,
+    feed_again: FeedAgain,
     *,
     after: int = 0,
 ) -> AsyncGenerator[Finished, None]:
-    """Feed, and yield the ends meanwhile. Raises what feeding raises."""
+    """Feed, and yield the ends meanwhile. Raises what feeding raises.
+
+    When Redis has lost what was read, read again from what it knows as acknowledged. What it has
+    lost of the lines is added again once the feeder has added all.
+    """
     feeder = asyncio.create_task(feeding, name="darkq-batch-feed")
+    leaving = False
     try:
-        ends = taken(_while_fed(pages, feeder), acknowledge, again, after=after)
-        async with aclosing(ends):
-            async for finished in ends:
-                yield finished
-        await feeder
+        while True:
+            pages = _while_fed(batch.collected(), feeder)
+            try:
+                async with aclosing(taken(pages, batch.acknowledge, again, after=after)) as ends:
+                    async for finished in ends:
+                        leaving = True
+                        yield finished
+                        leaving = False
+                await feeder
+                return
+            except CursorGone:
+                if leaving:  # the caller closes us; what was lost comes again to the next one
+                    return
+                after = 0  # numbers up to there may stand for other ends now
+                feeder = asyncio.create_task(_then(feeder, feed_again), name="darkq-batch-feed")
     finally:
         feeder.cancel()
         await asyncio.wait([feeder])
+
+
+async def _then(feeder: asyncio.Task[None], feed_again: FeedAgain) -> None:
+    await feeder
+    await feed_again()
 
 
 async def _while_fed(pages: Pages, feeder: asyncio.Task[None]) -> Pages:

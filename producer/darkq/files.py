@@ -14,8 +14,8 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -137,22 +137,39 @@ class Files:
             await obstore.delete_async(self._store, f"{place}/about.json")
             await obstore.delete_async(self._store, f"{place}/content")
 
-    async def put_part(self, tenant: str | None, file_id: str, number: int, data: bytes) -> None:
-        """Store a part of a file that is not there yet; one of that number is replaced."""
+    async def discard(self, tenant: str | None, file_id: str) -> None:
+        """Delete what there is of a file, however far it has come."""
+        import obstore
+
+        place = _place(tenant, file_id)
+        for path in (f"{place}/about.json", f"{place}/content"):
+            with suppress(FileNotFound), _speaking(file_id):
+                await obstore.delete_async(self._store, path)
+
+    async def put_part(self, tenant: str | None, file_id: str, name: str, data: bytes) -> None:
+        """Store a part of a file that is not there yet; one of that name is replaced."""
         import obstore
 
         with _speaking(file_id):
-            path = f"{_place(tenant, file_id)}/parts/{number:015d}"
+            path = f"{_place(tenant, file_id)}/parts/{name}"
             await obstore.put_async(self._store, path, data)
 
-    async def parts(self, tenant: str | None, file_id: str) -> AsyncGenerator[bytes, None]:
-        """Yield the parts in the order of their numbers."""
+    async def parts(
+        self, tenant: str | None, file_id: str, names: Iterable[str]
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the parts of these names. Raises `FileNotFound`."""
         import obstore
 
         with _speaking(file_id):
-            for path in await self._parts(tenant, file_id):
+            for name in names:
+                path = f"{_place(tenant, file_id)}/parts/{name}"
                 found = await obstore.get_async(self._store, path)
                 yield bytes(await found.bytes_async())
+
+    async def part_names(self, tenant: str | None, file_id: str) -> list[str]:
+        """Return the names of all parts, in their order."""
+        with _speaking(file_id):
+            return [path.rpartition("/")[2] for path in await self._parts(tenant, file_id)]
 
     async def drop_parts(self, tenant: str | None, file_id: str) -> None:
         """Delete the parts."""

@@ -105,6 +105,7 @@ give_back = Script("give_back", durable=True)
 keep_batch = Script("keep_batch")
 mark_batch = Script("mark_batch", durable=True)
 acknowledge = Script("acknowledge", durable=True)
+turn_file_batch = Script("turn_file_batch", durable=True)
 count = Script("count")
 publish = Script("publish")
 

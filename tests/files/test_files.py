@@ -82,15 +82,32 @@ async def test_a_deleted_file_is_unknown(settings: Settings, files: Files) -> No
     assert left_below(settings.state_dir) == []
 
 
-async def test_parts_come_back_in_order_and_may_be_replaced(files: Files) -> None:
+async def test_parts_come_back_by_name_and_may_be_replaced(files: Files) -> None:
     file_id = new_file_id()
-    for number, data in ((10, b"b"), (2, b"?"), (2, b"a"), (100, b"c")):
-        await files.put_part("alice", file_id, number, data)
-    assert [part async for part in files.parts("alice", file_id)] == [b"a", b"b", b"c"]
+    for name, data in (("10-x", b"b"), ("02-x", b"?"), ("02-x", b"a"), ("02-y", b"c")):
+        await files.put_part("alice", file_id, name, data)
+    names = ["02-x", "10-x"]
+    assert [part async for part in files.parts("alice", file_id, names)] == [b"a", b"b"]
+    assert await files.part_names("alice", file_id) == ["02-x", "02-y", "10-x"]
     assert await files.listed("alice") == []
     await files.drop_parts("alice", file_id)
-    assert [part async for part in files.parts("alice", file_id)] == []
+    assert await files.part_names("alice", file_id) == []
+    with pytest.raises(FileNotFound):
+        await anext(files.parts("alice", file_id, names))
     await files.drop_parts("alice", file_id)
+
+
+async def test_what_is_discarded_is_gone_however_far_it_had_come(
+    settings: Settings, files: Files
+) -> None:
+    info = await put(files, b"one")
+    await files.discard("alice", info.id)
+    await files.discard("alice", info.id)
+    info = await put(files, b"one")
+    (about,) = settings.state_dir.rglob("about.json")
+    about.unlink()  # as if its maker had been killed before it wrote that
+    await files.discard("alice", info.id)
+    assert left_below(settings.state_dir) == []
 
 
 async def test_a_file_with_an_id_replaces_the_one_before(files: Files) -> None:

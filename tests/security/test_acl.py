@@ -55,7 +55,7 @@ SCRIPTS = {
     "worker": [
         *("claim", "renew", "append", "finish", "end_line", "release", "make_due"),
         *("limits", "admit", "report", "count"),
-        *("batches", "keep_batch", "mark_batch", "acknowledge"),
+        *("batches", "keep_batch", "mark_batch", "acknowledge", "turn_file_batch"),
     ],
 }
 OPERATOR = {"shift", "depart", "arrive", "let_go", "give_back"}
