@@ -58,13 +58,13 @@ class Place(msgspec.Struct):
         """Read a place. Raises `ValueError` for anything else."""
         ends, *places = text.split(",") if len(text) <= _MAX_CURSOR_CHARS else [""]
         found = [_PLACE.fullmatch(place) for place in places]
+        lines = {int(m[1]): Cursor.parse(m[2]) for m in found if m is not None}
         try:
-            position = Position.parse(ends)
+            position = Position.parse(ends if None not in found else "")
         except ValueError:
-            found = [None]
-        if None in found:
-            raise ValueError("not a cursor of a batch; expected one as in 12 or 12,31:1-4")
-        return cls(position, {int(m[1]): Cursor.parse(m[2]) for m in found if m is not None})
+            expected = "expected one as in 12@1790000000000000 or 12,31:1-4"
+            raise ValueError(f"not a cursor of a batch; {expected}") from None
+        return cls(position, lines)
 
     def __str__(self) -> str:
         return ",".join([str(self.ends), *(f"{line}:{at}" for line, at in self.lines.items())])

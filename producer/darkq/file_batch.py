@@ -90,9 +90,9 @@ class FileBatches:
         async with speaking_darkq():
             await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S, nx=True)
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.zadd(ours, {record.id: time.time()})
+                pipe.zadd(ours, {record.id: time.time()}, nx=True)
                 pipe.expire(ours, TTL_S)
-                pipe.zadd(FILE_BATCHES_OPEN, {record.id: time.time()})
+                pipe.zadd(FILE_BATCHES_OPEN, {record.id: time.time()}, nx=True)
                 pipe.expire(FILE_BATCHES_OPEN, TTL_S)
                 await pipe.execute()
 

@@ -311,6 +311,11 @@ def reattachment(digest: str) -> str:
     return f"darkq:attach:{digest}"
 
 
+def request_seed(digest: str) -> str:
+    """Name the note of the seed from which the ids of what a request made follow."""
+    return f"darkq:request:{digest}"
+
+
 WORKERS = "darkq:{workers}"
 """Names the set of workers that may be alive."""
 

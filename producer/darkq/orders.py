@@ -93,22 +93,26 @@ class Orders:
             span.stored(keys.public_id, duplicate=keys != order.keys)
             return keys, keys != order.keys
 
-    async def put_many(self, jobs: Sequence[Job]) -> list[JobKeys]:
+    async def put_many(self, jobs: Sequence[Job], seed: str | None = None) -> list[JobKeys]:
         """Store jobs and return their keys, in order.
+
+        Their ids follow from the seed, if there is one: those that are there stay as they are.
 
         Raises `QueueFull` and `QueueClosed`, which name those that were stored, and
         `RedisUnavailable`.
         """
         with enqueueing(count=len(jobs)) as span:
-            return await self._put_many(jobs, span.carried)
+            return await self._put_many(jobs, span.carried, seed)
 
-    async def _put_many(self, jobs: Sequence[Job], carried: TraceContext) -> list[JobKeys]:
+    async def _put_many(
+        self, jobs: Sequence[Job], carried: TraceContext, seed: str | None
+    ) -> list[JobKeys]:
         stored: list[JobKeys] = []
         for start in range(0, len(jobs), MAX_JOBS_PER_CALL):
-            partition = self._any_partition()
+            partition = self._any_partition() if seed is None else self._partition_of(seed)
             orders = [
-                _Order(JobKeys.new(partition), job, None, carried)
-                for job in jobs[start : start + MAX_JOBS_PER_CALL]
+                _Order(_keys_of(partition, seed, number), job, None, carried)
+                for number, job in enumerate(jobs[start : start + MAX_JOBS_PER_CALL], start)
             ]
             receipts = await self._store(orders)
             stored += [keys for verdict, keys in receipts if verdict not in _REFUSED]
@@ -137,7 +141,7 @@ class Orders:
     def _order(self, job: Job, idempotency_key: str | None, carried: TraceContext) -> _Order:
         if idempotency_key is None:
             return _Order(JobKeys.new(self._any_partition()), job, None, carried)
-        _check_key(idempotency_key)
+        check_key(idempotency_key)
         partition = partition_of(idempotency_key, self._settings.partitions, job.tenant)
         return _Order(JobKeys.new(partition), job, idempotency_key, carried)
 
@@ -178,6 +182,9 @@ class Orders:
             receipts[number] = _Receipt(verdict, JobKeys.from_arq_id(arq_id.decode()))
         return receipts
 
+    def _partition_of(self, seed: str) -> int:
+        return int(seed, 16) % self._settings.partitions
+
     def _any_partition(self) -> int:
         return secrets.randbelow(self._settings.partitions)
 
@@ -190,7 +197,13 @@ class Orders:
         return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
 
 
-def _check_key(key: str) -> None:
+def _keys_of(partition: int, seed: str | None, number: int) -> JobKeys:
+    if seed is None:
+        return JobKeys.new(partition)
+    return JobKeys(partition, hashlib.sha256(f"{seed} {number}".encode()).hexdigest()[:32])
+
+
+def check_key(key: str) -> None:
     if not isinstance(key, str) or not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS:
         reason = f"must be a string of 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters"
         raise InvalidJob("idempotency_key", reason)

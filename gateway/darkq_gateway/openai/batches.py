@@ -7,12 +7,13 @@ when that one dies.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
 
-from darkq import BatchNotFound, BatchStatus, FileBatch
+from darkq import BatchNotFound, BatchStatus, BatchTaken, FileBatch
 from darkq_gateway.bodies import read_body
 from darkq_gateway.context import CLIENT, caller_of
 from darkq_gateway.errors import ApiError
@@ -20,6 +21,7 @@ from darkq_gateway.jobs import as_json
 from darkq_gateway.openai.files import FILES
 from darkq_gateway.openai.pages import page_of
 from darkq_gateway.openai.request import decode, take
+from darkq_gateway.repetitions import seed_of
 
 WINDOW_S = 24 * 3600
 _ENDS = ("completed", "failed", "expired", "cancelled")
@@ -43,15 +45,23 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.Response:
     """Order a batch."""
-    fields = decode(await read_body(request))
+    body = await read_body(request)
+    fields = decode(body)
     asked = take(fields, _Body)
     for name in fields:
         raise ApiError(400, "invalid_parameter", "cannot be honoured here", name[:64])
     client, caller = request.app[CLIENT], caller_of(request)
     await request.app[FILES].info(caller.tenant, asked.input_file_id)  # is there, and is theirs
-    batch = client.batch(name="files", metadata={"tenant": caller.tenant or ""})
-    async with batch:  # to make it; whoever runs it takes the lease
-        pass
+    seed = await seed_of(request, body)
+    batch = client.batch(seed=seed, name="files", metadata={"tenant": caller.tenant or ""})
+    with suppress(BatchNotFound):  # no repetition, or the first try made no record
+        known = await client.file_batches.get(batch.id)
+        if known.ended_at is None:
+            await client.file_batches.create(known)  # the first try may have been broken off
+        return as_json(await _described(request, known))
+    with suppress(BatchTaken):  # a repetition that overtakes the first try
+        async with batch:  # to make it; the worker that runs it takes the lease
+            pass
     now = int(time.time())
     record = FileBatch(
         id=batch.id,
@@ -65,7 +75,7 @@ async def create(request: web.Request) -> web.Response:
         expires_at=now + WINDOW_S,
     )
     await client.file_batches.create(record)
-    return as_json(batch_object(record, await batch.status()))
+    return as_json(await _described(request, await client.file_batches.get(batch.id)))
 
 
 async def listed(request: web.Request) -> web.Response:
