@@ -206,8 +206,9 @@ class Batch:
         Rows are prompts, `Job`s, dicts, named tuples or `Line`s, from any iterable, also an async
         one; they are pulled as there is room. Run again with the same rows it goes on where it
         was; `after` as in `results`. What has expired before it was taken is run again. When Redis
-        loses its latest writes, in a failover or a crash, lines are added again, and an end that
-        was yielded may come once more. Raises what `add_many` and `results` raise but `CursorGone`.
+        loses its latest writes, in a failover or a crash, lines are added again, and an end whose
+        acknowledgement was lost comes once more. Raises what `add_many` and `results` raise, but
+        not `CursorGone`.
         """
         seen = await self._taken_through(after)
         feeding = self._feed_all(numbered(rows, columns, common))

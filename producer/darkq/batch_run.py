@@ -27,25 +27,37 @@ class Collected(Protocol):
 
 
 async def taken(
-    pages: Pages, acknowledge: Acknowledge, again: PutAgain | None = None, *, after: int = 0
+    pages: Pages,
+    acknowledge: Acknowledge,
+    again: PutAgain | None = None,
+    *,
+    after: int = 0,
+    before: set[int] | None = None,
 ) -> AsyncGenerator[Finished, None]:
     """Yield the ends of pages one by one; acknowledge those that were taken.
 
-    Those through `after` were taken before. `again` gets the missing ones, which then are not
-    yielded.
+    Those through `after` were taken before, and so were those of the lines in `before`: a line
+    is in it from when its end was taken until that is acknowledged. `again` gets the missing ones,
+    which then are not yielded.
     """
+    before = set() if before is None else before
     async with aclosing(pages):
         async for ends in pages:
-            page = [_known(end) if _number(end) <= after else end for end in ends]
+            page = [
+                _known(end) if _number(end) <= after or end.number in before else end
+                for end in ends
+            ]
             count = 0
             try:
                 for finished in page:
-                    is_new = _number(finished) > after
+                    is_new = _number(finished) > after and finished.number not in before
                     if is_new and (again is None or finished.outcome != "missing"):
                         yield finished
+                        before.add(finished.number)
                     count += 1
             finally:
                 await acknowledge(page[:count])
+                before.difference_update(end.number for end in page[:count])
             if again is not None:
                 await again([end.number for end in page if end.outcome == "missing"])
 
@@ -70,15 +82,18 @@ async def fed(
     """Feed, and yield the ends meanwhile. Raises what feeding raises.
 
     When Redis has lost what was read, read again from what it knows as acknowledged. What it has
-    lost of the lines is added again once the feeder has added all.
+    lost of the lines is added again once the feeder has added all. An end that was yielded, and
+    lost before it was acknowledged, is not yielded again.
     """
+    before = set[int]()
     feeder = asyncio.create_task(feeding, name="darkq-batch-feed")
     leaving = False
     try:
         while True:
             pages = _while_fed(batch.collected(), feeder)
             try:
-                async with aclosing(taken(pages, batch.acknowledge, again, after=after)) as ends:
+                ends = taken(pages, batch.acknowledge, again, after=after, before=before)
+                async with aclosing(ends):
                     async for finished in ends:
                         leaving = True
                         yield finished

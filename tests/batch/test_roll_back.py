@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from darkq import BatchTaken, Client, CursorGone, Finished, Job, Line, Settings, batch_lease
 from darkq import batch as batches
+from darkq.batch_control import Part
 from darkq.batch_ends import Position
 from darkq.event import Cursor
 from darkq.keys import BatchKeys
@@ -77,7 +78,9 @@ async def page_of(batch: batches.Batch) -> list[Finished]:
 
 async def shuffle(redis: Redis, keys: BatchKeys, first: int) -> None:
     """Put one line's job before all others in the queue."""
-    await redis.zadd("darkq:{0}:bulk", {keys.job(first).arq_id: 1})
+    name = "darkq:{0}:bulk"
+    [(_, least)] = await redis.zrange(name, 0, 0, withscores=True)
+    await redis.zadd(name, {keys.job(first).arq_id: least - 1})
 
 
 async def test_an_end_that_was_lost_is_not_acknowledged_under_its_old_number(
@@ -271,3 +274,28 @@ async def mend(redis: Redis, how: str) -> None:
     await redis.config_set("min-replicas-to-write", 0)
     if how == "WRONGTYPE":
         await redis.delete(batches_of(0))
+
+
+async def test_a_page_stored_as_a_part_is_acknowledged_whole_or_not_at_all(
+    client: Client, redis: Redis
+) -> None:
+    """Red when a part counts whose ends were lost, or were acknowledged with another part."""
+    hand, past = Hand(redis), Past(redis)
+    async with client.batch() as batch:
+        await batch.add_many(lines(1, 2, 3))
+        await answer(hand)
+        await past.keep()
+        await answer(hand)
+        page = await page_of(batch)
+        await past.come_back()
+        with pytest.raises(CursorGone):
+            await batch.acknowledge(page, part=Part("lost", 60))
+        assert (await batch.status()).acknowledged == 0
+        await batch.acknowledge(page[:1], part=Part("first", 60))
+        await batch.acknowledge(page[:1], part=Part("first", 60))  # its reply was lost
+        await answer(hand)
+        (_, second) = [page[0], *await page_of(batch)]
+        with pytest.raises(CursorGone):
+            await batch.acknowledge([page[0], second], part=Part("overlapping", 60))
+        names = await redis.zrange(BatchKeys.parse(batch.id).parts, 0, -1)
+        assert (names, (await batch.status()).acknowledged) == ([b"first"], 1)

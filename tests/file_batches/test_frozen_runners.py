@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import BatchTaken, Client, Files, Settings
+from darkq import BatchTaken, Client, Files, Settings, batch_ends
 from darkq.batch import Batch
 from darkq.errors import BatchNotFound, CursorGone
 from darkq.file_batch import FileBatches
@@ -21,7 +21,8 @@ from file_batches.conftest import Orders
 from support.waiting import wait_until
 
 NEVER = 1_000_000
-POINTS = 12
+POINTS = 8
+PAGE_LINES = batch_ends.PAGE_LINES
 LINES = 9
 WINDOW = 4
 """So that there is more than one page."""
@@ -32,6 +33,7 @@ class Gate:
 
     def __init__(self, stop_at: int) -> None:
         self.stop_at = stop_at
+        self.stop_after = ""
         self.passed = 0
         self.names: list[str] = []
         self.frozen = asyncio.Event()
@@ -40,7 +42,8 @@ class Gate:
     async def passing(self, name: str) -> None:
         self.passed += 1
         self.names.append(name)
-        if self.passed == self.stop_at:
+        if self.passed == self.stop_at or name == self.stop_after:
+            self.stop_after = ""
             self.frozen.set()
             await self.go_on.wait()
 
@@ -83,27 +86,40 @@ async def run(client: Client, files: Files, settings: Settings, batch_id: str) -
     return "ended"
 
 
-async def frozen_at(point: int, orders: Orders, settings: Settings, redis: Redis) -> Gate:
-    """Play it once; the run of another is not disturbed by the one that comes back."""
+async def frozen_at(
+    point: int, orders: Orders, settings: Settings, redis: Redis, *, meanwhile: bool = False
+) -> Gate:
+    """Freeze a runner at a point, let another one run the batch, then let the first go on.
+
+    `meanwhile`: it goes on when the other one has acknowledged its first page, else at the end.
+    """
     record = await orders.order(LINES, lines_in_redis=WINDOW)
     await redis.zrem(FILE_BATCHES_OPEN, record.id)  # the worker only answers
     gate, files = Gate(point), Files(settings)
     gate.guard(files, "put_part", "create", "info", "part_names", "discard")
-    async with Slow(settings=settings) as slow:
-        slow.gate = gate
+    async with Slow(settings=settings) as slow, Slow(settings=settings) as other:
+        slow.gate, other.gate = gate, Gate(NEVER)
         file_batches: FileBatches = slow.file_batches
         gate.guard(file_batches, "turn", "parts", "close", "get")
+        batch_ends.PAGE_LINES = 1  # the pages of the other one are larger
         first = asyncio.create_task(run(slow, files, settings, record.id))
         waiting = asyncio.create_task(gate.frozen.wait())
         await asyncio.wait([first, waiting], return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
+        batch_ends.PAGE_LINES = PAGE_LINES
         if gate.frozen.is_set():
             await redis.delete(BatchKeys.parse(record.id).runner)  # as if its lease had run out
-            assert await run(orders.client, orders.files, settings, record.id) == "ended"
+            other.gate.stop_after = "after acknowledge" if meanwhile else ""
+            second = asyncio.create_task(run(other, orders.files, settings, record.id))
+            stopped = asyncio.create_task(other.gate.frozen.wait())
+            await asyncio.wait([second, stopped], return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
             before = await orders.has_ended(record)
             gate.go_on.set()
             await wait_until("the end of the first", first.done)
             assert await orders.has_ended(record) == before, (point, gate.names[-1])
+            other.gate.go_on.set()
+            assert await second == "ended"
         assert not first.cancelled()
         where = (point, gate.names[:point][-1], first.result())
     await check(orders, record.id, where)
@@ -125,18 +141,20 @@ async def check(orders: Orders, batch_id: str, where: object) -> None:
 
 
 @pytest.mark.usefixtures("worker", "no_pauses")
+@pytest.mark.parametrize("meanwhile", [False, True])
 async def test_wherever_a_runner_freezes_each_line_is_in_the_output_once(
-    orders: Orders, settings: Settings, redis: Redis
+    orders: Orders, settings: Settings, redis: Redis, meanwhile: bool
 ) -> None:
-    """Red when a part counts without being noted (lines twice, or a part that is replaced), when
-    the final state can be left, or when the output has the same name for every runner."""
+    """Red when parts have the same name for every runner (one is replaced), when a part counts
+    without its ends being acknowledged in that step (lines twice), or when the final state can be
+    left."""
     undisturbed = await frozen_at(NEVER, orders, settings, redis)
     assert undisturbed.passed > 40, "these are too few awaits for a whole run"
     seed = secrets.randbits(32)
     print("seed", seed)
     points = random.Random(seed).sample(range(1, undisturbed.passed + 1), POINTS)
-    for name in ("before put_part", "after put_part", "before create", "after create"):
+    for name in ("before put_part", "after put_part", "before acknowledge", "before create"):
         points.append(1 + undisturbed.names.index(name))
     for point in points:
-        gate = await frozen_at(point, orders, settings, redis)
+        gate = await frozen_at(point, orders, settings, redis, meanwhile=meanwhile)
         assert gate.frozen.is_set() or point > gate.passed
