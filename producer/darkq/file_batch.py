@@ -99,7 +99,7 @@ class FileBatches:
     async def turn(
         self, record: FileBatch, *, before: FileBatchState, runner: str, begins: Iterable[str] = ()
     ) -> None:
-        """Write how far a batch has come, if it is in the state `before` and nobody else runs it.
+        """Write how far a batch has come, if its state is `before` and no other process runs it.
 
         `runner` is the token of the batch's lease. `begins` are the ids of files that the caller
         is about to put together; `leftovers` knows them. Raises `BatchTaken`, `BatchNotFound`.

@@ -337,7 +337,7 @@ class FileBatchRun:
         return older + [name for name, kinds in noted if kind.what in kinds.split("+")]
 
     async def _left_out(self, answered: bytes) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of requests whose end nobody has taken over, and nobody will."""
+        """Yield the lines of requests that were not answered before the batch ended."""
         code, message = self._unanswered()
         async with aclosing(self._input.lines([])) as lines:
             async for line in lines:
