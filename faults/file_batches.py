@@ -192,7 +192,7 @@ async def _break_store(stage: Stage, rng: Random, _: FileBatch) -> None:
 
 
 async def _delete_input(stage: Stage, rng: Random, record: FileBatch) -> None:
-    await Files(stage.settings()).discard(None, record.input_file_id)
+    await Files(stage.settings()).remove(None, record.input_file_id)
     await _kill(stage, rng, record)  # the next runner would read it again
 
 

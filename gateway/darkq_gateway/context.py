@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.http import HttpVersion
 
 from darkq import ApiKey, Client, Settings
 from darkq_gateway.errors import ApiError
@@ -58,6 +60,9 @@ ROUTE = web.RequestKey("route", str)
 REQUEST_ID = web.RequestKey("request_id", str)
 """Stands in the response and the log."""
 
+UNSUPPORTED_VERSION = web.RequestKey("unsupported_version", HttpVersion)
+"""Set on a request whose version of HTTP is not 1.0 or 1.1."""
+
 TRACE_ID = web.RequestKey("trace_id", str)
 """Stands in the log, where the process traces."""
 
@@ -65,3 +70,12 @@ TRACE_ID = web.RequestKey("trace_id", str)
 def caller_of(request: web.Request) -> Caller:
     """Return who calls."""
     return request[CALLER]
+
+
+def identify(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Set the headers that every response has."""
+    request[REQUEST_ID] = request_id = secrets.token_hex(8)
+    response.headers["X-Request-Id"] = request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Server"] = "darkq"
+    response.headers.setdefault("Cache-Control", "no-store")

@@ -28,9 +28,11 @@ _ANYWHERE = {
     400: "The request is no good HTTP, or its body no JSON.",
     401: "A valid API key is needed.",
     403: "The key, or the page that calls, may not do that.",
+    417: "`Expect` asks for more than 100-continue.",
     421: "The server does not go by that name.",
     429: "The key calls too often, or too much at once; `Retry-After` says when to come again.",
     503: "The queue is full or cannot be reached; `Retry-After` says when to come again.",
+    505: "The request is of a version of HTTP after 1.1.",
 }
 _BODY = {
     408: "The body did not arrive in time.",

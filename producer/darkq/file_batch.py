@@ -48,6 +48,7 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was asked for, and how far it has come. Times are epoch seconds.
 
     `completed` and `failed` are counted when it ends; until then the batch itself knows them.
+    `output_ttl_s` is how long its output and error files are kept, if it is not as usual.
     """
 
     v: int = 1
@@ -69,6 +70,7 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed: int = 0
     output_file_id: str | None = None
     error_file_id: str | None = None
+    output_ttl_s: int | None = None
     errors: tuple[LineError, ...] = ()
 
     def __repr__(self) -> str:

@@ -50,7 +50,6 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 """Values that ask for what is done anyway."""
 
 NAMES: Mapping[str, str] = {
-    "max_completion_tokens": "max_tokens",
     "max_output_tokens": "max_tokens",
 }
 """What an option of a job is called on OpenAI's wire, where that differs."""

@@ -29,11 +29,14 @@ class Options(
     """How to generate. None means: as the upstream does by itself.
 
     `max_tokens` bounds the answer, `stop` ends it before one of these strings.
+    `max_completion_tokens` is a newer word for the same: some models take only one of the two, so
+    the one that is given is passed on.
     """
 
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     stop: Annotated[tuple[_Stop, ...], Meta(min_length=1, max_length=MAX_STOP_SEQUENCES)] | None = (
         None
     )
@@ -71,6 +74,8 @@ def checked(options: Options | Mapping[str, Any] | None) -> Options | None:
         wish = (value,) if name == "stop" and isinstance(value, str) else value
         _check(name, wish)
     given = {name: value for name, value in options.items() if value is not None}
+    if "max_tokens" in given and "max_completion_tokens" in given:
+        raise InvalidJob("options.max_completion_tokens", "is given beside max_tokens")
     if isinstance(given.get("stop"), str):
         given["stop"] = (given["stop"],)
     return msgspec.convert(given, Options) if given else None

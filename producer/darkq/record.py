@@ -23,7 +23,11 @@ from darkq.event import Usage
 from darkq.job import Job
 from darkq.keys import JobKeys
 
-VERSION = 1
+VERSION = 2
+"""The highest version that this one reads.
+
+2: the option `max_completion_tokens`, which readers of version 1 take for no record at all.
+"""
 FUNCTION = "generate"
 
 Outcome: TypeAlias = Literal["completed", "failed", "cancelled"]
@@ -42,7 +46,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     of. They say nothing of what is run: one that cannot be read is ignored (`darkq.tracing`).
     """
 
-    v: int = VERSION
+    v: int = 1
     t: int | None = None
     f: str = FUNCTION
     a: tuple[()] = ()
@@ -84,7 +88,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What stays in Redis of a finished job. Times are epoch milliseconds."""
 
-    v: int = VERSION
+    v: int = 1
     t: int
     f: str = FUNCTION
     a: tuple[()] = ()
@@ -105,7 +109,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
 class Head(msgspec.Struct, frozen=True):
     """What every version can read of any record: its own version, and when the job was enqueued."""
 
-    v: int = VERSION
+    v: int = 1
     et: int = 0
 
     @property
@@ -121,7 +125,11 @@ _head_decoder = msgspec.json.Decoder(Head)
 
 
 def encode(record: JobRecord | ResultRecord) -> bytes:
-    """Return the record as JSON."""
+    """Return the record as JSON, with the lowest version that reads it rightly."""
+    if isinstance(record, JobRecord):
+        options = record.job.options
+        if options is not None and options.max_completion_tokens is not None:
+            record = msgspec.structs.replace(record, v=max(record.v, 2))
     return _encoder.encode(record)
 
 

@@ -96,7 +96,7 @@ async def frozen_at(
     record = await orders.order(LINES, lines_in_redis=WINDOW)
     await redis.zrem(FILE_BATCHES_OPEN, record.id)  # the worker only answers
     gate, files = Gate(point), Files(settings)
-    gate.guard(files, "put_part", "create", "info", "part_names", "discard")
+    gate.guard(files, "put_part", "create", "info", "part_names", "remove")
     async with Slow(settings=settings) as slow, Slow(settings=settings) as other:
         slow.gate, other.gate = gate, Gate(NEVER)
         file_batches: FileBatches = slow.file_batches
@@ -128,8 +128,8 @@ async def frozen_at(
     ended = await orders.client.file_batches.get(record.id)
     named = {record.input_file_id, ended.output_file_id}
     assert {each.id for each in await orders.files.listed(None)} == named, where
-    await orders.files.discard(None, record.input_file_id)
-    await orders.files.discard(None, ended.output_file_id or "")
+    await orders.files.remove(None, record.input_file_id)
+    await orders.files.remove(None, ended.output_file_id or "")
     return gate
 
 

@@ -298,7 +298,7 @@ class FileBatchRun:
         record = await self._client.file_batches.get(self._record.id)
         if record.ended_at is not None:
             for file_id in set(file_ids) - {record.output_file_id, record.error_file_id}:
-                await self._files.discard(self._record.tenant, file_id)
+                await self._files.remove(self._record.tenant, file_id)
 
     async def _put_together(
         self, file_id: str, kind: _Kind, more: AsyncGenerator[bytes, None]
@@ -317,11 +317,16 @@ class FileBatchRun:
 
         name = f"{self._record.id}_{kind.what}.jsonl"
         info = await self._files.create(
-            tenant, all_of_it(), filename=name, purpose="batch_output", file_id=file_id
+            tenant,
+            all_of_it(),
+            filename=name,
+            purpose="batch_output",
+            file_id=file_id,
+            ttl_s=self._record.output_ttl_s,
         )
         if info.bytes:
             return file_id
-        await self._files.discard(tenant, file_id)
+        await self._files.remove(tenant, file_id)
         return None
 
     async def _part_names(self, kind: _Kind) -> list[str]:
@@ -377,7 +382,7 @@ async def delete_leftovers(client: Client, files: Files, batch_id: str) -> None:
     named = {record.output_file_id, record.error_file_id}
     for file_id in await client.file_batches.begun(batch_id):
         if file_id not in named:
-            await files.discard(record.tenant, file_id)
+            await files.remove(record.tenant, file_id)
     for kind in kinds_of(batch_id):
         await files.drop_parts(record.tenant, kind.place)
     await client.file_batches.forget_leftovers(batch_id)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
 
 from darkq import BatchNotFound, BatchStatus, BatchTaken, FileBatch
-from darkq_gateway.bodies import read_body
+from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import CLIENT, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
-from darkq_gateway.openai.files import FILES
+from darkq_gateway.openai.files import FILES, MAX_TTL_S, MIN_TTL_S
 from darkq_gateway.openai.pages import page_of
 from darkq_gateway.openai.request import decode, take
 from darkq_gateway.repetitions import seed_of
@@ -27,11 +27,17 @@ WINDOW_S = 24 * 3600
 _ENDS = ("completed", "failed", "expired", "cancelled")
 
 
+class _ExpiresAfter(msgspec.Struct, forbid_unknown_fields=True):
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, msgspec.Meta(ge=MIN_TTL_S, le=MAX_TTL_S)]
+
+
 class _Body(msgspec.Struct):
     input_file_id: str
     endpoint: Literal["/v1/chat/completions", "/v1/responses"]
     completion_window: Literal["24h"]
     metadata: dict[str, str] = {}
+    output_expires_after: _ExpiresAfter | None = None
 
 
 def routes() -> list[web.RouteDef]:
@@ -45,7 +51,7 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.Response:
     """Order a batch."""
-    body = await read_body(request)
+    body = await read_undecoded(request)
     fields = decode(body)
     asked = take(fields, _Body)
     for name in fields:
@@ -73,6 +79,7 @@ async def create(request: web.Request) -> web.Response:
         max_prompt_bytes=caller.key.max_prompt_bytes if caller.key else None,
         created_at=now,
         expires_at=now + WINDOW_S,
+        output_ttl_s=asked.output_expires_after.seconds if asked.output_expires_after else None,
     )
     await client.file_batches.create(record)
     return as_json(await _described(request, await client.file_batches.get(batch.id)))

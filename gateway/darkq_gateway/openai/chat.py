@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from darkq import JobCancelled, JobFailed, JobHandle, chat_completion
-from darkq_gateway.bodies import read_body
+from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import STREAMS, caller_of
 from darkq_gateway.errors import openai_shape
 from darkq_gateway.jobs import as_json
@@ -26,7 +26,7 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Answer a chat. The job is cancelled when the client leaves and does not come back."""
-    body = await read_body(request)
+    body = await read_undecoded(request)
     asked = chat_request.parse(body, caller_of(request))
     async with foreground.awaited(request, asked.job, body) as job:
         if asked.stream:

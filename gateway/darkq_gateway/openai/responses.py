@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from darkq import JobHandle, JobNotFound
-from darkq_gateway.bodies import read_body
+from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import STREAMS, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
@@ -19,6 +19,7 @@ from darkq_gateway.openai import foreground, response_request, sse
 from darkq_gateway.openai.response_request import asked_of
 from darkq_gateway.openai.response_stream import ResponseStream
 from darkq_gateway.ownership import owned_job
+from darkq_gateway.queries import integer
 
 PREFIX = "resp_"
 
@@ -26,7 +27,7 @@ PREFIX = "resp_"
 def routes() -> list[web.RouteDef]:
     return [
         web.post("/v1/responses", create),
-        web.get("/v1/responses/{response_id}", retrieve),
+        web.get("/v1/responses/{response_id}", retrieve, allow_head=False),
         web.post("/v1/responses/{response_id}/cancel", cancel),
         web.delete("/v1/responses/{response_id}", delete),
     ]
@@ -34,7 +35,7 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Begin a Response. One in the background outlives the call; another is cancelled with it."""
-    body = await read_body(request)
+    body = await read_undecoded(request)
     asked = response_request.parse(body, caller_of(request))
     repeated = asked_of(asked.job.metadata)
     if asked.background:
@@ -55,7 +56,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 async def retrieve(request: web.Request) -> web.StreamResponse:
     """A Response as it stands, or its events after a number, the past ones first."""
-    after = _number(request, "starting_after")
+    after = integer(request, "starting_after", default=-1, least=0, most=10**15 - 1)
     job, response = await _owned(request)
     if request.query.get("stream", "false").lower() not in ("true", "1"):
         return as_json(await _so_far(job, response))
@@ -130,12 +131,3 @@ async def _owned(request: web.Request) -> tuple[JobHandle, ResponseStream]:
 
 def _new(job: JobHandle, asked: dict[str, Any] | None) -> ResponseStream:
     return ResponseStream(PREFIX + job.id, asked=asked or {})
-
-
-def _number(request: web.Request, name: str) -> int:
-    text = request.query.get(name)
-    if text is None:
-        return -1
-    if not text.isdecimal() or len(text) > 15:
-        raise ApiError(400, "invalid_value", "must be the number of an event", name)
-    return int(text)

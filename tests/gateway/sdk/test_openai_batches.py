@@ -212,3 +212,16 @@ async def test_what_cannot_be_honoured_is_refused_by_name(
     with pytest.raises(openai.BadRequestError) as refused:
         await sdk.batches.create(**{**asked, **change})
     assert refused.value.param == param
+
+
+async def test_the_output_expires_when_the_batch_says(sdk: AsyncOpenAI, working: Working) -> None:
+    """Red if `output_expires_after` is refused, or does not come as far as the worker."""
+    await working(chunks=1)
+    expiry: Any = {"anchor": "created_at", "seconds": 3600}
+    batch = await ended(sdk, (await order(sdk, lines(2), output_expires_after=expiry)).id)
+    assert batch.output_file_id is not None
+    output = await sdk.files.retrieve(batch.output_file_id)
+    assert output.expires_at == output.created_at + 3600
+    with pytest.raises(openai.BadRequestError) as refused:
+        await order(sdk, lines(2), output_expires_after=expiry | {"seconds": 60})
+    assert refused.value.param == "output_expires_after.seconds"

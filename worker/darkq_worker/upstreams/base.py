@@ -171,10 +171,11 @@ _MAX_NAMES_TOLD = 30
 class UnknownModel(Rejected):
     code = "unknown_model"
 
-    def __init__(self, model: str, known: Sequence[str]) -> None:
+    def __init__(self, model: str, known: Sequence[str], *, said: str = "") -> None:
         names = ", ".join(known[:_MAX_NAMES_TOLD]) or "none"
         more = f" and {len(known) - _MAX_NAMES_TOLD} more" if len(known) > _MAX_NAMES_TOLD else ""
-        super().__init__(f"unknown model {model!r}; known: {names}{more}")
+        words = f"; the upstream says: {said}" if said else ""
+        super().__init__(f"unknown model {model!r}; known: {names}{more}{words}")
         self.model = model
 
 

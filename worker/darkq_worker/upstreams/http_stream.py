@@ -6,7 +6,8 @@ come: so it is the owner who says whether a server that merely pings is alive. A
 timer enforces both. It moves only when it rings, which makes a read cost nothing.
 
 Leaving the block closes the connection, unless the answer was read to its end: then the
-session keeps it for the next call.
+session keeps it for the next call. A call whose kept connection died before a byte of its answer
+is sent once more over a new one: see `connections`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from darkq_worker.upstreams.base import (
     Unreachable,
     UpstreamError,
 )
+from darkq_worker.upstreams.connections import CallConnection
 from darkq_worker.upstreams.http_failure import http_error
 from darkq_worker.upstreams.traced import answered, requested
 
@@ -45,8 +47,9 @@ class HttpStream:
     """A request in flight, POST or, without a body, GET; use it as an async context manager.
 
     Redirects are not followed and compressed answers are not unpacked. Entering raises
-    `UpstreamError`; when it is cancelled, the connection is closed. With `sends_trace` the service
-    hears which trace it is part of, if there is one.
+    `UpstreamError`; when it is cancelled, the connection is closed. `idle_setting` is the variable
+    that holds `idle_timeout_s`, for errors. Without `keeps_connection` no other call uses its
+    connection. With `sends_trace` the service hears which trace it is part of, if there is one.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class HttpStream:
         proxy: str | None,
         timeout_s: float,
         idle_timeout_s: float,
+        idle_setting: str,
+        keeps_connection: bool = True,
         sends_trace: bool = False,
     ) -> None:
         self._session = session
@@ -68,12 +73,16 @@ class HttpStream:
         self._proxy = proxy
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
+        self._idle_setting = idle_setting
+        self._keeps_connection = keeps_connection
         self._sends_trace = sends_trace
         self._late: TimedOut | None = None
         self._waiting = True
+        self._only_keep_alives = False
         self._loop = asyncio.get_running_loop()
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> Self:
+        """Send the request; return when an answer has begun. Raises `UpstreamError`."""
         self._ends_at = self._loop.time() + self._timeout_s
         self.restart_idle_clock()
         try:
@@ -86,12 +95,19 @@ class HttpStream:
         self._watch()
         return self
 
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the answer was read to its end."""
         self._watchdog.cancel()
         if self._abort():
             await asyncio.sleep(0)  # a transport closes its socket in the loop's next round
@@ -104,8 +120,13 @@ class HttpStream:
         """Return a header of the answer, if it is there."""
         return self._response.headers.get(name)
 
+    def time(self) -> float:
+        """Return the time by the clock of its deadlines, in seconds."""
+        return self._loop.time()
+
     def restart_idle_clock(self) -> None:
         """Say that something of worth has come."""
+        self._only_keep_alives = False
         self._idle_ends_at = self._loop.time() + self._idle_timeout_s
 
     async def read(self) -> bytes:
@@ -115,7 +136,9 @@ class HttpStream:
         """
         self._waiting = True
         try:
-            return await self._response.content.readany()
+            data = await self._response.content.readany()
+            self._only_keep_alives = True  # until the owner says otherwise
+            return data
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             raise self._late or _broken_answer(error, self.status) from None
         finally:
@@ -142,20 +165,35 @@ class HttpStream:
     async def _send(self) -> aiohttp.ClientResponse:
         method = "GET" if self._body is None else "POST"
         trace = requested(self._url, method, sends_trace=self._sends_trace)
+        headers = {**self._headers, **trace, "accept-encoding": "identity"}
+        if not self._keeps_connection:
+            headers["connection"] = "close"
+        connection = CallConnection(is_kept_after=self._keeps_connection)
         try:
+            try:
+                return await self._request(method, headers, connection)
+            except (aiohttp.ClientError, OSError):
+                if not connection.is_unheard:
+                    raise
+                return await self._request(method, headers, CallConnection(is_new=True))
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+            raise _failed_request(error) from None
+
+    async def _request(
+        self, method: str, headers: Mapping[str, str], connection: CallConnection
+    ) -> aiohttp.ClientResponse:
+        with connection:
             return await self._session.request(
                 method,
                 self._url,
                 data=self._body,
-                headers={**self._headers, **trace, "accept-encoding": "identity"},
+                headers=headers,
                 proxy=self._proxy,
                 allow_redirects=False,
                 auto_decompress=False,
                 raise_for_status=False,
                 timeout=_TIMEOUT,
             )
-        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            raise _failed_request(error) from None
 
     def _watch(self) -> None:
         now = self._loop.time()
@@ -170,7 +208,10 @@ class HttpStream:
     def _lateness(self) -> TimedOut:
         if self._loop.time() >= self._ends_at:
             return TimedOut(f"the answer was not complete within {self._timeout_s:g} s")
-        return TimedOut(f"nothing came for {self._idle_timeout_s:g} s")
+        silence = f"nothing came for {self._idle_timeout_s:g} s"
+        if self._only_keep_alives:
+            silence += f" but keep-alives; where it queues for longer, raise {self._idle_setting}"
+        return TimedOut(silence)
 
     def _abort(self) -> bool:
         """Close the connection if the answer still holds it. Whoever reads is woken."""
