@@ -27,6 +27,8 @@ class Feed:
     def __init__(self, keys: BatchKeys, orders: Orders, window: int) -> None:
         self.window = window
         self.last_line = 0
+        self.added = 0
+        """How many lines Redis knows of, unless it loses some."""
         self._keys = keys
         self._orders = orders
         self._room = asyncio.Event()
@@ -38,7 +40,7 @@ class Feed:
 
     def go_on_from(self, status: BatchStatus) -> None:
         """Learn how much of the window is taken."""
-        self.window, self.last_line = status.window, status.last_line
+        self.window, self.last_line, self.added = status.window, status.last_line, status.added
         self._free = status.window - (status.added - status.acknowledged)
 
     async def put(self, lines: Iterable[Line], *, alone: bool = True) -> None:
@@ -58,6 +60,11 @@ class Feed:
         async for some in _as_they_come(lines):
             self._outstanding.update((line.number, line) for line in some)
             await self.put(some, alone=False)
+
+    async def put_outstanding(self, status: BatchStatus) -> None:
+        """Store what has not been acknowledged again: Redis may have lost some of it."""
+        self.added, self._free = status.added, None
+        await self.put(list(self._outstanding.values()), alone=False)
 
     async def put_again(self, numbers: Iterable[int]) -> None:
         """Store lines of `put_all` again whose results have expired; they still have room."""
@@ -99,6 +106,7 @@ class Feed:
         async with speaking_darkq():
             verdicts = await self._orders.put_lines(self._keys, some)
         self._full = b"full" in verdicts
+        self.added += verdicts.count(b"new")
         for verdict in verdicts:
             if verdict == b"gone":
                 raise BatchNotFound(self._keys.public_id)

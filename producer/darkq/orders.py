@@ -42,7 +42,6 @@ MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 _REFUSED = (b"full", b"closed")
 _NO_ROOM = (b"full", b"wait")
-_NO_KEYS = JobKeys(0, "")  # until its call has a partition
 _NOT_PLAIN = "holds something else than plain data: make it with Job.create"
 
 
@@ -83,6 +82,9 @@ class _Order(NamedTuple):
     def size(self) -> int:
         return len(self.record)
 
+    def in_partition(self, partition: int) -> _Order:
+        return self._replace(keys=self.keys._replace(partition=partition))
+
     def __repr__(self) -> str:
         return f"_Order({self.keys.public_id})"
 
@@ -120,20 +122,27 @@ class Orders:
             span.stored(keys.public_id, duplicate=keys != order.keys)
             return keys, keys != order.keys
 
-    async def put_many(self, jobs: Sequence[Job]) -> list[JobKeys]:
+    async def put_many(self, jobs: Sequence[Job], seed: str | None = None) -> list[JobKeys]:
         """Store jobs and return their keys, in order.
+
+        Their ids follow from the seed, if there is one: those that are there stay as they are.
 
         Raises `QueueFull` and `QueueClosed`, which name those that were stored, and
         `RedisUnavailable`.
         """
         with enqueueing(count=len(jobs)) as span:
-            return await self._put_many(jobs, span.carried)
+            return await self._put_many(jobs, span.carried, seed)
 
-    async def _put_many(self, jobs: Sequence[Job], carried: TraceContext) -> list[JobKeys]:
+    async def _put_many(
+        self, jobs: Sequence[Job], carried: TraceContext, seed: str | None
+    ) -> list[JobKeys]:
         stored: list[JobKeys] = []
-        for call in _in_calls(_Order.of(_NO_KEYS, job, carried) for job in jobs):
-            partition = self._any_partition()
-            orders = [order._replace(keys=JobKeys.new(partition)) for order in call]
+        orders_of_all = (
+            _Order.of(_keys_of(seed, number), job, carried) for number, job in enumerate(jobs)
+        )
+        for call in _in_calls(orders_of_all):
+            partition = self._any_partition() if seed is None else self._partition_of(seed)
+            orders = [order.in_partition(partition) for order in call]
             receipts = await self._store(orders)
             stored += [keys for verdict, keys in receipts if verdict not in _REFUSED]
             for order, (verdict, _) in zip(orders, receipts, strict=True):
@@ -167,7 +176,7 @@ class Orders:
     def _order(self, job: Job, idempotency_key: str | None, carried: TraceContext) -> _Order:
         if idempotency_key is None:
             return _Order.of(JobKeys.new(self._any_partition()), job, carried)
-        idempotency_key = _checked_key(idempotency_key)
+        idempotency_key = check_key(idempotency_key)
         partition = partition_of(idempotency_key, self._settings.partitions, job.tenant)
         return _Order.of(JobKeys.new(partition), job, carried, idempotency_key)
 
@@ -205,6 +214,9 @@ class Orders:
             receipts[number] = _Receipt(verdict, JobKeys.from_arq_id(arq_id.decode()))
         return receipts
 
+    def _partition_of(self, seed: str) -> int:
+        return int(seed, 16) % self._settings.partitions
+
     def _any_partition(self) -> int:
         return secrets.randbelow(self._settings.partitions)
 
@@ -231,7 +243,15 @@ def _in_calls(orders: Iterable[_Order]) -> Iterator[list[_Order]]:
         yield call
 
 
-def _checked_key(key: str) -> str:
+def _keys_of(seed: str | None, number: int) -> JobKeys:
+    """Return keys of a job whose partition is not known yet."""
+    if seed is None:
+        return JobKeys.new(0)
+    return JobKeys(0, hashlib.sha256(f"{seed} {number}".encode()).hexdigest()[:32])
+
+
+def check_key(key: str) -> str:
+    """Return an idempotency key as plain text. Raises `InvalidJob` for one that can be none."""
     key = plain(key)
     if not isinstance(key, str) or not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS:
         reason = f"must be a string of 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters"

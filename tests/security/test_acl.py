@@ -65,7 +65,7 @@ SCRIPTS = {
             "make_due",
         ),
         *("limits", "admit", "report", "count"),
-        *("batches", "keep_batch", "mark_batch", "acknowledge"),
+        *("batches", "keep_batch", "mark_batch", "acknowledge", "turn_file_batch"),
     ],
 }
 OPERATOR = {"shift", "depart", "arrive", "let_go", "give_back"}
