@@ -161,8 +161,10 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 async def retry(request: web.Request) -> web.Response:
-    """Run a job again that has failed."""
-    job = await owned_job(request)
+    """Run a job again that has failed. The limits of the key that asks apply, as to a new job."""
+    job, caller = await owned_job(request), caller_of(request)
+    if caller.limits_jobs:
+        caller.check_job(await job.handle.kept_job())
     return as_json(await job.handle.retry())
 
 

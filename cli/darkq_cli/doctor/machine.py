@@ -20,7 +20,7 @@ from darkq_cli.doctor.findings import Answer, Checks, ok, problem, skipped, warn
 from darkq_cli.doctor.keeping import megabytes
 
 _PREFIX = "DARKQ_"
-_OF_OTHERS = {"DARKQ_REDIS_PASSWORD"}  # docker-compose.yml's own
+_OF_OTHERS = {"DARKQ_REDIS_PASSWORD"}  # docker-compose.yml's own, up to version 0.1
 _SPARE_FILES = 64
 _LITTLE_BYTES = 1 << 30
 _TOO_LITTLE_BYTES = 100 << 20
