@@ -17,18 +17,24 @@ from pathlib import Path
 from random import Random
 
 from faults import forgetting
-from faults.check import Tally
+from faults.check import Tally, judge_all
 from faults.forgetting import Window
 from faults.load import struck, under_load
 from faults.stage import Setup, Stage
 from faults.suite import Fault
 
+JOBS = 8
 TORN_S = 1.0
 RECOVERY_LIMIT_S = 3.0
 _SAMPLE_S = 0.01
 
 _ALWAYS = Setup(redis=("--appendonly", "yes", "--appendfsync", "always"))
 _IMPATIENT = Setup(worker={"redis_timeout_s": 0.7})
+_DEFAULTS_SCALED = Setup(
+    worker={"worker_lease_s": 2, "redis_timeout_s": 1.3, "worker_poll_s": 0.1},
+    chunks=120,
+    chunks_per_s=20,
+)
 _EVERYSEC = Setup(
     redis=("--appendonly", "yes", "--appendfsync", "everysec"),
     # So that jobs are claimed a while after they were acknowledged.
@@ -136,6 +142,29 @@ async def frozen(stage: Stage, rng: Random) -> Tally:
     return await under_load(stage, rng, freeze, recovery_limit_s=RECOVERY_LIMIT_S)
 
 
+async def frozen_past_the_lease(stage: Stage, rng: Random) -> Tally:
+    """SIGSTOP of Redis until every lease has lapsed: nothing begins anew, nothing is called twice.
+
+    Red when claim.lua runs claims that their workers have given up: they wait in the server's
+    sockets, it comes to them first, and they take every running job for nobody.
+    """
+    lease_s = stage.settings().worker_lease_s
+    await stage.crew(2)
+    watches = await stage.submit_many(JOBS)
+    for watch in watches:
+        await watch.until("its first words", lambda w: len(w.events) > 2)
+    assert stage.server.process is not None
+    stage.server.process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(lease_s * rng.uniform(1.1, 1.5))
+    stage.server.process.send_signal(signal.SIGCONT)
+    tally = await judge_all(watches, stage.model.is_whole)
+    for watch in watches:
+        calls = stage.model.calls[watch.prompt]
+        tally.require(watch.attempts == 1, f"one attempt, not {watch.attempts}")
+        tally.require(calls == 1, f"one call of the upstream, not {calls}")
+    return tally
+
+
 async def paused(stage: Stage, rng: Random) -> Tally:
     """CLIENT PAUSE, of all commands or of writes, for less or more than a call's timeout.
 
@@ -183,4 +212,5 @@ FAULTS = [
     Fault("redis: CLIENT KILL of all subscribers", dropped_subscribers, 15),
     Fault("redis: CLIENT PAUSE", paused, 5, _IMPATIENT),
     Fault("redis: SIGSTOP for 5 s", frozen, 2, _IMPATIENT),
+    Fault("redis: SIGSTOP past the lease", frozen_past_the_lease, 3, _DEFAULTS_SCALED),
 ]

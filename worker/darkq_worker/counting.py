@@ -66,7 +66,7 @@ class Counting:
                 self._tally.count(m.RETRIES, m.code_label(reason), upstream)
             case oc.HandBack():
                 self._tally.count(m.RETRIES, "worker_shutdown", upstream)
-            case oc.Deferred(_, asked):
+            case oc.Deferred(upstream=asked):
                 self._tally.count(m.JOBS_PUT_OFF, asked or m.NO_UPSTREAM)
 
     async def report(self) -> None:
