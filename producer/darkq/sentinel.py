@@ -29,7 +29,7 @@ from darkq.redis_url import Address, RedisUrl
 from darkq.transport import Cancellable, PatientHandshake, Tcp, Tls
 
 _ASK_TIMEOUT_S = 1.0
-_NO_MASTER = re.compile(r"\b(READONLY|NOREPLICAS)\b")
+_NO_MASTER = re.compile(r"\b(READONLY|NOREPLICAS|MASTERDOWN)\b")
 
 
 class Sentinels:

@@ -230,7 +230,7 @@ class TestClaimGivenUpByItsSender:
         await redis.zadd(INTERACTIVE, dict.fromkeys(ids, 1))
         before, at_ms = await snapshot(redis), await now_ms(redis)
         keys = [queue(0, "interactive"), queue(0, "bulk"), control(0)]
-        late = ["w", 30_000, 60_000, 0, 9, 0, 9, int(at_ms) - 5, 9, 9]
+        late: list[scripts.Argument] = ["w", 30_000, 60_000, 0, 9, 0, 9, int(at_ms) - 5, 9, 9]
         (told_ms,) = await scripts.claim(redis, keys, late)
         assert at_ms - 1 <= told_ms <= await now_ms(redis)
         assert await snapshot(redis) == before

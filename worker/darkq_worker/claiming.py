@@ -11,20 +11,14 @@ others, which go on.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 
-from redis.exceptions import RedisError
-
-from darkq.connection import brief
-from darkq.logs import LogLine
 from darkq.settings import Settings
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Claim, Leases
-
-logger = logging.getLogger("darkq.worker")
+from darkq_worker.trouble import Trouble
 
 MAX_CLAIMS_PER_CALL = 100
 """3,000 jobs claimed by 100 are 3 KB each less in memory, for good, than claimed all at once."""
@@ -43,6 +37,8 @@ class _Partition:
         self.outage_over_s = -math.inf
         self.search: asyncio.Task[None] | None = None
         """Looks for it while it cannot be reached."""
+        where = f" from partition {number}" if number else ""
+        self.trouble = Trouble(f"cannot claim{where}, will keep trying", f"can claim again{where}")
 
 
 class Claiming:
@@ -126,10 +122,11 @@ class Claiming:
         partition.ask_at_s, partition.had_less_room = math.inf, True
         try:
             due_s = await self._claim(partition, slots)
-        except (RedisError, OSError) as error:
-            logger.warning(LogLine("cannot claim, will keep trying", error=brief(error)))
+        except Exception as error:  # a worker that ends over one reply takes its jobs along
+            partition.trouble.met(error)
             self.search(partition.number)
         else:
+            partition.trouble.over()
             if due_s is not None:
                 now_s = asyncio.get_running_loop().time()
                 partition.ask_at_s = min(partition.ask_at_s, now_s + due_s)
@@ -162,16 +159,12 @@ class Claiming:
         """Ask a partition until it answers, and first for our own leases."""
         while True:
             await asyncio.sleep(_OUTAGE_PAUSE_S)
-            try:
+            with suppress(Exception):  # its trouble is said already, by who sent us looking
                 await self._renew(partition.number)
-            except (RedisError, OSError):
-                continue
-            break
+                break
         partition.outage_over_s = asyncio.get_running_loop().time()
         partition.ask_at_s = -math.inf
         partition.search = None
-        if not any(each.search for each in self._in_turn):
-            logger.info(LogLine("Redis is back"))
         self._wake()
 
     def _respite_s(self, partition: _Partition) -> float:
