@@ -43,6 +43,7 @@ class Attempt:
         self.started_ms = int(time.time() * 1000)
         self.started_s = self.ended_s = time.perf_counter()
         self.record: JobRecord | None = None
+        self.has_begun = False
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
         self._stop_reason: StopReason | None = None

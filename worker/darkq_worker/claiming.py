@@ -69,6 +69,8 @@ class Claiming:
         self._owner = owner
         self._wake = wake
         self._one_at_a_time = asyncio.Lock()
+        self._asking: asyncio.Task[tuple[list[Claim], float | None]] | None = None
+        """A claim on its way. It outlives who asks: what it takes is held, whoever hears of it."""
         self._partitions = {n: _Partition(n) for n in settings.find_worker_partitions()}
         self._in_turn = list(self._partitions.values())
         self._look_everywhere_s = -math.inf
@@ -105,8 +107,13 @@ class Claiming:
         async with self._one_at_a_time:
             pass
 
-    async def aclose(self) -> None:
-        """Look for nothing any more."""
+    async def aclose(self, patience_s: float) -> None:
+        """Look for nothing any more; start what a claim on its way still takes, to hand it back."""
+        if self._asking is not None:
+            with suppress(Exception):
+                async with asyncio.timeout(patience_s):
+                    claims, _ = await self._asking
+                    self._start(claims)
         for partition in self._in_turn:
             if partition.search is not None:
                 partition.search.cancel()
@@ -136,14 +143,17 @@ class Claiming:
         room = self._settings.worker_jobs - self._settings.worker_reserved_interactive - bulk
         bulk_slots = max(0, min(slots, room))
         suspects = 0 if self._runs_a_suspect() else 1
-        claims, due_s = await self._leases.claim(
+        asking = self._leases.claim(
             partition.number,
             slots=slots,
             bulk_slots=bulk_slots,
             suspects=suspects,
             respite_s=self._respite_s(partition),
         )
+        self._asking = asyncio.create_task(asking, name="darkq-claim")
+        claims, due_s = await asyncio.shield(self._asking)
         self._start(claims)
+        self._asking = None
         partition.had_less_room = bulk_slots < slots or not suspects or len(claims) == slots
         # After a full call there may be more, of another queue too.
         return 0.0 if len(claims) == MAX_CLAIMS_PER_CALL else due_s

@@ -239,7 +239,7 @@ class LeasedWorker(Worker):
     async def close(self) -> None:
         """Hand back what still runs. While Redis is away, leave it to the leases."""
         self.allow_pick_jobs = False
-        await self._claiming.aclose()
+        await self._claiming.aclose(_CLOSE_PATIENCE_S)
         unfinished = list(self.tasks.values())
         for task in unfinished:
             task.cancel()
