@@ -194,10 +194,14 @@ class LeasedWorker(Worker):
     async def record_health(self) -> None:
         """Give a sign of life, now and then; see `darkq.workers`."""
         before = self._last_health_check
-        await super().record_health()
-        if self._last_health_check != before:
-            await sign_in(self.pool, self._worker_id, self._serves())
-            await self._draining.read(self.pool)
+        try:
+            await super().record_health()
+            if self._last_health_check != before:
+                await sign_in(self.pool, self._worker_id, self._serves())
+                await self._draining.read(self.pool)
+        except Exception:
+            self._last_health_check = before  # arq notes it before it has been given
+            raise
 
     # What the wake channels say
 
