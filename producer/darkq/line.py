@@ -31,8 +31,12 @@ async def connect(pool: ConnectionPool) -> AbstractConnection:
     """
     options = {**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
     connection = pool.connection_class(**options)
-    async with asyncio.timeout(options["socket_timeout"]):
-        await connection.connect()
+    try:
+        async with asyncio.timeout(options["socket_timeout"]):
+            await connection.connect()
+    except BaseException:  # redis-py leaves it open when it is cancelled in its greeting
+        await connection.disconnect(nowait=True)
+        raise
     return connection
 
 

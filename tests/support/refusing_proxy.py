@@ -71,11 +71,11 @@ class RefusingProxy:
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            writer.transport.abort()
+            far_writer.transport.abort()
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            writer.transport.abort()
-            far_writer.transport.abort()
 
     async def _requests(self, reader: asyncio.StreamReader, connection: _Connection) -> None:
         requests = hiredis.Reader()
