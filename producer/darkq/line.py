@@ -31,12 +31,8 @@ async def connect(pool: ConnectionPool) -> AbstractConnection:
     """
     options = {**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
     connection = pool.connection_class(**options)
-    try:
-        async with asyncio.timeout(options["socket_timeout"]):
-            await connection.connect()
-    except BaseException:  # redis-py leaves it open when it is cancelled in its greeting
-        await connection.disconnect(nowait=True)
-        raise
+    async with asyncio.timeout(options["socket_timeout"]):
+        await connection.connect()
     return connection
 
 

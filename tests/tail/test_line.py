@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -78,31 +77,3 @@ async def test_what_is_not_connected_cannot_be_taken_over(settings: Settings) ->
         await connection.disconnect(nowait=True)
         with pytest.raises(ConnectionError):
             Line(connection, lambda _: None)
-
-
-@pytest.mark.parametrize("how", ["timeout", "cancelled"])
-async def test_a_connection_that_is_not_greeted_is_closed(
-    make_settings: Callable[..., Settings], how: str
-) -> None:
-    """Red when `connect` leaves that to redis-py, which closes after errors of Redis alone."""
-    came, left = asyncio.Event(), asyncio.Event()
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        came.set()
-        while await reader.read(1 << 10):
-            pass
-        left.set()
-        writer.transport.abort()
-
-    server = await asyncio.start_server(silent, "127.0.0.1")
-    host, port = server.sockets[0].getsockname()
-    timeout_s = 0.2 if how == "timeout" else 30
-    settings = make_settings(redis_url=f"redis://{host}:{port}/1", redis_timeout_s=timeout_s)
-    connecting = asyncio.create_task(connect(pool(settings)))
-    await came.wait()
-    if how == "cancelled":
-        connecting.cancel()
-    await asyncio.wait([connecting])
-    await wait_until("it to be closed", left.is_set)
-    assert connecting.cancelled() or connecting.exception()
-    server.close()
