@@ -16,7 +16,7 @@ from darkq import event as ev
 from darkq import scripts
 from darkq.batch_lines import Line
 from darkq.connection import speaking_darkq
-from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull
+from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull, RedisFull
 from darkq.event import Cursor
 from darkq.group_commit import GroupCommit
 from darkq.job import Job, Priority
@@ -38,7 +38,7 @@ from darkq.tracing import NOTHING, TraceContext, enqueueing
 
 MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
-_REFUSED = (b"full", b"closed")
+_REFUSED = (b"full", b"closed", b"memory")
 
 
 class _Order(NamedTuple):
@@ -81,7 +81,7 @@ class Orders:
         """Store a job; return its keys, and whether it was there before.
 
         Raises `InvalidJob` for a key that can be none, `IdempotencyConflict`, `QueueFull`,
-        `QueueClosed`, `RedisUnavailable`.
+        `QueueClosed`, `RedisFull`, `RedisUnavailable`.
         """
         with enqueueing(job.priority) as span:
             order = self._order(job, idempotency_key, span.carried)
@@ -96,7 +96,7 @@ class Orders:
     async def put_many(self, jobs: Sequence[Job]) -> list[JobKeys]:
         """Store jobs and return their keys, in order.
 
-        Raises `QueueFull` and `QueueClosed`, which name those that were stored, and
+        Raises `QueueFull`, `QueueClosed` and `RedisFull`, which name those that were stored, and
         `RedisUnavailable`.
         """
         with enqueueing(count=len(jobs)) as span:
@@ -110,7 +110,10 @@ class Orders:
                 _Order(JobKeys.new(partition), job, None, carried)
                 for job in jobs[start : start + MAX_JOBS_PER_CALL]
             ]
-            receipts = await self._store(orders)
+            try:
+                receipts = await self._store(orders)
+            except RedisFull as error:
+                raise RedisFull([keys.public_id for keys in stored]) from error
             stored += [keys for verdict, keys in receipts if verdict not in _REFUSED]
             for order, (verdict, _) in zip(orders, receipts, strict=True):
                 if verdict in _REFUSED:
@@ -183,7 +186,9 @@ class Orders:
 
     def _refusal(
         self, verdict: bytes, order: _Order, stored_ids: Sequence[str] = ()
-    ) -> QueueFull | QueueClosed:
+    ) -> QueueFull | QueueClosed | RedisFull:
+        if verdict == b"memory":
+            return RedisFull(stored_ids)
         name = queue(order.keys.partition, order.job.priority)
         if verdict == b"closed":
             return QueueClosed(name, stored_ids)

@@ -32,7 +32,7 @@ local PUBLISH = redis.REDIS_VERSION_NUM and 'SPUBLISH' or 'PUBLISH' -- both sinc
 
 
 class Script:
-    """One Lua script, called by its digest. `head` is a file that comes before its own.
+    """One Lua script, called by its digest. `head` names files that come before its own.
 
     What a `durable` one has done is lost to nobody: it counts once enough replicas have it.
     """
@@ -40,7 +40,7 @@ class Script:
     def __init__(self, name: str, *, head: str | None = None, durable: bool = False) -> None:
         self.name = name
         self._durable = durable
-        parts = (head, name) if head else (name,)
+        parts = (*(head or "").split(), name)
         text = b"\n".join(
             files("darkq").joinpath("lua", f"{part}.lua").read_bytes() for part in parts
         )
@@ -84,7 +84,7 @@ class Script:
         return f"Script({self.name!r})"
 
 
-enqueue = Script("enqueue", head="batches", durable=True)
+enqueue = Script("enqueue", head="headroom batches", durable=True)
 claim = Script("claim")
 renew = Script("renew")
 append = Script("append")
