@@ -43,7 +43,7 @@ async def live_workers(redis: Redis) -> list[str]:
     of it is touched: above all not its orders, which have a time to live of their own.
     """
     members: Any = await redis.execute_command("SMEMBERS", WORKERS)
-    ids = sorted(member.decode() for member in members)
+    ids = sorted(member.decode(errors="replace") for member in members)
     records = await redis.mget(map(worker, ids)) if ids else []
     alive = [id_ for id_, record in zip(ids, records, strict=True) if record is not None]
     if len(alive) < len(ids):
