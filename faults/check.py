@@ -47,6 +47,8 @@ class Tally:
     mixed: int = 0
     wrong: int = 0
     broken: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
+    """What was read and what is stored, of each job whose texts are mixed."""
     recoveries_s: list[float] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
@@ -58,12 +60,19 @@ class Tally:
         self.mixed += other.mixed
         self.wrong += other.wrong
         self.broken += other.broken
+        self.details += other.details
         self.recoveries_s += other.recoveries_s
 
     def require(self, kept: bool, promise: str) -> None:
         """Note a promise that was not kept."""
         if not kept:
             self.broken.append(promise)
+
+    def mix(self, prompt: str, **texts: str) -> None:
+        """Note that texts were mixed, and what each of them is."""
+        self.mixed += 1
+        words = "; ".join(f"{name}: {text}" for name, text in texts.items())
+        self.details.append(f"{prompt} is mixed. {words}")
 
     def recovered(self, after_s: float, limit_s: float | None = None) -> None:
         """Note how long a recovery took, and whether that was too long."""
@@ -135,6 +144,16 @@ class Watch:
                 pieces.append(event.text)
         return "".join(pieces)
 
+    @property
+    def story(self) -> str:
+        """Every event that was read, and how each chunk begins: for people who look for a fault."""
+        return " ".join(
+            f"{e.id}[{e.text.split(' ', 1)[0]}]"
+            if isinstance(e, Chunk)
+            else f"{e.id}:{type(e).__name__}"
+            for e in self.events
+        )
+
     async def until(self, what: str, condition: Callable[[Watch], bool]) -> None:
         """Wait until a condition holds, or the end has come."""
         await wait_until(
@@ -180,7 +199,7 @@ async def judge(watch: Watch, is_whole: Callable[[str, str], bool]) -> Tally:
         if isinstance(event, Started):
             begun = event.attempt
         elif isinstance(event, Chunk) and event.cursor.attempt != begun:
-            tally.mixed += 1
+            tally.mix(watch.prompt, read=watch.story)
             break
     if isinstance(watch.events[-1], Completed):
         await _judge_result(watch, is_whole, tally)
@@ -195,7 +214,7 @@ async def _judge_result(watch: Watch, is_whole: Callable[[str, str], bool], tall
         tally.broken.append(f"{watch.prompt} has no result: {type(error).__name__}")
         return
     if watch.text != result.text:
-        tally.mixed += 1
+        tally.mix(watch.prompt, read=watch.story, result=result.text)
     if not is_whole(watch.prompt, result.text):
         tally.wrong += 1
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from darkq import CursorGone, DarkqError, JobNotFound
+from darkq import Client, CursorGone, DarkqError, JobNotFound
 from darkq.event import Completed
 from faults.check import Tally, Watch
 from faults.stage import Stage
@@ -35,11 +35,23 @@ def nothing(_: Watch) -> bool:
 
 
 async def judge_all(stage: Stage, watches: Sequence[Watch], excused: Excused) -> Tally:
-    """Wait for every watch's end, and judge each."""
+    """Wait for every watch's end and judge each; then look for each job on the remaining servers.
+
+    A client that was there all the while may still speak to a server that another has replaced,
+    and find everything there.
+    """
     await asyncio.gather(*(watch.to_the_end() for watch in watches))
     tally = Tally()
     for each in await asyncio.gather(*(_judge(stage, watch, excused) for watch in watches)):
         tally.add(each)
+    await stage.settled()
+    async with Client(settings=stage.settings()) as newcomer:
+        for watch in watches:
+            try:
+                await newcomer.job(watch.job.id).status()
+            except JobNotFound:
+                if not isinstance(watch.error, JobNotFound):  # else it is counted
+                    _gone(watch, excused, tally)
     return tally
 
 
@@ -53,7 +65,8 @@ async def _judge(stage: Stage, watch: Watch, excused: Excused) -> Tally:
         if completed and not stage.model.is_whole(watch.prompt, watch.text):
             # Who comes anew with a cursor of a run that is forgotten cannot know that it is.
             tally.forgotten += watch.returned
-            tally.mixed += not watch.returned
+            if not watch.returned:
+                tally.mix(watch.prompt, read=watch.story)
         tally.add(await _read_again(stage, watch, excused))
     elif isinstance(watch.error, JobNotFound):
         _gone(watch, excused, tally)
@@ -100,5 +113,6 @@ async def _read_again(stage: Stage, watch: Watch, excused: Excused) -> Tally:
     tally.require(newcomer.ended, f"{watch.prompt}: a newcomer sees the end: {newcomer.error}")
     if newcomer.ended and isinstance(newcomer.events[-1], Completed):
         result = await watch.job.result(timeout_s=20)
-        tally.mixed += newcomer.text != result.text
+        if newcomer.text != result.text:
+            tally.mix(watch.prompt, read=watch.story, again=newcomer.story, result=str(result.text))
     return tally

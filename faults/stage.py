@@ -227,10 +227,18 @@ class Stage:
             await asyncio.to_thread(self.server.restart)
             await self.redis.flushall()
             return
-        servers = self.cluster if self.setup.kind == "cluster" else self.sentinel
-        await servers.mend()
-        for master in await servers.masters():
+        await self._several.mend()
+        for master in await self._several.masters():
             await master.ask("FLUSHALL")
+
+    async def settled(self) -> None:
+        """Wait until the servers agree who is master, and every replica is in step."""
+        if self.setup.kind != "server":
+            await self._several.settled()
+
+    @property
+    def _several(self) -> RealCluster | Watched:
+        return self.cluster if self.setup.kind == "cluster" else self.sentinel
 
     async def _is_empty(self, queue_name: str) -> bool:
         return bool(await self.redis.zcard(queue_name) == 0)

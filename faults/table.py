@@ -24,6 +24,7 @@ def line(row: Row) -> str:
     cells += [_seconds(tally.recoveries_s, share) for share in (0.5, 0.99)]
     text = row.fault.name.ljust(_NAME_CHARS) + "".join(cell.rjust(_CELL_CHARS) for cell in cells)
     complaints = [f"    not kept: {words}" for words in tally.broken[:10]]
+    complaints += [f"    {words}" for words in tally.details[:10]]
     return "\n".join([text, *complaints])
 
 
@@ -48,6 +49,7 @@ def as_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
             "mixed": row.tally.mixed,
             "wrongly_completed": row.tally.wrong,
             "broken": row.tally.broken,
+            "details": row.tally.details,
             "recovery_p50_s": quantile(row.tally.recoveries_s, 0.5),
             "recovery_p99_s": quantile(row.tally.recoveries_s, 0.99),
             "kept": row.kept,

@@ -68,6 +68,7 @@ async def play(
     producers and readers are of one client, the stage's own or another.
     """
     await stage.crew(crew)
+    await stage.settled()  # else a replica without the data of the run before is promoted
     feeding = asyncio.create_task(_feed(stage, rng, client))
     try:
         await asyncio.sleep(rng.uniform(*_BEFORE_S))  # the random moment, not a wait

@@ -37,14 +37,16 @@ def pool(
     settings: Settings,
     *,
     at: Address | None = None,
+    sentinels: Sentinels | None = None,
     patience_s: float | None = None,
     connections: int | None = None,
 ) -> BlockingConnectionPool:
     """Make a pool of connections to a server: the one of the settings, or a node of a cluster.
 
     Connects on first use. A call past the pool's size waits for a connection; one that finds
-    Redis away tries again for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`. Raises
-    `ConfigurationError` for a URL that is none.
+    Redis away tries again for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`. Pools
+    that share `sentinels` hear together of a new master. Raises `ConfigurationError` for a URL
+    that is none.
     """
     url = read_url(settings)
     options = dict(url.options)
@@ -57,7 +59,7 @@ def pool(
         options.update(host=at.host, port=at.port)
     elif url.kind == "sentinel":
         kind = TO_MASTER[url.connection_class]
-        options["sentinels"] = Sentinels(url)
+        options["sentinels"] = sentinels or Sentinels(url)
     try:
         made = BlockingConnectionPool(
             connection_class=kind,

@@ -21,7 +21,6 @@ from redis.exceptions import RedisError
 
 from darkq import event as ev
 from darkq import log_pages
-from darkq.errors import CursorGone
 from darkq.event import START, TERMINAL, AnyEvent, Cursor
 from darkq.keys import JobKeys
 from darkq.live import Live
@@ -97,14 +96,10 @@ class _Reader:
 
     async def catch_up(self) -> AsyncGenerator[list[AnyEvent], None]:
         """Yield what the log holds beyond the cursor, page by page."""
-        if self._started is not None and await self._ask(log_pages.read_started) not in (
-            None,
-            self._started,
-        ):
-            raise CursorGone(self._keys.public_id, str(self._cursor))
-        page = await self._ask(log_pages.read_page)
+        page = await self._read_page()
         if not page:
-            rest = await self._ask(partial(log_pages.at_rest, is_new=self._is_new))
+            at_rest = partial(log_pages.at_rest, started=self._started, is_new=self._is_new)
+            rest = await self._ask(at_rest)
             self.ended = rest is not None
             page = rest or []
         self._is_new = False
@@ -112,7 +107,10 @@ class _Reader:
             self._advance(page)
             yield page
             more = len(page) == log_pages.PAGE_EVENTS and not self.ended
-            page = await self._ask(log_pages.read_page) if more else []
+            page = await self._read_page() if more else []
+
+    async def _read_page(self) -> list[AnyEvent]:
+        return await self._ask(partial(log_pages.read_page, started=self._started))
 
     def follow(self, messages: Sequence[bytes]) -> tuple[list[AnyEvent], bool]:
         """Return what live messages add, and whether they left no hole; nor did the job end."""

@@ -5,6 +5,8 @@ Every function raises what redis-py raises.
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias, cast
+
 from redis.asyncio import Redis
 
 from darkq import event as ev
@@ -15,6 +17,8 @@ from darkq.record import Failure, ResultRecord, read_result
 
 PAGE_EVENTS = 256
 
+_Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
+
 
 async def last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
     """Return the place of the log's last event, or `START` when there is no log."""
@@ -22,14 +26,16 @@ async def last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
     return Cursor.parse(last[0][0]) if last else START
 
 
-async def read_page(redis: Redis, keys: JobKeys, cursor: Cursor) -> list[AnyEvent]:
+async def read_page(
+    redis: Redis, keys: JobKeys, cursor: Cursor, *, started: AnyEvent | None = None
+) -> list[AnyEvent]:
     """Return the next page of the log after a cursor; empty at its end.
 
     An attempt's events are numbered without a hole; one in the log itself is data lost by
-    Redis, and raises `CursorGone`.
+    Redis, and raises `CursorGone`. So does another run of the attempt, see `_read`.
     """
-    entries = await redis.xrange(keys.events, f"({cursor}", "+", count=PAGE_EVENTS)
-    page = [ev.decode(fields[b"e"]) for _, fields in entries]
+    span = ("XRANGE", keys.events, f"({cursor}", "+", "COUNT", PAGE_EVENTS)
+    page = await _read(redis, keys, cursor, started, span)
     for event in page:
         at = event.cursor
         if not (cursor.precedes(at) or (at.attempt > cursor.attempt and at.seq == 0)):
@@ -38,26 +44,58 @@ async def read_page(redis: Redis, keys: JobKeys, cursor: Cursor) -> list[AnyEven
     return page
 
 
+async def _read(
+    redis: Redis,
+    keys: JobKeys,
+    cursor: Cursor,
+    started: AnyEvent | None,
+    span: tuple[str | int, ...],
+) -> list[AnyEvent]:
+    """Read a span of the log, and in the same step the event that began the reader's attempt.
+
+    A Redis that forgot an attempt gives its number to another run, which begins with another
+    event than `started`: then raises `CursorGone`. Two calls would not do, since after a failover
+    the second is answered by another server.
+    """
+    if started is None:
+        alone: list[_Entry] = await cast(Any, redis.execute_command)(*span)
+        return [_decode(entry) for entry in alone]
+    at = str(Cursor(cursor.attempt, 0))
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.execute_command(*span)
+        pipe.xrange(keys.events, at, at)
+        entries, begun = await pipe.execute()
+    if begun and _decode(begun[0]) != started:
+        raise CursorGone(keys.public_id, str(cursor))
+    return [_decode(entry) for entry in entries]
+
+
+def _decode(entry: _Entry) -> AnyEvent:
+    return ev.decode(entry[1][b"e"])
+
+
 async def read_started(redis: Redis, keys: JobKeys, cursor: Cursor) -> AnyEvent | None:
     """Return the event that began the attempt being read; None while the log has none."""
     at = str(Cursor(cursor.attempt, 0))
     entries = await redis.xrange(keys.events, at, at)
-    return ev.decode(entries[0][1][b"e"]) if entries else None
+    return _decode(entries[0]) if entries else None
 
 
 async def at_rest(
-    redis: Redis, keys: JobKeys, cursor: Cursor, *, is_new: bool
+    redis: Redis, keys: JobKeys, cursor: Cursor, *, started: AnyEvent | None, is_new: bool
 ) -> list[AnyEvent] | None:
     """Say what remains when the log holds nothing after the cursor; None: wait for more.
 
     The cursor may stand on the terminal event, and then nothing remains. The log may have
     expired while the result has not, and then the result stands in for it. A cursor beyond the
     log of a running job is of no use to a new reader. One that was reading stays: Redis has
-    forgotten what it had told, and the worker writes it again.
+    forgotten what it had told, and the worker writes it again. Another run of the attempt than the
+    one that `started` began raises `CursorGone`.
     """
-    last = await redis.xrevrange(keys.events, count=1)
+    span = ("XREVRANGE", keys.events, "+", "-", "COUNT", 1)
+    last = await _read(redis, keys, cursor, started, span)
     if last:
-        event = ev.decode(last[0][1][b"e"])
+        (event,) = last
         has_ended = isinstance(event, TERMINAL)
         if cursor > event.cursor and (has_ended or is_new):
             raise CursorGone(keys.public_id, str(cursor))

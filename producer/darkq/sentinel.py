@@ -1,17 +1,26 @@
 """Connections to whichever server Sentinels call the master.
 
-Each attempt to connect asks anew: after a failover the next one finds the new master. What a
-Sentinel says may be out of date, so the server is asked too. A master that has become a replica
-says so when it is written to (READONLY), and one whose replicas have left it, where it is told to
-mind (`min-replicas-to-write`: NOREPLICAS). Such a connection is given up; the next call asks anew.
+Each attempt to connect asks anew: after a failover the next one finds the new master. Sentinels
+may disagree for some seconds, so all are asked, and of the answers of a majority the one with the
+highest configuration epoch counts: Redis raises that number with each failover. The server is
+asked for its role too. A master that has become a replica refuses writes (READONLY), and so does
+one whose replicas have left it where `min-replicas-to-write` is set (NOREPLICAS). Such a
+connection is given up; the next call asks the Sentinels again.
+
+A master that was replaced while it was away takes writes for about ten seconds after it returns,
+until a Sentinel makes it a replica, and it drops them then. So a connection in use asks the
+Sentinels every second, and when another server is the master, all connections to the old one are
+cut.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, cast
+from weakref import WeakSet
 
 from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.connection import AbstractConnection
@@ -29,15 +38,24 @@ from darkq.redis_url import Address, RedisUrl
 from darkq.transport import Cancellable, PatientHandshake, Tcp, Tls
 
 _ASK_TIMEOUT_S = 1.0
+_LOOK_EVERY_S = 1.0
+_LOOK_AGAIN_S = 10.0
 _NO_MASTER = re.compile(r"\b(READONLY|NOREPLICAS|MASTERDOWN)\b")
 
 
+class _Answer(NamedTuple):
+    """Which server a Sentinel calls the master, and the epoch in which that was decided."""
+
+    epoch: int
+    master: Address
+
+
 class Sentinels:
-    """Those who know the master of a service; the one that answered last is asked first."""
+    """The Sentinels of a service, and the connections to the master that they name."""
 
     def __init__(self, url: RedisUrl) -> None:
         self._service = url.service
-        self._addresses = list(url.addresses)
+        self._addresses = url.addresses
         self._class = Tls if url.connection_class is SSLConnection else Tcp
         self._options = {
             **url.sentinel_options,
@@ -45,30 +63,81 @@ class Sentinels:
             "socket_connect_timeout": _ASK_TIMEOUT_S,
             "retry": Retry(NoBackoff(), 0),
         }
+        self._connections: WeakSet[_ToMaster] = WeakSet()
+        self._next_look_s = 0.0
+
+    def add(self, connection: _ToMaster) -> None:
+        """Cut a connection when another server becomes the master."""
+        self._connections.add(connection)
+
+    async def look(self) -> None:
+        """Look for another master, if a second has passed since the last look.
+
+        One caller asks for all. Connections stay when no Sentinel can answer. With fewer than a
+        majority of Sentinels a look takes a second, so the next one comes ten seconds later.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._next_look_s:
+            return
+        self._next_look_s = now_s + _LOOK_AGAIN_S
+        with suppress(ConnectionError):
+            await self.find_master()
 
     async def find_master(self) -> Address:
-        """Return where the master is. Raises `ConnectionError` when no Sentinel can tell."""
-        for address in list(self._addresses):
-            try:
-                async with asyncio.timeout(_ASK_TIMEOUT_S):
-                    master = await self._ask(address)
-            except (RedisError, OSError):  # a timeout is an OSError
-                continue
-            if master is not None:
-                self._addresses.remove(address)
-                self._addresses.insert(0, address)
-                return master
-        raise ConnectionError("no Sentinel knows the master")
+        """Return the address of the master; cut the connections to any other server.
 
-    async def _ask(self, address: Address) -> Address | None:
+        Raises `ConnectionError` when no Sentinel knows it.
+        """
+        answers = await self._ask_majority()
+        if not answers:
+            raise ConnectionError("no Sentinel knows the master")
+        master = max(answers).master
+        if self._is_majority(answers):
+            self._next_look_s = asyncio.get_running_loop().time() + _LOOK_EVERY_S
+        for connection in self._connections:
+            connection.leave_all_but(master)
+        return master
+
+    def _is_majority(self, answers: Sequence[_Answer]) -> bool:
+        return len(answers) > len(self._addresses) // 2
+
+    async def _ask_majority(self) -> list[_Answer]:
+        """Ask all at once; return the answers as soon as a majority has come, or after a second."""
+        answers: list[_Answer] = []
+        asking = [asyncio.create_task(self._ask(address)) for address in self._addresses]
+        try:
+            for asked in asyncio.as_completed(asking):
+                try:
+                    answer = await asked
+                except (RedisError, OSError):  # a timeout is an OSError
+                    continue
+                if answer is not None:
+                    answers.append(answer)
+                if self._is_majority(answers):
+                    break
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        return answers
+
+    async def _ask(self, address: Address) -> _Answer | None:
+        """Ask one Sentinel; None when it does not know the service."""
         connection = self._class(host=address.host, port=address.port, **self._options)
         try:
-            await connection.connect()
-            await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
-            reply: Sequence[bytes] | None = await connection.read_response()
+            async with asyncio.timeout(_ASK_TIMEOUT_S):
+                await connection.connect()
+                await connection.send_command("SENTINEL", "MASTER", self._service)
+                reply = cast(Sequence[bytes], await connection.read_response())
+        except ResponseError as error:
+            if "No such master" in str(error):
+                return None
+            raise
         finally:
             await connection.disconnect(nowait=True)
-        return Address(reply[0].decode(), int(reply[1])) if reply else None
+        facts = dict(zip(reply[::2], reply[1::2], strict=True))
+        master = Address(facts[b"ip"].decode(), int(facts[b"port"]))
+        return _Answer(int(facts[b"config-epoch"]), master)
 
 
 class _ToMaster(Cancellable):
@@ -80,6 +149,12 @@ class _ToMaster(Cancellable):
     def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:
         super().__init__(**options)
         self._sentinels = sentinels
+        sentinels.add(self)
+
+    def leave_all_but(self, master: Address) -> None:
+        """Cut the connection, unless it leads to the master. Its user gets `ConnectionError`."""
+        if self._writer is not None and (self.host, self.port) != master:
+            self._writer.transport.abort()
 
     async def _connect(self) -> None:
         self.host, self.port = await self._sentinels.find_master()
@@ -94,6 +169,12 @@ class _ToMaster(Cancellable):
             return
         if role != b"master":
             raise ConnectionError("the server is no master now")
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        await self._sentinels.look()
+        await super().send_packed_command(command, check_health)
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:

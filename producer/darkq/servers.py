@@ -14,6 +14,7 @@ from darkq.cluster_redis import ClusterRedis
 from darkq.connection import pool, read_url
 from darkq.redis_url import Address
 from darkq.replicas import WaitingRedis, rule_of
+from darkq.sentinel import Sentinels
 from darkq.settings import Settings
 
 ONE = Address("", 0)
@@ -60,12 +61,19 @@ class OneServer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._template = pool(settings)
+        url = read_url(settings)
+        self._sentinels = Sentinels(url) if url.kind == "sentinel" else None
+        self._template = pool(settings, sentinels=self._sentinels)
 
     def client(
         self, *, patience_s: float | None = None, connections: int | None = None
     ) -> WaitingRedis:
-        made = pool(self._settings, patience_s=patience_s, connections=connections)
+        made = pool(
+            self._settings,
+            sentinels=self._sentinels,
+            patience_s=patience_s,
+            connections=connections,
+        )
         return WaitingRedis.waiting(made, rule_of(self._settings))
 
     def owner(self, key: str) -> Address:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from redis.exceptions import ConnectionError
 from darkq import Client, JobHandle, RedisUnavailable, Settings
 from darkq.event import Chunk, Completed
 from darkq.keys import JobKeys
-from darkq.redis_url import parse
+from darkq.line import Line
+from darkq.redis_url import Address, parse
 from darkq.sentinel import Sentinels
-from darkq.servers import servers_of
+from darkq.servers import ONE, servers_of
 from darkq_local.local_darkai import LocalDarkAI
 from support.sentinel import Watched, running_sentinels
 from support.servers import binaries
@@ -82,6 +84,98 @@ async def test_a_master_that_has_become_a_replica_is_left(
     await watched.sentinels[0].ask("SENTINEL", "FAILOVER", "darkq")
     await wait_until("another master", lambda: watched.has_other_master(old), timeout_s=30)
     assert await redis.set("k", "y", ex=600)
+    await redis.aclose()
+
+
+async def test_a_replaced_master_that_does_not_know_it_is_left(
+    watched: Watched, settings: Settings
+) -> None:
+    """It takes writes until it is told, and forgets them then. Red without `Sentinels.look`."""
+    servers = servers_of(settings)
+    redis = servers.client()
+    await redis.set("k", "x", ex=600)
+    await wait_until("a replica in step", watched.replicated)
+    connection = await servers.connect(ONE)
+    line = Line(connection, lambda _: None)
+    old = await watched.master()
+    old.signal(signal.SIGSTOP)
+    await wait_until("another master", lambda: watched.all_have_other_master(old), timeout_s=30)
+    old.signal(signal.SIGCONT)
+    assert await redis.set("k", "y", ex=600)
+    assert await (await watched.master()).ask("GET", "k") == b"y"
+    await wait_until("the loss of other connections", line.lost.done)
+    await connection.disconnect(nowait=True)
+    await redis.aclose()
+
+
+async def test_a_silent_sentinel_delays_nothing(watched: Watched) -> None:
+    """Red when all answers are waited for: each look then takes a second."""
+    watched.sentinels[0].signal(signal.SIGSTOP)
+    sentinels = Sentinels(parse(watched.url))
+    async with asyncio.timeout(1):
+        await sentinels.find_master()
+
+
+@pytest.mark.parametrize("delays_s", [(0, 0.2, 0), (0.2, 0, 0.1), (0, 0, 0)])
+async def test_a_sentinel_that_missed_a_failover_moves_no_client(
+    delays_s: tuple[float, ...],
+) -> None:
+    """The first of three knows the old master only. Red when the first answer counts."""
+    old, new = Address("127.0.0.1", 1111), Address("127.0.0.1", 2222)
+    answers = [(old, 3), (new, 4), (new, 4)]
+    async with AsyncExitStack() as stack:
+        ports = [
+            await stack.enter_async_context(_sentinel_that_says(*answer, delay_s))
+            for answer, delay_s in zip(answers, delays_s, strict=True)
+        ]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        assert await Sentinels(parse(f"redis+sentinel://{hosts}/darkq")).find_master() == new
+
+
+@asynccontextmanager
+async def _sentinel_that_says(master: Address, epoch: int, delay_s: float) -> AsyncIterator[int]:
+    """Listen on a port, and answer `SENTINEL MASTER` after a while; yield the port."""
+    facts = ["name", "darkq", "ip", master.host, "port", str(master.port)]
+    facts += ["config-epoch", str(epoch)]
+    reply = f"*{len(facts)}\r\n" + "".join(f"${len(fact)}\r\n{fact}\r\n" for fact in facts)
+
+    serving: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        async for line in reader:
+            if line.startswith(b"*"):  # a command
+                command = [(await reader.readline(), await reader.readline())[1]]
+                command += [
+                    (await reader.readline(), await reader.readline())[1]
+                    for _ in range(int(line[1:]) - 1)
+                ]
+                if command[0].strip() == b"SENTINEL":
+                    await asyncio.sleep(delay_s)
+                    writer.write(reply.encode())
+                else:
+                    writer.write(b"+OK\r\n")
+        writer.close()
+        with suppress(ConnectionError, OSError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        await asyncio.gather(*serving)  # each ends with its client
+
+
+async def test_without_any_sentinel_the_master_stays(
+    watched: Watched, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("darkq.sentinel._LOOK_EVERY_S", 0)
+    redis = servers_of(settings.model_copy(update={"redis_patience_s": 0})).client()
+    await redis.set("k", "x", ex=600)
+    for sentinel in watched.sentinels:
+        sentinel.kill()
+    assert await redis.get("k") == b"x"
+    assert await redis.get("k") == b"x"
     await redis.aclose()
 
 
@@ -154,7 +248,7 @@ async def test_jobs_survive_a_failover(
 
 
 async def _enqueued(client: Client, watched: Watched) -> list[JobHandle]:
-    """Make a job; none if the old master took it, as it may until it is told."""
+    """Make a job; none if the old master took it, as it may for a second."""
     job = await client.enqueue("after it")
     key = JobKeys.parse(job.id).job
     return [job] if await (await watched.master()).ask("EXISTS", key) else []

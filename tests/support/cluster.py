@@ -102,7 +102,11 @@ class RealCluster:
         masters = await self.masters()
         if len(masters) == len(self.nodes):
             return True
-        return all([(await node.ask("ROLE"))[2] for node in masters])
+        replicas = [node for node in self.nodes if node not in masters]
+        return all([await self._has_replica_in_step(master, replicas) for master in masters])
+
+    async def _has_replica_in_step(self, master: Node, replicas: list[Node]) -> bool:
+        return any([await replica.is_in_step(master) for replica in replicas])
 
     async def settled(self) -> None:
         """Wait until all slots are served, and each master has a replica in step."""

@@ -52,6 +52,23 @@ class Daemon:
             return bool(await self.ask("PING"))
         return False
 
+    async def is_in_step(self, master: Daemon) -> bool:
+        """Tell whether it follows a master, and has all that the master has written until now.
+
+        The replica is asked. A master lists one as soon as the snapshot is sent; the replica loads
+        that up to a second later, and has nothing of it if it is promoted before.
+        """
+        with suppress(RedisError, OSError):
+            written = (await master.ask("INFO", "replication"))["master_repl_offset"]
+            facts = await self.ask("INFO", "replication")
+            return bool(
+                facts["role"] == "slave"
+                and facts["master_port"] == master.port
+                and facts["master_link_status"] == "up"
+                and facts["slave_repl_offset"] >= written
+            )
+        return False
+
     async def role(self) -> bytes:
         """Return `master` or `slave`; nothing when it does not answer."""
         if self.process is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
@@ -10,8 +13,9 @@ from darkq.errors import CursorGone
 from darkq.event import AnyEvent, Cursor
 from darkq.keys import JobKeys
 from support.by_hand import Hand, chunk, started
+from support.servers import Server
 from support.waiting import wait_until
-from tail.conftest import Lossy, StartReader
+from tail.conftest import Lossy, Reader, StartReader
 
 
 async def _forget_the_attempt(redis: Redis, keys: JobKeys) -> None:
@@ -45,6 +49,54 @@ async def test_a_reader_takes_no_second_run_for_the_first(
     with pytest.raises(CursorGone):
         await reader.end()
     assert reader.text(1) == "One "
+
+
+class FailsOver(Redis):
+    """Once armed, its next reply is the last one of the old master: then `fail_over` runs."""
+
+    fail_over: Callable[[], Awaitable[None]] | None = None
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        return await self._reply(super().execute_command(*args, **options))  # type: ignore[no-untyped-call]
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        pipe = super().pipeline(*args, **options)
+        execute = pipe.execute
+        pipe.execute = lambda *args, **options: self._reply(execute(*args, **options))  # type: ignore[method-assign]
+        return pipe
+
+    async def _reply(self, replying: Awaitable[Any]) -> Any:
+        reply = await replying
+        fail_over, self.fail_over = self.fail_over, None
+        if fail_over is not None:
+            await fail_over()
+        return reply
+
+
+async def test_a_failover_between_two_calls_joins_no_two_runs(
+    hand: Hand, redis: Redis, redis_server: Server, live: Lossy
+) -> None:
+    """The log is forgotten and written anew as soon as a reader has read what began it.
+
+    Red when `started` and the page after the cursor are read by two calls: the first is answered
+    by the old master, the second by the new one, and "One " is joined with "three ".
+    """
+    claim = await hand.take()
+    client = FailsOver.from_url(redis_server.url)
+    reader = Reader(client, live, claim.keys)
+    await hand.append(claim, started(1), chunk(1, 1, "One "))
+    await wait_until("the first words", lambda: reader.text(1) == "One ")
+
+    async def fail_over() -> None:
+        await _forget_the_attempt(redis, claim.keys)
+        await _run_again(hand, claim.keys)
+
+    client.fail_over = fail_over
+    await redis.client_kill_filter(_type="pubsub")  # so that the reader reads the log
+    with pytest.raises(CursorGone):
+        await reader.end()
+    assert reader.text(1) == "One "
+    await client.aclose()
 
 
 async def test_a_log_that_its_own_writer_restores_is_read_on(

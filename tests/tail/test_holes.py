@@ -73,8 +73,10 @@ class TestHoles:
         end = ev.Completed(id="1-4", at_ms=1)
         read_log, written = log_pages.read_page, asyncio.Event()
 
-        async def read_then_write(redis: Redis, keys: JobKeys, cursor: Cursor) -> Any:
-            page = await read_log(redis, keys, cursor)
+        async def read_then_write(
+            redis: Redis, keys: JobKeys, cursor: Cursor, **started: Any
+        ) -> Any:
+            page = await read_log(redis, keys, cursor, **started)
             if not written.is_set():
                 written.set()
                 await hand.finish(claim, end)

@@ -15,7 +15,8 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, Settings
-from darkq.event import Chunk, Completed, decode
+from darkq.event import Chunk, Completed, Queued, Started, decode
+from darkq.event import encode as encode_event
 from darkq.keys import JobKeys
 from darkq.record import Details, ResultRecord, encode
 from darkq.servers import servers_of
@@ -69,8 +70,6 @@ async def finish(writer: Writer, claim: Claim, log: AttemptLog) -> bool:
         id=claim.keys.arq_id, d=Details(outcome="completed"),
     )  # fmt: skip
     event = Completed(id=str(cursor), at_ms=1)
-    from darkq.event import encode as encode_event
-
     entry = Entry(event.id, encode_event(event))
     return await writer.settle(Finish(claim, log, entry, encode(record), result_ttl_s=60))
 
@@ -179,6 +178,49 @@ async def test_a_redis_that_forgot_what_it_had_acknowledged_is_told_again(
     assert await finish(writer, claim, log)
     text = "".join(chunk.text for chunk in await chunks_in(redis, claim.keys))
     assert text == "early 0 early 1 early 2 late 0 late 1 late 2 after "
+
+
+async def become_another_run(redis: Redis, claim: Claim) -> list[Any]:
+    """Change the data as a failover may, and cut all connections; return the log's entries.
+
+    The server that takes over gave the attempt to another worker, which has died since.
+    """
+    await redis.delete(claim.keys.events, claim.keys.in_progress)
+    queued = Queued(id="0-1", at_ms=1)
+    begun = Started(id="1-0", attempt=1, model="m", upstream="u", at_ms=2)
+    for event in (queued, begun, Chunk(id="1-1", text="of another run", merged=1)):
+        await redis.xadd(claim.keys.events, {"e": encode_event(event)}, id=event.id)
+    await redis.expire(claim.keys.events, 60)
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    return list(await redis.xrange(claim.keys.events))
+
+
+async def test_a_log_of_another_run_with_our_number_is_left_alone(
+    writer: Writer, claim: Claim, redis: Redis
+) -> None:
+    """Red when `go_on` does not compare what began the attempt: two texts are joined."""
+    lost: list[str] = []
+    log = open_log(writer, claim, lost)
+    for n in range(3):
+        log.add(f"{n} ")
+        await wait_until("the flush", lambda: not log.has_work)
+    theirs = await become_another_run(redis, claim)
+    log.add("late")
+    await wait_until("the loss", lambda: lost)
+    assert await redis.xrange(claim.keys.events) == theirs
+
+
+async def test_an_end_that_waits_does_not_end_another_run_with_our_number(
+    writer: Writer, claim: Claim, redis: Redis
+) -> None:
+    """Red when the settlement of such a log is sent: its result gets another run's text."""
+    log = open_log(writer, claim)
+    log.add("all of it")
+    await wait_until("the flush", lambda: not log.has_work)
+    theirs = await become_another_run(redis, claim)
+    assert not await finish(writer, claim, log)
+    assert await redis.xrange(claim.keys.events) == theirs
+    assert not await redis.exists(claim.keys.result)
 
 
 async def test_a_server_without_the_scripts_gets_them(

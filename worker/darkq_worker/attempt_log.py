@@ -34,6 +34,7 @@ class AttemptLog:
 
     Pieces are merged up to `max_event_chars`; a longer piece is an event of its own.
 
+    `started` is the event that began the attempt: it tells this run from another of its number.
     `token` is that of the attempt's lease. `on_work` is called when there is something to flush,
     `on_lost` when the log turns out to belong to somebody else by now.
     """
@@ -65,7 +66,7 @@ class AttemptLog:
         self._on_work = on_work
         self._on_lost = on_lost
         self._max_event_chars = max_event_chars
-        self._started: bytes | None = None
+        self.started: bytes | None = None
         self._waiting: list[str] = []
         self._texts: list[str] = []
         self._merged: list[int] = []
@@ -77,7 +78,7 @@ class AttemptLog:
     def start(self, *, model: str, upstream: str, at_ms: int, traceparent: str = "") -> None:
         """Write `started`. Comes before any text."""
         self.model, self.upstream = model, upstream
-        self._started = ev.encode(
+        self.started = ev.encode(
             Started(
                 id=str(Cursor(self.attempt, 0)),
                 attempt=self.attempt,
@@ -166,7 +167,7 @@ class AttemptLog:
     @property
     def sealed(self) -> int:
         """How many events there are so far."""
-        return len(self._texts) + (self._started is not None)
+        return len(self._texts) + (self.started is not None)
 
     def _hold(self, count: int) -> None:
         low, high = sorted((count, self._acknowledged))
@@ -185,7 +186,7 @@ class AttemptLog:
     def _entry(self, number: int) -> Entry:
         id_ = f"{self.attempt}-{number}"
         if number == 0:
-            return Entry(id_, self._started or b"")
+            return Entry(id_, self.started or b"")
         text, merged = self._texts[number - 1], self._merged[number - 1]
         at_ms = self.first_chunk_ms if number == 1 else 0
         return Entry(id_, ev.encode(Chunk(id=id_, text=text, merged=merged, at_ms=at_ms)))

@@ -1,5 +1,9 @@
-"""What a writer asks over a new connection, before it writes: where each log stands, and whose its
-job is.
+"""What a writer asks over a new connection, before it writes: where each log stands, which run it
+holds, and whose its job is.
+
+After a failover two servers may have given one attempt's number to two runs, if the first server's
+claim was on no replica. Each run began with a `started` event of its own: so a log that holds
+another one under our number is another run's. To go on there would join two texts.
 """
 
 from __future__ import annotations
@@ -18,12 +22,19 @@ from darkq_worker.flush import is_hopeless
 
 
 class Standing(NamedTuple):
-    """Who has the lease of a log's job, if anybody has, and the log's last entry: as Redis says it,
-    or an error that it would say for ever.
+    """A log as Redis has it: who holds the job's lease, the log's last entry, and the entry that
+    began the attempt; each empty when there is none, or an error that Redis would repeat.
     """
 
     holder: Any
     last: Any
+    begun: Any
+
+    def holds_another_run(self, log: AttemptLog) -> bool:
+        """Tell whether this attempt was begun by somebody else."""
+        return (
+            isinstance(self.begun, list) and self.begun != [] and self.begun[0][1][1] != log.started
+        )
 
 
 async def load_scripts(connection: AbstractConnection, *, in_cluster: bool) -> None:
@@ -42,16 +53,23 @@ async def ask_standings(
     for log in logs:
         commands.append(("GET", log.keys.in_progress))
         commands.append(("XREVRANGE", log.keys.events, "+", "-", "COUNT", 1))
+        begun_at = str(Cursor(log.attempt, 0))
+        commands.append(("XRANGE", log.keys.events, begun_at, begun_at))
     await _send(connection, commands)
-    return {log: Standing(await _reply(connection), await _reply(connection)) for log in logs}
+    standings: dict[AttemptLog, Standing] = {}
+    for log in logs:
+        replies = [await _reply(connection) for _ in Standing._fields]
+        standings[log] = Standing(*replies)
+    return standings
 
 
 def go_on(log: AttemptLog, standing: Standing) -> None:
     """Go on after a log's last entry, or lose it to whoever has its job by now."""
-    holder, last = standing
+    holder, last, _ = standing
     try:
         # A server that forgot our claim may have given its number to somebody else.
-        if isinstance(last, Exception) or holder not in (None, log.token.encode()):
+        is_ours = holder in (None, log.token.encode()) and not standing.holds_another_run(log)
+        if isinstance(last, Exception) or not is_ours:
             log.lose()
         else:
             log.resume(Cursor.parse(last[0][0]) if last else None)

@@ -1,9 +1,9 @@
 """What is written to one server: one flush at a time.
 
 After a lost connection nobody knows what Redis took, and a Redis that restarted, or another that
-took its place, may have forgotten what was acknowledged. So nothing is sent over a new connection
-until every log has been asked where it stands, and whose its job is; then the writer goes on from
-there.
+took its place, may have forgotten what was acknowledged, or have another run's events in its place.
+So nothing is sent over a new connection until every log has been asked where it stands, which run
+it holds and whose its job is; then the writer goes on from there.
 
 The task only connects. Flushes and their replies are plain calls from the event loop: to wake a
 task for each costs more than all else that is done for a chunk.
@@ -189,6 +189,8 @@ class ServerWriter:
                 go_on(log, standing)
                 if log.has_work:
                     self._dirty[log] = None
+                if standing.holds_another_run(log) and (ending := self.remove(log)) is not None:
+                    self._on_settled(ending, False)
 
     def _flush_after(self, delay_s: float) -> None:
         if self._line is None:
