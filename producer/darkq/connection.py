@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from redis.asyncio import BlockingConnectionPool, SSLConnection
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from darkq.errors import ConfigurationError, RedisFull, RedisUnavailable
+from darkq.errors import ConfigurationError, DarkqError, RedisFull, RedisUnavailable
 from darkq.redis_url import Address, RedisUrl, parse
 from darkq.sentinel import TO_MASTER, Sentinels
 from darkq.settings import Settings
@@ -85,6 +85,8 @@ async def speaking_darkq() -> AsyncIterator[None]:
     """
     try:
         yield
+    except DarkqError:  # some of them are an OSError too
+        raise
     except (RedisError, OSError) as error:
         if not isinstance(error, RedisError) or is_away(error):
             raise RedisUnavailable(brief(error)) from error

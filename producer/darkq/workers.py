@@ -48,5 +48,5 @@ async def live_workers(redis: Redis) -> list[str]:
     alive = [id_ for id_, record in zip(ids, records, strict=True) if record is not None]
     if len(alive) < len(ids):
         with suppress(NoPermissionError):  # whoever may only read leaves that to others
-            await redis.srem(WORKERS, *set(ids).difference(alive))
+            await redis.execute_command("SREM", WORKERS, *set(ids).difference(alive))
     return alive

@@ -58,8 +58,8 @@ async def test_redis_frozen_past_the_lease_costs_no_attempt_and_no_call(
     for _ in range(2):
         await freeze(redis_server, FROZEN_S)
         await wait_until("the leases to be taken up again", lambda: held_by_all(redis, keys))
-        lost = [await redis.hmget(each.state, ["lost"]) for each in keys]
-        assert lost == [[None]] * JOBS
+        lost = [await redis.execute_command("HGET", each.state, "lost") for each in keys]
+        assert lost == [None] * JOBS
     for job in jobs:
         await job.result(timeout_s=20)
         events = [event async for event in job.events()]
