@@ -170,6 +170,7 @@ class LeasedWorker(Worker):
                 stack.enter_context(self._live.listening(names.wake(partition), sink))
             orders = names.worker_orders(self._worker_id)
             stack.enter_context(self._live.listening(orders, self._draining))
+            await self._claiming.claim_due()  # asked twice, the first time: it learns the time
             self._say("worker ready", jobs_at_once=self.max_jobs)
             while True:
                 await self._poll_iteration()
