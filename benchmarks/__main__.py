@@ -26,7 +26,7 @@ NAMES = (
 )
 ON_REQUEST = (
     *("admissions", "costs", "gateway", "long_batches", "peers", "predicted"),
-    *("scaling", "server", "soak"),
+    *("scaling", "server", "soak", "tls"),
 )
 REPETITIONS = 3
 QUICK_SCALE = 0.2

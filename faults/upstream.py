@@ -20,7 +20,16 @@ from faults.check import Tally, Watch, judge
 from faults.stage import Setup, Stage
 from faults.suite import Fault
 from support.darkai_frames import BEGIN, END, chunk, error, final
-from support.scripted_http import RESET, STALL, Repeat, ScriptedServer, Step, chunked, head
+from support.scripted_http import (
+    NEXT_REQUEST,
+    RESET,
+    STALL,
+    Repeat,
+    ScriptedServer,
+    Step,
+    chunked,
+    head,
+)
 
 TRIES = 3
 IDLE_TIMEOUT_S = 0.4
@@ -38,6 +47,7 @@ _TOUCHY = Setup(
         "retry_max_s": 0.05,
     }
 )
+_HASTY = Setup(worker={"retry_base_s": 0.02, "retry_max_s": 0.05})
 _WORDS = ["One ", "two, ", "three 🌱 ", "four."]
 _TEXT = "".join(_WORDS)
 _GOOD = [head(), BEGIN, *map(chunk, _WORDS), END, final(_TEXT)]
@@ -186,7 +196,44 @@ async def reset_everywhere(stage: Stage, rng: Random) -> Tally:
     return total
 
 
+async def closed_when_reused(stage: Stage, rng: Random) -> Tally:
+    """A kept connection, closed or reset at every byte of the next answer that comes over it.
+
+    Before the first byte the call is sent once more, unnoticed; after it, it costs a try. Red when
+    `CallConnection.is_unheard` is always true: a call is made twice; always false: a try is burnt.
+    """
+    await stage.crew(1)
+    body = b"".join([BEGIN, *map(chunk, _WORDS), END, final(_TEXT)])
+    answer = head(transfer_encoding="chunked") + chunked(body) + b"0\r\n\r\n"
+    kept: list[Step] = [answer, NEXT_REQUEST]
+    step = 1 if stage.full else SHORT_STRIDE
+    offsets = [0, *range(1 + rng.randrange(step), len(answer), step)]
+    room = asyncio.Semaphore(SIDE_BY_SIDE)
+
+    async def at(offset: int, end: list[Step]) -> Tally:
+        cut: list[Step] = [answer[:offset]] if offset else []
+        async with room, ScriptedServer(kept, [*cut, *end], kept) as server:
+            tally = Tally()
+            for _ in range(2):
+                watch = await stage.submit(tries=2, proxy=server.url)
+                await _completes(watch, _TEXT, tally)
+            repeated = len(server.requests) - 2 - len(watch.retries)
+            unheard = offset == 0 or (bool(end) and repeated == 1)  # it may overtake bytes
+            tally.require(repeated == int(unheard), f"{repeated} calls repeated at byte {offset}")
+            tally.require(not (unheard and watch.retries), "an unheard call burns no try")
+            shared = server.requests[0].connection == server.requests[1].connection
+            tally.require(shared, "the second call is sent over the kept connection")
+            return tally
+
+    total = Tally()
+    ends: list[list[Step]] = [[], [RESET]]
+    for tally in await asyncio.gather(*(at(offset, end) for offset in offsets for end in ends)):
+        total.add(tally)
+    return total
+
+
 FAULTS = [
+    Fault("upstream closes a kept connection", closed_when_reused, 1, _HASTY),
     Fault("upstream: reset at every byte", reset_everywhere, 1, _TOUCHY),
     *(Fault(f"upstream {case.name}", partial(misbehaving, case), 2, _TOUCHY) for case in CASES),
     Fault("upstream redirects elsewhere", redirected, 2, _TOUCHY),

@@ -6,6 +6,7 @@ A room of routes is a module with `routes() -> list[web.RouteDef]`; add it to `R
   calls in `caller_of(request)`; they touch a job only by way of `ownership.owned_job`;
 - raise `ApiError` or any `DarkqError`, and never build an error response: `errors` does, in the
   shape of the path (`errors.SHAPES`);
+- say `allow_head=False` in their route if they ever return another response than `web.Response`;
 - read bodies with `bodies.read_json`, and send events with `STREAMS.open` (`sse_response`);
 - need an API key unless they are marked `@public` (`auth`);
 - stand in the document of `openapi`, with every status that they may answer.
@@ -15,7 +16,6 @@ What needs a beginning and an end, hangs itself into `app.cleanup_ctx`.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 
 from aiohttp import web
@@ -25,11 +25,15 @@ from darkq_gateway import health, job_events, jobs, metrics, openapi, tracing
 from darkq_gateway.auth import AUTH, Auth
 from darkq_gateway.board import overview, page
 from darkq_gateway.board.overview import OVERVIEWS, Overviews
-from darkq_gateway.context import CLIENT, REQUEST_ID, ROUTE, SETTINGS, STREAMS
+from darkq_gateway.bodies import on_expect, refuse_encoded
+from darkq_gateway.connection import refuse_streaming_to_head
+from darkq_gateway.context import CLIENT, ROUTE, SETTINGS, STREAMS, identify
 from darkq_gateway.counting import TALLY, count_response
 from darkq_gateway.door import Door
 from darkq_gateway.errors import errors
 from darkq_gateway.openai import batches, chat, files, models, responses
+from darkq_gateway.openai.file_expiry import file_expiry
+from darkq_gateway.openai.file_quota import QUOTA, FileQuota
 from darkq_gateway.openai.files import FILES
 from darkq_gateway.openai.foreground import DEPARTURES, Departures
 from darkq_gateway.sse_response import Streams
@@ -59,7 +63,13 @@ def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> we
     auth = Auth(client, is_open=is_open)
     app = web.Application(
         # From the outermost: whatever goes wrong further in becomes an answer in `errors`.
-        middlewares=[*tracing.middlewares(), errors, door.let_in, auth.authenticate],
+        middlewares=[
+            *tracing.middlewares(),
+            errors,
+            door.let_in,
+            refuse_encoded,
+            auth.authenticate,
+        ],
         client_max_size=settings.gateway_max_body_bytes,
     )
     app[CLIENT] = client
@@ -67,12 +77,15 @@ def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> we
     app[AUTH] = auth
     app[TALLY] = tally = Tally()
     app[STREAMS] = streams = Streams(settings, tally)
-    app[FILES] = Files(settings)
+    app[FILES] = files_of_all = Files(settings)
+    app[QUOTA] = FileQuota(files_of_all, settings)
     app[DEPARTURES] = departures = Departures(app)
     app[OVERVIEWS] = overviews = Overviews(client)
-    app.cleanup_ctx.append(auth.keep_places)
+    app.cleanup_ctx.append(auth.attend)
     app.cleanup_ctx.append(overviews.run)
     app.cleanup_ctx.append(departures.run)
+    app.cleanup_ctx.append(file_expiry(client, files_of_all))
+    app.on_response_prepare.append(refuse_streaming_to_head)
     app.on_response_prepare.append(_mark)
     app.on_response_prepare.append(door.mark)
 
@@ -81,7 +94,9 @@ def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> we
 
     app.on_shutdown.append(drain)
     for routes in ROOMS:
-        app.add_routes(routes())
+        for route in routes():
+            options = {"expect_handler": on_expect, **route.kwargs}
+            web.RouteDef(route.method, route.path, route.handler, options).register(app.router)
     return app
 
 
@@ -90,8 +105,4 @@ async def _mark(request: web.Request, response: web.StreamResponse) -> None:
     resource = request.match_info.route.resource
     request[ROUTE] = resource.canonical if resource is not None else "?"
     count_response(request.app[TALLY], request, request[ROUTE], response.status)
-    request[REQUEST_ID] = request_id = secrets.token_hex(8)
-    response.headers["X-Request-Id"] = request_id
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Server"] = "darkq"
-    response.headers.setdefault("Cache-Control", "no-store")
+    identify(request, response)

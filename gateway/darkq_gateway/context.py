@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.http import HttpVersion
 
-from darkq import ApiKey, Client, Settings
+from darkq import ApiKey, Client, Job, Settings
 from darkq_gateway.errors import ApiError
 from darkq_gateway.sse_response import Streams
 
@@ -36,6 +38,18 @@ class Caller:
             raise ApiError(403, "model_not_allowed", "this key may not use that model", "model")
         return model
 
+    def check_job(self, job: Job) -> None:
+        """Raise `ApiError` for a job, made by another key of the tenant, that this may not run."""
+        allowed = self.key.models if self.key else ()
+        if allowed and job.model not in allowed:
+            raise ApiError(403, "model_not_allowed", "this key may not use that model", "model")
+        self.check_prompt(job.prompt_bytes)
+
+    @property
+    def limits_jobs(self) -> bool:
+        """Whether there are jobs of the tenant that this key may not run."""
+        return self.key is not None and bool(self.key.models or self.key.max_prompt_bytes)
+
     def body_limit(self, limit_bytes: int) -> int:
         """Return how large a body may be: as the deployment allows, or as the key does, if less."""
         own = self.key.max_body_bytes if self.key else None
@@ -58,6 +72,9 @@ ROUTE = web.RequestKey("route", str)
 REQUEST_ID = web.RequestKey("request_id", str)
 """Stands in the response and the log."""
 
+UNSUPPORTED_VERSION = web.RequestKey("unsupported_version", HttpVersion)
+"""Set on a request whose version of HTTP is not 1.0 or 1.1."""
+
 TRACE_ID = web.RequestKey("trace_id", str)
 """Stands in the log, where the process traces."""
 
@@ -65,3 +82,12 @@ TRACE_ID = web.RequestKey("trace_id", str)
 def caller_of(request: web.Request) -> Caller:
     """Return who calls."""
     return request[CALLER]
+
+
+def identify(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Set the headers that every response has."""
+    request[REQUEST_ID] = request_id = secrets.token_hex(8)
+    response.headers["X-Request-Id"] = request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Server"] = "darkq"
+    response.headers.setdefault("Cache-Control", "no-store")

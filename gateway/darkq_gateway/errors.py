@@ -47,6 +47,21 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
 
+def internal_error() -> ApiError:
+    """Return the answer to an error that was not foreseen."""
+    return ApiError(500, "internal_error", "something went wrong here")
+
+
+def unreadable() -> ApiError:
+    """Return the answer to what is no HTTP."""
+    return ApiError(400, "bad_request", "the request is not valid HTTP")
+
+
+def unsupported_version() -> ApiError:
+    """Return the answer to a version of HTTP after 1.1."""
+    return ApiError(505, "http_version_not_supported", "this version of HTTP is not spoken here")
+
+
 def not_found() -> ApiError:
     """Return the one answer for a job that is unknown, gone, or another tenant's."""
     return ApiError(404, "job_not_found", "no such job: unknown, or its result has expired")
@@ -59,6 +74,10 @@ _ALIKE: Mapping[type[BaseException], tuple[int, str, str, float | None]] = {
     darkq.RedisFull: (503, "unavailable", "the queue cannot be reached", 2),
     darkq.NotReplicated: (503, "not_replicated", "stored, but on too few servers so far", None),
     darkq.FileStoreUnavailable: (503, "unavailable", "the store of files does not answer", 2),
+    darkq.JobUnfinished: (409, "job_unfinished", "the job has not ended; cancel it first", None),
+    darkq.CorruptRecord: (409, "corrupt_record", "what is stored of this cannot be read", None),
+    # Another gateway may be as new as the record: so 503, and it is worth while to come again.
+    darkq.NewerRecord: (503, "newer_record", "a newer version of darkq has written this", 10),
     darkq.BatchNotFound: (404, "batch_not_found", "no such batch", None),
     darkq.FileNotFound: (404, "file_not_found", "no such file", None),
 }
@@ -72,7 +91,9 @@ def error_of(error: BaseException) -> ApiError | None:
         return ApiError(status, code, message, retry_after_s=retry_after_s)
     match error:
         case ApiError():
-            return error
+            # Its frames refer to it, and would keep the body of the request until the next full
+            # collection of garbage.
+            return error.with_traceback(None)
         case darkq.InvalidJob():
             return ApiError(422, "invalid_job", error.reason, error.field)
         case darkq.JobNotFound():
@@ -131,7 +152,12 @@ def shape_of(path: str) -> Callable[[ApiError], dict[str, Any]]:
     return native_shape
 
 
-def respond_error(request: web.Request, error: ApiError) -> web.Response:
+def has_begun(request: web.BaseRequest) -> bool:
+    """Tell whether a byte of a response has been sent, so that there can be no other one."""
+    return request.writer.output_size > 0
+
+
+def respond_error(request: web.BaseRequest, error: ApiError) -> web.Response:
     """Return an error as the response to a request, in the shape of its path."""
     headers = dict(error.headers)
     if error.status == HTTPStatus.CONFLICT:  # OpenAI's SDK would ask again
@@ -149,17 +175,30 @@ def respond_error(request: web.Request, error: ApiError) -> web.Response:
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error of a handler that has not begun to answer yet."""
+    """Answer every error of a handler.
+
+    After a response has begun only the end of the connection can tell of one: then this raises
+    `ConnectionResetError`, and `Connection` aborts.
+    """
     try:
         return await handler(request)
     except Exception as error:
+        if isinstance(error, ConnectionError) and _has_left(request):
+            raise
         known = error_of(error)
         if known is None:
-            if isinstance(error, ConnectionError):  # the client has gone
-                raise
             log_bug(error)
-            known = ApiError(500, "internal_error", "something went wrong here")
+            known = internal_error()
+        if has_begun(request):
+            route = request.match_info.route.resource
+            where = route.canonical if route is not None else "?"
+            logger.warning(darkq.LogLine("response cut off", route=where, code=known.code))
+            raise ConnectionResetError from None
         return respond_error(request, known)
+
+
+def _has_left(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def log_bug(error: BaseException) -> None:

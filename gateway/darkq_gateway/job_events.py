@@ -22,7 +22,7 @@ from darkq_gateway.ownership import owned_job
 
 
 def routes() -> list[web.RouteDef]:
-    return [web.get("/jobs/{job_id}/events", events)]
+    return [web.get("/jobs/{job_id}/events", events, allow_head=False)]
 
 
 async def events(request: web.Request) -> web.StreamResponse:

@@ -21,6 +21,7 @@ from darkq_gateway.bodies import read_json
 from darkq_gateway.context import CLIENT, Caller, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.ownership import owned_job
+from darkq_gateway.queries import decimal, integer
 
 MAX_JOBS_PER_BATCH = 1000
 MAX_LISTED = 200
@@ -123,7 +124,7 @@ def _checked(batch: JobBatch, caller: Caller) -> list[Job]:
 
 async def latest(request: web.Request) -> web.Response:
     """How the caller's latest jobs stand, the newest first."""
-    limit = int(_number(request, "limit", default=50, least=1, most=MAX_LISTED))
+    limit = integer(request, "limit", default=50, least=1, most=MAX_LISTED)
     jobs = await request.app[CLIENT].jobs(tenant=caller_of(request).tenant, limit=limit)
     return as_json(JobList(jobs=jobs))
 
@@ -135,7 +136,7 @@ async def status(request: web.Request) -> web.Response:
 
 async def result(request: web.Request) -> web.Response:
     """A job's answer; `wait_s` waits for it. 202 and the status while there is none."""
-    wait_s = _number(request, "wait_s", default=0, least=0, most=MAX_WAIT_S)
+    wait_s = decimal(request, "wait_s", default=0, least=0, most=MAX_WAIT_S)
     job = await owned_job(request)
     if wait_s == 0 and job.status.state not in ("completed", "failed", "cancelled"):
         return as_json(job.status, 202)
@@ -160,8 +161,10 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 async def retry(request: web.Request) -> web.Response:
-    """Run a job again that has failed."""
-    job = await owned_job(request)
+    """Run a job again that has failed. The limits of the key that asks apply, as to a new job."""
+    job, caller = await owned_job(request), caller_of(request)
+    if caller.limits_jobs:
+        caller.check_job(await job.handle.kept_job())
     return as_json(await job.handle.retry())
 
 
@@ -173,16 +176,3 @@ def as_json(value: Any, status: int = 200, headers: dict[str, str] | None = None
         content_type="application/json",
         headers=headers,
     )
-
-
-def _number(request: web.Request, name: str, *, default: float, least: float, most: float) -> float:
-    """Return a number of the query. Raises `ApiError`."""
-    text = request.query.get(name)
-    try:
-        number = default if text is None else float(text)
-    except ValueError:
-        number = -1.0
-    if not least <= number <= most:
-        reason = f"must be a number from {least:g} to {most:g}"
-        raise ApiError(422, "invalid_query", reason, name)
-    return number

@@ -28,9 +28,11 @@ _ANYWHERE = {
     400: "The request is no good HTTP, or its body no JSON.",
     401: "A valid API key is needed.",
     403: "The key, or the page that calls, may not do that.",
+    417: "`Expect` asks for more than 100-continue.",
     421: "The server does not go by that name.",
     429: "The key calls too often, or too much at once; `Retry-After` says when to come again.",
     503: "The queue is full or cannot be reached; `Retry-After` says when to come again.",
+    505: "The request is of a version of HTTP after 1.1.",
 }
 _BODY = {
     408: "The body did not arrive in time.",
@@ -39,7 +41,10 @@ _BODY = {
     422: "A value is wrong; `field` names it.",
 }
 _QUERY = {422: "A value is wrong; `field` names it."}
-_JOB = {404: "No such job: unknown, another tenant's, or all of it has expired."}
+_JOB = {
+    404: "No such job: unknown, another tenant's, or all of it has expired.",
+    409: "What is stored of the job cannot be read.",
+}
 
 
 def routes() -> list[web.RouteDef]:
@@ -111,7 +116,7 @@ def _paths() -> dict[str, Any]:
             "parameters": [_JOB_ID],
             "get": _operation(
                 "A job's answer", result,
-                _ANYWHERE | _JOB | _QUERY | {409: "The job failed, or was cancelled."},
+                _ANYWHERE | _JOB | _QUERY | {409: "It failed, was cancelled, or cannot be read."},
                 parameters=[wait_s],
             ),
         },
@@ -128,7 +133,10 @@ def _paths() -> dict[str, Any]:
             "parameters": [_JOB_ID],
             "post": _operation(
                 "Run a failed job again", status,
-                _ANYWHERE | _JOB | {409: "It has not failed, or is not kept any more."},
+                _ANYWHERE | _JOB | {
+                    409: "It has not failed, is not kept any more, or cannot be read.",
+                    413: "The prompt is larger than this key allows.",
+                },
             ),
         },
         "/healthz": {"get": _operation("Does the process answer?", alive, {})},

@@ -15,13 +15,14 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
 from darkq import (
     Client,
     ConfigurationError,
+    Files,
     LogLine,
     Settings,
     exporting_traces,
@@ -29,12 +30,20 @@ from darkq import (
 )
 from darkq_gateway.access_log import AccessLogger, WithoutTexts
 from darkq_gateway.app import make_app
+from darkq_gateway.connection import Connection, read_as_http_1_1
 from darkq_gateway.door import bracketed
 
 logger = logging.getLogger("darkq.gateway")
 
 KEEPALIVE_S = 75.0
 BACKLOG = 1024
+
+LINGER_S = 0.5
+"""How long the rest of a body is read and thrown away once its request has been answered.
+
+With unread bytes in its buffer the kernel would answer the client's next segment with a reset, and
+the client could lose an answer that it has not read yet.
+"""
 
 _WITHOUT_TEXTS = WithoutTexts()
 
@@ -45,6 +54,7 @@ async def gateway(settings: Settings) -> AsyncIterator[str]:
 
     Raises `ConfigurationError` where it may not or cannot listen, and `RedisUnavailable`.
     """
+    Files(settings).check()
     async with Client(settings=settings) as client:
         is_open = not await client.api_keys.exist()
         if is_open and not _is_loopback(settings.gateway_host):
@@ -63,6 +73,8 @@ async def gateway(settings: Settings) -> AsyncIterator[str]:
             handler_cancellation=True,  # a reader that leaves ends its tail, and nothing else
             shutdown_timeout=settings.gateway_drain_s,
             keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGER_S,
+            auto_decompress=False,  # `bodies.refuse_encoded` answers 415
         )
         await runner.setup()
         try:
@@ -101,25 +113,34 @@ class _Site(web.TCPSite):
 
     def __init__(self, runner: web.AppRunner, settings: Settings) -> None:
         super().__init__(runner, settings.gateway_host, settings.gateway_port, backlog=BACKLOG)
-        self._most = settings.gateway_max_connections
+        self._settings = settings
 
     async def start(self) -> None:
         await web.BaseSite.start(self)
         server = self._runner.server
         assert server is not None  # noqa: S101  set up by now
+        server.request_factory = read_as_http_1_1(server.request_factory)
+        loop = asyncio.get_running_loop()
 
         def connect() -> asyncio.BaseProtocol:
-            return server() if len(server.connections) < self._most else _Refusal()
+            if len(server.connections) >= self._settings.gateway_max_connections:
+                return _Refusal()
+            return Connection(
+                server,
+                read_timeout_s=self._settings.gateway_read_timeout_s,
+                write_timeout_s=self._settings.gateway_write_timeout_s,
+                loop=loop,
+                **server._kwargs,  # what the runner was given for aiohttp's own
+            )
 
-        self._server = await asyncio.get_running_loop().create_server(
+        self._server = await loop.create_server(
             connect, self._host, self._port, backlog=self._backlog
         )
 
 
 class _Refusal(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+        cast(asyncio.Transport, transport).abort()  # uvloop's is none by its class
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> str:

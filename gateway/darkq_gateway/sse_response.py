@@ -11,7 +11,7 @@ When nothing is sent at all the answer is 204, which tells an EventSource not to
 
 Nothing is buffered here. While a socket takes no more, `send` waits, and the tail behind it is
 not read: it forgets its messages and goes on from the event log later. A socket that takes
-nothing for `DARKQ_GATEWAY_WRITE_TIMEOUT_S` is closed.
+nothing is closed by its `Connection`.
 
 When the process is told to stop, streams end as if complete, between two events, and readers come
 again with the id of their last event.
@@ -30,7 +30,14 @@ from aiohttp import web
 
 from darkq import Settings, Tally
 from darkq_gateway.counting import RELAY
-from darkq_gateway.errors import ApiError, error_of, log_bug, shape_of
+from darkq_gateway.errors import (
+    ApiError,
+    error_of,
+    has_begun,
+    internal_error,
+    log_bug,
+    shape_of,
+)
 
 BEGIN_S = 0.2
 PIECE_BYTES = 256 << 10
@@ -52,7 +59,6 @@ class EventStream:
         self._request = request
         self._tally = tally
         self._heartbeat_s = settings.gateway_heartbeat_s
-        self._write_timeout_s = settings.gateway_write_timeout_s
         self._one_at_a_time = asyncio.Lock()
         self._last_sent_s = 0.0
         # Told when to come back before anything is lost, and not all at once. A `retry` without
@@ -62,7 +68,7 @@ class EventStream:
     @property
     def begun(self) -> bool:
         """Whether the response has begun, so that its status cannot be changed any more."""
-        return self._response.prepared
+        return has_begun(self._request)
 
     @property
     def response(self) -> web.StreamResponse:
@@ -101,24 +107,21 @@ class EventStream:
         known = error_of(error)
         if known is None:
             log_bug(error)
-            known = ApiError(500, "internal_error", "something went wrong here")
+            known = internal_error()
         body = msgspec.json.encode(shape_of(self._request.path)(known))
         await self.send(b"data: %b\n\n" % body)
 
     async def _write(self, data: bytes) -> None:
         async with self._one_at_a_time:
             try:
-                async with asyncio.timeout(self._write_timeout_s):
-                    await self._response.prepare(self._request)
-                # Piece by piece, so that a reader that is slow but takes some has time for all. Cut
-                # off in between, the last event has no blank line, and is none.
+                await self._response.prepare(self._request)
+                # Piece by piece, since the transport copies what the socket does not take. Cut off
+                # in between, the last event has no blank line, and is none.
                 for start in range(0, len(data), PIECE_BYTES):
-                    async with asyncio.timeout(self._write_timeout_s):
-                        await self._response.write(data[start : start + PIECE_BYTES])
-            except TimeoutError:
-                if self._request.transport is not None:
-                    self._request.transport.abort()
-                raise ConnectionResetError("the reader takes nothing any more") from None
+                    await self._response.write(data[start : start + PIECE_BYTES])
+                    await self._request.writer.drain()
+            except ConnectionError:  # of whatever kind: a drain does not say which
+                raise ConnectionResetError("the reader has gone") from None
             self._last_sent_s = asyncio.get_running_loop().time()
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from redis import Redis
 
 from darkq import local_socket
-from darkq.errors import ConfigurationError, DarkqError
+from darkq.errors import DarkqError
+from darkq.private_files import make_ours_alone
 
 if TYPE_CHECKING:
     from darkq_local.file_lock import FileLock
@@ -64,20 +65,7 @@ class ServerFiles:
         self.pid = self.data / "redis.pid"
         self.log = home / "redis.log"
         for directory in (home, self.data, self.socket.parent):
-            _make_ours_alone(directory)
-
-
-def _make_ours_alone(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ours = local_socket.is_ours_alone(directory)
-    except OSError as error:
-        raise ConfigurationError("DARKQ_STATE_DIR", f"{directory}: {error.strerror}") from error
-    if not ours or not os.access(directory, os.W_OK | os.X_OK):
-        raise ConfigurationError(
-            "DARKQ_STATE_DIR",
-            f"{directory} must be a directory (not a link) of yours that only you can write to",
-        )
+            make_ours_alone(directory)
 
 
 def start(files: ServerFiles, binary: ServerBinary, lock: FileLock) -> None:

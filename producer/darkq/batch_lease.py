@@ -18,6 +18,7 @@ from darkq.connection import speaking_darkq
 from darkq.errors import BatchNotFound, BatchTaken, InvalidJob
 from darkq.job import checked_metadata, checked_name
 from darkq.keys import BatchKeys, batches
+from darkq.plain import plain
 from darkq.transport import UNAVAILABLE
 
 LEASE_S = 15.0
@@ -88,6 +89,7 @@ def made_with(
     *, name: str | None, window: int, metadata: Mapping[str, str] | None, ttl_ms: int
 ) -> dict[str, str | int]:
     """Return the fields of a new batch. Raises `InvalidJob`."""
+    window = plain(window)
     if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= MAX_WINDOW:
         raise InvalidJob("window", f"must be a whole number from 1 to {MAX_WINDOW:,}")
     return {

@@ -53,6 +53,10 @@ from darkq.workers import live_workers
 class Client:
     """A producer's and reader's connection to darkq. Safe to share among tasks of one loop.
 
+    It belongs to the event loop that uses it first; in another one every call of it, and of the
+    handles that it gave out, raises `RuntimeError`. Where each request has a loop of its own, as
+    in Flask's and Django's async views under WSGI, use `darkq.sync.Client`.
+
     Connects on first use. Close it with `aclose()`, or use it as a context manager.
     """
 
@@ -66,6 +70,7 @@ class Client:
             settings = settings.model_copy(update={"redis_url": SecretStr(redis_url)})
         self._settings = settings
         servers = servers_of(settings)
+        self._loop = servers.loop
         self._redis = servers.client()
         self._live = Live(servers, patience_s=settings.redis_patience_s)
         self._orders = Orders(self._redis, settings)
@@ -116,6 +121,7 @@ class Client:
 
     async def enqueue_job(self, job: Job, *, idempotency_key: str | None = None) -> JobHandle:
         """Store a job that `Job.create` has made; else as `enqueue`."""
+        self._loop.check()
         keys, duplicate = await self._orders.put(job, idempotency_key)
         return self._handle(keys, duplicate=duplicate)
 
@@ -275,6 +281,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Send what waits, and close all connections."""
+        self._loop.check()
         await self._orders.aclose()
         await self._live.aclose()
         await self._redis.aclose()

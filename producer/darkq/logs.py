@@ -5,7 +5,8 @@
 
 Facts stand beside what happened: `logger.info(LogLine("job ended", job=…))`, which reads like that
 in anybody's format. A line is one line whatever is in it: what cannot be printed is escaped. Of an
-exception its type and its places are told, and never its text, which may quote a prompt.
+exception its type and its places are told, and never its text, which may quote a prompt. Of one of
+Python's warnings its category and its place are told, once.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias
 
 from darkq.tracing import current_ids
 
 LogFormat: TypeAlias = Literal["console", "json"]
+
+_warnings_logger = logging.getLogger("py.warnings")
 
 _MAX_FRAMES = 12
 _MAX_ERRORS = 8
@@ -45,10 +49,10 @@ class LogLine:
 
 def set_up(log_format: LogFormat, level: str) -> None:
     """Log on stderr, Python's warnings included. Handlers that a program already has stay alone."""
+    _log_warnings()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FORMATTERS[log_format]())
     logging.basicConfig(level=level, handlers=[handler])
-    logging.captureWarnings(True)
 
 
 class Console(logging.Formatter):
@@ -79,6 +83,29 @@ FORMATTERS: dict[LogFormat, type[logging.Formatter]] = {"console": Console, "jso
 def described(error: BaseException) -> str:
     """Tell an exception without its text: its type, and where it came by, the innermost first."""
     return " from ".join(map(_one, _chain(error)))
+
+
+def _log_warnings() -> None:
+    """Log Python's warnings without their texts, which may quote what a client has sent."""
+    shown = set[tuple[str, str, int]]()  # as many as there are places in the code
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        where = (category.__name__, filename, lineno)
+        if where not in shown:
+            shown.add(where)
+            place = f"{filename}:{lineno}"
+            _warnings_logger.warning(LogLine("python warning", category=where[0], at=place))
+
+    warnings.showwarning = show
+    # "default", what applies otherwise, would keep each text for good in a `__warningregistry__`.
+    warnings.simplefilter("always", append=True)
 
 
 def _time(record: logging.LogRecord) -> str:

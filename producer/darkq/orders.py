@@ -21,6 +21,7 @@ from darkq.event import Cursor
 from darkq.group_commit import GroupCommit
 from darkq.job import Job, Priority
 from darkq.keys import (
+    PRIORITIES,
     BatchKeys,
     JobKeys,
     control,
@@ -31,6 +32,7 @@ from darkq.keys import (
     wake,
 )
 from darkq.listing import MAX_LISTED
+from darkq.plain import plain
 from darkq.record import Arguments, JobRecord, encode
 from darkq.scripts import Argument
 from darkq.settings import Settings
@@ -39,25 +41,45 @@ from darkq.tracing import NOTHING, TraceContext, enqueueing
 MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 _REFUSED = (b"full", b"closed", b"memory")
+_NOT_PLAIN = "holds something else than plain data: make it with Job.create"
 
 
 class _Order(NamedTuple):
-    """A job on its way into Redis."""
+    """A job on its way into Redis, encoded: what cannot be is its own caller's error alone."""
 
     keys: JobKeys
-    job: Job
-    idempotency_key: str | None
-    carried: TraceContext = NOTHING
+    priority: Priority
+    tenant: str | None
+    record: bytes
+    idempotency_key: str | None = None
+    digest: str = ""
 
-    def record(self, now_ms: int) -> bytes:
-        return encode(
-            JobRecord(
-                k=Arguments(self.job),
-                et=now_ms,
-                traceparent=self.carried.traceparent or UNSET,
-                tracestate=self.carried.tracestate or UNSET,
-            )
+    @classmethod
+    def of(
+        cls,
+        keys: JobKeys,
+        job: Job,
+        carried: TraceContext = NOTHING,
+        idempotency_key: str | None = None,
+    ) -> _Order:
+        """Encode a job. Raises `InvalidJob` for one made by hand that is no plain data."""
+        record = JobRecord(
+            k=Arguments(job),
+            et=int(time.time() * 1000),
+            traceparent=carried.traceparent or UNSET,
+            tracestate=carried.tracestate or UNSET,
         )
+        try:
+            data = encode(record)
+            digest = _digest(job) if idempotency_key is not None else ""
+        except (TypeError, ValueError, RecursionError):
+            raise InvalidJob("job", _NOT_PLAIN) from None
+        if job.priority not in PRIORITIES or type(job.tenant) not in (str, type(None)):
+            raise InvalidJob("job", _NOT_PLAIN)
+        return cls(keys, job.priority, job.tenant, data, idempotency_key, digest)
+
+    def __repr__(self) -> str:
+        return f"_Order({self.keys.public_id})"
 
 
 class _Receipt(NamedTuple):
@@ -107,7 +129,7 @@ class Orders:
         for start in range(0, len(jobs), MAX_JOBS_PER_CALL):
             partition = self._any_partition()
             orders = [
-                _Order(JobKeys.new(partition), job, None, carried)
+                _Order.of(JobKeys.new(partition), job, carried)
                 for job in jobs[start : start + MAX_JOBS_PER_CALL]
             ]
             try:
@@ -126,9 +148,7 @@ class Orders:
         `enqueue.lua` names the verdicts. Raises `RedisUnavailable`.
         """
         with enqueueing(count=len(lines)) as span:
-            orders = [
-                _Order(batch.job(line.number), line.job, None, span.carried) for line in lines
-            ]
+            orders = [_Order.of(batch.job(line.number), line.job, span.carried) for line in lines]
             receipts = await self._store(orders, batch.tagged_id, *(line.number for line in lines))
             return [verdict for verdict, _ in receipts]
 
@@ -139,10 +159,10 @@ class Orders:
 
     def _order(self, job: Job, idempotency_key: str | None, carried: TraceContext) -> _Order:
         if idempotency_key is None:
-            return _Order(JobKeys.new(self._any_partition()), job, None, carried)
-        _check_key(idempotency_key)
+            return _Order.of(JobKeys.new(self._any_partition()), job, carried)
+        idempotency_key = _checked_key(idempotency_key)
         partition = partition_of(idempotency_key, self._settings.partitions, job.tenant)
-        return _Order(JobKeys.new(partition), job, idempotency_key, carried)
+        return _Order.of(JobKeys.new(partition), job, carried, idempotency_key)
 
     async def _store(self, orders: Sequence[_Order], *batch: str | int) -> list[_Receipt]:
         """Run the script for orders of one partition. Sent twice it stores once."""
@@ -152,13 +172,10 @@ class Orders:
         remembered: list[str] = []
         args: list[Argument] = []
         for order in orders:
-            keys, job, idempotency_key, _ = order
-            kind = kinds.setdefault((job.priority, job.tenant), len(kinds))
-            digest = ""
-            if idempotency_key is not None:
-                digest = _digest(job)
-                remembered.append(idempotency(partition, idempotency_key, job.tenant))
-            args += (keys.arq_id, order.record(now_ms), kind, digest)
+            kind = kinds.setdefault((order.priority, order.tenant), len(kinds))
+            if order.idempotency_key is not None:
+                remembered.append(idempotency(partition, order.idempotency_key, order.tenant))
+            args += (order.keys.arq_id, order.record, kind, order.digest)
         names = [
             name
             for priority, tenant in kinds
@@ -189,13 +206,14 @@ class Orders:
     ) -> QueueFull | QueueClosed | RedisFull:
         if verdict == b"memory":
             return RedisFull(stored_ids)
-        name = queue(order.keys.partition, order.job.priority)
+        name = queue(order.keys.partition, order.priority)
         if verdict == b"closed":
             return QueueClosed(name, stored_ids)
         return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
 
 
-def _check_key(key: str) -> None:
+def _checked_key(key: str) -> str:
+    key = plain(key)
     if not isinstance(key, str) or not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS:
         reason = f"must be a string of 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters"
         raise InvalidJob("idempotency_key", reason)
@@ -203,7 +221,15 @@ def _check_key(key: str) -> None:
         key.encode()
     except UnicodeEncodeError:
         raise InvalidJob("idempotency_key", "has a lone surrogate") from None
+    return key
 
 
 def _digest(job: Job) -> str:
-    return hashlib.sha256(msgspec.json.encode(job, order="deterministic")).hexdigest()
+    """Return what stands for a job's content: the JSON that has the prompt first.
+
+    In that order all versions have kept it; another would make every key a conflict.
+    """
+    prompt = msgspec.json.encode(job.prompt, order="deterministic")
+    others = msgspec.json.encode(msgspec.structs.replace(job, prompt=""), order="deterministic")
+    others = others.removeprefix(b"{").removesuffix(b'"prompt":""}')  # with a comma at the end
+    return hashlib.sha256(b'{"prompt":' + prompt + (b"," + others)[:-1] + b"}").hexdigest()

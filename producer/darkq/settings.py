@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     files_url: Annotated[str, AfterValidator(_checked_url)] | None = None
     files_max_bytes: Annotated[int, Field(ge=1)] = 200 << 20
     files_max_lines: Count = 50_000
+    files_max_count: Count = 10_000
+    files_max_total_bytes: Count = 10 << 30
+    files_ttl_s: Seconds = 30 * 24 * 3600.0
 
     # The gateway
     gateway_host: str = "127.0.0.1"
@@ -135,6 +138,7 @@ class Settings(BaseSettings):
     gateway_max_readers: Count = 5_000
     gateway_max_body_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
     gateway_read_timeout_s: Seconds = 30.0
+    gateway_min_upload_bytes_per_s: Count = 16 << 10
     gateway_write_timeout_s: Seconds = 30.0
     gateway_heartbeat_s: Seconds = 15.0
     gateway_cancel_grace_s: Annotated[float, Field(ge=0, le=600)] = 2.0

@@ -19,8 +19,12 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 DEFAULT_MAX_BYTES = 1 << 20
+STRAY = "(stray line)"
+"""The `event` of a line that is no field of an event stream, where such lines are asked for."""
+
 _BOM = b"\xef\xbb\xbf"
 _MAX_RETRY_DIGITS = 12
+_FIELDS = frozenset((b"data", b"event", b"id", b"retry", b""))
 
 
 class SSEError(ValueError):
@@ -111,15 +115,21 @@ class LineDecoder:
 
 
 class EventDecoder:
-    """Gathers lines into events. `retry_ms` is the last reconnection time that was sent."""
+    """Gathers lines into events. `retry_ms` is the last reconnection time that was sent.
+
+    The standard ignores a line whose field it does not know. With `keeps_strays` such a line comes
+    at once, as an event of its own named `STRAY`: services put their last words there.
+    """
 
     def __init__(
         self,
         *,
         max_line_bytes: int = DEFAULT_MAX_BYTES,
         max_event_bytes: int = DEFAULT_MAX_BYTES,
+        keeps_strays: bool = False,
     ) -> None:
         self.retry_ms: int | None = None
+        self._keeps_strays = keeps_strays
         self._lines = LineDecoder(max_line_bytes=max_line_bytes)
         self._max_bytes = max_event_bytes
         self._data: bytes | bytearray | None = None
@@ -139,7 +149,8 @@ class EventDecoder:
                 # "Otherwise, the string is not empty but does not contain a colon: use the whole
                 # line as the field name, and the empty string as the field value"
                 name, _, value = line.partition(b":")
-                self._field(name, value.removeprefix(b" "))
+                if not self._field(name, value.removeprefix(b" ")) and self._keeps_strays:
+                    yield ServerSentEvent(line, STRAY, self._id)
             else:  # "If the line is empty (a blank line): dispatch the event"
                 data, event = self._data, self._event
                 self._data, self._event = None, "message"
@@ -160,8 +171,8 @@ class EventDecoder:
         self._data += b"\n"
         self._data += value
 
-    def _field(self, name: bytes, value: bytes) -> None:
-        """§ 9.2.6, "process the field". A comment has the empty name, so nothing knows it."""
+    def _field(self, name: bytes, value: bytes) -> bool:
+        """§ 9.2.6, "process the field"; return whether it is one. A comment has no name."""
         if name == b"data":
             self._add_data(value)
         elif name == b"event":
@@ -170,6 +181,7 @@ class EventDecoder:
             self._id = value.decode(errors="replace")
         elif name == b"retry" and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:
             self.retry_ms = int(value)
+        return name in _FIELDS
 
 
 def encode(data: str, event: str | None = None, id: str | None = None) -> bytes:  # noqa: A002

@@ -91,6 +91,7 @@ class UpstreamSettings(BaseModel):
     timeout_s: Seconds = 600.0
     idle_timeout_s: Seconds = 120.0
     proxy: SecretStr | None = None
+    keeps_connections: bool = True
     sends_trace: bool = False
 
     def find_models(self) -> Models:

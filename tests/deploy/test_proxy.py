@@ -1,162 +1,62 @@
 """The proxies of docs/operate.md as they stand there, with TLS, before a real gateway.
 
 Each event is read before the next one exists: a proxy that holds anything back never gets there.
+Proxies share their connections to the gateway between clients: no client may get a byte of
+another's response.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-import shutil
-import socket
-import ssl
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
-import trustme
 from redis.asyncio import Redis
 
+from darkq import Files, FileStoreUnavailable
 from support.by_hand import Hand, chunk, started
-from support.deployment import OPERATE, need
+from support.http_api import Api
+from support.raw_http import (
+    ConnectionEnded,
+    RawResponse,
+    make_request,
+    read_head,
+    read_response,
+)
+from support.reverse_proxies import NAME, Proxied, caddy, nginx, proxy_before, snippet
 from support.waiting import wait_until
 
-NAME = "darkq.example"
 EVENTS = 20
+ROUNDS = 60
+FORGED = b"<script>forged</script>"
+POISON = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%b" % (
+    len(FORGED),
+    FORGED,
+)
 
-NGINX = """
-daemon off; pid {place}/pid; error_log stderr;
-events {{ worker_connections 256; }}
-http {{
-    access_log off;
-    client_body_temp_path {place}/body; proxy_temp_path {place}/proxy;
-    fastcgi_temp_path {place}/f; uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;
-    {snippet}
-}}
-"""
-CADDY = "{{\n\tadmin off\n\tauto_https off\n\tstorage file_system {place}\n}}\n{snippet}"
+both_proxies = pytest.mark.parametrize("proxy", [nginx, caddy], ids=lambda proxy: proxy.__name__)
 
 
-def snippet(language: str) -> str:
-    """What the document shows in a language."""
-    (text,) = re.findall(rf"```{language}\n(.*?)```", OPERATE.read_text(), re.DOTALL)
-    assert NAME in text
-    return str(text)
-
-
-def replaced(text: str, instead: dict[str, str]) -> str:
-    """Replace what must be another here; each stands there."""
-    for old, new in instead.items():
-        assert old in text
-        text = text.replace(old, new)
-    return text
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@contextmanager
-def running(command: list[str], place: Path) -> Iterator[Path]:
-    """Run a proxy for the length of the block; yields its log."""
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(place)}
-    log = place / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        yield log
-        assert process.poll() is None, log.read_text()
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def nginx(gateway: str, port: int, place: Path, certificate: trustme.LeafCert) -> list[str]:
-    """Write the configuration and return the command."""
-    program = need("nginx", "nginx-light")
-    certificate.private_key_and_cert_chain_pem.write_to_path(str(place / "both.pem"))
-    instead = {
-        "127.0.0.1:8080": urlsplit(gateway).netloc,
-        "listen 443": f"listen 127.0.0.1:{port}",
-        f"/etc/ssl/{NAME}.pem": str(place / "both.pem"),
-        f"/etc/ssl/private/{NAME}.key": str(place / "both.pem"),
-    }
-    text = replaced(snippet("nginx"), instead)
-    (place / "config").write_text(NGINX.format(place=place, snippet=text))
-    return [program, "-p", str(place), "-c", str(place / "config")]
-
-
-def caddy(gateway: str, port: int, place: Path, certificate: trustme.LeafCert) -> list[str]:
-    """Write the configuration and return the command."""
-    if (program := shutil.which("caddy")) is None:
-        pytest.skip("no caddy is installed")
-    certificate.private_key_and_cert_chain_pem.write_to_path(str(place / "both.pem"))
-    both = place / "both.pem"
-    instead = {
-        "127.0.0.1:8080": urlsplit(gateway).netloc,
-        f"{NAME} {{": f"https://{NAME}:{port} {{\n\tbind 127.0.0.1\n\ttls {both} {both}",
-    }
-    text = replaced(snippet("caddy"), instead)
-    (place / "config").write_text(CADDY.format(place=place, snippet=text))
-    return [program, "run", "--adapter", "caddyfile", "--config", str(place / "config")]
-
-
-class Client:
-    """Speaks HTTP over TLS to a proxy, and leaves as somebody does whose lid is closed."""
-
-    def __init__(self, port: int, authority: trustme.CA) -> None:
-        self._port = port
-        self._context = ssl.create_default_context()
-        authority.configure_trust(self._context)
-
-    @asynccontextmanager
-    async def get(self, path: str) -> AsyncIterator[asyncio.StreamReader]:
-        """Ask for a path; yields what is answered, byte for byte."""
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", self._port, ssl=self._context, server_hostname=NAME
-        )
-        try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode())
-            async with asyncio.timeout(20):
-                yield reader
-        finally:
-            writer.transport.abort()
-
-    async def status(self, path: str) -> int:
-        """Return the status of an answer; 0 while nobody listens."""
-        try:
-            async with self.get(path) as answer:
-                return int((await answer.readline()).split()[1])
-        except ConnectionError:
-            return 0
-
-
-@pytest.mark.parametrize("proxy", [nginx, caddy], ids=lambda proxy: proxy.__name__)
+@both_proxies
 async def test_each_event_comes_through_before_the_next_one_is(
     proxy: Any, start_gateway: Any, redis: Redis, tmp_path: Path
 ) -> None:
     gateway = await start_gateway(gateway_allowed_hosts=NAME)
-    authority, port = trustme.CA(), free_port()
-    command = proxy(gateway.url, port, tmp_path, authority.issue_cert(NAME))
-    client, hand = Client(port, authority), Hand(redis)
-    with running(command, tmp_path) as log:
-
-        async def is_ready() -> bool:
-            return await client.status("/readyz") == 200
-
-        await wait_until(f"the proxy, whose log is {log}", is_ready, 15)
+    hand = Hand(redis)
+    async with proxy_before(gateway.url, proxy, tmp_path) as proxied:
         claim = await hand.take()
-        async with client.get(f"/jobs/{claim.keys.public_id}/events") as answer:
+        async with proxied.connect() as (reader, writer):
+            path = f"/jobs/{claim.keys.public_id}/events"
+            writer.write(make_request("GET", path, host=NAME))
             await hand.append(claim, started(1))
             for number in range(EVENTS):
-                await answer.readuntil(f"id: 1-{number}\n".encode())
+                await reader.readuntil(f"id: 1-{number}\n".encode())
                 await hand.append(claim, chunk(1, number + 1))
 
         async def has_no_reader() -> bool:
@@ -164,4 +64,141 @@ async def test_each_event_comes_through_before_the_next_one_is(
             return "\ndarkq_gateway_readers 0.0\n" in numbers
 
         await wait_until("the gateway to hear that the reader has left", has_no_reader)
-        assert await client.status("/metrics") == 404
+        assert (await proxied.ask("GET", "/metrics")).status == 404
+
+
+async def test_nginx_bounds_the_connections_of_one_address(
+    start_gateway: Any, redis: Redis, tmp_path: Path
+) -> None:
+    """Red without `limit_conn` in docs/operate.md: one address could hold all that there are."""
+    (bound,) = re.findall(r"limit_conn darkq_clients (\d+);", snippet("nginx"))
+    gateway = await start_gateway(gateway_allowed_hosts=NAME)
+    path = f"/jobs/{await gateway.enqueue()}/events"
+    async with (
+        proxy_before(gateway.url, nginx, tmp_path) as proxied,
+        AsyncExitStack() as stack,
+    ):
+        for _ in range(int(bound)):
+            reader, writer = await stack.enter_async_context(proxied.connect())
+            writer.write(make_request("GET", path, host=NAME))
+            assert (await read_head(reader))[0] == 200
+        assert (await proxied.ask("GET", "/healthz")).status == 429
+        await stack.aclose()
+
+        async def is_let_in() -> bool:
+            return (await proxied.ask("GET", "/healthz")).status == 200
+
+        await wait_until("room", is_let_in)
+
+
+class Tenant:
+    """Asks through a proxy with a key, on one connection for as long as the proxy keeps it."""
+
+    def __init__(self, proxied: Proxied, key: str) -> None:
+        self._proxied = proxied
+        self._authorization = f"Authorization: Bearer {key}"
+        self._stack = AsyncExitStack()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, method: str, target: str) -> RawResponse | None:
+        """Return the response; None for one that was cut off. Raises `BadFraming`."""
+        for _ in range(3):
+            try:
+                return await self._ask(method, target)
+            except ConnectionEnded:  # kept for long enough
+                await self.leave()
+            except (asyncio.IncompleteReadError, ConnectionError):
+                await self.leave()
+                return None
+        raise AssertionError("the proxy closes every connection")
+
+    async def _ask(self, method: str, target: str) -> RawResponse:
+        if self._streams is None:
+            self._streams = await self._stack.enter_async_context(self._proxied.connect())
+        reader, writer = self._streams
+        writer.write(make_request(method, target, self._authorization, host=NAME))
+        return await read_response(reader, method)
+
+    async def begin(self, method: str, target: str) -> None:
+        """Ask, and leave when the head of the response is there."""
+        async with self._proxied.connect() as (reader, writer):
+            writer.write(make_request(method, target, self._authorization, host=NAME))
+            await read_head(reader)
+
+    async def leave(self) -> None:
+        """Close the connection."""
+        await self._stack.aclose()
+        self._streams = None
+
+
+class _Files:
+    """Stands for the store of files when it fails in the middle of one."""
+
+    @staticmethod
+    async def read(_: Files, __: str | None, ___: str) -> AsyncGenerator[bytes, None]:
+        yield POISON[:20]
+        raise FileStoreUnavailable("GenericError")
+
+
+@both_proxies
+@pytest.mark.parametrize("attack", ["HEAD", "leave", "fail"])
+async def test_no_tenant_gets_a_byte_of_anothers_response(
+    attack: str,
+    proxy: Any,
+    start_gateway: Any,
+    make_key: Any,
+    redis: Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red with HEAD allowed on a route that streams, or an error sent after the head of a response:
+    the gateway's connections, which the proxy shares, are then a response ahead.
+    """
+    gateway = await start_gateway(gateway_allowed_hosts=NAME)
+    keys = [await make_key(name) for name in ("alice", "bob")]
+    async with gateway.with_key(keys[0]) as alice, gateway.with_key(keys[1]) as bob:
+        targets = await targets_of(alice)
+        job_id = await bob.enqueue(metadata={"of": "bob"})
+    if attack == "fail":
+        monkeypatch.setattr(Files, "read", _Files.read)
+    seen: Counter[str] = Counter()
+    async with proxy_before(gateway.url, proxy, tmp_path) as proxied:
+        a, b = (Tenant(proxied, key) for key in keys)
+        rounds = ROUNDS // 4 if attack == "leave" else ROUNDS  # a new connection each time
+        for number in range(rounds * len(targets)):
+            target = targets[number % len(targets)]
+            if attack == "leave":
+                await a.begin("GET", target)
+            elif attack == "HEAD":
+                assert (await a.ask("HEAD", target)) is not None
+            elif target.endswith("/content"):
+                assert (await a.ask("GET", target)) is None, "cut off, and told so"
+            for tenant, path, holds in (
+                (b, f"/jobs/{job_id}", b'"of":"bob"'),
+                (a, f"/jobs/{job_id}", b"job_not_found"),
+                (a, "/healthz", b'"ok"'),
+                (b, "/jobs?limit=1", job_id.encode()),
+            ):
+                response = await tenant.ask("GET", path)
+                good = response is not None and holds in response.body
+                seen["right" if good else f"wrong: {response}"] += 1
+        await a.leave()
+        await b.leave()
+    print(seen)
+    assert set(seen) == {"right"}
+
+
+async def targets_of(api: Api) -> list[str]:
+    """Return what streams, of a tenant: a file that looks like a response, a job, a Response."""
+    form = aiohttp.FormData({"purpose": "batch"})
+    form.add_field("file", POISON, filename="in.jsonl")
+    file_id = (await api("POST", "/v1/files", data=form)).json["id"]
+    asked = {"model": "gpt-4o", "input": "hello", "background": True}
+    response_id = (await api("POST", "/v1/responses", asked)).json["id"]
+    job_id = response_id.removeprefix("resp_")
+    return [
+        f"/v1/files/{file_id}/content",
+        f"/jobs/{job_id}/events",
+        f"/v1/responses/{response_id}?stream=true",
+        "/board/overview",
+    ]

@@ -131,3 +131,27 @@ async def test_the_state_folder_is_of_the_embedded_server(make: Callable[..., Se
 async def test_a_store_of_files(make: Callable[..., Settings], url: str, verdict: str) -> None:
     found = (await look(make(files_url=url)))["files"]
     assert found.verdict == verdict, found
+
+
+async def test_folders_that_other_users_can_open(
+    make: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """Red if only room and the right to write are looked at."""
+    settings = make()
+    for folder in (settings.state_dir, settings.state_dir / "files", tmp_path / "files"):
+        folder.mkdir(mode=0o700)
+    found = await look(settings)
+    assert found["state folder"].verdict == found["files"].verdict == "ok"
+    settings.state_dir.chmod(0o750)
+    (settings.state_dir / "files").chmod(0o705)
+    found = await look(settings)
+    for check, folder in (
+        ("state folder", settings.state_dir),
+        ("files", settings.state_dir / "files"),
+    ):
+        assert found[check].verdict == "warning"
+        assert "other users" in found[check].found
+        assert f"chmod 700 {folder}" in found[check].do
+    (tmp_path / "files").chmod(0o755)
+    found = await look(make(files_url=(tmp_path / "files").as_uri()))
+    assert "other users" in found["files"].found

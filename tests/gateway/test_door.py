@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from support.http_api import Api
+from support.raw_http import make_request, pipelined
 from support.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
@@ -87,6 +88,147 @@ async def test_pages_of_allowed_origins_may_call(start_gateway: Any) -> None:
     answer = await api("GET", "/jobs", headers={"Origin": "https://other.example"})
     assert answer.status == 403
     assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+SDK_HEADERS = (
+    "accept, authorization, content-type, openai-organization, openai-project, user-agent, "
+    "x-stainless-arch, x-stainless-helper-method, x-stainless-lang, x-stainless-os, "
+    "x-stainless-package-version, x-stainless-retry-count, x-stainless-runtime, "
+    "x-stainless-runtime-version, x-stainless-timeout"
+)
+
+
+@pytest.mark.parametrize("asked", [SDK_HEADERS, SDK_HEADERS.replace(" ", ""), "x-anything"])
+async def test_pages_of_an_allowed_origin_may_use_openais_sdk(
+    start_gateway: Any, asked: str
+) -> None:
+    """Red with a fixed list of headers that leaves out one of those which the SDK adds."""
+    api = await start_gateway(gateway_cors_origins="https://app.example")
+    origin = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked}
+    answer = await api("OPTIONS", "/v1/responses", headers=origin | preflight)
+    assert answer.status == 204
+    allowed = answer.headers["Access-Control-Allow-Headers"].split(",")
+    assert {name.strip() for name in allowed} >= {name.strip() for name in asked.split(",")}
+    answer = await api("GET", "/v1/models", headers=origin)
+    assert answer.status == 200
+    exposed = answer.headers["Access-Control-Expose-Headers"].lower()
+    for name in ("x-should-retry", "retry-after-ms", "retry-after", "x-request-id", "location"):
+        assert name in exposed.split(", ")
+
+
+async def test_a_preflight_repeats_nothing_but_names_of_headers(start_gateway: Any) -> None:
+    """Red where whatever stands in the request becomes a header of the response."""
+    api = await start_gateway(gateway_cors_origins="https://app.example")
+    for asked in ("*", "a b", 'x"y', "x-a;q=1", "é"):
+        headers = {
+            "Origin": "https://app.example",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": asked,
+        }
+        answer = await api("OPTIONS", "/jobs", headers=headers)
+        assert asked not in answer.headers["Access-Control-Allow-Headers"]
+
+
+WINDOW = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "something-new"])
+@pytest.mark.parametrize(
+    ("path", "others"),
+    [
+        ("/v1/models", {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}),
+        ("/jobs", WINDOW),
+        ("/", {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}),
+        ("/", {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "script"}),
+        ("/board/board.js", {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "script"}),
+        ("/openapi.json", {}),
+    ],
+)
+async def test_another_sites_page_may_not_call_without_an_origin(
+    api: Api, site: str, path: str, others: dict[str, str]
+) -> None:
+    """Red where a request without `Origin`, such as an image's, passes for a program's."""
+    answer = await api("GET", path, headers={"Sec-Fetch-Site": site, **others})
+    assert (answer.status, answer.code) == (403, "origin_not_allowed")
+
+
+async def test_another_sites_page_may_link_to_the_board(api: Api) -> None:
+    """Red where a link to the board is refused, or what the board itself loads."""
+    for site in ("cross-site", "same-site", "none", "same-origin"):
+        assert (await api("GET", "/", headers={"Sec-Fetch-Site": site, **WINDOW})).status == 200
+    for site in ("none", "same-origin"):
+        assert (await api("GET", "/jobs", headers={"Sec-Fetch-Site": site})).status == 200
+    assert (await api("GET", "/jobs")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/v1/responses", "/v1/chat/completions", "/v1/batches"])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
+)
+async def test_a_body_that_a_form_could_send_is_refused(
+    api: Api, redis: Redis, path: str, kind: str
+) -> None:
+    """Red where a path takes JSON without `application/json`."""
+    body = b'{"model":"gpt-4o","input":"x","prompt":"x","messages":[]}'
+    request = make_request("POST", path, *([f"Content-Type: {kind}"] if kind else []), body=body)
+    (response,) = await pipelined(api.url, ("POST", request))
+    assert (response.status, response.json["error"]["code"]) == (415, "not_json")
+    assert await redis.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://localhost/healthz", 200),
+        ("HTTP://LOCALHOST/healthz", 200),
+        ("http://evil.example/healthz", 400),
+        ("http://127.0.0.1/healthz", 400),
+        ("http://localhost:1/healthz", 400),
+        ("http://user@localhost/healthz", 400),
+        ("ftp://localhost/healthz", 400),
+        ("//localhost/healthz", 404),
+    ],
+)
+async def test_a_target_with_another_name_than_the_host_is_refused(
+    api: Api, target: str, status: int
+) -> None:
+    """Red where a proxy before us goes by the target, and we by the `Host`."""
+    (response,) = await pipelined(api.url, ("GET", make_request("GET", target)))
+    assert response.status == status
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /hunter2\x01<b> HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"hunter2 / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nhunter2 : x\r\n\r\n",
+        b"GET / HTTP/1.2 hunter2\r\n\r\n",
+        make_request("POST", "/jobs", "Expect: hunter2", body=b"{}"),
+        make_request("GET", "/v1/hunter2", "Expect: hunter2"),
+        make_request("GET", "/healthz", "X: " + "hunter2" * 2000),
+    ],
+)
+async def test_bad_http_is_answered_in_our_form_and_quoted_nowhere(
+    api: Api, caplog: pytest.LogCaptureFixture, request_: bytes
+) -> None:
+    """Red where aiohttp's own answers get out: text, with its version and parts of the request."""
+    caplog.set_level(logging.DEBUG)
+    (response,) = await pipelined(api.url, ("GET", request_))
+    assert response.status in (400, 417, 505)
+    assert response.headers["server"] == "darkq"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["content-type"] == "application/json"
+    assert set(response.json["error"]) >= {"code", "message"}
+    assert "hunter2" not in str(response) + caplog.text
+    id_ = response.headers["x-request-id"]
+    (line,) = [r for r in caplog.records if f"request={id_}" in r.getMessage()]
+    assert f" status={response.status} " in line.getMessage()
+    assert not [
+        r for r in caplog.records if r.levelno >= logging.WARNING and r.name != "darkq.gateway"
+    ]
 
 
 HEAD = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

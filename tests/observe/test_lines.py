@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import subprocess
 import sys
 from typing import Any
 
@@ -142,3 +143,32 @@ def test_within_a_span_a_line_names_it(traced: Traced) -> None:
     assert int(told["trace_id"], 16) == context.trace_id
     assert int(told["span_id"], 16) == context.span_id
     assert "trace_id" not in json.loads(line("json", LogLine("job ended")))
+
+
+WARNING_PROGRAM = """
+import sys, warnings
+from darkq.logs import set_up
+set_up(sys.argv[1], "DEBUG")
+kept = {}
+for n in range(500):
+    warnings.warn(f"CANARY {n}", stacklevel=1)
+    warnings.warn_explicit(f"CANARY {n}", RuntimeWarning, "library.py", 7, registry=kept)
+kept |= globals().get("__warningregistry__", {})
+print(sum("CANARY" in str(key) for key in kept))
+"""
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_a_warning_is_logged_without_its_text_and_not_kept(log_format: LogFormat) -> None:
+    """Red with `logging.captureWarnings`: it logs the text, and Python keeps each one for good."""
+    ran = subprocess.run(
+        [sys.executable, "-c", WARNING_PROGRAM, log_format],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert "CANARY" not in ran.stderr
+    told = ran.stderr.splitlines()
+    assert len(told) == 2, "once for each place"
+    assert "UserWarning" in told[0]
+    assert "RuntimeWarning" in told[1]
+    assert "library.py:7" in told[1]
+    assert ran.stdout.strip() == "0", "texts kept in memory"

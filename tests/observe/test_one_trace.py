@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from darkq import Client, Settings
-from gateway.test_process import darkq, listening
 from support.darkai_frames import BEGIN, END, chunk
+from support.gateway_process import darkq, listening
 from support.http_api import Api
 from support.otlp import Collector, Told
 from support.processes import WorkerProcess

@@ -20,8 +20,8 @@ from darkq.keys import JobKeys
 from darkq.record import Arguments, JobRecord, encode
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
-from gateway.test_process import darkq, listening
 from support.by_hand import put
+from support.gateway_process import darkq, listening
 from support.http_api import Api
 from support.processes import WorkerProcess
 from support.servers import Server

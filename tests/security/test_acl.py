@@ -304,7 +304,9 @@ async def order_file_batch(world: World, client: Client) -> FileBatch:
         expires_at=int(time.time()) + 60,
     )
     await client.file_batches.create(record)
-    assert [known.id for known in await client.file_batches.listed(None)] == [batch.id]
+    assert [known.id for known in (await client.file_batches.page(None, limit=9)).records] == [
+        batch.id
+    ]
     return record
 
 

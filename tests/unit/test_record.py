@@ -55,6 +55,17 @@ def test_the_records_are_versioned_and_bear_arqs_names() -> None:
     assert done.keys() == {"v", "t", "f", "a", "k", "et", "s", "r", "st", "ft", "q", "id", "d"}
 
 
+def test_a_record_says_the_lowest_version_that_reads_it() -> None:
+    """Red where a worker of version 1 is handed a word that it takes for a corrupt record."""
+    versions = {}
+    for word in ("max_tokens", "max_completion_tokens"):
+        record = JobRecord(k=Arguments(Job.create("hi", options={word: 7})), et=7)
+        data = rec.encode(record)
+        versions[word] = rec.decode_head(data).v
+        assert rec.decode_job(data).job == record.job
+    assert versions == {"max_tokens": 1, "max_completion_tokens": 2}
+
+
 def test_arq_reads_a_job() -> None:
     job = Job.create("hi", metadata={"a": "b"})
     data = rec.encode(JobRecord(k=Arguments(job), et=1_700_000_000_000))

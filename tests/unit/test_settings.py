@@ -64,6 +64,9 @@ CHANGED: dict[str, Any] = {
     "files_url": "s3://bucket/prefix",
     "files_max_bytes": 1000,
     "files_max_lines": 10,
+    "files_max_count": 11,
+    "files_max_total_bytes": 12,
+    "files_ttl_s": 63.5,
     "gateway_cancel_grace_s": 1.5,
     "gateway_host": "0.0.0.0",
     "gateway_port": 0,
@@ -74,6 +77,7 @@ CHANGED: dict[str, Any] = {
     "gateway_max_readers": 22,
     "gateway_max_body_bytes": 2048,
     "gateway_read_timeout_s": 23.0,
+    "gateway_min_upload_bytes_per_s": 1,
     "gateway_write_timeout_s": 24.0,
     "gateway_heartbeat_s": 25.0,
     "gateway_drain_s": 0.0,
@@ -178,7 +182,7 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
 def test_numbers_have_their_unit_in_their_name() -> None:
     counts = ("connections", "partitions", "_tries", "_jobs", "_leases", "_interactive",
               "_concurrency", "_failures", "_lines", "_port",
-              "_readers", "_replicas")  # fmt: skip
+              "_readers", "_replicas", "_count", "_per_s")  # fmt: skip
     defaults = Settings.load()
     for field in FIELDS:
         value = getattr(defaults, field)

@@ -16,6 +16,7 @@ from darkq.job import Message
 from darkq.options import Options
 from darkq_local.models.smollm2 import find_gguf
 from darkq_worker.upstreams.base import End, Rejected, Request, UpstreamError
+from darkq_worker.upstreams.connections import make_session
 from darkq_worker.upstreams.openai import OpenAIUpstream
 
 pytestmark = pytest.mark.slow
@@ -38,9 +39,11 @@ def url() -> Iterator[str]:
     del server  # it serves for as long as somebody holds it
 
 
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
+@pytest.fixture(params=["kept", "not kept"])
+async def session(request: pytest.FixtureRequest) -> AsyncIterator[aiohttp.ClientSession]:
+    """A worker's session: this server closes connections that it has promised to keep."""
+    make = make_session if request.param == "kept" else aiohttp.ClientSession
+    async with make() as session:
         yield session
 
 

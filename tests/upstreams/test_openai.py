@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from darkq.event import Usage
-from darkq.options import OPTIONS, Options
+from darkq.options import OPTIONS, Options, checked
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,
@@ -43,6 +43,7 @@ from support.scripted_http import (
     chunked,
     head,
 )
+from support.waiting import wait_until
 
 PROMPT = "a very secret prompt about spring"
 KEY = "sk-very-secret-key"
@@ -90,7 +91,7 @@ async def test_request_on_the_wire(session: aiohttp.ClientSession) -> None:
     assert (request.method, request.target) == ("POST", "/v1/chat/completions")
     assert request.headers["authorization"] == f"Bearer {KEY}"
     assert request.headers["accept-encoding"] == "identity"
-    assert request.headers["connection"] == "close"
+    assert request.headers["connection"] == "close", "this session could not tell a dead one"
     assert request.json["model"] == "n"
     assert request.json["temperature"] == 0.5
     assert request.json["stream_options"] == {"include_usage": True}
@@ -108,6 +109,8 @@ async def test_upstream_protocol(session: aiohttp.ClientSession) -> None:
     assert upstream.options == OPTIONS
     with pytest.raises(UnknownModel, match="unknown model 'z'; known: m"):
         upstream.resolve_model("z")
+    with pytest.raises(UnknownModel):
+        upstream.resolve_model("m:latest")
 
 
 async def test_a_service_that_does_not_know_stream_options_is_asked_without(
@@ -122,6 +125,58 @@ async def test_a_service_that_does_not_know_stream_options_is_asked_without(
             assert await ask(upstream) == ("a", End())
     asked = ["stream_options" in request.json for request in server.requests]
     assert asked == [True, False, False], "it is remembered"
+
+
+async def test_each_model_is_asked_in_its_own_words(session: aiohttp.ClientSession) -> None:
+    """Red where one model that refuses `stream_options` ends usage for all of a router."""
+    refusal = b'{"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs"}]}'
+    refused: list[Step] = [head("422 Bad", **JSON), refusal]
+    async with ScriptedServer([head(), BODY], refused, [head(), BODY]) as server:
+        upstream = make(session, server)
+        for model in ("m", "n", "m", "n"):
+            await ask(upstream, model=model)
+    asked = [(each.json["model"], "stream_options" in each.json) for each in server.requests]
+    assert asked == [("m", True), ("n", True), ("n", False), ("m", True), ("n", False)]
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "taken"),
+    [
+        (
+            "max_tokens",
+            "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            "max_completion_tokens",
+        ),
+        (
+            "max_completion_tokens",
+            "Unrecognized request argument supplied: max_completion_tokens",
+            "max_tokens",
+        ),
+    ],
+)
+async def test_the_most_tokens_are_asked_for_in_the_word_that_is_taken(
+    session: aiohttp.ClientSession, given: str, words: str, taken: str
+) -> None:
+    refused: list[Step] = [head("400 Bad", **JSON), said(words)]
+    async with ScriptedServer(refused, [head(), BODY]) as server:
+        upstream = make(session, server)
+        for _ in range(2):
+            await ask(upstream, options=checked({given: 7}))
+    words_sent = [
+        {name: value for name, value in each.json.items() if name.startswith("max_")}
+        for each in server.requests
+    ]
+    assert words_sent == [{given: 7}, {taken: 7}, {taken: 7}], "it is remembered"
+
+
+async def test_a_refusal_of_both_words_is_told_after_two_calls(
+    session: aiohttp.ClientSession,
+) -> None:
+    words = "'max_tokens' or 'max_completion_tokens' is too large"
+    async with ScriptedServer([head("400 Bad", **JSON), said(words)]) as server:
+        with pytest.raises(Rejected, match="too large"):
+            await ask(make(session, server), options=Options(max_tokens=7))
+    assert len(server.requests) == 2
 
 
 async def test_another_400_is_not_asked_again(session: aiohttp.ClientSession) -> None:
@@ -195,18 +250,28 @@ async def test_reset_at_every_byte_is_whole_or_a_failure(session: aiohttp.Client
                 assert (text, cut > ends) == ("Hello", True), cut
 
 
-async def test_malformed_lines_are_logged_once_without_content(
+async def test_a_damaged_frame_is_quoted_in_the_failure_and_not_in_the_log(
     session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = b"data: {secret text\r\n\r\n"
+    broken = b"data: {an answer's text\r\n\r\n"
     with caplog.at_level(logging.DEBUG):
-        async with ScriptedServer([head(), broken + delta("a") + broken + DONE]) as server:
-            await ask(make(session, server))
+        async with ScriptedServer([head(), delta("a") + broken + finish() + DONE]) as server:
+            with pytest.raises(Truncated, match=r"cannot be read: \{an answer's text"):
+                await ask(make(session, server))
+    assert "an answer's text" not in caplog.text
+
+
+async def test_a_finish_reason_that_nobody_knows_is_logged_once(
+    session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ScriptedServer([head(), delta("a") + finish("brand new") + DONE]) as server:
+        upstream = make(session, server)
+        for _ in range(3):
+            assert await ask(upstream) == ("a", End(finish_reason="brand_new"))
     records = [record for record in caplog.records if record.name.startswith("darkq")]
     assert [record.getMessage() for record in records] == [
-        "skipped malformed lines upstream=other lines=2"
+        "unknown finish reason upstream=other reason=brand_new"
     ]
-    assert "secret" not in caplog.text
 
 
 # Failures: exact class, and when to come again
@@ -242,6 +307,24 @@ FAILURES: dict[str, Case] = {
         UnknownModel,
         None,
         None,
+    ),
+    "400 of a model": (
+        [head("400 Bad", **JSON), said("m is not a valid model ID")],
+        UnknownModel,
+        None,
+        None,
+    ),
+    "422 with a list": (
+        [head("422 No", **JSON), b'{"detail": [{"loc": ["body", "n"], "msg": "field required"}]}'],
+        Rejected,
+        None,
+        422,
+    ),
+    "429 with a wait in its words": (
+        [head("429 Slow", **JSON), said("Please try again in 1.5s.")],
+        RateLimited,
+        1.5,
+        429,
     ),
     "404": ([head("404 No", **JSON), b'{"detail": "Not Found"}'], Rejected, None, 404),
     "error inside": (
@@ -291,6 +374,16 @@ async def test_failure(session: aiohttp.ClientSession, name: str) -> None:
         assert private not in failure.message
 
 
+async def test_keep_alives_alone_are_a_timeout_that_names_its_setting(
+    session: aiohttp.ClientSession,
+) -> None:
+    """Red where somebody whose job is queued upstream hears that nothing came."""
+    for ping in (b": keep-alive\n\n", b"data: : PROCESSING\n\n", b"event: ping\ndata: {}\n\n"):
+        async with ScriptedServer([head(), Repeat(ping, 0.02)]) as server:
+            with pytest.raises(TimedOut, match=r"but keep-alives.*OTHER__IDLE_TIMEOUT_S"):
+                await asyncio.wait_for(ask(make(session, server, idle_timeout_s=0.2)), 5)
+
+
 @pytest.mark.parametrize(
     "script", [[STALL], [head(), delta("a"), STALL], [head(), Repeat(b": ping\n\n", 0.02)]]
 )
@@ -299,6 +392,25 @@ async def test_idle_timeout(session: aiohttp.ClientSession, script: list[Step]) 
         with pytest.raises(TimedOut, match=r"nothing came for 0\.2 s"):
             await asyncio.wait_for(ask(make(session, server, idle_timeout_s=0.2)), 5)
         await asyncio.wait_for(server.client_gone.wait(), 5)
+
+
+async def test_a_reader_that_takes_its_time_is_not_the_services_silence(
+    session: aiohttp.ClientSession,
+) -> None:
+    """Red where the idle clock runs while nobody waits for bytes."""
+    first, gate = asyncio.Event(), asyncio.Event()
+    script: list[Step] = [head(), first, delta("a"), gate, delta("b") + finish() + DONE]
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.05, first.set)
+    async with (
+        ScriptedServer(script) as server,
+        aclosing(make(session, server, idle_timeout_s=0.2).stream(Request(prompt="x"))) as items,
+    ):
+        assert await anext(items) == "a"
+        busy_until_s = loop.time() + 0.3
+        await wait_until("its end", lambda: loop.time() > busy_until_s)
+        loop.call_later(0.05, gate.set)
+        assert await anext(items) == "b"
 
 
 async def test_total_timeout(session: aiohttp.ClientSession) -> None:
@@ -351,9 +463,10 @@ async def test_models_are_asked_for_where_none_are_configured(
         ([RESET], Unreachable, NotReady),
         ([head("401 No", **JSON), said("bad")], Rejected, Rejected),
         ([head("404 No")], Rejected, Rejected),
-        ([head(**HTML), b"<html>"], ProtocolViolation, NotReady),
-        ([head(**JSON), b"[]"], ProtocolViolation, NotReady),
-        ([head(**JSON), Repeat(b" " * 100_000, 0)], ProtocolViolation, NotReady),
+        ([b"220 smtp.example ESMTP\r\n\r\n"], ProtocolViolation, NotReady),
+        ([head(**HTML), b"<html>"], ProtocolViolation, ProtocolViolation),
+        ([head(**JSON), b"{}"], ProtocolViolation, ProtocolViolation),
+        ([head(**JSON), Repeat(b" " * 100_000, 0)], ProtocolViolation, ProtocolViolation),
     ],
 )
 async def test_a_list_that_does_not_come(
@@ -368,6 +481,37 @@ async def test_a_list_that_does_not_come(
             await upstream.list_models()
         with pytest.raises(resolving):
             upstream.resolve_model("m")
+
+
+async def test_a_listed_model_is_found_by_the_name_that_people_write(
+    session: aiohttp.ClientSession,
+) -> None:
+    """Red where `llama3.2` is unknown to an Ollama that lists `llama3.2:latest`."""
+    listed = b'[{"id": "nomic-embed-text:latest"}, {"id": "llama3.2:latest"}, {"id": "a/b"}]'
+    async with ScriptedServer([head(**JSON), listed], [head(), BODY]) as server:
+        upstream = make(session, server, models=())
+        await upstream.list_models()
+        for name in ("llama3.2", None, "a/b:nitro", "not-listed"):
+            await ask(upstream, model=name)
+    asked = [request.json["model"] for request in server.requests[1:]]
+    assert asked == ["llama3.2:latest", "llama3.2:latest", "a/b:nitro", "not-listed"]
+
+
+async def test_a_list_without_a_model_for_chats_has_no_default(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with ScriptedServer([head(**JSON), b'[{"id": "nomic-embed-text"}]']) as server:
+        upstream = make(session, server, models=())
+        await upstream.list_models()
+    with pytest.raises(Rejected, match="DARKQ_UPSTREAMS__OTHER__MODELS"):
+        upstream.resolve_model(None)
+
+
+async def test_a_list_under_any_content_type_is_read(session: aiohttp.ClientSession) -> None:
+    async with ScriptedServer([head(content_type="text/plain"), LISTED[1]]) as server:
+        upstream = make(session, server, models=())
+        await upstream.list_models()
+    assert upstream.models == ("b", "a")
 
 
 async def test_a_probe_asks_for_the_models_first(session: aiohttp.ClientSession) -> None:

@@ -109,6 +109,7 @@ async def test_options_reach_the_upstream_that_honours_them(
         ({"presence_penalty": "1"}, "options.presence_penalty"),
         ({"wish": 1}, "options"),
         (Options(frequency_penalty=-3), "options.frequency_penalty"),
+        ({"max_tokens": 1, "max_completion_tokens": 1}, "options.max_completion_tokens"),
         ("temperature=1", "options"),
     ],
 )
@@ -145,6 +146,74 @@ async def test_a_job_waits_while_the_models_are_not_known(
         result = await job.result(timeout_s=10)
         assert (result.text, result.model) == ("other", "found")
         assert [request.method for request in server.requests] == ["GET", "GET", "POST"]
+
+
+async def test_an_unlisted_model_is_judged_by_the_service(
+    client: Client, make_settings: MakeSettings, start_worker: StartWorker
+) -> None:
+    """Red where a job for a new model of a named service fails before anybody has asked it."""
+    listed = [head(**JSON), b'{"data": [{"id": "old"}]}']
+    unknown = [head("404 No", **JSON), b'{"error": {"message": "model gone not found"}}']
+    async with (
+        ScriptedServer(listed, ANSWER, unknown) as server,
+        ScriptedServer([head(**JSON), b'{"data": [{"id": "x"}]}']) as second,
+    ):
+        upstreams = {"other": {"url": url_of(server)}, "second": {"url": url_of(second)}}
+        start_worker(make_settings(darkai_url="none", upstreams=upstreams))
+
+        async def both_are_listed() -> bool:
+            return [told.models for told in await client.upstreams()] == [("old",), ("x",)]
+
+        await wait_until("both lists", both_are_listed, 20)
+        job = await client.enqueue("hi", upstream="other", model="brand-new")
+        assert (await job.result(timeout_s=10)).model == "brand-new"
+        assert server.requests[1].json["model"] == "brand-new"
+        for upstream, known in (("other", "old"), (None, "old, x")):
+            job = await client.enqueue("hi", model="gone", upstream=upstream)
+            with pytest.raises(JobFailed, match=f"'gone'; known: {known}") as caught:
+                await job.result(timeout_s=10)
+            assert caught.value.code == "unknown_model"
+        assert len(server.requests) == 3, "of several, none is asked for a model that none lists"
+
+
+async def test_a_list_that_cannot_be_read_is_no_outage(
+    client: Client,
+    make_settings: MakeSettings,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red where a job waits a week for it, and where a typo elsewhere waits as well."""
+    monkeypatch.setattr(listing, "_FIRST_PAUSE_S", 60.0)
+    async with ScriptedServer([head(**JSON), b'{"object": "list"}'], ANSWER) as server:
+        upstreams = {"other": {"url": url_of(server)}, "second": {"url": "x", "models": "n"}}
+        upstreams["second"]["url"] = url_of(server)
+        start_worker(make_settings(darkai_url="none", upstreams=upstreams, retry_base_s=0.01))
+        await wait_until("the list to be asked for", lambda: len(server.requests) == 1)
+        typo = await client.enqueue("hi", model="typo")
+        with pytest.raises(JobFailed) as caught:
+            await typo.result(timeout_s=10)
+        assert caught.value.code == "unknown_model"
+        vague = await client.enqueue("hi", upstream="other")
+        with pytest.raises(JobFailed, match="DARKQ_UPSTREAMS__OTHER__MODELS") as caught:
+            await vague.result(timeout_s=10)
+        assert caught.value.code == "protocol_violation"
+        named = await client.enqueue("hi", upstream="other", model="m")
+        assert (await named.result(timeout_s=10)).text == "other"
+
+
+async def test_the_most_tokens_keep_their_word_through_a_worker(
+    client: Client, make_settings: MakeSettings, start_worker: StartWorker
+) -> None:
+    async with ScriptedServer(ANSWER) as server:
+        other = {"url": url_of(server), "models": "m"}
+        start_worker(make_settings(darkai_url="none", upstreams={"other": other}))
+        for word in ("max_tokens", "max_completion_tokens"):
+            await (await client.enqueue("hi", options={word: 7})).result(timeout_s=10)
+        sent = [
+            {name: value for name, value in each.json.items() if name.startswith("max_")}
+            for each in server.requests
+        ]
+        assert sent == [{"max_tokens": 7}, {"max_completion_tokens": 7}]
 
 
 async def test_what_workers_serve_is_told_without_addresses_and_keys(

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
-from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
 from darkq.job import Job
@@ -105,7 +104,7 @@ class Attempt:
             if head.is_newer:
                 return self._left_to_a_newer_worker(head)
             record = decode_job(data)
-            Job.create(**asdict(record.job))  # others than `enqueue` may have written it
+            record.job.verify()  # others than `enqueue` may have written it
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return oc.Failed("bad_record", "the job's record cannot be read by this version")
         except InvalidJob as error:
@@ -128,8 +127,8 @@ class Attempt:
         settings, burnt = self._settings, self.claim.tries_burnt
         tries = job.tries or settings.job_tries
         if not error.retryable or burnt + 1 >= tries:
-            return oc.Failed(error.code, error.message)
+            return oc.Failed(error.code, error.message_to(job.tenant))
         wait_s = delay_s(
             burnt, error.retry_after_s, base_s=settings.retry_base_s, max_s=settings.retry_max_s
         )
-        return oc.TryAgain(error.code, wait_s)
+        return oc.TryAgain(error.code, wait_s, error.message)

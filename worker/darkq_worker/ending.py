@@ -66,9 +66,14 @@ def _event(outcome: Told, id_: str, attempt: int, at_ms: int) -> ev.Event:
             return ev.Failed(id=id_, code=code, message=message, at_ms=at_ms)
         case oc.Cancelled():
             return ev.Cancelled(id=id_, at_ms=at_ms)
-        case oc.TryAgain(reason, delay_s):
+        case oc.TryAgain(reason, delay_s, message):
             return ev.Retrying(
-                id=id_, attempt=attempt, reason=reason, retry_in_s=round(delay_s, 3), at_ms=at_ms
+                id=id_,
+                attempt=attempt,
+                reason=reason,
+                retry_in_s=round(delay_s, 3),
+                at_ms=at_ms,
+                message=message,
             )
         case oc.HandBack():
             return ev.Retrying(

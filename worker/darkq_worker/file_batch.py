@@ -186,7 +186,12 @@ class FileBatchRun:
 
         name = f"{self._record.id}_{what}.jsonl"
         info = await self._files.create(
-            tenant, all_of_it(), filename=name, purpose="batch_output", file_id=file_id
+            tenant,
+            all_of_it(),
+            filename=name,
+            purpose="batch_output",
+            file_id=file_id,
+            ttl_s=self._record.output_ttl_s,
         )
         if info.bytes:
             return file_id

@@ -39,7 +39,9 @@ async def _keep(upstream: OpenAIUpstream) -> None:
             continue
         if upstream.models != known:
             count = len(upstream.models)
-            logger.info(LogLine("models are known", upstream=upstream.name, models=count))
+            default = upstream.default_model or "none"
+            known_facts = {"upstream": upstream.name, "default": default}
+            logger.info(LogLine("models are known", models=count, **known_facts))
         pause_s = _FIRST_PAUSE_S
         await asyncio.sleep(REFRESH_S)
 

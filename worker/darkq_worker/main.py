@@ -38,6 +38,7 @@ from darkq_worker.listing import keep_listed
 from darkq_worker.routing import Upstreams
 from darkq_worker.unfit import refuse_unfit
 from darkq_worker.upstreams.base import Upstream
+from darkq_worker.upstreams.connections import make_session as make_session
 from darkq_worker.upstreams.darkai import DarkAIUpstream
 from darkq_worker.upstreams.openai import OpenAIUpstream
 from darkq_worker.writer import Writer
@@ -75,6 +76,7 @@ def make_upstreams(settings: Settings, session: aiohttp.ClientSession) -> Upstre
             proxy=_plain(each.proxy),
             timeout_s=each.timeout_s,
             idle_timeout_s=each.idle_timeout_s,
+            keeps_connections=each.keeps_connections,
             sends_trace=each.sends_trace,
         )
     if not upstreams:
@@ -100,19 +102,6 @@ def _plain(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-def make_session() -> aiohttp.ClientSession:
-    """Make the one HTTP session of a worker: no cookies, nothing from the environment.
-
-    The connector has no limit: the worker's slots are the limit.
-    """
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        auto_decompress=False,
-    )
-
-
 async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None:
     """Run a worker until it is cancelled or a signal comes; then close everything.
 
@@ -130,6 +119,8 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             f"({settings.redis_timeout_s:g}): one call without an answer would cost all leases; "
             f"set DARKQ_REDIS_TIMEOUT_S={settings.worker_lease_s * 2 / 3:g}",
         )
+    files = Files(settings)
+    files.check()
     async with AsyncExitStack() as stack:
         servers = servers_of(settings)
         redis = servers.client()
@@ -161,7 +152,7 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             stack.push_async_callback(close)
         await refuse_unfit(redis)
         client = await stack.enter_async_context(Client(settings=settings))
-        runners = FileBatchRunners(client, Files(settings), settings)
+        runners = FileBatchRunners(client, files, settings)
         ctx: dict[str, Any] = {"settings": settings, "upstreams": upstreams}
         worker = LeasedWorker(
             [func(generate, name=FUNCTION)],

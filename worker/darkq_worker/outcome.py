@@ -38,6 +38,7 @@ class TryAgain(NamedTuple):
 
     reason: str
     delay_s: float
+    message: str = ""
 
     def __str__(self) -> str:
         return "retrying"

@@ -8,15 +8,19 @@ from darkq.upstreams import Served
 from darkq_worker.gate import Rule
 from darkq_worker.upstreams.base import (
     NotReady,
+    ProtocolViolation,
     Rejected,
     UnknownModel,
+    Unserved,
     Upstream,
     UpstreamError,
 )
+from darkq_worker.upstreams.openai import OpenAIUpstream
 
 
-class UnknownUpstream(Rejected):
+class UnknownUpstream(Unserved):
     code = "unknown_upstream"
+    kind = "upstream"
 
 
 class Upstreams:
@@ -29,21 +33,30 @@ class Upstreams:
     def choose(self, name: str | None, model: str | None) -> tuple[Upstream, str]:
         """Return the upstream for a job, and the canonical name of its model.
 
-        It is the one of that name. Without a name it is the first that knows the model, and
-        without a model the default. Raises `UnknownUpstream`, `UnknownModel`, `NotReady` while
-        one that may know the model has not said so yet, or why an upstream cannot say.
+        It is the one of that name, else the only one; there a model may be asked for that is not
+        listed. Of several it is the first that knows the model to the letter or by an alias, then
+        the first that knows it under a longer name, and without a model the default. Raises
+        `UnknownUpstream`, `UnknownModel`, `NotReady` while one that may know the model has not said
+        so yet, or why an upstream cannot say.
         """
-        if name is not None or not model:
+        if name is not None or not model or len(self._by_name) == 1:
             upstream = self._named(name)
-            return upstream, upstream.resolve_model(model)
+            return upstream, _resolve_only(upstream, model)
         unsure: UpstreamError | None = None
+        similar: tuple[Upstream, str] | None = None
         for upstream in self:
             try:
-                return upstream, upstream.resolve_model(model)
-            except UnknownModel:
-                pass
+                found = upstream.resolve_model(model)
+            except (UnknownModel, ProtocolViolation):
+                continue
             except UpstreamError as error:
                 unsure = error if unsure is None or isinstance(error, NotReady) else unsure
+                continue
+            if not isinstance(upstream, OpenAIUpstream) or upstream.knows(model):
+                return upstream, found
+            similar = similar or (upstream, found)
+        if similar is not None:
+            return similar
         raise unsure or UnknownModel(model, [name for each in self for name in each.models])
 
     def served(self, rules: Mapping[str, Rule]) -> list[Served]:
@@ -65,9 +78,18 @@ class Upstreams:
         if name is None:
             return self._default
         if name not in self._by_name:
-            known = ", ".join(self._by_name)
-            raise UnknownUpstream(f"unknown upstream {name!r}; known: {known}")
+            raise UnknownUpstream(name, list(self._by_name))
         return self._by_name[name]
 
     def __iter__(self) -> Iterator[Upstream]:
         return iter(self._by_name.values())
+
+
+def _resolve_only(upstream: Upstream, model: str | None) -> str:
+    """Return the model of a job that can only mean this upstream; the service judges the rest."""
+    try:
+        return upstream.resolve_model(model)
+    except (Rejected, ProtocolViolation):
+        if model and isinstance(upstream, OpenAIUpstream) and upstream.takes_unlisted:
+            return model
+        raise

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from darkq import Settings
+from darkq.private_files import make_folders, open_new
 from darkq_cli.problems import Problem
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -24,9 +25,11 @@ class Registry:
         """Remember where a batch has its state. May be repeated."""
         entry = self._entry(batch_id)
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(self._directory)
             draft = entry.with_name(f"{entry.name}.new")
-            draft.write_text(str(state))
+            draft.unlink(missing_ok=True)
+            with open_new(draft) as file:
+                file.write(str(state).encode())
             draft.replace(entry)
         except OSError as error:
             raise Problem(f"cannot write {entry}: {error.strerror}") from None

@@ -13,13 +13,14 @@ from pathlib import Path
 from pydantic_settings import DotEnvSettingsSource
 
 from darkq import FileNotFound, Files, FileStoreUnavailable, Settings
-from darkq.files import new_file_id
+from darkq.files import local_folder, new_file_id
+from darkq.private_files import is_open_to_others
 from darkq.upstream_settings import DARKAI
 from darkq_cli.doctor.findings import Answer, Checks, ok, problem, skipped, warning, worst_of
 from darkq_cli.doctor.keeping import megabytes
 
 _PREFIX = "DARKQ_"
-_OF_OTHERS = {"DARKQ_REDIS_PASSWORD"}  # docker-compose.yml's own
+_OF_OTHERS = {"DARKQ_REDIS_PASSWORD"}  # docker-compose.yml's own, up to version 0.1
 _SPARE_FILES = 64
 _LITTLE_BYTES = 1 << 30
 _TOO_LITTLE_BYTES = 100 << 20
@@ -115,14 +116,16 @@ async def open_files(settings: Settings) -> Answer:
 async def state_folder(settings: Settings) -> Answer:
     if settings.redis_url is not None:
         return skipped("DARKQ_REDIS_URL names a server of its own, so the embedded one is not used")
-    return _folder(settings.state_dir, "DARKQ_STATE_DIR", _TOO_LITTLE_BYTES)
+    folder = settings.state_dir
+    return _private(folder, _folder(folder, "DARKQ_STATE_DIR", _TOO_LITTLE_BYTES))
 
 
 @MACHINE.check("files")
 async def files(settings: Settings) -> Answer:
-    if settings.files_url is None:
-        folder = settings.state_dir / "files"
-        return _folder(folder, "DARKQ_STATE_DIR", 2 * settings.files_max_bytes)
+    folder = local_folder(settings)
+    if folder is not None:
+        setting = "DARKQ_STATE_DIR" if settings.files_url is None else "DARKQ_FILES_URL"
+        return _private(folder, _folder(folder, setting, 2 * settings.files_max_bytes))
     if find_spec("obstore") is None:
         return skipped("obstore is not installed here", "pip install 'darkq[gateway]'")
     try:
@@ -133,6 +136,18 @@ async def files(settings: Settings) -> Answer:
         do = "See that DARKQ_FILES_URL is right, and that its credentials are in the environment"
         return problem(f"the store of files does not answer ({type(error).__name__})", do)
     return ok("the store of DARKQ_FILES_URL answers")
+
+
+def _private(folder: Path, answer: Answer) -> Answer:
+    """Add to an answer about a folder whether other users of this machine can open it."""
+    try:
+        is_open = is_open_to_others(folder)
+    except OSError:  # it is not there yet, and will be made private
+        return answer
+    if not is_open:
+        return answer
+    found = warning(f"{folder} is open to other users", f"chmod 700 {folder}")
+    return worst_of([answer, found], otherwise="")
 
 
 def _folder(folder: Path, setting: str, needed: int) -> Answer:

@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 def routes() -> list[web.RouteDef]:
-    return [web.get("/board/overview", overview)]
+    return [web.get("/board/overview", overview, allow_head=False)]
 
 
 async def overview(request: web.Request) -> web.StreamResponse:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
-import aiohttp
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
 
-from darkq import FileInfo, Files
+from darkq import FileInfo, FileNotFound, Files, FileTooLarge
+from darkq.files import Content, Purpose
+from darkq_gateway.bodies import media_type
 from darkq_gateway.context import SETTINGS, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
-from darkq_gateway.openai.pages import page_of
+from darkq_gateway.multipart import MAX_OVERHEAD_BYTES, Field, Form, Upload, is_plain
+from darkq_gateway.openai.file_quota import QUOTA
+from darkq_gateway.openai.pages import as_page, page_asked, unknown_after
+from darkq_gateway.queries import whole_number
 
 FILES = web.AppKey("files", Files)
 
-MAX_FIELD_BYTES = 4096
+MAX_LISTED = 10_000
+MIN_TTL_S = 3600
+MAX_TTL_S = 30 * 86400
+"""As OpenAI's: `expires_after.seconds` is from an hour to thirty days."""
+
+_ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+_FIELDS = ("purpose", _ANCHOR, _SECONDS)
 _UNSAFE = re.compile(r"[^\w.\- ]")
 
 
@@ -29,54 +36,67 @@ def routes() -> list[web.RouteDef]:
         web.post("/v1/files", create),
         web.get("/v1/files", listed),
         web.get("/v1/files/{file_id}", retrieve),
-        web.get("/v1/files/{file_id}/content", content),
+        web.get("/v1/files/{file_id}/content", content, allow_head=False),
         web.delete("/v1/files/{file_id}", delete),
     ]
 
 
 async def create(request: web.Request) -> web.Response:
-    """Store a file for a batch. Fields must come before it, as the SDK sends them, or after."""
-    if request.content_type != "multipart/form-data":
+    """Store a file for a batch. Fields may come before it, as the SDK sends them, or after."""
+    if media_type(request) != "multipart/form-data":
         raise ApiError(415, "not_multipart", "must be multipart/form-data", "Content-Type")
+    caller = caller_of(request)
+    max_bytes = caller.body_limit(request.app[SETTINGS].files_max_bytes)
+    sent_bytes = request.content_length
+    if sent_bytes is not None and sent_bytes > max_bytes + MAX_OVERHEAD_BYTES:
+        raise FileTooLarge(max_bytes)
+    size_bytes = max_bytes if sent_bytes is None else min(max_bytes, sent_bytes)
+    async with request.app[QUOTA].room_for(caller.tenant, size_bytes):
+        return as_json(file_object(await _store(request, max_bytes)))
+
+
+async def _store(request: web.Request, max_bytes: int) -> FileInfo:
+    """Store the file of a form. It is there once the whole form has come and is right."""
     files, tenant = request.app[FILES], caller_of(request).tenant
-    info: FileInfo | None = None
-    purpose = ""
+    form = Form(request, file_field="file")
+    content: Content | None = None
+    filename, fields = "", dict[str, str]()
     try:
-        async for part in await request.multipart():
-            if not isinstance(part, aiohttp.BodyPartReader) or part.name is None:
-                raise ApiError(400, "invalid_body", "a part has no name")
-            if part.name == "file" and info is None:
-                info = await files.create(
-                    tenant,
-                    _pieces(request, part),
-                    filename=_filename(part),
-                    purpose="batch",
-                    max_bytes=caller_of(request).body_limit(request.app[SETTINGS].files_max_bytes),
-                )
-            elif part.name == "purpose":
-                purpose = await _field(part)
-            else:
-                name = part.name if part.name.isidentifier() else None  # may be no text at all
-                raise ApiError(400, "unsupported_parameter", "cannot be honoured here", name)
-        if purpose != "batch":
-            raise ApiError(400, "invalid_value", "must be 'batch'", "purpose")
-        if info is None:
+        async with aclosing(form.parts()) as parts:
+            async for part in parts:
+                if isinstance(part, Field):
+                    _take(fields, part)
+                elif content is not None:
+                    raise _twice("file")
+                else:
+                    filename = _filename(part)
+                    content = await files.receive(tenant, form.pieces(), max_bytes=max_bytes)
+        asked = _asked(fields)
+        if content is None:
             raise ApiError(400, "missing_parameter", "there is no file", "file")
-    except (ValueError, web.RequestPayloadError, HttpProcessingError):
-        await _forget(files, tenant, info)
-        raise ApiError(400, "invalid_body", "the multipart body is broken") from None
+        return await files.publish(
+            tenant, content, filename=filename, purpose=asked.purpose, ttl_s=asked.ttl_s
+        )
     except BaseException:
-        await _forget(files, tenant, info)
+        if content is not None:
+            await files.discard(tenant, content)
         raise
-    return as_json(file_object(info))
 
 
 async def listed(request: web.Request) -> web.Response:
     """The caller's files, the newest first."""
-    files = await request.app[FILES].listed(caller_of(request).tenant)
-    purpose = request.query.get("purpose")
-    found = [file_object(info) for info in files if purpose in (None, info.purpose)]
-    return as_json(page_of(request, found, most=10_000))
+    asked = page_asked(request, most=MAX_LISTED)
+    try:
+        page = await request.app[FILES].page(
+            caller_of(request).tenant,
+            limit=asked.limit,
+            after=asked.after,
+            oldest_first=asked.order == "asc",
+            purpose=request.query.get("purpose"),
+        )
+    except FileNotFound:
+        raise unknown_after() from None
+    return as_json(as_page([file_object(info) for info in page.files], page.has_more))
 
 
 async def retrieve(request: web.Request) -> web.Response:
@@ -90,12 +110,12 @@ async def content(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
     response.content_length = info.bytes
     response.headers[hdrs.CONTENT_DISPOSITION] = "attachment"
-    timeout_s = request.app[SETTINGS].gateway_write_timeout_s
     async with aclosing(request.app[FILES].read(caller_of(request).tenant, info.id)) as pieces:
+        piece = await anext(pieces, None)  # opens the file: not found is still an answer
         await response.prepare(request)
-        async for piece in pieces:
-            async with asyncio.timeout(timeout_s):
-                await response.write(piece)
+        while piece is not None:
+            await response.write(piece)
+            piece = await anext(pieces, None)
     await response.write_eof()
     return response
 
@@ -114,6 +134,7 @@ def file_object(info: FileInfo) -> dict[str, Any]:
         "object": "file",
         "bytes": info.bytes,
         "created_at": info.created_at,
+        "expires_at": info.expires_at,
         "filename": info.filename,
         "purpose": info.purpose,
         "status": "processed",
@@ -124,34 +145,46 @@ async def _info(request: web.Request) -> FileInfo:
     return await request.app[FILES].info(caller_of(request).tenant, request.match_info["file_id"])
 
 
-async def _pieces(request: web.Request, part: aiohttp.BodyPartReader) -> AsyncIterator[bytes]:
-    timeout_s = request.app[SETTINGS].gateway_read_timeout_s
-    while True:
-        try:
-            async with asyncio.timeout(timeout_s):
-                piece = await part.read_chunk(1 << 16)
-        except TimeoutError:
-            raise ApiError(408, "too_slow", "the file did not arrive in time", "file") from None
-        if not piece:
-            return
-        yield piece
+def _take(fields: dict[str, str], field: Field) -> None:
+    """Take a field of a form. Raises `ApiError`, which names it."""
+    name = field.name
+    if name not in _FIELDS:
+        shown = name if is_plain(name) else None
+        message = f"{shown or 'a field of the form'} cannot be honoured: leave it out"
+        raise ApiError(400, "unsupported_parameter", message, shown)
+    if name in fields:
+        raise _twice(name)
+    if name == "purpose" and field.value != "batch":
+        raise ApiError(400, "invalid_value", "purpose must be 'batch'", "purpose")
+    fields[name] = field.value
 
 
-async def _field(part: aiohttp.BodyPartReader) -> str:
-    text = b""
-    while piece := await part.read_chunk(MAX_FIELD_BYTES):
-        text += piece
-        if len(text) > MAX_FIELD_BYTES:
-            raise ApiError(413, "field_too_large", "is too long", part.name)
-    return text.decode(errors="replace").strip()
+class _Asked(NamedTuple):
+    purpose: Purpose
+    ttl_s: int | None
 
 
-def _filename(part: aiohttp.BodyPartReader) -> str:
+def _asked(fields: dict[str, str]) -> _Asked:
+    """Return what a form asks for. Raises `ApiError`, which names the field."""
+    if "purpose" not in fields:
+        raise ApiError(400, "missing_parameter", "purpose must be 'batch'", "purpose")
+    anchor, seconds = fields.get(_ANCHOR), fields.get(_SECONDS)
+    if anchor is None and seconds is None:
+        return _Asked("batch", None)
+    if anchor != "created_at":
+        raise ApiError(400, "invalid_value", f"{_ANCHOR} must be 'created_at'", _ANCHOR)
+    ttl_s = whole_number(seconds or "", least=MIN_TTL_S, most=MAX_TTL_S)
+    if ttl_s is None:
+        message = f"{_SECONDS} must be a whole number from {MIN_TTL_S:,} to {MAX_TTL_S:,}"
+        raise ApiError(400, "invalid_value", message, _SECONDS)
+    return _Asked("batch", ttl_s)
+
+
+def _twice(name: str) -> ApiError:
+    return ApiError(400, "invalid_value", f"{name} must be given once", name)
+
+
+def _filename(upload: Upload) -> str:
     """The name as the client says it, for people alone: without folders and odd characters."""
-    name = (part.filename or "").replace("\\", "/").rpartition("/")[2]
+    name = upload.filename.replace("\\", "/").rpartition("/")[2]
     return _UNSAFE.sub("_", name) or "file"
-
-
-async def _forget(files: Files, tenant: str | None, info: FileInfo | None) -> None:
-    if info is not None:
-        await files.delete(tenant, info.id)

@@ -16,8 +16,18 @@ T = TypeVar("T", bound=msgspec.Struct)
 _PATH = re.compile(r" - at `\$\.?(.*?)`$")
 
 
+MAX_JSON_NODES = 250_000
+"""Most arrays, objects and names in a body: many values take long to decode, long ones do not.
+
+Counted as characters, so those within texts count too. A prompt has 1 MiB at most.
+"""
+
+
 def decode(body: bytes) -> dict[str, Any]:
     """Read a body; a parameter that is null was not given. Raises `ApiError`."""
+    if sum(map(body.count, (b"[", b"{", b":"))) > MAX_JSON_NODES:
+        message = f"the body has more than {MAX_JSON_NODES:,} brackets, braces and colons"
+        raise ApiError(413, "body_too_complex", message)
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

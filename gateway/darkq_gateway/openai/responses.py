@@ -11,7 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from darkq import JobHandle, JobNotFound
-from darkq_gateway.bodies import read_body
+from darkq_gateway.awaited_json import send_when_done
+from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import STREAMS, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
@@ -19,6 +20,7 @@ from darkq_gateway.openai import foreground, response_request, sse
 from darkq_gateway.openai.response_request import asked_of
 from darkq_gateway.openai.response_stream import ResponseStream
 from darkq_gateway.ownership import owned_job
+from darkq_gateway.queries import integer
 
 PREFIX = "resp_"
 
@@ -26,7 +28,7 @@ PREFIX = "resp_"
 def routes() -> list[web.RouteDef]:
     return [
         web.post("/v1/responses", create),
-        web.get("/v1/responses/{response_id}", retrieve),
+        web.get("/v1/responses/{response_id}", retrieve, allow_head=False),
         web.post("/v1/responses/{response_id}/cancel", cancel),
         web.delete("/v1/responses/{response_id}", delete),
     ]
@@ -34,7 +36,7 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.StreamResponse:
     """Begin a Response. One in the background outlives the call; another is cancelled with it."""
-    body = await read_body(request)
+    body = await read_undecoded(request)
     asked = response_request.parse(body, caller_of(request))
     repeated = asked_of(asked.job.metadata)
     if asked.background:
@@ -47,15 +49,12 @@ async def create(request: web.Request) -> web.StreamResponse:
         response = _new(job, repeated)
         if asked.stream:
             return await _stream(request, job, response, after=-1, resumable=False)
-        async with aclosing(job.events()) as events:
-            async for event in events:
-                response.feed(event)
-        return as_json(response.snapshot())
+        return await send_when_done(request, _whole(job, response))
 
 
 async def retrieve(request: web.Request) -> web.StreamResponse:
     """A Response as it stands, or its events after a number, the past ones first."""
-    after = _number(request, "starting_after")
+    after = integer(request, "starting_after", default=-1, least=0, most=10**15 - 1)
     job, response = await _owned(request)
     if request.query.get("stream", "false").lower() not in ("true", "1"):
         return as_json(await _so_far(job, response))
@@ -111,6 +110,13 @@ async def _stream(
     return stream.response
 
 
+async def _whole(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
+    async with aclosing(job.events()) as events:
+        async for event in events:
+            response.feed(event)
+    return response.snapshot()
+
+
 async def _so_far(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
     async with aclosing(job.history()) as batches:
         async for batch in batches:
@@ -120,22 +126,15 @@ async def _so_far(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
 
 
 async def _owned(request: web.Request) -> tuple[JobHandle, ResponseStream]:
-    prefix, _, job_id = request.match_info["response_id"].rpartition(PREFIX)
-    job = await owned_job(request, job_id)
+    response_id = request.match_info["response_id"]
+    if not response_id.startswith(PREFIX):
+        raise JobNotFound(response_id)
+    job = await owned_job(request, response_id.removeprefix(PREFIX))
     asked = asked_of(job.status.metadata)
-    if prefix or asked is None:  # a job, but no Response
-        raise JobNotFound(job_id)
+    if asked is None:  # a job, but no Response
+        raise JobNotFound(response_id)
     return job.handle, _new(job.handle, asked)
 
 
 def _new(job: JobHandle, asked: dict[str, Any] | None) -> ResponseStream:
     return ResponseStream(PREFIX + job.id, asked=asked or {})
-
-
-def _number(request: web.Request, name: str) -> int:
-    text = request.query.get(name)
-    if text is None:
-        return -1
-    if not text.isdecimal() or len(text) > 15:
-        raise ApiError(400, "invalid_value", "must be the number of an event", name)
-    return int(text)

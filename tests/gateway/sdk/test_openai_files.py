@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -10,8 +12,10 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from darkq import Settings
+from darkq import Client, Files, Settings
+from darkq_gateway.openai.file_expiry import delete_expired
 from support.http_api import Api
+from support.waiting import wait_until
 
 LINES = b'{"custom_id": "1"}\n' * 1000
 
@@ -116,3 +120,133 @@ async def test_a_broken_upload_is_told_and_not_kept(
         assert response.status == status, await response.text()
         assert (await response.json())["error"]["type"] == "invalid_request_error"
     assert nothing_is_kept(settings)
+
+
+async def test_a_file_expires_when_its_upload_says(sdk: AsyncOpenAI) -> None:
+    """Red if `expires_after` is refused, or taken and not honoured."""
+    stored = await sdk.files.create(
+        file=b"x", purpose="batch", expires_after={"anchor": "created_at", "seconds": 7200}
+    )
+    assert stored.expires_at == stored.created_at + 7200
+    assert (await sdk.files.retrieve(stored.id)).expires_at == stored.expires_at
+    usual = await sdk.files.create(file=b"x", purpose="batch")
+    assert usual.expires_at == usual.created_at + 30 * 86400
+
+
+async def test_when_a_file_expires_is_a_setting(
+    start_gateway: Callable[..., Awaitable[Api]], settings: Settings
+) -> None:
+    """Red if a file outlives its time, or if its bytes do."""
+    api = await start_gateway(files_ttl_s=0.5)
+    async with AsyncOpenAI(base_url=f"{api.url}/v1", api_key="x", max_retries=0) as sdk:
+        stored = await sdk.files.create(file=b"x", purpose="batch")
+        with pytest.raises(openai.NotFoundError):
+            await sdk.files.retrieve(stored.id)
+        with pytest.raises(openai.NotFoundError):
+            await sdk.files.content(stored.id)
+        assert [file async for file in sdk.files.list()] == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("expires_after[anchor]", "last_active_at"),
+        ("expires_after[anchor]", ""),
+        *(
+            ("expires_after[seconds]", seconds)
+            for seconds in ("", "3599", "2592001", "-3600", "1e5", "3600.0", "9" * 400)
+        ),
+    ],
+)
+async def test_an_expiry_that_cannot_be_is_refused_by_name(
+    api: Api, settings: Settings, field: str, value: str
+) -> None:
+    """Red if a wrong value is passed over."""
+    form = {
+        "expires_after[anchor]": "created_at",
+        "expires_after[seconds]": "3600",
+        "purpose": "batch",
+        "file": io.BytesIO(b"x"),
+        field: value,
+    }
+    answer = await api("POST", "/v1/files", data=form)
+    assert (answer.status, answer.json["error"]["param"]) == (400, field)
+    assert field in answer.json["error"]["message"]
+    assert nothing_is_kept(settings)
+
+
+async def test_an_anchor_or_seconds_alone_is_refused(api: Api) -> None:
+    """Red if half of an expiry is passed over."""
+    for given, missing in (
+        ({"expires_after[anchor]": "created_at"}, "expires_after[seconds]"),
+        ({"expires_after[seconds]": "3600"}, "expires_after[anchor]"),
+    ):
+        form = {"purpose": "batch", "file": io.BytesIO(b"x"), **given}
+        answer = await api("POST", "/v1/files", data=form)
+        assert (answer.status, answer.json["error"]["param"]) == (400, missing)
+
+
+async def test_a_tenant_has_so_many_files_and_no_more(
+    start_gateway: Callable[..., Awaitable[Api]], make_key: Callable[..., Awaitable[str]]
+) -> None:
+    """Red without a quota, or with one for all tenants together."""
+    api = await start_gateway(files_max_count=3)
+    alice, bob = [await make_key(name) for name in ("alice", "bob")]
+    async with AsyncOpenAI(base_url=f"{api.url}/v1", api_key=alice, max_retries=0) as sdk:
+        results = await asyncio.gather(
+            *(sdk.files.create(file=b"x", purpose="batch") for _ in range(8)),
+            return_exceptions=True,
+        )
+        refused = [each for each in results if isinstance(each, openai.APIStatusError)]
+        stored = [each for each in results if not isinstance(each, BaseException)]
+        assert {(each.status_code, each.code) for each in refused} == {(403, "file_quota_exceeded")}
+        assert "DARKQ_FILES_MAX_COUNT" in refused[0].message
+        assert len(stored) <= 3
+        while len([file async for file in sdk.files.list()]) < 3:
+            await sdk.files.create(file=b"x", purpose="batch")
+        with pytest.raises(openai.PermissionDeniedError):
+            await sdk.files.create(file=b"x", purpose="batch")
+        await sdk.files.delete(stored[0].id)
+        await sdk.files.create(file=b"x", purpose="batch")
+    async with AsyncOpenAI(base_url=f"{api.url}/v1", api_key=bob, max_retries=0) as sdk:
+        await sdk.files.create(file=b"x", purpose="batch")
+
+
+async def test_a_tenant_has_so_many_bytes_and_no_more(
+    start_gateway: Callable[..., Awaitable[Api]], settings: Settings
+) -> None:
+    """Red if only files are counted, or if a chunked body without a length is not."""
+    api = await start_gateway(files_max_total_bytes=10_000, files_max_bytes=6_000)
+    async with AsyncOpenAI(base_url=f"{api.url}/v1", api_key="x", max_retries=0) as sdk:
+        await sdk.files.create(file=b"x" * 5000, purpose="batch")
+        with pytest.raises(openai.PermissionDeniedError, match="DARKQ_FILES_MAX_TOTAL_BYTES"):
+            await sdk.files.create(file=b"x" * 5500, purpose="batch")
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"--x\r\n"
+
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        assert (await api("POST", "/v1/files", data=pieces(), headers=headers)).status == 403
+        assert len([file async for file in sdk.files.list()]) == 1
+
+
+async def test_expired_files_are_deleted_but_for_the_input_of_an_open_batch(
+    start_gateway: Callable[..., Awaitable[Api]], client: Client, settings: Settings
+) -> None:
+    """Red if what an open batch reads is deleted, or if anything else that has expired stays."""
+    api = await start_gateway(files_ttl_s=2)
+    files = Files(settings)
+    async with AsyncOpenAI(base_url=f"{api.url}/v1", api_key="x", max_retries=0) as sdk:
+        read, other = [await sdk.files.create(file=b"{}", purpose="batch") for _ in range(2)]
+        await sdk.batches.create(
+            input_file_id=read.id, endpoint="/v1/responses", completion_window="24h"
+        )
+
+        async def expired() -> bool:
+            return [file async for file in sdk.files.list()] == []
+
+        await wait_until("they expire", expired)
+    assert await delete_expired(client, files) == 1
+    left = {path.parent.name for path in settings.state_dir.rglob("content")}
+    assert left == {read.id}
+    assert other.id not in left

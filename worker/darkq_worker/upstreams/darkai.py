@@ -19,6 +19,7 @@ import msgspec
 from darkq.logs import LogLine
 from darkq_worker.upstreams.base import (
     End,
+    ProtocolViolation,
     Rejected,
     Request,
     UnknownModel,
@@ -29,7 +30,7 @@ from darkq_worker.upstreams.darkai_wire import MAX_LINE_BYTES, AnswerDecoder, er
 from darkq_worker.upstreams.http_failure import http_error, parse_retry_after, quotable
 from darkq_worker.upstreams.http_stream import HttpStream
 from darkq_worker.upstreams.prompt import format_prompt
-from darkq_worker.upstreams.refusal import find_refusal
+from darkq_worker.upstreams.refusal import content_type, find_refusal
 
 DEFAULT_URL: Final = "https://darkai.foundation/chat"
 DEFAULT_MODEL: Final = "llama-3-70b"
@@ -140,6 +141,7 @@ class DarkAIUpstream:
             proxy=request.proxy or self._proxy,
             timeout_s=self._timeout_s,
             idle_timeout_s=self._idle_timeout_s,
+            idle_setting="DARKQ_DARKAI_IDLE_TIMEOUT_S",
             sends_trace=self._sends_trace,
         )
 
@@ -152,3 +154,6 @@ async def _check(http: HttpStream, prompt: str, retry_after_s: float | None) -> 
         raise http_error(
             refusal.status, is_html=refusal.is_html, detail=detail, retry_after_s=retry_after_s
         )
+    if (kind := content_type(http)) not in ("", "text/event-stream"):
+        what = "an HTML page" if kind == "text/html" else "something else"
+        raise ProtocolViolation(f"HTTP 200, but {what} instead of events", status=http.status)

@@ -3,10 +3,12 @@
 Two clocks bound a call. The total runs from the start, whatever happens. The idle clock runs
 only while somebody waits for bytes, and its owner restarts it when something of worth has
 come: so it is the owner who says whether a server that merely pings is alive. A watchdog
-timer enforces both. It moves only when it rings, which makes a read cost nothing.
+timer enforces both. It begins with the first read that has to wait, and moves only when it rings,
+which makes a read cost nothing.
 
 Leaving the block closes the connection, unless the answer was read to its end: then the
-session keeps it for the next call.
+session keeps it for the next call. A call whose kept connection died before a byte of its answer
+is sent once more over a new one: see `connections`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from darkq_worker.upstreams.base import (
     Unreachable,
     UpstreamError,
 )
+from darkq_worker.upstreams.connections import CallConnection
 from darkq_worker.upstreams.http_failure import http_error
 from darkq_worker.upstreams.traced import answered, requested
 
@@ -45,8 +48,9 @@ class HttpStream:
     """A request in flight, POST or, without a body, GET; use it as an async context manager.
 
     Redirects are not followed and compressed answers are not unpacked. Entering raises
-    `UpstreamError`; when it is cancelled, the connection is closed. With `sends_trace` the service
-    hears which trace it is part of, if there is one.
+    `UpstreamError`; when it is cancelled, the connection is closed. `idle_setting` is the variable
+    that holds `idle_timeout_s`, for errors. Without `keeps_connection` no other call uses its
+    connection. With `sends_trace` the service hears which trace it is part of, if there is one.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class HttpStream:
         proxy: str | None,
         timeout_s: float,
         idle_timeout_s: float,
+        idle_setting: str,
+        keeps_connection: bool = True,
         sends_trace: bool = False,
     ) -> None:
         self._session = session
@@ -68,12 +74,17 @@ class HttpStream:
         self._proxy = proxy
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
+        self._idle_setting = idle_setting
+        self._keeps_connection = keeps_connection
         self._sends_trace = sends_trace
         self._late: TimedOut | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
         self._waiting = True
+        self._only_keep_alives = False
         self._loop = asyncio.get_running_loop()
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> Self:
+        """Send the request; return when an answer has begun. Raises `UpstreamError`."""
         self._ends_at = self._loop.time() + self._timeout_s
         self.restart_idle_clock()
         try:
@@ -83,8 +94,10 @@ class HttpStream:
             raise self._lateness() from None
         answered(self._response.status)
         self._body = None  # a long prompt would stay for as long as its answer takes
-        self._watch()
         return self
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
 
     async def __aexit__(
         self,
@@ -92,7 +105,12 @@ class HttpStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._watchdog.cancel()
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the answer was read to its end."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         if self._abort():
             await asyncio.sleep(0)  # a transport closes its socket in the loop's next round
 
@@ -104,8 +122,13 @@ class HttpStream:
         """Return a header of the answer, if it is there."""
         return self._response.headers.get(name)
 
+    def time(self) -> float:
+        """Return the time by the clock of its deadlines, in seconds."""
+        return self._loop.time()
+
     def restart_idle_clock(self) -> None:
         """Say that something of worth has come."""
+        self._only_keep_alives = False
         self._idle_ends_at = self._loop.time() + self._idle_timeout_s
 
     async def read(self) -> bytes:
@@ -113,9 +136,19 @@ class HttpStream:
 
         Raises `TimedOut`, and `Truncated` when the connection broke.
         """
+        content = self._response.content
         self._waiting = True
         try:
-            return await self._response.content.readany()
+            data = content.read_nowait()
+            if not data and not content.at_eof():
+                if self._watchdog is None:  # most short answers come at once, and need none
+                    self._idle_ends_at = self._loop.time() + self._idle_timeout_s
+                    self._watch()
+                data = await content.readany()
+            elif self._loop.time() >= self._ends_at:
+                raise self._lateness()
+            self._only_keep_alives = True  # until the owner says otherwise
+            return data
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             raise self._late or _broken_answer(error, self.status) from None
         finally:
@@ -137,25 +170,40 @@ class HttpStream:
         with contextlib.suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(FINISH_TIMEOUT_S):
                 while await self.read():
-                    pass
+                    self._idle_ends_at = self._loop.time() + self._idle_timeout_s
 
     async def _send(self) -> aiohttp.ClientResponse:
         method = "GET" if self._body is None else "POST"
         trace = requested(self._url, method, sends_trace=self._sends_trace)
+        headers = {**self._headers, **trace, "accept-encoding": "identity"}
+        if not self._keeps_connection:
+            headers["connection"] = "close"
+        connection = CallConnection(is_kept_after=self._keeps_connection)
         try:
+            try:
+                return await self._request(method, headers, connection)
+            except (aiohttp.ClientError, OSError):
+                if not connection.is_unheard:
+                    raise
+                return await self._request(method, headers, CallConnection(is_new=True))
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+            raise _failed_request(error) from None
+
+    async def _request(
+        self, method: str, headers: Mapping[str, str], connection: CallConnection
+    ) -> aiohttp.ClientResponse:
+        with connection:
             return await self._session.request(
                 method,
                 self._url,
                 data=self._body,
-                headers={**self._headers, **trace, "accept-encoding": "identity"},
+                headers=headers,
                 proxy=self._proxy,
                 allow_redirects=False,
                 auto_decompress=False,
                 raise_for_status=False,
                 timeout=_TIMEOUT,
             )
-        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            raise _failed_request(error) from None
 
     def _watch(self) -> None:
         now = self._loop.time()
@@ -170,7 +218,10 @@ class HttpStream:
     def _lateness(self) -> TimedOut:
         if self._loop.time() >= self._ends_at:
             return TimedOut(f"the answer was not complete within {self._timeout_s:g} s")
-        return TimedOut(f"nothing came for {self._idle_timeout_s:g} s")
+        silence = f"nothing came for {self._idle_timeout_s:g} s"
+        if self._only_keep_alives:
+            silence += f" but keep-alives; where it queues for longer, raise {self._idle_setting}"
+        return TimedOut(silence)
 
     def _abort(self) -> bool:
         """Close the connection if the answer still holds it. Whoever reads is woken."""

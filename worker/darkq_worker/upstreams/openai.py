@@ -1,7 +1,13 @@
 """Any service that speaks OpenAI's wire. That is `openai_wire`, the transport `http_stream`.
 
 Its models are those that were configured, else those that it lists itself: `list_models` asks,
-and until it has been answered, `resolve_model` raises `NotReady`.
+and until it has been answered, `resolve_model` raises `NotReady`. A list that was asked for is not
+all that a service takes, so a job that can only mean this service may ask for a model that is not
+in it (`takes_unlisted`). Configured models are all that there are.
+
+Services differ in the fields that they take. One that refuses `stream_options`, or the word for
+the most tokens, is asked again without it or with the other word; what helped is remembered for
+the model.
 
 Timeouts are those of DarkAI: a call may take `timeout_s` in all, and be silent for
 `idle_timeout_s`.
@@ -12,8 +18,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
-from http import HTTPStatus
 from types import MappingProxyType
 
 import aiohttp
@@ -31,19 +35,19 @@ from darkq_worker.upstreams.base import (
     UpstreamError,
     greet,
 )
+from darkq_worker.upstreams.connections import notices_dead
 from darkq_worker.upstreams.http_failure import http_error, parse_retry_after, quotable
 from darkq_worker.upstreams.http_stream import HttpStream
 from darkq_worker.upstreams.openai_errors import hidden, refusal_detail
-from darkq_worker.upstreams.openai_request import parse_models, request_body, text_of
-from darkq_worker.upstreams.openai_wire import (
-    MAX_LINE_BYTES,
-    AnswerDecoder,
-)
+from darkq_worker.upstreams.openai_models import default_model, find_listed, parse_models
+from darkq_worker.upstreams.openai_request import find_refused, request_body, text_of
+from darkq_worker.upstreams.openai_wire import MAX_LINE_BYTES, AnswerDecoder
 from darkq_worker.upstreams.refusal import Refusal, find_refusal
 
 USAGE_TIMEOUT_S = 2.0
 LIST_TIMEOUT_S = 15.0
 MAX_LIST_BYTES = 4 << 20
+MAX_REMEMBERED = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -51,8 +55,8 @@ class OpenAIUpstream:
     """The `Upstream` for an OpenAI-compatible service.
 
     `url` is the base, like `http://127.0.0.1:11434/v1`. `models` come first and the first is the
-    default; without any the service is asked. `session` stays its caller's and should have no
-    limit of connections.
+    default; without any the service is asked. `session` stays its caller's: `make_session` makes
+    one. Over any other no connection is kept.
     """
 
     kind = "openai"
@@ -71,6 +75,7 @@ class OpenAIUpstream:
         timeout_s: float = 600.0,
         idle_timeout_s: float = 120.0,
         max_line_bytes: int = MAX_LINE_BYTES,
+        keeps_connections: bool = True,
         sends_trace: bool = False,
     ) -> None:
         self.name = name
@@ -84,73 +89,111 @@ class OpenAIUpstream:
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._max_line_bytes = max_line_bytes
+        # llama.cpp promises to keep a connection, and closes it once it has streamed.
+        self._keeps_connections = keeps_connections and notices_dead(session)
         self._sends_trace = sends_trace
+        self._variable = f"DARKQ_UPSTREAMS__{name.upper()}"
         self._is_listed = bool(models)
         self._no_list: UpstreamError | None = None
-        self._wants_usage = True
+        self._refused: dict[str, frozenset[str]] = {}  # by model: fields that it does not take
+        self._unknown_reasons: set[str] = set()
 
     @property
     def default_model(self) -> str:
-        return self.models[0] if self.models else ""
+        """The first configured model, or the first listed one that can chat."""
+        return default_model(self.models) if self.lists_models else self.models[0]
+
+    @property
+    def takes_unlisted(self) -> bool:
+        """Tell whether it may be asked for a model that is not among `models`."""
+        return self.lists_models
+
+    def knows(self, model: str) -> bool:
+        """Tell whether a model is one of `models` or an alias, to the letter."""
+        return model in self.models or model in self._aliases
 
     def resolve_model(self, model: str | None) -> str:
-        """Return the canonical name of a model, an alias or None.
+        """Return the canonical name of a model, an alias or None; see `find_listed`.
 
-        Raises `UnknownModel`, `NotReady`, and `Rejected` where the service lists no models.
+        Raises `UnknownModel`, `NotReady` while the service is away, `Rejected` where it lists no
+        models, and `ProtocolViolation` where its list cannot be read.
         """
         if not self._is_listed:
-            if self._no_list is None or self._no_list.retryable:
-                raise NotReady(f"the models of {self.name} are not known yet")
-            raise Rejected(f"{self.name} does not list its models: {self._no_list.message}")
+            raise self._unlisted()
         name = self._aliases.get(model, model) if model else self.default_model
-        if name not in self.models or not name:
+        if not name:
+            remedy = f"name one in {self._variable}__MODELS"
+            raise Rejected(f"{self.name} lists no model for chats: {remedy}")
+        found = name if name in self.models else None
+        if found is None and self.lists_models:
+            found = find_listed(name, self.models)
+        if found is None:
             raise UnknownModel(name, self.models)
-        return name
+        return found
+
+    def _unlisted(self) -> UpstreamError:
+        """Why the models are not known. A list that came and cannot be read is no outage."""
+        error, remedy = self._no_list, f"name them in {self._variable}__MODELS"
+        if isinstance(error, ProtocolViolation) and error.status is not None:
+            return ProtocolViolation(
+                f"{self.name} lists its models unreadably: {error.message}; {remedy}",
+                status=error.status,
+            )
+        if error is None or error.retryable:
+            return NotReady(f"the models of {self.name} are not known yet")
+        return Rejected(f"{self.name} does not list its models: {error.message}; {remedy}")
 
     async def list_models(self) -> None:
         """Ask the service for its models. Raises `UpstreamError`; those known before stay."""
         try:
             async with self._call("/models", None, None, LIST_TIMEOUT_S) as http:
-                if refusal := await find_refusal(http, wanted="application/json"):
-                    raise self._refused(http, refusal)
+                if refusal := await find_refusal(http):
+                    raise self._refused_call(http, refusal)
                 body = b""
                 while chunk := await http.read():
                     body += chunk
                     if len(body) > MAX_LIST_BYTES:
                         raise ProtocolViolation("the list of models is too long", status=200)
+                models = parse_models(body)
         except UpstreamError as error:
             self._no_list = error
             raise
-        self.models = tuple(parse_models(body))
+        self.models = tuple(models)
         self._is_listed = True
 
     async def stream(self, request: Request) -> AsyncGenerator[str | End, None]:
         """Yield the answer's text as it arrives, then one `End`. See `Upstream.stream`."""
-        model = self.resolve_model(request.model)
+        model = self._model_of(request)
         prompt = text_of(request.prompt)
-        async with AsyncExitStack() as stack:
-            http, awaits_usage = await self._ask(stack, request, model, prompt)
+        http = await self._ask(request, model, prompt)
+        try:
             answer = AnswerDecoder(
                 prompt=prompt,
                 secret=self._api_key,
-                awaits_usage=awaits_usage,
+                model=model,
+                models=self.models,
                 retry_after_s=_asked_wait_s(http),
                 max_line_bytes=self._max_line_bytes,
             )
-            try:
-                while not answer.has_ended:
-                    if chunk := await http.read():
-                        for text in answer.feed(chunk):
-                            yield text
-                    else:
-                        answer.feed_eof()
-                    if answer.got_frame:
-                        http.restart_idle_clock()
-                await _read_usage(http, answer)
-            finally:
-                if answer.malformed:
-                    facts = {"upstream": self.name, "lines": answer.malformed}
-                    _log.warning(LogLine("skipped malformed lines", **facts))
+            rest_ends_at: float | None = None
+            while not answer.is_complete:
+                if not answer.has_ended:
+                    rest_ends_at = None
+                    chunk = await http.read()
+                else:  # usage may follow, or text after a stop that was none
+                    rest_ends_at = rest_ends_at or http.time() + USAGE_TIMEOUT_S
+                    if (rest := await _read_rest(http, rest_ends_at)) is None:
+                        break
+                    chunk = rest
+                for text in answer.feed(chunk) if chunk else answer.feed_eof():
+                    yield text
+                if answer.got_frame:
+                    http.restart_idle_clock()
+            if answer.is_complete:
+                await http.finish()
+        finally:
+            await http.aclose()
+        self._note_reason(answer.unknown_reason)
         yield answer.end
 
     async def probe(self, *, timeout_s: float) -> None:
@@ -167,25 +210,50 @@ class OpenAIUpstream:
         except TimeoutError:
             raise TimedOut(f"no text came within {timeout_s:g} s") from None
 
-    async def _ask(
-        self, stack: AsyncExitStack, request: Request, model: str, prompt: str
-    ) -> tuple[HttpStream, bool]:
-        """Begin an answer; return it, and whether it will tell the usage.
+    def _model_of(self, request: Request) -> str:
+        """Return the model to ask for. What `choose` let pass unlisted is asked for as it is."""
+        try:
+            return self.resolve_model(request.model)
+        except (Rejected, ProtocolViolation):
+            if request.model and self.takes_unlisted:
+                return request.model
+            raise
 
-        A service that does not know `stream_options` is asked again without, and remembered.
-        """
+    async def _ask(self, request: Request, model: str, prompt: str) -> HttpStream:
+        """Begin an answer. What the service refuses and can do without, it is asked without."""
+        known = refused = self._refused.get(model, frozenset())
         while True:
-            awaits_usage = self._wants_usage
-            body = request_body(self._url, request, model, awaits_usage=awaits_usage)
-            call = self._call("/chat/completions", body, request.proxy, self._timeout_s)
-            http = await stack.enter_async_context(call)
-            refusal = await find_refusal(http)
-            if refusal is None:
-                return http, awaits_usage
-            if not awaits_usage or not _is_about_usage(refusal):
-                raise self._refused(http, refusal, model=model, prompt=prompt)
-            self._wants_usage = False
-            await stack.aclose()
+            body = request_body(self._url, request, model, refused=refused)
+            http = self._call("/chat/completions", body, request.proxy, self._timeout_s)
+            await http.open()
+            is_refused = True
+            try:
+                refusal = await find_refusal(http)
+                if refusal is None:
+                    is_refused = False
+                    break
+                more = find_refused(refusal.status, refusal.body, body, refused)
+                if more is None:
+                    raise self._refused_call(http, refusal, model=model, prompt=prompt)
+            finally:
+                if is_refused:
+                    await http.aclose()
+            refused |= {more}
+        if refused != known:
+            self._remember(model, refused)
+        return http
+
+    def _remember(self, model: str, refused: frozenset[str]) -> None:
+        if len(self._refused) >= MAX_REMEMBERED:
+            self._refused.clear()
+        self._refused[model] = refused
+
+    def _note_reason(self, reason: str) -> None:
+        """Log a finish reason that nobody knows, once for a worker's life."""
+        if reason and reason not in self._unknown_reasons:
+            if len(self._unknown_reasons) < MAX_REMEMBERED:
+                self._unknown_reasons.add(reason)
+            _log.warning(LogLine("unknown finish reason", upstream=self.name, reason=reason))
 
     def _call(
         self, path: str, body: bytes | None, proxy: str | None, timeout_s: float
@@ -193,9 +261,6 @@ class OpenAIUpstream:
         headers = {
             "accept": "text/event-stream" if body else "application/json",
             "user-agent": "darkq",
-            # llama.cpp promises to keep a connection, and closes it once it has streamed: the
-            # next call over it would be lost.
-            "connection": "close",
         }
         if body:
             headers["content-type"] = "application/json"
@@ -209,41 +274,38 @@ class OpenAIUpstream:
             proxy=proxy or self._proxy,
             timeout_s=timeout_s,
             idle_timeout_s=self._idle_timeout_s,
+            idle_setting=f"{self._variable}__IDLE_TIMEOUT_S",
+            keeps_connection=self._keeps_connections,
             sends_trace=self._sends_trace,
         )
 
-    def _refused(
+    def _refused_call(
         self, http: HttpStream, refusal: Refusal, *, model: str = "", prompt: str = ""
     ) -> UpstreamError:
         said = refusal_detail(refusal.body)
-        if refusal.status == HTTPStatus.NOT_FOUND and model and "model" in said.detail.lower():
-            return UnknownModel(model, [name for name in self.models if name != model])
         detail = quotable(hidden(said.detail, self._api_key), prompt)
+        if model and said.is_about_model(refusal.status):
+            known = [name for name in self.models if name != model]
+            return UnknownModel(model, known, said=detail)
+        asked_s = _asked_wait_s(http)
         return http_error(
             refusal.status,
             is_html=refusal.is_html,
             detail=detail,
-            retry_after_s=_asked_wait_s(http),
+            retry_after_s=said.wait_s if asked_s is None else asked_s,
         )
 
 
-async def _read_usage(http: HttpStream, answer: AnswerDecoder) -> None:
-    """Read what follows the text, for a moment. The text is whole, whatever comes of this."""
-    with suppress(UpstreamError, TimeoutError):
-        async with asyncio.timeout(USAGE_TIMEOUT_S):
-            while not answer.is_complete and (chunk := await http.read()):
-                for _ in answer.feed(chunk):
-                    pass
-    if answer.is_complete:
-        await http.finish()
+async def _read_rest(http: HttpStream, ends_at: float) -> bytes | None:
+    """Return what follows a text that is whole; None where nothing does for too long."""
+    try:
+        async with asyncio.timeout_at(ends_at):
+            return await http.read()
+    except (UpstreamError, TimeoutError):
+        return None
 
 
 def _asked_wait_s(http: HttpStream) -> float | None:
     """How long the service asks to stay away, in seconds."""
     wait_ms = parse_retry_after(http.header("retry-after-ms"), unit_s=0.001)
     return parse_retry_after(http.header("retry-after")) if wait_ms is None else wait_ms
-
-
-def _is_about_usage(refusal: Refusal) -> bool:
-    is_invalid = refusal.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
-    return is_invalid and (b"stream_options" in refusal.body or b"include_usage" in refusal.body)

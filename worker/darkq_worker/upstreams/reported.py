@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import re
 
-from darkq_worker.upstreams.base import Overloaded, RateLimited, UpstreamError
+from darkq_worker.upstreams.base import Overloaded, RateLimited, Rejected, UpstreamError
 from darkq_worker.upstreams.http_failure import quotable
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_RATE_LIMIT = re.compile(r"rate.?limit|too many requests", re.IGNORECASE)
-_NO_CAPACITY = re.compile(r"capacity|overload|busy|unavailable", re.IGNORECASE)
+_KINDS: tuple[tuple[type[UpstreamError], re.Pattern[str]], ...] = (
+    (RateLimited, re.compile(r"rate.?limit|too many requests|throttl", re.IGNORECASE)),
+    (
+        Rejected,  # the prompt is too long, and will be so next time
+        re.compile(
+            r"context.?(length|size|window|limit)|prompt is too long|input is too long|"
+            r"(prompt|input|request).{0,40}(exceeds|longer than).{0,40}(context|token)|"
+            r"too many (input )?tokens",
+            re.IGNORECASE,
+        ),
+    ),
+    (Overloaded, re.compile(r"capacity|overload|busy|unavailable", re.IGNORECASE)),
+)
 
 
 def clean(value: object) -> str:
@@ -19,9 +30,7 @@ def clean(value: object) -> str:
 
 def kind_of(words: str) -> type[UpstreamError]:
     """Return the kind of error that an upstream's words mean."""
-    if _RATE_LIMIT.search(words):
-        return RateLimited
-    return Overloaded if _NO_CAPACITY.search(words) else UpstreamError
+    return next((kind for kind, pattern in _KINDS if pattern.search(words)), UpstreamError)
 
 
 def reported_error(

@@ -47,6 +47,8 @@ class TracedCall(CallSpan):
 
         options = request.options
         wishes = {f"gen_ai.request.{name}": getattr(options, name, None) for name in _OPTIONS}
+        most = getattr(options, "max_completion_tokens", None)
+        wishes["gen_ai.request.max_tokens"] = wishes["gen_ai.request.max_tokens"] or most
         self._attempt = attempt
         self._span = tracer.start_span(
             f"chat {request.model}",
