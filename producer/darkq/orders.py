@@ -16,7 +16,7 @@ from darkq import event as ev
 from darkq import scripts
 from darkq.batch_lines import Line
 from darkq.connection import speaking_darkq
-from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull
+from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull, RedisFull
 from darkq.event import Cursor
 from darkq.group_commit import MAX_BYTES_PER_CALL, GroupCommit
 from darkq.job import Job, Priority
@@ -40,7 +40,7 @@ from darkq.tracing import NOTHING, TraceContext, enqueueing
 
 MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
-_REFUSED = (b"full", b"closed")
+_REFUSED = (b"full", b"closed", b"memory")
 _NO_ROOM = (b"full", b"wait")
 _NOT_PLAIN = "holds something else than plain data: make it with Job.create"
 
@@ -110,7 +110,7 @@ class Orders:
         """Store a job; return its keys, and whether it was there before.
 
         Raises `InvalidJob` for a key that can be none, `IdempotencyConflict`, `QueueFull`,
-        `QueueClosed`, `RedisUnavailable`.
+        `QueueClosed`, `RedisFull`, `RedisUnavailable`.
         """
         with enqueueing(job.priority) as span:
             order = self._order(job, idempotency_key, span.carried)
@@ -127,7 +127,7 @@ class Orders:
 
         Their ids follow from the seed, if there is one: those that are there stay as they are.
 
-        Raises `QueueFull` and `QueueClosed`, which name those that were stored, and
+        Raises `QueueFull`, `QueueClosed` and `RedisFull`, which name those that were stored, and
         `RedisUnavailable`.
         """
         with enqueueing(count=len(jobs)) as span:
@@ -143,7 +143,10 @@ class Orders:
         for call in _in_calls(orders_of_all):
             partition = self._any_partition() if seed is None else self._partition_of(seed)
             orders = [order.in_partition(partition) for order in call]
-            receipts = await self._store(orders)
+            try:
+                receipts = await self._store(orders)
+            except RedisFull as error:
+                raise RedisFull([keys.public_id for keys in stored]) from error
             stored += [keys for verdict, keys in receipts if verdict not in _REFUSED]
             for order, (verdict, _) in zip(orders, receipts, strict=True):
                 if verdict in _REFUSED:
@@ -222,7 +225,9 @@ class Orders:
 
     def _refusal(
         self, verdict: bytes, order: _Order, stored_ids: Sequence[str] = ()
-    ) -> QueueFull | QueueClosed:
+    ) -> QueueFull | QueueClosed | RedisFull:
+        if verdict == b"memory":
+            return RedisFull(stored_ids)
         name = queue(order.keys.partition, order.priority)
         if verdict == b"closed":
             return QueueClosed(name, stored_ids)

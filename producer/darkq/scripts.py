@@ -83,7 +83,7 @@ class Script:
         return f"Script({self.name!r})"
 
 
-enqueue = Script("enqueue", head=["wake", "batches"], durable=True)
+enqueue = Script("enqueue", head=["headroom", "wake", "batches"], durable=True)
 claim = Script("claim", head=["wake"])
 renew = Script("renew")
 append = Script("append")

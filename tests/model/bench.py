@@ -128,6 +128,7 @@ class Bench:
         respite: bool = False,
         fault: Fault | None = None,
     ) -> None:
+        await worker.leases.claim(0, slots=0, bulk_slots=0)  # which learns the time
         self.redis.fault, now = fault, _now_ms()
         respite_s = self.settings.worker_lease_s / 2 if respite else 0
         claims, due_s = await worker.leases.claim(

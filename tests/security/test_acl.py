@@ -48,7 +48,7 @@ RULES = dict(re.findall(r"^ACL SETUSER darkq-(\w+) on >SECRET (.*)$", DOCS, re.M
 LIMITS = {"darkai_limits": "4/1", "darkai_concurrency": 2, "breaker_failures": 1}
 SCRIPTS = {
     "producer": [
-        *("enqueue", "wake", "batches", "cancel", "end_line", "revive"),
+        *("enqueue", "headroom", "wake", "batches", "cancel", "end_line", "revive"),
         *("keep_batch", "mark_batch", "acknowledge"),
         *("enter", "forget", "publish", "waiters_keep", "waiters_leave"),
     ],

@@ -116,7 +116,8 @@ class Hand:
         keys = claim.keys
         names = [claim.queue, keys.in_progress, keys.retry, keys.state, keys.events]
         args: list[Argument] = [keys.arq_id, claim.attempt, claim.token, keys.live, wake(0)]
-        args += ["" if delay_ms is None else delay_ms, place_ms, int(burns), *_flat(events)]
+        args += ["" if delay_ms is None else delay_ms, place_ms, int(burns), TTL_MS]
+        args += _flat(events)
         return cast(int, await scripts.release(self.redis, names, args))
 
     async def complete(self, claim: Claim, text: str, at: Cursor) -> ResultRecord:

@@ -55,12 +55,15 @@ class Rule(NamedTuple):
 
 
 class NotNow(Exception):
-    """A job may not go yet: it is to ask again at `turn_ms`, epoch ms by the clock of Redis."""
+    """A job may not go before `turn_ms`, epoch ms by the clock of Redis; or not for `delay_s`."""
 
-    def __init__(self, turn_ms: float, upstream: str = "") -> None:
+    def __init__(
+        self, turn_ms: float = 0.0, upstream: str = "", *, delay_s: float | None = None
+    ) -> None:
         super().__init__(turn_ms)
         self.turn_ms = turn_ms
         self.upstream = upstream
+        self.delay_s = delay_s
 
 
 def token(claim: Claim) -> str:
