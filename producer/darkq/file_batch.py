@@ -165,9 +165,16 @@ class FileBatches:
         """
         ours = file_batches_of(_digest(tenant))
         async with speaking_darkq():
-            await self._redis.zremrangebyscore(ours, "-inf", time.time() - TTL_S)
+            await self._drop_expired(ours)
             ids = await self._ids(ours, after, limit + 1, oldest_first=oldest_first)
         return FileBatchPage(await self._records(ids[:limit]), len(ids) > limit)
+
+    async def _drop_expired(self, ours: str) -> None:
+        """Remove the oldest ids whose records have expired, a bounded number of them."""
+        oldest_s = time.time() - TTL_S
+        ids = await self._redis.zrangebyscore(ours, "-inf", oldest_s, start=0, num=MOST_ENDED)
+        if ids:
+            await self._redis.zrem(ours, *ids)
 
     async def _ids(
         self, ours: str, after: str | None, count: int, *, oldest_first: bool

@@ -37,8 +37,9 @@ from darkq_worker.file_batch_input import Input
 MAX_ERRORS = 100
 LINES_PER_CALL = 200
 FEW_LINES = 100
+FEW_BYTES = MAX_BYTES_PER_CALL // 2
 PAUSE_S = 1.0
-"""After a page of few lines: more of them gather meanwhile, and make one part."""
+"""After a page of few lines and bytes: more of them gather meanwhile, and make one part."""
 
 CHECK_S = 30.0
 """How often to see whether the batch is to end, by its window or by a cancellation."""
@@ -212,11 +213,12 @@ class FileBatchRun:
     async def _collect(self) -> None:
         async with aclosing(self._batch.collected()) as pages:
             async for page in pages:
-                await self._store(page)
-                if len(page) < FEW_LINES:
+                size = await self._store(page)
+                if len(page) < FEW_LINES and size < FEW_BYTES:
                     await asyncio.sleep(PAUSE_S)
 
-    async def _store(self, page: Sequence[Finished]) -> None:
+    async def _store(self, page: Sequence[Finished]) -> int:
+        """Store a page as a part, and acknowledge it; return how many bytes the part has."""
         answers, failures = list[bytes](), list[bytes]()
         for end in page:
             if end.result is not None:
@@ -225,16 +227,18 @@ class FileBatchRun:
                 code, message = (end.code, end.message) if end.code else self._unanswered()
                 failures.append(failure_line(end.custom_id, end.job_id, code, message))
         name = self._new_part(Position.parse(page[0].cursor).number)
-        stored = []
+        stored, size = list[str](), 0
         for kind, lines in ((self._output, answers), (self._errors, failures)):
             if lines:
                 data = b"".join(lines)
                 await self._files.put_part(self._record.tenant, kind.place, name, data)
                 stored.append(kind.what)
+                size += len(data)
         part = Part(f"{name} {'+'.join(stored)}", TTL_S) if stored else None
         await self._batch.acknowledge(page, part=part)
         if missing := {end.number for end in page if end.outcome == "missing"}:
             await self._add_again(missing)
+        return size
 
     def _new_part(self, number: int) -> str:
         """Return a name that no other call has used, nor any other runner."""
