@@ -17,6 +17,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq.batch_status import read_batch
+from darkq.connection import is_wrong_type
 from darkq.errors import BatchNotFound, CursorGone
 from darkq.group_commit import count_fitting
 from darkq.keys import BatchKeys, JobKeys
@@ -155,7 +156,7 @@ async def _sizes(redis: Redis, names: Sequence[str]) -> list[int]:
             pipe.strlen(name)
         replies = await pipe.execute(raise_on_error=False)
     for reply in replies:
-        if isinstance(reply, Exception) and "WRONGTYPE" not in str(reply):
+        if isinstance(reply, Exception) and not is_wrong_type(reply):
             raise reply
     return [reply if isinstance(reply, int) else 0 for reply in replies]
 

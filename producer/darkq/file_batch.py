@@ -14,13 +14,14 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from darkq import scripts
-from darkq.connection import speaking_darkq
+from darkq.connection import is_wrong_type, speaking_darkq
 from darkq.errors import BatchNotFound, BatchTaken, CorruptRecord, NewerRecord
 from darkq.job import checked_metadata
 from darkq.keys import FILE_BATCHES_ENDED, FILE_BATCHES_OPEN, BatchKeys, file_batches_of
@@ -145,7 +146,12 @@ class FileBatches:
         """Return a record. Raises `BatchNotFound`, `CorruptRecord`, `NewerRecord`."""
         key = BatchKeys.parse(batch_id).files
         async with speaking_darkq():
-            data: bytes | None = await self._redis.get(key)
+            try:
+                data: bytes | None = await self._redis.get(key)
+            except ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                raise CorruptRecord(batch_id) from None
         if data is None:
             raise BatchNotFound(batch_id)
         return _read(data, batch_id)
@@ -189,7 +195,7 @@ class FileBatches:
         else:
             start = "+inf" if score is None else score
             found = await self._redis.zrevrangebyscore(ours, start, "-inf", start=0, num=count + 1)
-        ids = [batch_id.decode() for batch_id in found]
+        ids = [batch_id.decode(errors="replace") for batch_id in found]
         if after in ids:
             ids = ids[ids.index(after) + 1 :]
         return ids[:count]
@@ -215,11 +221,14 @@ class FileBatches:
         async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
             for batch_id in ids:  # of any partitions
                 pipe.get(BatchKeys.parse(batch_id).files)
-            found: Sequence[bytes | None] = await pipe.execute()
+            found: Sequence[Any] = await pipe.execute(raise_on_error=False)
+            for reply in found:
+                if isinstance(reply, Exception) and not is_wrong_type(reply):
+                    raise reply
         records = []
         for batch_id, data in zip(ids, found, strict=True):
             with suppress(CorruptRecord):
-                if data is not None:
+                if isinstance(data, bytes):
                     records.append(_read(data, batch_id))
         return records
 
@@ -245,7 +254,7 @@ class FileBatches:
             ids = await self._redis.zrangebyscore(
                 FILE_BATCHES_ENDED, "-inf", time.time(), start=0, num=MOST_ENDED
             )
-        return [batch_id.decode() for batch_id in ids]
+        return [batch_id.decode(errors="replace") for batch_id in ids]
 
     async def begun(self, batch_id: str) -> list[str]:
         """Return the ids of the files that runners have begun to put together."""
