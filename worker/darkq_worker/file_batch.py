@@ -1,7 +1,7 @@
 """One batch over files, from its input to its output. Whoever runs it may die at any point.
 
     validating ── in_progress ── finalizing ── completed | expired | cancelled | failed
-        └── failed
+        └── failed      └── failed: given up; delivered later, if the store comes back
 
 A lease cannot fence the store of files: a runner that was frozen goes on writing there after
 another one has taken its place. So each runner writes under names of its own, and Redis decides in
@@ -28,7 +28,7 @@ from darkq.batch_control import Part
 from darkq.batch_ends import Finished, Position
 from darkq.batch_lines import Line
 from darkq.errors import BatchClosed, BatchFull, BatchTaken
-from darkq.file_batch import TTL_S, FileBatchState
+from darkq.file_batch import LEFTOVERS_KEPT_S, TTL_S, FileBatchState
 from darkq.files import new_file_id
 from darkq.group_commit import MAX_BYTES_PER_CALL
 from darkq.keys import BatchKeys
@@ -50,6 +50,7 @@ _UNANSWERED = {
     "expired": ("batch_expired", "the batch was not completed within its window"),
     "cancelled": ("batch_cancelled", "the batch was cancelled"),
 }
+_NOT_FINISHED = "batch_not_finished"
 _INPUT_GONE = LineError(code="file_not_found", message="the input file is gone")
 
 
@@ -101,14 +102,34 @@ class FileBatchRun:
             await self._answer()
         if self._record.state == "finalizing":
             await self._finalize()
+        elif self._was_given_up:
+            await self._collect()
+            await self._finalize()
         await self._client.file_batches.close(self._record.id)
 
-    async def give_up(self, reason: str) -> None:
-        """End the batch as failed, without what was answered. Raises as `run`."""
-        await self._batch.cancel()
-        error = LineError(code="batch_not_finished", message=f"stopped again and again: {reason}")
-        await self._turn("failed", errors=(error,), ended_at=int(time.time()))
-        await self._client.file_batches.close(self._record.id)
+    async def give_up(self, reason: str) -> bool:
+        """End the batch as failed; True once nothing more is to be tried. Raises as `run`.
+
+        For an hour `run` still tries to deliver what was answered: the store may come back.
+        """
+        if self._record.ended_at is None:
+            await self._batch.cancel()
+            error = LineError(code=_NOT_FINISHED, message=f"stopped again and again: {reason}")
+            await self._turn("failed", errors=(error,), ended_at=int(time.time()))
+        elif time.time() >= self._record.ended_at + LEFTOVERS_KEPT_S:
+            await self._client.file_batches.close(self._record.id)
+            return True
+        return False
+
+    @property
+    def _was_given_up(self) -> bool:
+        """Whether it has failed, and nothing of it was delivered."""
+        record = self._record
+        return (
+            record.state == "failed"
+            and record.completed + record.failed < record.total
+            and any(error.code == _NOT_FINISHED for error in record.errors)
+        )
 
     async def _validate(self) -> None:
         total, errors = 0, list[LineError]()
@@ -264,7 +285,7 @@ class FileBatchRun:
         gone = missing > 0 and not await self._has_input()
         left_out = _none() if gone or not missing else self._left_out(answered)
         output_id, error_id = new_file_id(), new_file_id()
-        await self._turn("finalizing", begins=(output_id, error_id))
+        await self._turn(self._record.state, begins=(output_id, error_id))
         try:
             output = await self._put_together(output_id, self._output, _none())
             errors = await self._put_together(error_id, self._errors, left_out)
@@ -276,7 +297,7 @@ class FileBatchRun:
                 output_file_id=output,
                 error_file_id=errors,
                 errors=why,
-                ended_at=int(time.time()),
+                ended_at=self._record.ended_at or int(time.time()),
             )
         except BatchTaken:
             await self._discard(output_id, error_id)
@@ -284,6 +305,8 @@ class FileBatchRun:
 
     def _end(self, cancelled: bool, *, gone: bool) -> tuple[FileBatchState, tuple[LineError, ...]]:
         """Return the final state, and what is wrong with it."""
+        if self._record.state == "failed":
+            return "failed", self._record.errors
         if gone and (self._record.errors or not cancelled):
             return "failed", (_INPUT_GONE,)
         if cancelled:
