@@ -138,8 +138,8 @@ async def test_a_reader_notices_even_when_as_many_new_ends_came_as_were_lost(
         await past.come_back()
         await answer(hand, slots=3)
         for stream in (batch.events(cursors[1]), batch.tail(cursors[1])):
-            with pytest.raises(CursorGone):
-                async with asyncio.timeout(5):
+            async with asyncio.timeout(5):
+                with pytest.raises(CursorGone):
                     async for _ in stream:
                         pass
         async with aclosing(batch.events(cursors[0])) as ends:
