@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from faults import (
+    abuse,
     backlog,
     batches,
     cancelling,
@@ -31,4 +32,5 @@ CATALOGUE: dict[str, list[Fault]] = {
     "cancel": cancelling.FAULTS,
     "batch": batches.FAULTS,
     "backlog": backlog.FAULTS,
+    "abuse": abuse.FAULTS,
 }
