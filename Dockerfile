@@ -1,5 +1,5 @@
 # The image of worker and gateway: a virtualenv made in one stage, carried without its tools into the
-# other. To pin the base by digest: --build-arg PYTHON_IMAGE=python:3.13-slim-trixie@sha256:…
+# other. Pin the base by digest, which moves with every rebuild of the tag: docs/operate.md says how.
 ARG PYTHON_IMAGE=python:3.13-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build

@@ -1,11 +1,14 @@
 """Background generation in FastAPI: post a prompt, follow its events, leave, come back.
 
-    uvicorn fastapi_app:app
+    uvicorn fastapi_app:app --timeout-graceful-shutdown 5
     curl -s localhost:8000/jobs --json '{"prompt": "Why do people queue?"}'
     curl -sN localhost:8000/jobs/<id>/events                 # or in a browser: new EventSource(…)
 
 A browser's EventSource reconnects by itself and says in `Last-Event-ID` what it has seen, so a
 reader loses nothing and sees nothing twice, whatever happens to the network or to this process.
+When nothing follows what it has seen, the answer is 204, and it does not come again.
+
+Without `--timeout-graceful-shutdown` uvicorn waits at its end for every open stream, so for jobs.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Annotated
 
 from fastapi import FastAPI, Header, HTTPException, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
-from darkq import Client, InvalidJob, JobNotFound, event, sse
+from darkq import Client, CursorGone, InvalidJob, JobHandle, JobNotFound, event, sse
+
+FINISHED = ("completed", "failed", "cancelled")
 
 
 class Question(BaseModel):
@@ -55,13 +60,15 @@ async def show(job_id: str, request: Request) -> dict[str, object]:
 @app.get("/jobs/{job_id}/events")
 async def events(
     job_id: str, request: Request, last_event_id: Annotated[str | None, Header()] = None
-) -> StreamingResponse:
+) -> Response:
     """Stream a job's events: the past first, then live, to the end."""
     client: Client = request.app.state.client
     job = client.job(job_id)
-    await job.status()  # an unknown job is a 404, not an empty stream
+    status = await job.status()  # an unknown job is a 404, not an empty stream
     if last_event_id:
         check_cursor(last_event_id)
+        if status.state in FINISHED and not await something_follows(job, last_event_id):
+            return Response(status_code=204)  # which ends an EventSource for good
 
     async def stream() -> AsyncGenerator[bytes, None]:
         async with aclosing(job.events(after=last_event_id)) as tail:
@@ -70,6 +77,14 @@ async def events(
 
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
     return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+
+
+async def something_follows(job: JobHandle, after: str) -> bool:
+    """Tell whether a finished job has events after a cursor."""
+    async with aclosing(job.events(after)) as tail:
+        async for _ in tail:
+            return True
+    return False
 
 
 def check_cursor(text: str) -> None:
@@ -87,3 +102,8 @@ async def invalid(_: Request, error: InvalidJob) -> JSONResponse:
 @app.exception_handler(JobNotFound)
 async def unknown(_: Request, error: JobNotFound) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 404)
+
+
+@app.exception_handler(CursorGone)
+async def gone(_: Request, error: CursorGone) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 410)

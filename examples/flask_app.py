@@ -4,7 +4,11 @@
     curl -s localhost:5000/jobs --json '{"prompt": "Why do people queue?"}'
     curl -sN localhost:5000/jobs/<id>/events
 
-One client serves all threads of a process, and survives the fork of gunicorn and uWSGI.
+One client serves all threads of a process, and survives the fork of gunicorn and uWSGI. A reader
+that has seen all gets 204, which ends an EventSource. Behind gunicorn a thread waits for each
+reader, and its end for them all, up to `--graceful-timeout`:
+
+    gunicorn --threads 100 --graceful-timeout 5 flask_app:app
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ from collections.abc import Iterator
 
 from flask import Flask, Response, abort, jsonify, request, url_for
 
-from darkq import InvalidJob, JobNotFound, event, sse
+from darkq import CursorGone, InvalidJob, JobNotFound, event, sse
 from darkq.sync import Client
+
+FINISHED = ("completed", "failed", "cancelled")
 
 app = Flask(__name__)
 client = Client()
@@ -23,7 +29,8 @@ client = Client()
 @app.post("/jobs")
 def create() -> tuple[Response, int]:
     """Store a job. When this answers, the job will be run."""
-    job = client.enqueue(request.get_json()["prompt"])
+    question = request.get_json()
+    job = client.enqueue(question.get("prompt", "") if isinstance(question, dict) else "")
     return jsonify(id=job.id, events=url_for("events", job_id=job.id)), 202
 
 
@@ -38,10 +45,12 @@ def show(job_id: str) -> Response:
 def events(job_id: str) -> Response:
     """Stream a job's events: the past first, then live, to the end."""
     job = client.job(job_id)
-    job.status()  # an unknown job is a 404, not an empty stream
+    status = job.status()  # an unknown job is a 404, not an empty stream
     after = request.headers.get("last-event-id")
     if after:
         check_cursor(after)
+        if status.state in FINISHED and next(job.events(after), None) is None:
+            return Response(status=204)  # which ends an EventSource for good
 
     def stream() -> Iterator[bytes]:
         for each in job.events(after=after):
@@ -65,3 +74,8 @@ def invalid(error: InvalidJob) -> tuple[Response, int]:
 @app.errorhandler(JobNotFound)
 def unknown(error: JobNotFound) -> tuple[Response, int]:
     return jsonify(detail=str(error)), 404
+
+
+@app.errorhandler(CursorGone)
+def gone(error: CursorGone) -> tuple[Response, int]:
+    return jsonify(detail=str(error)), 410

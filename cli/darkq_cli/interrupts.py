@@ -30,9 +30,15 @@ def install() -> None:
 
 
 def _as_ctrl_c(number: int, _: FrameType | None) -> None:
-    global _first  # noqa: PLW0603  a process has one set of signals
-    _first = _first or signal.Signals(number)
+    _note(number)
     signal.raise_signal(signal.SIGINT)
+
+
+def _note(number: int) -> None:
+    """Remember which signal decides the exit code: the first that is no SIGINT."""
+    global _first  # noqa: PLW0603  a process has one set of signals
+    if number != signal.SIGINT:
+        _first = _first or signal.Signals(number)
 
 
 def exit_code() -> int:
@@ -70,6 +76,7 @@ def undisturbed() -> Iterator[None]:
     asked: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
+        _note(number)
         if asked:
             signal.default_int_handler(number, frame)
         asked.append(number)

@@ -61,7 +61,7 @@ def prompt_of(argument: str) -> str:
         talk.say("The prompt, please; Ctrl-D on an empty line ends it.", style="dim")
     try:
         # One byte more than allowed is enough to be refused.
-        return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode()
+        return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Problem("standard input is not UTF-8", exit_code=USAGE_EXIT_CODE) from None
 

@@ -24,7 +24,10 @@ def create(
         typer.Option(metavar="NAME", help="Whose jobs it may see.", show_default="the key's name"),
     ] = None,
     rate: Annotated[
-        str | None, typer.Option(metavar="N/s", help="Most calls: 5/s, 100/min, 1000/h.")
+        str | None,
+        typer.Option(
+            metavar="N/s", help="Most calls: 5/s, 100/min, 1000/h; one with many jobs is one."
+        ),
     ] = None,
     concurrency: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Most calls at once, streams included.")

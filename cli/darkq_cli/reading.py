@@ -29,8 +29,6 @@ from darkq_cli.problems import USAGE_EXIT_CODE, Problem
 PATIENCE_S = 3.0
 """How long a job may wait before somebody should look for a worker."""
 
-_LAST_SEQ = 10**15 - 1
-
 
 class Reader:
     """Prints one job's events. `cursor` is the place of the last one printed."""
@@ -65,20 +63,15 @@ class Reader:
         Raises `JobFailed`, `JobCancelled`, `Problem` when printed text became void, and what
         `JobHandle.events` raises. Cancelled, it can be resumed from `cursor`.
         """
-        after = self.cursor if self.cursor or self._as_json else await self._latest_attempt()
+        after = self.cursor
+        if after is None and not self._as_json:
+            after = await self._job.latest_attempt()
         try:
             async with aclosing(self._job.events(after)) as events:
                 async for event in events:
                     self._take(event)
         finally:
             self._answer.end_line()
-
-    async def _latest_attempt(self) -> str | None:
-        """A place after all that is void, None for the beginning."""
-        status = await self._job.status()
-        waits = status.state in ("queued", "deferred")
-        void = status.attempt if waits else status.attempt - 1
-        return str(Cursor(void, _LAST_SEQ)) if void > 0 else None
 
     def _take(self, event: AnyEvent) -> None:
         self.has_begun = self.has_begun or not isinstance(event, Queued)
@@ -92,8 +85,7 @@ class Reader:
             self._keep_time(event)
         elif isinstance(event, Retrying):
             self._answer.end_line()
-            again = f"another begins in {event.retry_in_s:g} s"
-            talk.say(f"attempt {event.attempt} ended: {event.reason}; {again}", style="yellow")
+            talk.say(_why_it_waits(event), style="yellow")
         self.cursor = event.id
         if isinstance(event, Failed):
             raise JobFailed(self._job.id, event.code, event.message)
@@ -119,6 +111,14 @@ class Reader:
         if not self.chunks:
             self.first_chunk_s = self.last_chunk_s
         self.chunks += event.merged
+
+
+def _why_it_waits(event: Retrying) -> str:
+    """Say how an attempt ended and when the next begins; the event may have been a while ago."""
+    reason = f"{event.reason}: {event.message.rstrip('.')}" if event.message else event.reason
+    left_s = event.at_ms / 1000 + event.retry_in_s - time.time()
+    left_s = min(max(left_s, 0), event.retry_in_s)  # the worker's clock may differ
+    return f"attempt {event.attempt} ended: {reason}; another begins in {left_s:.1f} s"
 
 
 def _parse(after: str) -> Cursor:

@@ -81,7 +81,7 @@ def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> we
     app[QUOTA] = FileQuota(files_of_all, settings)
     app[DEPARTURES] = departures = Departures(app)
     app[OVERVIEWS] = overviews = Overviews(client)
-    app.cleanup_ctx.append(auth.keep_places)
+    app.cleanup_ctx.append(auth.attend)
     app.cleanup_ctx.append(overviews.run)
     app.cleanup_ctx.append(departures.run)
     app.cleanup_ctx.append(file_expiry(client, files_of_all))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.http import HttpVersion
 
-from darkq import ApiKey, Client, Settings
+from darkq import ApiKey, Client, Job, Settings
 from darkq_gateway.errors import ApiError
 from darkq_gateway.sse_response import Streams
 
@@ -37,6 +37,18 @@ class Caller:
         if model not in allowed:
             raise ApiError(403, "model_not_allowed", "this key may not use that model", "model")
         return model
+
+    def check_job(self, job: Job) -> None:
+        """Raise `ApiError` for a job, made by another key of the tenant, that this may not run."""
+        allowed = self.key.models if self.key else ()
+        if allowed and job.model not in allowed:
+            raise ApiError(403, "model_not_allowed", "this key may not use that model", "model")
+        self.check_prompt(job.prompt_bytes)
+
+    @property
+    def limits_jobs(self) -> bool:
+        """Whether there are jobs of the tenant that this key may not run."""
+        return self.key is not None and bool(self.key.models or self.key.max_prompt_bytes)
 
     def body_limit(self, limit_bytes: int) -> int:
         """Return how large a body may be: as the deployment allows, or as the key does, if less."""

@@ -74,6 +74,10 @@ _ALIKE: Mapping[type[BaseException], tuple[int, str, str, float | None]] = {
     darkq.RedisFull: (503, "unavailable", "the queue cannot be reached", 2),
     darkq.NotReplicated: (503, "not_replicated", "stored, but on too few servers so far", None),
     darkq.FileStoreUnavailable: (503, "unavailable", "the store of files does not answer", 2),
+    darkq.JobUnfinished: (409, "job_unfinished", "the job has not ended; cancel it first", None),
+    darkq.CorruptRecord: (409, "corrupt_record", "what is stored of this cannot be read", None),
+    # Another gateway may be as new as the record: so 503, and it is worth while to come again.
+    darkq.NewerRecord: (503, "newer_record", "a newer version of darkq has written this", 10),
     darkq.BatchNotFound: (404, "batch_not_found", "no such batch", None),
     darkq.FileNotFound: (404, "file_not_found", "no such file", None),
 }
@@ -87,7 +91,9 @@ def error_of(error: BaseException) -> ApiError | None:
         return ApiError(status, code, message, retry_after_s=retry_after_s)
     match error:
         case ApiError():
-            return error
+            # Its frames refer to it, and would keep the body of the request until the next full
+            # collection of garbage.
+            return error.with_traceback(None)
         case darkq.InvalidJob():
             return ApiError(422, "invalid_job", error.reason, error.field)
         case darkq.JobNotFound():

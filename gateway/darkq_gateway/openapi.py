@@ -41,7 +41,10 @@ _BODY = {
     422: "A value is wrong; `field` names it.",
 }
 _QUERY = {422: "A value is wrong; `field` names it."}
-_JOB = {404: "No such job: unknown, another tenant's, or all of it has expired."}
+_JOB = {
+    404: "No such job: unknown, another tenant's, or all of it has expired.",
+    409: "What is stored of the job cannot be read.",
+}
 
 
 def routes() -> list[web.RouteDef]:
@@ -103,7 +106,10 @@ def _paths() -> dict[str, Any]:
                               parameters=[limit]),
         },
         "/jobs:batch": {
-            "post": _operation("Store many jobs", stored, _ANYWHERE | _BODY, body="JobBatch")
+            "post": _operation(
+                "Store many jobs", stored, _ANYWHERE | _BODY | conflict, body="JobBatch",
+                parameters=[idempotency],
+            )
         },
         "/jobs/{job_id}": {
             "parameters": [_JOB_ID],
@@ -113,7 +119,7 @@ def _paths() -> dict[str, Any]:
             "parameters": [_JOB_ID],
             "get": _operation(
                 "A job's answer", result,
-                _ANYWHERE | _JOB | _QUERY | {409: "The job failed, or was cancelled."},
+                _ANYWHERE | _JOB | _QUERY | {409: "It failed, was cancelled, or cannot be read."},
                 parameters=[wait_s],
             ),
         },
@@ -130,7 +136,10 @@ def _paths() -> dict[str, Any]:
             "parameters": [_JOB_ID],
             "post": _operation(
                 "Run a failed job again", status,
-                _ANYWHERE | _JOB | {409: "It has not failed, or is not kept any more."},
+                _ANYWHERE | _JOB | {
+                    409: "It has not failed, is not kept any more, or cannot be read.",
+                    413: "The prompt is larger than this key allows.",
+                },
             ),
         },
         "/healthz": {"get": _operation("Does the process answer?", alive, {})},

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from darkq import JobHandle, Status
+from darkq import CorruptRecord, JobHandle, Status
 from darkq_gateway.context import CLIENT, caller_of
 from darkq_gateway.errors import not_found
 
@@ -21,11 +21,19 @@ class Owned(NamedTuple):
 async def owned_job(request: web.Request, job_id: str | None = None) -> Owned:
     """Return the job that the path names, or the one given.
 
-    Raises `JobNotFound`, and the same answer for another tenant's: the same work has been done
-    then, so that nothing tells the two apart.
+    Raises `JobNotFound`, and the same answer for another tenant's. What is read of a job does not
+    grow with its prompt or its answer, so its size cannot be told by the time that this takes.
+    A record that cannot be read is `CorruptRecord` to its own tenant, as far as it can be told
+    whose it is, and unknown to others.
     """
-    handle = request.app[CLIENT].job(job_id or request.match_info["job_id"])
-    status = await handle.status()
-    if status.tenant != caller_of(request).tenant:
+    tenant = caller_of(request).tenant
+    handle = request.app[CLIENT].job(request.match_info["job_id"] if job_id is None else job_id)
+    try:
+        status = await handle.status()
+    except CorruptRecord as error:
+        if error.tenant != tenant:
+            raise not_found() from None
+        raise
+    if status.tenant != tenant:
         raise not_found()
     return Owned(handle, status)

@@ -19,8 +19,10 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Self, cast
+from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from darkq_local import wire
 from darkq_local.answer import Answer, Outcome, refuse
@@ -30,6 +32,13 @@ from darkq_local.models.base import Model, ModelBusy, ModelError, ModelKind
 
 EXCHANGES_KEPT = 1000
 STOP_TIMEOUT_S = 0.1
+READ_TIMEOUT_S = 30.0
+LINGERING_S = 1.0
+"""How long the rest of a body is read whose request has been answered."""
+
+LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
+_ALL_ADDRESSES = frozenset(("0.0.0.0", "::", ""))  # noqa: S104  it has no name that we know
+_FETCH_SITE = "Sec-Fetch-Site"
 
 _log = logging.getLogger(__name__)
 
@@ -76,11 +85,16 @@ class LocalDarkAI:
         self._ping_interval_s = ping_interval_s
         self._stopping = False
         self._handlers: set[asyncio.Task[object]] = set()
-        app = web.Application(client_max_size=wire.MAX_BODY_BYTES)
+        app = web.Application(client_max_size=wire.MAX_BODY_BYTES, middlewares=[self._let_in])
         app.add_routes([web.post("/chat", self._chat), web.get("/healthz", self._healthz)])
         # Without cancellation of handlers, a model would talk on to a client that has left.
         self._runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_TIMEOUT_S
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=STOP_TIMEOUT_S,
+            auto_decompress=False,  # a small body may unpack to gigabytes
+            lingering_time=LINGERING_S,
         )
 
     @property
@@ -110,6 +124,30 @@ class LocalDarkAI:
         await self._runner.cleanup()
         await asyncio.gather(*self._handlers, return_exceptions=True)  # it only cancels them
 
+    @web.middleware
+    async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse what a stranger's page makes a browser send, and bodies that are packed.
+
+        A page may call any address, also by a name whose address it changes (DNS rebinding). The
+        clients here are programs: they send no `Origin`, and know this server by its address.
+        """
+        if not self._is_named(request.headers.get(hdrs.HOST, "")):
+            return _refusal(421, "this server does not go by that name")
+        if hdrs.ORIGIN in request.headers or "cross-site" in request.headers.get(_FETCH_SITE, ""):
+            return _refusal(403, "pages may not call this server")
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
+            return _refusal(415, "the body must not be packed")
+        return await handler(request)
+
+    def _is_named(self, host: str) -> bool:
+        """Tell whether a `Host` header names this server: by its address, or as this machine."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        is_for_all = self._host in _ALL_ADDRESSES
+        return is_for_all or name in LOOPBACK_NAMES or name == self._host.lower()
+
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"model": self._model.name, "kind": self._model.kind})
 
@@ -130,7 +168,11 @@ class LocalDarkAI:
 
     async def _respond(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         exchange.outcome = "refused"
-        body = await request.read()
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                body = await request.read()
+        except TimeoutError:
+            return _refusal(408, "the body did not arrive in time")
         try:
             chat = wire.parse_chat_request(body)
             fault, prompt = self._fault(request, chat.query)
@@ -175,6 +217,10 @@ class LocalDarkAI:
         finally:
             exchange.chunks_sent = answer.chunks_sent
         return answer.response
+
+
+def _refusal(status: int, detail: str) -> web.Response:
+    return web.json_response({"detail": detail}, status=status)
 
 
 def _detail(error: Exception) -> str:

@@ -60,7 +60,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         request = msgspec.json.decode(body, type=ChatRequest)
     except msgspec.ValidationError as error:
         raise BadRequest(_without_values(str(error))) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequest("the body is not JSON in UTF-8") from None
     if request.model and request.model not in MODELS:
         raise BadRequest(f"model: input should be one of {', '.join(MODELS)}")

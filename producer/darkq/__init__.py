@@ -1,6 +1,6 @@
 """Background text generation that you can reconnect to."""
 
-from darkq.api_keys import ApiKey, ApiKeys
+from darkq.api_keys import ApiKey, ApiKeys, key_digest
 from darkq.batch import Batch
 from darkq.batch_answers import chat_completion
 from darkq.batch_ends import Finished, LineEnded
@@ -61,7 +61,7 @@ from darkq.file_batch import FileBatch, LineError
 from darkq.files import FileInfo, Files
 from darkq.fleet import Fleet
 from darkq.handle import JobHandle
-from darkq.job import Job, Message
+from darkq.job import RESERVED_METADATA, Job, Message, checked_metadata
 from darkq.leases import WorkerLeases
 from darkq.logs import LogLine
 from darkq.logs import described as described_error
@@ -86,6 +86,7 @@ from darkq.worker_handle import Drain, WorkerHandle
 
 __all__ = [
     "MEASURES",
+    "RESERVED_METADATA",
     "AnyEvent",
     "ApiKey",
     "ApiKeyNotFound",
@@ -172,8 +173,10 @@ __all__ = [
     "WorkerLeases",
     "WorkerNotFound",
     "chat_completion",
+    "checked_metadata",
     "described_error",
     "exporting_traces",
+    "key_digest",
     "read_openai_body",
     "set_up_logs",
     "tracer",

@@ -23,6 +23,7 @@ from darkq.connection import speaking_darkq
 from darkq.errors import ApiKeyNotFound, InvalidJob
 from darkq.job import MAX_NAME_CHARS, MAX_PROMPT_BYTES
 from darkq.keys import API_KEYS, api_key, api_key_use
+from darkq.plain import plain
 
 MAX_RATE_PER_S = 100_000.0
 MAX_CONCURRENCY = 1_000_000
@@ -93,7 +94,7 @@ class ApiKeys:
         other's jobs. Raises `InvalidJob`, which names the argument.
         """
         secret = f"darkq_{secrets.token_urlsafe(32)}"
-        digest = _digest(secret)
+        digest = key_digest(secret)
         created_ms = int(time.time() * 1000)
         ttl_ms = int(_within("ttl_s", ttl_s, 100 * 366 * 86400.0) * 1000) if ttl_s else None
         key = ApiKey(
@@ -145,13 +146,25 @@ class ApiKeys:
         """Return what is kept of a key, or None when it is none, or not any more."""
         if _SECRET.fullmatch(secret) is None:
             return None
-        digest = _digest(secret)
+        digest = key_digest(secret)
         async with speaking_darkq():
             data: bytes | None = await self._redis.get(api_key(digest))
         if data is None:
             return None
-        record = _decoder.decode(data)
+        try:
+            record = _decoder.decode(data)
+        except msgspec.MsgspecError:  # who wrote that is not us
+            return None
         return record.key if hmac.compare_digest(record.digest, digest) else None
+
+    async def good(self, digests: Iterable[str]) -> set[str]:
+        """Return the digests of those keys that are neither revoked nor expired."""
+        asked = list(digests)
+        async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
+            for digest in asked:  # of any slots
+                pipe.exists(api_key(digest))
+            found: Sequence[int] = await pipe.execute()
+        return {digest for digest, exists in zip(asked, found, strict=True) if exists}
 
     async def enter(self, key: ApiKey, call_id: str, *, lease_s: float) -> Entry:
         """Count a call that begins, in all gateways together.
@@ -186,17 +199,18 @@ class ApiKeys:
 
     async def _digests(self) -> list[str]:
         members: Any = await self._redis.execute_command("SMEMBERS", API_KEYS)
-        return [member.decode() for member in members]
+        return [member.decode(errors="replace") for member in members]
 
 
-def _digest(secret: str) -> str:
+def key_digest(secret: str) -> str:
+    """Return what is kept of a key in its place."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _name(field: str, name: str) -> str:
     if not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
         raise InvalidJob(field, f"must be 1 to {MAX_NAME_CHARS} printable characters")
-    return name
+    return str(plain(name))
 
 
 def _within(field: str, value: float, limit: float) -> float:
@@ -206,7 +220,8 @@ def _within(field: str, value: float, limit: float) -> float:
 
 
 def _count(field: str, value: int | None, limit: int) -> int | None:
-    if value is not None and not 1 <= value <= limit:
+    value = plain(value)
+    if value is not None and not (isinstance(value, int) and 1 <= value <= limit):
         raise InvalidJob(field, f"must be a whole number from 1 to {limit:,}")
     return value
 

@@ -11,7 +11,8 @@ Errors name the line and the field, and never quote what stands there.
 
 from __future__ import annotations
 
-from typing import Any, cast, get_args
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -22,6 +23,14 @@ from darkq.openai_body import CHAT, RESPONSES, Asked, Endpoint, read_body, refus
 MAX_LINE_BYTES = 8 << 20
 """A prompt of the greatest length fits, with every character of it escaped."""
 MAX_CUSTOM_ID_CHARS = 512
+_BREAKS_OFF = "JSON breaks off: each line must hold one whole object (jq -c . FILE)"
+_ARRAY = "is a JSON array, or begins one: each line must hold one object (jq -c '.[]' FILE)"
+_ENDPOINTS: Mapping[str, Endpoint] = {
+    CHAT: CHAT,
+    RESPONSES: RESPONSES,
+    CHAT.removeprefix("/v1"): CHAT,  # as in Azure's files
+    RESPONSES.removeprefix("/v1"): RESPONSES,
+}
 
 
 class ForAllLines(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -41,6 +50,11 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     custom_id: str
     job: Job
     endpoint: Endpoint = CHAT
+
+
+def endpoint_of(url: object) -> Endpoint | None:
+    """Return what a URL asks for, also without `/v1`; None for what is not known."""
+    return _ENDPOINTS.get(url) if isinstance(url, str) else None
 
 
 def text_line(text: bytes, number: int, common: ForAllLines) -> Line:
@@ -69,12 +83,14 @@ def _object(text: bytes, number: int) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise InvalidLine(number, "line", "is not UTF-8", "invalid_json_line") from None
     except msgspec.DecodeError as error:  # its text names a place, never what stands there
-        reason = str(error).replace("Input data was truncated", "JSON breaks off")
+        reason = str(error).replace("Input data was truncated", _BREAKS_OFF)
+        reason = _ARRAY if text.lstrip().startswith(b"[") else reason
         raise InvalidLine(number, "line", reason, "invalid_json_line") from None
     except RecursionError:
         raise InvalidLine(number, "line", "is nested too deep", "invalid_json_line") from None
     if not isinstance(fields, dict):
-        raise InvalidLine(number, "line", "must be a JSON object", "invalid_json_line")
+        reason = _ARRAY if isinstance(fields, list) else "must be a JSON object"
+        raise InvalidLine(number, "line", reason, "invalid_json_line")
     return fields
 
 
@@ -106,8 +122,8 @@ def _plain(fields: dict[str, Any], number: int, custom_id: str, common: ForAllLi
 def _request(fields: dict[str, Any], number: int, custom_id: str, common: ForAllLines) -> Line:
     if fields.pop("method", "POST") != "POST":
         raise InvalidLine(number, "method", "must be POST", "invalid_method")
-    url = fields.pop("url", CHAT)
-    if url not in get_args(Endpoint):
+    endpoint = endpoint_of(fields.pop("url", CHAT))
+    if endpoint is None:
         raise InvalidLine(number, "url", f"must be {CHAT} or {RESPONSES}", "invalid_url")
     body = fields.pop("body", None)
     if not isinstance(body, dict):
@@ -118,7 +134,6 @@ def _request(fields: dict[str, Any], number: int, custom_id: str, common: ForAll
             refuse(name)
     except InvalidJob as error:
         raise InvalidLine(number, error.field, error.reason) from None
-    endpoint = cast(Endpoint, url)
     try:
         job = _job(read_body(body, endpoint), common)
     except InvalidJob as error:

@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from darkq.batch_lines import MAX_CUSTOM_ID_CHARS, ForAllLines, Line
 from darkq.errors import InvalidJob, InvalidLine
 from darkq.job import Job, Prompt
+from darkq.plain import plain
 
 Row: TypeAlias = Prompt | Job | Line | Mapping[str, Any] | tuple[Any, ...]
 
@@ -46,7 +47,7 @@ def line_of(row: Row, number: int, columns: Columns, common: ForAllLines) -> Lin
             job = Job.create(prompt, **{name: getattr(common, name) for name in _COMMON})
     except InvalidJob as error:
         raise InvalidLine(number, error.field, error.reason) from None
-    name = f"line-{number}" if custom_id is None else str(custom_id)
+    name = f"line-{number}" if custom_id is None else plain(str(custom_id))
     return Line(number=number, custom_id=name, job=job)
 
 

@@ -41,6 +41,7 @@ from darkq.purge import Purge
 from darkq.queue_handle import QueueHandle
 from darkq.queues import QueueStatus, read_queues
 from darkq.reattachment import Reattachments
+from darkq.repeated_requests import RepeatedRequests
 from darkq.servers import servers_of
 from darkq.settings import Settings
 from darkq.stats import Stats, read_stats
@@ -52,6 +53,10 @@ from darkq.workers import live_workers
 
 class Client:
     """A producer's and reader's connection to darkq. Safe to share among tasks of one loop.
+
+    It belongs to the event loop that uses it first; in another one every call of it, and of the
+    handles that it gave out, raises `RuntimeError`. Where each request has a loop of its own, as
+    in Flask's and Django's async views under WSGI, use `darkq.sync.Client`.
 
     Connects on first use. Close it with `aclose()`, or use it as a context manager.
     """
@@ -66,12 +71,14 @@ class Client:
             settings = settings.model_copy(update={"redis_url": SecretStr(redis_url)})
         self._settings = settings
         servers = servers_of(settings)
+        self._loop = servers.loop
         self._redis = servers.client()
         self._live = Live(servers, patience_s=settings.redis_patience_s)
         self._orders = Orders(self._redis, settings)
         self.purge = Purge(self._redis, settings)
         self.api_keys = ApiKeys(self._redis)
         self.reattachments = Reattachments(self._redis)
+        self.repeated_requests = RepeatedRequests(self._redis, ttl_s=settings.job_ttl_s)
         self.file_batches = FileBatches(self._redis)
 
     async def enqueue(
@@ -116,21 +123,23 @@ class Client:
 
     async def enqueue_job(self, job: Job, *, idempotency_key: str | None = None) -> JobHandle:
         """Store a job that `Job.create` has made; else as `enqueue`."""
+        self._loop.check()
         keys, duplicate = await self._orders.put(job, idempotency_key)
         return self._handle(keys, duplicate=duplicate)
 
     async def enqueue_many(
-        self, jobs: Iterable[Prompt | Job] | AsyncIterable[Prompt | Job]
+        self, jobs: Iterable[Prompt | Job] | AsyncIterable[Prompt | Job], *, seed: str | None = None
     ) -> list[JobHandle]:
         """Store many jobs, a few hundred per round trip, and return their handles in order.
 
-        Takes prompts and `Job.create(…)`s from any iterable, async ones too. Every one is
-        checked before the first is stored. Raises `InvalidJob`, whose `field` begins with the
-        item's number, `QueueFull` and `QueueClosed`, which name those that were stored, and
-        `RedisUnavailable`; cancelled or failed, some may have been stored.
+        Takes prompts and `Job.create(…)`s from any iterable, async ones too. With a `seed`, 32
+        random hexadecimal digits, a repeated call stores nothing twice: ids follow from the seed
+        and the job's place. Every one is checked before the first is stored. Raises `InvalidJob`,
+        whose `field` begins with the item's number, `QueueFull` and `QueueClosed`, which name those
+        that were stored, and `RedisUnavailable`; cancelled or failed, some may have been stored.
         """
         checked = [_checked(number, item) for number, item in enumerate(await _listed(jobs))]
-        return [self._handle(keys) for keys in await self._orders.put_many(checked)]
+        return [self._handle(keys) for keys in await self._orders.put_many(checked, seed)]
 
     def job(self, job_id: str) -> JobHandle:
         """Return the handle of a job, known or not, without asking Redis.
@@ -168,6 +177,7 @@ class Client:
         self,
         batch_id: str | None = None,
         *,
+        seed: str | None = None,
         name: str | None = None,
         window: int = 2000,
         metadata: Mapping[str, str] | None = None,
@@ -175,10 +185,13 @@ class Client:
         """Return the handle of a new batch, or of one by its id, without asking Redis.
 
         A new one is made when its handle is entered (`async with`). At most `window` of its
-        lines are outstanding at a time. Raises `BatchNotFound` for a string that can be no id,
-        `InvalidJob` for a `name`, `window` or `metadata` that cannot be.
+        lines are outstanding at a time. With a `seed`, 32 random hexadecimal digits, its id follows
+        from that: one that is there already is entered. Raises `BatchNotFound` for a string that
+        can be no id, `InvalidJob` for a `name`, `window` or `metadata` that cannot be.
         """
-        if batch_id is None:
+        if seed is not None:
+            keys = BatchKeys(int(seed, 16) % self._settings.partitions, seed)
+        elif batch_id is None:
             keys = BatchKeys.new(secrets.randbelow(self._settings.partitions))
         else:
             keys = BatchKeys.parse(batch_id)
@@ -275,6 +288,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Send what waits, and close all connections."""
+        self._loop.check()
         await self._orders.aclose()
         await self._live.aclose()
         await self._redis.aclose()

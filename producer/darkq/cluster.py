@@ -20,6 +20,7 @@ from darkq import line
 from darkq.cluster_redis import ClusterRedis
 from darkq.connection import pool, read_url
 from darkq.errors import ConfigurationError
+from darkq.one_loop import OneLoop
 from darkq.redirection import slot_of
 from darkq.redis_url import Address
 from darkq.settings import Settings
@@ -48,6 +49,7 @@ class Cluster:
     is_cluster = True
 
     def __init__(self, settings: Settings) -> None:
+        self.loop = OneLoop()
         self._settings = settings
         self._seeds = read_url(settings).addresses
         self._slots: Slots | None = None
@@ -59,6 +61,7 @@ class Cluster:
         `hint` is who is asked first. Raises `ConnectionError` when no node answers, and
         `ConfigurationError` for servers that are no cluster.
         """
+        self.loop.check()
         if self._slots is None or self._slots is but:
             async with self._one_at_a_time:
                 if self._slots is None or self._slots is but:

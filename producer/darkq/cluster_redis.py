@@ -149,7 +149,13 @@ class ClusterRedis(WaitingRedis):
         return random.choice(slots.masters) if key == ANYWHERE else slots.owner(key)
 
     def _pool(self, address: Address) -> Any:
-        return pool(self._settings, at=address, patience_s=0, connections=self._connections)
+        return pool(
+            self._settings,
+            loop=self._cluster.loop,
+            at=address,
+            patience_s=0,
+            connections=self._connections,
+        )
 
 
 async def _by_leave(node: Redis, args: Sequence[Any], options: dict[str, Any]) -> Any:

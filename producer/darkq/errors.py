@@ -10,8 +10,8 @@ DarkqError
 ├── QueueClosed             the queue takes no new jobs for now            .queue .stored_ids
 ├── IdempotencyConflict     the key was used for another job               .key .job_id
 ├── JobNotFound             unknown id, or everything of it has expired    .job_id
-├── CorruptRecord           what is stored of a job is no record    .job_id
-│   └── NewerRecord         a newer darkq has written it                   .job_id
+├── CorruptRecord           what is stored of a job is no record           .job_id .tenant
+│   └── NewerRecord         a newer darkq has written it                   .job_id .tenant
 ├── CursorGone              the log no longer holds what follows a cursor  .job_id .cursor
 ├── AttemptSuperseded       a new attempt began; earlier text is void      .attempt .cursor
 ├── JobFailed               the job ended without an answer                .job_id .code .message
@@ -82,13 +82,19 @@ class RedisUnavailable(DarkqError, ConnectionError):
 
 
 class RedisFull(RedisUnavailable):
-    """Redis has reached its `maxmemory` and stores nothing more. Nothing was changed."""
+    """Redis stores no new job: it has reached its `maxmemory`, or the 85 % that producers may fill.
 
-    def __init__(self) -> None:
+    Try again later, or raise `maxmemory`. Nothing was changed, but that after `enqueue_many`
+    `stored_ids` are the jobs that were stored before that, in order.
+    """
+
+    def __init__(self, stored_ids: Sequence[str] = ()) -> None:
+        stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
         DarkqError.__init__(
-            self, "Redis is full (OOM): it has reached its maxmemory, and stores nothing more"
+            self, f"Redis is full (OOM): new jobs would take it to its maxmemory; {stored}"
         )
         self.reason = "maxmemory"
+        self.stored_ids = tuple(stored_ids)
 
 
 class NotReplicated(DarkqError):
@@ -155,19 +161,24 @@ class JobNotFound(DarkqError, LookupError):
 
 
 class CorruptRecord(DarkqError):
-    """What is stored of a job is no record that this version can read."""
+    """What is stored of a job is no record that this version can read.
 
-    def __init__(self, job_id: str) -> None:
+    `tenant` is whose job it is, where the record tells that much.
+    """
+
+    def __init__(self, job_id: str, tenant: str | None = None) -> None:
         super().__init__(f"what is stored of job {job_id} cannot be read by this version")
         self.job_id = job_id
+        self.tenant = tenant
 
 
 class NewerRecord(CorruptRecord):
     """A newer version has written it, and says that this one would misread it: upgrade."""
 
-    def __init__(self, job_id: str) -> None:
+    def __init__(self, job_id: str, tenant: str | None = None) -> None:
         DarkqError.__init__(self, f"a newer version of darkq has written job {job_id}: upgrade")
         self.job_id = job_id
+        self.tenant = tenant
 
 
 class CursorGone(DarkqError):

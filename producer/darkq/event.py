@@ -91,12 +91,16 @@ class Chunk(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="chunk"):
 
 
 class Retrying(_Base, frozen=True, kw_only=True, tag="retrying"):
-    """The attempt ended without an answer; another begins in `retry_in_s` seconds."""
+    """The attempt ended without an answer; another begins in `retry_in_s` seconds.
+
+    `reason` is for programs, `message` for people.
+    """
 
     attempt: int
     reason: str
     retry_in_s: float
     at_ms: int
+    message: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

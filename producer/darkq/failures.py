@@ -17,12 +17,14 @@ from darkq import event as ev
 from darkq import scripts
 from darkq.errors import CannotRetry, CorruptRecord, QueueFull
 from darkq.event import Cursor
+from darkq.job import Job
 from darkq.keys import PRIORITIES, JobKeys, failures, queue, wake
-from darkq.record import Failure, ResultRecord, read_result
+from darkq.record import Failure, ResultRecord, read_job, read_result
 from darkq.settings import Settings
 from darkq.status import read_status
 
 PAGE_JOBS = 250
+NOT_KEPT = "its prompt is not kept any more"
 
 
 class FailedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,6 +126,17 @@ def _failed_job(keys: JobKeys, record: ResultRecord, failure: Failure, *, kept: 
     )
 
 
+async def kept_job(redis: Redis, keys: JobKeys) -> Job:
+    """Return the job of a failed one. Raises `CannotRetry`, `CorruptRecord`, `JobNotFound`."""
+    data: bytes | None = await redis.get(keys.failed)
+    if data is not None:
+        return read_job(data, keys).job
+    status = await read_status(redis, keys)
+    if status.state == "failed":
+        raise CannotRetry(keys.public_id, NOT_KEPT)
+    raise CannotRetry(keys.public_id, f"it is {status.state}")
+
+
 async def retry(redis: Redis, keys: JobKeys, settings: Settings) -> None:
     """Queue a failed job again.
 
@@ -141,7 +154,7 @@ async def retry(redis: Redis, keys: JobKeys, settings: Settings) -> None:
         if verdict == b"queued":
             return
         if verdict == b"gone":
-            raise CannotRetry(keys.public_id, "its prompt is not kept any more")
+            raise CannotRetry(keys.public_id, NOT_KEPT)
         if verdict == b"full":
             raise QueueFull(name, settings.queue_max_jobs)
 

@@ -20,10 +20,11 @@ from darkq.errors import (
 )
 from darkq.event import START, AnyEvent, Cancelled, Chunk, Cursor, Failed, Started
 from darkq.event_log import EventBatch
+from darkq.job import Job
 from darkq.keys import JobKeys
 from darkq.keys import failures as failed_jobs
 from darkq.live import Live
-from darkq.log_pages import last_cursor
+from darkq.log_pages import last_cursor, latest_attempt
 from darkq.record import read_result
 from darkq.result import Result, result_of
 from darkq.settings import Settings
@@ -90,6 +91,15 @@ class JobHandle:
             async for batch in batches:
                 yield batch
 
+    async def latest_attempt(self) -> str:
+        """Return where the latest attempt begins: an `after` that passes over all void text.
+
+        Between two attempts, the first event after it is the `retrying` that says why and how
+        long the job waits. Raises `JobNotFound` when a job that ran is lost, `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            return str(await latest_attempt(self._redis, self._keys))
+
     async def text(self, after: str | None = None) -> AsyncGenerator[str, None]:
         """Yield the answer as it comes, beginning with the latest attempt's first word.
 
@@ -98,7 +108,7 @@ class JobHandle:
         when the answer is complete. Raises `JobFailed`, `JobCancelled`, and what `events`
         raises.
         """
-        cursor = Cursor.parse(after) if after else await self._latest_attempt()
+        cursor = Cursor.parse(after or await self.latest_attempt())
         # Whoever comes with a cursor has had the text before it, if there was any.
         given = bool(after) and cursor.attempt > 0 and cursor.seq > 0
         async with aclosing(self._tail(cursor)) as batches:
@@ -157,6 +167,11 @@ class JobHandle:
             await failures.retry(self._redis, self._keys, self._settings)
             return await read_status(self._redis, self._keys)
 
+    async def kept_job(self) -> Job:
+        """Return the job that `retry` would run. Raises `CannotRetry`, `CorruptRecord`."""
+        async with speaking_darkq():
+            return await failures.kept_job(self._redis, self._keys)
+
     async def delete(self) -> None:
         """Forget the job, which has ended: result, events and all.
 
@@ -176,12 +191,6 @@ class JobHandle:
         async with speaking_darkq(), aclosing(tail) as batches:
             async for batch in batches:
                 yield batch
-
-    async def _latest_attempt(self) -> Cursor:
-        """The place before the latest attempt's first event."""
-        async with speaking_darkq():
-            last = await last_cursor(self._redis, self._keys)
-        return Cursor(last.attempt - 1, 1 << 53) if last.attempt else START
 
     async def _wait(self) -> Result:
         """Wait for the end without reading the text on the way."""

@@ -13,9 +13,11 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
 from darkq.options import Options, checked
+from darkq.plain import plain
 
 Priority: TypeAlias = Literal["interactive", "bulk"]
 Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
@@ -24,6 +26,11 @@ MAX_PROMPT_BYTES = 1 << 20
 MAX_MESSAGES = 10_000
 """Of messages, and of their parts: the empty ones take room too."""
 MAX_METADATA_BYTES = 16 << 10
+MAX_METADATA_PAIRS = 256
+"""A pair takes memory of its own: thousands of tiny ones would take far more than their bytes."""
+RESERVED_METADATA = "_openai"
+"""Metadata whose name begins so is written by darkq alone: a gateway notes there what a Response
+repeats of its request. If clients could write it, they could forge a Response."""
 MAX_NAME_CHARS = 200
 MAX_TRIES = 100
 MAX_TIMEOUT_S = 24 * 3600.0
@@ -64,7 +71,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `tenant` names whose job it is, where several share a Redis; who asks after it decides by that.
     """
 
-    prompt: str | tuple[Message, ...]
     model: str | None = None
     upstream: str | None = None
     priority: Priority = "interactive"
@@ -74,6 +80,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     proxy: str | None = None
     tenant: str | None = None
     options: Options | None = None
+    # The last, so that the head of a record says all but the prompt (`record.job_head`).
+    prompt: str | tuple[Message, ...]
 
     @property
     def prompt_bytes(self) -> int:
@@ -102,8 +110,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ) -> Job:
         """Check every field and return the job.
 
-        Raises `InvalidJob`, which names the field.
+        Strings and numbers may be of subclasses, and become Python's own. Raises `InvalidJob`,
+        which names the field.
         """
+        priority = plain(priority)
         if priority not in ("interactive", "bulk"):
             raise InvalidJob("priority", "must be 'interactive' or 'bulk'")
         return cls(
@@ -120,8 +130,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     def with_metadata(self, **more: str) -> Job:
-        """Return the job with more metadata. Raises `InvalidJob` when that is too much."""
-        return msgspec.structs.replace(self, metadata=checked_metadata({**self.metadata, **more}))
+        """Return the job with more metadata, which may have a reserved name.
+
+        For darkq's own notes, not for what a client sends. Raises `InvalidJob` when it is too much.
+        """
+        return msgspec.structs.replace(self, metadata=_bounded({**self.metadata, **more}))
+
+    def verify(self) -> None:
+        """Check a job that was read from Redis, where anybody may have written it.
+
+        Unlike `create` it takes what darkq itself notes in the metadata. Raises `InvalidJob`.
+        """
+        Job.create(**{**asdict(self), "metadata": None})
+        _bounded(self.metadata)
 
 
 def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
@@ -129,7 +150,8 @@ def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
     checked: str | tuple[Message, ...]
     texts: tuple[str, ...]
     if isinstance(prompt, str):
-        checked, texts = prompt, (prompt,)
+        text: str = plain(prompt)
+        checked, texts = text, (text,)
     elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
         raise InvalidJob("prompt", f"must be a string or a list of messages, not {_type(prompt)}")
     else:
@@ -148,16 +170,25 @@ def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
 
 def _message(index: int, message: object) -> Message:
     field = f"prompt[{index}]"
-    if isinstance(message, Message):  # made by hand it may hold anything
-        message = {"role": message.role, "content": message.content}
     try:
-        checked = msgspec.convert(message, Message)
+        checked = msgspec.convert(_builtins(message), Message)
         _utf8_bytes(field, checked.text)
     except msgspec.ValidationError as error:
         raise InvalidJob(field, _without_values(str(error))) from None
-    except TypeError:
-        raise InvalidJob(field, "a part's text must be a string") from None
     return checked
+
+
+def _builtins(message: object) -> object:
+    """Take a message apart: one made by hand may hold anything, and so may its parts."""
+    if isinstance(message, Message):
+        message = {"role": message.role, "content": message.content}
+    fields = plain(message, 3)  # its fields, the list of its parts, the fields of a part
+    if isinstance(fields, dict) and isinstance(parts := fields.get("content"), list):
+        fields["content"] = [
+            {"type": "text", "text": plain(part.text)} if isinstance(part, TextPart) else part
+            for part in parts
+        ]
+    return fields
 
 
 def _without_values(reason: str) -> str:
@@ -182,10 +213,11 @@ def checked_name(field: str, name: str | None) -> str | None:
         raise InvalidJob(field, f"must be a string, not {_type(name)}")
     if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
         raise InvalidJob(field, f"must be 1 to {MAX_NAME_CHARS} printable characters")
-    return name
+    return str(plain(name))
 
 
 def _timeout_s(timeout_s: float | None) -> float | None:
+    timeout_s = plain(timeout_s)
     if timeout_s is None:
         return None
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
@@ -196,6 +228,7 @@ def _timeout_s(timeout_s: float | None) -> float | None:
 
 
 def _tries(tries: int | None) -> int | None:
+    tries = plain(tries)
     if tries is None:
         return None
     if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= MAX_TRIES:
@@ -204,21 +237,33 @@ def _tries(tries: int | None) -> int | None:
 
 
 def checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return what may be noted beside a job. Raises `InvalidJob`."""
+    """Return a client's notes for a job or a batch. Raises `InvalidJob`."""
+    checked = _bounded(metadata)
+    if len(checked) > MAX_METADATA_PAIRS:
+        reason = f"has {len(checked):,} entries; the limit is {MAX_METADATA_PAIRS:,}"
+        raise InvalidJob("metadata", reason)
+    if any(key.startswith(RESERVED_METADATA) for key in checked):
+        raise InvalidJob("metadata", f"names that begin with {RESERVED_METADATA} are reserved")
+    return checked
+
+
+def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(metadata, Mapping) or not all(
         isinstance(key, str) and isinstance(value, str) for key, value in metadata.items()
     ):
         raise InvalidJob("metadata", "must map strings to strings")
+    checked: dict[str, str] = plain(metadata, 1)
     size = sum(
         _utf8_bytes("metadata", key) + _utf8_bytes("metadata", value)
-        for key, value in metadata.items()
+        for key, value in checked.items()
     )
     if size > MAX_METADATA_BYTES:
         raise InvalidJob("metadata", f"has {size:,} bytes; the limit is {MAX_METADATA_BYTES:,}")
-    return dict(metadata)
+    return checked
 
 
 def _proxy(proxy: str | None) -> str | None:
+    proxy = plain(proxy)
     if proxy is None:
         return None
     reason = "must be a URL like http://[user:password@]host:port"

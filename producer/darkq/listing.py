@@ -16,7 +16,7 @@ from darkq.keys import JobKeys, tenant_jobs
 from darkq.status import Status, read_statuses
 
 MAX_LISTED = 1000
-_PAGE_JOBS = 20  # a finished job's result is read with it
+_PAGE_JOBS = 20  # of whose records the heads are in memory at a time
 
 
 async def latest(redis: Redis, partitions: int, *, tenant: str | None, limit: int) -> list[Status]:

@@ -59,6 +59,7 @@ class Live:
     @contextmanager
     def listening(self, name: str, sink: Sink) -> Iterator[Channel]:
         """As `subscribed`, but wait for no server: a `gap` tells when one has confirmed."""
+        self._servers.loop.check()
         if self._closed:  # nobody would own the subscriber's task
             raise RuntimeError("the subscriber connection is closed")
         key = name.encode()

@@ -14,6 +14,7 @@ from darkq.errors import CursorGone, JobNotFound
 from darkq.event import START, TERMINAL, AnyEvent, Cursor
 from darkq.keys import PRIORITIES, JobKeys, queue
 from darkq.record import Failure, ResultRecord, read_result
+from darkq.status import read_status
 
 PAGE_EVENTS = 256
 
@@ -24,6 +25,26 @@ async def last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
     """Return the place of the log's last event, or `START` when there is no log."""
     last = await redis.xrevrange(keys.events, count=1)
     return Cursor.parse(last[0][0]) if last else START
+
+
+async def latest_attempt(redis: Redis, keys: JobKeys) -> Cursor:
+    """Return the place of the event before the latest attempt, or `START`.
+
+    Between two attempts it is the place before the `retrying` event, which says why and how long
+    the job waits. An attempt whose worker was lost has no such event: then it is the log's end.
+    Always the place of an event that the log holds: a reader is refused any other.
+    """
+    last = await redis.xrevrange(keys.events, count=1)
+    if not last:
+        return START
+    event = ev.decode(last[0][1][b"e"])
+    if isinstance(event, ev.Started | ev.Chunk):
+        status = await read_status(redis, keys)
+        if status.state in ("queued", "deferred"):
+            return event.cursor
+    first = event.cursor if isinstance(event, ev.Retrying) else Cursor(event.cursor.attempt, 0)
+    before = await redis.xrevrange(keys.events, f"({first}", count=1) if first > START else []
+    return Cursor.parse(before[0][0]) if before else START
 
 
 async def read_page(
@@ -100,23 +121,28 @@ async def at_rest(
         if cursor > event.cursor and (has_ended or is_new):
             raise CursorGone(keys.public_id, str(cursor))
         return [] if cursor == event.cursor and has_ended else None
-    result = await redis.get(keys.result)
+    result, is_waiting = await _read_rest(redis, keys)
     if result is not None:
         if cursor != START:
             raise CursorGone(keys.public_id, str(cursor))
         return _from_result(read_result(result, keys))
-    if not await _is_waiting(redis, keys):
+    if not is_waiting:
         raise JobNotFound(keys.public_id)
     return None
 
 
-async def _is_waiting(redis: Redis, keys: JobKeys) -> bool:
-    if await redis.exists(keys.job):
-        return True
-    for priority in PRIORITIES:
-        if await redis.zscore(queue(keys.partition, priority), keys.arq_id) is not None:
-            return True
-    return False
+async def _read_rest(redis: Redis, keys: JobKeys) -> tuple[bytes | None, bool]:
+    """Return the result, and whether the job waits or runs, at one moment.
+
+    Asked one after the other, a job that ends or is run again in between would be neither.
+    """
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.get(keys.result)
+        pipe.exists(keys.job)
+        for priority in PRIORITIES:
+            pipe.zscore(queue(keys.partition, priority), keys.arq_id)
+        result, has_record, *scores = await pipe.execute()
+    return result, bool(has_record) or any(score is not None for score in scores)
 
 
 def _from_result(result: ResultRecord) -> list[AnyEvent]:

@@ -49,6 +49,16 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 }
 """Values that ask for what is done anyway."""
 
+OF_ANSWERS = frozenset(
+    (
+        *("name", "id", "annotations", "reasoning", "reasoning_content", "reasoning_details"),
+        *("thinking_blocks", "provider_specific_fields"),
+    )
+)
+"""What services add to the message of an answer. Sent back, it changes nothing that is sent on."""
+
+EMPTY: tuple[object, ...] = (None, "", [], {})
+
 NAMES: Mapping[str, str] = {
     "max_output_tokens": "max_tokens",
 }
@@ -131,13 +141,25 @@ def _messages(body: dict[str, Any]) -> tuple[str, list[Any]]:
 
 
 def _without_more(message: object) -> object:
-    """As the SDK's own answers come back in a chat: `refusal`, `tool_calls` and such are null.
+    """Return a message without what changes nothing, as services' own answers come back in a chat.
 
+    What is empty was not said: `tool_calls: []`, `refusal: null`. An answer without text was empty.
     No upstream here tells two users apart by their `name`.
     """
     if not isinstance(message, dict):
         return message
-    return {name: value for name, value in message.items() if value is not None and name != "name"}
+    is_answer = message.get("role") == "assistant"
+    dropped = OF_ANSWERS if is_answer else ("name",)
+    left = {
+        name: value
+        for name, value in message.items()
+        if name == "content" or not (name in dropped or value in EMPTY)
+    }
+    if left.get("content") is None:
+        left.pop("content", None)
+        if is_answer:
+            left["content"] = ""
+    return left
 
 
 def _input(body: dict[str, Any]) -> tuple[str, list[Any]]:
@@ -146,7 +168,11 @@ def _input(body: dict[str, Any]) -> tuple[str, list[Any]]:
         given = [{"role": "user", "content": given}]
     if not isinstance(given, list):
         raise InvalidJob("input", "must be a string or a list of messages")
-    messages = [_message_of(item, f"input[{n}]") for n, item in enumerate(given)]
+    messages = [
+        _message_of(item, f"input[{n}]")
+        for n, item in enumerate(given)
+        if not (isinstance(item, dict) and item.get("type") == "reasoning")  # beside an answer
+    ]
     instructions = body.pop("instructions", None)
     if instructions is None:
         return "input", messages

@@ -14,6 +14,7 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
+from darkq.plain import plain
 
 MAX_TOKENS = 10_000_000
 MAX_STOP_SEQUENCES = 16
@@ -68,12 +69,13 @@ def checked(options: Options | Mapping[str, Any] | None) -> Options | None:
         options = options.given()
     if not isinstance(options, Mapping):
         raise InvalidJob("options", f"must be Options or a mapping, not {type(options).__name__}")
-    for name, value in options.items():
+    wishes: dict[str, Any] = plain(options, 2)  # the options, the list of stop sequences
+    for name, value in wishes.items():
         if name not in OPTIONS:
             raise InvalidJob("options", f"knows no {str(name)[:40]!r}; known: {_names()}")
         wish = (value,) if name == "stop" and isinstance(value, str) else value
         _check(name, wish)
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in wishes.items() if value is not None}
     if "max_tokens" in given and "max_completion_tokens" in given:
         raise InvalidJob("options.max_completion_tokens", "is given beside max_tokens")
     if isinstance(given.get("stop"), str):

@@ -21,6 +21,7 @@ from darkq import scripts
 from darkq.errors import InvalidJob
 from darkq.job import Priority
 from darkq.keys import control, wake
+from darkq.plain import plain
 
 Word: TypeAlias = Literal["paused", "closed"]
 MAX_NOTE_CHARS = 200
@@ -101,4 +102,4 @@ def checked_note(field: str, text: str) -> str:
     if len(text) > MAX_NOTE_CHARS or not text.isprintable():
         reason = f"must be one line of at most {MAX_NOTE_CHARS} characters"
         raise InvalidJob(field, reason)
-    return text
+    return str(plain(text))

@@ -8,12 +8,16 @@ prompt does not outlive the job. `d` holds what arq has no field for.
 `v` is the lowest version of the format that reads a record rightly, which most changes leave as it
 is: readers ignore fields that they do not know, and have a default for those that are not there.
 What an old reader would get wrong by ignoring it raises `v`, and then it refuses: docs/upgrade.md.
+
+The text of a record, a prompt or an answer, is its last field. So its first few kilobytes tell
+whose it is and how it stands, and lists are read without megabytes of texts: `job_head`,
+`result_head`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -29,6 +33,8 @@ VERSION = 2
 2: the option `max_completion_tokens`, which readers of version 1 take for no record at all.
 """
 FUNCTION = "generate"
+
+R = TypeVar("R")
 
 Outcome: TypeAlias = Literal["completed", "failed", "cancelled"]
 
@@ -50,10 +56,10 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     t: int | None = None
     f: str = FUNCTION
     a: tuple[()] = ()
-    k: Arguments
     et: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
     traceparent: Any | UnsetType = UNSET
     tracestate: Any | UnsetType = UNSET
+    k: Arguments
 
     @property
     def job(self) -> Job:
@@ -95,12 +101,12 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
     k: dict[str, str] = {}
     et: int
     s: bool
-    r: str | Failure
     st: int
     ft: int
     q: str
     id: str
     d: Details
+    r: str | Failure
 
     def __repr__(self) -> str:
         return f"ResultRecord(id={self.id!r}, d={self.d!r})"
@@ -157,7 +163,7 @@ def read_job(data: bytes, keys: JobKeys) -> JobRecord:
         _refuse_newer(data, keys)
         return decode_job(data)
     except _UNREADABLE:  # the reason may quote the record: it goes no further
-        raise CorruptRecord(keys.public_id) from None
+        raise CorruptRecord(keys.public_id, tenant_of(data)) from None
 
 
 def read_result(data: bytes, keys: JobKeys) -> ResultRecord:
@@ -166,12 +172,77 @@ def read_result(data: bytes, keys: JobKeys) -> ResultRecord:
         _refuse_newer(data, keys)
         return decode_result(data)
     except _UNREADABLE:
-        raise CorruptRecord(keys.public_id) from None
+        raise CorruptRecord(keys.public_id, tenant_of(data)) from None
+
+
+HEADS_BYTES = (4 << 10, 192 << 10)
+"""How much of a record to read to know all but its text: mostly the first, and the second where
+16 KiB of metadata, escaped, stand before the text."""
+
+
+class CutShort(Exception):
+    """The head of a record does not tell enough. Read more of it."""
+
+
+def job_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> JobRecord:
+    """Read a job's record but for its prompt, from its first `limit_bytes` (None: from all of it).
+
+    Raises `CutShort`, `CorruptRecord`, `NewerRecord`.
+    """
+    if limit_bytes is None or len(head) < limit_bytes:
+        return read_job(head, keys)
+    return _without_text(head, b'"prompt":', b'"prompt":""}}}', _job_decoder, keys)
+
+
+def result_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> ResultRecord:
+    """Read a result but for its answer, as `job_head` does."""
+    if limit_bytes is None or len(head) < limit_bytes:
+        return read_result(head, keys)
+    return _without_text(head, b'"r":', b'"r":""}', _result_decoder, keys)
+
+
+def _without_text(
+    head: bytes, name: bytes, end: bytes, decoder: msgspec.json.Decoder[R], keys: JobKeys
+) -> R:
+    """Decode a record that is cut off at a field, with an empty text in the place of the rest.
+
+    Within a JSON string quotes are escaped, so the bytes of `name` stand where a field begins. A
+    field of that name elsewhere, such as in the metadata, is at another depth: the record that ends
+    there is no JSON. Records of older versions have other fields after the text: they are missed.
+    """
+    at = head.find(name)
+    while at >= 0:
+        shortened = head[:at] + end
+        try:
+            _refuse_newer(shortened, keys)
+            return decoder.decode(shortened)
+        except _UNREADABLE:
+            at = head.find(name, at + 1)
+    raise CutShort
 
 
 def _refuse_newer(data: bytes, keys: JobKeys) -> None:
     if decode_head(data).is_newer:
-        raise NewerRecord(keys.public_id)
+        raise NewerRecord(keys.public_id, tenant_of(data))
+
+
+class _Owned(msgspec.Struct, frozen=True):
+    """The least that can be read: whose it is. A job has `k`, a result `d`, a batch `tenant`."""
+
+    k: Any = None
+    d: Any = None
+    tenant: Any = None
+
+
+def tenant_of(data: bytes) -> str | None:
+    """Return whose record it is, though the rest cannot be read; None where that cannot either."""
+    try:
+        found = msgspec.json.decode(data, type=_Owned)
+    except _UNREADABLE:
+        return None
+    job = found.k.get("job") if isinstance(found.k, dict) else None
+    told = [owned.get("tenant") for owned in (found.d, job) if isinstance(owned, dict)]
+    return next((name for name in (*told, found.tenant) if isinstance(name, str)), None)
 
 
 def serialize(data: dict[str, Any]) -> bytes:

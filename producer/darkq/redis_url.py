@@ -7,17 +7,35 @@
 
 `rediss+sentinel://` and `rediss+cluster://` speak TLS, to Sentinels too. Sentinels that ask for
 credentials of their own find them in `?sentinel_username=…&sentinel_password=…`.
+
+A URL is often shared with other libraries. So Celery's and Django's spellings are read too, and
+what darkq has settings for (pools, timeouts) or does its own way (encodings) is passed over.
 """
 
 from __future__ import annotations
 
+import re
+import ssl
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
-from redis.asyncio import Connection
+from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.connection import parse_url
 
 Kind: TypeAlias = Literal["server", "sentinel", "cluster"]
+
+_PASSED_OVER = frozenset(
+    (
+        *("max_connections", "timeout", "socket_timeout", "socket_connect_timeout"),
+        *("decode_responses", "encoding", "encoding_errors", "charset", "errors"),
+    )
+)
+_CERT_REQS = {"none": "none", "optional": "optional", "required": "required"} | {
+    str(int(mode)): mode.name.removeprefix("CERT_").lower() for mode in ssl.VerifyMode
+}
+_TLS_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_YES, _NO = ("1", "true", "yes", "y", "on"), ("0", "false", "no", "n", "off", "none", "")
 
 SENTINEL_PORT = 26379
 SERVER_PORT = 6379
@@ -49,11 +67,22 @@ class RedisUrl(NamedTuple):
     sentinel_options: dict[str, Any] = {}  # noqa: RUF012
 
 
+class WrongOption(ValueError):
+    """An option of a URL that cannot be. Its text names the option and quotes no value."""
+
+
 def parse(url: str) -> RedisUrl:
-    """Read a URL. Raises `ValueError`; its text may quote the URL, password and all."""
+    """Read a URL.
+
+    Raises `WrongOption`, or `ValueError`, whose text may quote the URL, password and all.
+    """
     scheme, _, kind = urlsplit(url).scheme.partition("+")
+    if "@" in urlsplit(url).query and scheme != "unix":  # else half a password is an option's name
+        raise ValueError("a question mark in a password is written %3F")
+    if (scheme, kind) == ("redis", "socket"):  # Celery's name
+        scheme, kind, url = "unix", "", "unix:" + url.partition(":")[2]
     if not kind:
-        options: dict[str, Any] = {**parse_url(url)}
+        options = _read(url)
         return RedisUrl("server", options.pop("connection_class", Connection), options)
     if scheme not in ("redis", "rediss"):
         raise ValueError(f"no such scheme: {scheme!r}")
@@ -92,9 +121,61 @@ def _options(scheme: str, parts: SplitResult, path: str) -> dict[str, Any]:
     """Return what redis-py reads from the URL of one server, but where that is."""
     userinfo, at, _ = parts.netloc.rpartition("@")
     query = f"?{parts.query}" if parts.query else ""
-    options: dict[str, Any] = {**parse_url(f"{scheme}://{userinfo}{at}host{path}{query}")}
+    options = _read(f"{scheme}://{userinfo}{at}host{path}{query}")
     del options["host"]
     return options
+
+
+def _read(url: str) -> dict[str, Any]:
+    """Return redis-py's options of a URL, from what it and other libraries call them."""
+    try:
+        found: dict[str, Any] = {**parse_url(url)}
+    except ValueError as error:
+        if named := re.match(r"Invalid value for '(\w+)'", str(error)):
+            raise WrongOption(f"has a value for {named[1]} that cannot be") from None
+        raise
+    options = {name: value for name, value in found.items() if name not in _PASSED_OVER}
+    if "virtual_host" in options:  # Celery's name, for a socket
+        options["db"] = _number("virtual_host", options.pop("virtual_host"))
+    if "socket_read_size" in options:
+        options["socket_read_size"] = _number("socket_read_size", options["socket_read_size"])
+    if "ssl" in options and _is_yes("ssl", options.pop("ssl")):
+        options["connection_class"] = SSLConnection
+    _read_tls(options)
+    return options
+
+
+def _read_tls(options: dict[str, Any]) -> None:
+    """Put the options of TLS right, in place."""
+    if options.get("connection_class") is not SSLConnection:
+        for name in options:
+            if name.startswith("ssl_"):
+                raise WrongOption(f"has {name}, which needs TLS: rediss:// instead of redis://")
+    if "ssl_cert_reqs" in options:
+        given = options["ssl_cert_reqs"].lower().removeprefix("ssl.").removeprefix("cert_")
+        options["ssl_cert_reqs"] = _one_of("ssl_cert_reqs", given, _CERT_REQS)
+    if "ssl_min_version" in options:
+        given = options["ssl_min_version"].lower().removeprefix("tlsv").replace("_", ".")
+        options["ssl_min_version"] = _one_of("ssl_min_version", given, _TLS_VERSIONS)
+
+
+def _one_of(name: str, given: str, known: Mapping[str, Any]) -> Any:
+    if given not in known:
+        words = ", ".join(word for word in known if len(known) < 4 or not word.isdigit())
+        raise WrongOption(f"has a value for {name} that cannot be: one of {words}")
+    return known[given]
+
+
+def _number(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise WrongOption(f"has a value for {name} that cannot be: a whole number")
+    return int(value)
+
+
+def _is_yes(name: str, value: str) -> bool:
+    if value.lower() not in (*_YES, *_NO):
+        raise WrongOption(f"has a value for {name} that cannot be: true or false")
+    return value.lower() in _YES
 
 
 def _addresses(parts: SplitResult, default_port: int) -> tuple[Address, ...]:

@@ -12,6 +12,7 @@ from darkq import line
 from darkq.cluster import Cluster
 from darkq.cluster_redis import ClusterRedis
 from darkq.connection import pool, read_url
+from darkq.one_loop import OneLoop
 from darkq.redis_url import Address
 from darkq.replicas import WaitingRedis, rule_of
 from darkq.sentinel import Sentinels
@@ -23,6 +24,11 @@ ONE = Address("", 0)
 
 class Servers(Protocol):
     """What darkq needs to know of Redis, and how to reach it."""
+
+    @property
+    def loop(self) -> OneLoop:
+        """The event loop that all connections belong to."""
+        ...
 
     @property
     def is_cluster(self) -> bool:
@@ -60,6 +66,7 @@ class OneServer:
     is_cluster = False
 
     def __init__(self, settings: Settings) -> None:
+        self.loop = OneLoop()
         self._settings = settings
         url = read_url(settings)
         self._sentinels = Sentinels(url) if url.kind == "sentinel" else None
@@ -70,6 +77,7 @@ class OneServer:
     ) -> WaitingRedis:
         made = pool(
             self._settings,
+            loop=self.loop,
             sentinels=self._sentinels,
             patience_s=patience_s,
             connections=connections,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -11,7 +12,7 @@ from redis.asyncio.client import Pipeline
 
 from darkq.errors import JobNotFound
 from darkq.keys import PRIORITIES, JobKeys, queue
-from darkq.record import JobRecord, ResultRecord, read_job, read_result
+from darkq.record import HEADS_BYTES, CutShort, JobRecord, ResultRecord, job_head, result_head
 
 State: TypeAlias = Literal[
     "queued", "deferred", "running", "cancelling", "completed", "failed", "cancelled"
@@ -49,33 +50,60 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 async def read_status(redis: Redis, keys: JobKeys) -> Status:
-    """Return where a job stands. Raises `JobNotFound`, `CorruptRecord`."""
-    async with redis.pipeline(transaction=True) as pipe:
-        _ask(pipe, keys)
-        status = _read(keys, await pipe.execute())
+    """Return where a job stands. Raises `JobNotFound`, `CorruptRecord`.
+
+    A job of another tenant costs what an unknown one does: the texts are not read.
+    """
+    (status,) = await _read_heads(redis, [keys], transaction=True)
     if status is None:
         raise JobNotFound(keys.public_id)
     return status
 
 
 async def read_statuses(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
-    """Return where jobs of any partitions stand, but for those of which nothing is left."""
-    async with redis.pipeline(transaction=False) as pipe:
-        for keys in jobs:
-            _ask(pipe, keys)
-        replies = await pipe.execute() if jobs else []
-    statuses = [
-        _read(keys, replies[n * _QUESTIONS : (n + 1) * _QUESTIONS]) for n, keys in enumerate(jobs)
-    ]
+    """Return where jobs of any partitions stand, but for those of which nothing is left.
+
+    Raises `CorruptRecord` for the first whose record cannot be read.
+    """
+    statuses = await _read_heads(redis, jobs, transaction=False)
     return [status for status in statuses if status is not None]
 
 
-_QUESTIONS = 6 + len(PRIORITIES)
+async def _read_heads(
+    redis: Redis, jobs: Sequence[JobKeys], *, transaction: bool
+) -> list[Status | None]:
+    """Read the heads of records: those of which more is needed again, and whole ones one by one."""
+    found: dict[JobKeys, Status | None] = {}
+    for limit_bytes in HEADS_BYTES:
+        left = [keys for keys in jobs if keys not in found]
+        for keys, replies in await _ask(redis, left, limit_bytes, transaction=transaction):
+            with suppress(CutShort):
+                found[keys] = _read(keys, replies, limit_bytes)
+    for job in [keys for keys in jobs if keys not in found]:
+        for keys, replies in await _ask(redis, [job], None, transaction=transaction):
+            found[keys] = _read(keys, replies, None)
+    return [found[keys] for keys in jobs]
 
 
-def _ask(pipe: Pipeline, keys: JobKeys) -> None:
-    pipe.get(keys.result)
-    pipe.get(keys.job)
+async def _ask(
+    redis: Redis, jobs: Sequence[JobKeys], limit_bytes: int | None, *, transaction: bool
+) -> list[tuple[JobKeys, list[Any]]]:
+    """Return what Redis says of each job, with so many bytes of its records at most."""
+    if not jobs:
+        return []
+    async with redis.pipeline(transaction=transaction) as pipe:
+        for keys in jobs:
+            _ask_of(pipe, keys, limit_bytes)
+        replies = await pipe.execute()
+    each = len(replies) // len(jobs)
+    return [(keys, replies[n * each : (n + 1) * each]) for n, keys in enumerate(jobs)]
+
+
+def _ask_of(pipe: Pipeline, keys: JobKeys, limit_bytes: int | None) -> None:
+    end = -1 if limit_bytes is None else limit_bytes - 1
+    for name in (keys.result, keys.job):
+        pipe.exists(name)  # `GETRANGE` of an empty record is that of none
+        pipe.getrange(name, 0, end)
     pipe.exists(keys.in_progress)
     pipe.get(keys.retry)
     pipe.hmget(keys.state, ["tries", "cancel"])
@@ -84,18 +112,19 @@ def _ask(pipe: Pipeline, keys: JobKeys) -> None:
         pipe.zscore(queue(keys.partition, priority), keys.arq_id)
 
 
-def _read(keys: JobKeys, replies: Sequence[Any]) -> Status | None:
-    result, job, held, attempt, (tries, cancel), now, *scores = replies
-    if result is not None:
-        return _finished(keys, read_result(result, keys))
+def _read(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None) -> Status | None:
+    has_result, result, has_job, job, held, attempt, (tries, cancel), now, *scores = replies
+    if has_result or result:
+        return _finished(keys, result_head(result, keys, limit_bytes))
     score = next((score for score in scores if score is not None), None)
-    if job is None and score is None:
+    has_job = has_job or job
+    if not has_job and score is None:
         return None
     wait_ms = 0 if score is None else int(score - now[0] * 1000 - now[1] / 1000)
     state = _state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0)
     return _unfinished(
         keys,
-        read_job(job, keys) if job is not None else None,
+        job_head(job, keys, limit_bytes) if has_job else None,
         state,
         attempt=int(attempt or 0),
         tries=int(tries or 0),

@@ -48,7 +48,8 @@ async def test_a_new_attempt_is_set_apart(
     assert code == 0
     job, void, ended, line, text = screen.splitlines()
     assert job.startswith("job 0-")
-    assert ended.startswith("attempt 1 ended: upstream_overloaded; another begins in ")
+    assert ended.startswith("attempt 1 ended: upstream_overloaded: ")
+    assert "; another begins in " in ended
     assert line == "— attempt 2 starts over —"
     assert text.startswith(void)
     assert len(text.split()) == 20

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from darkq import Settings
-from support.deployment import COMPOSE, ROOT, seconds, services
+from support.deployment import COMPOSE, DOCKERFILE, OPERATE, ROOT, seconds, services
 
+SECRET = r"PASSWORD|TOKEN|_KEY|REDIS_URL|AUTH"
 DEFAULTS = Settings.model_fields
 OURS = [
     (file, name, service)
@@ -54,6 +55,36 @@ def test_the_gateways_port_is_the_one_it_listens_on() -> None:
         assert services(file)["gateway"]["ports"] == [f"127.0.0.1:{port}:{port}"]
         limit = services(file)["gateway"]["ulimits"]["nofile"]
         assert limit > DEFAULTS["gateway_max_connections"].default
+
+
+def test_docker_inspect_shows_no_secret() -> None:
+    """Red when a secret is among the variables that a Compose file gives, or in a command."""
+    for file in COMPOSE:
+        for name, service in services(file).items():
+            variables = service.get("environment", {})
+            assert not [each for each in variables if re.search(SECRET, each)], (file, name)
+            shown = str([service.get(key) for key in ("environment", "command", "healthcheck")])
+            assert not re.search(r"\$\{[^}]*(PASSWORD|TOKEN|_KEY|REDIS_URL)", shown)
+    for role in ("worker", "gateway"):
+        service = services(COMPOSE[0])[role]
+        (mount,) = (each for each in service["volumes"] if isinstance(each, dict))
+        assert mount["target"] == service["environment"]["DARKQ_SECRETS_DIR"]
+        assert (mount["read_only"], mount["bind"]) == (True, {"create_host_path": False})
+        assert mount["source"].endswith(f"/{role}")
+        assert f"secrets/{role}/DARKQ_REDIS_URL" in OPERATE.read_text().replace("$role", role)
+
+
+def test_every_image_can_be_pinned_by_its_digest() -> None:
+    """No digest is invented here: each image is a variable, and the document says how to look."""
+    text = OPERATE.read_text()
+    for file in COMPOSE:
+        for service in services(file).values():
+            (variable,) = re.findall(r"^\$\{(\w+)(?::[-?]|\})", service["image"])
+            assert f"{variable}=" in text, variable
+    stages = re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.M)
+    assert set(stages) == {"${PYTHON_IMAGE}"}
+    assert "PYTHON_IMAGE=" in text
+    assert "imagetools inspect" in text
 
 
 def test_no_secret_has_a_default() -> None:

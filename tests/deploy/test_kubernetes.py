@@ -15,6 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from kubernetes_validate import latest_version, validate
 
 from darkq import Settings
+from gateway.test_memory import MOST_BYTES
 from support.deployment import KUBERNETES, ROOT, container, documents, manifests, objects, pod
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -54,8 +55,12 @@ def test_a_kustomization_names_what_is_there(file: Path) -> None:
 
 def test_the_example_is_made_of_what_is_there() -> None:
     (example,) = documents(KUBERNETES / "example/kustomization.yaml")
-    (image,) = example["images"]
-    assert (image["name"], image["newTag"]) == ("darkq", VERSION)
+    images = {image["name"]: image for image in example["images"]}
+    assert images["darkq"]["newTag"] == VERSION
+    named = {container(*workload)["image"] for workload in WORKLOADS}
+    # Each can be pinned by its digest in one place, and has its tag there until it is.
+    assert named == {f"darkq:{VERSION}", f"valkey/valkey:{images['valkey/valkey']['newTag']}"}
+    assert images.keys() == {image.partition(":")[0] for image in named}
     for patch in example["patches"]:
         assert patch["target"]["name"] in objects(patch["target"]["kind"])
         for change in yaml.safe_load(patch["patch"]):
@@ -113,8 +118,47 @@ def test_ports_are_the_one_that_the_gateway_listens_on() -> None:
     assert gateway["livenessProbe"]["httpGet"]["path"] == "/healthz"
     service = objects("Service")["darkq-gateway"]["spec"]["ports"][0]
     assert (service["port"], service["targetPort"]) == (SETTINGS.gateway_port, "http")
-    rule = objects("NetworkPolicy")["darkq-gateway"]["spec"]["ingress"]
-    assert rule == [{"ports": [{"port": SETTINGS.gateway_port}]}]
+    for name, policy in objects("NetworkPolicy").items():
+        if name.startswith("darkq-gateway-from-"):
+            (rule,) = policy["spec"]["ingress"]
+            assert rule["ports"] == [{"port": SETTINGS.gateway_port}]
+
+
+def test_every_rule_of_the_network_names_its_peers() -> None:
+    """Red when a rule lets in, or out to Redis and names, whoever has the port."""
+    labels = objects("Deployment")["darkq-gateway"]["spec"]["template"]["metadata"]["labels"]
+    rules = [
+        (name, side, rule)
+        for name, policy in objects("NetworkPolicy").items()
+        for side in ("ingress", "egress")
+        for rule in policy["spec"].get(side, ())
+    ]
+    assert len(rules) >= 9
+    for name, side, rule in rules:
+        peers, ports = rule["from" if side == "ingress" else "to"], rule["ports"]
+        assert peers, name
+        assert ports, name
+        for peer in peers:
+            pods = peer.get("podSelector", {}).get("matchLabels")
+            assert pods or "ipBlock" in peer, (name, "every Pod of a namespace")
+            if "ipBlock" in peer and peer["ipBlock"]["cidr"] in ("0.0.0.0/0", "::/0"):
+                assert ports == [{"port": 443}], name
+                assert len(peer["ipBlock"]["except"]) >= 2
+    for name in ("darkq-worker", "darkq-gateway"):
+        assert objects("NetworkPolicy")[name]["spec"]["ingress"] == []
+    for name in ("darkq-to-valkey", "darkq-to-redis"):
+        selected = objects("NetworkPolicy")[name]["spec"]["podSelector"]["matchLabels"]
+        assert selected.items() <= labels.items()
+    (peer,) = objects("NetworkPolicy")["darkq-to-valkey"]["spec"]["egress"][0]["to"]
+    valkey = objects("StatefulSet")["darkq-valkey"]["spec"]["template"]["metadata"]["labels"]
+    assert peer["podSelector"]["matchLabels"] == valkey
+
+
+def test_a_gateway_may_hold_what_it_was_measured_to() -> None:
+    """What a tenant can make it hold (tests/gateway/test_memory.py), beside all of its readers."""
+    limit = container("Deployment", "darkq-gateway")["resources"]["limits"]["memory"]
+    readers = SETTINGS.gateway_max_readers * (24 << 10)
+    assert int(limit.removesuffix("Mi")) << 20 >= MOST_BYTES + readers
 
 
 def test_the_gateway_knows_itself_by_its_service_its_ingress_and_its_address() -> None:

@@ -17,7 +17,7 @@ OTHERS = {
     "DARKQ_SECRETS_DIR",  # where settings are looked for
     "DARKQ_MOVE_TO_URL",  # of `darkq queues move` alone
     # Compose's own variables, explained at the top of each file
-    *("DARKQ_IMAGE", "DARKQ_REDIS_PASSWORD", "DARKQ_SECRETS", "DARKQ_WORKERS"),
+    *("DARKQ_IMAGE", "DARKQ_SECRETS", "DARKQ_WORKERS"),
 }
 FILES = [
     ROOT / "Dockerfile",
@@ -55,7 +55,7 @@ def test_a_file_names_settings_that_there_are(file: Path) -> None:
 def test_composes_own_variables_are_explained() -> None:
     for file in (ROOT / "docker-compose.yml", ROOT / "deploy/compose/external-redis.yml"):
         head, body = file.read_text().split("\nname: ", 1)
-        used = set(re.findall(r"\$\{(DARKQ_\w+|REDIS_\w+)", body)) - SETTINGS
+        used = set(re.findall(r"\$\{(DARKQ_\w+|REDIS_\w+|PYTHON_\w+)", body)) - SETTINGS
         assert used
         assert used == {name for name in used if re.search(rf"^#   {name} ", head, re.M)}
 

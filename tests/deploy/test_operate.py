@@ -42,7 +42,7 @@ def test_what_it_refers_to_on_this_page_and_in_the_repository_is_there() -> None
 
 
 def test_every_folder_of_manifests_is_explained() -> None:
-    told = set(re.findall(r"^\| `(\w+)` \|", PROSE, re.M))
+    told = set(re.findall(r"^\| `([\w-]+)` \|", PROSE, re.M))
     folders = {file.parent.name for file in KUBERNETES.rglob("kustomization.yaml")}
     assert folders - {"example"} <= told
 

@@ -21,6 +21,9 @@ def of_compose(place: Path) -> list[str]:
     """Compose's command, in a folder of the test's."""
     *shell, script = services(COMPOSE[0])["redis"]["command"]
     here = f"dir {place}\nport 0\nunixsocket {place}/s"
+    secret = place / "REDIS_PASSWORD"
+    secret.write_text(f"{PASSWORD}\n")
+    script = script.replace("/run/secrets/REDIS_PASSWORD", str(secret))
     return [*shell, script.replace("$$", "$").replace("dir /data", here)]
 
 

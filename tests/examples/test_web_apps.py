@@ -21,9 +21,10 @@ from support.waiting import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SERVERS = {
-    "fastapi": ["uvicorn", "fastapi_app:app", "--port"],
+    "fastapi": ["uvicorn", "fastapi_app:app", "--timeout-graceful-shutdown", "1", "--port"],
     "flask": ["flask", "--app", "flask_app", "run", "--port"],
 }
+STOP_TIMEOUT_S = 15
 
 
 @pytest.fixture(params=SERVERS)
@@ -55,7 +56,12 @@ async def serving(command: list[str], settings: Settings) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        await asyncio.wait_for(process.wait(), 20)
+        try:
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 def _listens(port: int) -> bool:
@@ -103,6 +109,9 @@ async def test_mistakes_are_told(web_app: str, client: Client) -> None:
         job = await client.enqueue("Hi")
         for method, path, body, headers, status in (
             ("POST", "/jobs", {"prompt": ""}, {}, 422),
+            ("POST", "/jobs", {"prompt": " \n"}, {}, 422),
+            ("POST", "/jobs", {}, {}, 422),
+            ("POST", "/jobs", ["prompt"], {}, 422),
             ("GET", "/jobs/0-00000000000000000000000000000000/events", None, {}, 404),
             ("GET", "/jobs/nonsense", None, {}, 404),
             ("GET", f"/jobs/{job.id}/events", None, {"last-event-id": "x"}, 400),
@@ -110,3 +119,32 @@ async def test_mistakes_are_told(web_app: str, client: Client) -> None:
         ):
             async with session.request(method, path, json=body, headers=headers) as response:
                 assert response.status == status, path
+
+
+async def test_a_browser_that_has_seen_all_is_told_not_to_come_again(
+    web_app: str, client: Client
+) -> None:
+    """Red when such a reader gets 200 and nothing: its EventSource returns for ever."""
+    job = await client.enqueue("Hi")
+    await job.result(20)
+    ids = [event.id async for event in job.events()]
+    async with aiohttp.ClientSession(web_app) as session:
+        for after, status in ((ids[-1], 204), (ids[-2], 200), ("9-9", 410)):
+            headers = {"last-event-id": after}
+            async with session.get(f"/jobs/{job.id}/events", headers=headers) as response:
+                assert response.status == status, after
+                data = await response.read()
+            assert bool(data) == (status != 204)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+async def test_an_app_stops_when_told_though_a_reader_waits(
+    client: Client, settings: Settings, name: str
+) -> None:
+    """Red without `--timeout-graceful-shutdown`: uvicorn waits for the job, which has no worker."""
+    job = await client.enqueue("Hi")
+    async with aiohttp.ClientSession() as session:
+        async with serving(SERVERS[name], settings) as url:
+            response = await session.get(f"{url}/jobs/{job.id}/events")
+            assert await response.content.readany()
+        response.close()  # it has ended meanwhile: `serving` waits for that

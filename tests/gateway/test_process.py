@@ -103,7 +103,8 @@ async def test_hostile_bodies_do_not_stop_it(redis_server: Server, redis: Redis)
 
     The figure to reach, p99 of 100 ms, is for a machine that does nothing else.
     """
-    async with darkq(redis_server.url, "gateway", DARKQ_GATEWAY_PORT="0") as process:
+    settings = {"DARKQ_GATEWAY_PORT": "0", "DARKQ_GATEWAY_DRAIN_S": "1"}
+    async with darkq(redis_server.url, "gateway", **settings) as process:
         url = await listening(process)
         log = asyncio.create_task(rest_of(process))
         found = await attackers.figures(url, None, 4.0)

@@ -251,7 +251,7 @@ async def test_a_failure_of_the_model_is_an_error_event(
 
 async def test_healthz_names_the_model() -> None:
     async with LocalDarkAI(Markov()) as server:
-        get = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         async with connection(port_of(server.url), get) as (reader, _):
             reply = Reply(await reader.read())
     name = "Markov chain (a toy, not a language model)"

@@ -73,7 +73,8 @@ def chunked(*bodies: bytes) -> bytes:
 class ScriptedServer:
     """Answers the n-th request with the n-th script, and later ones with the last."""
 
-    def __init__(self, *scripts: Sequence[Step]) -> None:
+    def __init__(self, *scripts: Sequence[Step], port: int = 0) -> None:
+        self._wanted_port = port
         self.requests: list[Recorded] = []
         self.client_gone = asyncio.Event()
         self._scripts = scripts
@@ -81,7 +82,7 @@ class ScriptedServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._wanted_port)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -142,7 +142,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(body: dict[str, Any], field:
         ({"url": [], "body": {}}, "url", "invalid_url"),
         ({"url": RESPONSES, "body": {"input": 4}}, "body.input", "invalid_request"),
         (
-            {"url": RESPONSES, "body": {"input": [{"type": "reasoning"}]}},
+            {"url": RESPONSES, "body": {"input": [{"type": "function_call"}]}},
             "body.input[0]",
             "invalid_request",
         ),
@@ -296,5 +296,25 @@ def test_a_failure_has_no_response() -> None:
 
 
 def test_json_that_breaks_off_is_told_in_plain_words() -> None:
-    with pytest.raises(InvalidLine, match=r"^line 17: JSON breaks off$"):
+    with pytest.raises(InvalidLine, match=r"^line 17: JSON breaks off: each line must hold"):
         json_line(b'{"prompt": "hi"', 17, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"), [("/chat/completions", CHAT), ("/responses", RESPONSES)]
+)
+def test_azures_names_of_endpoints_mean_the_same(url: str, endpoint: str) -> None:
+    body = (
+        {"messages": [{"role": "user", "content": "hi"}]} if endpoint == CHAT else {"input": "hi"}
+    )
+    assert line({"url": url, "body": body}).endpoint == endpoint
+
+
+def test_a_line_of_text_is_the_prompt_as_it_stands() -> None:
+    assert text_line(b"  def f():\t", 1, PLAIN).job.prompt == "  def f():\t"
+
+
+@pytest.mark.parametrize("text", [b"[", b'[{"prompt": "hi"},', b'  [{"prompt": "hi"}]', b"[]"])
+def test_an_array_is_told_to_be_one(text: bytes) -> None:
+    with pytest.raises(InvalidLine, match=r"^line 1: is a JSON array, or begins one: each line"):
+        json_line(text, 1, PLAIN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 
-from darkq.redis_url import Address, parse
+from darkq.redis_url import Address, WrongOption, parse
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,52 @@ def test_sentinels_speak_tls_as_the_master_does() -> None:
 def test_what_is_none(url: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("redis://h?max_connections=20&socket_timeout=5&socket_connect_timeout=3", {"host": "h"}),
+        ("redis://h?timeout=20&decode_responses=True&encoding=utf-8", {"host": "h"}),
+        ("redis://h/1\n", {"host": "h", "db": 1}),
+        ("redis://h?ssl=false", {"host": "h"}),
+        ("rediss://h?ssl=True", {"host": "h"}),
+        ("rediss://h?ssl_cert_reqs=CERT_NONE", {"host": "h", "ssl_cert_reqs": "none"}),
+        ("rediss://h?ssl_cert_reqs=ssl.CERT_NONE", {"host": "h", "ssl_cert_reqs": "none"}),
+        ("rediss://h?ssl_cert_reqs=None", {"host": "h", "ssl_cert_reqs": "none"}),
+        ("rediss://h?ssl_cert_reqs=CERT_REQUIRED", {"host": "h", "ssl_cert_reqs": "required"}),
+        ("rediss://h?ssl_cert_reqs=required", {"host": "h", "ssl_cert_reqs": "required"}),
+        ("rediss://h?ssl_cert_reqs=CERT_OPTIONAL", {"host": "h", "ssl_cert_reqs": "optional"}),
+        ("rediss://h?ssl_cert_reqs=0", {"host": "h", "ssl_cert_reqs": "none"}),
+        ("redis+socket:///run/r.sock?virtual_host=2", {"path": "/run/r.sock", "db": 2}),
+        ("unix:///run/r.sock?db=2&max_connections=9", {"path": "/run/r.sock", "db": 2}),
+    ],
+)
+def test_as_other_libraries_write_it(url: str, options: dict[str, object]) -> None:
+    """Red when an option that is darkq's own reaches redis-py, or Celery's spelling does."""
+    assert parse(url).options == options
+
+
+@pytest.mark.parametrize("value", ["true", "True", "1", "yes"])
+def test_tls_by_an_option(value: str) -> None:
+    assert parse(f"redis://h?ssl={value}").connection_class is SSLConnection
+    assert parse(f"redis+sentinel://h/m?ssl={value}").connection_class is SSLConnection
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("redis://:hunter2@h?db=hunter2", "db"),
+        ("redis://:hunter2@h?ssl=hunter2", "ssl"),
+        ("rediss://:hunter2@h?ssl_cert_reqs=hunter2", "ssl_cert_reqs"),
+        ("rediss://:hunter2@h?ssl_min_version=hunter2", "ssl_min_version"),
+        ("redis://:hunter2@h?ssl_cert_reqs=required", "ssl_cert_reqs"),
+        ("redis://:hunter2@h?socket_read_size=hunter2", "socket_read_size"),
+        ("redis://:hunter2@h?health_check_interval=hunter2", "health_check_interval"),
+        ("redis+cluster://:hunter2@h?ssl_ca_certs=/ca", "ssl_ca_certs"),
+    ],
+)
+def test_a_wrong_option_is_named_and_its_value_is_not(url: str, named: str) -> None:
+    with pytest.raises(WrongOption, match=named) as caught:
+        parse(url)
+    assert "hunter2" not in str(caught.value)

@@ -17,6 +17,7 @@ from darkq.orders import _Order
 from darkq.record import Arguments, Details, JobRecord, ResultRecord, encode
 from darkq.result import Result, result_of
 from darkq.status import Status
+from darkq.tracing import NOTHING
 from darkq_worker.attempt_log import Entry
 from darkq_worker.claims import Claim
 from darkq_worker.upstreams.base import Request
@@ -46,7 +47,7 @@ def everything(secret: str) -> list[Any]:
         result_of(result), chunk, News([chunk], hole=False), Entry("1-1", ev.encode(chunk)),
         Status(job_id="j", state="queued", metadata=job.metadata),
         Request(prompt=secret, proxy=proxy), Request(prompt=(message,)),
-        Claim(keys, 0, 1, "w:1", 0, 0, False, encode(record)), _Order(keys, job, "k"),
+        Claim(keys, 0, 1, "w:1", 0, 0, False, encode(record)), _Order.of(keys, job, NOTHING, "k"),
     ]  # fmt: skip
 
 

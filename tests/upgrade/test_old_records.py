@@ -157,7 +157,7 @@ async def test_a_batch_goes_on(
         rows = [f"line {n}" for n in range(5)]
         ends = {end.number async for end in batch.run(rows)}
     assert ends == {2, 3, 4, 5}, "the first was acknowledged"
-    file_batches = await client.file_batches.listed(None)
+    file_batches = (await client.file_batches.page(None, limit=10)).records
     assert [record.input_file_id for record in file_batches] == ["file-none"]
 
 

@@ -43,6 +43,7 @@ from support.scripted_http import (
     chunked,
     head,
 )
+from support.waiting import wait_until
 
 PROMPT = "a very secret prompt about spring"
 KEY = "sk-very-secret-key"
@@ -391,6 +392,25 @@ async def test_idle_timeout(session: aiohttp.ClientSession, script: list[Step]) 
         with pytest.raises(TimedOut, match=r"nothing came for 0\.2 s"):
             await asyncio.wait_for(ask(make(session, server, idle_timeout_s=0.2)), 5)
         await asyncio.wait_for(server.client_gone.wait(), 5)
+
+
+async def test_a_reader_that_takes_its_time_is_not_the_services_silence(
+    session: aiohttp.ClientSession,
+) -> None:
+    """Red where the idle clock runs while nobody waits for bytes."""
+    first, gate = asyncio.Event(), asyncio.Event()
+    script: list[Step] = [head(), first, delta("a"), gate, delta("b") + finish() + DONE]
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.05, first.set)
+    async with (
+        ScriptedServer(script) as server,
+        aclosing(make(session, server, idle_timeout_s=0.2).stream(Request(prompt="x"))) as items,
+    ):
+        assert await anext(items) == "a"
+        busy_until_s = loop.time() + 0.3
+        await wait_until("its end", lambda: loop.time() > busy_until_s)
+        loop.call_later(0.05, gate.set)
+        assert await anext(items) == "b"
 
 
 async def test_total_timeout(session: aiohttp.ClientSession) -> None:

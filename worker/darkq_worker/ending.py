@@ -29,8 +29,15 @@ def settlement_of(
     text, cursor = log.close()
     at_ms = int(time.time() * 1000)
     if isinstance(outcome, oc.Deferred):
-        turn_ms = outcome.turn_ms
-        return Release(attempt.claim, log, None, delay_s=None, place_ms=turn_ms, burns_try=False)
+        return Release(
+            attempt.claim,
+            log,
+            None,
+            delay_s=outcome.delay_s,
+            place_ms=outcome.turn_ms,
+            burns_try=False,
+            job_ttl_s=settings.job_ttl_s,
+        )
     event = _event(outcome, str(cursor), attempt.claim.attempt, at_ms)
     entry = Entry(event.id, ev.encode(event))
     if isinstance(outcome, oc.TryAgain | oc.HandBack):
@@ -41,6 +48,7 @@ def settlement_of(
             delay_s=outcome.delay_s if isinstance(outcome, oc.TryAgain) else None,
             place_ms=attempt.claim.place_ms,
             burns_try=isinstance(outcome, oc.TryAgain),
+            job_ttl_s=settings.job_ttl_s,
         )
     result = _result(outcome, text, attempt, log, at_ms)
     failed = isinstance(outcome, oc.Failed)
@@ -58,9 +66,14 @@ def _event(outcome: Told, id_: str, attempt: int, at_ms: int) -> ev.Event:
             return ev.Failed(id=id_, code=code, message=message, at_ms=at_ms)
         case oc.Cancelled():
             return ev.Cancelled(id=id_, at_ms=at_ms)
-        case oc.TryAgain(reason, delay_s):
+        case oc.TryAgain(reason, delay_s, message):
             return ev.Retrying(
-                id=id_, attempt=attempt, reason=reason, retry_in_s=round(delay_s, 3), at_ms=at_ms
+                id=id_,
+                attempt=attempt,
+                reason=reason,
+                retry_in_s=round(delay_s, 3),
+                at_ms=at_ms,
+                message=message,
             )
         case oc.HandBack():
             return ev.Retrying(

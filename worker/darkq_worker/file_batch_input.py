@@ -10,7 +10,8 @@ from contextlib import aclosing
 import msgspec
 
 from darkq import FileBatch, Files, InvalidLine, LineError
-from darkq.batch_lines import MAX_LINE_BYTES, ForAllLines, Line, json_line
+from darkq.batch_lines import ForAllLines, Line, json_line
+from darkq.input_lines import InputLines, Text
 
 LINES_AT_ONCE = 100
 _DIGEST_BYTES = 16
@@ -27,15 +28,13 @@ class Input:
         """Yield the lines of the input; what is wrong goes to `errors` instead."""
         seen = set[bytes]()
         async with aclosing(self._texts()) as texts:
-            async for number, text in texts:
+            async for text in texts:
                 try:
-                    line = json_line(text, number, ForAllLines())
-                    self._check(line)
+                    line = self._read(text)
                     digest = hashlib.sha256(line.custom_id.encode()).digest()[:_DIGEST_BYTES]
                     if digest in seen:
-                        raise InvalidLine(
-                            number, "custom_id", "is that of another line", "duplicate_custom_id"
-                        )
+                        reason = "is that of another line"
+                        raise InvalidLine(line.number, "custom_id", reason, "duplicate_custom_id")
                     seen.add(digest)
                 except InvalidLine as error:
                     errors.append(
@@ -51,6 +50,14 @@ class Input:
                     line, job=msgspec.structs.replace(line.job, tenant=self._batch.tenant)
                 )
 
+    def _read(self, text: Text | InvalidLine) -> Line:
+        """Read and check a line. Raises `InvalidLine`."""
+        if isinstance(text, InvalidLine):
+            raise text
+        line = json_line(text.text, text.number, ForAllLines())
+        self._check(line)
+        return line
+
     def _check(self, line: Line) -> None:
         """Raise `InvalidLine` for what the batch's own endpoint or its caller's key forbids."""
         batch = self._batch
@@ -62,21 +69,16 @@ class Input:
         if limit is not None and line.job.prompt_bytes > limit:
             raise InvalidLine(line.number, "body", f"has a prompt of more than {limit:,} bytes")
 
-    async def _texts(self) -> AsyncGenerator[tuple[int, bytes], None]:
-        """Yield the lines that are not blank, numbered from 1."""
-        number, rest = 0, b""
+    async def _texts(self) -> AsyncGenerator[Text | InvalidLine, None]:
+        """Yield the lines that are not blank; in the place of one that is wrong, the error."""
+        lines = InputLines()
         async with aclosing(
             self._files.read(self._batch.tenant, self._batch.input_file_id)
         ) as pieces:
             async for piece in pieces:
-                *whole, rest = (rest + piece).split(b"\n")
-                for text in whole:
-                    number += 1
-                    if number % LINES_AT_ONCE == 0:  # live jobs share this event loop
+                for count, text in enumerate(lines.feed(piece), start=1):
+                    yield text
+                    if count % LINES_AT_ONCE == 0:  # live jobs share this event loop
                         await asyncio.sleep(0)
-                    if text.strip():
-                        yield number, text
-                if len(rest) > MAX_LINE_BYTES:  # no line of such a length is read further
-                    break
-        if rest.strip():
-            yield number + 1, rest
+        for text in lines.end():
+            yield text

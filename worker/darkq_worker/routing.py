@@ -11,14 +11,16 @@ from darkq_worker.upstreams.base import (
     ProtocolViolation,
     Rejected,
     UnknownModel,
+    Unserved,
     Upstream,
     UpstreamError,
 )
 from darkq_worker.upstreams.openai import OpenAIUpstream
 
 
-class UnknownUpstream(Rejected):
+class UnknownUpstream(Unserved):
     code = "unknown_upstream"
+    kind = "upstream"
 
 
 class Upstreams:
@@ -76,8 +78,7 @@ class Upstreams:
         if name is None:
             return self._default
         if name not in self._by_name:
-            known = ", ".join(self._by_name)
-            raise UnknownUpstream(f"unknown upstream {name!r}; known: {known}")
+            raise UnknownUpstream(name, list(self._by_name))
         return self._by_name[name]
 
     def __iter__(self) -> Iterator[Upstream]:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 from darkq.batch_lines import ForAllLines, Line, json_line, text_line
 from darkq.batch_rows import marked
 from darkq.errors import InvalidLine
+from darkq.input_lines import Text
 from darkq.openai_body import CHAT, Endpoint
-from darkq_cli.batch.source import Fingerprint, Reading, Text, reading
+from darkq_cli.batch.source import Fingerprint, Reading, reading
 from darkq_cli.problems import USAGE_EXIT_CODE, Problem
 
 ERRORS_SHOWN = 10
@@ -40,18 +41,18 @@ class Checked(NamedTuple):
     fingerprint: Fingerprint
 
 
-def check(path: Path, form: Form, tell: Callable[[int], object]) -> Checked:
+def check(path: Path, name: str, form: Form, tell: Callable[[int], object]) -> Checked:
     """Read an input to its end. `tell` hears now and then how many bytes of the file are read.
 
-    Raises `Problem`, which names the first mistakes.
+    Raises `Problem`, which says the name of the input and its first mistakes.
     """
-    with reading(path) as source, closing(_Checker()) as checker:
+    with reading(path, name) as source, closing(_Checker()) as checker:
         for count, text in enumerate(source.lines()):
             checker.take(text, form)
             if count % _STEP == 0:
                 tell(source.position)
         tell(source.position)
-        return checker.checked(path, source)
+        return checker.checked(name, source)
 
 
 class _Checker:
@@ -89,16 +90,16 @@ class _Checker:
             if len(self._errors) < ERRORS_SHOWN:
                 self._errors.append(error)
 
-    def checked(self, path: Path, source: Reading) -> Checked:
+    def checked(self, name: str, source: Reading) -> Checked:
         """Return what was found. Raises `Problem` unless all lines are right."""
         if self._wrong:
             raise Problem(
-                f"{self._wrong:,} of {self.lines:,} lines of {path} are wrong; nothing was sent",
+                f"{self._wrong:,} of {self.lines:,} lines of {name} are wrong; nothing was sent",
                 "\n".join(self._said()),
                 exit_code=USAGE_EXIT_CODE,
             )
         if not self.lines:
-            raise Problem(f"{path} has no lines", exit_code=USAGE_EXIT_CODE)
+            raise Problem(f"{name} has no lines", exit_code=USAGE_EXIT_CODE)
         return Checked(self.lines, self._endpoint or CHAT, source.fingerprint)
 
     def _said(self) -> Iterator[str]:

@@ -35,7 +35,7 @@ ErrorsOption = Annotated[
 def run(
     source: Annotated[
         str,
-        typer.Argument(metavar="INPUT", help="A file, also .gz or .zst; - is standard input."),
+        typer.Argument(metavar="INPUT", help="A file or pipe, also packed; - is standard input."),
     ],
     output: Annotated[
         Path | None,

@@ -11,9 +11,10 @@ from darkq import Batch
 from darkq.batch_answers import failure_line
 from darkq.batch_lines import Line
 from darkq.errors import BatchClosed, BatchFull
+from darkq.input_lines import Text
 from darkq_cli.batch.ledger import Ended, Ledger
 from darkq_cli.batch.plan import Plan
-from darkq_cli.batch.source import Text, reading
+from darkq_cli.batch.source import reading
 
 _PAGE_LINES = 200
 _PAUSE_S = 0.05
@@ -41,6 +42,7 @@ class Feeder:
         """
         try:
             for page in self._pages():
+                await asyncio.sleep(0)  # a resume passes a million known lines without any call
                 await self._turn_of(page[-1][0])
                 await self._add(batch, self._unfinished(page))
             await batch.close_input()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -81,10 +82,20 @@ def _write(fd: int, data: bytes) -> None:
         left = left[os.write(fd, left) :]
 
 
+_NO_SUCH_SYNC = frozenset(
+    (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EIO)
+)
+"""What SMB, FUSE and shared folders say to an fsync of a directory: there is no such thing."""
+
+
 def sync_directory(path: Path) -> None:
-    """Have a file's name on the disk, too."""
-    fd = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    """Have a file's name on the disk, too, where the file system can do that."""
+    with suppress(PermissionError):  # one may write into a directory that one may not read
+        fd = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in _NO_SUCH_SYNC:
+                raise
+        finally:
+            os.close(fd)

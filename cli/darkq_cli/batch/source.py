@@ -1,6 +1,7 @@
-"""The lines of an input, however it is packed: plain, `.gz`, `.zst`.
+"""The lines of an input, however it is packed: plain, with gzip, with zstd.
 
-One line is in memory at a time, and its length is bounded, so a file may be of any size.
+That is seen from its first bytes, so a name need not say it. One line is in memory at a time, and
+its length is bounded, so a file may be of any size.
 """
 
 from __future__ import annotations
@@ -14,20 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 
-from darkq.batch_lines import MAX_LINE_BYTES
 from darkq.errors import InvalidLine
+from darkq.input_lines import InputLines, Text
 from darkq_cli.problems import USAGE_EXIT_CODE, Problem, require
 
-_BOM = b"\xef\xbb\xbf"
+_PIECE_BYTES = 1 << 16
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _ZSTD_STEP = 1 << 10
 """So little may unpack to 32 MB."""
-
-
-class Text(NamedTuple):
-    """A line that is not blank. `number` counts every line of the file, from 1."""
-
-    number: int
-    text: bytes
 
 
 class Fingerprint(NamedTuple):
@@ -46,7 +41,6 @@ class Reading:
         self._packed = packed
         self._hash = hashlib.sha256()
         self._size = 0
-        self._number = 0
 
     @property
     def position(self) -> int:
@@ -58,20 +52,14 @@ class Reading:
         return Fingerprint(self._size, self._hash.hexdigest())
 
     def lines(self) -> Iterator[Text | InvalidLine]:
-        """Yield the lines that are not blank; in the place of one that is too long, the error.
+        """Yield the lines that are not blank; in the place of one that is wrong, the error.
 
         Raises `Problem` for a file that is damaged.
         """
+        lines = InputLines()
         while piece := self._take():
-            self._number += 1
-            if len(piece) > MAX_LINE_BYTES and not piece.endswith(b"\n"):
-                self._skip_line()
-                reason = f"is longer than {MAX_LINE_BYTES:,} bytes"
-                yield InvalidLine(self._number, "line", reason)
-                continue
-            text = piece.removeprefix(_BOM) if self._number == 1 else piece
-            if text := text.strip(b" \t\r\n"):
-                yield Text(self._number, text)
+            yield from lines.feed(piece)
+        yield from lines.end()
 
     def to_the_end(self) -> None:
         """Read what is left, for the fingerprint."""
@@ -80,42 +68,44 @@ class Reading:
 
     def _take(self) -> bytes:
         try:
-            piece = self._stream.readline(MAX_LINE_BYTES + 1)
+            piece = self._stream.read(_PIECE_BYTES)
         except (EOFError, gzip.BadGzipFile, zlib.error, _BadZstd):
             words = f"{self._name} is damaged, or not packed as its name says"
             raise Problem(words, exit_code=USAGE_EXIT_CODE) from None
         except OSError as error:
-            raise _unreadable(self._name, error) from None
+            raise unreadable(self._name, error) from None
         self._hash.update(piece)
         self._size += len(piece)
         return piece
 
-    def _skip_line(self) -> None:
-        while (piece := self._take()) and not piece.endswith(b"\n"):
-            pass
-
 
 @contextmanager
-def reading(path: Path) -> Iterator[Reading]:
-    """Open a file for one pass. Raises `Problem` when it cannot be read."""
+def reading(path: Path, name: str = "") -> Iterator[Reading]:
+    """Open a file for one pass. Raises `Problem` when it cannot be read, which says its name."""
+    name = name or str(path)
     try:
         file = path.open("rb")
     except OSError as error:
-        raise _unreadable(str(path), error) from None
-    with file, _unpacked(path, file) as stream:
-        yield Reading(str(path), stream, file)
+        raise unreadable(name, error) from None
+    with file, _unpacked(path, name, file) as stream:
+        yield Reading(name, stream, file)
 
 
-def _unreadable(name: str, error: OSError) -> Problem:
+def unreadable(name: str, error: OSError) -> Problem:
     return Problem(f"cannot read {name}: {error.strerror}", exit_code=USAGE_EXIT_CODE)
 
 
-def _unpacked(path: Path, file: BinaryIO) -> IO[bytes]:
-    if path.suffix == ".gz":
+def _unpacked(path: Path, name: str, file: io.BufferedReader) -> IO[bytes]:
+    try:
+        head = file.peek(len(_ZSTD))[: len(_ZSTD)]
+    except OSError as error:
+        raise unreadable(name, error) from None
+    suffix = path.suffix.lower()
+    if head.startswith(_GZIP) or (suffix == ".gz" and head != _ZSTD):
         return cast(IO[bytes], gzip.GzipFile(fileobj=file))
-    if path.suffix == ".zst":
+    if head == _ZSTD or suffix == ".zst":
         require("zstd", "zstandard")
-        return io.BufferedReader(_Zstd(file), 1 << 16)
+        return io.BufferedReader(_ZstdStream(file), _PIECE_BYTES)
     return file
 
 
@@ -123,7 +113,7 @@ class _BadZstd(Exception):
     pass
 
 
-class _Zstd(io.RawIOBase):
+class _ZstdStream(io.RawIOBase):
     """Frame after frame, unpacked. `zstandard`'s own reader takes a torn file for a whole one."""
 
     def __init__(self, file: BinaryIO) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from darkq import Settings
+from darkq import DarkqError, Settings
 from darkq.batch_lines import ForAllLines
 from darkq.job import Job, checked_name
 from darkq_cli import here, output, talk
@@ -20,17 +21,19 @@ from darkq_cli.batch.check import Checked, Form, check
 from darkq_cli.batch.files import sync_directory
 from darkq_cli.batch.plan import Files, Plan, errors_beside
 from darkq_cli.batch.registry import Registry
-from darkq_cli.batch.source import Fingerprint, reading
+from darkq_cli.batch.source import Fingerprint, reading, unreadable
 from darkq_cli.batch.state import State, StateFile
 from darkq_cli.batch.summary import Summary
+from darkq_cli.interrupts import undisturbed
 from darkq_cli.problems import USAGE_EXIT_CODE, Problem
 
 _STDIN = "-"
+_PIECE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What `darkq batch run` is asked for. `source` may be `-`: standard input."""
+    """What `darkq batch run` is asked for. `source` may be `-`, standard input, or a pipe."""
 
     source: str
     output: Path
@@ -43,16 +46,42 @@ class Wish:
 
     @property
     def form(self) -> Form:
-        unpacked = self.source.removesuffix(".gz").removesuffix(".zst")
-        return Form(self.is_text or unpacked.endswith(".txt"), self.common)
+        return Form(self.is_text or self._unpacked_name.endswith(".txt"), self.common)
+
+    @property
+    def is_table(self) -> bool:
+        return not self.is_text and self._unpacked_name.endswith((".csv", ".tsv"))
+
+    @property
+    def _unpacked_name(self) -> str:
+        return self.source.lower().removesuffix(".gz").removesuffix(".zst")
+
+    @property
+    def source_name(self) -> str:
+        """What the input is called when talking to people."""
+        return "standard input" if self.source == _STDIN else self.source
+
+    @property
+    def source_path(self) -> Path:
+        """Where the input is, to be read once."""
+        return Path("/dev/stdin") if self.source == _STDIN else Path(self.source).absolute()
+
+    @property
+    def is_piped(self) -> bool:
+        """Tell whether the input can be read only once, as a pipe or a terminal can."""
+        try:
+            mode = self.source_path.stat().st_mode
+        except OSError:  # told when it is opened
+            return self.source == _STDIN
+        return self.source == _STDIN or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
     @property
     def files(self) -> Files:
         answers = self.output.absolute()
         errors = self.errors.absolute() if self.errors is not None else errors_beside(answers)
-        spooled = self.source == _STDIN
+        spooled = self.is_piped
         spool = answers.with_name(f"{answers.name}.darkq-input")
-        source = spool if spooled else Path(self.source).absolute()
+        source = spool if spooled else self.source_path
         return Files(source=source, answers=answers, errors=errors, spooled=spooled)
 
 
@@ -69,7 +98,12 @@ def run(wish: Wish, *, dry_run: bool, as_json: bool) -> None:
         _dry_run(wish, as_json=as_json)
         return
     files = wish.files
-    files.check()
+    with _told_of_disks(files.answers):
+        files.check()
+        _run(wish, files, as_json=as_json)
+
+
+def _run(wish: Wish, files: Files, *, as_json: bool) -> None:
     with _held(files.state) as file:
         state = file.load()
         if state is None:
@@ -87,7 +121,7 @@ def resume(batch_id: str, *, as_json: bool) -> None:
             f"no unfinished batch {batch_id} was begun here",
             f"To have what is there of it: {here.command()} batch results {batch_id} -o FILE",
         )
-    with _held(path) as file:
+    with _told_of_disks(path), _held(path) as file:
         state = file.load()
         if state is None or state.place.batch_id != batch_id:
             raise Problem(f"{path} is of another batch now")
@@ -98,28 +132,50 @@ def resume(batch_id: str, *, as_json: bool) -> None:
 
 
 @contextmanager
+def _told_of_disks(path: Path) -> Iterator[None]:
+    """Raise `Problem` for what a disk or a share refuses."""
+    try:
+        yield
+    except DarkqError:  # some are OSErrors, and say it better
+        raise
+    except OSError as error:
+        words = f"cannot use {error.filename or path}: {error.strerror or type(error).__name__}"
+        raise Problem(words) from None
+
+
+@contextmanager
 def _held(path: Path) -> Iterator[StateFile]:
     """Hold a state file; one in which no batch has begun is not left behind."""
-    with closing(StateFile(path)) as file:
-        try:
-            yield file
-        finally:
+    file = None
+    try:
+        with undisturbed():  # interrupted in between, it would be left behind
+            file = StateFile(path)
+        yield file
+    finally:
+        if file is not None:
             if file.is_empty:
                 file.delete()
+            file.close()
 
 
 def _dry_run(wish: Wish, *, as_json: bool) -> None:
-    path = Path("/dev/stdin") if wish.source == _STDIN else Path(wish.source)
-    checked = _checked(path, wish.form)
+    checked = _checked(wish.source_path, wish)
     if as_json:
         output.write_json({"lines": checked.lines, "endpoint": checked.endpoint})
     else:
         output.write_line(f"{checked.lines:,} lines, all of them right; nothing was sent")
 
 
-def _checked(path: Path, form: Form) -> Checked:
+def _checked(path: Path, wish: Wish) -> Checked:
+    if wish.is_table:
+        raise Problem(
+            f"{wish.source_name} is a table, and not JSON lines",
+            "Send its rows as examples/batch_from_csv.py does; or use --text, where each line "
+            "is a prompt.",
+            exit_code=USAGE_EXIT_CODE,
+        )
     with progress.checking(path) as tell:
-        return check(path, form, tell)
+        return check(path, wish.source_name, wish.form, tell)
 
 
 def _begin(file: StateFile, wish: Wish) -> State:
@@ -132,10 +188,10 @@ def _begin(file: StateFile, wish: Wish) -> State:
                 "Choose another name, or delete it to begin anew.",
                 exit_code=USAGE_EXIT_CODE,
             )
-    if files.spooled:
-        _spool(files.source)
     try:
-        checked = _checked(files.source, wish.form)
+        if files.spooled:
+            _spool(wish, files.source)
+        checked = _checked(files.source, wish)
         plan = Plan(
             name=wish.name,
             files=files,
@@ -154,19 +210,30 @@ def _begin(file: StateFile, wish: Wish) -> State:
         raise
 
 
-def _spool(path: Path) -> None:
-    """Keep standard input in a file, so that the batch can be taken up again."""
-    if sys.stdin.isatty():
-        talk.say("The lines, please; Ctrl-D on an empty line ends them.", style="dim")
+def _spool(wish: Wish, path: Path) -> None:
+    """Keep an input that is piped in, so that it can be read again and the batch taken up."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "wb") as spool:
-            shutil.copyfileobj(sys.stdin.buffer, spool)
-            spool.flush()
-            os.fsync(spool.fileno())
-        sync_directory(path)
+        source = _stdin() if wish.source == _STDIN else wish.source_path.open("rb")
     except OSError as error:
-        raise Problem(f"cannot write {path}: {error.strerror}") from None
+        raise unreadable(wish.source_name, error) from None
+    with source:
+        if source.isatty():
+            talk.say("The lines, please; Ctrl-D on an empty line ends them.", style="dim")
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(fd, "wb") as spool:
+                # One read of the pipe at a time: Python looks for signals between two.
+                while piece := source.read1(_PIECE_BYTES):
+                    spool.write(piece)
+                spool.flush()
+                os.fsync(spool.fileno())
+            sync_directory(path)
+        except OSError as error:
+            raise Problem(f"cannot write {path}: {error.strerror}") from None
+
+
+def _stdin() -> BufferedReader:
+    return cast(BufferedReader, sys.stdin.buffer)
 
 
 def _is_same(state: State, wish: Wish) -> None:
@@ -175,7 +242,7 @@ def _is_same(state: State, wish: Wish) -> None:
     own = f"To go on with it: {here.command()} batch resume {batch_id}"
     words = f"{plan.files.answers} is of the unfinished batch {batch_id}"
     if plan.files.spooled and wish.files.spooled:
-        given = _fingerprint(Path("/dev/stdin"))
+        given = _fingerprint(wish.source_path)
     elif plan.files.source == wish.files.source:
         given = _fingerprint(wish.files.source)
     else:

@@ -11,8 +11,9 @@ process: two runners of one output exclude each other.
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -230,9 +231,28 @@ def _in_words(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if not _locks_work(path.parent):
+            raise Problem(
+                f"the file system of {path.parent} locks no files, as {path.name} must be",
+                "It may be a share (SMB, NFS). Write to a local disk, and copy the answers later.",
+            ) from None
         if "locked" in str(error):
             output = path.with_suffix("")
             raise Problem(f"another darkq batch is writing {output}") from None
         raise Problem(f"cannot write {path}: {error}") from None
     except (sqlite3.DatabaseError, msgspec.DecodeError):
         raise Problem(f"{path} is not the state of a batch") from None
+
+
+def _locks_work(directory: Path) -> bool:
+    """Tell whether a new file can be locked. Where none can, SQLite says "locked" for ever."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    with suppress(OSError), tempfile.TemporaryFile(dir=directory) as probe:
+        try:
+            fcntl.lockf(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True

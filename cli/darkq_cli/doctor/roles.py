@@ -20,16 +20,16 @@ RULES = {
     ),
     "producer": (
         "resetkeys ~arq:* ~darkq:* resetchannels &darkq:* -@all +client|setinfo +select "
-        "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +time +exists "
-        "+get +mget +set +del +pexpire +rename +hset +hmget +smembers +srem +zadd +zcard "
-        "+zrem +zscore +zrevrangebyscore +xadd +xdel +xrange +xrevrange +hget +hgetall "
-        "+hincrby +hsetnx +getbit +setbit +zcount +zrangebyscore +zremrangebyscore "
+        "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +info +time "
+        "+exists +get +getrange +mget +set +del +pexpire +rename +hset +hmget +smembers +srem "
+        "+zadd +zcard +zrem +zscore +zrevrangebyscore +xadd +xdel +xrange +xrevrange "
+        "+hget +hgetall +hincrby +hsetnx +getbit +setbit +zcount +zrangebyscore +zremrangebyscore "
         "+zrevrange +xtrim +copy +zremrangebyrank +expire +hscan"
     ),
     "reader": (
         "resetkeys ~arq:* ~darkq:events:* ~darkq:state:* ~darkq:{* ~darkq:batch:* "
         "~darkq:limit:* resetchannels &darkq:live:* -@all +client|setinfo +select +ping "
-        "+subscribe +unsubscribe +multi +exec +time +exists +get +mget +hmget +smembers "
+        "+subscribe +unsubscribe +multi +exec +time +exists +get +getrange +mget +hmget +smembers "
         "+zscore +xrange +xrevrange +hgetall +zcount +zrangebyscore +zrevrange"
     ),
 }
@@ -45,6 +45,7 @@ EXISTS arq:doctor
 EXPIRE arq:doctor 1
 GET arq:doctor
 GETBIT arq:doctor 0
+GETRANGE arq:doctor 0 0
 HDEL arq:doctor f
 HEXISTS arq:doctor f
 HGET arq:doctor f

@@ -119,7 +119,7 @@ async def read_batches(client: Client, tenant: str | None) -> list[BatchRow]:
         found = await _batches_of_nobody(client)
     else:
         found = []
-        for record in (await client.file_batches.listed(tenant))[:MAX_BATCHES]:
+        for record in (await client.file_batches.page(tenant, limit=MAX_BATCHES)).records:
             with suppress(BatchNotFound):  # the record of its files may outlive it
                 found.append(await client.batch(record.id).status())
     return [

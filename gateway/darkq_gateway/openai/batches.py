@@ -7,21 +7,32 @@ when that one dies.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
 
-from darkq import BatchNotFound, BatchStatus, FileBatch
+from darkq import (
+    BatchNotFound,
+    BatchStatus,
+    BatchTaken,
+    CorruptRecord,
+    FileBatch,
+    InvalidJob,
+    checked_metadata,
+)
 from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import CLIENT, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
 from darkq_gateway.openai.files import FILES, MAX_TTL_S, MIN_TTL_S
-from darkq_gateway.openai.pages import page_of
+from darkq_gateway.openai.pages import as_page, page_asked, unknown_after
 from darkq_gateway.openai.request import decode, take
+from darkq_gateway.repetitions import seed_of
 
 WINDOW_S = 24 * 3600
+MAX_METADATA_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
 _ENDS = ("completed", "failed", "expired", "cancelled")
 
 
@@ -49,22 +60,33 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.Response:
     """Order a batch."""
-    fields = decode(await read_undecoded(request))
+    body = await read_undecoded(request)
+    fields = decode(body)
+    if fields.get("endpoint") in ("/chat/completions", "/responses"):  # Azure's names
+        fields["endpoint"] = f"/v1{fields['endpoint']}"
     asked = take(fields, _Body)
     for name in fields:
         raise ApiError(400, "invalid_parameter", "cannot be honoured here", name[:64])
+    metadata = _checked(asked.metadata)
     client, caller = request.app[CLIENT], caller_of(request)
     await request.app[FILES].info(caller.tenant, asked.input_file_id)  # is there, and is theirs
-    batch = client.batch(name="files", metadata={"tenant": caller.tenant or ""})
-    async with batch:  # to make it; whoever runs it takes the lease
-        pass
+    seed = await seed_of(request, body)
+    batch = client.batch(seed=seed, name="files", metadata={"tenant": caller.tenant or ""})
+    with suppress(BatchNotFound):  # no repetition, or the first try made no record
+        known = await client.file_batches.get(batch.id)
+        if known.ended_at is None:
+            await client.file_batches.create(known)  # the first try may have been broken off
+        return as_json(await _described(request, known))
+    with suppress(BatchTaken):  # a repetition that overtakes the first try
+        async with batch:  # to make it; the worker that runs it takes the lease
+            pass
     now = int(time.time())
     record = FileBatch(
         id=batch.id,
         tenant=caller.tenant,
         input_file_id=asked.input_file_id,
         endpoint=asked.endpoint,
-        metadata=asked.metadata,
+        metadata=metadata,
         models=caller.key.models if caller.key else (),
         max_prompt_bytes=caller.key.max_prompt_bytes if caller.key else None,
         created_at=now,
@@ -72,17 +94,40 @@ async def create(request: web.Request) -> web.Response:
         output_ttl_s=asked.output_expires_after.seconds if asked.output_expires_after else None,
     )
     await client.file_batches.create(record)
-    return as_json(batch_object(record, await batch.status()))
+    return as_json(await _described(request, await client.file_batches.get(batch.id)))
+
+
+def _checked(metadata: dict[str, str]) -> dict[str, str]:
+    """Return what may be noted beside a batch, as OpenAI bounds it. Raises `ApiError`."""
+    try:
+        checked = checked_metadata(metadata)
+    except InvalidJob as error:
+        raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
+    fits = all(len(k) <= MAX_KEY_CHARS and len(v) <= MAX_VALUE_CHARS for k, v in checked.items())
+    if not fits or len(checked) > MAX_METADATA_PAIRS:
+        reason = (
+            f"takes {MAX_METADATA_PAIRS} entries, "
+            f"of {MAX_KEY_CHARS} and {MAX_VALUE_CHARS} characters at most"
+        )
+        raise ApiError(400, "invalid_parameter", reason, "metadata")
+    return checked
 
 
 async def listed(request: web.Request) -> web.Response:
     """The caller's batches, the newest first."""
-    client = request.app[CLIENT]
-    records = await client.file_batches.listed(caller_of(request).tenant)
-    page = page_of(request, [{"id": record.id} for record in records], most=100)
-    known = {record.id: record for record in records}
-    page["data"] = [await _described(request, known[each["id"]]) for each in page["data"]]
-    return as_json(page)
+    asked = page_asked(request, most=100)
+    try:
+        records, has_more = await request.app[CLIENT].file_batches.page(
+            caller_of(request).tenant,
+            limit=asked.limit,
+            after=asked.after,
+            oldest_first=asked.order == "asc",
+        )
+    except BatchNotFound:
+        raise unknown_after() from None
+    return as_json(
+        as_page([await _described(request, each) for each in records], has_more=has_more)
+    )
 
 
 async def retrieve(request: web.Request) -> web.Response:
@@ -107,9 +152,15 @@ async def _described(request: web.Request, record: FileBatch) -> dict[str, Any]:
 
 
 async def _owned(request: web.Request) -> FileBatch:
-    record = await request.app[CLIENT].file_batches.get(request.match_info["batch_id"])
-    if record.tenant != caller_of(request).tenant:
-        raise ApiError(404, "batch_not_found", "no such batch")
+    batch_id, tenant = request.match_info["batch_id"], caller_of(request).tenant
+    try:
+        record = await request.app[CLIENT].file_batches.get(batch_id)
+    except CorruptRecord as error:
+        if error.tenant != tenant:
+            raise BatchNotFound(batch_id) from None
+        raise
+    if record.tenant != tenant:
+        raise BatchNotFound(batch_id)
     return record
 
 

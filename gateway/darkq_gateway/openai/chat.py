@@ -8,10 +8,10 @@ from typing import Any
 from aiohttp import web
 
 from darkq import JobCancelled, JobFailed, JobHandle, chat_completion
+from darkq_gateway.awaited_json import send_when_done
 from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import STREAMS, caller_of
 from darkq_gateway.errors import openai_shape
-from darkq_gateway.jobs import as_json
 from darkq_gateway.openai import chat_request, foreground, sse
 from darkq_gateway.openai.chat_request import ChatRequest
 from darkq_gateway.openai.chat_stream import ChatStream, Interrupted
@@ -31,10 +31,10 @@ async def create(request: web.Request) -> web.StreamResponse:
     async with foreground.awaited(request, asked.job, body) as job:
         if asked.stream:
             return await _stream(request, job, asked)
-        return await _whole(job)
+        return await send_when_done(request, _whole(job))
 
 
-async def _whole(job: JobHandle) -> web.Response:
+async def _whole(job: JobHandle) -> dict[str, Any]:
     try:
         result = await job.result()
     except JobFailed as error:
@@ -42,7 +42,7 @@ async def _whole(job: JobHandle) -> web.Response:
     except JobCancelled:
         raise failed("cancelled", "the job was cancelled") from None
     ours = {"id": PREFIX + job.id, "created": result.queued_ms // 1000}  # as the stream's are
-    return as_json(chat_completion(result) | ours)
+    return chat_completion(result) | ours
 
 
 async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> web.StreamResponse:

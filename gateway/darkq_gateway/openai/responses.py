@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from darkq import JobHandle, JobNotFound
+from darkq_gateway.awaited_json import send_when_done
 from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import STREAMS, caller_of
 from darkq_gateway.errors import ApiError
@@ -48,10 +49,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         response = _new(job, repeated)
         if asked.stream:
             return await _stream(request, job, response, after=-1, resumable=False)
-        async with aclosing(job.events()) as events:
-            async for event in events:
-                response.feed(event)
-        return as_json(response.snapshot())
+        return await send_when_done(request, _whole(job, response))
 
 
 async def retrieve(request: web.Request) -> web.StreamResponse:
@@ -112,6 +110,13 @@ async def _stream(
     return stream.response
 
 
+async def _whole(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
+    async with aclosing(job.events()) as events:
+        async for event in events:
+            response.feed(event)
+    return response.snapshot()
+
+
 async def _so_far(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
     async with aclosing(job.history()) as batches:
         async for batch in batches:
@@ -121,11 +126,13 @@ async def _so_far(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
 
 
 async def _owned(request: web.Request) -> tuple[JobHandle, ResponseStream]:
-    prefix, _, job_id = request.match_info["response_id"].rpartition(PREFIX)
-    job = await owned_job(request, job_id)
+    response_id = request.match_info["response_id"]
+    if not response_id.startswith(PREFIX):
+        raise JobNotFound(response_id)
+    job = await owned_job(request, response_id.removeprefix(PREFIX))
     asked = asked_of(job.status.metadata)
-    if prefix or asked is None:  # a job, but no Response
-        raise JobNotFound(job_id)
+    if asked is None:  # a job, but no Response
+        raise JobNotFound(response_id)
     return job.handle, _new(job.handle, asked)
 
 

@@ -3,7 +3,11 @@
 -- The rate is kept as one number, the time at which the key will have used nothing of it: each
 -- call moves it on by an interval, and it may lie ahead of now by a burst less one.
 --
--- KEYS  rate, calls in progress: a zset, score = end of the lease, epoch ms
+-- A client sends a call again when its reply was lost. So each call is noted with its id, and one
+-- that is known is let in without being counted again. A key with places notes those in progress,
+-- one with a rate alone the latest ones of a lease.
+--
+-- KEYS  rate, calls: a zset, score = end of the lease, epoch ms
 -- ARGV  ms between calls (0: as many as it likes), burst, most calls at once (0: no bound),
 --       lease in ms, call id
 -- Returns 'entered', or 'rate' | 'places' and the ms to wait at least.
@@ -11,14 +15,16 @@
 local rate, calls = KEYS[1], KEYS[2]
 local interval_ms, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local places, lease_ms, id = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local MOST_NOTED = 1000
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + time[2] / 1000
 
-if places > 0 then
-  redis.call('ZREMRANGEBYSCORE', calls, '-inf', string.format('%.3f', now_ms))
-  if redis.call('ZCARD', calls) >= places then
-    return { 'places', 0 }
-  end
+redis.call('ZREMRANGEBYSCORE', calls, '-inf', string.format('%.3f', now_ms))
+if redis.call('ZSCORE', calls, id) then
+  return { 'entered', 0 }
+end
+if places > 0 and redis.call('ZCARD', calls) >= places then
+  return { 'places', 0 }
 end
 if interval_ms > 0 then
   local used_ms = math.max(now_ms, tonumber(redis.call('GET', rate)) or 0)
@@ -29,8 +35,9 @@ if interval_ms > 0 then
   used_ms = used_ms + interval_ms
   redis.call('SET', rate, string.format('%.3f', used_ms), 'PX', math.ceil(used_ms - now_ms))
 end
-if places > 0 then
-  redis.call('ZADD', calls, string.format('%.3f', now_ms + lease_ms), id)
-  redis.call('PEXPIRE', calls, lease_ms)
+redis.call('ZADD', calls, string.format('%.3f', now_ms + lease_ms), id)
+if places == 0 then
+  redis.call('ZREMRANGEBYRANK', calls, 0, -MOST_NOTED - 1)
 end
+redis.call('PEXPIRE', calls, lease_ms)
 return { 'entered', 0 }

@@ -118,6 +118,8 @@ async def test_what_failed_is_in_the_error_file(sdk: AsyncOpenAI, working: Worki
         (lines(2) + b"{nonsense\n", "invalid_json_line", 3),
         (lines(2) + lines(1), "duplicate_custom_id", 3),
         (OF_RESPONSES, "mismatched_url", 1),
+        (lines(2).decode().encode("utf-16"), "invalid_json_line", 1),
+        (lines(1) + b"\0" * 512 + b"\n", "invalid_json_line", 2),
     ],
 )
 async def test_a_bad_input_fails_with_its_line(
@@ -129,6 +131,24 @@ async def test_a_bad_input_fails_with_its_line(
     assert batch.errors is not None
     assert batch.errors.data is not None
     assert (batch.errors.data[0].code, batch.errors.data[0].line) == (code, line)
+
+
+async def test_files_of_windows_and_of_azure_are_read_as_the_command_reads_them(
+    sdk: AsyncOpenAI, working: Working
+) -> None:
+    """Red when a byte order mark is text, or `/chat/completions` another endpoint."""
+    await working(chunks=3)
+    first, second = lines(2).replace(CHAT.encode(), b"/chat/completions").splitlines()
+    joined = b"\xef\xbb\xbf" + first + b"\r\n" + b"\xef\xbb\xbf" + second
+    stored = await sdk.files.create(file=joined, purpose="batch")
+    endpoint: Any = "/chat/completions"
+    batch = await sdk.batches.create(
+        input_file_id=stored.id, endpoint=endpoint, completion_window="24h"
+    )
+    batch = await ended(sdk, batch.id)
+    assert (batch.status, batch.endpoint) == ("completed", CHAT)
+    answers = await read(sdk, batch.output_file_id)
+    assert sorted(answer["custom_id"] for answer in answers) == ["request-0", "request-1"]
 
 
 async def test_a_cancelled_batch_keeps_what_was_answered(

@@ -127,6 +127,10 @@ class UpstreamError(Exception):
         self.status = status
         self.retry_after_s = retry_after_s
 
+    def message_to(self, tenant: str | None) -> str:
+        """Return what a job's tenant may be told; None is a job without one."""
+        return self.message
+
 
 class Unreachable(UpstreamError):
     code = "upstream_unreachable"
@@ -168,15 +172,29 @@ class Rejected(UpstreamError):
 _MAX_NAMES_TOLD = 30
 
 
-class UnknownModel(Rejected):
-    code = "unknown_model"
+class Unserved(Rejected):
+    """A job asks for something by a name that nothing here has. `known` are the names there are.
 
-    def __init__(self, model: str, known: Sequence[str], *, said: str = "") -> None:
+    The message lists them, and what the upstream said. The API key of a tenant may not be allowed
+    to see all of that, so `message_to` leaves it out.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str, known: Sequence[str], *, said: str = "") -> None:
         names = ", ".join(known[:_MAX_NAMES_TOLD]) or "none"
         more = f" and {len(known) - _MAX_NAMES_TOLD} more" if len(known) > _MAX_NAMES_TOLD else ""
         words = f"; the upstream says: {said}" if said else ""
-        super().__init__(f"unknown model {model!r}; known: {names}{more}{words}")
-        self.model = model
+        super().__init__(f"unknown {self.kind} {name!r}; known: {names}{more}{words}")
+        self.name = name
+
+    def message_to(self, tenant: str | None) -> str:
+        return self.message if tenant is None else f"unknown {self.kind} {self.name!r}"
+
+
+class UnknownModel(Unserved):
+    code = "unknown_model"
+    kind = "model"
 
 
 _GREETING = Request(prompt="Hi")

@@ -3,7 +3,8 @@
 Two clocks bound a call. The total runs from the start, whatever happens. The idle clock runs
 only while somebody waits for bytes, and its owner restarts it when something of worth has
 come: so it is the owner who says whether a server that merely pings is alive. A watchdog
-timer enforces both. It moves only when it rings, which makes a read cost nothing.
+timer enforces both. It begins with the first read that has to wait, and moves only when it rings,
+which makes a read cost nothing.
 
 Leaving the block closes the connection, unless the answer was read to its end: then the
 session keeps it for the next call. A call whose kept connection died before a byte of its answer
@@ -77,6 +78,7 @@ class HttpStream:
         self._keeps_connection = keeps_connection
         self._sends_trace = sends_trace
         self._late: TimedOut | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
         self._waiting = True
         self._only_keep_alives = False
         self._loop = asyncio.get_running_loop()
@@ -92,7 +94,6 @@ class HttpStream:
             raise self._lateness() from None
         answered(self._response.status)
         self._body = None  # a long prompt would stay for as long as its answer takes
-        self._watch()
         return self
 
     async def __aenter__(self) -> Self:
@@ -108,7 +109,8 @@ class HttpStream:
 
     async def aclose(self) -> None:
         """Close the connection, unless the answer was read to its end."""
-        self._watchdog.cancel()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         if self._abort():
             await asyncio.sleep(0)  # a transport closes its socket in the loop's next round
 
@@ -134,9 +136,17 @@ class HttpStream:
 
         Raises `TimedOut`, and `Truncated` when the connection broke.
         """
+        content = self._response.content
         self._waiting = True
         try:
-            data = await self._response.content.readany()
+            data = content.read_nowait()
+            if not data and not content.at_eof():
+                if self._watchdog is None:  # most short answers come at once, and need none
+                    self._idle_ends_at = self._loop.time() + self._idle_timeout_s
+                    self._watch()
+                data = await content.readany()
+            elif self._loop.time() >= self._ends_at:
+                raise self._lateness()
             self._only_keep_alives = True  # until the owner says otherwise
             return data
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
@@ -160,7 +170,7 @@ class HttpStream:
         with contextlib.suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(FINISH_TIMEOUT_S):
                 while await self.read():
-                    pass
+                    self._idle_ends_at = self._loop.time() + self._idle_timeout_s
 
     async def _send(self) -> aiohttp.ClientResponse:
         method = "GET" if self._body is None else "POST"
