@@ -79,7 +79,9 @@ class Neighbour:
                     events.append(json.loads(event.data))
         except aiohttp.ClientError as error:
             self.tally.require(False, f"a healthy stream goes on: {type(error).__name__}")
-        cursors = [Cursor.parse(event["id"]) for event in events]
+        strange = [event["type"] for event in events if "id" not in event]
+        self.tally.require(not strange, f"a healthy stream has nothing but events: {strange}")
+        cursors = [Cursor.parse(event["id"]) for event in events if "id" in event]
         self.tally.duplicated += cursors != sorted(set(cursors))
         self.tally.lost += not events or events[-1]["type"] != "completed"
         text = "".join(event["text"] for event in events if event["type"] == "chunk")

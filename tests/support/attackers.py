@@ -1,7 +1,7 @@
 """Attackers of a gateway, in a process of their own, and what a healthy caller feels meanwhile.
 
-    python -m support.attackers KIND URL [KEY]      attack until the end of the standard input, then
-                                                    print what was counted
+    python -m support.attackers KIND URL [KEY]      attack until the end of the standard input;
+                                                    print the counts after each line of it
     python -m support.attackers probe URL [KEY]     eight bombs and eight hostile uploads at once;
                                                     prints what a caller of /healthz felt, in ms
 
@@ -38,7 +38,7 @@ AT_ONCE = 8
 PAUSE_S = 0.25
 """Between the requests of one attacker: else the figure is of how fast bytes can be moved."""
 HELD = 500
-STORMING = 16
+SLOW = 150
 PIPELINE = 200
 
 counted: Counter[str] = Counter()
@@ -91,7 +91,7 @@ def _deaf(target: Target) -> None:
 
 def _slow(target: Target) -> None:
     """Clients that take a little of a large file, now and then."""
-    _in_background(_hold, target, HELD // 5, _large_file(target), takes=4096)
+    _in_background(_hold, target, SLOW, _large_file(target), takes=4096)
 
 
 def _halves(target: Target) -> None:
@@ -200,7 +200,7 @@ def _pipeline(target: Target, heads: list[bytes]) -> None:
 
 async def _storming(target: Target) -> None:
     async with Api(target.url, target.key) as api, asyncio.TaskGroup() as group:
-        for number in range(STORMING):
+        for number in range(AT_ONCE):
             group.create_task(_rage(api, random.Random(number)))
 
 
@@ -212,6 +212,8 @@ async def _rage(api: Api, rng: random.Random) -> None:
             async with asyncio.timeout(rng.choice((0.01, 0.05, 0.5))):
                 answer = await api(method, path, body)
                 counted[f"status {answer.status}"] += 1
+                if answer.status >= 500:
+                    counted[f"{answer.status} {answer.code} {path.partition('/')[0]}"] += 1
                 if answer.status == 201:
                     ids = [*ids[-20:], answer.json["job_id"]]
         await asyncio.sleep(0.005)
@@ -224,7 +226,7 @@ def _steps(job_id: str) -> Iterator[tuple[str, str, Any]]:
     yield "POST", f"/jobs/{job_id}/retry", None
     yield "GET", f"/jobs/{job_id}/events", None
     yield "GET", f"/jobs/{job_id}/result?wait_s=0.1", None
-    yield "GET", "/jobs?limit=200", None
+    yield "GET", "/jobs?limit=20", None
     yield "DELETE", f"/v1/responses/resp_{job_id}", None
     yield "GET", f"/v1/responses/resp_{job_id}?stream=true", None
 
@@ -240,32 +242,45 @@ def _in_background(work: Callable[..., None], *arguments: Any, **options: Any) -
 
 
 def attack(kind: str, target: Target) -> None:
-    """Attack until the end of the standard input, then print what was counted, and end."""
+    """Attack until the end of the standard input; each line of it is answered with the counts."""
     os.nice(10)
     KINDS[kind](target)
     print("attacking", flush=True)
-    sys.stdin.read()  # ends with the process that started this one, too
-    print(json.dumps(counted), flush=True)
-    os._exit(0)
+    for _ in sys.stdin:
+        print(json.dumps(dict(counted)), flush=True)
+    os._exit(0)  # also when the process that started this one has been killed
+
+
+class Attack:
+    """A process that attacks."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def counted(self) -> Counter[str]:
+        """Return what the attackers have seen until now."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+        return Counter(json.loads(await self.line()))
+
+    async def line(self) -> bytes:
+        assert self._process.stdout is not None
+        return await asyncio.wait_for(self._process.stdout.readline(), 60)
 
 
 @asynccontextmanager
-async def attackers(kind: str, url: str, key: str | None) -> AsyncIterator[Counter[str]]:
-    """Attack for the length of the block; what was counted is in the counter after it."""
+async def attackers(kind: str, url: str, key: str | None) -> AsyncIterator[Attack]:
+    """Attack for the length of the block."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "support.attackers", kind, url, *([key] if key else [])),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    found: Counter[str] = Counter()
+    attack = Attack(process)
     try:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"attacking\n"
-        yield found
-        process.stdin.close()
-        found.update(json.loads(await asyncio.wait_for(process.stdout.readline(), 20)))
+        assert await attack.line() == b"attacking\n"
+        yield attack
     finally:
         with suppress(ProcessLookupError):
             process.kill()
