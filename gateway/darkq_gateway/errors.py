@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 import darkq
+from darkq.openai_errors import WireError
 
 logger = logging.getLogger("darkq.gateway")
 
@@ -128,16 +129,7 @@ def native_shape(error: ApiError) -> dict[str, Any]:
 
 def openai_shape(error: ApiError) -> dict[str, Any]:
     """The body of an error as OpenAI's clients read it."""
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(error.status, kind)
-    return {
-        "error": {
-            "message": error.message,
-            "type": kind,
-            "param": error.field,
-            "code": error.code,
-        }
-    }
+    return WireError(error.status, error.code, error.message, error.field).body()
 
 
 SHAPES: dict[str, Callable[[ApiError], dict[str, Any]]] = {"/v1": openai_shape}

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from darkq.openai_body import CHAT, Endpoint
+from darkq.openai_response import empty_response, item_id, response_usage, text_part
 from darkq.result import Result
 
 _FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls")
@@ -51,9 +52,9 @@ def chat_completion(result: Result) -> dict[str, Any]:
         "finish_reason": _finish_reason(result),
     }
     completion: dict[str, Any] = {
-        "id": f"chatcmpl-{_bare(result.job_id)}",
+        "id": f"chatcmpl-{result.job_id}",
         "object": "chat.completion",
-        "created": result.started_ms // 1000,
+        "created": result.queued_ms // 1000,
         "model": result.model,
         "choices": [choice],
     }
@@ -69,41 +70,25 @@ def chat_completion(result: Result) -> dict[str, Any]:
 
 def response_object(result: Result) -> dict[str, Any]:
     """Return the answer as OpenAI's `response`."""
-    cut = _finish_reason(result) == "length"
-    status = "incomplete" if cut else "completed"
-    text = {"type": "output_text", "text": result.text, "annotations": [], "logprobs": []}
+    is_cut = _finish_reason(result) == "length"
+    status = "incomplete" if is_cut else "completed"
     message = {
+        "id": item_id(result.job_id, result.attempt),
         "type": "message",
-        "id": f"msg_{_bare(result.job_id)}",
-        "status": status,
         "role": "assistant",
-        "content": [text],
+        "status": status,
+        "content": [text_part(result.text)],
     }
-    response: dict[str, Any] = {
-        "id": f"resp_{_bare(result.job_id)}",
-        "object": "response",
-        "created_at": result.started_ms // 1000,
-        "completed_at": result.finished_ms // 1000,
+    return empty_response(f"resp_{result.job_id}") | {
+        "created_at": result.queued_ms // 1000,
+        "completed_at": None if is_cut else result.finished_ms // 1000,
         "status": status,
         "model": result.model,
         "output": [message],
-        "parallel_tool_calls": False,
-        "tool_choice": "none",
-        "tools": [],
-        "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
         "metadata": {k: v for k, v in result.metadata.items() if k != "custom_id"},
+        "usage": response_usage(result.usage),
     }
-    if result.usage is not None:
-        asked, answered = result.usage.prompt_tokens, result.usage.completion_tokens
-        response["usage"] = {
-            "input_tokens": asked,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": answered,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": asked + answered,
-        }
-    return response
 
 
 def _finish_reason(result: Result) -> str:

@@ -20,6 +20,7 @@ from darkq import (
     InvalidJob,
     checked_metadata,
 )
+from darkq.validation import UNKNOWN, shown
 from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import CLIENT, caller_of
 from darkq_gateway.errors import ApiError
@@ -62,7 +63,7 @@ async def create(request: web.Request) -> web.Response:
         fields["endpoint"] = f"/v1{fields['endpoint']}"
     asked = take(fields, _Body)
     for name in fields:
-        raise ApiError(400, "invalid_parameter", "cannot be honoured here", name[:64])
+        raise ApiError(400, "invalid_parameter", UNKNOWN, shown(name))
     metadata = _checked(asked.metadata)
     client, caller = request.app[CLIENT], caller_of(request)
     await request.app[FILES].info(caller.tenant, asked.input_file_id)  # is there, and is theirs
