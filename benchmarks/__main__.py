@@ -26,7 +26,7 @@ NAMES = (
 )
 ON_REQUEST = (
     *("admissions", "costs", "gateway", "long_batches", "peers", "predicted"),
-    *("scaling", "server", "soak", "tls"),
+    *("scaling", "script_times", "server", "soak", "tls", "wakeups"),
 )
 REPETITIONS = 3
 QUICK_SCALE = 0.2

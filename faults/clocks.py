@@ -12,10 +12,13 @@ from random import Random
 from faults.check import Tally, Watch, judge_all
 from faults.stage import LEASE_S, Setup, Stage, is_ready
 from faults.suite import Fault
+from support.openai_frames import DONE, delta, finish
+from support.scripted_http import ScriptedServer, head
 
 SKEW_S = 300
 JOBS = 8
 TURN_LIMIT_S = 5.0
+LISTED_WITHIN_S = 12
 
 _SKEWED = Setup(chunks=50)  # a stage of its own: no other fault may get such workers
 _PRODUCER = (
@@ -57,6 +60,33 @@ async def workers(stage: Stage, rng: Random) -> Tally:
     return tally
 
 
+async def not_listed_yet(stage: Stage, rng: Random) -> Tally:
+    """Workers whose clocks are off put jobs off whose upstream is not known yet: for seconds.
+
+    Red when `generate` says by the worker's clock when to come back: the slow one claims and
+    releases thousands of times a second, the fast one leaves the jobs for minutes.
+    """
+    listed = head(content_type="application/json"), b'{"data": [{"id": "late"}]}'
+    answer = [head(), delta("ready") + finish() + DONE]
+    busy = [head("503 Busy")]
+    async with ScriptedServer(busy, busy, busy, listed, listed, answer) as server:
+        name = f"late{rng.randrange(1 << 32)}"
+        stage.extra = {"upstreams": {name: {"url": server.url.replace("/chat", "/v1")}}}
+        try:
+            await _skewed_crew(stage, rng)
+        finally:
+            stage.extra = {}
+        watches = await stage.submit_many(JOBS, tries=1, model="late", upstream=name)
+        tally = await judge_all(watches, lambda _, text: text == "ready")
+    for watch in watches:
+        began_s, last = watch.restarted(watch.enqueued_s), watch.events[-1].cursor.attempt
+        tally.require(last <= LISTED_WITHIN_S, f"put off some times, not {last}")
+        prompt = began_s is None or began_s < LISTED_WITHIN_S
+        tally.require(prompt, f"runs when its upstream is known, not after {began_s} s")
+    await stage.crew(0)
+    return tally
+
+
 async def producers(stage: Stage, rng: Random) -> Tally:
     """Producers whose clocks are 5 minutes fast and slow: their jobs run at once, in turn.
 
@@ -93,4 +123,5 @@ async def _produce(stage: Stage, skew_s: int) -> list[Watch]:
 FAULTS = [
     Fault("clocks: workers 10 min apart, one killed", workers, 3, _SKEWED),
     Fault("clocks: producers 10 min apart", producers, 3, _SKEWED),
+    Fault("clocks: workers 10 min apart, models unknown", not_listed_yet, 2, _SKEWED),
 ]

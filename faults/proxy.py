@@ -71,6 +71,10 @@ class FaultProxy:
         """Let nothing pass in a direction; connections stay open."""
         self._flows[direction].clear()
 
+    def resume(self, direction: Direction) -> None:
+        """Let pass what was stalled in a direction."""
+        self._flows[direction].set()
+
     def abandon(self) -> None:
         """Relay nothing of today's connections ever again, and close none: new ones are fine."""
         self._abandoned |= self._readers

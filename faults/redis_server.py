@@ -16,19 +16,33 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 
+from darkq import RedisFull
 from faults import forgetting
-from faults.check import Tally
+from faults.check import Tally, Watch, judge_all
 from faults.forgetting import Window
 from faults.load import struck, under_load
 from faults.stage import Setup, Stage
 from faults.suite import Fault
 
+JOBS = 8
+MAXMEMORY = 24 << 20
+LARGE, LARGE_JOBS = "x" * 200_000, 600
 TORN_S = 1.0
 RECOVERY_LIMIT_S = 3.0
 _SAMPLE_S = 0.01
 
 _ALWAYS = Setup(redis=("--appendonly", "yes", "--appendfsync", "always"))
 _IMPATIENT = Setup(worker={"redis_timeout_s": 0.7})
+_DEFAULTS_SCALED = Setup(
+    worker={"worker_lease_s": 2, "redis_timeout_s": 1.3, "worker_poll_s": 0.1},
+    chunks=120,
+    chunks_per_s=20,
+)
+_SMALL = Setup(
+    redis=("--maxmemory", str(MAXMEMORY)),
+    worker={"worker_jobs": 4, "worker_reserved_interactive": 0},
+    chunks=5,
+)
 _EVERYSEC = Setup(
     redis=("--appendonly", "yes", "--appendfsync", "everysec"),
     # So that jobs are claimed a while after they were acknowledged.
@@ -136,6 +150,67 @@ async def frozen(stage: Stage, rng: Random) -> Tally:
     return await under_load(stage, rng, freeze, recovery_limit_s=RECOVERY_LIMIT_S)
 
 
+async def frozen_past_the_lease(stage: Stage, rng: Random) -> Tally:
+    """SIGSTOP of Redis until every lease has lapsed: nothing begins anew, nothing is called twice.
+
+    Red when claim.lua runs claims that their workers have given up: they wait in the server's
+    sockets, it comes to them first, and they take every running job for nobody.
+    """
+    lease_s = stage.settings().worker_lease_s
+    await stage.crew(2)
+    watches = await stage.submit_many(JOBS)
+    for watch in watches:
+        await watch.until("its first words", lambda w: len(w.events) > 2)
+    assert stage.server.process is not None
+    stage.server.process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(lease_s * rng.uniform(1.1, 1.5))
+    stage.server.process.send_signal(signal.SIGCONT)
+    tally = await judge_all(watches, stage.model.is_whole)
+    for watch in watches:
+        calls = stage.model.calls[watch.prompt]
+        tally.require(watch.attempts == 1, f"one attempt, not {watch.attempts}")
+        tally.require(calls == 1, f"one call of the upstream, not {calls}")
+    return tally
+
+
+async def full(stage: Stage, rng: Random) -> Tally:
+    """Producers that never stop, at a `maxmemory`: jobs go on, producers are told, none is lost.
+
+    Red when enqueue.lua takes all memory there is: no job is ever claimed, and each waits.
+    """
+    await stage.crew(2)
+    wanted = LARGE_JOBS if stage.full else LARGE_JOBS // 3
+    watches: list[Watch] = []
+    refused, most = 0, 0
+
+    async def produce() -> None:
+        nonlocal refused
+        while len(watches) < wanted:
+            prompt = stage.prompt()
+            while True:
+                with suppress(RedisFull):
+                    job = await stage.client.enqueue(f"{prompt} {LARGE}", tries=1)
+                    watches.append(Watch(job, prompt))
+                    break
+                refused += 1
+                await asyncio.sleep(rng.uniform(0, 0.02))
+
+    async def measure() -> None:
+        nonlocal most
+        while True:
+            most = max(most, (await stage.redis.info("memory"))["used_memory"])
+            await asyncio.sleep(_SAMPLE_S)
+
+    measuring = asyncio.create_task(measure())
+    await asyncio.gather(*(produce() for _ in range(4)))
+    tally = await judge_all(watches, stage.model.is_whole)
+    measuring.cancel()
+    tally.require(refused > 0, "producers are told that Redis is full")
+    tally.require(most < MAXMEMORY, f"memory stays below {MAXMEMORY}: {most}")
+    await stage.redis.flushall()  # results of a day would keep it full
+    return tally
+
+
 async def paused(stage: Stage, rng: Random) -> Tally:
     """CLIENT PAUSE, of all commands or of writes, for less or more than a call's timeout.
 
@@ -183,4 +258,6 @@ FAULTS = [
     Fault("redis: CLIENT KILL of all subscribers", dropped_subscribers, 15),
     Fault("redis: CLIENT PAUSE", paused, 5, _IMPATIENT),
     Fault("redis: SIGSTOP for 5 s", frozen, 2, _IMPATIENT),
+    Fault("redis: SIGSTOP past the lease", frozen_past_the_lease, 3, _DEFAULTS_SCALED),
+    Fault("redis: full, producers that never stop", full, 2, _SMALL),
 ]

@@ -61,17 +61,25 @@ class Telltale:
 
     def __init__(self, setup: Setup) -> None:
         self.calls: Counter[str] = Counter()
+        self.at_once = 0
+        self.most_at_once = 0
         self.on_call: Callable[[str], object] = lambda _: None
         self._setup = setup
         self._padding = "." * setup.piece_bytes
 
     async def generate(self, query: str, history: Sequence[Turn] = ()) -> AsyncGenerator[str, None]:
+        query = query.partition(" ")[0]  # a long prompt is its name, and what makes it long
         self.calls[query] += 1
         call = self.calls[query]
         self.on_call(query)
-        for number in range(self._setup.chunks):
-            await asyncio.sleep(1 / self._setup.chunks_per_s)
-            yield self._piece(query, call, number)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            for number in range(self._setup.chunks):
+                await asyncio.sleep(1 / self._setup.chunks_per_s)
+                yield self._piece(query, call, number)
+        finally:
+            self.at_once -= 1
 
     async def aclose(self) -> None: ...
 
@@ -105,6 +113,8 @@ class Stage:
         self.directory = directory
         self.model = Telltale(setup)
         self.workers: list[WorkerProcess] = []
+        self.extra: dict[str, Any] = {}
+        """Settings of the workers that a fault starts."""
         self._prompts = 0
         self._stack = AsyncExitStack()
 
@@ -145,6 +155,7 @@ class Stage:
             "state_dir": self.directory / "state",
             "darkai_url": self.darkai.url,
             "worker_lease_s": LEASE_S,
+            "redis_timeout_s": LEASE_S * 2 / 3,
             "worker_shutdown_grace_s": 5,
             "retry_base_s": 0.05,
             "retry_max_s": 0.2,
@@ -165,7 +176,7 @@ class Stage:
     def start_worker(self, prelude: str = "") -> WorkerProcess:
         """Start one more worker, and do not wait for it."""
         log = self.directory / f"worker-{os.urandom(4).hex()}.log"
-        self.workers.append(WorkerProcess(self.settings(), log, prelude=prelude))
+        self.workers.append(WorkerProcess(self.settings(**self.extra), log, prelude=prelude))
         return self.workers[-1]
 
     def prompt(self) -> str:

@@ -78,6 +78,8 @@ def make_settings(redis: Redis, redis_server: Server, tmp_path: Path) -> Callabl
 
     def make(**changes: Any) -> Settings:
         defaults = {"redis_url": redis_server.url, "state_dir": tmp_path / "state"}
+        if (lease_s := changes.get("worker_lease_s", 15)) <= 10:  # not below Redis' timeout
+            defaults["redis_timeout_s"] = lease_s * 2 / 3
         return Settings(_env_file=None, **{**defaults, **changes})
 
     return make

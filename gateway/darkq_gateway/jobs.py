@@ -22,6 +22,7 @@ from darkq_gateway.context import CLIENT, Caller, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.ownership import owned_job
 from darkq_gateway.queries import decimal, integer
+from darkq_gateway.repetitions import seed_of
 
 MAX_JOBS_PER_BATCH = 1000
 MAX_LISTED = 200
@@ -104,11 +105,13 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def create_many(request: web.Request) -> web.Response:
-    """Store many jobs."""
+    """Store many jobs; the header `Idempotency-Key` makes it safe to ask again."""
     batch = await read_json(request, JobBatch)
     if not 0 < len(batch.jobs) <= MAX_JOBS_PER_BATCH:
         raise ApiError(422, "invalid_body", f"takes 1 to {MAX_JOBS_PER_BATCH:,} jobs", "jobs")
-    handles = await request.app[CLIENT].enqueue_many(_checked(batch, caller_of(request)))
+    checked = _checked(batch, caller_of(request))
+    seed = await seed_of(request, msgspec.json.encode(batch, order="deterministic"))
+    handles = await request.app[CLIENT].enqueue_many(checked, seed=seed)
     return as_json(AcceptedBatch(job_ids=[handle.id for handle in handles]), 201)
 
 

@@ -106,7 +106,10 @@ def _paths() -> dict[str, Any]:
                               parameters=[limit]),
         },
         "/jobs:batch": {
-            "post": _operation("Store many jobs", stored, _ANYWHERE | _BODY, body="JobBatch")
+            "post": _operation(
+                "Store many jobs", stored, _ANYWHERE | _BODY | conflict, body="JobBatch",
+                parameters=[idempotency],
+            )
         },
         "/jobs/{job_id}": {
             "parameters": [_JOB_ID],

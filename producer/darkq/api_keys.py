@@ -199,7 +199,7 @@ class ApiKeys:
 
     async def _digests(self) -> list[str]:
         members: Any = await self._redis.execute_command("SMEMBERS", API_KEYS)
-        return [member.decode() for member in members]
+        return [member.decode(errors="replace") for member in members]
 
 
 def key_digest(secret: str) -> str:

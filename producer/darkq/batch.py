@@ -19,13 +19,14 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Self
 
 from redis.asyncio import Redis
 
 from darkq import batch_control, batch_ends
-from darkq.batch_ends import Finished, LineEnded
+from darkq.batch_control import Part
+from darkq.batch_ends import Finished, LineEnded, Position
 from darkq.batch_feed import Feed
 from darkq.batch_lease import BatchLease, made_with
 from darkq.batch_lines import ForAllLines, Line
@@ -34,6 +35,7 @@ from darkq.batch_run import fed, taken
 from darkq.batch_status import BatchStatus, read_batch
 from darkq.batch_tail import SILENCE_S, BatchTail, LineEvent, Place
 from darkq.connection import speaking_darkq
+from darkq.errors import BatchClosed, CursorGone
 from darkq.job import Job, Prompt
 from darkq.keys import BatchKeys
 from darkq.live import Live
@@ -71,6 +73,7 @@ class Batch:
         self._settings = settings
         self._lease = BatchLease(redis, keys, ttl_s=ttl_s)
         self._feed = Feed(keys, orders, window)
+        self._closed = False
         self._made_with = (
             made_with(name=name, window=window, metadata=metadata, ttl_ms=self._lease.ttl_ms)
             if new
@@ -82,10 +85,21 @@ class Batch:
         """The public id: keep it, and come back from any process."""
         return self._keys.public_id
 
+    @property
+    def runner(self) -> str:
+        """The token of this handle's lease, if it takes one: `<host>:<pid>:<random>`."""
+        return self._lease.token
+
     async def __aenter__(self) -> Self:
-        """Become the batch's runner. Raises `BatchTaken`, `BatchNotFound`, `RedisUnavailable`."""
+        """Become the batch's runner. Raises `BatchTaken`, `BatchNotFound`, `RedisUnavailable`.
+
+        When the lease is lost later, to another process or with the batch, the task that entered
+        is cancelled, and the block ends with `BatchTaken` or `BatchNotFound`.
+        """
         await self._lease.take(self._made_with)
-        self._feed.go_on_from(await self.status())
+        status = await self.status()
+        self._feed.go_on_from(status)
+        self._closed = status.total is not None
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -111,18 +125,26 @@ class Batch:
         await self.add_many([line_of(row, number, COLUMNS, FOR_ALL)])
         return number
 
-    async def close_input(self) -> None:
-        """Say that all lines have been added: the batch is completed when they have ended."""
+    async def close_input(self, *, least: int = 0) -> bool:
+        """Say that all lines have been added: the batch is completed when they have ended.
+
+        Return False, having changed nothing, when Redis knows of fewer than `least` lines: it has
+        lost some in a failover or a crash. Then add all again; those that are there stay as they
+        are. Raises `BatchNotFound`, `RedisUnavailable`.
+        """
         self._run_by_us()
         async with speaking_darkq():
-            await batch_control.close_input(self._redis, self._keys)
+            done = await batch_control.close_input(self._redis, self._keys, least=least)
+        self._closed = self._closed or done
+        return done
 
     async def collected(self) -> AsyncGenerator[list[Finished], None]:
         """Yield how lines ended, in pages: all that is not acknowledged, then what comes.
 
         Give each page to `acknowledge` once it is safe; then ask for the next. Ends when the
         input is closed, or the batch cancelled, and nothing runs any more. Raises
-        `BatchNotFound`, `RedisUnavailable`.
+        `BatchNotFound`, `RedisUnavailable`; `CursorGone` when Redis has lost ends that were
+        yielded, or that the input was closed: add all lines again, and call this again.
         """
         self._run_by_us()
         async with speaking_darkq():
@@ -133,18 +155,30 @@ class Batch:
                         yield await batch_ends.with_results(self._redis, ends)
                         self._feed.reading()
 
-    async def acknowledge(self, page: Sequence[Finished]) -> None:
+    async def acknowledge(self, page: Sequence[Finished], *, part: Part | None = None) -> None:
         """Forget what Redis holds of these lines; they will not be run again.
 
-        In the order of `collected`; `missing` ones may be added again after this. Raises
-        `BatchTaken` when the lease was lost to another process, `BatchNotFound`,
-        `RedisUnavailable`; nothing was changed then, or all.
+        In the order of `collected`; `missing` ones may be added again after this. With a `part`
+        that is noted in the same step. Raises `BatchTaken` when the lease was lost to another
+        process, `BatchNotFound`, `RedisUnavailable`; nothing was changed then, or all.
+        Raises `CursorGone` when Redis has lost some of these ends, in a failover or a crash: those
+        before the first lost one are acknowledged, with a `part` none. Call `collected` again.
         """
         self._run_by_us()
-        if page:
-            async with speaking_darkq():
-                await batch_control.acknowledge(self._redis, self._keys, self._lease, page)
-            self._feed.forget(end.number for end in page if end.outcome != "missing")
+        if not page:
+            return
+        async with speaking_darkq():
+            count = await batch_control.acknowledge(
+                self._redis, self._keys, self._lease, page, part
+            )
+        self._feed.forget(end.number for end in page[:count] if end.outcome != "missing")
+        if count < len(page):
+            raise CursorGone(self.id, page[count].cursor)
+
+    async def answered_lines(self) -> bytes:
+        """Return one bit per line, the highest bit first: its end is acknowledged."""
+        async with speaking_darkq():
+            return await self._redis.get(self._keys.acknowledged) or b""
 
     async def results(self, *, after: str | None = None) -> AsyncGenerator[Finished, None]:
         """Yield how lines ended, and acknowledge those that were taken.
@@ -154,7 +188,7 @@ class Batch:
         with its result: `after` that they do not come again. Raises `ValueError` for what is no
         cursor, and as `collected` and `acknowledge` do.
         """
-        seen = _ends_through(after)
+        seen = await self._taken_through(after)
         async with aclosing(taken(self.collected(), self.acknowledge, after=seen)) as ends:
             async for finished in ends:
                 yield finished
@@ -171,12 +205,14 @@ class Batch:
 
         Rows are prompts, `Job`s, dicts, named tuples or `Line`s, from any iterable, also an async
         one; they are pulled as there is room. Run again with the same rows it goes on where it
-        was; `after` as in `results`. What has expired before it was taken is run again. Raises what
-        `add_many` and `results` raise.
+        was; `after` as in `results`. What has expired before it was taken is run again. When Redis
+        loses its latest writes, in a failover or a crash, lines are added again, and an end whose
+        acknowledgement was lost comes once more. Raises what `add_many` and `results` raise, but
+        not `CursorGone`.
         """
-        seen = _ends_through(after)
+        seen = await self._taken_through(after)
         feeding = self._feed_all(numbered(rows, columns, common))
-        ends = fed(feeding, self.collected(), self.acknowledge, self._feed.put_again, after=seen)
+        ends = fed(feeding, self, self._feed.put_again, self._feed_again, after=seen)
         async with aclosing(ends):
             async for finished in ends:
                 yield finished
@@ -188,7 +224,7 @@ class Batch:
         the last ten thousand that are acknowledged, and what follows. Raises `ValueError` for what
         is no cursor, `CursorGone` for one too far back, `BatchNotFound`, `RedisUnavailable`.
         """
-        start = _ends_through(after) if after is not None else None
+        start = _position(after) if after is not None else None
         async with speaking_darkq(), aclosing(self._ends(start)) as pages:
             async for ends in pages:
                 for end in ends:
@@ -225,19 +261,42 @@ class Batch:
 
     async def _feed_all(self, lines: AsyncIterator[Line]) -> None:
         await self._feed.put_all(lines)
-        await self.close_input()
+        if not await self.close_input(least=self._feed.added):
+            await self._feed_again()
 
-    async def _ends(self, after: int | None) -> AsyncGenerator[list[LineEnded], None]:
+    async def _feed_again(self) -> None:
+        """Add what Redis may have lost, and close the input, until it loses nothing meanwhile."""
+        with suppress(BatchClosed):  # cancelled meanwhile
+            while True:
+                await self._feed.put_outstanding(await self.status())
+                if await self.close_input(least=self._feed.added):
+                    return
+
+    async def _taken_through(self, cursor: str | None) -> int:
+        """Return the number of the last end taken; 0 when Redis has lost the end at the cursor.
+
+        Then numbers up to the cursor's may stand for other ends, which were not taken.
+        """
+        if cursor is None:
+            return 0
+        position = _position(cursor)
+        async with speaking_darkq():
+            known = await batch_ends.holds(self._redis, self._keys, position)
+        return position.number if known else 0
+
+    async def _ends(self, after: Position | None) -> AsyncGenerator[list[LineEnded], None]:
         mailbox = Mailbox()
         async with self._live.subscribed(self._keys.live, mailbox):
             while True:
                 mailbox.forget()
                 page = await batch_ends.read_ends(self._redis, self._keys, after)
                 if page.ends:
-                    after = int(page.ends[-1].cursor)
+                    after = Position.parse(page.ends[-1].cursor)
                     yield page.ends
                 elif page.last:
                     return
+                elif self._closed and not page.closed:
+                    raise CursorGone(self.id, str(after))
                 else:
                     await mailbox.take(SILENCE_S)
 
@@ -249,5 +308,5 @@ class Batch:
         return f"Batch({self.id!r})"
 
 
-def _ends_through(cursor: str | None) -> int:
-    return Place.parse(cursor).ends if cursor is not None else 0
+def _position(cursor: str) -> Position:
+    return Place.parse(cursor).ends

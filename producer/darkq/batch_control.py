@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 
 from darkq import cancellation, scripts
-from darkq.batch_ends import Finished
+from darkq.batch_ends import Finished, Position
 from darkq.batch_lease import BatchLease
 from darkq.errors import BatchNotFound, BatchTaken, JobNotFound
 from darkq.keys import BatchKeys
@@ -19,14 +20,25 @@ KEPT_ENDS = 10_000
 _CANCELLED_AT_ONCE = 16
 
 
-async def close_input(redis: Redis, keys: BatchKeys) -> None:
-    """Say for good that all lines have been added. Raises `BatchNotFound`."""
-    await _mark(redis, keys, "total")
+class Part(NamedTuple):
+    """A stored part of a file that holds a page of ends."""
+
+    name: str
+    ttl_s: float
+
+
+async def close_input(redis: Redis, keys: BatchKeys, *, least: int) -> bool:
+    """Say for good that all lines have been added.
+
+    Return False, having changed nothing, when Redis knows of fewer than `least`. Raises
+    `BatchNotFound`.
+    """
+    return await _mark(redis, keys, "total", least)
 
 
 async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
     """Take no further line, and cancel the jobs that have not ended. Raises `BatchNotFound`."""
-    await _mark(redis, keys, "cancel")
+    await _mark(redis, keys, "cancel", 0)
     lines = [int(line) for line in await redis.zrangebyscore(keys.lines, 0, 0)]
     left = iter(lines)
     lost: list[str | int] = []
@@ -47,33 +59,45 @@ async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
             task.cancel()
         await asyncio.wait(tasks)
     if lost:
-        await _mark(redis, keys, "cancel", *lost)
+        await _mark(redis, keys, "cancel", 0, *lost)
 
 
 async def acknowledge(
-    redis: Redis, keys: BatchKeys, lease: BatchLease, page: Sequence[Finished]
-) -> None:
-    """Take note that these ends have been taken over. Raises `BatchTaken`, `BatchNotFound`."""
-    verdict: bytes = await scripts.acknowledge(
+    redis: Redis,
+    keys: BatchKeys,
+    lease: BatchLease,
+    page: Sequence[Finished],
+    part: Part | None = None,
+) -> int:
+    """Take note that these ends have been taken over; return how many of them.
+
+    Those from the first that Redis has lost since it was read are left; with a part, all are left
+    then. Raises `BatchTaken`, `BatchNotFound`.
+    """
+    positions = [Position.parse(end.cursor) for end in page]
+    first = positions[0].number
+    if [each.number for each in positions] != list(range(first, first + len(page))):
+        raise ValueError("a page is acknowledged in the order in which it was collected")
+    args: list[str | int] = [keys.tagged_id, lease.token, lease.lease_ms, lease.ttl_ms]
+    args += [KEPT_ENDS, keys.live, part.name if part else "", int(part.ttl_s * 1000) if part else 0]
+    args.append(first)
+    for end, position in zip(page, positions, strict=True):
+        args += [position.stamp, "1" if end.outcome == "missing" else ""]
+    verdict: int | bytes = await scripts.acknowledge(
         redis,
-        [keys.batch, keys.lines, keys.ends, keys.acknowledged, keys.runner],
-        [
-            keys.tagged_id,
-            lease.token,
-            lease.lease_ms,
-            lease.ttl_ms,
-            page[-1].cursor,
-            KEPT_ENDS,
-            keys.live,
-            *(end.number for end in page if end.outcome == "missing"),
-        ],
+        [keys.batch, keys.lines, keys.ends, keys.acknowledged, keys.runner, keys.parts],
+        args,
     )
+    if isinstance(verdict, int):
+        return verdict
     if verdict == b"gone":
         raise BatchNotFound(keys.public_id)
-    if verdict:
-        raise BatchTaken(keys.public_id, verdict.decode())
+    raise BatchTaken(keys.public_id, verdict.decode())
 
 
-async def _mark(redis: Redis, keys: BatchKeys, what: str, *lost: str | int) -> None:
-    if not await scripts.mark_batch(redis, [keys.batch, keys.lines], [keys.live, what, *lost]):
+async def _mark(redis: Redis, keys: BatchKeys, what: str, least: int, *lost: str | int) -> bool:
+    args = [keys.live, what, least, *lost]
+    verdict: int = await scripts.mark_batch(redis, [keys.batch, keys.lines], args)
+    if not verdict:
         raise BatchNotFound(keys.public_id)
+    return verdict > 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 
 from darkq.batch_lines import Line
 from darkq.batch_rows import marked
 from darkq.batch_status import BatchStatus
 from darkq.connection import speaking_darkq
 from darkq.errors import BatchClosed, BatchFull, BatchNotFound
+from darkq.group_commit import MAX_BYTES_PER_CALL
 from darkq.keys import BatchKeys
 from darkq.orders import Orders
 
@@ -27,6 +27,8 @@ class Feed:
     def __init__(self, keys: BatchKeys, orders: Orders, window: int) -> None:
         self.window = window
         self.last_line = 0
+        self.added = 0
+        """How many lines Redis knows of, unless it loses some."""
         self._keys = keys
         self._orders = orders
         self._room = asyncio.Event()
@@ -38,7 +40,7 @@ class Feed:
 
     def go_on_from(self, status: BatchStatus) -> None:
         """Learn how much of the window is taken."""
-        self.window, self.last_line = status.window, status.last_line
+        self.window, self.last_line, self.added = status.window, status.last_line, status.added
         self._free = status.window - (status.added - status.acknowledged)
 
     async def put(self, lines: Iterable[Line], *, alone: bool = True) -> None:
@@ -48,7 +50,7 @@ class Feed:
         `BatchFull`, `BatchClosed`, `BatchNotFound`, `RedisUnavailable`.
         """
         left = iter(lines)
-        while some := [marked(line) for line in islice(left, LINES_PER_CALL)]:
+        while some := _next_call(left):
             self.last_line = max(self.last_line, *(line.number for line in some))
             while some := await self._try(some, alone=alone):
                 await self._wait(alone=alone)
@@ -58,6 +60,11 @@ class Feed:
         async for some in _as_they_come(lines):
             self._outstanding.update((line.number, line) for line in some)
             await self.put(some, alone=False)
+
+    async def put_outstanding(self, status: BatchStatus) -> None:
+        """Store what has not been acknowledged again: Redis may have lost some of it."""
+        self.added, self._free = status.added, None
+        await self.put(list(self._outstanding.values()), alone=False)
 
     async def put_again(self, numbers: Iterable[int]) -> None:
         """Store lines of `put_all` again whose results have expired; they still have room."""
@@ -99,6 +106,7 @@ class Feed:
         async with speaking_darkq():
             verdicts = await self._orders.put_lines(self._keys, some)
         self._full = b"full" in verdicts
+        self.added += verdicts.count(b"new")
         for verdict in verdicts:
             if verdict == b"gone":
                 raise BatchNotFound(self._keys.public_id)
@@ -128,6 +136,19 @@ class Feed:
     def _by_itself(self, *, alone: bool) -> bool:
         """Tell whether nobody can make room but the current task."""
         return alone and self._reader in (None, asyncio.current_task())
+
+
+def _next_call(lines: Iterator[Line]) -> list[Line]:
+    """Take lines for one call: a bounded number of them, and of bytes. Raises `InvalidLine`."""
+    some: list[Line] = []
+    size = 0
+    while len(some) < LINES_PER_CALL and size < MAX_BYTES_PER_CALL:
+        line = next(lines, None)
+        if line is None:
+            break
+        some.append(marked(line))
+        size += line.job.prompt_bytes
+    return some
 
 
 async def _as_they_come(lines: AsyncIterator[Line]) -> AsyncIterator[list[Line]]:

@@ -1,8 +1,13 @@
-"""Who runs a batch: one process at a time, under a lease that it renews."""
+"""Who runs a batch: one process at a time, under a lease that it renews.
+
+A lease that was lost cancels the task that took it, as `asyncio.timeout` does: the block under the
+lease ends with `BatchTaken`, wherever it waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import socket
@@ -14,12 +19,14 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq import scripts
-from darkq.connection import speaking_darkq
+from darkq.connection import brief, speaking_darkq
 from darkq.errors import BatchNotFound, BatchTaken, InvalidJob
 from darkq.job import checked_metadata, checked_name
 from darkq.keys import BatchKeys, batches
+from darkq.logs import LogLine
 from darkq.plain import plain
-from darkq.transport import UNAVAILABLE
+
+logger = logging.getLogger("darkq.batch")
 
 LEASE_S = 15.0
 MAX_WINDOW = 100_000
@@ -35,6 +42,9 @@ class BatchLease:
         self._redis = redis
         self._keys = keys
         self._heartbeat: asyncio.Task[None] | None = None
+        self._holder: asyncio.Task[object] | None = None
+        self._cancelling = 0  # how often the holder had been cancelled before by others
+        self._lost: BatchTaken | BatchNotFound | None = None
 
     @property
     def held(self) -> bool:
@@ -48,27 +58,47 @@ class BatchLease:
         """
         async with speaking_darkq():
             await self._keep(self.lease_ms, made_with)
+        self._holder, self._lost = asyncio.current_task(), None
+        self._cancelling = self._holder.cancelling() if self._holder else 0
         self._heartbeat = asyncio.create_task(self._beat(), name="darkq-batch-lease")
 
     async def leave(self) -> None:
-        """Give the lease up. A Redis that is away lets it run out."""
+        """Give the lease up. A Redis that is away or refuses lets it run out.
+
+        Raises `BatchTaken` or `BatchNotFound` when it was lost before.
+        """
         heartbeat, self._heartbeat = self._heartbeat, None
         if heartbeat is None:
             return
+        if self._lost is not None:
+            if self._holder is not None and self._holder.uncancel() > self._cancelling:
+                return  # others have cancelled it too, and that goes on
+            raise self._lost from None
         heartbeat.cancel()
         await asyncio.wait([heartbeat])
-        with suppress(BatchTaken, BatchNotFound, *UNAVAILABLE):
+        with suppress(Exception):
             await self._keep(0, None)
 
     async def _beat(self) -> None:
-        """Renew; what is lost is noticed by the next acknowledgement, which asks first."""
+        """Renew until the lease is lost. No error of Redis ends this: the next try may succeed."""
+        said = ""
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            with suppress(*UNAVAILABLE):
-                try:
-                    await self._keep(self.lease_ms, None)
-                except (BatchTaken, BatchNotFound):
-                    return
+            try:
+                await self._keep(self.lease_ms, None)
+            except (BatchTaken, BatchNotFound) as error:
+                self._lost = error
+                if self._holder is not None:
+                    self._holder.cancel()
+                return
+            except Exception as error:
+                if said != (said := brief(error)):
+                    batch = self._keys.public_id
+                    logger.warning(
+                        LogLine("cannot renew the batch's lease", batch=batch, error=said)
+                    )
+            else:
+                said = ""
 
     async def _keep(self, lease_ms: int, made_with: Mapping[str, str | int] | None) -> None:
         keys = self._keys

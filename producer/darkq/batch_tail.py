@@ -19,7 +19,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq import event_log
-from darkq.batch_ends import PAGE_LINES, LineEnded, read_ends
+from darkq.batch_ends import PAGE_LINES, LineEnded, Position, read_ends
 from darkq.errors import CursorGone, JobNotFound
 from darkq.event import AnyEvent, Cursor
 from darkq.keys import BatchKeys
@@ -47,10 +47,10 @@ class LineEvent(msgspec.Struct, frozen=True, kw_only=True):
 class Place(msgspec.Struct):
     """How far a reader is: ends told, and the last event seen of lines that have not ended there.
 
-    As a string: `12,31:1-4,40:2-0`.
+    As a string: `12@1790000000000000,31:1-4,40:2-0`.
     """
 
-    ends: int
+    ends: Position
     lines: dict[int, Cursor] = msgspec.field(default_factory=dict)
 
     @classmethod
@@ -58,9 +58,13 @@ class Place(msgspec.Struct):
         """Read a place. Raises `ValueError` for anything else."""
         ends, *places = text.split(",") if len(text) <= _MAX_CURSOR_CHARS else [""]
         found = [_PLACE.fullmatch(place) for place in places]
-        if not re.fullmatch(r"\d{1,15}", ends, re.ASCII) or None in found:
-            raise ValueError("not a cursor of a batch; expected one as in 12 or 12,31:1-4")
-        return cls(int(ends), {int(m[1]): Cursor.parse(m[2]) for m in found if m is not None})
+        lines = {int(m[1]): Cursor.parse(m[2]) for m in found if m is not None}
+        try:
+            position = Position.parse(ends if None not in found else "")
+        except ValueError:
+            expected = "expected one as in 12@1790000000000000 or 12,31:1-4"
+            raise ValueError(f"not a cursor of a batch; {expected}") from None
+        return cls(position, lines)
 
     def __str__(self) -> str:
         return ",".join([str(self.ends), *(f"{line}:{at}" for line, at in self.lines.items())])
@@ -77,7 +81,7 @@ class BatchTail:
         self._redis = redis
         self._live = live
         self._keys = keys
-        self._place = place or Place(0)
+        self._place = place or Place(Position(0))
         self._known = place.ends if place else None  # ends read, though not all are told
         self._ends: deque[LineEnded] = deque()
         self._last = False
@@ -138,7 +142,7 @@ class BatchTail:
         return items
 
     def _end(self, end: LineEnded) -> LineEnded:
-        self._place.ends = int(end.cursor)
+        self._place.ends = Position.parse(end.cursor)
         self._place.lines.pop(end.number, None)
         self._drained.discard(end.number)
         self._tails.pop(end.number, None)
@@ -150,12 +154,15 @@ class BatchTail:
         page = await read_ends(self._redis, self._keys, self._known)
         self._last, self._stale = page.last, bool(page.ends)
         if self._known is None:
-            self._place.ends = int(page.ends[0].cursor) - 1 if page.ends else 0
+            first = Position.parse(page.ends[0].cursor).number if page.ends else 1
+            self._place.ends = Position(first - 1)
             self._known = self._place.ends
         self._ends.extend(page.ends)
-        self._known += len(page.ends)
+        if page.ends:
+            self._known = Position.parse(page.ends[-1].cursor)
         for end in page.ends:
-            if int(end.cursor) <= page.acknowledged and end.number not in self._tails:
+            position = Position.parse(end.cursor)
+            if position.number <= page.acknowledged and end.number not in self._tails:
                 self._drained.add(end.number)
         for line in [*(int(line) for line in open_lines), *(end.number for end in page.ends)]:
             if line not in self._tails and line not in self._drained:

@@ -41,6 +41,7 @@ from darkq.purge import Purge
 from darkq.queue_handle import QueueHandle
 from darkq.queues import QueueStatus, read_queues
 from darkq.reattachment import Reattachments
+from darkq.repeated_requests import RepeatedRequests
 from darkq.servers import servers_of
 from darkq.settings import Settings
 from darkq.stats import Stats, read_stats
@@ -77,6 +78,7 @@ class Client:
         self.purge = Purge(self._redis, settings)
         self.api_keys = ApiKeys(self._redis)
         self.reattachments = Reattachments(self._redis)
+        self.repeated_requests = RepeatedRequests(self._redis, ttl_s=settings.job_ttl_s)
         self.file_batches = FileBatches(self._redis)
 
     async def enqueue(
@@ -126,17 +128,18 @@ class Client:
         return self._handle(keys, duplicate=duplicate)
 
     async def enqueue_many(
-        self, jobs: Iterable[Prompt | Job] | AsyncIterable[Prompt | Job]
+        self, jobs: Iterable[Prompt | Job] | AsyncIterable[Prompt | Job], *, seed: str | None = None
     ) -> list[JobHandle]:
         """Store many jobs, a few hundred per round trip, and return their handles in order.
 
-        Takes prompts and `Job.create(…)`s from any iterable, async ones too. Every one is
-        checked before the first is stored. Raises `InvalidJob`, whose `field` begins with the
-        item's number, `QueueFull` and `QueueClosed`, which name those that were stored, and
-        `RedisUnavailable`; cancelled or failed, some may have been stored.
+        Takes prompts and `Job.create(…)`s from any iterable, async ones too. With a `seed`, 32
+        random hexadecimal digits, a repeated call stores nothing twice: ids follow from the seed
+        and the job's place. Every one is checked before the first is stored. Raises `InvalidJob`,
+        whose `field` begins with the item's number, `QueueFull` and `QueueClosed`, which name those
+        that were stored, and `RedisUnavailable`; cancelled or failed, some may have been stored.
         """
         checked = [_checked(number, item) for number, item in enumerate(await _listed(jobs))]
-        return [self._handle(keys) for keys in await self._orders.put_many(checked)]
+        return [self._handle(keys) for keys in await self._orders.put_many(checked, seed)]
 
     def job(self, job_id: str) -> JobHandle:
         """Return the handle of a job, known or not, without asking Redis.
@@ -174,6 +177,7 @@ class Client:
         self,
         batch_id: str | None = None,
         *,
+        seed: str | None = None,
         name: str | None = None,
         window: int = 2000,
         metadata: Mapping[str, str] | None = None,
@@ -181,10 +185,13 @@ class Client:
         """Return the handle of a new batch, or of one by its id, without asking Redis.
 
         A new one is made when its handle is entered (`async with`). At most `window` of its
-        lines are outstanding at a time. Raises `BatchNotFound` for a string that can be no id,
-        `InvalidJob` for a `name`, `window` or `metadata` that cannot be.
+        lines are outstanding at a time. With a `seed`, 32 random hexadecimal digits, its id follows
+        from that: one that is there already is entered. Raises `BatchNotFound` for a string that
+        can be no id, `InvalidJob` for a `name`, `window` or `metadata` that cannot be.
         """
-        if batch_id is None:
+        if seed is not None:
+            keys = BatchKeys(int(seed, 16) % self._settings.partitions, seed)
+        elif batch_id is None:
             keys = BatchKeys.new(secrets.randbelow(self._settings.partitions))
         else:
             keys = BatchKeys.parse(batch_id)

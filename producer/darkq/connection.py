@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, SSLConnection
-from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
-from darkq.errors import ConfigurationError, RedisFull, RedisUnavailable
+from darkq.errors import ConfigurationError, DarkqError, RedisFull, RedisUnavailable
 from darkq.one_loop import OneLoop
 from darkq.redis_url import Address, RedisUrl, WrongOption, parse
 from darkq.sentinel import TO_MASTER, Sentinels
 from darkq.settings import Settings
-from darkq.transport import OURS, UNAVAILABLE, PatientRetry
+from darkq.transport import OURS, UNAVAILABLE, PatientRetry, is_away
 
-_REFUSED = re.compile(r"(?:^|-)(MISCONF|READONLY|NOPERM|CLUSTERDOWN|NOREPLICAS)\b")
+_REFUSED = re.compile(r"(?:^|-|caused error: \(')(MISCONF|READONLY|NOPERM|NOREPLICAS)\b")
 # In a pipeline redis-py puts the command before the server's words.
 _ELSEWHERE = re.compile(r"(?:^|caused error: \(')(MOVED|CROSSSLOT)\b")
 _NO_URL = (
@@ -106,35 +106,28 @@ def _unusable(error: Exception) -> str:
 
 @asynccontextmanager
 async def speaking_darkq() -> AsyncIterator[None]:
-    """Turn errors of a server that is absent or refuses us into `RedisUnavailable`.
+    """Turn every error of redis-py into one of darkq's, `RedisUnavailable` above all.
 
     One that belongs to a cluster, and has not been told so, is a `ConfigurationError`.
     """
     try:
         yield
-    except UNAVAILABLE as error:
-        raise RedisUnavailable(brief(error)) from error
-    except RedisError as error:
+    except DarkqError:  # some of them are an OSError too
+        raise
+    except (RedisError, OSError) as error:
+        if not isinstance(error, RedisError) or is_away(error):
+            raise RedisUnavailable(brief(error)) from error
         if isinstance(error, OutOfMemoryError) or "-OOM " in str(error):
             raise RedisFull from error
         if _ELSEWHERE.search(str(error)):
             raise ConfigurationError("DARKQ_REDIS_URL", ONE_OF_A_CLUSTER) from None
-        if (refusal := _refusal(error)) is not None:
-            raise RedisUnavailable(refusal) from error
-        raise
-
-
-def _refusal(error: RedisError) -> str | None:
-    """Name why a server that is there does nothing for us; None for any other error."""
-    if isinstance(error, ReadOnlyError | NoPermissionError):
-        return brief(error)
-    found = _REFUSED.search(str(error))  # Redis 6 wraps what a command said to a script
-    return found[1] if found else None
+        found = _REFUSED.search(str(error))  # Redis 6 wraps what a command said to a script
+        raise RedisUnavailable(found[1] if found else brief(error)) from error
 
 
 def brief(error: BaseException) -> str:
     """Name an error without what it quotes: a server's reply may quote our arguments."""
     if isinstance(error.__cause__, RedisError):  # a wrong password, wrapped while connecting
         error = error.__cause__
-    code = str(error).split(" ", 1)[0]
+    code = str(error).split(" ", 1)[0] if isinstance(error, RedisError) else ""
     return f"{type(error).__name__} {code}" if code.isupper() else type(error).__name__

@@ -82,13 +82,19 @@ class RedisUnavailable(DarkqError, ConnectionError):
 
 
 class RedisFull(RedisUnavailable):
-    """Redis has reached its `maxmemory` and stores nothing more. Nothing was changed."""
+    """Redis stores no new job: it has reached its `maxmemory`, or the 85 % that producers may fill.
 
-    def __init__(self) -> None:
+    Try again later, or raise `maxmemory`. Nothing was changed, but that after `enqueue_many`
+    `stored_ids` are the jobs that were stored before that, in order.
+    """
+
+    def __init__(self, stored_ids: Sequence[str] = ()) -> None:
+        stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
         DarkqError.__init__(
-            self, "Redis is full (OOM): it has reached its maxmemory, and stores nothing more"
+            self, f"Redis is full (OOM): new jobs would take it to its maxmemory; {stored}"
         )
         self.reason = "maxmemory"
+        self.stored_ids = tuple(stored_ids)
 
 
 class NotReplicated(DarkqError):

@@ -17,6 +17,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from darkq import event as ev
 from darkq import log_pages
@@ -24,7 +25,7 @@ from darkq.event import START, TERMINAL, AnyEvent, Cursor
 from darkq.keys import JobKeys
 from darkq.live import Live
 from darkq.mailbox import Mailbox
-from darkq.transport import UNAVAILABLE
+from darkq.transport import is_away
 
 T = TypeVar("T")
 
@@ -150,8 +151,8 @@ class _Reader:
         while True:
             try:
                 answer = await question(self._redis, self._keys, self._cursor)
-            except UNAVAILABLE:
-                if not self._reached_redis:
+            except (RedisError, OSError) as error:
+                if not self._reached_redis or not is_away(error):
                     raise
                 await asyncio.sleep(OUTAGE_PAUSE_S)
             else:

@@ -1,25 +1,29 @@
 """A batch whose input and output are files: asked for by one process, run by any worker.
 
 What is asked for, and how far it has come, is one record. Its creator writes it once; then only
-the worker that holds the batch's lease does. Cancelling is not in it: that is said to the batch
-itself (`Batch.cancel`), and its runner hears of it.
+the worker that holds the batch's lease does, by a script that compares its token and the state.
+Cancelling is not in it: that is said to the batch itself (`Batch.cancel`).
+
+What lost runners leave in the store of files is deleted an hour after the end. Until then the parts
+stay too: a Redis that loses its latest writes may forget the end, and then they are needed again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 from redis.asyncio import Redis
 
+from darkq import scripts
 from darkq.connection import speaking_darkq
-from darkq.errors import BatchNotFound, CorruptRecord, NewerRecord
+from darkq.errors import BatchNotFound, BatchTaken, CorruptRecord, NewerRecord
 from darkq.job import checked_metadata
-from darkq.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
+from darkq.keys import FILE_BATCHES_ENDED, FILE_BATCHES_OPEN, BatchKeys, file_batches_of
 from darkq.openai_body import Endpoint
 from darkq.record import decode_head, tenant_of
 
@@ -30,6 +34,9 @@ FileBatchState: TypeAlias = Literal[
 TTL_S = 30 * 86400
 MOST_LISTED = 10_000
 """Of a tenant; older ones are known by their ids alone."""
+LEFTOVERS_KEPT_S = 3600.0
+MOST_ENDED = 100
+MOST_AT_ONCE = 200
 
 
 class LineError(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,22 +98,48 @@ class FileBatches:
         self._redis = redis
 
     async def create(self, record: FileBatch) -> None:
-        """Store a new one; a worker finds it soon. Raises `InvalidJob` for its metadata."""
+        """Store a new one; a worker finds it soon. One that is there stays as it is.
+
+        Raises `InvalidJob` for its metadata.
+        """
         checked_metadata(record.metadata)
         key, ours = BatchKeys.parse(record.id).files, file_batches_of(_digest(record.tenant))
         async with speaking_darkq():
-            await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S)
-            await self._redis.zadd(ours, {record.id: time.time()})
-            await self._redis.zremrangebyrank(ours, 0, -MOST_LISTED - 1)
-            await self._redis.expire(ours, TTL_S)
-            await self._redis.zadd(FILE_BATCHES_OPEN, {record.id: time.time()})
-            await self._redis.expire(FILE_BATCHES_OPEN, TTL_S)
+            await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S, nx=True)
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.zadd(ours, {record.id: time.time()}, nx=True)
+                pipe.zremrangebyrank(ours, 0, -MOST_LISTED - 1)
+                pipe.expire(ours, TTL_S)
+                pipe.zadd(FILE_BATCHES_OPEN, {record.id: time.time()}, nx=True)
+                pipe.expire(FILE_BATCHES_OPEN, TTL_S)
+                await pipe.execute()
 
-    async def update(self, record: FileBatch) -> None:
-        """Write how far a batch has come."""
+    async def turn(
+        self, record: FileBatch, *, before: FileBatchState, runner: str, begins: Iterable[str] = ()
+    ) -> None:
+        """Write how far a batch has come, if its state is `before` and no other process runs it.
+
+        `runner` is the token of the batch's lease. `begins` are the ids of files that the caller
+        is about to put together; `leftovers` knows them. Raises `BatchTaken`, `BatchNotFound`.
+        """
+        keys = BatchKeys.parse(record.id)
+        data = msgspec.json.encode(record)
         async with speaking_darkq():
-            key = BatchKeys.parse(record.id).files
-            await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S)
+            verdict: bytes = await scripts.turn_file_batch(
+                self._redis,
+                [keys.files, keys.runner, keys.outputs],
+                [runner, before, data, TTL_S * 1000, *begins],
+            )
+        if verdict == b"gone":
+            raise BatchNotFound(record.id)
+        if verdict:
+            raise BatchTaken(record.id, verdict.decode())
+
+    async def parts(self, batch_id: str) -> list[str]:
+        """Return the names of the parts that count, in the order of their first ends."""
+        async with speaking_darkq():
+            names = await self._redis.zrange(BatchKeys.parse(batch_id).parts, 0, -1)
+        return [name.decode() for name in names]
 
     async def get(self, batch_id: str) -> FileBatch:
         """Return a record. Raises `BatchNotFound`, `CorruptRecord`, `NewerRecord`."""
@@ -134,16 +167,7 @@ class FileBatches:
         async with speaking_darkq():
             await self._redis.zremrangebyscore(ours, "-inf", time.time() - TTL_S)
             ids = await self._ids(ours, after, limit + 1, oldest_first=oldest_first)
-            async with self._redis.pipeline(transaction=False) as pipe:  # of any partitions
-                for batch_id in ids[:limit]:
-                    pipe.get(BatchKeys.parse(batch_id).files)
-                found: Sequence[bytes | None] = await pipe.execute()
-        records = []
-        for batch_id, data in zip(ids, found, strict=False):
-            with suppress(CorruptRecord):  # one of them must not hide the others
-                if data is not None:
-                    records.append(_read(data, batch_id))
-        return FileBatchPage(records, len(ids) > limit)
+        return FileBatchPage(await self._records(ids[:limit]), len(ids) > limit)
 
     async def _ids(
         self, ours: str, after: str | None, count: int, *, oldest_first: bool
@@ -167,12 +191,87 @@ class FileBatches:
         """Return the ids of those for which something is left to do, the oldest first."""
         async with speaking_darkq():
             ids = await self._redis.zrange(FILE_BATCHES_OPEN, 0, -1)
-        return [batch_id.decode() for batch_id in ids]
+        return [batch_id.decode(errors="replace") for batch_id in ids]
+
+    async def reads(self, tenant: str | None, file_id: str) -> str | None:
+        """Return the id of an open batch whose input is this file of the tenant."""
+        ids = await self.open()
+        for start in range(0, len(ids), MOST_AT_ONCE):
+            for record in await self._records(ids[start : start + MOST_AT_ONCE]):
+                is_open = record.ended_at is None and record.tenant == tenant
+                if is_open and record.input_file_id == file_id:
+                    return record.id
+        return None
+
+    async def _records(self, ids: Sequence[str]) -> list[FileBatch]:
+        """Read records; one that cannot be read is left out, and does not hide the others."""
+        async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
+            for batch_id in ids:  # of any partitions
+                pipe.get(BatchKeys.parse(batch_id).files)
+            found: Sequence[bytes | None] = await pipe.execute()
+        records = []
+        for batch_id, data in zip(ids, found, strict=True):
+            with suppress(CorruptRecord):
+                if data is not None:
+                    records.append(_read(data, batch_id))
+        return records
 
     async def close(self, batch_id: str) -> None:
-        """Say that there is nothing left to do for a batch."""
+        """Say that nothing is left to do for a batch but to delete its leftovers, later."""
+        due_s = time.time() + LEFTOVERS_KEPT_S
+        await self._move(batch_id, FILE_BATCHES_OPEN, FILE_BATCHES_ENDED, due_s)
+
+    async def reopen(self, batch_id: str) -> None:
+        """Take back `close`: Redis has lost the end of the batch."""
+        await self._move(batch_id, FILE_BATCHES_ENDED, FILE_BATCHES_OPEN, time.time())
+
+    async def _move(self, batch_id: str, source: str, target: str, score: float) -> None:
+        async with speaking_darkq(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.zadd(target, {batch_id: score})
+            pipe.expire(target, TTL_S)
+            pipe.zrem(source, batch_id)
+            await pipe.execute()
+
+    async def ended(self) -> list[str]:
+        """Return the ids of batches whose leftovers are to be deleted now."""
+        async with speaking_darkq():
+            ids = await self._redis.zrangebyscore(
+                FILE_BATCHES_ENDED, "-inf", time.time(), start=0, num=MOST_ENDED
+            )
+        return [batch_id.decode() for batch_id in ids]
+
+    async def begun(self, batch_id: str) -> list[str]:
+        """Return the ids of the files that runners have begun to put together."""
+        async with speaking_darkq():
+            ids = await self._redis.zrange(BatchKeys.parse(batch_id).outputs, 0, -1)
+        return [file_id.decode() for file_id in ids]
+
+    async def drop(self, batch_id: str) -> None:
+        """Forget an id for which there is no record."""
         async with speaking_darkq():
             await self._redis.zrem(FILE_BATCHES_OPEN, batch_id)
+            await self._redis.zrem(FILE_BATCHES_ENDED, batch_id)
+
+    async def fail_lost(self, batch_id: str) -> None:
+        """End a batch that Redis has lost but for its record. Raises `BatchTaken`."""
+        try:
+            record = await self.get(batch_id)
+            if record.ended_at is None:
+                message = "Redis has lost the batch, or it was not run for too long"
+                errors = (LineError(code="batch_lost", message=message),)
+                changes = {"state": "failed", "errors": errors, "ended_at": int(time.time())}
+                ended = msgspec.structs.replace(record, **changes)
+                await self.turn(ended, before=record.state, runner="")
+            await self.close(batch_id)
+        except BatchNotFound:
+            await self.drop(batch_id)
+
+    async def forget_leftovers(self, batch_id: str) -> None:
+        """Say that the leftovers of a batch are deleted."""
+        keys = BatchKeys.parse(batch_id)
+        async with speaking_darkq():
+            await self._redis.delete(keys.parts, keys.outputs)
+            await self._redis.zrem(FILE_BATCHES_ENDED, batch_id)
 
 
 def _read(data: bytes, batch_id: str) -> FileBatch:

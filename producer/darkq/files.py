@@ -21,7 +21,14 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Container, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Container,
+    Iterable,
+    Sequence,
+)
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -305,19 +312,33 @@ class Files:
             self._ends[place] = info.expires_at if info is not None else None
         return self._ends[place]
 
-    async def put_part(self, tenant: str | None, file_id: str, number: int, data: bytes) -> None:
-        """Store a part of a file that is not there yet; one of that number is replaced."""
-        with _speaking(file_id):
-            await self._put(f"{_place(tenant, file_id)}/parts/{number:015d}", data)
+    async def remove(self, tenant: str | None, file_id: str) -> None:
+        """Delete what there is of a file, however far it has come."""
+        place = _place(tenant, file_id)
+        await self._delete_object(f"{place}/about.json")
+        await self._delete_object(f"{place}/content")
 
-    async def parts(self, tenant: str | None, file_id: str) -> AsyncGenerator[bytes, None]:
-        """Yield the parts in the order of their numbers."""
+    async def put_part(self, tenant: str | None, file_id: str, name: str, data: bytes) -> None:
+        """Store a part of a file that is not there yet; one of that name is replaced."""
+        with _speaking(file_id):
+            await self._put(f"{_place(tenant, file_id)}/parts/{name}", data)
+
+    async def parts(
+        self, tenant: str | None, file_id: str, names: Iterable[str]
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the parts of these names. Raises `FileNotFound`."""
         import obstore
 
         with _speaking(file_id):
-            for path in await self._parts(tenant, file_id):
+            for name in names:
+                path = f"{_place(tenant, file_id)}/parts/{name}"
                 found = await obstore.get_async(self._store, path)
                 yield bytes(await found.bytes_async())
+
+    async def part_names(self, tenant: str | None, file_id: str) -> list[str]:
+        """Return the names of all parts, in their order."""
+        with _speaking(file_id):
+            return [path.rpartition("/")[2] for path in await self._parts(tenant, file_id)]
 
     async def drop_parts(self, tenant: str | None, file_id: str) -> None:
         """Delete the parts."""

@@ -1,30 +1,55 @@
 """Concurrent callers share round trips.
 
 What waits goes out together as soon as the previous flush has returned. Idle: one item, one
-flush, no added delay. Busy: the batches grow by themselves.
+flush, no added delay. Busy: the batches grow by themselves, up to a number of items and of bytes:
+a large call would keep both this process and Redis from everything else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 
+MAX_BYTES_PER_CALL = 1_000_000
+"""A call carries no more than this, or a single item."""
+
+
+def count_fitting(sizes: Iterable[int], *, max_items: int) -> int:
+    """Return how many of the first items go into one call; takes no more sizes than it needs."""
+    count = total = 0
+    for size in sizes:
+        total += size
+        if count == max_items or (count and total > MAX_BYTES_PER_CALL):
+            break
+        count += 1
+    return count
+
+
+def _no_size(_: object) -> int:
+    return 0
+
 
 class GroupCommit(Generic[Item, Reply]):
     """Collects items of concurrent callers into calls of `flush`, one call at a time.
 
-    `flush` takes up to `max_items` items and returns as many replies, in order.
+    `flush` takes up to `max_items` items and returns as many replies, in order. `size` tells how
+    many bytes an item has, where items may be large.
     """
 
     def __init__(
-        self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Reply]]], *, max_items: int
+        self,
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Reply]]],
+        *,
+        max_items: int,
+        size: Callable[[Item], int] = _no_size,
     ) -> None:
         self._flush = flush
         self._max_items = max_items
+        self._size = size
         self._waiting: list[tuple[Item, asyncio.Future[Reply]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -47,8 +72,10 @@ class GroupCommit(Generic[Item, Reply]):
     async def _run(self) -> None:
         try:
             while self._waiting:
-                batch = self._waiting[: self._max_items]
-                del self._waiting[: self._max_items]
+                sizes = (self._size(item) for item, _ in self._waiting)
+                count = count_fitting(sizes, max_items=self._max_items)
+                batch = self._waiting[:count]
+                del self._waiting[:count]
                 await self._send([(item, future) for item, future in batch if not future.done()])
         finally:  # what is left here was cut off by a cancellation
             self._task = None

@@ -173,6 +173,16 @@ class BatchKeys(NamedTuple):
         """The record of a batch whose input and output are files."""
         return f"{self.batch}:files"
 
+    @property
+    def parts(self) -> str:
+        """The parts of its output that count: a sorted set, score = number of the first end."""
+        return f"{self.batch}:parts"
+
+    @property
+    def outputs(self) -> str:
+        """The files that runners have begun to put together: a set of their ids."""
+        return f"{self.batch}:outputs"
+
     def job(self, line: int) -> JobKeys:
         """Derive the id of a line's job: the same each time that the line is added."""
         digest = hashlib.sha256(f"{self.tagged_id} {line}".encode()).hexdigest()
@@ -186,6 +196,9 @@ def batches(partition: int) -> str:
 
 FILE_BATCHES_OPEN = "darkq:{files}:open"
 """Names the list of the batches over files that have not ended: a sorted set, score = since."""
+
+FILE_BATCHES_ENDED = "darkq:{files}:ended"
+"""Names the list of those whose leftovers are to be deleted: a sorted set, score = when, in s."""
 
 
 def file_batches_of(tenant: str) -> str:
@@ -212,8 +225,18 @@ def moving(partition: int, priority: Priority) -> str:
 
 
 def wake(partition: int) -> str:
-    """Name the channel that tells workers of new jobs and of cancelled ones."""
+    """Name the channel that tells all workers of cancelled jobs and of queues that go on."""
     return f"darkq:{{{partition}}}:wake"
+
+
+def wake_one(partition: int, worker_id: str) -> str:
+    """Name the channel that tells one worker of jobs."""
+    return f"{wake(partition)}:{worker_id}"
+
+
+def idle(partition: int, priority: Priority) -> str:
+    """Name the workers that have room for a queue: a sorted set, score = minus the free slots."""
+    return f"darkq:{{{partition}}}:idle:{priority}"
 
 
 def failures(partition: int) -> str:
@@ -252,6 +275,8 @@ class LimitKeys(NamedTuple):
     waiting: str
     due: str
     breaker: str
+    late: str
+    heard: str
 
 
 def limit_keys(upstream: str) -> LimitKeys:
@@ -296,6 +321,16 @@ def api_key_use(key_id: str) -> tuple[str, str]:
 def reattachment(digest: str) -> str:
     """Name the note of which job a request made last. The request itself is not kept."""
     return f"darkq:attach:{digest}"
+
+
+def waiters(job: JobKeys) -> str:
+    """Name the callers of a gateway that wait for a job: a sorted set, score = end of the lease."""
+    return f"darkq:waiters:{job.arq_id}"
+
+
+def request_seed(digest: str) -> str:
+    """Name the note of the seed from which the ids of what a request made follow."""
+    return f"darkq:request:{digest}"
 
 
 WORKERS = "darkq:{workers}"

@@ -121,23 +121,28 @@ async def at_rest(
         if cursor > event.cursor and (has_ended or is_new):
             raise CursorGone(keys.public_id, str(cursor))
         return [] if cursor == event.cursor and has_ended else None
-    result = await redis.get(keys.result)
+    result, is_waiting = await _read_rest(redis, keys)
     if result is not None:
         if cursor != START:
             raise CursorGone(keys.public_id, str(cursor))
         return _from_result(read_result(result, keys))
-    if not await _is_waiting(redis, keys):
+    if not is_waiting:
         raise JobNotFound(keys.public_id)
     return None
 
 
-async def _is_waiting(redis: Redis, keys: JobKeys) -> bool:
-    if await redis.exists(keys.job):
-        return True
-    for priority in PRIORITIES:
-        if await redis.zscore(queue(keys.partition, priority), keys.arq_id) is not None:
-            return True
-    return False
+async def _read_rest(redis: Redis, keys: JobKeys) -> tuple[bytes | None, bool]:
+    """Return the result, and whether the job waits or runs, at one moment.
+
+    Asked one after the other, a job that ends or is run again in between would be neither.
+    """
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.get(keys.result)
+        pipe.exists(keys.job)
+        for priority in PRIORITIES:
+            pipe.zscore(queue(keys.partition, priority), keys.arq_id)
+        result, has_record, *scores = await pipe.execute()
+    return result, bool(has_record) or any(score is not None for score in scores)
 
 
 def _from_result(result: ResultRecord) -> list[AnyEvent]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,9 +16,9 @@ from darkq import event as ev
 from darkq import scripts
 from darkq.batch_lines import Line
 from darkq.connection import speaking_darkq
-from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull
+from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull, RedisFull
 from darkq.event import Cursor
-from darkq.group_commit import GroupCommit
+from darkq.group_commit import MAX_BYTES_PER_CALL, GroupCommit
 from darkq.job import Job, Priority
 from darkq.keys import (
     PRIORITIES,
@@ -40,7 +40,8 @@ from darkq.tracing import NOTHING, TraceContext, enqueueing
 
 MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
-_REFUSED = (b"full", b"closed")
+_REFUSED = (b"full", b"closed", b"memory")
+_NO_ROOM = (b"full", b"wait")
 _NOT_PLAIN = "holds something else than plain data: make it with Job.create"
 
 
@@ -78,6 +79,12 @@ class _Order(NamedTuple):
             raise InvalidJob("job", _NOT_PLAIN)
         return cls(keys, job.priority, job.tenant, data, idempotency_key, digest)
 
+    def size(self) -> int:
+        return len(self.record)
+
+    def in_partition(self, partition: int) -> _Order:
+        return self._replace(keys=self.keys._replace(partition=partition))
+
     def __repr__(self) -> str:
         return f"_Order({self.keys.public_id})"
 
@@ -95,7 +102,7 @@ class Orders:
         self._settings = settings
         # One queue of orders per partition: a script call touches one partition only.
         self._waiting = [
-            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL)
+            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL, size=_Order.size)
             for _ in range(settings.partitions)
         ]
 
@@ -103,7 +110,7 @@ class Orders:
         """Store a job; return its keys, and whether it was there before.
 
         Raises `InvalidJob` for a key that can be none, `IdempotencyConflict`, `QueueFull`,
-        `QueueClosed`, `RedisUnavailable`.
+        `QueueClosed`, `RedisFull`, `RedisUnavailable`.
         """
         with enqueueing(job.priority) as span:
             order = self._order(job, idempotency_key, span.carried)
@@ -115,24 +122,31 @@ class Orders:
             span.stored(keys.public_id, duplicate=keys != order.keys)
             return keys, keys != order.keys
 
-    async def put_many(self, jobs: Sequence[Job]) -> list[JobKeys]:
+    async def put_many(self, jobs: Sequence[Job], seed: str | None = None) -> list[JobKeys]:
         """Store jobs and return their keys, in order.
 
-        Raises `QueueFull` and `QueueClosed`, which name those that were stored, and
+        Their ids follow from the seed, if there is one: those that are there stay as they are.
+
+        Raises `QueueFull`, `QueueClosed` and `RedisFull`, which name those that were stored, and
         `RedisUnavailable`.
         """
         with enqueueing(count=len(jobs)) as span:
-            return await self._put_many(jobs, span.carried)
+            return await self._put_many(jobs, span.carried, seed)
 
-    async def _put_many(self, jobs: Sequence[Job], carried: TraceContext) -> list[JobKeys]:
+    async def _put_many(
+        self, jobs: Sequence[Job], carried: TraceContext, seed: str | None
+    ) -> list[JobKeys]:
         stored: list[JobKeys] = []
-        for start in range(0, len(jobs), MAX_JOBS_PER_CALL):
-            partition = self._any_partition()
-            orders = [
-                _Order.of(JobKeys.new(partition), job, carried)
-                for job in jobs[start : start + MAX_JOBS_PER_CALL]
-            ]
-            receipts = await self._store(orders)
+        orders_of_all = (
+            _Order.of(_keys_of(seed, number), job, carried) for number, job in enumerate(jobs)
+        )
+        for call in _in_calls(orders_of_all):
+            partition = self._any_partition() if seed is None else self._partition_of(seed)
+            orders = [order.in_partition(partition) for order in call]
+            try:
+                receipts = await self._store(orders)
+            except RedisFull as error:
+                raise RedisFull([keys.public_id for keys in stored]) from error
             stored += [keys for verdict, keys in receipts if verdict not in _REFUSED]
             for order, (verdict, _) in zip(orders, receipts, strict=True):
                 if verdict in _REFUSED:
@@ -140,14 +154,22 @@ class Orders:
         return stored
 
     async def put_lines(self, batch: BatchKeys, lines: Sequence[Line]) -> list[bytes]:
-        """Store lines of a batch, at most `MAX_JOBS_PER_CALL`; return the verdict on each.
+        """Store lines of a batch in their order; return the verdict on each.
 
-        `enqueue.lua` names the verdicts. Raises `RedisUnavailable`.
+        `enqueue.lua` names the verdicts. What comes behind a line that has no room has none
+        either, and is not sent. Raises `RedisUnavailable`.
         """
         with enqueueing(count=len(lines)) as span:
-            orders = [_Order.of(batch.job(line.number), line.job, span.carried) for line in lines]
-            receipts = await self._store(orders, batch.tagged_id, *(line.number for line in lines))
-            return [verdict for verdict, _ in receipts]
+            orders = (_Order.of(batch.job(line.number), line.job, span.carried) for line in lines)
+            verdicts: list[bytes] = []
+            for some in _in_calls(orders):
+                sent = lines[len(verdicts) : len(verdicts) + len(some)]
+                numbers = [line.number for line in sent]
+                receipts = await self._store(some, batch.tagged_id, *numbers)
+                verdicts += [verdict for verdict, _ in receipts]
+                if verdicts[-1] in _NO_ROOM:
+                    break
+            return verdicts + verdicts[-1:] * (len(lines) - len(verdicts))
 
     async def aclose(self) -> None:
         """Send what waits."""
@@ -157,7 +179,7 @@ class Orders:
     def _order(self, job: Job, idempotency_key: str | None, carried: TraceContext) -> _Order:
         if idempotency_key is None:
             return _Order.of(JobKeys.new(self._any_partition()), job, carried)
-        idempotency_key = _checked_key(idempotency_key)
+        idempotency_key = check_key(idempotency_key)
         partition = partition_of(idempotency_key, self._settings.partitions, job.tenant)
         return _Order.of(JobKeys.new(partition), job, carried, idempotency_key)
 
@@ -195,19 +217,46 @@ class Orders:
             receipts[number] = _Receipt(verdict, JobKeys.from_arq_id(arq_id.decode()))
         return receipts
 
+    def _partition_of(self, seed: str) -> int:
+        return int(seed, 16) % self._settings.partitions
+
     def _any_partition(self) -> int:
         return secrets.randbelow(self._settings.partitions)
 
     def _refusal(
         self, verdict: bytes, order: _Order, stored_ids: Sequence[str] = ()
-    ) -> QueueFull | QueueClosed:
+    ) -> QueueFull | QueueClosed | RedisFull:
+        if verdict == b"memory":
+            return RedisFull(stored_ids)
         name = queue(order.keys.partition, order.priority)
         if verdict == b"closed":
             return QueueClosed(name, stored_ids)
         return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
 
 
-def _checked_key(key: str) -> str:
+def _in_calls(orders: Iterable[_Order]) -> Iterator[list[_Order]]:
+    """Cut orders into calls of a bounded number of jobs and bytes, each encoded when it is due."""
+    call: list[_Order] = []
+    call_bytes = 0
+    for order in orders:
+        call_bytes += order.size()
+        if call and (len(call) == MAX_JOBS_PER_CALL or call_bytes > MAX_BYTES_PER_CALL):
+            yield call
+            call, call_bytes = [], order.size()
+        call.append(order)
+    if call:
+        yield call
+
+
+def _keys_of(seed: str | None, number: int) -> JobKeys:
+    """Return keys of a job whose partition is not known yet."""
+    if seed is None:
+        return JobKeys.new(0)
+    return JobKeys(0, hashlib.sha256(f"{seed} {number}".encode()).hexdigest()[:32])
+
+
+def check_key(key: str) -> str:
+    """Return an idempotency key as plain text. Raises `InvalidJob` for one that can be none."""
     key = plain(key)
     if not isinstance(key, str) or not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS:
         reason = f"must be a string of 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters"

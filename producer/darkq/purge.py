@@ -1,5 +1,4 @@
 """Purging: jobs that wait are cancelled, what has ended is forgotten, page by page, under load.
-from darkq.servers import scan
 
 A job that is purged from its queue ends as `cancelled`, with a result and an event, so that nobody
 waits for it for ever. What runs is left alone. Nothing here is one long call: each job is a script

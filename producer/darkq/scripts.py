@@ -32,17 +32,16 @@ local PUBLISH = redis.REDIS_VERSION_NUM and 'SPUBLISH' or 'PUBLISH' -- both sinc
 
 
 class Script:
-    """One Lua script, called by its digest. `head` is a file that comes before its own.
+    """One Lua script, called by its digest. `head` names files that come before its own.
 
     What a `durable` one has done is lost to nobody: it counts once enough replicas have it.
     """
 
-    def __init__(self, name: str, *, head: str | None = None, durable: bool = False) -> None:
+    def __init__(self, name: str, *, head: Sequence[str] = (), durable: bool = False) -> None:
         self.name = name
         self._durable = durable
-        parts = (head, name) if head else (name,)
         text = b"\n".join(
-            files("darkq").joinpath("lua", f"{part}.lua").read_bytes() for part in parts
+            files("darkq").joinpath("lua", f"{part}.lua").read_bytes() for part in (*head, name)
         )
         self._sources = (_ALONE + text, _IN_CLUSTER + text)
         self._shas = tuple(
@@ -84,29 +83,33 @@ class Script:
         return f"Script({self.name!r})"
 
 
-enqueue = Script("enqueue", head="batches", durable=True)
-claim = Script("claim")
+enqueue = Script("enqueue", head=["headroom", "wake", "batches"], durable=True)
+claim = Script("claim", head=["wake"])
 renew = Script("renew")
 append = Script("append")
-finish = Script("finish", head="end_line")
-release = Script("release")
-make_due = Script("make_due")
-cancel = Script("cancel", head="end_line", durable=True)
-revive = Script("revive", durable=True)
-admit = Script("admit", head="limits")
-report = Script("report", head="limits")
+finish = Script("finish", head=["end_line"])
+release = Script("release", head=["wake"])
+make_due = Script("make_due", head=["wake"])
+cancel = Script("cancel", head=["end_line"], durable=True)
+revive = Script("revive", head=["wake"], durable=True)
+admit = Script("admit", head=["limits"])
+report = Script("report", head=["limits"])
 enter = Script("enter")
 forget = Script("forget")
-shift = Script("shift", durable=True)
+shift = Script("shift", head=["wake"], durable=True)
 depart = Script("depart", durable=True)
-arrive = Script("arrive", durable=True)
+arrive = Script("arrive", head=["wake"], durable=True)
 let_go = Script("let_go", durable=True)
-give_back = Script("give_back", durable=True)
+give_back = Script("give_back", head=["wake"], durable=True)
 keep_batch = Script("keep_batch")
 mark_batch = Script("mark_batch", durable=True)
 acknowledge = Script("acknowledge", durable=True)
+turn_file_batch = Script("turn_file_batch", durable=True)
 count = Script("count")
 publish = Script("publish")
+pass_on = Script("pass_on", head=["wake"])
+waiters_keep = Script("waiters_keep")
+waiters_leave = Script("waiters_leave")
 
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Script))
 

@@ -40,7 +40,7 @@ from darkq.transport import Cancellable, PatientHandshake, Tcp, Tls
 _ASK_TIMEOUT_S = 1.0
 _LOOK_EVERY_S = 1.0
 _LOOK_AGAIN_S = 10.0
-_NO_MASTER = re.compile(r"\b(READONLY|NOREPLICAS)\b")
+_NO_MASTER = re.compile(r"\b(READONLY|NOREPLICAS|MASTERDOWN)\b")
 
 
 class _Answer(NamedTuple):

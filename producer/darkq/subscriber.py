@@ -26,6 +26,7 @@ logger = logging.getLogger("darkq.live")
 
 _PING_INTERVAL_S = 5.0
 _BACKOFF_MAX_S = 1.0
+_MOST_FAILURES = 10
 
 
 class Sink(Protocol):
@@ -79,6 +80,7 @@ class Subscriber:
         self._line: Line | None = None
         self._task: asyncio.Task[None] | None = None
         self._heard = False
+        self._failures = 0  # in a row: a server may let us in, and refuse each subscription
 
     def add(self, channel: Channel) -> None:
         """Subscribe to a channel."""
@@ -117,21 +119,20 @@ class Subscriber:
                 self._line.send(("SUBSCRIBE", *names))
 
     async def _run(self) -> None:
-        failures = 0
         while True:
             try:
                 connection = await self._servers.connect(self._owner)
-                failures = 0
                 try:
                     await self._listen(Line(connection, self._dispatch))
                 finally:
                     await connection.disconnect(nowait=True)
-            except (RedisError, OSError) as error:
-                if failures == 0:
+            except Exception as error:  # whatever it is, readers wait for the next connection
+                if self._failures == 0:
                     line = LogLine("no subscriber connection, will keep trying", error=brief(error))
                     logger.warning(line)
-                failures += 1
-                await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.05 * 2**failures)))
+                self._failures = min(self._failures + 1, _MOST_FAILURES)
+                pause_s = min(_BACKOFF_MAX_S, 0.05 * 2**self._failures)
+                await asyncio.sleep(random.uniform(0, pause_s))
                 await self._look_again()
                 if not self._channels:  # the server may be gone for good
                     return
@@ -168,6 +169,7 @@ class Subscriber:
         if isinstance(reply, Exception):
             self._refused(reply)
             return
+        self._failures = 0
         kind, name = reply[0], reply[1]
         channel = self._channels.get(name)
         if kind in (b"message", b"smessage"):

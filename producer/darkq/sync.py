@@ -8,7 +8,9 @@
             print(piece, end="", flush=True)
 
 One background thread runs an event loop for a client; it may be shared among threads. After
-a fork (gunicorn, multiprocessing) the child starts a thread and connections of its own.
+a fork (gunicorn, multiprocessing) the child starts a thread and connections of its own. What it
+has inherited of its parent's it keeps and never touches: to collect a connection would unregister
+its socket from the parent's selector, which both processes share.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Self, TypeVar
@@ -37,6 +40,10 @@ from darkq.upstreams import UpstreamStatus
 
 T = TypeVar("T")
 
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_portals: weakref.WeakSet[_Portal] = weakref.WeakSet()
+_inherited: list[_Portal] = []  # of the process that this one was forked from: never collected
+
 
 class Client:
     """`darkq.Client`, blocking. The methods take and raise the same."""
@@ -46,6 +53,7 @@ class Client:
         self._settings = settings or Settings.load()
         self._lock = threading.Lock()
         self._portal: _Portal | None = None
+        _clients.add(self)
 
     def enqueue(
         self,
@@ -135,7 +143,7 @@ class Client:
         """
         with self._lock:
             portal, self._portal = self._portal, None
-        if portal is not None and portal.pid == os.getpid():
+        if portal is not None:
             portal.close()
 
     def __enter__(self) -> Self:
@@ -144,9 +152,14 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _forked(self) -> None:
+        """Begin anew in a child: another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+        self._portal = None
+
     def _open(self) -> _Portal:
         with self._lock:
-            if self._portal is None or self._portal.pid != os.getpid():
+            if self._portal is None:
                 self._portal = _Portal(self._redis_url, self._settings)
             return self._portal
 
@@ -201,7 +214,6 @@ class _Portal:
     """An event loop in a thread of its own, and the client that lives there."""
 
     def __init__(self, redis_url: str | None, settings: Settings) -> None:
-        self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._lock = threading.RLock()  # a collected iterator may call while a call is made
         self._closed = False
@@ -209,6 +221,7 @@ class _Portal:
             target=self._loop.run_forever, name="darkq-sync", daemon=True
         )
         self._thread.start()
+        _portals.add(self)
         try:
             self.client = self.call(_make_client(redis_url, settings))
         except BaseException:
@@ -223,7 +236,7 @@ class _Portal:
         with self._lock:
             if self._closed:
                 coroutine.close()
-                raise RuntimeError("this client was closed")
+                raise RuntimeError("this client was closed, or is of the process before a fork")
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -266,6 +279,11 @@ class _Portal:
         await self._loop.shutdown_asyncgens()
         await self.client.aclose()  # what they opened on their way out
 
+    def forked(self) -> None:
+        """Refuse calls in a child: the thread that would answer them is the parent's."""
+        self._lock = threading.RLock()
+        self._closed = True
+
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -282,3 +300,15 @@ async def _next(items: AsyncGenerator[T, None]) -> T:
 
 async def _close(items: AsyncGenerator[T, None]) -> None:
     await items.aclose()
+
+
+def _after_fork_in_child() -> None:
+    for portal in list(_portals):
+        portal.forked()
+        _inherited.append(portal)
+    _portals.clear()
+    for client in list(_clients):
+        client._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

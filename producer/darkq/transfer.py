@@ -238,6 +238,3 @@ class Transfer:
     async def _ask(reply: Any) -> Any:
         """redis-py's types say that a reply may be no coroutine."""
         return await reply
-
-
-_NEEDED = ("paused", "closed")

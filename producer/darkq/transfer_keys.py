@@ -1,5 +1,4 @@
 """Idempotency keys carried to another Redis, before the jobs that they stand for.
-from darkq.servers import scan
 
 A key does not say in which queue its job waits, and no job knows its key: so all keys are looked
 through, in bounded pages. At the target a key counts once its job is there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import random
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, cast
 
@@ -13,7 +14,13 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
 T = TypeVar("T")
 
@@ -25,10 +32,21 @@ UNAVAILABLE: tuple[type[Exception], ...] = (
     OSError,
 )
 
+# A server that is there, and says that it cannot serve anybody for now. In a pipeline redis-py puts
+# the command before the server's words.
+_AWAY = re.compile(r"(?:^|caused error: \(')(BUSY|LOADING|MASTERDOWN|TRYAGAIN|CLUSTERDOWN)\b")
+
 _PAUSE_MAX_S = 0.5
 _WRITE_BUFFER_BYTES = 64 << 10
 
 _serializer = HiredisRespSerializer()
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell an error that ends by itself, of a server that serves nobody for now, from others."""
+    if isinstance(error, ResponseError):
+        return _AWAY.search(str(error)) is not None
+    return isinstance(error, UNAVAILABLE)
 
 
 class PatientRetry(Retry):
@@ -51,8 +69,11 @@ class PatientRetry(Retry):
         while True:
             try:
                 return await do()
-            except UNAVAILABLE as error:
-                await fail(cast(RedisError, error))
+            except (RedisError, OSError) as error:
+                if not is_away(error):
+                    raise
+                if not isinstance(error, ResponseError):  # which leaves the connection as it is
+                    await fail(cast(RedisError, error))
                 if loop.time() >= give_up_s:
                     raise
                 await asyncio.sleep(random.uniform(pause_s / 2, pause_s))

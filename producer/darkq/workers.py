@@ -28,21 +28,25 @@ async def sign_in(redis: Redis, worker_id: str, serves: bytes = b"") -> None:
         await pipe.execute()
 
 
-async def sign_out(redis: Redis, *worker_ids: str) -> None:
-    """Take workers out of the set, and their records away."""
+async def sign_out(redis: Redis, worker_id: str) -> None:
+    """Take a worker that ends out of the set, and its records away, its orders too."""
     async with redis.pipeline(transaction=True) as pipe:
-        pipe.srem(WORKERS, *worker_ids)
-        pipe.delete(*(name(id_) for id_ in worker_ids for name in (worker, served, worker_orders)))
+        pipe.srem(WORKERS, worker_id)
+        pipe.delete(worker(worker_id), served(worker_id), worker_orders(worker_id))
         await pipe.execute()
 
 
 async def live_workers(redis: Redis) -> list[str]:
-    """Return the ids of the workers that are alive, sorted. Forgets those that are not."""
+    """Return the ids of the workers that are alive, sorted. Forgets those that are not.
+
+    One without a health record may have been cut off for a while, and comes back. So nothing else
+    of it is touched: above all not its orders, which have a time to live of their own.
+    """
     members: Any = await redis.execute_command("SMEMBERS", WORKERS)
-    ids = sorted(member.decode() for member in members)
+    ids = sorted(member.decode(errors="replace") for member in members)
     records = await redis.mget(map(worker, ids)) if ids else []
     alive = [id_ for id_, record in zip(ids, records, strict=True) if record is not None]
     if len(alive) < len(ids):
         with suppress(NoPermissionError):  # whoever may only read leaves that to others
-            await sign_out(redis, *set(ids).difference(alive))
+            await redis.execute_command("SREM", WORKERS, *set(ids).difference(alive))
     return alive

@@ -35,24 +35,27 @@ MakeSettings = Callable[..., Settings]
 POLL_SELDOM = {"worker_poll_s": 60, "worker_lease_s": 3600}
 
 
-# Is a queue paused? Of both what is due, and what is due next.
-AN_EMPTY_CLAIM = Counter(TIME=1, HEXISTS=2, ZRANGEBYSCORE=2, ZRANGE=2)
+# Is a queue paused? Of both what is due, and what is due next; and the room that is left for each.
+AN_EMPTY_CLAIM = Counter(TIME=1, HEXISTS=2, ZRANGEBYSCORE=2, ZRANGE=2, ZADD=2, PEXPIRE=2)
 AN_EVENT = Call("append", Counter(XADD=1, PUBLISH=1))
 ONE_CHUNK_JOB = [
     # Not there yet, is there room, and is the queue open? Then the record, a fresh log from a
     # template; once per call the template's making and end, the queue, the list of the tenant's
-    # jobs, and one wake-up.
+    # jobs, and whom to wake.
     Call(
         "enqueue",
-        Counter(TIME=1, EXISTS=1, ZCARD=1, HGET=1, SET=1, COPY=1)
-        + Counter(XADD=1, PEXPIRE=2, DEL=1, ZADD=2, ZREMRANGEBYRANK=1, PUBLISH=1),
+        Counter(TIME=1, EXISTS=1, ZCARD=1, HGET=1, INFO=1, SET=1, COPY=1)
+        + Counter(XADD=1, PEXPIRE=2, DEL=1, ZADD=2, ZREMRANGEBYRANK=1)
+        + Counter(ZRANGEBYSCORE=1, ZREM=1, PUBLISH=1),
     ),
     # What an empty claim asks; then the lease, the attempt's number, what earlier attempts left
-    # behind, the record, and a new time to live for the four keys that live as long as the job.
+    # behind, the record, a new time to live for the four keys that live as long as the job, and
+    # whether more are left, for others.
     Call(
         "claim",
         AN_EMPTY_CLAIM
-        + Counter(PTTL=1, INCR=1, SET=1, ZADD=1, HSETNX=1, HMGET=1, GET=1, XREVRANGE=1, PEXPIRE=4),
+        + Counter(PTTL=1, INCR=1, SET=1, ZADD=1, HSETNX=1, HMGET=1, GET=1, XREVRANGE=1, PEXPIRE=4)
+        + Counter(ZRANGEBYSCORE=1),
     ),
     Call("append", Counter(GET=1, XADD=1, PUBLISH=1)),  # `started`: is it the latest attempt?
     AN_EVENT,  # the chunk
@@ -210,7 +213,7 @@ async def test_a_heartbeat_of_1000_jobs_is_two_round_trips(
     calls = await watch.calls()
     assert names(calls) == ["renew", "renew"]
     assert len(claims) == 2 * MAX_RENEWALS_PER_CALL
-    per_job = Counter(GET=2, HEXISTS=2, SET=1, ZADD=1)
+    per_job = Counter(GET=2, HEXISTS=2, SET=1, ZADD=1, PTTL=1)
     half = Counter({name: n * MAX_RENEWALS_PER_CALL for name, n in per_job.items()})
     assert calls[0].inner == calls[1].inner == half + Counter(TIME=1)
 

@@ -73,8 +73,8 @@ async def test_a_job_claimed(hand: Hand, wire: Wire) -> None:
         await hand.redis.zadd(queue(0, "interactive"), {keys.arq_id: NOW_MS + 0.125})
         begin = wire.bytes
         assert len((await leases.claim(0, slots=10, bulk_slots=10))[0]) == 1
-        assert nothing == Bytes(sent=227, received=12)
-        assert wire.bytes - begin == Bytes(sent=227, received=199)
+        assert nothing == Bytes(sent=247, received=28)
+        assert wire.bytes - begin == Bytes(sent=247, received=215)
 
 
 async def test_a_chunk_and_the_end(hand: Hand, wire: Wire, make_settings: MakeSettings) -> None:

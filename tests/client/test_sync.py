@@ -239,6 +239,85 @@ def in_child(client: Client, job: JobHandle, replies: Any) -> None:
     gc.collect()
 
 
+async def collected() -> None:
+    gc.collect()
+
+
+def serve_as_a_forked_worker(client: Client, job: JobHandle, replies: Any) -> None:
+    """What a worker of a preloaded app does: its requests, and now and then a full collection."""
+    try:
+        client.enqueue("from the worker")
+        client._open().call(collected())  # in the loop's thread, as it happens when most is made
+        replies.put((job.status().state, ""))
+    except BaseException as error:
+        replies.put(("", repr(error)))
+
+
+def forked(target: Callable[..., None], *args: Any) -> Any:
+    child = multiprocessing.get_context("fork").Process(target=target, args=args)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread
+        child.start()
+    return child
+
+
+def test_workers_of_a_preloaded_app_do_their_parent_no_harm(redis_server: Server) -> None:
+    """As gunicorn --preload: the app makes its client and uses it, then forks; so does the parent.
+
+    Red when the child drops the portal that it has inherited: collected there, its sockets leave
+    the selector of the parent, which waits for ever.
+    """
+    settings = Settings.model_validate({"redis_url": redis_server.url, "redis_timeout_s": 5})
+    with Client(settings=settings) as client:
+        job = client.enqueue("from the parent")
+        replies = multiprocessing.get_context("fork").Queue()
+        workers = [forked(serve_as_a_forked_worker, client, job, replies) for _ in range(3)]
+        assert [replies.get(timeout=20) for _ in workers] == [("queued", "")] * 3
+        for worker in workers:
+            worker.join(20)
+        begun_s = time.monotonic()
+        assert job.status().state == "queued"
+        assert time.monotonic() - begun_s < 2
+        client._open().call(asynchronously_flush(client))
+
+
+async def asynchronously_flush(client: Client) -> None:
+    await client._open().client._redis.flushall()
+
+
+def test_a_fork_while_another_thread_opens_the_client(redis_server: Server) -> None:
+    """Red without a new lock in the child: the thread that holds it is not there."""
+    settings = Settings.model_validate({"redis_url": redis_server.url})
+    with Client(settings=settings) as client:
+        job = client.enqueue("from the parent")
+        replies = multiprocessing.get_context("fork").Queue()
+        with client._lock:
+            worker = forked(serve_as_a_forked_worker, client, job, replies)
+        assert replies.get(timeout=20) == ("queued", "")
+        worker.join(20)
+        client._open().call(asynchronously_flush(client))
+
+
+def go_on_with(iterator: Iterator[str], replies: Any) -> None:
+    try:
+        next(iterator)
+    except RuntimeError as error:
+        replies.put(str(error))
+
+
+def test_an_iterator_of_the_parent_is_refused_in_the_child(redis_server: Server) -> None:
+    settings = Settings.model_validate({"redis_url": redis_server.url})
+    with Client(settings=settings) as client:
+        job = client.enqueue("from the parent")
+        events = job.events()
+        assert next(events).id == "0-1"
+        replies = multiprocessing.get_context("fork").Queue()
+        child = forked(go_on_with, events, replies)
+        assert "before a fork" in replies.get(timeout=20)
+        child.join(20)
+        client._open().call(asynchronously_flush(client))
+
+
 def test_a_forked_child_has_connections_of_its_own(redis_server: Server) -> None:
     """As under gunicorn; also for a handle that it inherited. The parent goes on reading."""
     settings = Settings.model_validate({"redis_url": redis_server.url})

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, JobHandle, Settings, WorkerNotFound
-from darkq.keys import worker_orders
+from darkq.keys import WORKERS, worker_orders
+from darkq.keys import worker as health_of
 from darkq.worker_handle import Drain
 from darkq_worker import leased_worker
 from support.processes import WorkerProcess
+from support.refusing_proxy import ERRORS, RefusingProxy
+from support.servers import Server
 from support.waiting import wait_until
 
 MakeSettings = Callable[..., Settings]
@@ -103,6 +107,47 @@ async def test_a_word_whose_message_is_lost_is_read_with_the_next_sign_of_life(
     await redis.set(worker_orders(worker_id), orders, ex=60)
     await wait_until("its end", task.done)
     assert not await redis.exists(worker_orders(worker_id))
+
+
+async def test_orders_outlive_an_outage_in_which_the_worker_seems_dead(
+    client: Client,
+    redis: Redis,
+    served: MakeSettings,
+    start_worker: Callable[[Settings], asyncio.Task[None]],
+) -> None:
+    """Red when whoever lists workers deletes more of one without a health record than its name."""
+    start_worker(served())
+    (worker_id,) = await wait_until("its sign of life", client.workers)
+    handle = client.worker(worker_id)
+    await handle.drain(stay=True)
+    await redis.delete(health_of(worker_id))  # as 11 s without Redis do
+    for read in (client.workers, client.leases, client.fleet, client.upstreams):
+        await read()
+    assert await redis.exists(worker_orders(worker_id))
+    assert not await redis.exists(WORKERS)
+    await handle.undrain()
+
+
+async def test_a_sign_of_life_that_failed_is_repeated_until_it_has_come(
+    client: Client,
+    redis: Redis,
+    redis_server: Server,
+    served: MakeSettings,
+    start_worker: Callable[[Settings], asyncio.Task[None]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Red when a failed sign counts as given: the next is due when the record has long expired."""
+    monkeypatch.setattr(leased_worker, "HEALTH_INTERVAL_S", 600)
+    async with RefusingProxy(redis_server.socket, tmp_path / "proxy.sock") as proxy:
+        with proxy.refusing(ERRORS["NOPERM"]):
+            worker = start_worker(served(redis_url=proxy.url))
+            await wait_until("some refusals", lambda: proxy.refused > 10)
+            assert not worker.done()
+            assert not await redis.exists(WORKERS)
+        await wait_until("its sign of life", client.workers)
+        worker.cancel()
+        await asyncio.wait([worker])
 
 
 async def test_a_patient_one_still_hears_a_signal(

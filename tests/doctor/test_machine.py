@@ -33,7 +33,7 @@ async def look(settings: Settings) -> dict[str, Finding]:
         ("problem", {"worker_jobs": 10}, "DARKQ_WORKER_RESERVED_INTERACTIVE"),
         ("problem", {"darkai_url": "none"}, "DARKQ_UPSTREAMS__"),
         ("problem", {"default_upstream": "x"}, "Name one of: darkai"),
-        ("warning", {"worker_lease_s": 10}, "DARKQ_REDIS_TIMEOUT_S=6.66667"),
+        ("problem", {"worker_lease_s": 10}, "DARKQ_REDIS_TIMEOUT_S=6.66667"),
         ("warning", {"retry_base_s": 61}, "DARKQ_RETRY_MAX_S"),
         ("warning", {"breaker_cooldown_s": 301}, "DARKQ_BREAKER_COOLDOWN_MAX_S"),
     ],

@@ -20,7 +20,7 @@ TOGETHER = [
     ("connections", "cancel"),
     ("readers", "upstream"),
     ("clocks", "enqueue", "backlog"),
-    ("batch",),
+    ("batch", "files", "limits"),
     ("cluster",),
     ("sentinel",),
 ]

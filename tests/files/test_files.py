@@ -87,15 +87,32 @@ async def test_a_deleted_file_is_unknown(settings: Settings, files: Files) -> No
     assert left_below(settings.state_dir) == []
 
 
-async def test_parts_come_back_in_order_and_may_be_replaced(files: Files) -> None:
+async def test_parts_come_back_by_name_and_may_be_replaced(files: Files) -> None:
     file_id = new_file_id()
-    for number, data in ((10, b"b"), (2, b"?"), (2, b"a"), (100, b"c")):
-        await files.put_part("alice", file_id, number, data)
-    assert [part async for part in files.parts("alice", file_id)] == [b"a", b"b", b"c"]
+    for name, data in (("10-x", b"b"), ("02-x", b"?"), ("02-x", b"a"), ("02-y", b"c")):
+        await files.put_part("alice", file_id, name, data)
+    names = ["02-x", "10-x"]
+    assert [part async for part in files.parts("alice", file_id, names)] == [b"a", b"b"]
+    assert await files.part_names("alice", file_id) == ["02-x", "02-y", "10-x"]
     assert await files.listed("alice") == []
     await files.drop_parts("alice", file_id)
-    assert [part async for part in files.parts("alice", file_id)] == []
+    assert await files.part_names("alice", file_id) == []
+    with pytest.raises(FileNotFound):
+        await anext(files.parts("alice", file_id, names))
     await files.drop_parts("alice", file_id)
+
+
+async def test_what_is_removed_is_gone_however_far_it_had_come(
+    settings: Settings, files: Files
+) -> None:
+    info = await put(files, b"one")
+    await files.remove("alice", info.id)
+    await files.remove("alice", info.id)
+    info = await put(files, b"one")
+    (about,) = settings.state_dir.rglob("about.json")
+    about.unlink()  # as if its maker had been killed before it wrote that
+    await files.remove("alice", info.id)
+    assert left_below(settings.state_dir) == []
 
 
 async def test_a_file_with_an_id_replaces_the_one_before(files: Files) -> None:
@@ -300,7 +317,7 @@ async def test_what_a_killed_process_left_is_deleted_in_the_end(
     """Red if bytes without a file stay, if parts go early, or if what is not ours goes."""
     stays = await put(files, b"one")
     orphan = await files.receive("alice", pieces(b"never published"))
-    await files.put_part("alice", new_file_id(), 1, b"of a batch that runs")
+    await files.put_part("alice", new_file_id(), "000000000000001", b"of a batch that runs")
     folder = settings.state_dir / "files"
     draft = next(folder.glob(f"*/{orphan.file_id}")) / "content#12"
     foreign = folder / "of somebody else" / "content"
@@ -351,8 +368,8 @@ async def test_an_object_store_does_all_of_it(make_settings: Callable[..., Setti
     assert await files.drop_expired() == 1
     with pytest.raises(FileNotFound):
         await content(files, "alice", gone.id)
-    await files.put_part("alice", newest[0], 1, b"part")
-    assert [part async for part in files.parts("alice", newest[0])] == [b"part"]
+    await files.put_part("alice", newest[0], "1-x", b"part")
+    assert [part async for part in files.parts("alice", newest[0], ["1-x"])] == [b"part"]
     await files.drop_parts("alice", newest[0])
     for file_id in newest:
         await files.delete("alice", file_id)

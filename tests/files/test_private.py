@@ -51,7 +51,7 @@ async def store(files: Files, folder: Path) -> set[tuple[str, str]]:
             seen.update(modes_below(folder))
 
     await files.create("alice", watched(), filename="x", purpose="batch")
-    await files.put_part("alice", new_file_id(), 1, b"secret")
+    await files.put_part("alice", new_file_id(), "1-x", b"secret")
     return seen | modes_below(folder)
 
 

@@ -26,7 +26,7 @@ from darkq.job import Priority
 from darkq.keys import PRIORITIES, JobKeys, idempotency
 from darkq.status import read_status
 from darkq_worker.outcome import Completed, Deferred, Failed
-from darkq_worker.turns import make_due
+from darkq_worker.turns import Turn, make_due
 from darkq_worker.upstreams.base import End as Complete
 from model.facts import Content, End, Release, Span
 from model.faulty_redis import Fault, FaultyRedis
@@ -128,6 +128,7 @@ class Bench:
         respite: bool = False,
         fault: Fault | None = None,
     ) -> None:
+        await worker.leases.claim(0, slots=0, bulk_slots=0)  # which learns the time
         self.redis.fault, now = fault, _now_ms()
         respite_s = self.settings.worker_lease_s / 2 if respite else 0
         claims, due_s = await worker.leases.claim(
@@ -290,7 +291,8 @@ class Bench:
         now_ms = _now_ms()
         place = f"{now_ms:.3f}".encode()
         number = PRIORITIES.index(job.content.priority)
-        gone = await make_due(self.redis, [job.keys.arq_id.encode(), number, place])
+        turn = Turn(job.keys.arq_id.encode(), number, place)
+        gone = await make_due(self.redis, job.keys.partition, [turn])
         assert bool(gone) == (job.score is None)
         if job.score and job.score.low > now_ms:
             job.move(Span(now_ms, now_ms))

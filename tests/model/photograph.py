@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq.event import AnyEvent
-from darkq.keys import PRIORITIES, queue
+from darkq.keys import PRIORITIES, idle, queue
 from darkq.record import decode_job, decode_result
 from model.facts import Ending
 
@@ -30,6 +30,7 @@ return photo
 """
 
 _QUEUES = [queue(0, priority) for priority in PRIORITIES]
+_IDLE = [idle(0, priority) for priority in PRIORITIES]
 
 _DUMP = b"""
 local dumps = {}
@@ -54,6 +55,8 @@ async def photograph(redis: Redis) -> Photograph:
     photo = Photograph({}, {}, {}, set())
     for name, value, ttl_ms in await redis.execute_command("EVAL", _PHOTOGRAPH, 0):
         key = name.decode()
+        if key in _IDLE and ttl_ms > 0:
+            continue  # who has room is no fact about a job
         if ttl_ms == -1:
             photo.permanent.add(key)
         photo.values[key] = _DECODE[re.sub(r"\{.*\}[0-9a-f]*", "", key)](value)
@@ -66,7 +69,8 @@ async def photograph(redis: Redis) -> Photograph:
 
 async def digest(redis: Redis) -> dict[bytes, bytes]:
     """Everything in Redis as it is stored, to compare before and after."""
-    return dict(await redis.execute_command("EVAL", _DUMP, 0))
+    dumps = dict(await redis.execute_command("EVAL", _DUMP, 0))
+    return {key: dump for key, dump in dumps.items() if key.decode() not in _IDLE}
 
 
 def timeless(event: AnyEvent) -> AnyEvent:

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 
 from darkq import scripts
 from darkq.cancellation import cancel
-from darkq.keys import JobKeys, queue
-from support.by_hand import Hand, gone, put
+from darkq.keys import JobKeys, control, queue
+from support.by_hand import Hand, gone, put, snapshot, started
 from support.waiting import wait_until
 
 INTERACTIVE = queue(0, "interactive")
@@ -141,10 +141,12 @@ async def test_workers_never_share_a_job(redis: Redis, hand: Hand) -> None:
 async def test_a_lease_that_ran_out_is_claimed_as_the_next_attempt(redis: Redis) -> None:
     first, second = Hand(redis, "first", lease_s=0.06), Hand(redis, "second", lease_s=0.06)
     claim = await first.take()
+    await first.append(claim, started(1))
     assert await second.claim() == [], "not before its end"
     (again,) = await wait_until("the lease to run out", second.claim)
     assert (again.keys, again.attempt, again.token) == (claim.keys, 2, "second:2")
     assert (again.leases_lost, again.tries_burnt) == (1, 0)
+    await second.append(again, started(2))
     (third,) = await wait_until("the lease to run out", first.claim)
     assert (third.attempt, third.leases_lost) == (3, 2)
     assert await redis.get(claim.keys.in_progress) == b"first:3"
@@ -158,7 +160,7 @@ async def test_a_job_handed_back_is_no_lost_lease(hand: Hand) -> None:
 
 async def test_leases_lost_are_remembered_over_a_hand_back(redis: Redis, hand: Hand) -> None:
     hasty = Hand(redis, "hasty", lease_s=0.05)
-    await hasty.take()
+    await hasty.append(await hasty.take(), started(1))
     (again,) = await wait_until("the lease to run out", hand.claim)
     await hand.release(again, burns=True)
     third = await hand.claim_one()
@@ -192,12 +194,65 @@ async def test_the_word_to_cancel_reaches_whoever_claims_next(redis: Redis) -> N
     assert again.cancelled
 
 
+class TestLeaseLostBeforeAWord:
+    """An attempt that wrote nothing was most likely never run."""
+
+    async def lose_silently(self, redis: Redis, hand: Hand, keys: JobKeys) -> int:
+        claim = await hand.claim_one()
+        await redis.delete(keys.in_progress)
+        await redis.zadd(INTERACTIVE, {keys.arq_id: 1})
+        return claim.leases_lost
+
+    async def test_it_counts_as_no_lost_lease(self, redis: Redis, hand: Hand) -> None:
+        """Red when `count_lost` does not look at the log."""
+        keys = await hand.enqueue()
+        assert [await self.lose_silently(redis, hand, keys) for _ in range(4)] == [0] * 4
+
+    async def test_one_in_ten_counts_or_a_job_that_kills_its_workers_first_never_ends(
+        self, redis: Redis, hand: Hand
+    ) -> None:
+        """Red when none of them ever counts."""
+        keys = await hand.enqueue()
+        lost = [await self.lose_silently(redis, hand, keys) for _ in range(22)]
+        assert lost == [0] * 10 + [1] * 10 + [2] * 2
+
+
+class TestClaimGivenUpByItsSender:
+    """A server that was frozen comes to it when nobody waits for the reply any more."""
+
+    async def test_a_claim_past_its_time_changes_nothing_and_is_told_the_time(
+        self, redis: Redis, hand: Hand
+    ) -> None:
+        """Red when claim.lua does not compare its clock with the time until which a call counts."""
+        await hand.take()
+        await hand.enqueue()
+        ids = await redis.zrange(INTERACTIVE, 0, -1)
+        await redis.zadd(INTERACTIVE, dict.fromkeys(ids, 1))
+        before, at_ms = await snapshot(redis), await now_ms(redis)
+        keys = [queue(0, "interactive"), queue(0, "bulk"), control(0)]
+        late: list[scripts.Argument] = ["w", 30_000, 60_000, 0, 9, 0, 9, int(at_ms) - 5, 9, 9]
+        (told_ms,) = await scripts.claim(redis, keys, late)
+        assert at_ms - 1 <= told_ms <= await now_ms(redis)
+        assert await snapshot(redis) == before
+
+    async def test_the_first_claim_learns_the_time_and_takes(self, hand: Hand) -> None:
+        keys = await hand.enqueue()
+        assert [claim.keys for claim in await hand.claim()] == [keys]
+
+    async def test_a_clock_that_was_put_forward_costs_one_more_question(self, hand: Hand) -> None:
+        await hand.take()
+        hand.leases._clocks[0] -= 3600_000
+        keys = await hand.enqueue()
+        assert [claim.keys for claim in await hand.claim()] == [keys]
+
+
 class TestRespite:
     """After an outage all leases have run out, and most owners are alive."""
 
     async def test_a_lapsed_job_is_left_to_its_owner_for_so_long(self, redis: Redis) -> None:
         owner, other = Hand(redis, "owner", lease_s=0.05), Hand(redis, "other")
         claim = await owner.take()
+        await owner.append(claim, started(1))
         await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
         left, due_s = await other.leases.claim(0, slots=9, bulk_slots=9, respite_s=20)
         assert left == []

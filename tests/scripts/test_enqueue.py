@@ -6,8 +6,8 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq.job import Priority
-from darkq.keys import JobKeys, idempotency, queue, tenant_jobs, wake
-from support.by_hand import Ear, Hand, event_ids, gone, put, snapshot
+from darkq.keys import JobKeys, idempotency, queue, tenant_jobs
+from support.by_hand import WOKEN, Ear, Hand, asleep, event_ids, gone, put, snapshot
 from support.waiting import wait_until
 
 
@@ -20,11 +20,12 @@ async def test_a_new_job_is_stored_queued_logged_and_announced(
     redis: Redis, priority: Priority
 ) -> None:
     keys = JobKeys.new(0)
-    async with Ear(redis, wake(0)) as ear:
+    await asleep(redis, priority=priority)
+    async with Ear(redis, WOKEN) as ear:
         seconds, microseconds = await redis.time()
         before_ms = seconds * 1000 + microseconds // 1000
         (receipt,) = await put(redis, keys, record=b"\x00\xffrecord", priority=priority)
-        assert await ear.heard() == [(wake(0), b"jobs")]
+        assert await ear.heard() == [(WOKEN, b"jobs")]
     assert receipt == (b"new", keys.arq_id)
     assert await redis.get(keys.job) == b"\x00\xffrecord"
     assert await redis.zcard(queue(0, priority)) == 1
@@ -44,11 +45,13 @@ async def test_every_key_of_a_job_has_the_time_to_live(redis: Redis) -> None:
     assert 90_000 < await redis.pttl(keys.events) <= 100_000, "it tells of an expired job's end"
 
 
-async def test_workers_are_woken_once_per_call_and_only_for_new_jobs(redis: Redis) -> None:
+async def test_a_worker_is_woken_once_and_only_for_new_jobs(redis: Redis) -> None:
     jobs = new_jobs(20)
-    async with Ear(redis, wake(0)) as ear:
+    await asleep(redis)
+    async with Ear(redis, WOKEN) as ear:
         await put(redis, *jobs)
         assert len(await ear.heard()) == 1
+        await asleep(redis)
         assert [receipt.verdict for receipt in await put(redis, *jobs)] == [b"duplicate"] * 20
         assert await ear.heard() == []
 
@@ -97,8 +100,9 @@ class TestIdempotency:
     async def test_other_content_is_a_conflict(self, redis: Redis) -> None:
         first, second = new_jobs(2)
         await put(redis, first, key="k", digest="ab")
+        await asleep(redis)
         before = await snapshot(redis)
-        async with Ear(redis, wake(0)) as ear:
+        async with Ear(redis, WOKEN) as ear:
             assert await put(redis, second, key="k", digest="cd") == [(b"conflict", first.arq_id)]
             assert await ear.heard() == []
         assert await snapshot(redis) == before

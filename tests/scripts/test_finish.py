@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq.cancellation import cancel
-from darkq.keys import JobKeys, queue, tenant_jobs
+from darkq.event import Cursor
+from darkq.keys import JobKeys, failures, queue, tenant_jobs
 from darkq_worker.claims import Claim
 from support.by_hand import Ear, Hand, chunk, event_ids, gone, snapshot, started
 from support.waiting import wait_until
@@ -136,3 +137,15 @@ async def test_a_strangers_end_changes_nothing(redis: Redis, hand: Hand, scene: 
         assert await hand.release(claim, *events, delay_ms=0, burns=True) == 0
         assert await ear.heard() == []
     assert await snapshot(redis) == before
+
+
+async def test_failures_that_are_over_are_dropped_a_thousand_at_a_time(
+    redis: Redis, hand: Hand
+) -> None:
+    """A million of them would keep everybody waiting. Red with ZREMRANGEBYSCORE."""
+    await redis.zadd(failures(0), {f"old {n}": n for n in range(2500)})
+    left: list[int] = []
+    for _ in range(3):
+        await hand.fail(await hand.take(), Cursor(1, 1))
+        left.append(await redis.zcard(failures(0)))
+    assert left == [1501, 502, 3]

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from redis.asyncio import Redis
 
@@ -19,10 +21,10 @@ async def admitted(door: Door, job: Asker) -> bool:
 
 
 async def turns_s(door: Door, answers: list[Answer]) -> list[float]:
-    """How long each has to wait, to the tenth of a second; 0 for those who may go."""
+    """How long each has to wait, in begun tenths of a second; 0 for those who may go."""
     now_ms = await door.now_ms()
     waits_ms = [max(0, answer.turn_ms - now_ms) for answer in answers]
-    return [round(wait_ms / 1000, 1) for wait_ms in waits_ms]
+    return [math.ceil(wait_ms / 100 - 0.01) / 10 for wait_ms in waits_ms]
 
 
 class TestWindows:
@@ -200,11 +202,134 @@ class TestPlaces:
             await door.tell(job, "answering")
             assert not await admitted(door, door.job())
 
-    async def test_a_beat_does_not_bring_back_what_is_gone(self, redis: Redis) -> None:
-        door = Door(redis, (1, 60 * SECOND), concurrency=1)
+    async def test_a_beat_adds_again_what_redis_has_forgotten(self, redis: Redis) -> None:
+        """Red with `XX` in `renew` of report.lua."""
+        door = Door(redis, (3, 60 * SECOND), concurrency=1)
         job = door.job()
         await door.tell(job, "calling")
+        assert not await admitted(door, door.job())
+        await door.tell(job, "left")
+        assert await redis.zcard(door.keys.grants) == 1, "it counts in the window too"
+
+    async def test_a_forgotten_call_counts_from_its_answer(self, redis: Redis) -> None:
+        """Red when `answering` does not restore the grant, or counts it from now."""
+        door = Door(redis, (1, 60 * SECOND))
+        await door.tell(door.job(), "answering", 20 * SECOND)
+        assert await turns_s(door, await door.ask(door.job())) == [40]
+
+    async def test_a_window_says_nothing_where_there_is_no_concurrency(self, redis: Redis) -> None:
+        door = Door(redis, (2, 60 * SECOND))
+        await door.tell(door.job(), "calling")
+        assert await redis.exists(door.keys.places) == 0
+
+
+class TestOutages:
+    """No script runs for two leases, though the calls go on."""
+
+    @pytest.mark.parametrize("limits", [([(1, 100)], 0), ([], 1)])
+    async def test_nobody_is_admitted_before_calls_in_progress_are_known_again(
+        self, redis: Redis, limits: tuple[list[tuple[int, int]], int]
+    ) -> None:
+        """Red without `no_call_until` in `room`: the second job is admitted beside the first."""
+        windows, concurrency = limits
+        door = Door(redis, *windows, concurrency=concurrency, lease_ms=400)
+        running, waiting = door.job(), door.job()
+        await door.ask(running, waiting)
+        away_ms = await door.now_ms()
+        await wait_until("two leases", lambda: _past(door, away_ms + 800))
+        assert not await admitted(door, waiting)
+        await door.tell(running, "calling")
+        back_ms = await door.now_ms()
+        while await door.now_ms() < back_ms + 300:
+            assert not await admitted(door, waiting)
+            await door.tell(running, "calling")
+        await door.tell(running, "left")
+        await wait_until("the waiting job to be admitted", lambda: admitted(door, waiting))
+
+    async def test_without_calls_in_progress_there_is_no_respite(self, redis: Redis) -> None:
+        """Red when every pause between calls is taken for an outage."""
+        door = Door(redis, (9, 60 * SECOND), concurrency=1, lease_ms=200)
+        before = door.job()
+        await door.ask(before)
+        await door.tell(before, "answered")
+        await door.tell(before, "left")
+        quiet_ms = await door.now_ms()
+        await wait_until("two leases", lambda: _past(door, quiet_ms + 400))
         assert await admitted(door, door.job())
+
+    async def test_a_foreign_word_about_the_last_script_is_ignored(self, redis: Redis) -> None:
+        door = Door(redis, concurrency=1)
+        await redis.set(door.keys.heard, "1.2.3 yesterday", px=5000)
+        assert await admitted(door, door.job())
+
+
+class TestOldCalls:
+    async def test_what_is_over_counts_no_more_and_is_dropped_a_thousand_at_a_time(
+        self, redis: Redis
+    ) -> None:
+        """Red with ZREMRANGEBYSCORE, and where what is left of it takes room."""
+        door = Door(redis, (2, 60 * SECOND), concurrency=2)
+        old = {f"old {n}": n for n in range(2500)}
+        await redis.zadd(door.keys.grants, old)
+        await redis.zadd(door.keys.places, old)
+        answers = await door.ask(*(door.job() for _ in range(3)))
+        assert [answer.word for answer in answers] == ["go", "go", "wait"]
+        assert [await redis.zcard(name) for name in door.keys[:2]] == [1502, 1502]
+        await door.beat()
+        await door.beat()
+        assert [await redis.zcard(name) for name in door.keys[:2]] == [2, 2]
+
+
+class TestLate:
+    """Jobs that do not come when it is their turn."""
+
+    async def test_a_job_that_comes_late_has_the_place_it_had(self, redis: Redis) -> None:
+        """Red when `forget` drops a late job's rank."""
+        door = Door(redis, concurrency=1, lease_ms=100)
+        running, first, second = door.job(), door.job(), door.job()
+        await door.ask(running, first, second)
+        await door.tell(running, "left")
+        assert door.was_called() == [first.keys.arq_id]
+
+        async def is_late() -> bool:
+            await door.beat()
+            return await redis.zscore(door.keys.late, first.keys.arq_id) is not None
+
+        await wait_until("the first to be late", is_late)
+        assert await admitted(door, second), "it holds up no other job"
+        late = first._replace(attempt=2, place_ms=door.job().place_ms)
+        younger = door.job()
+        await door.ask(younger, late)
+        await door.tell(second, "left")
+        assert not await admitted(door, younger)
+        assert await admitted(door, late)
+        assert await redis.exists(door.keys.late) == 0
+
+    async def test_a_job_that_is_away_lets_others_pass_at_once(self, redis: Redis) -> None:
+        door = Door(redis, concurrency=1)
+        running, away, next_one = door.job(), door.job(), door.job()
+        await door.ask(running, away, next_one)
+        await door.tell(running, "left")
+        await door.tell_of(away, "away")
+        assert door.was_called() == [next_one.keys.arq_id]
+        assert await admitted(door, next_one)
+
+    async def test_a_job_that_is_gone_leaves_nothing(self, redis: Redis) -> None:
+        door = Door(redis, concurrency=1)
+        running, gone = door.job(), door.job()
+        await door.ask(running, gone)
+        await door.tell_of(gone, "gone")
+        assert await redis.exists(door.keys.waiting, door.keys.due, door.keys.late) == 0
+
+    async def test_the_late_are_bounded(self, redis: Redis) -> None:
+        """Red without `MOST_LATE`."""
+        door = Door(redis, concurrency=1)
+        await redis.zadd(door.keys.late, {f"old {n}": n - 4e12 for n in range(10_000)})
+        running, away = door.job(), door.job()
+        await door.ask(running, away)
+        await door.tell_of(away, "away")
+        assert await redis.zcard(door.keys.late) == 10_000
+        assert await redis.zscore(door.keys.late, "old 0") is None
 
 
 class TestBreaker:

@@ -6,8 +6,8 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq.cancellation import cancel
-from darkq.keys import queue, wake
-from support.by_hand import Ear, Hand, chunk, event_ids, started
+from darkq.keys import queue
+from support.by_hand import WOKEN, Ear, Hand, asleep, chunk, event_ids, started
 from support.waiting import wait_until
 
 INTERACTIVE = queue(0, "interactive")
@@ -17,12 +17,13 @@ RETRYING = ev.Retrying(id="1-2", attempt=1, reason="overloaded", retry_in_s=5, a
 async def test_a_released_job_is_nobodys_and_says_so(redis: Redis, hand: Hand) -> None:
     claim = await hand.take()
     await hand.append(claim, started(1))
-    async with Ear(redis, claim.keys.live, wake(0)) as ear:
+    await asleep(redis)
+    async with Ear(redis, claim.keys.live, WOKEN) as ear:
         assert await hand.release(claim, chunk(1, 1), RETRYING, delay_ms=0) == 1
         assert await ear.heard() == [
             (claim.keys.live, ev.encode(chunk(1, 1))),
             (claim.keys.live, ev.encode(RETRYING)),
-            (wake(0), b"jobs"),
+            (WOKEN, b"jobs"),
         ]
     assert await event_ids(redis, claim.keys) == ["0-1", "1-0", "1-1", "1-2"]
     assert await redis.exists(claim.keys.in_progress) == 0

@@ -10,11 +10,22 @@ from darkq import failures as room
 from darkq.cancellation import cancel
 from darkq.errors import CannotRetry, JobNotFound, QueueFull
 from darkq.event import Cursor
-from darkq.keys import JobKeys, failures, queue, tenant_jobs, wake
+from darkq.keys import JobKeys, failures, queue, tenant_jobs
 from darkq.record import Failure, encode
 from darkq.settings import Settings
 from darkq_worker.claims import Claim
-from support.by_hand import Ear, Hand, chunk, event_ids, put, result_record, snapshot, started
+from support.by_hand import (
+    WOKEN,
+    Ear,
+    Hand,
+    asleep,
+    chunk,
+    event_ids,
+    put,
+    result_record,
+    snapshot,
+    started,
+)
 
 SETTINGS = Settings.model_validate({"job_ttl_s": 50})
 
@@ -77,10 +88,11 @@ async def test_an_expired_job_is_listed_and_cannot_be_run_again(redis: Redis, ha
 async def test_it_waits_again_as_a_new_job_does(redis: Redis, hand: Hand) -> None:
     claim = await failed(hand)
     keys = claim.keys
-    async with Ear(redis, keys.live, wake(0)) as ear:
+    await asleep(redis)
+    async with Ear(redis, keys.live, WOKEN) as ear:
         await retry(redis, keys)
         (channel, queued), woken = await ear.heard()
-    assert (channel, woken) == (keys.live, (wake(0), b"jobs"))
+    assert (channel, woken) == (keys.live, (WOKEN, b"jobs"))
     assert isinstance(ev.decode(queued), ev.Queued)
     left = {keys.job, keys.retry, keys.events, queue(0, "interactive"), tenant_jobs(0, None)}
     assert set(await redis.keys()) == {name.encode() for name in left}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq.event import Cursor
-from darkq.keys import JobKeys, queue, wake
-from support.by_hand import Ear, Hand, put, snapshot
+from darkq.keys import JobKeys, queue
+from support.by_hand import WOKEN, Ear, Hand, asleep, put, snapshot
 
 
 def new_jobs(count: int) -> list[JobKeys]:
@@ -25,8 +25,9 @@ async def test_the_last_place_is_taken_and_not_one_more(redis: Redis) -> None:
 
 async def test_of_a_refused_job_nothing_is_stored_and_nobody_is_woken(redis: Redis) -> None:
     await put(redis, *new_jobs(2), limit=2)
+    await asleep(redis)
     before = await snapshot(redis)
-    async with Ear(redis, wake(0)) as ear:
+    async with Ear(redis, WOKEN) as ear:
         (receipt,) = await put(redis, *new_jobs(1), key="k", digest="ab", limit=2)
         assert receipt.verdict == b"full"
         assert await ear.heard() == []

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from darkq.keys import JobKeys, queue
 from darkq_worker.claims import Claim, Leases
-from support.by_hand import Hand
+from support.by_hand import Hand, started
 
 QUEUE = queue(0, "interactive")
 MOST_LOST = 2
@@ -29,13 +29,21 @@ async def lose(redis: Redis, *jobs: JobKeys) -> None:
     await due(redis, *jobs)
 
 
+async def begin(redis: Redis, *claims: Claim) -> None:
+    """What has written nothing is hardly to blame for its worker's death."""
+    for each in claims:
+        await Hand(redis).append(each, started(each.attempt))
+
+
 async def due(redis: Redis, *jobs: JobKeys) -> None:
     await redis.zadd(QUEUE, {keys.arq_id: 1 for keys in jobs}, xx=True)
 
 
 async def crash_to_the_last_life(redis: Redis, leases: Leases, *jobs: JobKeys) -> None:
     for _ in range(MOST_LOST):
-        assert {each.keys for each in await claim(leases)} == set(jobs)
+        claims = await claim(leases)
+        assert {each.keys for each in claims} == set(jobs)
+        await begin(redis, *claims)
         await lose(redis, *jobs)
 
 
@@ -85,6 +93,7 @@ async def test_what_only_has_to_be_ended_is_no_suspect(
     poison, cancelled = await hand.enqueue(), await hand.enqueue()
     await crash_to_the_last_life(redis, leases, poison, cancelled)
     (first,) = await claim(leases)
+    await begin(redis, first)
     await lose(redis, first.keys)
     (other,) = {poison, cancelled} - {first.keys}
     await redis.execute_command("HSET", other.state, "cancel", "1")

@@ -48,14 +48,24 @@ RULES = dict(re.findall(r"^ACL SETUSER darkq-(\w+) on >SECRET (.*)$", DOCS, re.M
 LIMITS = {"darkai_limits": "4/1", "darkai_concurrency": 2, "breaker_failures": 1}
 SCRIPTS = {
     "producer": [
-        *("enqueue", "batches", "cancel", "end_line", "revive"),
+        *("enqueue", "headroom", "wake", "batches", "cancel", "end_line", "revive"),
         *("keep_batch", "mark_batch", "acknowledge"),
-        *("enter", "forget", "publish"),
+        *("enter", "forget", "publish", "waiters_keep", "waiters_leave"),
     ],
     "worker": [
-        *("claim", "renew", "append", "finish", "end_line", "release", "make_due"),
+        *(
+            "claim",
+            "wake",
+            "pass_on",
+            "renew",
+            "append",
+            "finish",
+            "end_line",
+            "release",
+            "make_due",
+        ),
         *("limits", "admit", "report", "count"),
-        *("batches", "keep_batch", "mark_batch", "acknowledge"),
+        *("batches", "keep_batch", "mark_batch", "acknowledge", "turn_file_batch"),
     ],
 }
 OPERATOR = {"shift", "depart", "arrive", "let_go", "give_back"}
@@ -160,7 +170,10 @@ async def produce(world: World) -> None:
         await let_in(world, client)
         await order_file_batch(world, client)
         held = await client.reattachments.hold("digest", job.id)
+        assert held is not None
         assert await client.reattachments.find("digest") == held.job_id
+        await client.reattachments.leave(held, grace_s=0)
+        assert await client.reattachments.is_last(held)
         assert [event async for batch in job.history() for event in batch]
         await job.delete()
 

@@ -12,7 +12,17 @@ from darkq import event as ev
 from darkq import scripts
 from darkq.event import AnyEvent, Cursor
 from darkq.job import Job, Priority
-from darkq.keys import JobKeys, control, failures, idempotency, queue, tenant_jobs, wake
+from darkq.keys import (
+    JobKeys,
+    control,
+    failures,
+    idempotency,
+    idle,
+    queue,
+    tenant_jobs,
+    wake,
+    wake_one,
+)
 from darkq.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
 from darkq.scripts import Argument
 from darkq_worker.claims import Claim, Leases
@@ -106,7 +116,8 @@ class Hand:
         keys = claim.keys
         names = [claim.queue, keys.in_progress, keys.retry, keys.state, keys.events]
         args: list[Argument] = [keys.arq_id, claim.attempt, claim.token, keys.live, wake(0)]
-        args += ["" if delay_ms is None else delay_ms, place_ms, int(burns), *_flat(events)]
+        args += ["" if delay_ms is None else delay_ms, place_ms, int(burns), TTL_MS]
+        args += _flat(events)
         return cast(int, await scripts.release(self.redis, names, args))
 
     async def complete(self, claim: Claim, text: str, at: Cursor) -> ResultRecord:
@@ -180,6 +191,19 @@ async def heard(redis: Redis, channel: str) -> bool:
 async def snapshot(redis: Redis) -> dict[bytes, bytes]:
     """Everything in Redis, to compare before and after."""
     return {key: await redis.dump(key) for key in sorted(await redis.keys("*"))}
+
+
+WOKEN = wake_one(0, "sleeper")
+"""The channel of a worker that `asleep` notes."""
+
+
+async def asleep(
+    redis: Redis, *workers: str, priority: Priority = "interactive", free: int = 1
+) -> None:
+    """Note workers with room for jobs, as `claim` does."""
+    name = idle(0, priority)
+    await redis.zadd(name, dict.fromkeys(workers or ("sleeper",), -free))
+    await redis.pexpire(name, TTL_MS)
 
 
 class Ear:

@@ -85,6 +85,11 @@ class Door:
         args = [*self._limits, job.call, word, argument]
         self._take_in(*await scripts.report(self._redis, self.keys, args))
 
+    async def tell_of(self, job: Asker, word: str) -> None:
+        """Say what has become of a job that waits."""
+        args = [*self._limits, job.keys.arq_id, word, ""]
+        self._take_in(*await scripts.report(self._redis, self.keys, args))
+
     async def beat(self) -> None:
         """Tell nothing, and hear what there is."""
         self._take_in(*await scripts.report(self._redis, self.keys, self._limits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -23,7 +24,10 @@ class WorkerProcess:
     def __init__(self, settings: Settings, log: Path, *, prelude: str = "") -> None:
         assert settings.redis_url is not None
         changed = settings.model_dump(exclude_unset=True, exclude={"redis_url"})
-        environment = {f"DARKQ_{name.upper()}": str(value) for name, value in changed.items()}
+        environment = {
+            f"DARKQ_{name.upper()}": json.dumps(value) if isinstance(value, dict) else str(value)
+            for name, value in changed.items()
+        }
         self.log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from darkq import Client, JobFailed, Settings
@@ -439,6 +439,15 @@ def may_complete(said: list[Said]) -> str | None:
 
 
 @settings(max_examples=600)
+@example(  # an early stop, a good one, and then a word and an event that nobody knows
+    said=[
+        Said(delta("a", finish_reason="stop"), "a", ends="stop"),
+        Said(delta("b", finish_reason="stop"), "b", ends="stop"),
+        Said(finish("eot"), ends="word"),
+        Said(data({"vendor": 1}), spoils="foreign"),
+    ],
+    cuts=[40],
+)
 @given(said=streams, cuts=st.lists(st.integers(1, 40), min_size=1, max_size=5))
 def test_frames_in_any_order_are_whole_or_a_failure(said: list[Said], cuts: list[int]) -> None:
     """Red where `[DONE]` forgives a hole, and where a stop ends an answer that goes on."""

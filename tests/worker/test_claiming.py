@@ -36,7 +36,7 @@ async def late(settings: Settings) -> Any:
     await redis.aclose()
 
 
-def claiming(
+async def claiming(
     redis: Redis, settings: Settings, taken: list[Claim], *running: Claim
 ) -> tuple[Claiming, list[Any]]:
     """Make what claims for a worker, and what runs there: what it takes never begins."""
@@ -44,8 +44,11 @@ def claiming(
 
     async def nothing(_: int) -> None: ...
 
+    leases = Leases(redis, "worker", lease_s=5, job_ttl_s=60)
+    for partition in range(settings.partitions):
+        await leases.claim(partition, slots=0, bulk_slots=0)  # the first learns the time
     made = Claiming(
-        Leases(redis, "worker", lease_s=5, job_ttl_s=60),
+        leases,
         cast(Any, attempts),
         settings,
         may_claim=lambda: True,
@@ -62,7 +65,7 @@ async def test_a_job_that_came_behind_the_claim(
 ) -> None:
     """Red when the claim's reply says when to ask next, whatever was said meanwhile."""
     taken: list[Claim] = []
-    worker, _ = claiming(late, make_settings(worker_poll_s=60), taken)
+    worker, _ = await claiming(late, make_settings(worker_poll_s=60), taken)
 
     async def enqueue() -> None:
         await client.enqueue("hello")
@@ -84,7 +87,7 @@ async def test_a_slot_that_was_freed_behind_the_claim(
     settings = make_settings(
         worker_poll_s=60, worker_jobs=2, worker_reserved_interactive=1, partitions=2
     )
-    worker, attempts = claiming(late, settings, taken, ending)
+    worker, attempts = await claiming(late, settings, taken, ending)
     waiting = JobKeys.new(1)
     await put(redis, waiting, priority="bulk")
 

@@ -15,6 +15,7 @@ from darkq import Client, JobHandle, Settings
 from darkq.event import AnyEvent, Chunk, Completed, Retrying, Started
 from darkq.keys import JobKeys, queue
 from darkq_local.local_darkai import LocalDarkAI
+from faults.proxy import FaultProxy
 from support.processes import WorkerProcess
 from support.servers import Server, binaries, running
 from support.waiting import wait_until
@@ -186,6 +187,44 @@ async def test_a_second_signal_hands_back_at_once_and_burns_no_try(
     (retrying,) = [event for event in reader.events if isinstance(event, Retrying)]
     assert retrying.reason == "worker_shutdown"
     assert (await job.result()).text == reader.text(2)
+
+
+async def test_a_second_signal_hands_back_what_a_claim_on_its_way_has_taken(
+    redis_server: Server,
+    make_settings: MakeSettings,
+    start_darkai: StartDarkAI,
+    client: Client,
+    redis: Redis,
+    start_process: StartProcess,
+) -> None:
+    """Red when the signal cancels the claim: its job waits for a lease that nobody holds."""
+    darkai = await start_darkai(chunks=5)
+    async with FaultProxy(redis_server.socket) as proxy:
+        worker = await start(
+            start_process,
+            make_settings(redis_url=proxy.url, darkai_url=darkai.url, worker_poll_s=0.1),
+        )
+        await (await client.enqueue("before")).result(timeout_s=10)
+        proxy.stall("request")
+        job = await client.enqueue("hand over", tries=1)
+        for _ in range(5):  # so that the reply to an earlier claim has passed
+            await redis.ping()
+        proxy.stall("reply")
+        proxy.resume("request")
+        keys = JobKeys.parse(job.id)
+
+        async def is_claimed() -> bool:
+            return bool(await redis.exists(keys.in_progress))
+
+        await wait_until("the claim", is_claimed)
+        worker.send(signal.SIGTERM)
+        await wait_until("it to stop", lambda: "stopping" in worker.log.read_text())
+        worker.send(signal.SIGTERM)
+        proxy.mend()
+        assert await worker.wait(8) == 0
+        status = await job.status()
+        assert (status.state, status.attempt, status.tries) == ("queued", 1, 0)
+    assert darkai.requests_seen == 1
 
 
 @pytest.fixture

@@ -111,6 +111,27 @@ async def test_an_enqueued_job_starts_without_waiting_for_the_poll(
     assert time.perf_counter() - begin < 5
 
 
+async def test_a_worker_that_takes_no_more_passes_the_word_on(
+    world: Any, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A drained worker is noted as the others are. Red without `Claiming._pass_on`."""
+    caplog.set_level("INFO", "darkq.worker")
+    await world(worker_poll_s=60, worker_jobs=100)
+    (drained,) = await wait_until("the first", client.workers)
+    await client.worker(drained).drain(stay=True, by="test")
+    await wait_until("it to be drained", lambda: "drained" in caplog.text)
+    await world(worker_poll_s=60, worker_jobs=50, worker_reserved_interactive=0)
+
+    async def both() -> bool:
+        return len(await client.workers()) == 2
+
+    await wait_until("the second", both)
+    begin = time.perf_counter()
+    for n in range(3):
+        await (await client.enqueue(f"job {n}")).result(timeout_s=10)
+    assert time.perf_counter() - begin < 5
+
+
 async def test_a_freed_slot_claims_without_waiting_for_the_poll(world: Any, client: Client) -> None:
     """Red without the wake-up in `LeasedWorker._ended`."""
     await world(worker_jobs=1, worker_reserved_interactive=0, worker_poll_s=60)

@@ -42,6 +42,7 @@ class Attempt:
         self.started_ms = int(time.time() * 1000)
         self.started_s = self.ended_s = time.perf_counter()
         self.record: JobRecord | None = None
+        self.has_begun = False
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
         self._stop_reason: StopReason | None = None
@@ -70,7 +71,7 @@ class Attempt:
         except asyncio.CancelledError:
             return self._interrupted()
         except NotNow as error:
-            return oc.Deferred(error.turn_ms, error.upstream)
+            return oc.Deferred(error.turn_ms, error.upstream, error.delay_s)
         except UpstreamError as error:
             return self._judge(error, record.job)
         except Exception as error:
@@ -112,9 +113,10 @@ class Attempt:
 
     def _left_to_a_newer_worker(self, head: Head) -> Outcome:
         """Each claim renews the record, so that only its age can tell that none will come."""
-        if time.time() - head.et / 1000 > self._settings.job_ttl_s:
+        claimed_ms = self.claim.place_ms + self.claim.waited_s * 1000  # by the clock of Redis
+        if claimed_ms - head.et > self._settings.job_ttl_s * 1000:
             return oc.Failed("bad_record", "no worker came that is as new as the job's record")
-        return oc.Deferred((time.time() + NEWER_PAUSE_S) * 1000)
+        return oc.Deferred(delay_s=NEWER_PAUSE_S)
 
     def _interrupted(self) -> Outcome:
         if self._stop_reason == "cancelled":

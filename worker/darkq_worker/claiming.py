@@ -11,20 +11,14 @@ others, which go on.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 
-from redis.exceptions import RedisError
-
-from darkq.connection import brief
-from darkq.logs import LogLine
 from darkq.settings import Settings
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Claim, Leases
-
-logger = logging.getLogger("darkq.worker")
+from darkq_worker.trouble import Trouble
 
 MAX_CLAIMS_PER_CALL = 100
 """3,000 jobs claimed by 100 are 3 KB each less in memory, for good, than claimed all at once."""
@@ -41,8 +35,12 @@ class _Partition:
         self.had_less_room = False
         """There may be more than it was asked for: any slot that is freed is a reason to ask."""
         self.outage_over_s = -math.inf
+        self.is_woken = False
+        """It was said to this worker alone that there are jobs."""
         self.search: asyncio.Task[None] | None = None
         """Looks for it while it cannot be reached."""
+        where = f" from partition {number}" if number else ""
+        self.trouble = Trouble(f"cannot claim{where}, will keep trying", f"can claim again{where}")
 
 
 class Claiming:
@@ -73,6 +71,8 @@ class Claiming:
         self._owner = owner
         self._wake = wake
         self._one_at_a_time = asyncio.Lock()
+        self._asking: asyncio.Task[tuple[list[Claim], float | None]] | None = None
+        """A claim on its way. It outlives who asks: what it takes is held, whoever hears of it."""
         self._partitions = {n: _Partition(n) for n in settings.find_worker_partitions()}
         self._in_turn = list(self._partitions.values())
         self._look_everywhere_s = -math.inf
@@ -80,6 +80,11 @@ class Claiming:
     def look_at(self, number: int) -> None:
         """Say that there may be something in a partition."""
         self._partitions[number].ask_at_s = -math.inf
+
+    def woken(self, number: int) -> None:
+        """Say that there are jobs in a partition, and that no other worker was told."""
+        self._partitions[number].is_woken = True
+        self.look_at(number)
 
     def ended(self, claim: Claim) -> None:
         """Say that a job has ended, or gone back to its queue: to be due later, perhaps."""
@@ -99,18 +104,32 @@ class Claiming:
             for partition in list(self._in_turn):
                 slots = min(MAX_CLAIMS_PER_CALL, self._settings.worker_jobs - len(self._attempts))
                 if slots <= 0 or not self._may_claim():
+                    await self._pass_on()
                     return self._settings.worker_poll_s  # or until a slot is freed
                 if partition.search is None and partition.ask_at_s <= now_s:
                     await self._claim_from(partition, slots)
             return self._next_s() - now_s
+
+    async def _pass_on(self) -> None:
+        """Let others take what this worker was woken for and has no room for."""
+        for partition in self._in_turn:
+            if partition.is_woken:
+                partition.is_woken = False
+                with suppress(Exception):  # then a poll finds it
+                    await self._leases.pass_on(partition.number)
 
     async def settled(self) -> None:
         """Wait for a claim on its way: what it takes would else lose its lease."""
         async with self._one_at_a_time:
             pass
 
-    async def aclose(self) -> None:
-        """Look for nothing any more."""
+    async def aclose(self, patience_s: float) -> None:
+        """Look for nothing any more; start what a claim on its way still takes, to hand it back."""
+        if self._asking is not None:
+            with suppress(Exception):
+                async with asyncio.timeout(patience_s):
+                    claims, _ = await self._asking
+                    self._start(claims)
         for partition in self._in_turn:
             if partition.search is not None:
                 partition.search.cancel()
@@ -124,12 +143,14 @@ class Claiming:
     async def _claim_from(self, partition: _Partition, slots: int) -> None:
         # What is said while the call is on its way is news: the call may have come before it.
         partition.ask_at_s, partition.had_less_room = math.inf, True
+        partition.is_woken = False
         try:
             due_s = await self._claim(partition, slots)
-        except (RedisError, OSError) as error:
-            logger.warning(LogLine("cannot claim, will keep trying", error=brief(error)))
+        except Exception as error:  # a worker that ends over one reply takes its jobs along
+            partition.trouble.met(error)
             self.search(partition.number)
         else:
+            partition.trouble.over()
             if due_s is not None:
                 now_s = asyncio.get_running_loop().time()
                 partition.ask_at_s = min(partition.ask_at_s, now_s + due_s)
@@ -139,14 +160,17 @@ class Claiming:
         room = self._settings.worker_jobs - self._settings.worker_reserved_interactive - bulk
         bulk_slots = max(0, min(slots, room))
         suspects = 0 if self._runs_a_suspect() else 1
-        claims, due_s = await self._leases.claim(
+        asking = self._leases.claim(
             partition.number,
             slots=slots,
             bulk_slots=bulk_slots,
             suspects=suspects,
             respite_s=self._respite_s(partition),
         )
+        self._asking = asyncio.create_task(asking, name="darkq-claim")
+        claims, due_s = await asyncio.shield(self._asking)
         self._start(claims)
+        self._asking = None
         partition.had_less_room = bulk_slots < slots or not suspects or len(claims) == slots
         # After a full call there may be more, of another queue too.
         return 0.0 if len(claims) == MAX_CLAIMS_PER_CALL else due_s
@@ -162,16 +186,12 @@ class Claiming:
         """Ask a partition until it answers, and first for our own leases."""
         while True:
             await asyncio.sleep(_OUTAGE_PAUSE_S)
-            try:
+            with suppress(Exception):  # its trouble is said already, by who sent us looking
                 await self._renew(partition.number)
-            except (RedisError, OSError):
-                continue
-            break
+                break
         partition.outage_over_s = asyncio.get_running_loop().time()
         partition.ask_at_s = -math.inf
         partition.search = None
-        if not any(each.search for each in self._in_turn):
-            logger.info(LogLine("Redis is back"))
         self._wake()
 
     def _respite_s(self, partition: _Partition) -> float:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
 from darkq import scripts
-from darkq.keys import PRIORITIES, JobKeys, control, queue
+from darkq.keys import PRIORITIES, JobKeys, control, queue, wake
 
 MAX_RENEWALS_PER_CALL = 500
 _FIELDS = 9
+_CLAIM_ASKS = 3
 _CANCELLED, _LEASE_LOST = 1, 2
 
 
@@ -69,12 +71,21 @@ class Leases:
         lease_s: float,
         job_ttl_s: float,
         max_lost_leases: int = 0,
+        timeout_s: float = 10.0,
     ) -> None:
+        """`timeout_s` is how long the client waits for a reply: a claim counts for no longer.
+
+        Nor for longer than half a lease. So one that Redis comes to after it was frozen finds no
+        lease that has run out in the meantime.
+        """
         self._redis = redis
         self._worker_id = worker_id
         self._lease_ms = int(lease_s * 1000)
         self._job_ttl_ms = int(job_ttl_s * 1000)
         self._max_lost_leases = max_lost_leases
+        self._counts_ms = int(min(timeout_s, lease_s / 2) * 1000)
+        self._clocks: dict[int, float] = {}
+        """Per partition: the clock of its Redis less the event loop's, ms; never too far ahead."""
 
     async def claim(
         self,
@@ -92,10 +103,45 @@ class Leases:
         With a respite, jobs whose lease has run out are left to their owners for so long.
         Also returns the seconds until the next job is due, None when none waits. Sent twice
         after a lost reply, jobs of the first call wait for their lease to run out.
+
+        Redis refuses a claim that it comes to too late. So the first claim, and the first after
+        its clock was put forward, are asked twice: the refusal tells the time. One that has waited
+        for as long as a claim counts has seen an outage: it is asked again with a respite.
         """
+        clock_s = asyncio.get_running_loop().time
+        for _ in range(_CLAIM_ASKS):
+            asked_s, now_ms = clock_s(), self._now_ms(partition)
+            now_ms, *reply = await self._claim_call(
+                partition, slots, bulk_slots, suspects, respite_s, now_ms
+            )
+            self._clocks[partition] = now_ms - clock_s() * 1000
+            if reply:
+                break
+            if (clock_s() - asked_s) * 1000 >= self._counts_ms:
+                respite_s = max(respite_s, self._lease_ms / 2000)
+        else:
+            return [], 0.0
+        due_ms, *fields = reply
+        claims = [self._claim(fields[n : n + _FIELDS]) for n in range(0, len(fields), _FIELDS)]
+        return claims, None if due_ms < 0 else due_ms / 1000
+
+    def _now_ms(self, partition: int) -> float:
+        """The clock of a partition's Redis, or a little less; 0 if it is not known."""
+        clock_ms = self._clocks.get(partition)
+        return 0 if clock_ms is None else clock_ms + asyncio.get_running_loop().time() * 1000
+
+    async def _claim_call(
+        self,
+        partition: int,
+        slots: int,
+        bulk_slots: int,
+        suspects: int,
+        respite_s: float,
+        now_ms: float,
+    ) -> Any:
         queues = [queue(partition, priority) for priority in PRIORITIES]
         limits = {"interactive": slots, "bulk": bulk_slots}
-        due_ms, *fields = await scripts.claim(
+        return await scripts.claim(
             self._redis,
             [*queues, control(partition)],
             [
@@ -106,11 +152,15 @@ class Leases:
                 slots,
                 self._max_lost_leases,
                 suspects,
+                int(now_ms) + self._counts_ms,
                 *(limits[priority] for priority in PRIORITIES),
             ],
         )
-        claims = [self._claim(fields[n : n + _FIELDS]) for n in range(0, len(fields), _FIELDS)]
-        return claims, None if due_ms < 0 else due_ms / 1000
+
+    async def pass_on(self, partition: int) -> None:
+        """Let another worker take what this one was woken for. Raises what redis-py raises."""
+        queues = [queue(partition, priority) for priority in PRIORITIES]
+        await scripts.pass_on(self._redis, queues, [wake(partition), self._worker_id])
 
     def is_suspect(self, claim: Claim) -> bool:
         """Tell whether one more lost lease ends the job."""
@@ -139,7 +189,7 @@ class Leases:
         return renewal
 
     async def _renew_call(self, partition: int, claims: Sequence[Claim]) -> Any:
-        args: list[str | int] = [self._lease_ms]
+        args: list[str | int] = [self._lease_ms, self._job_ttl_ms]
         for claim in claims:
             args += [claim.keys.arq_id, claim.priority_number, claim.attempt, claim.token]
         queues = [queue(partition, priority) for priority in PRIORITIES]

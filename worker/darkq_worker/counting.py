@@ -9,23 +9,19 @@ reply was lost is sent again as it was, with its number.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from darkq import measures as m
-from darkq.connection import brief
 from darkq.keys import PRIORITIES
-from darkq.logs import LogLine
 from darkq.stats import Report, add
 from darkq_worker import outcome as oc
 from darkq_worker.budget import Budget
 from darkq_worker.claims import Claim
 from darkq_worker.outcome import Outcome
-
-logger = logging.getLogger("darkq.worker")
+from darkq_worker.trouble import Trouble
 
 
 class Counting:
@@ -39,7 +35,7 @@ class Counting:
         self._number = 0
         self._unsent: Report | None = None
         self._told_chars = 0
-        self._failed = False
+        self._trouble = Trouble("cannot report counts, will keep trying", "counts are reported")
         self._one_at_a_time = asyncio.Lock()
 
     def claimed(self, claims: Iterable[Claim]) -> None:
@@ -66,7 +62,7 @@ class Counting:
                 self._tally.count(m.RETRIES, m.code_label(reason), upstream)
             case oc.HandBack():
                 self._tally.count(m.RETRIES, "worker_shutdown", upstream)
-            case oc.Deferred(_, asked):
+            case oc.Deferred(upstream=asked):
                 self._tally.count(m.JOBS_PUT_OFF, asked or m.NO_UPSTREAM)
 
     async def report(self) -> None:
@@ -79,12 +75,10 @@ class Counting:
             try:
                 await add(self._redis, self._worker_id, report)
             except (RedisError, OSError) as error:
-                if not self._failed:
-                    told = LogLine("cannot report counts, will keep trying", error=brief(error))
-                    logger.warning(told)
-                self._failed = True
+                self._trouble.met(error)
             else:
-                self._unsent, self._failed = None, False
+                self._trouble.over()
+                self._unsent = None
                 self._told_chars = report.buffer_chars
 
     def _next(self) -> Report | None:

@@ -29,8 +29,15 @@ def settlement_of(
     text, cursor = log.close()
     at_ms = int(time.time() * 1000)
     if isinstance(outcome, oc.Deferred):
-        turn_ms = outcome.turn_ms
-        return Release(attempt.claim, log, None, delay_s=None, place_ms=turn_ms, burns_try=False)
+        return Release(
+            attempt.claim,
+            log,
+            None,
+            delay_s=outcome.delay_s,
+            place_ms=outcome.turn_ms,
+            burns_try=False,
+            job_ttl_s=settings.job_ttl_s,
+        )
     event = _event(outcome, str(cursor), attempt.claim.attempt, at_ms)
     entry = Entry(event.id, ev.encode(event))
     if isinstance(outcome, oc.TryAgain | oc.HandBack):
@@ -41,6 +48,7 @@ def settlement_of(
             delay_s=outcome.delay_s if isinstance(outcome, oc.TryAgain) else None,
             place_ms=attempt.claim.place_ms,
             burns_try=isinstance(outcome, oc.TryAgain),
+            job_ttl_s=settings.job_ttl_s,
         )
     result = _result(outcome, text, attempt, log, at_ms)
     failed = isinstance(outcome, oc.Failed)

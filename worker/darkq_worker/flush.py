@@ -54,6 +54,8 @@ class Flush:
                 partitions.setdefault(log.keys.partition, []).append(part)
         for parts in partitions.values():
             self._calls.append(_append(parts, in_cluster))
+        # `append` answers for each log, whatever stands in its place; an end stands for itself.
+        self._ends = range(len(self._calls) + 1, len(self._calls) + len(settlements) + 1)
         ends: list[tuple[Settlement, bool]] = []
         waits = bool(settlements) and wait.replicas > 0
         told = (lambda *end: ends.append(end)) if waits else on_settled
@@ -77,7 +79,7 @@ class Flush:
                 told(reply)
             except NotReplicated as error:
                 self.error = self.error or error
-        elif is_hopeless(reply):
+        elif self._taken in self._ends and is_hopeless(reply):
             told(None)
         elif self.error is None:
             self.error = reply

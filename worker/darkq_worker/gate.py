@@ -11,15 +11,19 @@ is told that it is. The others are told by their own next failure, or by the nex
 
 A job that may not go yet is put off until its turn. A turn may turn out to be too late: a call
 ended early, a job before it was cancelled. So each reply of Redis names the jobs that could go
-now, and this worker makes them due.
+now, and this worker makes them due, in the background: see `turns`.
+
+A call that is renewed is added again where Redis has dropped it. So a renewal that overtakes the
+report of its call's end would take a place for one lease: the next renewal reports that end again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -33,13 +37,12 @@ from darkq.scripts import Argument
 from darkq.settings import Settings
 from darkq.windows import Window
 from darkq_worker.claims import Claim
-from darkq_worker.turns import FIELDS, make_due
+from darkq_worker.turns import Turns
 
 logger = logging.getLogger("darkq.worker")
 
 MAX_CALLS_PER_SCRIPT = 500
 _MAX_ASKS = 100
-_MAX_CALLED = 100  # as in limits.lua
 _OUTAGE_PAUSE_S = 0.25
 _CLOCKS_DIFFER = 1.001  # a window by our clock may be a little shorter by the service's
 
@@ -52,12 +55,15 @@ class Rule(NamedTuple):
 
 
 class NotNow(Exception):
-    """A job may not go yet: it is to ask again at `turn_ms`, epoch ms by the clock of Redis."""
+    """A job may not go before `turn_ms`, epoch ms by the clock of Redis; or not for `delay_s`."""
 
-    def __init__(self, turn_ms: float, upstream: str = "") -> None:
+    def __init__(
+        self, turn_ms: float = 0.0, upstream: str = "", *, delay_s: float | None = None
+    ) -> None:
         super().__init__(turn_ms)
         self.turn_ms = turn_ms
         self.upstream = upstream
+        self.delay_s = delay_s
 
 
 def token(claim: Claim) -> str:
@@ -76,8 +82,10 @@ class Gate:
         self._failures_to_open = settings.breaker_failures
         self._failures = 0
         self._shut = False
-        self._in_progress: dict[str, bool] = {}  # admitted calls: has the service answered?
+        self._in_progress: dict[str, float | None] = {}  # admitted calls: when they were answered
+        self._renewed: set[str] = set()
         self._asks = GroupCommit(self._ask, max_items=_MAX_ASKS)
+        self._turns = Turns(redis, self._report)
         self._limits: list[Argument] = [
             rule.concurrency,
             int(settings.worker_lease_s * 1000),
@@ -112,25 +120,25 @@ class Gate:
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
         if answer not in ("go", "probe"):
             raise NotNow(float(answer), self._upstream)
-        self._in_progress[token(claim)] = False
+        self._in_progress[token(claim)] = None
         return answer == "probe" or bool(self.rule.windows)
 
     async def withdraw(self, claim: Claim) -> None:
         """Leave the line of those that were put off. Raises what redis-py raises."""
-        await self._redis.zrem(self._keys.waiting, claim.keys.arq_id)
-        await self._redis.zrem(self._keys.due, claim.keys.arq_id)
+        await self._send([claim.keys.arq_id, "gone", ""])
 
     async def answered(self, call: str) -> None:
         """Say that the service has answered a call."""
         if call in self._in_progress:
-            self._in_progress[call] = True
+            self._in_progress[call] = time.monotonic()
             await self._report([call, "answered", ""])
 
     async def ended(self, call: str, verdict: str, retry_after_s: float = 0) -> None:
         """Say how a call ended, as far as Redis must know. Best effort: a lease does the rest."""
         self._count(verdict)
-        admitted = self._in_progress.pop(call, None) is not None
-        if not admitted and verdict not in ("failed", "limited"):
+        was_admitted = call in self._in_progress
+        self._in_progress.pop(call, None)
+        if not was_admitted and verdict not in ("failed", "limited"):
             return
         argument = int(retry_after_s * 1000) if verdict == "limited" else 0
         if verdict == "failed":
@@ -143,16 +151,20 @@ class Gate:
 
     async def keep(self) -> None:
         """Renew the leases of all calls, and hear of the breaker. Raises what redis-py raises."""
-        args: list[Argument] = []
-        for call, answered in self._in_progress.items():
-            args += [call, "answering" if answered else "calling", ""]
+        ended = self._renewed - self._in_progress.keys()
+        args: list[Argument] = [field for call in ended for field in (call, "left", "")]
+        for call, answered_s in self._in_progress.items():
+            args += [call, *_standing(answered_s)]
+        self._renewed = ended | self._in_progress.keys()
         step = MAX_CALLS_PER_SCRIPT * 3
         for start in range(0, max(1, len(args)), step):
             await self._send(args[start : start + step])
+        self._renewed -= ended
 
     async def aclose(self) -> None:
         """Wait until everything asked has been answered."""
         await self._asks.aclose()
+        await self._turns.aclose()
 
     def _count(self, verdict: str) -> None:
         if verdict == "failed":
@@ -166,7 +178,7 @@ class Gate:
             args += [token(claim), claim.keys.arq_id, claim.priority_number, claim.place_ms]
         shut, answers, called = await scripts.admit(self._redis, self._keys, [*self._limits, *args])
         self._told(shut=bool(shut))
-        await self._call(called)
+        self._turns.call(called)
         return [answer.decode() for answer in answers]
 
     async def _report(self, args: Sequence[Argument]) -> None:
@@ -178,7 +190,7 @@ class Gate:
     async def _send(self, args: Sequence[Argument]) -> None:
         shut, called = await scripts.report(self._redis, self._keys, [*self._limits, *args])
         self._told(shut=bool(shut))
-        await self._call(called)
+        self._turns.call(called)
 
     def _told(self, *, shut: bool) -> None:
         if shut != self._shut:
@@ -189,13 +201,9 @@ class Gate:
     def _complain(self, event: str, error: Exception) -> None:
         logger.warning(LogLine(event, upstream=self._upstream, error=brief(error)))
 
-    async def _call(self, called: Sequence[Any]) -> None:
-        """Make jobs due now; forget those that are gone, and call the next instead."""
-        while called:
-            gone = await make_due(self._redis, called)
-            if gone:
-                await self._redis.zrem(self._keys.waiting, *gone)
-                await self._redis.zrem(self._keys.due, *gone)
-            elif len(called) < _MAX_CALLED * FIELDS:
-                return
-            _, called = await scripts.report(self._redis, self._keys, self._limits)
+
+def _standing(answered_s: float | None) -> tuple[str, Argument]:
+    """Say how a call that goes on stands, as `report.lua` takes it."""
+    if answered_s is None:
+        return "calling", ""
+    return "answering", int((time.monotonic() - answered_s) * 1000)

@@ -52,7 +52,7 @@ async def generate(ctx: dict[str, Any], job: Job) -> End:
     try:
         upstream, model = upstreams.choose(job.upstream, job.model)
     except NotReady:
-        raise NotNow((time.time() + NOT_READY_PAUSE_S) * 1000) from None
+        raise NotNow(delay_s=NOT_READY_PAUSE_S) from None
     check_options(upstream, job.options)
     request = Request(prompt=job.prompt, model=model, proxy=job.proxy, options=job.options)
     timeout_s = job.timeout_s or settings.job_timeout_s

@@ -1,7 +1,7 @@
 """Keeping leases alive, and hearing of jobs that are lost or to be cancelled.
 
-There are leases on jobs, and on calls of upstreams. Each kind has a task of its own, as has what
-is told of the counts: where one waits for a server that is away, the others go on.
+There are leases on jobs, and on calls of upstreams. Jobs have a task of their own, and so have the
+calls of each upstream and the counts: where one waits for a server that is away, the others go on.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from redis.exceptions import RedisError
-
-from darkq.connection import brief
 from darkq.logs import LogLine
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Leases
 from darkq_worker.counting import Counting
 from darkq_worker.limits import Limits
+from darkq_worker.trouble import Trouble
 
 logger = logging.getLogger("darkq.worker")
 
@@ -54,9 +52,12 @@ class Heartbeat:
         """Beat until cancelled. While Redis is away, try again at every beat."""
         never = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat(self.beat, self._now), name="darkq-renew-jobs")
-            tasks.create_task(self._repeat(self._limits.keep, never), name="darkq-renew-calls")
-            tasks.create_task(self._repeat(self._counting.report, never), name="darkq-report")
+            tasks.create_task(self._repeat("jobs", self.beat, self._now), name="darkq-renew-jobs")
+            for renew in self._limits.renewals:
+                tasks.create_task(self._repeat("calls", renew, never), name="darkq-renew-calls")
+            tasks.create_task(
+                self._repeat("counts", self._counting.report, never), name="darkq-report"
+            )
 
     async def beat(self) -> None:
         """Renew all leases on jobs now. Raises what redis-py raises.
@@ -68,7 +69,7 @@ class Heartbeat:
         async def beat_in(partition: int) -> None:
             try:
                 await self.beat_in(partition)
-            except (RedisError, OSError) as error:
+            except Exception as error:
                 failures.append(error)
                 self._on_failure(partition)
 
@@ -93,7 +94,10 @@ class Heartbeat:
         for claim in renewal.cancel:
             attempts[claim].stop("cancelled")
 
-    async def _repeat(self, do: Callable[[], Awaitable[None]], now: asyncio.Event) -> None:
+    async def _repeat(
+        self, what: str, do: Callable[[], Awaitable[None]], now: asyncio.Event
+    ) -> None:
+        trouble = Trouble(f"heartbeat of {what} failed", f"heartbeat of {what} works again")
         while True:
             try:
                 async with asyncio.timeout(self._interval_s):
@@ -103,5 +107,7 @@ class Heartbeat:
             now.clear()
             try:
                 await do()
-            except (RedisError, OSError) as error:
-                logger.warning(LogLine("heartbeat failed", error=brief(error)))
+            except Exception as error:  # the next beat may be better, and no other task ends
+                trouble.met(error)
+            else:
+                trouble.over()

@@ -168,8 +168,16 @@ class LeasedWorker(Worker):
                     on_jobs=look, on_cancel=self._running.cancel, on_gap=partial(self._missed, look)
                 )
                 stack.enter_context(self._live.listening(names.wake(partition), sink))
+                mine = Wakeups(
+                    on_jobs=partial(self._woken, partition),
+                    on_cancel=self._running.cancel,
+                    on_gap=look,
+                )
+                own = names.wake_one(partition, self._worker_id)
+                stack.enter_context(self._live.listening(own, mine))
             orders = names.worker_orders(self._worker_id)
             stack.enter_context(self._live.listening(orders, self._draining))
+            await self._claiming.claim_due()  # asked twice, the first time: it learns the time
             self._say("worker ready", jobs_at_once=self.max_jobs)
             while True:
                 await self._poll_iteration()
@@ -194,10 +202,14 @@ class LeasedWorker(Worker):
     async def record_health(self) -> None:
         """Give a sign of life, now and then; see `darkq.workers`."""
         before = self._last_health_check
-        await super().record_health()
-        if self._last_health_check != before:
-            await sign_in(self.pool, self._worker_id, self._serves())
-            await self._draining.read(self.pool)
+        try:
+            await super().record_health()
+            if self._last_health_check != before:
+                await sign_in(self.pool, self._worker_id, self._serves())
+                await self._draining.read(self.pool)
+        except Exception:
+            self._last_health_check = before  # arq notes it before it has been given
+            raise
 
     # What the wake channels say
 
@@ -207,6 +219,10 @@ class LeasedWorker(Worker):
 
     def _look_at(self, partition: int) -> None:
         self._claiming.look_at(partition)
+        self._wake.set()
+
+    def _woken(self, partition: int) -> None:
+        self._claiming.woken(partition)
         self._wake.set()
 
     def _missed(self, look: Callable[[], None]) -> None:
@@ -239,7 +255,7 @@ class LeasedWorker(Worker):
     async def close(self) -> None:
         """Hand back what still runs. While Redis is away, leave it to the leases."""
         self.allow_pick_jobs = False
-        await self._claiming.aclose()
+        await self._claiming.aclose(_CLOSE_PATIENCE_S)
         unfinished = list(self.tasks.values())
         for task in unfinished:
             task.cancel()

@@ -11,7 +11,7 @@ a release: no slot, no try, and no event in its log.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -56,10 +56,14 @@ class Limits:
             await gate.withdraw(claim)
             raise
 
-    async def keep(self) -> None:
-        """Renew what this worker holds, with each heartbeat. Raises what redis-py raises."""
-        for gate in self._gates.values():
-            await gate.keep()
+    @property
+    def renewals(self) -> list[Callable[[], Awaitable[None]]]:
+        """What renews the calls of each upstream; each raises what redis-py raises.
+
+        Every upstream may be on another server, so whoever calls these must not let one that
+        waits for its server delay the others.
+        """
+        return [gate.keep for gate in self._gates.values()]
 
     async def aclose(self) -> None:
         """Wait until everything asked has been answered."""

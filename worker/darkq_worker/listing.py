@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from darkq.logs import LogLine
+from darkq.logs import LogLine, described
 from darkq_worker.upstreams.base import Upstream, UpstreamError
 from darkq_worker.upstreams.openai import OpenAIUpstream
 
@@ -31,8 +31,8 @@ async def _keep(upstream: OpenAIUpstream) -> None:
         known = upstream.models
         try:
             await upstream.list_models()
-        except UpstreamError as error:
-            facts = {"upstream": upstream.name, "code": error.code, "reason": error.message}
+        except Exception as error:  # nothing that a service says ends the worker
+            facts = {"upstream": upstream.name, **_reason(error)}
             logger.warning(LogLine("cannot list models", **facts))
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
@@ -44,3 +44,9 @@ async def _keep(upstream: OpenAIUpstream) -> None:
             logger.info(LogLine("models are known", models=count, **known_facts))
         pause_s = _FIRST_PAUSE_S
         await asyncio.sleep(REFRESH_S)
+
+
+def _reason(error: Exception) -> dict[str, str]:
+    if isinstance(error, UpstreamError):
+        return {"code": error.code, "reason": error.message}
+    return {"exception": described(error)}

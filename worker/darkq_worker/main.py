@@ -112,6 +112,13 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             "DARKQ_WORKER_RESERVED_INTERACTIVE",
             f"must be below DARKQ_WORKER_JOBS ({settings.worker_jobs}), or no bulk job ever runs",
         )
+    if settings.worker_lease_s <= settings.redis_timeout_s:
+        raise ConfigurationError(
+            "DARKQ_WORKER_LEASE_S",
+            f"is {settings.worker_lease_s:g} and must be above DARKQ_REDIS_TIMEOUT_S "
+            f"({settings.redis_timeout_s:g}): one call without an answer would cost all leases; "
+            f"set DARKQ_REDIS_TIMEOUT_S={settings.worker_lease_s * 2 / 3:g}",
+        )
     files = Files(settings)
     files.check()
     async with AsyncExitStack() as stack:
@@ -126,6 +133,7 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             lease_s=settings.worker_lease_s,
             job_ttl_s=settings.job_ttl_s,
             max_lost_leases=settings.worker_max_lost_leases,
+            timeout_s=settings.redis_timeout_s,
         )
         writer = Writer(servers, settings)
         counting = Counting(lease_redis, worker_id, writer.tally, writer.budget)

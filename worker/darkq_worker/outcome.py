@@ -52,10 +52,14 @@ class HandBack(NamedTuple):
 
 
 class Deferred(NamedTuple):
-    """The upstream has no room for it until `turn_ms`, by the clock of Redis. Burns no try."""
+    """It cannot run yet: not before `turn_ms`, by the clock of Redis, or for `delay_s`.
 
-    turn_ms: float
+    Burns no try. `upstream` is the one that has no room for it.
+    """
+
+    turn_ms: float = 0.0
     upstream: str = ""
+    delay_s: float | None = None
 
     def __str__(self) -> str:
         return "deferred"

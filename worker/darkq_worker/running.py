@@ -15,7 +15,7 @@ from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.claims import Claim
 from darkq_worker.counting import Counting
 from darkq_worker.ending import settlement_of
-from darkq_worker.outcome import Lost, Outcome
+from darkq_worker.outcome import HandBack, Lost, Outcome
 from darkq_worker.report import report
 from darkq_worker.tracing import AttemptSpan, attempt_span
 from darkq_worker.writer import Writer
@@ -78,14 +78,24 @@ class Running:
         self.attempts.discard(attempt)
         del self._tasks[attempt.name]
         self._on_ended(attempt.claim)
+        if not attempt.has_begun:  # a task that is cancelled before its first step never runs
+            self._hand_back(attempt)
         error = None if task.cancelled() else task.exception()
         if error is not None:  # its lease will run out, and the job is claimed again
             job_id, found = attempt.claim.keys.public_id, described(error)
             line = LogLine("attempt broken", job=job_id, exception=found, worker=self._worker_id)
             logger.error(line)
 
+    def _hand_back(self, attempt: Attempt) -> None:
+        claim, writer = attempt.claim, self._writer
+        log = writer.open(claim.keys, claim.attempt, claim.token, on_lost=lambda: None)
+        settlement = settlement_of(HandBack(), attempt, log, self._settings)
+        if settlement is not None:
+            writer.settle(settlement)
+
     async def _run(self, attempt: Attempt) -> None:
         """Run an attempt and settle it. A cancellation ends the run, never the settlement."""
+        attempt.has_begun = True
         claim, writer = attempt.claim, self._writer
         log = writer.open(
             claim.keys, claim.attempt, claim.token, on_lost=lambda: attempt.stop("lost")

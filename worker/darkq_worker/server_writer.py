@@ -21,8 +21,6 @@ from typing import Any, TypeAlias
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-from darkq.connection import brief
-from darkq.errors import NotReplicated
 from darkq.line import Line
 from darkq.logs import LogLine
 from darkq.redis_url import Address
@@ -33,6 +31,7 @@ from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.flush import Flush
 from darkq_worker.resuming import ask_standings, go_on, load_scripts
 from darkq_worker.settlement import Settlement
+from darkq_worker.trouble import kind_of
 
 logger = logging.getLogger("darkq.worker.writer")
 
@@ -137,7 +136,7 @@ class ServerWriter:
                 await self._converse()
             except _Adopting:
                 self._work.set()
-            except (RedisError, OSError, NotReplicated) as error:
+            except Exception as error:  # all jobs of the worker go through this one task
                 with suppress(RedisError, OSError):
                     await self._servers.look_again()
                 self._on_loss(self)
@@ -176,7 +175,7 @@ class ServerWriter:
 
     async def _pause(self, error: Exception) -> None:
         if self._failures == 0:
-            line = LogLine("flush failed, will try until Redis is back", error=brief(error))
+            line = LogLine("flush failed, will try until Redis is back", error=kind_of(error))
             logger.warning(line)
         self._failures += 1
         await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.02 * 2**self._failures)))

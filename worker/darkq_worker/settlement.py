@@ -1,7 +1,8 @@
 """How an attempt ends: one script call, sent with what is still unsent of its text.
 
 `Finish` stores a result and ends the job. `Release` gives it back to its queue: to be tried
-again after a delay, handed on to another worker in its old place, or put off to a new one.
+again after a delay, handed on to another worker in its old place, or put off to a new one. A delay
+is counted by the clock of Redis; no clock of a worker says when a job is due.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class Finish:
 class Release:
     """The job goes back to its queue: after a delay, or to a place by the clock of Redis.
 
-    Without an event nobody hears of it.
+    It is kept there for `job_ttl_s` after it is due, like a new one. Without an event nobody hears
+    of it.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Release:
         delay_s: float | None,
         place_ms: float,
         burns_try: bool,
+        job_ttl_s: float,
     ) -> None:
         self.claim = claim
         self.log = log
@@ -98,6 +101,7 @@ class Release:
         self._delay_ms: Argument = "" if delay_s is None else int(delay_s * 1000)
         self._place_ms = f"{place_ms:.3f}"
         self._burns_try = burns_try
+        self._job_ttl_ms = int(job_ttl_s * 1000)
 
     def call(self) -> tuple[Script, list[str], list[Argument]]:
         keys = self.claim.keys
@@ -113,6 +117,7 @@ class Release:
                 self._delay_ms,
                 self._place_ms,
                 int(self._burns_try),
+                self._job_ttl_ms,
                 *_flat([*self.log.seal(), *self._events]),
             ],
         )

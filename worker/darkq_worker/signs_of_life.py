@@ -6,18 +6,13 @@ With each sign it reads its orders, should the word that there are some have bee
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from darkq.connection import brief
-from darkq.logs import LogLine
 from darkq_worker.draining import Draining
-
-logger = logging.getLogger("darkq.worker")
+from darkq_worker.trouble import Trouble
 
 _INTERVAL_S = 1.0
 
@@ -34,17 +29,15 @@ class SignsOfLife:
 
     async def run(self) -> None:
         """Give signs until cancelled."""
-        failed = False
+        trouble = Trouble("no sign of life, will keep trying", "signs of life again")
         while True:
             try:
                 await self._give()
                 if self._draining.news.is_set():
                     await self._draining.read(self._redis)
-                failed = False
-            except (RedisError, OSError) as error:
-                if not failed:
-                    logger.warning(LogLine("no sign of life, will keep trying", error=brief(error)))
-                failed = True
+                trouble.over()
+            except Exception as error:
+                trouble.met(error)
                 await asyncio.sleep(_INTERVAL_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_INTERVAL_S):

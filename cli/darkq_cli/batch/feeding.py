@@ -42,6 +42,7 @@ class Feeder:
         """
         try:
             for page in self._pages():
+                await asyncio.sleep(0)  # a resume passes a million known lines without any call
                 await self._turn_of(page[-1][0])
                 await self._add(batch, self._unfinished(page))
             await batch.close_input()

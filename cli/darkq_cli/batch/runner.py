@@ -15,7 +15,14 @@ import msgspec
 
 from darkq import Batch, Client, DarkqError, Finished
 from darkq.batch_answers import answer_line, failure_line
-from darkq.errors import BatchNotFound, BatchTaken, QueueFull, RedisUnavailable
+from darkq.errors import (
+    BatchNotFound,
+    BatchTaken,
+    CursorGone,
+    NotReplicated,
+    QueueFull,
+    RedisUnavailable,
+)
 from darkq.openai_body import Endpoint
 from darkq_cli import here, talk
 from darkq_cli.batch import standing
@@ -32,7 +39,7 @@ PATIENCE_S = 300.0
 """How long Redis may be away before the runner gives up."""
 LOOK_EVERY_S = 2.0
 _PAUSE_S = 0.5
-_PATIENT_WITH = (RedisUnavailable, QueueFull, BatchTaken)
+_PATIENT_WITH = (RedisUnavailable, NotReplicated, QueueFull, BatchTaken, CursorGone)
 
 
 def run(state: State, registry: Registry) -> None:
@@ -198,4 +205,8 @@ def _reason(error: Exception) -> str:
             return "waits for its last runner's lease to run out"
         case QueueFull():
             return "waits for room in the queue"
+        case NotReplicated():
+            return "waits for replicas of Redis"
+        case CursorGone():
+            return "reads again what Redis has lost"
     return "waits for Redis, which does not answer"

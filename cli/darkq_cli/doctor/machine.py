@@ -48,9 +48,9 @@ async def configuration(settings: Settings) -> Answer:
         )
     if settings.redis_timeout_s >= settings.worker_lease_s:
         answers.append(
-            warning(
-                "DARKQ_REDIS_TIMEOUT_S is not below DARKQ_WORKER_LEASE_S: one silent connection "
-                "costs a worker all its leases",
+            problem(
+                "DARKQ_REDIS_TIMEOUT_S is not below DARKQ_WORKER_LEASE_S: no worker starts, since "
+                "one silent connection would cost it all its leases",
                 f"DARKQ_REDIS_TIMEOUT_S={settings.worker_lease_s * 2 / 3:g}",
             )
         )

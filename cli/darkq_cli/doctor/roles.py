@@ -20,10 +20,10 @@ RULES = {
     ),
     "producer": (
         "resetkeys ~arq:* ~darkq:* resetchannels &darkq:* -@all +client|setinfo +select "
-        "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +time +exists "
-        "+get +getrange +mget +set +del +pexpire +rename +hset +hmget +smembers +srem +zadd +zcard "
-        "+zrem +zscore +zrevrangebyscore +xadd +xdel +xrange +xrevrange +hget +hgetall "
-        "+hincrby +hsetnx +getbit +setbit +zcount +zrangebyscore +zremrangebyscore "
+        "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +info +time "
+        "+exists +get +getrange +mget +set +del +pexpire +rename +hset +hmget +smembers +srem "
+        "+zadd +zcard +zrem +zscore +zrevrangebyscore +xadd +xdel +xrange +xrevrange "
+        "+hget +hgetall +hincrby +hsetnx +getbit +setbit +zcount +zrangebyscore +zremrangebyscore "
         "+zrevrange +xtrim +copy +zremrangebyrank +expire +hscan"
     ),
     "reader": (

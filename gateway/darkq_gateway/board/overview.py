@@ -7,6 +7,7 @@ watches. A page that takes nothing misses snapshots; it is sent the latest one w
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -36,6 +37,8 @@ from darkq_gateway.board.snapshot import (
     with_paces,
 )
 from darkq_gateway.context import SETTINGS, STREAMS, caller_of
+
+logger = logging.getLogger("darkq.gateway")
 
 INTERVAL_S = 1.0
 
@@ -100,7 +103,11 @@ class Overviews:
                     await paces.follow(set())
                 await self._somebody.wait()
                 self._somebody.clear()
-                await self._read_while_watched(paces)
+                try:
+                    await self._read_while_watched(paces)
+                except Exception as error:  # of a reading; the next page that comes has another
+                    logger.exception("the board could not be read")
+                    self._fail(list(self._watched), error)
         finally:
             await paces.follow(set())
 
@@ -124,10 +131,13 @@ class Overviews:
         try:
             return await read()
         except Exception as error:  # each stream tells it to its reader, or logs it as a bug
-            for view in list(views):
-                if (board := self._watched.pop(view, None)) is not None:  # it may have been left
-                    board.fail(error)
+            self._fail(list(views), error)
             return None
+
+    def _fail(self, views: Collection[View], error: Exception) -> None:
+        for view in views:
+            if (board := self._watched.pop(view, None)) is not None:  # it may have been left
+                board.fail(error)
 
     async def _read_rows(self, tenant: str | None) -> _Rows:
         jobs = await read_jobs(self._client, tenant)

@@ -11,7 +11,7 @@ from collections import deque
 from contextlib import aclosing, suppress
 from typing import NamedTuple
 
-from darkq import AnyEvent, Chunk, Client, DarkqError, Started
+from darkq import AnyEvent, Chunk, Client, Started
 
 MAX_FOLLOWED = 200
 _SAMPLES = 4
@@ -52,7 +52,7 @@ class _Follower:
         )
 
     async def _follow(self, client: Client, job_id: str) -> None:
-        with suppress(DarkqError):  # begun again while it is listed
+        with suppress(Exception):  # begun again while it is listed
             async with aclosing(client.job(job_id).event_batches()) as batches:
                 async for batch in batches:
                     for event in batch:

@@ -7,6 +7,7 @@ when that one dies.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -15,6 +16,7 @@ from aiohttp import web
 from darkq import (
     BatchNotFound,
     BatchStatus,
+    BatchTaken,
     CorruptRecord,
     FileBatch,
     InvalidJob,
@@ -28,6 +30,7 @@ from darkq_gateway.jobs import as_json
 from darkq_gateway.openai.files import FILES, MAX_TTL_S, MIN_TTL_S
 from darkq_gateway.openai.pages import as_page, page_asked, unknown_after
 from darkq_gateway.openai.request import decode, take
+from darkq_gateway.repetitions import seed_of
 
 WINDOW_S = 24 * 3600
 MAX_METADATA_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
@@ -58,7 +61,8 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.Response:
     """Order a batch."""
-    fields = decode(await read_undecoded(request))
+    body = await read_undecoded(request)
+    fields = decode(body)
     if fields.get("endpoint") in ("/chat/completions", "/responses"):  # Azure's names
         fields["endpoint"] = f"/v1{fields['endpoint']}"
     asked = take(fields, _Body)
@@ -67,9 +71,16 @@ async def create(request: web.Request) -> web.Response:
     metadata = _checked(asked.metadata)
     client, caller = request.app[CLIENT], caller_of(request)
     await request.app[FILES].info(caller.tenant, asked.input_file_id)  # is there, and is theirs
-    batch = client.batch(name="files", metadata={"tenant": caller.tenant or ""})
-    async with batch:  # to make it; whoever runs it takes the lease
-        pass
+    seed = await seed_of(request, body)
+    batch = client.batch(seed=seed, name="files", metadata={"tenant": caller.tenant or ""})
+    with suppress(BatchNotFound):  # no repetition, or the first try made no record
+        known = await client.file_batches.get(batch.id)
+        if known.ended_at is None:
+            await client.file_batches.create(known)  # the first try may have been broken off
+        return as_json(await _described(request, known))
+    with suppress(BatchTaken):  # a repetition that overtakes the first try
+        async with batch:  # to make it; the worker that runs it takes the lease
+            pass
     now = int(time.time())
     record = FileBatch(
         id=batch.id,
@@ -84,7 +95,7 @@ async def create(request: web.Request) -> web.Response:
         output_ttl_s=asked.output_expires_after.seconds if asked.output_expires_after else None,
     )
     await client.file_batches.create(record)
-    return as_json(batch_object(record, await batch.status()))
+    return as_json(await _described(request, await client.file_batches.get(batch.id)))
 
 
 def _checked(metadata: dict[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from darkq import FileInfo, FileNotFound, Files, FileTooLarge
 from darkq.files import Content, Purpose
 from darkq_gateway.bodies import media_type
-from darkq_gateway.context import SETTINGS, caller_of
+from darkq_gateway.context import CLIENT, SETTINGS, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
 from darkq_gateway.multipart import MAX_OVERHEAD_BYTES, Field, Form, Upload, is_plain
@@ -121,9 +121,12 @@ async def content(request: web.Request) -> web.StreamResponse:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """Delete a file."""
-    file_id = request.match_info["file_id"]
-    await request.app[FILES].delete(caller_of(request).tenant, file_id)
+    """Delete a file; not one that an open batch reads."""
+    file_id, tenant = request.match_info["file_id"], caller_of(request).tenant
+    if (batch_id := await request.app[CLIENT].file_batches.reads(tenant, file_id)) is not None:
+        message = f"is the input of {batch_id}, which has not ended; cancel that first"
+        raise ApiError(409, "file_in_use", message, "file_id")
+    await request.app[FILES].delete(tenant, file_id)
     return as_json({"id": file_id, "object": "file", "deleted": True})
 
 

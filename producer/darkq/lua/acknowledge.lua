@@ -1,14 +1,24 @@
 -- Take note that ends of a batch's jobs have been taken over, and forget what was kept for that.
 --
+-- The caller names each end by its number and its stamp (`end_line.lua`), in the order of the log.
+-- After a roll-back of Redis a number may stand for another end, or for none: the ends before the
+-- first such one are acknowledged, the rest is left, and the caller reads again.
+--
+-- The ends of a page that is stored as a part of a file are acknowledged together or not at all,
+-- and the part is noted in the same step: what is noted holds exactly what is acknowledged.
+--
 -- A line whose result had expired before counts as not ended, and is to be added again.
 --
--- KEYS  batch, lines, ends, acknowledged, runner
--- ARGV  batch id, token, lease in ms, ttl in ms, number of the last end taken over, how many ends
---       to keep for those who follow the batch, channel, then the lines whose result had expired
--- Returns '' | 'gone', or the token of the other process that runs the batch.
+-- KEYS  batch, lines, ends, acknowledged, runner, parts
+-- ARGV  batch id, token, lease in ms, ttl in ms, how many ends to keep for those who follow the
+--       batch, channel, part ('' for none), its ttl in ms, number of the first end, then two per
+--       end: stamp, '1' if its result had expired
+-- Returns how many of the ends are acknowledged now; 'gone', or the token of the other process
+-- that runs the batch.
 
-local batch, lines, ends, acknowledged, runner = unpack(KEYS)
-local id, token, lease_ms, ttl_ms, through, kept, channel = unpack(ARGV, 1, 7)
+local batch, lines, ends, acknowledged, runner, parts = unpack(KEYS)
+local id, token, lease_ms, ttl_ms, kept, channel, part, part_ttl_ms = unpack(ARGV, 1, 8)
+local first, count = tonumber(ARGV[9]), (#ARGV - 9) / 2
 local holder = redis.call('GET', runner)
 if holder and holder ~= token then
   return holder
@@ -17,17 +27,32 @@ if redis.call('EXISTS', batch) == 0 then
   return 'gone'
 end
 redis.call('SET', runner, token, 'PX', lease_ms)
-local expired = {}
-for n = 8, #ARGV do
-  expired[ARGV[n]] = true
+local taken = tonumber(redis.call('HGET', batch, 'acknowledged') or 0)
+local entries = redis.call('XRANGE', ends, first .. '-0', (first + count - 1) .. '-0')
+local matched = 0
+if first > taken + 1 then -- the acknowledgement of those before is lost
+  return 0
 end
-local number = tonumber(redis.call('HGET', batch, 'acknowledged') or 0)
-local entries = redis.call('XRANGE', ends, '(' .. number .. '-0', through .. '-0')
-for _, entry in ipairs(entries) do
-  local line, outcome, job_id = entry[2][2], entry[2][4], entry[2][6]
-  number = tonumber(string.match(entry[1], '%d+'))
+for n = 1, count do
+  local entry = entries[n]
+  if not entry or entry[1] ~= (first + n - 1) .. '-0' or (entry[2][8] or '') ~= ARGV[8 + 2 * n] then
+    break
+  end
+  matched = n
+end
+if part ~= '' then
+  local noted = redis.call('ZSCORE', parts, part)
+  if matched < count or not noted and first ~= taken + 1 then
+    return 0
+  end
+  redis.call('ZADD', parts, first, part)
+  redis.call('PEXPIRE', parts, part_ttl_ms)
+end
+for n = taken - first + 2, matched do
+  local line, outcome, job_id = entries[n][2][2], entries[n][2][4], entries[n][2][6]
+  taken = taken + 1
   redis.call('DEL', 'arq:result:' .. job_id, 'darkq:events:' .. job_id)
-  if expired[line] then
+  if ARGV[9 + 2 * n] == '1' then
     redis.call('ZADD', lines, 0, line)
     redis.call('HINCRBY', batch, outcome, -1)
   else
@@ -35,10 +60,11 @@ for _, entry in ipairs(entries) do
     redis.call('SETBIT', acknowledged, line, 1)
   end
 end
-redis.call('HSET', batch, 'acknowledged', number)
-redis.call('XTRIM', ends, 'MINID', math.max(0, number - tonumber(kept) + 1) .. '-0')
+redis.call('HSET', batch, 'acknowledged', taken)
+-- One more is kept, so that a cursor before the first of them can be told from a rolled-back one.
+redis.call('XTRIM', ends, 'MINID', math.max(0, taken - tonumber(kept)) .. '-0')
 for _, key in ipairs({ batch, lines, ends, acknowledged }) do
   redis.call('PEXPIRE', key, ttl_ms)
 end
 redis.call(PUBLISH, channel, 'acknowledged')
-return ''
+return matched

@@ -34,16 +34,16 @@ end
 
 local function put_off(id, rank, ahead)
   local turn_ms = turn(ahead)
+  redis.call('ZREM', late, id)
   redis.call('ZADD', waiting, 'NX', rank, id)
   redis.call('ZADD', due, score(turn_ms), id)
   return score(turn_ms)
 end
 
-local in_order = #windows > 0 or concurrency > 0
 local answers, free = {}, room()
 for n = first_arg, #ARGV, 4 do
   local call, id, number, place = unpack(ARGV, n, n + 3)
-  local rank = score(place + (number - 1) * PRIORITY_SPAN)
+  local rank = redis.call('ZSCORE', late, id) or score(place + (number - 1) * PRIORITY_SPAN)
   local ahead = redis.call('ZRANK', waiting, id) or redis.call('ZCOUNT', waiting, '-inf', '(' .. rank)
   if is_granted(call) then
     answers[#answers + 1] = redis.call('HGET', breaker, 'probe') == call and 'probe' or 'go'

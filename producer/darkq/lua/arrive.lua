@@ -37,5 +37,5 @@ redis.call('ZADD', list, place, id)
 redis.call('ZREMRANGEBYRANK', list, 0, -listed - 1)
 redis.call('PEXPIRE', list, ttl_ms * 2)
 redis.call('ZADD', queue, place, id)
-redis.call(PUBLISH, wake, 'jobs')
+wake_workers(wake, queue, 1)
 return 'arrived'

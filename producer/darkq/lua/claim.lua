@@ -12,26 +12,43 @@
 -- After an outage every lease has run out, and most owners are alive: a caller that knows of one
 -- asks for a respite, in which such jobs are left to their owners.
 --
+-- A server that was frozen runs calls that their senders have given up long ago, before it hears of
+-- anything since. So a call says until when it counts, by this server's clock; a later one is refused
+-- and changes nothing. It is told the time, to ask again.
+--
+-- An attempt that wrote nothing was most likely never run: its claim's reply was lost, or its worker
+-- died beside it. So only one in ten of those counts as a lost lease. One must, or a job that
+-- kills its workers before it writes would never end.
+--
 -- A paused queue gives nothing but what is only to be ended, as long as that stands first in it: a
 -- job that has expired, or is to be cancelled.
+--
+-- A worker that has room left is noted, to be woken: see wake.lua.
 --
 -- KEYS  the queues, then the partition's control
 -- ARGV  worker id, lease in ms, ttl of a job in ms, respite in ms (0: none), slots,
 --       lost leases that make a suspect (0: none do), suspects it may take,
---       then per queue the slots it may take
--- Returns ms until the next job is due in a queue it may take from (-1: none waits there), then
--- nine per claimed job: arq id, number of its queue (from 0), attempt, tries burnt, leases lost,
+--       epoch ms until which the call counts, then per queue the slots it may take
+-- Returns epoch ms, then ms until the next job is due in a queue it may take from (-1: none waits
+-- there; the call came too late: nothing more), then nine per claimed job:
+-- arq id, number of its queue (from 0), attempt, tries burnt, leases lost,
 -- 1 if it is to be cancelled plus 2 if a lease has just been lost, job record ('' if it has
 -- expired), its score until now, for how many microseconds it has been due
 
-local worker, lease_ms, ttl_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local worker, lease_ms, ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local respite_ms, free = tonumber(ARGV[4]), tonumber(ARGV[5])
 local last_life, suspects = tonumber(ARGV[6]), tonumber(ARGV[7])
-local FIRST_QUEUE = 7
+local counts_until_ms = tonumber(ARGV[8])
+local FIRST_QUEUE = 8
 local PUT_OFF_MS = 1000
 local MOST_DIGITS = 12
+local UNWRITTEN_PER_LOST = 10
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + time[2] / 1000
+if now_ms > counts_until_ms then
+  return { math.floor(now_ms) }
+end
+local live_ms = math.max(ttl_ms, 2 * lease_ms) -- of a job that runs: until `renew` comes
 
 local function score(ms)
   return string.format('%.3f', ms)
@@ -70,6 +87,20 @@ local function put_off(queue, id, wait_ms)
   redis.call('ZADD', queue, 'XX', score(now_ms + wait_ms), id)
 end
 
+-- How many leases the job has lost, with one that has just run out; and how many attempts have
+-- written nothing, if that one has not.
+local function count_lost(known, id, last)
+  local lost = tonumber(known[2]) or 0
+  if not known[1] then
+    return lost
+  end
+  if last >= (tonumber(ask('GET', 'arq:retry:' .. id)) or 0) then
+    return lost + 1
+  end
+  local unwritten = (tonumber(known[5]) or 0) + 1
+  return unwritten % UNWRITTEN_PER_LOST == 0 and lost + 1 or lost, unwritten
+end
+
 local function claim(queue, number, id, place)
   if not is_id(queue, id) then
     redis.call('ZREM', queue, id)
@@ -77,7 +108,7 @@ local function claim(queue, number, id, place)
   end
   local in_progress, state = 'arq:in-progress:' .. id, 'darkq:state:' .. id
   local held_ms = redis.call('PTTL', in_progress) -- it may end a moment after its score
-  local known = ask('HMGET', state, 'held', 'lost', 'tries', 'cancel')
+  local known = ask('HMGET', state, 'held', 'lost', 'tries', 'cancel', 'unwritten')
   local record = ask('GET', 'arq:job:' .. id)
   local last = last_writer(id)
   if known == nil or record == nil or last == nil then
@@ -86,7 +117,7 @@ local function claim(queue, number, id, place)
   end
   local was_held, cancelled = known[1], known[4] and 1 or 0
   -- Still held, though claimable: its worker died or lost touch.
-  local lost = (tonumber(known[2]) or 0) + (was_held and 1 or 0)
+  local lost, unwritten = count_lost(known, id, last)
   if held_ms <= 0 and respite_ms > 0 and was_held then
     held_ms = respite_ms
   end
@@ -114,12 +145,15 @@ local function claim(queue, number, id, place)
   put_off(queue, id, lease_ms)
   if was_held then
     redis.call('HSET', state, 'lost', lost)
+    if unwritten then
+      redis.call('HSET', state, 'unwritten', unwritten)
+    end
   else
     redis.call('HSETNX', state, 'held', '1')
   end
-  redis.call('PEXPIRE', 'arq:job:' .. id, ttl_ms)
+  redis.call('PEXPIRE', 'arq:job:' .. id, live_ms)
   for _, key in ipairs({ 'arq:retry:' .. id, 'darkq:events:' .. id, state }) do
-    redis.call('PEXPIRE', key, ttl_ms * 2) -- they outlive the record, to tell of its end
+    redis.call('PEXPIRE', key, live_ms * 2) -- they outlive the record, to tell of its end
   end
   return {
     id, number, attempt,
@@ -133,6 +167,26 @@ local function is_paused(queue)
   return redis.call('HEXISTS', control, 'paused:' .. string.match(queue, '%l+$')) == 1
 end
 
+local wake = string.gsub(control, 'control$', 'wake')
+local IDLE_MS = 120000 -- for longer than any worker sleeps
+local taken = {}
+
+-- Note what room the worker has left; wake others for what it has left behind.
+local function pass_on(queue, number, most)
+  local room = math.min(free, most - (taken[number] or 0))
+  if room > 0 then
+    redis.call('ZADD', idle_workers(queue), -room, worker)
+    redis.call('PEXPIRE', idle_workers(queue), IDLE_MS)
+  else
+    redis.call('ZREM', idle_workers(queue), worker)
+  end
+  if (room <= 0 or taken[number])
+    and #redis.call('ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'LIMIT', 0, 1) > 0
+    and not is_paused(queue) then
+    wake_workers(wake, queue, 2)
+  end
+end
+
 -- How many jobs to take of a paused queue: its first, if that is only to be ended.
 local function to_be_ended(queue)
   local id = redis.call('ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'LIMIT', 0, 1)[1]
@@ -141,7 +195,7 @@ local function to_be_ended(queue)
   return is_over and 1 or 0
 end
 
-local reply, next_ms = { 0 }, nil
+local reply, next_ms = { math.floor(now_ms), 0 }, nil
 for number, queue in ipairs(KEYS) do
   local wanted = math.min(free, tonumber(ARGV[FIRST_QUEUE + number]))
   if wanted > 0 and is_paused(queue) then
@@ -154,6 +208,7 @@ for number, queue in ipairs(KEYS) do
       local job = claim(queue, number - 1, due[n], due[n + 1])
       if job then
         free = free - 1
+        taken[number] = (taken[number] or 0) + 1
         for _, field in ipairs(job) do
           reply[#reply + 1] = field
         end
@@ -165,5 +220,8 @@ for number, queue in ipairs(KEYS) do
     next_ms = first
   end
 end
-reply[1] = next_ms and math.max(0, math.ceil(next_ms - now_ms)) or -1
+for number, queue in ipairs(KEYS) do
+  pass_on(queue, number, tonumber(ARGV[FIRST_QUEUE + number]))
+end
+reply[2] = next_ms and math.max(0, math.ceil(next_ms - now_ms)) or -1
 return reply

@@ -1,6 +1,9 @@
 -- A job has ended. If it is of a batch, that takes note of it in the same step.
 --
 -- `mark` is the field `batch` of the job's state, or false; `batches.lua` says what it means.
+--
+-- The entry carries a stamp, the server's time in microseconds. After a failover, or a crash that
+-- lost the latest writes, a number is given a second time, to another end: with another stamp.
 local function end_line(mark, job_id, outcome)
   local id, line = string.match(mark or '', '^(%S+) (%d+)$')
   local batch = id and 'darkq:batch:' .. id
@@ -11,7 +14,10 @@ local function end_line(mark, job_id, outcome)
   local number = redis.call('HINCRBY', batch, 'ended', 1)
   redis.call('HINCRBY', batch, outcome, 1)
   redis.call('ZADD', batch .. ':lines', number, line)
-  redis.call('XADD', batch .. ':ends', number .. '-0', 'l', line, 'o', outcome, 'j', job_id)
+  local time = redis.call('TIME')
+  local stamp = string.format('%.0f', time[1] * 1000000 + time[2])
+  redis.call('XADD', batch .. ':ends', number .. '-0',
+    'l', line, 'o', outcome, 'j', job_id, 't', stamp)
   redis.call('PEXPIRE', batch .. ':ends', ttl_ms)
   redis.call(PUBLISH, 'darkq:live:batch:' .. id, number)
 end

@@ -1,8 +1,9 @@
--- Store jobs that do not exist yet, as far as their queues have room, and wake the workers once.
+-- Store jobs that do not exist yet, as far as their queues have room, and wake workers.
 --
 -- Most of what a call costs is its arguments: keys that can be made from an id are.
 --
--- A closed queue takes no new job. A line of a batch waits, as it does for room.
+-- A closed queue takes no new job. A line of a batch waits, as it does for room. What does not fit into
+-- the memory that is left to producers is refused, all jobs of the call or none.
 --
 -- KEYS  two per kind of job: queue, list of the tenant's jobs; then one per job that has an
 --       idempotency key, in order; then the partition's control
@@ -10,8 +11,8 @@
 --       number of kinds, number of jobs, then four per job: arq id, job record, its kind (from 0),
 --       digest of the content ('' without idempotency key); if they are lines of a batch, its id
 --       and then their numbers
--- Returns three per job that is not new: its number (from 0), 'duplicate' | 'conflict' | 'full' | 'closed',
--- and the arq id to go on with; of a line also 'acknowledged' | 'wait' | 'closed' (the batch) | 'cancelled'
+-- Returns three per job that is not new: its number (from 0), 'duplicate' | 'conflict' | 'full' | 'closed'
+-- | 'memory', and the arq id to go on with; of a line also 'acknowledged' | 'wait' | 'closed' (the batch) | 'cancelled'
 -- | 'gone'.
 
 local wake, ttl_ms, limit, listed, queued = unpack(ARGV, 1, 5)
@@ -33,6 +34,18 @@ local function is_closed(queue)
     closed[queue] = redis.call('HGET', control, 'closed:' .. string.match(queue, '%l+$')) and true
   end
   return closed[queue]
+end
+
+local fits
+local function fits_into_memory()
+  if fits == nil then
+    local bytes = 0
+    for n = 0, jobs - 1 do
+      bytes = bytes + #ARGV[n * 4 + 9]
+    end
+    fits = has_room(bytes)
+  end
+  return fits
 end
 
 local batch_id = ARGV[8 + jobs * 4]
@@ -79,6 +92,8 @@ for n = 0, jobs - 1 do
     verdict = batch and 'full' or 'closed'
   elseif length >= tonumber(limit) then
     verdict = 'full'
+  elseif not fits_into_memory() then
+    verdict = batch and 'full' or 'memory'
   else
     redis.call('SET', job, record, 'PX', ttl_ms)
     begin_log(id)
@@ -105,7 +120,9 @@ for n = 0, jobs - 1 do
 end
 for key, found in pairs(news) do
   redis.call('ZADD', KEYS[key], unpack(found))
-  if key % 2 == 0 then -- a list
+  if key % 2 == 1 then
+    wake_workers(wake, KEYS[key], #found / 2)
+  else -- a list
     redis.call('ZREMRANGEBYRANK', KEYS[key], 0, -listed - 1)
     redis.call('PEXPIRE', KEYS[key], ttl_ms * 2)
   end
@@ -115,8 +132,5 @@ if template then
 end
 if batch and stored > 0 then
   keep_batch(batch)
-end
-if stored > 0 then
-  redis.call(PUBLISH, wake, 'jobs')
 end
 return replies

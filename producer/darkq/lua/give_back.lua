@@ -17,6 +17,6 @@ for n = 2, #ARGV do
   end
 end
 if count > 0 then
-  redis.call(PUBLISH, ARGV[1], 'jobs')
+  wake_workers(ARGV[1], queue, count)
 end
 return count

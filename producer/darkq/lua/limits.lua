@@ -6,15 +6,22 @@
 -- places   calls in progress; score = the end of their lease
 -- waiting  jobs that were put off, in the order in which they will be admitted
 -- due      the same jobs; score = when they come back to ask
+-- late     jobs that did not come when they were due; score = their rank in `waiting`. They hold
+--          up no other job, and have their rank again when they come
 -- breaker  hash: open_until and cooldown_ms while it is open or half-open; probe and
 --          probe_until, the call that tries; blocked_until and breaches, what a 429 left
+-- heard    string: when a script last ran here, and until when no call is admitted
 --
--- KEYS  those five
+-- Workers renew their calls four times per lease. If no script ran for half a lease, either Redis
+-- was away or all workers were, and leases may have run out on calls that go on. No call is
+-- admitted for half a lease then, so that each worker renews its own first.
+--
+-- KEYS  those seven
 -- ARGV  concurrency (0: no bound), lease, longest time a job is put off for, first and longest
 --       cool-down of the breaker, number of windows, then per window: count, length; all times
 --       in ms; after these what the call itself takes
 
-local grants, places, waiting, due, breaker = unpack(KEYS)
+local grants, places, waiting, due, breaker, late, heard = unpack(KEYS)
 local concurrency, lease_ms, horizon_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local windows, first_arg, longest_ms = {}, 7 + 2 * ARGV[6], 0
 for n = 7, first_arg - 1, 2 do
@@ -25,6 +32,9 @@ end
 local MOST_CALLED = 100 -- in one reply
 local CALL_AGAIN_MS = 200 -- a job that was due or called, and has not come
 local PLACE_WAIT_MAX_MS = 600000 -- nobody knows when a place is free; who waits is called then
+local OUTAGE_MS = 3600000 -- calls are known for so long while no script runs
+local MOST_LATE = 10000
+local MOST_DROPPED = 1000 -- entries that one call removes
 local PRIORITY_SPAN = 4e12 -- more than any time in ms: a priority's jobs stand together
 
 local time = redis.call('TIME')
@@ -42,9 +52,29 @@ local function is_shut() -- not closed: a worker must ask, even where nothing el
   return redis.call('HEXISTS', breaker, 'open_until') == 1 or now < breaker_field('blocked_until')
 end
 
+local in_order = #windows > 0 or concurrency > 0
+local function read_heard()
+  local at, respite = string.match(redis.call('GET', heard) or '', '^([%d.]+) ([%d.]+)$')
+  return tonumber(at), tonumber(respite) or 0
+end
+
+-- Until when no call is admitted, since calls may be in progress that are not known here.
+local function respite_until()
+  local at, until_ms = read_heard()
+  if in_order and at and now - at > lease_ms / 2 and (redis.call('EXISTS', places) == 1
+    or redis.call('ZCOUNT', grants, '(' .. score(at), '+inf') > 0) then
+    return now + lease_ms / 2
+  end
+  return until_ms
+end
+local no_call_until = respite_until()
+
 local function expire()
-  redis.call('PEXPIRE', grants, math.ceil(longest_ms + lease_ms))
-  redis.call('PEXPIRE', places, lease_ms)
+  if in_order then
+    redis.call('SET', heard, score(now) .. ' ' .. score(no_call_until), 'PX', OUTAGE_MS)
+  end
+  redis.call('PEXPIRE', grants, math.ceil(longest_ms + lease_ms + OUTAGE_MS))
+  redis.call('PEXPIRE', places, lease_ms + OUTAGE_MS)
   redis.call('PEXPIRE', waiting, horizon_ms + lease_ms * 2)
   redis.call('PEXPIRE', due, horizon_ms + lease_ms * 2)
   local busy_ms = math.max(breaker_field('open_until'), breaker_field('blocked_until'), now) - now
@@ -54,7 +84,7 @@ end
 -- How many calls may begin now.
 local function room()
   local free = math.huge
-  if now < breaker_field('blocked_until') then
+  if now < math.max(breaker_field('blocked_until'), no_call_until) then
     return 0
   end
   if redis.call('HEXISTS', breaker, 'open_until') == 1 then
@@ -68,7 +98,7 @@ local function room()
     free = math.min(free, window.count - inside)
   end
   if concurrency > 0 then
-    free = math.min(free, concurrency - redis.call('ZCARD', places))
+    free = math.min(free, concurrency - redis.call('ZCOUNT', places, '(' .. score(now), '+inf'))
   end
   return free
 end
@@ -88,7 +118,7 @@ end
 
 -- When a job with so many others before it shall ask again: rather too early than too late.
 local function turn(ahead)
-  local at = math.max(now + 10, breaker_field('blocked_until'))
+  local at = math.max(now + 10, breaker_field('blocked_until'), no_call_until)
   if redis.call('HEXISTS', breaker, 'open_until') == 1 then
     local open_until = breaker_field('open_until')
     local shut_until = now < open_until and open_until or now + breaker_field('cooldown_ms')
@@ -98,7 +128,7 @@ local function turn(ahead)
     at = math.max(at, window_turn(window, ahead))
   end
   if concurrency > 0 then
-    local behind = ahead - concurrency + redis.call('ZCARD', places)
+    local behind = ahead - concurrency + redis.call('ZCOUNT', places, '(' .. score(now), '+inf')
     if behind >= 0 then
       local wait_ms = lease_ms * (1 + math.floor(behind / concurrency))
       at = math.max(at, now + math.min(wait_ms, PLACE_WAIT_MAX_MS))
@@ -110,6 +140,28 @@ end
 local function forget(id)
   redis.call('ZREM', waiting, id)
   redis.call('ZREM', due, id)
+  redis.call('ZREM', late, id)
+end
+
+-- Let others pass a job that does not come, and keep its rank.
+local function set_aside(id)
+  local rank = redis.call('ZSCORE', waiting, id)
+  forget(id)
+  if rank then
+    redis.call('ZADD', late, rank, id)
+    if redis.call('ZCARD', late) > MOST_LATE then
+      redis.call('ZREM', late, redis.call('ZRANGE', late, 0, 0)[1])
+    end
+    redis.call('PEXPIRE', late, horizon_ms + lease_ms * 2)
+  end
+end
+
+-- Remove scores up to a bound, but only so many: the next call goes on.
+local function drop(key, bound)
+  local old = redis.call('ZRANGEBYSCORE', key, '-inf', bound, 'LIMIT', 0, MOST_DROPPED)
+  if #old > 0 then
+    redis.call('ZREM', key, unpack(old))
+  end
 end
 
 -- Those first in line, as many as there is room for, unless they are on their way already:
@@ -138,10 +190,9 @@ local function called()
   return reply
 end
 
-redis.call('ZREMRANGEBYSCORE', places, '-inf', score(now))
-redis.call('ZREMRANGEBYSCORE', grants, '-inf', score(now - longest_ms))
--- Who did not come when due has been cancelled, most likely.
-local late = redis.call('ZRANGEBYSCORE', due, '-inf', score(now - lease_ms), 'LIMIT', 0, 100)
-for _, id in ipairs(late) do
-  forget(id)
+drop(places, score(now))
+drop(grants, score(now - longest_ms))
+local missed = redis.call('ZRANGEBYSCORE', due, '-inf', score(now - lease_ms), 'LIMIT', 0, 100)
+for _, id in ipairs(missed) do
+  set_aside(id)
 end

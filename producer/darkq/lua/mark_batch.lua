@@ -1,16 +1,24 @@
 -- Say for good that a batch's input is complete, or that the batch is cancelled.
 --
 -- KEYS  batch, lines
--- ARGV  channel, 'total' | 'cancel', then two per line whose job may be lost: line, arq id
--- Returns 1, or 0 when there is no such batch.
+-- ARGV  channel, 'total' | 'cancel', how many lines must have been added for the former, then two per
+--       line whose job may be lost: line, arq id
+-- Returns 1; 0 when there is no such batch; -1 when fewer lines were added: Redis has lost some.
 
-local batch, lines, channel, what = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local batch, lines, channel, what, least = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
 if redis.call('EXISTS', batch) == 0 then
   return 0
 end
-local value = what == 'total' and (redis.call('HGET', batch, 'added') or '0') or '1'
+local value = '1'
+if what == 'total' then
+  local added, total = unpack(redis.call('HMGET', batch, 'added', 'total'))
+  value = added or '0'
+  if tonumber(total or value) < least then
+    return -1
+  end
+end
 redis.call('HSETNX', batch, what, value)
-for n = 3, #ARGV, 2 do
+for n = 4, #ARGV, 2 do
   local line, id = ARGV[n], ARGV[n + 1]
   if redis.call('ZSCORE', lines, line) == '0'
     and redis.call('EXISTS', 'arq:job:' .. id, 'arq:result:' .. id) == 0 then

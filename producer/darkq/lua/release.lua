@@ -3,17 +3,17 @@
 -- KEYS  queue, in-progress, retry, state, events
 -- ARGV  arq id, attempt, owner token, channel, wake channel,
 --       delay in ms ('': at the place that follows), the score of a place,
---       1 if this burns a try, then two per event: id, event
+--       1 if this burns a try, ttl of a job in ms, then two per event: id, event
 -- Returns 1, or 0 when the job is not ours any more and nothing was changed.
 
 local queue, in_progress, retry, state, events = unpack(KEYS)
-local id, attempt, token, channel, wake, delay_ms, place, burns = unpack(ARGV, 1, 8)
+local id, attempt, token, channel, wake, delay_ms, place, burns, ttl_ms = unpack(ARGV, 1, 9)
 local holder = redis.call('GET', in_progress)
 if holder and holder ~= token or redis.call('GET', retry) ~= attempt
   or redis.call('HEXISTS', state, 'held') == 0 then
   return 0
 end
-for n = 9, #ARGV, 2 do
+for n = 10, #ARGV, 2 do
   redis.call('XADD', events, 'NOMKSTREAM', ARGV[n], 'e', ARGV[n + 1])
 end
 local time = redis.call('TIME')
@@ -25,14 +25,22 @@ if redis.call('HEXISTS', state, 'cancel') == 1 then
 end
 redis.call('ZADD', queue, 'XX', string.format('%.3f', due_ms), id)
 redis.call('DEL', in_progress)
+-- It waits for as long as a new job may, counted from when it is due.
+local live_ms = ttl_ms + math.ceil(math.max(0, due_ms - now_ms))
+if redis.call('PTTL', 'arq:job:' .. id) < live_ms then
+  redis.call('PEXPIRE', 'arq:job:' .. id, live_ms)
+  for _, key in ipairs({ retry, state, events }) do
+    redis.call('PEXPIRE', key, live_ms + ttl_ms)
+  end
+end
 if burns == '1' then -- first: a hash whose last field goes is gone, and its time to live with it
   redis.call('HSET', state, 'tries', (tonumber(redis.call('HGET', state, 'tries')) or 0) + 1)
 end
 redis.call('HDEL', state, 'held')
-for n = 9, #ARGV, 2 do
+for n = 10, #ARGV, 2 do
   redis.call(PUBLISH, channel, ARGV[n + 1])
 end
 if due_ms <= now_ms then -- else its worker, which is awake, learns when it will be
-  redis.call(PUBLISH, wake, 'jobs')
+  wake_workers(wake, queue, 1)
 end
 return 1

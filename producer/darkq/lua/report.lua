@@ -7,12 +7,15 @@
 -- KEYS  as in limits.lua
 -- ARGV  after those of limits.lua three per call: call, word, argument. The words:
 --       calling    goes on, and nothing has come yet
---       answering  goes on, and the service has answered
+--       answering  goes on, and the service has answered; how many ms ago
 --       answered   goes on; the service has just answered
 --       left       has ended; says nothing of the service
 --       alive      has ended; the service works
 --       failed     has ended; the service does not work; 1 if the breaker shall open
 --       limited    has ended with a 429; ms for which to stay away, 0 if the service did not say
+--       and of a job that waits, by its arq id in place of a call:
+--       gone       is in no queue any more
+--       away       cannot be reached: others may pass it, and it keeps its rank
 -- Returns 1 if the breaker is not closed; and jobs to be called, as in limits.lua
 
 local function close()
@@ -36,10 +39,15 @@ local function block(wait_ms)
   redis.call('HSET', breaker, 'blocked_until', score(math.max(until_ms, blocked_until)))
 end
 
-local function renew(call, word, is_probe)
-  redis.call('ZADD', places, 'XX', score(now + lease_ms), call)
-  if word == 'calling' then
-    redis.call('ZADD', grants, 'XX', score(now + lease_ms), call)
+-- What has run out, or was forgotten, while Redis was away is added again.
+local function renew(call, word, argument, is_probe)
+  if concurrency > 0 then
+    redis.call('ZADD', places, score(now + lease_ms), call)
+  end
+  if word == 'calling' and #windows > 0 then
+    redis.call('ZADD', grants, score(now + lease_ms), call)
+  elseif #windows > 0 and (tonumber(argument) or longest_ms) < longest_ms then
+    redis.call('ZADD', grants, 'LT', score(now - argument), call)
   end
   if is_probe then
     redis.call('HSET', breaker, 'probe_until', score(now + lease_ms))
@@ -66,8 +74,12 @@ end
 for n = first_arg, #ARGV, 3 do
   local call, word, argument = unpack(ARGV, n, n + 2)
   local is_probe = redis.call('HGET', breaker, 'probe') == call
-  if word == 'calling' or word == 'answering' then
-    renew(call, word, is_probe)
+  if word == 'gone' then
+    forget(call)
+  elseif word == 'away' then
+    set_aside(call)
+  elseif word == 'calling' or word == 'answering' then
+    renew(call, word, argument, is_probe)
   else
     local reached_ms = tonumber(redis.call('ZSCORE', grants, call) or 0)
     if reached_ms > now then

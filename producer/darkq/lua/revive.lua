@@ -36,5 +36,5 @@ redis.call('ZREM', failures, id)
 local time = redis.call('TIME')
 redis.call('ZADD', queue, string.format('%.3f', time[1] * 1000 + time[2] / 1000), id)
 redis.call(PUBLISH, channel, event)
-redis.call(PUBLISH, wake, 'jobs')
+wake_workers(wake, queue, 1)
 return 'queued'

@@ -32,6 +32,6 @@ for n = 3, #ARGV, 3 do
   verdicts[#verdicts + 1] = shift(ARGV[n], ARGV[n + 1], ARGV[n + 2])
 end
 if moved > 0 then
-  redis.call(PUBLISH, wake, 'jobs')
+  wake_workers(wake, to, moved)
 end
 return verdicts

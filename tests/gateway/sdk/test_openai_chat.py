@@ -174,3 +174,16 @@ async def test_a_repeated_request_finds_its_job(
         answer = await sdk.chat.completions.create(model=MODEL, messages=HELLO)
     assert answer.choices[0].message.content
     assert len(darkai.exchanges) == 1
+
+
+async def test_a_request_that_is_repeated_five_times_is_paid_once(
+    start_gateway: Callable[..., Awaitable[Api]], working: Working
+) -> None:
+    """The SDK's pauses grow. Red when the grace does not grow with them."""
+    darkai = await working(chunks=60, chunks_per_s=15)
+    api = await start_gateway(gateway_cancel_grace_s=0.1)
+    base_url = f"{api.url}/v1"
+    async with AsyncOpenAI(base_url=base_url, api_key="x", max_retries=5, timeout=0.5) as sdk:
+        answer = await sdk.chat.completions.create(model=MODEL, messages=HELLO)
+    assert answer.choices[0].message.content
+    assert len(darkai.exchanges) == 1

@@ -339,7 +339,7 @@ class AnswerDecoder:
         if meaning == BROKEN:
             said = f"the upstream broke its answer off: finish_reason {shown(word)!r}"
             self._fail(Reported(codes=(word,)).kind(said, status=200))
-        if meaning == BROKEN or self.has_ended:
+        if meaning == BROKEN or self.has_ended or (meaning is None and self._has_good_reason):
             return
         self._reason = meaning or shown(word)
         self._reason_is_latest = True
@@ -347,6 +347,11 @@ class AnswerDecoder:
             self.unknown_reason = self._reason
         elif self._chars and not self._stops_early:
             self._close_text()
+
+    @property
+    def _has_good_reason(self) -> bool:
+        """Tell whether a finish reason that is known to be good follows the last text."""
+        return self._reason_is_latest and self._reason != self.unknown_reason
 
     def _close_text(self) -> None:
         """A good reason has come: the text is whole if nothing in it is missing."""
@@ -358,8 +363,7 @@ class AnswerDecoder:
         """Nothing more follows: judge what has come. Raises `UpstreamError`."""
         if self._open_json:
             self._fail(self._hole(self._open_json.decode(errors="replace")))
-        is_good = self._reason_is_latest and self._reason != self.unknown_reason
-        if self._foreign and not self.has_ended and not (is_good and self._chars):
+        if self._foreign and not self.has_ended and not (self._has_good_reason and self._chars):
             raise self._not_understood()
         if not self._chars and self._reason in ("length", "content_filter"):
             why = f"the upstream sent no text: {self._reason}"

@@ -1,0 +1,111 @@
+"""How long does a script keep Redis from everybody else, with a million entries where it looks?
+
+Keys are filled with as many entries as said; then each script is called by itself. What is told is
+the slowest call, as the server's slow log has it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from redis.asyncio import Redis
+
+from benchmarks.figures import Answer, Figures, Row
+from benchmarks.processes import redis_server
+from benchmarks.systems import settings_of
+from darkq import Client, Settings, scripts
+from darkq.keys import JobKeys, failures, limit_keys, queue
+from darkq.scripts import Argument
+from darkq.windows import Window
+from darkq_worker.claims import Claim, Leases
+from darkq_worker.gate import Gate, NotNow, Rule
+
+ENTRIES = (10_000, 100_000, 1_000_000)
+CALLS = 20
+_PAGE = 10_000
+_NOW_MS = 1000
+_FAR_MS = 9_000_000_000_000  # a time that does not come
+
+
+async def answer(_: str, repetitions: int, scale: float) -> Answer:
+    rows = []
+    for entries in ENTRIES:
+        count = int(entries * scale)
+        runs = [await _run(count) for _ in range(repetitions)]
+        rows += [
+            Row(f"{what}, {count:,} entries", "ms", Figures.of([run[what] for run in runs]))
+            for what in runs[0]
+        ]
+    return Answer(rows, [f"The slowest of {CALLS} calls."])
+
+
+async def _run(entries: int) -> dict[str, float]:
+    with redis_server() as url:
+        settings = settings_of(url).model_copy(update={"queue_max_jobs": 2 * entries + 1000})
+        async with Redis.from_url(url) as redis, Client(settings=settings) as client:
+            leases = Leases(redis, "worker", lease_s=60, job_ttl_s=600)
+            await _fill(redis, queue(0, "interactive"), entries, _FAR_MS)
+            slowest = {"enqueue 1": await _slowest(redis, lambda: client.enqueue("x"))}
+            slowest["claim 1"] = await _slowest(
+                redis, lambda: leases.claim(0, slots=1, bulk_slots=1)
+            )
+            slowest |= await _limits(redis, settings, entries)
+            await _fill(redis, failures(0), entries, _NOW_MS)
+            slowest["finish, all listed failures over"] = await _slowest(
+                redis, lambda: _fail(redis)
+            )
+    return slowest
+
+
+async def _limits(redis: Redis, settings: Settings, entries: int) -> dict[str, float]:
+    slowest = {}
+    keys = limit_keys("x")
+    gate = Gate(redis, "x", Rule((Window(2_000_000, 60.0),), 1), settings)
+    await _fill(redis, keys.waiting, entries, _NOW_MS)
+    await _fill(redis, keys.due, entries, _FAR_MS)
+    slowest["admit 1, behind all that wait"] = await _slowest(redis, lambda: _ask(gate))
+    slowest["report"] = await _slowest(redis, gate.keep)
+    await _fill(redis, keys.grants, entries, _NOW_MS)
+    slowest["admit 1, all calls over"] = await _slowest(redis, lambda: _ask(gate))
+    await gate.aclose()
+    return slowest
+
+
+async def _slowest(redis: Redis, call: Callable[[], Awaitable[object]]) -> float:
+    """Return how long the slowest of some calls took, in ms; the first loads the script."""
+    await call()
+    await redis.execute_command("CONFIG", "SET", "slowlog-log-slower-than", 0)
+    await redis.execute_command("SLOWLOG", "RESET")
+    for _ in range(CALLS):
+        await call()
+    entries = await redis.slowlog_get(CALLS * 10)
+    took_us = [entry["duration"] for entry in entries if entry["command"].startswith(b"EVAL")]
+    return float(max(took_us) / 1000)
+
+
+async def _ask(gate: Gate) -> None:
+    claim = Claim(JobKeys.new(0), 0, 1, "", 0, 0, False, b"", time.time() * 1000)
+    with suppress(NotNow):
+        await gate.admit(claim)
+
+
+async def _fail(redis: Redis) -> None:
+    """Drop what is over, as `finish` does for a failed job that is held by its worker."""
+    keys = JobKeys.new(0)
+    await redis.set(keys.in_progress, "t", px=60_000)
+    await redis.set(keys.retry, 1, px=60_000)
+    await redis.execute_command("HSET", keys.state, "held", "1")
+    await redis.pexpire(keys.state, 60_000)
+    names = [queue(0, "interactive"), keys.in_progress, keys.job, keys.retry, keys.state]
+    names += [keys.result, keys.events, keys.failed, failures(0)]
+    args: list[Argument] = [keys.arq_id, 1, "t", keys.live, b"{}", 60_000]
+    assert await scripts.finish(redis, names, args) == 1
+
+
+async def _fill(redis: Redis, key: str, entries: int, score: float) -> None:
+    numbers = iter(range(entries))
+    while page := list(itertools.islice(numbers, _PAGE)):
+        await redis.zadd(key, {f"{{0}}{n:032x}": score + n / 1000 for n in page})
