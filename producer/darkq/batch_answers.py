@@ -1,10 +1,12 @@
 """What people get out of a batch: a line for each line that they put in. No I/O.
 
     {"id", "custom_id", "response": {"status_code": 200, "request_id", "body"}, "error": null}
+    {"id", "custom_id", "response": {"status_code": 400, "request_id", "body"}, "error": null}
     {"id", "custom_id", "response": null, "error": {"code", "message"}}
 
-`body` is what the endpoint would have answered. Made twice of the same result, a line is the
-same to the byte; `request_id` is the job's id.
+`body` is what the endpoint would have answered, which in batches over files may be an error. There
+`error` is for requests that were not made. Made twice of the same result, a line is the same to the
+byte; `request_id` is the job's id.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ from typing import Any
 import msgspec
 
 from darkq.openai_body import CHAT, Endpoint
-from darkq.openai_response import empty_response, item_id, response_usage, text_part
+from darkq.openai_errors import WireError
+from darkq.openai_response import (
+    Repeated,
+    empty_response,
+    item_id,
+    repeated_in,
+    response_usage,
+    text_part,
+)
 from darkq.result import Result
 
 _FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls")
@@ -25,6 +35,12 @@ def answer_line(custom_id: str, result: Result, endpoint: Endpoint) -> bytes:
     body = chat_completion(result) if endpoint == CHAT else response_object(result)
     response = {"status_code": 200, "request_id": result.job_id, "body": body}
     return _line(custom_id, result.job_id, response, None)
+
+
+def refusal_line(custom_id: str, job_id: str, error: WireError) -> bytes:
+    """Return the line of a request that the endpoint would have answered with an error."""
+    response = {"status_code": error.status, "request_id": job_id, "body": error.body()}
+    return _line(custom_id, job_id, response, None)
 
 
 def failure_line(custom_id: str, job_id: str, code: str, message: str) -> bytes:
@@ -79,16 +95,21 @@ def response_object(result: Result) -> dict[str, Any]:
         "status": status,
         "content": [text_part(result.text)],
     }
-    return empty_response(f"resp_{result.job_id}") | {
-        "created_at": result.queued_ms // 1000,
-        "completed_at": None if is_cut else result.finished_ms // 1000,
-        "status": status,
-        "model": result.model,
-        "output": [message],
-        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-        "metadata": {k: v for k, v in result.metadata.items() if k != "custom_id"},
-        "usage": response_usage(result.usage),
-    }
+    noted = {name: value for name, value in result.metadata.items() if name != "custom_id"}
+    repeated = repeated_in(result.metadata) or Repeated(metadata=noted)
+    return (
+        empty_response(f"resp_{result.job_id}")
+        | repeated.fields()
+        | {
+            "created_at": result.queued_ms // 1000,
+            "completed_at": None if is_cut else result.finished_ms // 1000,
+            "status": status,
+            "model": result.model,
+            "output": [message],
+            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "usage": response_usage(result.usage),
+        }
+    )
 
 
 def _finish_reason(result: Result) -> str:

@@ -168,10 +168,13 @@ async def _owned(request: web.Request) -> FileBatch:
 def batch_object(record: FileBatch, status: BatchStatus | None) -> dict[str, Any]:
     """Return a batch in the API's words."""
     state: str = record.state
-    completed, failed = record.completed, record.failed
+    completed, failed, cancelling_at = record.completed, record.failed, record.cancelling_at
     if record.ended_at is None and status is not None:
-        completed, failed = status.completed, status.failed + status.cancelled
-        state = "cancelling" if status.state in ("cancelling", "cancelled") else state
+        completed = status.completed
+        failed = record.refused + status.failed + status.cancelled
+        if status.state in ("cancelling", "cancelled"):
+            state = "cancelling"
+            cancelling_at = status.cancelled_ms and status.cancelled_ms // 1000
     errors = [
         {"code": e.code, "message": e.message, "line": e.line, "param": e.param}
         for e in record.errors
@@ -194,7 +197,7 @@ def batch_object(record: FileBatch, status: BatchStatus | None) -> dict[str, Any
         "expires_at": record.expires_at,
         "finalizing_at": record.finalizing_at,
         **ended,
-        "cancelling_at": None,
+        "cancelling_at": cancelling_at,
         "request_counts": {
             "total": record.total,
             "completed": completed,

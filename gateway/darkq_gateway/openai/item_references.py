@@ -13,9 +13,8 @@ from aiohttp import web
 
 from darkq import JobCancelled, JobFailed, JobNotFound, ResultTimeout
 from darkq.job import MAX_PROMPT_BYTES
-from darkq.openai_response import item_id
+from darkq.openai_response import item_id, repeated_in
 from darkq_gateway.errors import ApiError
-from darkq_gateway.openai.response_request import asked_of
 from darkq_gateway.ownership import owned_job
 
 MAX_REFERENCES = 1000
@@ -66,7 +65,7 @@ async def _text_of(request: web.Request, wanted: str, field: str) -> str:
         raise not_found
     try:
         job = await owned_job(request, found[1])
-        if job.status.state != "completed" or asked_of(job.status.metadata) is None:
+        if job.status.state != "completed" or repeated_in(job.status.metadata) is None:
             raise not_found
         result = await job.handle.result(1)
     except (JobNotFound, JobFailed, JobCancelled, ResultTimeout):

@@ -54,7 +54,7 @@ class ResponseStream:
         """Whether there was an event with text, or one that says how the Response has ended."""
         self.failure: ApiError | None = None
         """What there is instead of an answer."""
-        self.response: Json = {**empty_response(response_id), **asked}
+        self.response: Json = empty_response(response_id) | asked
         self._number = 0
         self._pieces: list[str] | None = None
         """The text of the item that is open; None while none is."""

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from darkq import JobHandle, JobNotFound
+from darkq.openai_response import repeated_in
 from darkq_gateway.awaited_json import send_when_done
 from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import STREAMS, caller_of
@@ -18,7 +19,6 @@ from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
 from darkq_gateway.openai import foreground, item_references, response_request, sse
 from darkq_gateway.openai.request import decode
-from darkq_gateway.openai.response_request import asked_of
 from darkq_gateway.openai.response_stream import ResponseStream
 from darkq_gateway.ownership import owned_job
 from darkq_gateway.queries import integer
@@ -41,15 +41,14 @@ async def create(request: web.Request) -> web.StreamResponse:
     fields = decode(body)
     await item_references.resolve(request, fields)
     asked = response_request.parse(fields, caller_of(request))
-    repeated = asked_of(asked.job.metadata)
     if asked.background:
         job = await foreground.enqueue(request, asked.job, body)
-        response = _new(job, repeated)
+        response = _new(job, asked.repeated.fields())
         if asked.stream:
             return await _stream(request, job, response, after=-1)
         return as_json(await _so_far(job, response))
     async with foreground.awaited(request, asked.job, body) as job:
-        response = _new(job, repeated)
+        response = _new(job, asked.repeated.fields())
         if asked.stream:
             return await _stream(request, job, response, after=-1, in_foreground=True)
         return await send_when_done(request, _whole(job, response))
@@ -145,11 +144,11 @@ async def _owned(request: web.Request) -> tuple[JobHandle, ResponseStream]:
     if not response_id.startswith(PREFIX):
         raise JobNotFound(response_id)
     job = await owned_job(request, response_id.removeprefix(PREFIX))
-    asked = asked_of(job.status.metadata)
-    if asked is None:  # a job, but no Response
+    repeated = repeated_in(job.status.metadata)
+    if repeated is None:  # a job, but no Response
         raise JobNotFound(response_id)
-    return job.handle, _new(job.handle, asked)
+    return job.handle, _new(job.handle, repeated.fields())
 
 
-def _new(job: JobHandle, asked: dict[str, Any] | None) -> ResponseStream:
-    return ResponseStream(PREFIX + job.id, asked=asked or {})
+def _new(job: JobHandle, asked: dict[str, Any]) -> ResponseStream:
+    return ResponseStream(PREFIX + job.id, asked=asked)
