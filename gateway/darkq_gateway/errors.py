@@ -132,6 +132,11 @@ def openai_shape(error: ApiError) -> dict[str, Any]:
     return WireError(error.status, error.code, error.message, error.field).body()
 
 
+_NO_SUCH_ENDPOINT = (
+    "there is no such endpoint here; there are /v1/chat/completions, /v1/responses, /v1/models, "
+    "/v1/files and /v1/batches"
+)
+
 SHAPES: dict[str, Callable[[ApiError], dict[str, Any]]] = {"/v1": openai_shape}
 """The shapes of errors below a path, where it is not the native one."""
 
@@ -178,6 +183,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if isinstance(error, ConnectionError) and _has_left(request):
             raise
         known = error_of(error)
+        if isinstance(error, web.HTTPNotFound) and shape_of(request.path) is openai_shape:
+            known = ApiError(404, "not_found", _NO_SUCH_ENDPOINT)
         if known is None:
             log_bug(error)
             known = internal_error()
