@@ -52,6 +52,7 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was asked for, and how far it has come. Times are epoch seconds.
 
     `completed` and `failed` are counted when it ends; until then the batch itself knows them.
+    `refused` lines are of the total, and have no job: their requests cannot be honoured.
     `output_ttl_s` is how long its output and error files are kept, if it is not as usual.
     """
 
@@ -68,8 +69,10 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: int
     in_progress_at: int | None = None
     finalizing_at: int | None = None
+    cancelling_at: int | None = None
     ended_at: int | None = None
     total: int = 0
+    refused: int = 0
     completed: int = 0
     failed: int = 0
     output_file_id: str | None = None
