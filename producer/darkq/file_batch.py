@@ -14,11 +14,10 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from darkq import scripts
 from darkq.connection import is_wrong_type, speaking_darkq
@@ -53,6 +52,7 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was asked for, and how far it has come. Times are epoch seconds.
 
     `completed` and `failed` are counted when it ends; until then the batch itself knows them.
+    `refused` lines are of the total, and have no job: their requests cannot be honoured.
     `output_ttl_s` is how long its output and error files are kept, if it is not as usual.
     """
 
@@ -69,8 +69,10 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: int
     in_progress_at: int | None = None
     finalizing_at: int | None = None
+    cancelling_at: int | None = None
     ended_at: int | None = None
     total: int = 0
+    refused: int = 0
     completed: int = 0
     failed: int = 0
     output_file_id: str | None = None
@@ -144,14 +146,7 @@ class FileBatches:
 
     async def get(self, batch_id: str) -> FileBatch:
         """Return a record. Raises `BatchNotFound`, `CorruptRecord`, `NewerRecord`."""
-        key = BatchKeys.parse(batch_id).files
-        async with speaking_darkq():
-            try:
-                data: bytes | None = await self._redis.get(key)
-            except ResponseError as error:
-                if not is_wrong_type(error):
-                    raise
-                raise CorruptRecord(batch_id) from None
+        (data,) = await self._stored([batch_id])
         if data is None:
             raise BatchNotFound(batch_id)
         return _read(data, batch_id)
@@ -218,19 +213,24 @@ class FileBatches:
 
     async def _records(self, ids: Sequence[str]) -> list[FileBatch]:
         """Read records; one that cannot be read is left out, and does not hide the others."""
+        records = []
+        ids = [batch_id for batch_id in ids if _can_be_batch(batch_id)]
+        for batch_id, data in zip(ids, await self._stored(ids), strict=True):
+            with suppress(CorruptRecord):
+                if data is not None:
+                    records.append(_read(data, batch_id))
+        return records
+
+    async def _stored(self, ids: Sequence[str]) -> list[bytes | None]:
+        """Return what is stored of batches; b"", which is no record, for a key of another type."""
         async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
             for batch_id in ids:  # of any partitions
                 pipe.get(BatchKeys.parse(batch_id).files)
-            found: Sequence[Any] = await pipe.execute(raise_on_error=False)
+            found = await pipe.execute(raise_on_error=False)
             for reply in found:
                 if isinstance(reply, Exception) and not is_wrong_type(reply):
                     raise reply
-        records = []
-        for batch_id, data in zip(ids, found, strict=True):
-            with suppress(CorruptRecord):
-                if isinstance(data, bytes):
-                    records.append(_read(data, batch_id))
-        return records
+        return [b"" if isinstance(reply, Exception) else reply for reply in found]
 
     async def close(self, batch_id: str) -> None:
         """Say that nothing is left to do for a batch but to delete its leftovers, later."""
@@ -298,6 +298,14 @@ def _read(data: bytes, batch_id: str) -> FileBatch:
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise CorruptRecord(batch_id, tenant_of(data)) from None
+
+
+def _can_be_batch(batch_id: str) -> bool:
+    try:
+        BatchKeys.parse(batch_id)
+    except BatchNotFound:
+        return False
+    return True
 
 
 def _digest(tenant: str | None) -> str:
