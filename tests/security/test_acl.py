@@ -303,7 +303,7 @@ async def order_file_batch(world: World, client: Client) -> FileBatch:
     """What a gateway does with a file."""
 
     async def line() -> AsyncIterator[bytes]:
-        yield b'{"prompt": "a line of a file"}'
+        yield b'{"custom_id": "a", "prompt": "a line of a file"}'
 
     stored = await Files(world.settings).create(None, line(), filename="x", purpose="batch")
     async with client.batch() as batch:
