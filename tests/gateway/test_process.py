@@ -10,7 +10,7 @@ import signal
 import pytest
 from redis.asyncio import Redis
 
-from support import attacks
+from support import attackers
 from support.by_hand import Hand, chunk, started
 from support.gateway_process import darkq, listening
 from support.http_api import Api
@@ -107,10 +107,10 @@ async def test_hostile_bodies_do_not_stop_it(redis_server: Server, redis: Redis)
     async with darkq(redis_server.url, "gateway", **settings) as process:
         url = await listening(process)
         log = asyncio.create_task(rest_of(process))
-        found = await attacks.figures(url, None, 4.0)
+        found = await attackers.figures(url, None, 4.0)
         assert found.probes > 10
         assert found.p99_ms < 2000, found
-        async with attacks.attackers(url, None):
+        async with attackers.attackers("bodies", url, None):
             await asyncio.sleep(0)
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), 15) == 0
