@@ -69,16 +69,9 @@ def text_line(text: bytes, number: int, common: ForAllLines) -> Line:
     return Line(number=number, custom_id=_default_id(number), job=job)
 
 
-def json_line(
-    text: bytes, number: int, common: ForAllLines, *, needs_custom_id: bool = False
-) -> Line:
-    """Read a line of JSON. `number` is from 1. Raises `InvalidLine`.
-
-    A line without `custom_id` gets one from its number, unless `needs_custom_id`.
-    """
+def json_line(text: bytes, number: int, common: ForAllLines) -> Line:
+    """Read a line of JSON. `number` is from 1. Raises `InvalidLine`."""
     fields = _object(text, number)
-    if needs_custom_id and fields.get("custom_id") is None:
-        raise InvalidLine(number, "custom_id", "is missing", "missing_required_parameter")
     custom_id = _custom_id(fields.pop("custom_id", None), number)
     if "body" not in fields and "prompt" in fields:
         return _plain(fields, number, custom_id, common)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 from arq.connections import ArqRedis
@@ -143,13 +144,15 @@ async def test_a_stock_application_in_the_same_database(
 ) -> None:
     """Red if docs/howto/migrating.md is not true of what such an application can do, and cannot."""
 
-    async def double(_: dict[str, object], number: int) -> int:
+    async def double(_: dict[Any, Any], number: int) -> int:
         return 2 * number
 
     await client.enqueue("hi")
     await hand.complete(await hand.claim_one(), "the text", Cursor(1, 0))
     pool = ArqRedis(ConnectionPool.from_url(redis_server.url))
-    worker = Worker([func(double, name="double")], redis_pool=pool, burst=True, poll_delay=0.01)
+    worker = Worker(
+        [func(cast(Any, double), name="double")], redis_pool=pool, burst=True, poll_delay=0.01
+    )
     try:
         theirs = await pool.enqueue_job("double", 21)
         assert theirs is not None

@@ -1,7 +1,7 @@
 """The input of a batch over files: requests, a line each, checked as they are read.
 
-A line that cannot be read as a request, or whose `custom_id` is missing or comes twice, fails the
-batch before anything is asked. One whose request is refused fails alone, as it would live.
+A line that cannot be read as a request, or whose `custom_id` comes twice, fails the batch before
+anything is asked. One whose request is refused fails alone, as it would live.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Input:
         if isinstance(text, InvalidLine):
             raise text
         try:
-            line = json_line(text.text, text.number, ForAllLines(), needs_custom_id=True)
+            line = json_line(text.text, text.number, ForAllLines())
         except InvalidLine as error:
             if error.custom_id is None:
                 raise

