@@ -29,7 +29,10 @@ _COUNTED = Setup(
 
 
 async def counted(away: Callable[[Stage], Awaitable[None]], stage: Stage, rng: Random) -> Tally:
-    """Never one call too many. Red with `XX` in `renew` of report.lua, and without the respite."""
+    """Never one call too many.
+
+    Red with `XX` in `renew` of report.lua, and after SIGKILL without the respite.
+    """
     model = stage.model
     model.most_at_once = 0
     await stage.crew(2)

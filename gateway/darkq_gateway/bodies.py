@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler
 
+from darkq.validation import what_is_wrong
 from darkq_gateway.context import SETTINGS, caller_of
 from darkq_gateway.errors import ApiError, respond_error
 
@@ -72,8 +73,8 @@ async def read_json(request: web.Request, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:  # names fields and types, not values
-        reason, field = _reason(error)
-        raise ApiError(422, "invalid_body", reason, field) from None
+        wrong = what_is_wrong(error)
+        raise ApiError(422, "invalid_body", wrong.sentence, wrong.path or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ApiError(400, "invalid_json", "the body is no JSON") from None
 
@@ -106,9 +107,3 @@ async def read_body(request: web.Request) -> bytes:
 def _check_type(request: web.Request) -> None:
     if media_type(request) != "application/json":
         raise ApiError(415, "not_json", "the body must be application/json", "Content-Type")
-
-
-def _reason(error: msgspec.ValidationError) -> tuple[str, str | None]:
-    text, _, where = str(error).partition(" - at `")
-    reason = "is none of the allowed values" if "enum" in text else text  # it would quote the value
-    return reason, where.removeprefix("key in ").removeprefix("$").strip(".`") or None

@@ -15,6 +15,7 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Container,
     Iterable,
     Mapping,
     Sequence,
@@ -155,8 +156,12 @@ class Batch:
                         yield await batch_ends.with_results(self._redis, ends)
                         self._feed.reading()
 
-    async def acknowledge(self, page: Sequence[Finished], *, part: Part | None = None) -> None:
+    async def acknowledge(
+        self, page: Sequence[Finished], *, part: Part | None = None, keep: Container[int] = ()
+    ) -> None:
         """Forget what Redis holds of these lines; they will not be run again.
+
+        What it holds of the lines whose numbers are in `keep` stays as long as of any other job.
 
         In the order of `collected`; `missing` ones may be added again after this. With a `part`
         that is noted in the same step. Raises `BatchTaken` when the lease was lost to another
@@ -169,7 +174,7 @@ class Batch:
             return
         async with speaking_darkq():
             count = await batch_control.acknowledge(
-                self._redis, self._keys, self._lease, page, part
+                self._redis, self._keys, self._lease, page, part, keep
             )
         self._feed.forget(end.number for end in page[:count] if end.outcome != "missing")
         if count < len(page):

@@ -22,6 +22,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     `total` is None until the input is closed. `added` lines are in Redis or have ended, and so
     many of them each way; the rest waits or runs. `acknowledged` ends have been taken over.
     `last_line` is the highest number added. `runner` is who runs it: `<host>:<pid>:<random>`.
+    `cancelled_ms` is when it was first cancelled.
     """
 
     batch_id: str
@@ -38,6 +39,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged: int
     last_line: int
     runner: str | None
+    cancelled_ms: int | None = None
 
     @property
     def ended(self) -> int:
@@ -104,8 +106,14 @@ def _status(keys: BatchKeys, fields: Mapping[bytes, bytes], runner: bytes | None
         acknowledged=int(fields.get(b"acknowledged", 0)),
         last_line=int(fields.get(b"last", 0)),
         runner=runner.decode() if runner else None,
+        cancelled_ms=_cancelled_ms(fields.get(b"cancel")),
     )
     return msgspec.structs.replace(status, state=_state(status, cancel=b"cancel" in fields))
+
+
+def _cancelled_ms(value: bytes | None) -> int | None:
+    """darkq 0.1 noted no time, but 1."""
+    return int(value) if value is not None and value != b"1" else None
 
 
 def _state(status: BatchStatus, *, cancel: bool) -> BatchState:

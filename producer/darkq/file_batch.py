@@ -52,6 +52,7 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was asked for, and how far it has come. Times are epoch seconds.
 
     `completed` and `failed` are counted when it ends; until then the batch itself knows them.
+    `refused` lines are of the total, and have no job: their requests cannot be honoured.
     `output_ttl_s` is how long its output and error files are kept, if it is not as usual.
     """
 
@@ -68,8 +69,10 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: int
     in_progress_at: int | None = None
     finalizing_at: int | None = None
+    cancelling_at: int | None = None
     ended_at: int | None = None
     total: int = 0
+    refused: int = 0
     completed: int = 0
     failed: int = 0
     output_file_id: str | None = None
@@ -143,9 +146,7 @@ class FileBatches:
 
     async def get(self, batch_id: str) -> FileBatch:
         """Return a record. Raises `BatchNotFound`, `CorruptRecord`, `NewerRecord`."""
-        key = BatchKeys.parse(batch_id).files
-        async with speaking_darkq():
-            data: bytes | None = await self._redis.get(key)
+        (data,) = await self._stored([batch_id])
         if data is None:
             raise BatchNotFound(batch_id)
         return _read(data, batch_id)
@@ -182,7 +183,7 @@ class FileBatches:
         else:
             start = "+inf" if score is None else score
             found = await self._redis.zrevrangebyscore(ours, start, "-inf", start=0, num=count + 1)
-        ids = [batch_id.decode() for batch_id in found]
+        ids = [batch_id.decode(errors="replace") for batch_id in found]
         if after in ids:
             ids = ids[ids.index(after) + 1 :]
         return ids[:count]
@@ -205,16 +206,24 @@ class FileBatches:
 
     async def _records(self, ids: Sequence[str]) -> list[FileBatch]:
         """Read records; one that cannot be read is left out, and does not hide the others."""
-        async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
-            for batch_id in ids:  # of any partitions
-                pipe.get(BatchKeys.parse(batch_id).files)
-            found: Sequence[bytes | None] = await pipe.execute()
         records = []
-        for batch_id, data in zip(ids, found, strict=True):
+        ids = [batch_id for batch_id in ids if _can_be_batch(batch_id)]
+        for batch_id, data in zip(ids, await self._stored(ids), strict=True):
             with suppress(CorruptRecord):
                 if data is not None:
                     records.append(_read(data, batch_id))
         return records
+
+    async def _stored(self, ids: Sequence[str]) -> list[bytes | None]:
+        """Return what is stored of batches; b"", which is no record, for a key of another type."""
+        async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
+            for batch_id in ids:  # of any partitions
+                pipe.get(BatchKeys.parse(batch_id).files)
+            found = await pipe.execute(raise_on_error=False)
+            for reply in found:
+                if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+                    raise reply
+        return [b"" if isinstance(reply, Exception) else reply for reply in found]
 
     async def close(self, batch_id: str) -> None:
         """Say that nothing is left to do for a batch but to delete its leftovers, later."""
@@ -238,7 +247,7 @@ class FileBatches:
             ids = await self._redis.zrangebyscore(
                 FILE_BATCHES_ENDED, "-inf", time.time(), start=0, num=MOST_ENDED
             )
-        return [batch_id.decode() for batch_id in ids]
+        return [batch_id.decode(errors="replace") for batch_id in ids]
 
     async def begun(self, batch_id: str) -> list[str]:
         """Return the ids of the files that runners have begun to put together."""
@@ -282,6 +291,14 @@ def _read(data: bytes, batch_id: str) -> FileBatch:
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise CorruptRecord(batch_id, tenant_of(data)) from None
+
+
+def _can_be_batch(batch_id: str) -> bool:
+    try:
+        BatchKeys.parse(batch_id)
+    except BatchNotFound:
+        return False
+    return True
 
 
 def _digest(tenant: str | None) -> str:

@@ -72,7 +72,7 @@ async def answer(hand: Hand, *, slots: int = 1, text: str = "") -> None:
 
 
 async def page_of(batch: batches.Batch) -> list[Finished]:
-    async with aclosing(batch.collected()) as pages:
+    async with asyncio.timeout(5), aclosing(batch.collected()) as pages:
         return await anext(pages)
 
 
@@ -138,9 +138,10 @@ async def test_a_reader_notices_even_when_as_many_new_ends_came_as_were_lost(
         await past.come_back()
         await answer(hand, slots=3)
         for stream in (batch.events(cursors[1]), batch.tail(cursors[1])):
-            with pytest.raises(CursorGone):
-                async for _ in stream:
-                    pass
+            async with asyncio.timeout(5):
+                with pytest.raises(CursorGone):
+                    async for _ in stream:
+                        pass
         async with aclosing(batch.events(cursors[0])) as ends:
             assert Position.parse((await anext(ends)).cursor).number == 2
 
@@ -232,7 +233,7 @@ async def test_a_lost_lease_ends_the_run(
     async with Client(settings=settings) as other, AsyncExitStack() as stack:
 
         async def lose() -> None:
-            async with batch:
+            async with asyncio.timeout(5), batch:
                 await redis.delete(BatchKeys.parse(batch.id).runner)
                 await stack.enter_async_context(other.batch(batch.id))
                 _ = [end async for end in batch.run(["hello"])]

@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 
 from darkq import Client, FileBatch, Files, FileStoreUnavailable, RedisUnavailable, Settings
 from darkq.batch import Batch
+from darkq.errors import CorruptRecord
 from darkq.file_batch import FileBatchState
-from darkq.keys import BatchKeys
+from darkq.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
 from darkq_worker import file_batch, file_batch_runners
 from darkq_worker.file_batch import FileBatchRun
 from darkq_worker.file_batch_input import Input
@@ -292,3 +293,20 @@ async def test_what_others_put_among_the_batches_stops_nothing_else(
         await asyncio.wait([looking])
     assert ended is not None
     assert ended.state == "completed"
+
+
+async def test_what_others_put_among_the_batches_hides_none(
+    client: Client, orders: Orders, redis: Redis
+) -> None:
+    """Red when one id or record that cannot be read fails the whole list."""
+    record = await orders.order(3)
+    foreign = BatchKeys.new(0)
+    strange: dict[Any, float] = {b"\xff\xfe": 1, "x": 2, foreign.public_id: 3}
+    for name in (FILE_BATCHES_OPEN, file_batches_of("open")):
+        await redis.zadd(name, {key: time.time() - age for key, age in strange.items()})
+    await redis.rpush(foreign.files, "a list")  # type: ignore[misc]
+    await redis.expire(foreign.files, 60)
+    assert (await client.file_batches.page(None, limit=9)).records == [record]
+    assert await client.file_batches.reads(None, record.input_file_id) == record.id
+    with pytest.raises(CorruptRecord):
+        await client.file_batches.get(foreign.public_id)

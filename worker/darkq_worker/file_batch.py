@@ -21,9 +21,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from darkq import Client, FileBatch, FileNotFound, Files, FileStoreUnavailable, LineError, Settings
+from darkq import (
+    BatchStatus,
+    Client,
+    FileBatch,
+    FileNotFound,
+    Files,
+    FileStoreUnavailable,
+    LineError,
+    Settings,
+)
 from darkq.batch import Batch
-from darkq.batch_answers import answer_line, failure_line
+from darkq.batch_answers import answer_line, failure_line, refusal_line
 from darkq.batch_control import Part
 from darkq.batch_ends import Finished, Position
 from darkq.batch_lines import Line
@@ -32,7 +41,9 @@ from darkq.file_batch import TTL_S, FileBatchState
 from darkq.files import new_file_id
 from darkq.group_commit import MAX_BYTES_PER_CALL
 from darkq.keys import BatchKeys
-from darkq_worker.file_batch_input import Input
+from darkq.openai_errors import job_error
+from darkq.openai_response import repeated_in
+from darkq_worker.file_batch_input import Input, RefusedLine
 
 MAX_ERRORS = 100
 LINES_PER_CALL = 200
@@ -110,11 +121,12 @@ class FileBatchRun:
         await self._client.file_batches.close(self._record.id)
 
     async def _validate(self) -> None:
-        total, errors = 0, list[LineError]()
+        total, refused, errors = 0, 0, list[LineError]()
         try:
-            async with aclosing(self._input.lines(errors)) as lines:
-                async for _ in lines:
+            async with aclosing(self._input.entries(errors)) as entries:
+                async for entry in entries:
                     total += 1
+                    refused += isinstance(entry, RefusedLine)
                     if total > self._settings.files_max_lines:
                         most = f"a batch may have {self._settings.files_max_lines:,} lines at most"
                         errors.append(LineError(code="too_many_lines", message=most))
@@ -128,7 +140,8 @@ class FileBatchRun:
         if errors:
             await self._turn("failed", errors=tuple(errors), ended_at=int(time.time()))
         else:
-            await self._turn("in_progress", total=total, in_progress_at=int(time.time()))
+            now = int(time.time())
+            await self._turn("in_progress", total=total, refused=refused, in_progress_at=now)
 
     async def _answer(self) -> None:
         feeding = asyncio.create_task(self._feed(), name="darkq-file-batch-feed")
@@ -222,8 +235,7 @@ class FileBatchRun:
             if end.result is not None:
                 answers.append(answer_line(end.custom_id, end.result, self._record.endpoint))
             elif end.outcome != "missing":
-                code, message = (end.code, end.message) if end.code else self._unanswered()
-                failures.append(failure_line(end.custom_id, end.job_id, code, message))
+                failures.append(self._failure(end))
         name = self._new_part(Position.parse(page[0].cursor).number)
         stored = []
         for kind, lines in ((self._output, answers), (self._errors, failures)):
@@ -232,7 +244,8 @@ class FileBatchRun:
                 await self._files.put_part(self._record.tenant, kind.place, name, data)
                 stored.append(kind.what)
         part = Part(f"{name} {'+'.join(stored)}", TTL_S) if stored else None
-        await self._batch.acknowledge(page, part=part)
+        keep = {end.number for end in page if _is_stored(end)}
+        await self._batch.acknowledge(page, part=part, keep=keep)
         if missing := {end.number for end in page if end.outcome == "missing"}:
             await self._add_again(missing)
 
@@ -240,6 +253,12 @@ class FileBatchRun:
         """Return a name that no other call has used, nor any other runner."""
         self._parts += 1
         return f"{number:015d}-{self._batch.runner.rpartition(':')[2]}.{self._parts}"
+
+    def _failure(self, end: Finished) -> bytes:
+        if end.code:
+            error = job_error(end.code, end.message, self._record.endpoint)
+            return refusal_line(end.custom_id, end.job_id, error)
+        return failure_line(end.custom_id, end.job_id, *self._unanswered())
 
     async def _add_again(self, numbers: set[int]) -> None:
         """Their results expired before anybody took them."""
@@ -272,6 +291,7 @@ class FileBatchRun:
                 output_file_id=output,
                 error_file_id=errors,
                 errors=why,
+                cancelling_at=cancelling_at(end, status),
                 ended_at=int(time.time()),
             )
         except BatchTaken:
@@ -346,13 +366,15 @@ class FileBatchRun:
         return older + [name for name, kinds in noted if kind.what in kinds.split("+")]
 
     async def _left_out(self, answered: bytes) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of requests that were not answered before the batch ended."""
+        """Yield the lines of requests that were refused, or not answered in time."""
         code, message = self._unanswered()
-        async with aclosing(self._input.lines([])) as lines:
-            async for line in lines:
-                if not _has_bit(answered, line.number):
-                    job = BatchKeys.parse(self._record.id).job(line.number)
-                    yield failure_line(line.custom_id, job.public_id, code, message)
+        async with aclosing(self._input.entries([])) as entries:
+            async for entry in entries:
+                job_id = BatchKeys.parse(self._record.id).job(entry.number).public_id
+                if isinstance(entry, RefusedLine):
+                    yield refusal_line(entry.custom_id, job_id, entry.error)
+                elif not _has_bit(answered, entry.number):
+                    yield failure_line(entry.custom_id, job_id, code, message)
 
     @property
     def _is_over(self) -> bool:
@@ -372,6 +394,19 @@ class FileBatchRun:
             record, before=before, runner=self._batch.runner, begins=begins
         )
         self._record = record
+
+
+def _is_stored(end: Finished) -> bool:
+    """Tell whether a line is a Response that its owner may retrieve by its id."""
+    repeated = repeated_in(end.result.metadata) if end.result is not None else None
+    return repeated is not None and repeated.store
+
+
+def cancelling_at(state: str, status: BatchStatus) -> int | None:
+    """Return when a batch was cancelled by its owner; one that expires is cancelled too."""
+    if state != "cancelled" or status.cancelled_ms is None:
+        return None
+    return status.cancelled_ms // 1000
 
 
 async def delete_leftovers(client: Client, files: Files, batch_id: str) -> None:
