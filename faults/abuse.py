@@ -27,7 +27,7 @@ from support.processes import GatewayProcess
 
 MAX_MEMORY_BYTES = 200 << 20
 TIMEOUT_S = 1.0
-DRAIN_S = 1.0
+DRAIN_S = 0.5
 
 
 class Limits(NamedTuple):

@@ -66,6 +66,7 @@ async def every_place(api: Api, working: Any) -> list[Place]:
         "response_id": response_id,
         "file_id": file_id,
         "batch_id": batch_id,
+        "completion_id": f"chatcmpl-{job_id}",
         "model": "gpt-4o",
     }
     patterns = {route.path for room in app_module.ROOMS for route in room()}
