@@ -22,6 +22,9 @@ from darkq_gateway.errors import ApiError, respond_error
 
 T = TypeVar("T")
 
+MAX_JSON_VALUES = 250_000
+"""Most values and names in a body: many of them take long to decode, long ones do not."""
+
 _CONTINUE = "100-continue"
 
 
@@ -70,6 +73,7 @@ async def read_json(request: web.Request, shape: type[T]) -> T:
     """
     _check_type(request)
     body = await read_body(request)
+    check_structure(body)
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:  # names fields and types, not values
@@ -77,6 +81,24 @@ async def read_json(request: web.Request, shape: type[T]) -> T:
         raise ApiError(422, "invalid_body", wrong.sentence, wrong.path or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ApiError(400, "invalid_json", "the body is no JSON") from None
+
+
+def check_structure(body: bytes) -> None:
+    """Refuse JSON that would keep the event loop for long. Raises `ApiError`.
+
+    Texts may hold any characters. So these are only left out where all of them are too many.
+    """
+    if _structural(body) <= MAX_JSON_VALUES:
+        return
+    pieces = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    too_many = pieces.count(b'"') > 4 * MAX_JSON_VALUES
+    if too_many or _structural(b"".join(pieces.split(b'"')[::2])) > MAX_JSON_VALUES:
+        message = f"the body has more than {MAX_JSON_VALUES:,} values and names"
+        raise ApiError(413, "body_too_complex", message)
+
+
+def _structural(text: bytes) -> int:
+    return sum(map(text.count, (b"[", b"{", b":", b",")))
 
 
 async def read_undecoded(request: web.Request) -> bytes:

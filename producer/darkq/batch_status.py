@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from redis.asyncio import Redis
 
-from darkq.errors import BatchNotFound
+from darkq.connection import is_wrong_type
+from darkq.errors import BatchNotFound, CorruptRecord
 from darkq.keys import BatchKeys, batches
 
 BatchState: TypeAlias = Literal["open", "cancelling", "cancelled", "completed"]
@@ -53,10 +54,12 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_batch(redis: Redis, keys: BatchKeys) -> BatchStatus:
-    """Return where a batch stands. Raises `BatchNotFound`."""
+    """Return where a batch stands. Raises `BatchNotFound`, `CorruptRecord`."""
     (found,) = await _read(redis, [keys])
     if found is None:
         raise BatchNotFound(keys.public_id)
+    if isinstance(found, CorruptRecord):
+        raise found
     return found
 
 
@@ -68,25 +71,40 @@ async def listed_batches(
         start = 0
         while True:
             page = await redis.zrevrange(batches(partition), start, start + _PAGE_BATCHES - 1)
-            known = [BatchKeys.from_tagged_id(tagged_id.decode()) for tagged_id in page]
+            known = [keys for member in page if (keys := BatchKeys.of_member(member)) is not None]
             for status in await _read(redis, known):
-                if status is not None:
+                if isinstance(status, BatchStatus):
                     yield status
             start += _PAGE_BATCHES
             if len(page) < _PAGE_BATCHES:
                 break
 
 
-async def _read(redis: Redis, known: Sequence[BatchKeys]) -> list[BatchStatus | None]:
+async def _read(
+    redis: Redis, known: Sequence[BatchKeys]
+) -> list[BatchStatus | CorruptRecord | None]:
+    """Return how batches stand; one that cannot be read must not hide the others."""
     async with redis.pipeline(transaction=False) as pipe:
         for keys in known:
             pipe.hgetall(keys.batch)
             pipe.get(keys.runner)
-        replies = await pipe.execute()
+        replies = await pipe.execute(raise_on_error=False)
     return [
-        _status(keys, fields, runner) if fields else None
+        _readable(keys, fields, runner)
         for keys, fields, runner in zip(known, replies[::2], replies[1::2], strict=True)
     ]
+
+
+def _readable(keys: BatchKeys, fields: Any, runner: Any) -> BatchStatus | CorruptRecord | None:
+    for reply in (fields, runner):
+        if isinstance(reply, Exception):
+            if not is_wrong_type(reply):
+                raise reply
+            return CorruptRecord(keys.public_id)
+    try:
+        return _status(keys, fields, runner) if fields else None
+    except (KeyError, ValueError, msgspec.MsgspecError):
+        return CorruptRecord(keys.public_id)
 
 
 def _status(keys: BatchKeys, fields: Mapping[bytes, bytes], runner: bytes | None) -> BatchStatus:

@@ -65,6 +65,8 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 Prompt: TypeAlias = str | Iterable[Message | Mapping[str, Any]]
 
+NOT_PLAIN = "holds something else than plain data: make it with Job.create"
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A prompt and how to run it. None means: as the worker is configured.
@@ -86,10 +88,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def prompt_bytes(self) -> int:
-        """The size of the prompt's text, in UTF-8."""
-        if isinstance(self.prompt, str):
-            return len(self.prompt.encode())
-        return sum(len(message.text.encode()) for message in self.prompt)
+        """The size of the prompt's text, in UTF-8. Raises `InvalidJob` for what is no prompt."""
+        try:
+            if isinstance(self.prompt, str):
+                return len(self.prompt.encode())
+            return sum(len(message.text.encode()) for message in self.prompt)
+        except (AttributeError, TypeError, UnicodeEncodeError):
+            raise InvalidJob("job", NOT_PLAIN) from None
 
     def __repr__(self) -> str:
         return f"Job(model={self.model!r}, upstream={self.upstream!r}, priority={self.priority!r})"

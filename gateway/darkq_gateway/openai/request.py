@@ -8,23 +8,16 @@ import msgspec
 
 from darkq import InvalidJob, Job, OpenAIEndpoint, read_openai_body
 from darkq.validation import what_is_wrong
+from darkq_gateway.bodies import check_structure
 from darkq_gateway.context import Caller
 from darkq_gateway.errors import ApiError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-MAX_JSON_NODES = 250_000
-"""Most arrays, objects and names in a body: many values take long to decode, long ones do not.
-
-Counted as characters, so those within texts count too. A prompt has 1 MiB at most.
-"""
-
 
 def decode(body: bytes) -> dict[str, Any]:
     """Read a body; a parameter that is null was not given. Raises `ApiError`."""
-    if sum(map(body.count, (b"[", b"{", b":"))) > MAX_JSON_NODES:
-        message = f"the body has more than {MAX_JSON_NODES:,} brackets, braces and colons"
-        raise ApiError(413, "body_too_complex", message)
+    check_structure(body)
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
