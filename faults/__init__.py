@@ -10,6 +10,7 @@
     workers redis_server connections readers upstream cancelling enqueueing clocks
     batches backlog cluster watched
                      the faults
+    abuse            a gateway under attack, beside a `neighbour` that does no harm
     moving           how long a partition stands still while its slot is moved
     stock_arq        the same with arq alone, to compare
 

@@ -27,7 +27,7 @@ from support.processes import GatewayProcess
 
 MAX_MEMORY_BYTES = 200 << 20
 TIMEOUT_S = 1.0
-DRAIN_S = 1.0
+DRAIN_S = 0.5
 
 
 class Limits(NamedTuple):
@@ -39,7 +39,7 @@ class Limits(NamedTuple):
 
 
 FULL = Limits(15.0, p99_s=0.1, ends_within_s=2.0)
-SHORT = Limits(2.5, p99_s=2.0, ends_within_s=15.0)
+SHORT = Limits(2.0, p99_s=2.0, ends_within_s=15.0)
 
 _SETUP = Setup(worker={"worker_jobs": 200}, chunks=60)
 _SETTINGS = {

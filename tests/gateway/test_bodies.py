@@ -115,7 +115,7 @@ async def test_a_hostile_upload_is_refused_at_little_cost(
 ) -> None:
     """Red with aiohttp's reader (a preamble of 16 MB takes 20 s of CPU), and without each bound."""
     began_s = time.process_time()
-    answer = await api.bare(upload_request(UPLOADS[name] + END), timeout_s=LINGER_S + 5)
+    answer = await api.bare(upload_request(UPLOADS[name]() + END), timeout_s=LINGER_S + 5)
     assert status_of(answer) in (400, 413), answer
     assert answer.count(b"HTTP/") == 1
     assert time.process_time() - began_s < 3

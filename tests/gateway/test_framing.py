@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-import random
 import re
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -68,6 +66,7 @@ async def every_place(api: Api, working: Any) -> list[Place]:
         "response_id": response_id,
         "file_id": file_id,
         "batch_id": batch_id,
+        "completion_id": f"chatcmpl-{job_id}",
         "model": "gpt-4o",
     }
     patterns = {route.path for room in app_module.ROOMS for route in room()}
@@ -125,7 +124,8 @@ async def test_streams_have_no_head(api: Api, working: Any) -> None:
     streams = re.compile(
         r"/board/overview|/jobs/0-\w+/events|/v1/responses/\w.+|/v1/files/.+/content"
     )
-    found = [target for target in places if streams.fullmatch(target) and "/cancel" not in target]
+    plain = ("/cancel", "/input_items")
+    found = [each for each in places if streams.fullmatch(each) and not each.endswith(plain)]
     assert len(found) >= 6
     for target in found:
         async with api.http.head(api.url + target) as answer:
@@ -364,48 +364,11 @@ async def test_interim_responses_do_not_count_as_a_beginning(api: Api) -> None:
     assert (response.status, response.json["error"]["code"]) == (422, "invalid_body")
 
 
-async def test_mutated_requests_get_our_responses_or_none(
-    api: Api, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Red where a broken request gets a 5xx, a traceback, or a response that is not ours."""
-    caplog.set_level(logging.INFO)
-    seed = 20_261
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    pieces = [b"\r\n", b"\n", b" ", b":", b"\0", b"\xff", b"0", b"HTTP/1.1", b"%", b"chunked", b","]
-    samples = [
-        make_request("GET", "/jobs?limit=1", "Origin: http://localhost", "Sec-Fetch-Site: none"),
-        make_request("POST", "/jobs", "Content-Type: application/json", body=b'{"prompt":""}'),
-        make_request("POST", "/jobs", "Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n",
-        make_request("HEAD", "/", "Connection: upgrade", "Upgrade: h2c"),
-        make_request("GET", "http://localhost/v1/models", "Expect: 100-continue"),
-    ]
-    statuses: Counter[int] = Counter()
-    for _ in range(500):
-        request = bytearray(chance.choice(samples))
-        for _ in range(chance.randint(1, 4)):
-            place = chance.randrange(len(request))
-            request[place : place + chance.randint(0, 3)] = chance.choice(pieces)
-        answer = await answer_to(api, bytes(request))
-        if answer:
-            status = int(answer.split()[1])
-            statuses[status] += 1
-            assert status < 500 or status == 505, (request, answer)
-            assert b"\r\nServer: darkq\r\n" in answer, (request, answer)
-            assert b"aiohttp" not in answer
-    print(statuses)
-    assert statuses[400] > 100
-    assert "Traceback" not in caplog.text
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
-
-
-async def answer_to(api: Api, request: bytes) -> bytes:
-    """Send bytes and the end of them; return what is answered, without interim responses."""
-    async with connection(api.url) as (reader, writer), asyncio.timeout(10):
-        writer.write(request)
-        writer.write(b"\r\n\r\n")
-        try:
-            answer = await asyncio.wait_for(reader.read(1 << 16), 0.3)
-        except (TimeoutError, ConnectionError):  # it waits for the rest of a head or a body
-            return b""
-        return answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+@pytest.mark.parametrize("target", ["/nothing", "/jobs"])
+async def test_an_expectation_that_is_not_ascii_is_none(api: Api, target: str) -> None:
+    """Red where aiohttp's own 417 quotes it: the text cannot be encoded, which was a 500."""
+    answer = await api.bare(
+        f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n".encode()
+        + b"Expect: 100-con\xff\r\n\r\n"
+    )
+    assert int(answer.split()[1]) in (404, 405), answer

@@ -71,7 +71,7 @@ def _bombs(target: Target) -> None:
 
 def _uploads(target: Target) -> None:
     """Eight hostile uploads at once."""
-    requests = [upload_request(body, target.key) for body in UPLOADS.values()]
+    requests = [upload_request(body(), target.key) for body in UPLOADS.values()]
     for number in range(AT_ONCE):
         _in_background(_send_all, target, requests[number::AT_ONCE])
 

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 BOUNDARY = b"BBB"
 
 PART = b'--BBB\r\nContent-Disposition: form-data; name="%b"\r\n\r\n'
 FILE = b'--BBB\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
-UPLOADS: dict[str, bytes] = {
-    "newlines before the boundary": b"\n" * (16 << 20),
-    "line ends before the boundary": b"\r\n" * (8 << 20),
-    "hyphens before the boundary": b"\r\n-" * (5 << 20),
-    "a preamble": b"x" * (16 << 20) + b"\r\n" + FILE,
-    "a boundary that goes on": b"--BBB" + b" " * (16 << 20),
-    "spaces after the boundary of a file": FILE + b"x\r\n--BBB" + b" " * (16 << 20),
-    "what looks like the boundary, in the file": FILE + b"\r\n--BBBx" * (2 << 20),
-    "nearly the boundary, in the file": FILE + b"\r\n--BB" * (2 << 20),
-    "carriage returns in the file": FILE + b"\r" * (16 << 20),
-    "a header without an end": b"--BBB\r\nX: " + b"x" * (16 << 20),
-    "a header's name without an end": b"--BBB\r\n" + b"x" * (16 << 20),
-    "spaces in a header": b"--BBB\r\nX:" + b" " * (16 << 20),
-    "headers without end": b"--BBB\r\n" + b"X: y\r\n" * (2 << 20),
-    "parts without end": (PART % b"purpose" + b"batch\r\n") * 200_000,
-    "empty parts": b"--BBB\r\n\r\n\r\n" * (1 << 20),
-    "a field without an end": PART % b"purpose" + b"b" * (16 << 20),
-    "what follows the last boundary": FILE + b"x\r\n--BBB--\r\n" + b"\n" * (16 << 20),
+UPLOADS: dict[str, Callable[[], bytes]] = {
+    "newlines before the boundary": lambda: b"\n" * (16 << 20),
+    "line ends before the boundary": lambda: b"\r\n" * (8 << 20),
+    "hyphens before the boundary": lambda: b"\r\n-" * (5 << 20),
+    "a preamble": lambda: b"x" * (16 << 20) + b"\r\n" + FILE,
+    "a boundary that goes on": lambda: b"--BBB" + b" " * (16 << 20),
+    "spaces after the boundary of a file": lambda: FILE + b"x\r\n--BBB" + b" " * (16 << 20),
+    "what looks like the boundary, in the file": lambda: FILE + b"\r\n--BBBx" * (2 << 20),
+    "nearly the boundary, in the file": lambda: FILE + b"\r\n--BB" * (2 << 20),
+    "carriage returns in the file": lambda: FILE + b"\r" * (16 << 20),
+    "a header without an end": lambda: b"--BBB\r\nX: " + b"x" * (16 << 20),
+    "a header's name without an end": lambda: b"--BBB\r\n" + b"x" * (16 << 20),
+    "spaces in a header": lambda: b"--BBB\r\nX:" + b" " * (16 << 20),
+    "headers without end": lambda: b"--BBB\r\n" + b"X: y\r\n" * (2 << 20),
+    "parts without end": lambda: (PART % b"purpose" + b"batch\r\n") * 200_000,
+    "empty parts": lambda: b"--BBB\r\n\r\n\r\n" * (1 << 20),
+    "a field without an end": lambda: PART % b"purpose" + b"b" * (16 << 20),
+    "what follows the last boundary": lambda: FILE + b"x\r\n--BBB--\r\n" + b"\n" * (16 << 20),
 }
-"""Bodies of `multipart/form-data; boundary=BBB`, each of 4 to 20 MB."""
+"""Make bodies of `multipart/form-data; boundary=BBB`, each of 4 to 20 MB."""
 
 
 def bomb(unpacked_bytes: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NoReturn
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from darkq_gateway.errors import ApiError
 
@@ -36,4 +36,5 @@ async def absent(request: web.Request) -> NoReturn:
     """Not here: 404, with a word on what is."""
     resource = request.match_info.route.resource
     path = resource.canonical if resource is not None else ""
-    raise ApiError(404, "not_supported", _ABSENT[request.method, path])
+    method = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
+    raise ApiError(404, "not_supported", _ABSENT[method, path])
