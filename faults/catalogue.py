@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from faults import (
+    abuse,
     backlog,
     batches,
     cancelling,
@@ -35,4 +36,5 @@ CATALOGUE: dict[str, list[Fault]] = {
     "batch": batches.FAULTS,
     "files": file_batches.FAULTS,
     "backlog": backlog.FAULTS,
+    "abuse": abuse.FAULTS,
 }

@@ -50,6 +50,8 @@ class Tally:
     details: list[str] = field(default_factory=list)
     """What was read and what is stored, of each job whose texts are mixed."""
     recoveries_s: list[float] = field(default_factory=list)
+    figures: list[dict[str, float]] = field(default_factory=list)
+    """What else was measured, of each run."""
 
     def add(self, other: Tally) -> None:
         """Take in another tally."""
@@ -62,6 +64,7 @@ class Tally:
         self.broken += other.broken
         self.details += other.details
         self.recoveries_s += other.recoveries_s
+        self.figures += other.figures
 
     def require(self, kept: bool, promise: str) -> None:
         """Note a promise that was not kept."""

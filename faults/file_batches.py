@@ -138,7 +138,7 @@ async def _judge(stage: Stage, files: Files, ended: FileBatch, asked: dict[str, 
         for text in data.splitlines():
             line = json.loads(text)
             seen[line["custom_id"]] += 1
-            if line["error"] is None:
+            if (line["response"] or {}).get("status_code") == 200:
                 answered += 1
                 whole = stage.model.is_whole(asked[line["custom_id"]], _answer(line))
                 tally.wrong += not whole

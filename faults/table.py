@@ -23,9 +23,10 @@ def line(row: Row) -> str:
     cells = list(map(str, (*numbers, *faults)))
     cells += [_seconds(tally.recoveries_s, share) for share in (0.5, 0.99)]
     text = row.fault.name.ljust(_NAME_CHARS) + "".join(cell.rjust(_CELL_CHARS) for cell in cells)
+    figures = ["    " + "  ".join(f"{k} {v:g}" for k, v in run.items()) for run in tally.figures]
     complaints = [f"    not kept: {words}" for words in tally.broken[:10]]
     complaints += [f"    {words}" for words in tally.details[:10]]
-    return "\n".join([text, *complaints])
+    return "\n".join([text, *figures, *complaints])
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -52,6 +53,7 @@ def as_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
             "details": row.tally.details,
             "recovery_p50_s": quantile(row.tally.recoveries_s, 0.5),
             "recovery_p99_s": quantile(row.tally.recoveries_s, 0.99),
+            "figures": row.tally.figures,
             "kept": row.kept,
         }
         for row in rows

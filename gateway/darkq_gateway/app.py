@@ -31,7 +31,7 @@ from darkq_gateway.context import CLIENT, ROUTE, SETTINGS, STREAMS, identify
 from darkq_gateway.counting import TALLY, count_response
 from darkq_gateway.door import Door
 from darkq_gateway.errors import errors
-from darkq_gateway.openai import batches, chat, files, models, responses
+from darkq_gateway.openai import absent, batches, chat, files, models, responses
 from darkq_gateway.openai.file_expiry import file_expiry
 from darkq_gateway.openai.file_quota import QUOTA, FileQuota
 from darkq_gateway.openai.files import FILES
@@ -44,6 +44,7 @@ ROOMS: tuple[Callable[[], list[web.RouteDef]], ...] = (
     jobs.routes,
     job_events.routes,
     openapi.routes,
+    absent.routes,  # before the ids of Responses, which would take its names for theirs
     chat.routes,
     responses.routes,
     models.routes,

@@ -16,10 +16,14 @@ import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler
 
+from darkq.validation import what_is_wrong
 from darkq_gateway.context import SETTINGS, caller_of
 from darkq_gateway.errors import ApiError, respond_error
 
 T = TypeVar("T")
+
+MAX_JSON_VALUES = 250_000
+"""Most values and names in a body: many of them take long to decode, long ones do not."""
 
 _CONTINUE = "100-continue"
 
@@ -69,13 +73,32 @@ async def read_json(request: web.Request, shape: type[T]) -> T:
     """
     _check_type(request)
     body = await read_body(request)
+    check_structure(body)
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:  # names fields and types, not values
-        reason, field = _reason(error)
-        raise ApiError(422, "invalid_body", reason, field) from None
+        wrong = what_is_wrong(error)
+        raise ApiError(422, "invalid_body", wrong.sentence, wrong.path or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ApiError(400, "invalid_json", "the body is no JSON") from None
+
+
+def check_structure(body: bytes) -> None:
+    """Refuse JSON that would keep the event loop for long. Raises `ApiError`.
+
+    Texts may hold any characters. So these are only left out where all of them are too many.
+    """
+    if _structural(body) <= MAX_JSON_VALUES:
+        return
+    pieces = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    too_many = pieces.count(b'"') > 4 * MAX_JSON_VALUES
+    if too_many or _structural(b"".join(pieces.split(b'"')[::2])) > MAX_JSON_VALUES:
+        message = f"the body has more than {MAX_JSON_VALUES:,} values and names"
+        raise ApiError(413, "body_too_complex", message)
+
+
+def _structural(text: bytes) -> int:
+    return sum(map(text.count, (b"[", b"{", b":", b",")))
 
 
 async def read_undecoded(request: web.Request) -> bytes:
@@ -106,9 +129,3 @@ async def read_body(request: web.Request) -> bytes:
 def _check_type(request: web.Request) -> None:
     if media_type(request) != "application/json":
         raise ApiError(415, "not_json", "the body must be application/json", "Content-Type")
-
-
-def _reason(error: msgspec.ValidationError) -> tuple[str, str | None]:
-    text, _, where = str(error).partition(" - at `")
-    reason = "is none of the allowed values" if "enum" in text else text  # it would quote the value
-    return reason, where.removeprefix("key in ").removeprefix("$").strip(".`") or None

@@ -6,6 +6,8 @@
 - The head of a request must arrive within `DARKQ_GATEWAY_READ_TIMEOUT_S` of its first byte, that of
   the first request so long after the connection was made.
 - What aiohttp cannot read as HTTP is answered in our form, and the connection closed.
+- When the process stops, a request in progress goes on, its body too, for `DARKQ_GATEWAY_DRAIN_S`
+  at most. It is cut off as soon as it waits for its client, and no byte moves for `STALL_S`.
 
 The second rule needs to know of every unsent byte. So the transport's high-water mark is 0:
 `pause_writing` means that the kernel takes no more, and every `drain` waits until it has taken all.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import struct
 from contextlib import suppress
@@ -47,6 +50,10 @@ logger = logging.getLogger("darkq.gateway")
 
 UNSENT_BYTES = 128 << 10
 """How much the kernel holds that it has not sent yet, where it can be told (Linux, macOS)."""
+
+STALL_S = 1.0
+ENDING_S = 0.1
+"""How long a cancelled handler may take to end when the process stops."""
 
 _NO_LINGERING = struct.pack("ii", 1, 0)
 _WITHOUT_BODY = (204, 304)
@@ -85,8 +92,16 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; the first ones of a head begin its time."""
-        super().data_received(data)
+        """Take bytes; the first ones of a head begin its time.
+
+        aiohttp drops them once the connection is to be closed, and the request in progress would
+        wait for the rest of its body in vain. A request behind that one is read, and not handled.
+        """
+        is_closing, self._close = self._close, False
+        try:
+            super().data_received(data)
+        finally:
+            self._close = self._close or is_closing
         if not self._is_waiting():
             self._head_is_there()
         elif data:
@@ -101,6 +116,12 @@ class Connection(web.RequestHandler):
         """Everything has been taken."""
         self._stop_checking()
         super().resume_writing()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """Let the request in progress be answered, within so many seconds, and close."""
+        if self._request_in_progress and self._task_handler is not None:
+            await self._served(self._task_handler, timeout)
+        await super().shutdown(ENDING_S)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -146,6 +167,29 @@ class Connection(web.RequestHandler):
         logger.error(LogLine("response cut off", reason=reason))
         self._abort()
         return response, True
+
+    async def _served(self, handling: asyncio.Task[None], timeout_s: float | None) -> None:
+        """Return when no request is in progress any more, or none that deserves to be waited for.
+
+        `handling` ends after the request in progress, since the connection is to be closed.
+        """
+        loop = asyncio.get_running_loop()
+        end_s = math.inf if timeout_s is None else loop.time() + timeout_s
+        waits_at = self._waits_for_client()
+        while (left_s := end_s - loop.time()) > 0:
+            await asyncio.wait([handling], timeout=min(STALL_S, left_s))
+            before, waits_at = waits_at, self._waits_for_client()
+            if handling.done() or (waits_at is not None and waits_at == before):
+                return
+
+    def _waits_for_client(self) -> tuple[int, int] | None:
+        """Return how far client and request are while one waits for the other: bytes in, unsent."""
+        unsent_bytes = self._wire.get_write_buffer_size() if self._wire is not None else 0
+        request = self._current_request
+        body = None if request is None or request.content.is_eof() else request.content
+        if unsent_bytes or (body is not None and body._waiter is not None):
+            return body.total_bytes if body is not None else 0, unsent_bytes
+        return None
 
     def _is_waiting(self) -> bool:
         """Tell whether no whole request is there to be handled."""

@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 import darkq
+from darkq.openai_errors import WireError
 
 logger = logging.getLogger("darkq.gateway")
 
@@ -128,17 +129,13 @@ def native_shape(error: ApiError) -> dict[str, Any]:
 
 def openai_shape(error: ApiError) -> dict[str, Any]:
     """The body of an error as OpenAI's clients read it."""
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(error.status, kind)
-    return {
-        "error": {
-            "message": error.message,
-            "type": kind,
-            "param": error.field,
-            "code": error.code,
-        }
-    }
+    return WireError(error.status, error.code, error.message, error.field).body()
 
+
+_NO_SUCH_ENDPOINT = (
+    "there is no such endpoint here; there are /v1/chat/completions, /v1/responses, /v1/models, "
+    "/v1/files and /v1/batches"
+)
 
 SHAPES: dict[str, Callable[[ApiError], dict[str, Any]]] = {"/v1": openai_shape}
 """The shapes of errors below a path, where it is not the native one."""
@@ -186,6 +183,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if isinstance(error, ConnectionError) and _has_left(request):
             raise
         known = error_of(error)
+        if isinstance(error, web.HTTPNotFound) and shape_of(request.path) is openai_shape:
+            known = ApiError(404, "not_found", _NO_SUCH_ENDPOINT)
         if known is None:
             log_bug(error)
             known = internal_error()

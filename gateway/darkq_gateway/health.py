@@ -15,7 +15,9 @@ READY_TIMEOUT_S = 2.0
 
 
 def routes() -> list[web.RouteDef]:
-    return [web.get("/healthz", healthz), web.get("/readyz", readyz)]
+    # Other servers on OpenAI's wire have `/health`, and their clients ask for it.
+    paths = {"/healthz": healthz, "/health": healthz, "/readyz": readyz}
+    return [web.get(path, handler) for path, handler in paths.items()]
 
 
 @public

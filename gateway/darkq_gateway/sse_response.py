@@ -64,6 +64,7 @@ class EventStream:
         # Told when to come back before anything is lost, and not all at once. A `retry` without
         # data would be an event without data, so the first data brings it.
         self._head = b"retry: %d\n" % random.randint(RETRY_MIN_MS, RETRY_MAX_MS)
+        self._held = b""
 
     @property
     def begun(self) -> bool:
@@ -75,12 +76,20 @@ class EventStream:
         """What a handler returns."""
         return self._response if self.begun else web.Response(status=204)
 
+    def hold(self, frames: bytes) -> None:
+        """Send whole events as soon as the response begins, but do not begin it for them.
+
+        An error that is raised before is answered with its own status.
+        """
+        self._held += frames
+
     async def send(self, frames: bytes, came_s: float | None = None) -> None:
         """Send whole events, and wait until the socket has room again.
 
         `came_s` is when the first of them came, if they came live (`darkq.EventBatch`).
         Raises `ConnectionResetError` when the reader has gone or takes nothing any more.
         """
+        frames, self._held = self._held + frames, b""
         if frames:
             head, self._head = self._head, b""
             await self._write(head + frames)
@@ -88,8 +97,11 @@ class EventStream:
                 self._tally.observe(RELAY, time.perf_counter() - came_s)
 
     async def begin(self) -> None:
-        """Begin the response, though there is no data yet."""
-        await self._write(b"")
+        """Begin the response, though there is no data yet but what was held."""
+        if self._held:
+            await self.send(b"")
+        else:
+            await self._write(b"")
 
     async def beat(self) -> None:
         """Begin the response in time, and let it never be silent for long."""

@@ -58,7 +58,9 @@ from darkq.event import (
 from darkq.event_log import EventBatch
 from darkq.failures import FailedJob
 from darkq.file_batch import FileBatch, LineError
+from darkq.files import Content as FileContent
 from darkq.files import FileInfo, Files
+from darkq.files import Purpose as FilePurpose
 from darkq.fleet import Fleet
 from darkq.handle import JobHandle
 from darkq.job import RESERVED_METADATA, Job, Message, checked_metadata
@@ -117,8 +119,10 @@ __all__ = [
     "Failed",
     "FailedJob",
     "FileBatch",
+    "FileContent",
     "FileInfo",
     "FileNotFound",
+    "FilePurpose",
     "FileStoreUnavailable",
     "FileTooLarge",
     "Files",

@@ -15,11 +15,13 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Container,
     Iterable,
     Mapping,
     Sequence,
 )
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Self
 
 from redis.asyncio import Redis
@@ -41,6 +43,7 @@ from darkq.keys import BatchKeys
 from darkq.live import Live
 from darkq.mailbox import Mailbox
 from darkq.orders import Orders
+from darkq.replicas import replicated
 from darkq.settings import Settings
 
 FOR_ALL = ForAllLines()
@@ -141,6 +144,7 @@ class Batch:
     async def collected(self) -> AsyncGenerator[list[Finished], None]:
         """Yield how lines ended, in pages: all that is not acknowledged, then what comes.
 
+        A page has up to 200 ends and a megabyte of results, or a single larger one.
         Give each page to `acknowledge` once it is safe; then ask for the next. Ends when the
         input is closed, or the batch cancelled, and nothing runs any more. Raises
         `BatchNotFound`, `RedisUnavailable`; `CursorGone` when Redis has lost ends that were
@@ -152,11 +156,17 @@ class Batch:
             with self._feed.reader():
                 async with aclosing(self._ends(after)) as pages:
                     async for ends in pages:
-                        yield await batch_ends.with_results(self._redis, ends)
-                        self._feed.reading()
+                        async with aclosing(batch_ends.with_results(self._redis, ends)) as bounded:
+                            async for page in bounded:
+                                yield page
+                                self._feed.reading()
 
-    async def acknowledge(self, page: Sequence[Finished], *, part: Part | None = None) -> None:
+    async def acknowledge(
+        self, page: Sequence[Finished], *, part: Part | None = None, keep: Container[int] = ()
+    ) -> None:
         """Forget what Redis holds of these lines; they will not be run again.
+
+        What it holds of the lines whose numbers are in `keep` stays as long as of any other job.
 
         In the order of `collected`; `missing` ones may be added again after this. With a `part`
         that is noted in the same step. Raises `BatchTaken` when the lease was lost to another
@@ -169,7 +179,7 @@ class Batch:
             return
         async with speaking_darkq():
             count = await batch_control.acknowledge(
-                self._redis, self._keys, self._lease, page, part
+                self._redis, self._keys, self._lease, page, part, keep
             )
         self._feed.forget(end.number for end in page[:count] if end.outcome != "missing")
         if count < len(page):
@@ -204,11 +214,12 @@ class Batch:
         """Feed rows, and yield how they ended, as `results` does; then the batch is closed.
 
         Rows are prompts, `Job`s, dicts, named tuples or `Line`s, from any iterable, also an async
-        one; they are pulled as there is room. Run again with the same rows it goes on where it
-        was; `after` as in `results`. What has expired before it was taken is run again. When Redis
-        loses its latest writes, in a failover or a crash, lines are added again, and an end whose
-        acknowledgement was lost comes once more. Raises what `add_many` and `results` raise, but
-        not `CursorGone`.
+        one; they are pulled as there is room, and those of a window are kept in memory. Run again
+        with the same rows it goes on where it was; `after` as in `results`. What has expired before
+        it was taken is run again. When Redis loses its latest writes, in a failover or a crash,
+        lines are added again, and an end whose acknowledgement was lost comes once more. Where too
+        few replicas have confirmed something in time, that is tried again for five minutes. Raises
+        what `add_many` and `results` raise, but not `CursorGone`.
         """
         seen = await self._taken_through(after)
         feeding = self._feed_all(numbered(rows, columns, common))
@@ -261,7 +272,7 @@ class Batch:
 
     async def _feed_all(self, lines: AsyncIterator[Line]) -> None:
         await self._feed.put_all(lines)
-        if not await self.close_input(least=self._feed.added):
+        if not await self._close_when_replicated():
             await self._feed_again()
 
     async def _feed_again(self) -> None:
@@ -269,8 +280,11 @@ class Batch:
         with suppress(BatchClosed):  # cancelled meanwhile
             while True:
                 await self._feed.put_outstanding(await self.status())
-                if await self.close_input(least=self._feed.added):
+                if await self._close_when_replicated():
                     return
+
+    async def _close_when_replicated(self) -> bool:
+        return await replicated(partial(self.close_input, least=self._feed.added))
 
     async def _taken_through(self, cursor: str | None) -> int:
         """Return the number of the last end taken; 0 when Redis has lost the end at the cursor.

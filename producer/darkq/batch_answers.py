@@ -1,10 +1,12 @@
 """What people get out of a batch: a line for each line that they put in. No I/O.
 
     {"id", "custom_id", "response": {"status_code": 200, "request_id", "body"}, "error": null}
+    {"id", "custom_id", "response": {"status_code": 400, "request_id", "body"}, "error": null}
     {"id", "custom_id", "response": null, "error": {"code", "message"}}
 
-`body` is what the endpoint would have answered. Made twice of the same result, a line is the
-same to the byte; `request_id` is the job's id.
+`body` is what the endpoint would have answered, which in batches over files may be an error. There
+`error` is for requests that were not made. Made twice of the same result, a line is the same to the
+byte; `request_id` is the job's id.
 """
 
 from __future__ import annotations
@@ -14,6 +16,15 @@ from typing import Any
 import msgspec
 
 from darkq.openai_body import CHAT, Endpoint
+from darkq.openai_errors import WireError
+from darkq.openai_response import (
+    Repeated,
+    empty_response,
+    item_id,
+    repeated_in,
+    response_usage,
+    text_part,
+)
 from darkq.result import Result
 
 _FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls")
@@ -24,6 +35,12 @@ def answer_line(custom_id: str, result: Result, endpoint: Endpoint) -> bytes:
     body = chat_completion(result) if endpoint == CHAT else response_object(result)
     response = {"status_code": 200, "request_id": result.job_id, "body": body}
     return _line(custom_id, result.job_id, response, None)
+
+
+def refusal_line(custom_id: str, job_id: str, error: WireError) -> bytes:
+    """Return the line of a request that the endpoint would have answered with an error."""
+    response = {"status_code": error.status, "request_id": job_id, "body": error.body()}
+    return _line(custom_id, job_id, response, None)
 
 
 def failure_line(custom_id: str, job_id: str, code: str, message: str) -> bytes:
@@ -51,9 +68,9 @@ def chat_completion(result: Result) -> dict[str, Any]:
         "finish_reason": _finish_reason(result),
     }
     completion: dict[str, Any] = {
-        "id": f"chatcmpl-{_bare(result.job_id)}",
+        "id": f"chatcmpl-{result.job_id}",
         "object": "chat.completion",
-        "created": result.started_ms // 1000,
+        "created": result.queued_ms // 1000,
         "model": result.model,
         "choices": [choice],
     }
@@ -69,41 +86,30 @@ def chat_completion(result: Result) -> dict[str, Any]:
 
 def response_object(result: Result) -> dict[str, Any]:
     """Return the answer as OpenAI's `response`."""
-    cut = _finish_reason(result) == "length"
-    status = "incomplete" if cut else "completed"
-    text = {"type": "output_text", "text": result.text, "annotations": [], "logprobs": []}
+    is_cut = _finish_reason(result) == "length"
+    status = "incomplete" if is_cut else "completed"
     message = {
+        "id": item_id(result.job_id, result.attempt),
         "type": "message",
-        "id": f"msg_{_bare(result.job_id)}",
-        "status": status,
         "role": "assistant",
-        "content": [text],
-    }
-    response: dict[str, Any] = {
-        "id": f"resp_{_bare(result.job_id)}",
-        "object": "response",
-        "created_at": result.started_ms // 1000,
-        "completed_at": result.finished_ms // 1000,
         "status": status,
-        "model": result.model,
-        "output": [message],
-        "parallel_tool_calls": False,
-        "tool_choice": "none",
-        "tools": [],
-        "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "metadata": {k: v for k, v in result.metadata.items() if k != "custom_id"},
+        "content": [text_part(result.text)],
     }
-    if result.usage is not None:
-        asked, answered = result.usage.prompt_tokens, result.usage.completion_tokens
-        response["usage"] = {
-            "input_tokens": asked,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": answered,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": asked + answered,
+    noted = {name: value for name, value in result.metadata.items() if name != "custom_id"}
+    repeated = repeated_in(result.metadata) or Repeated(metadata=noted)
+    return (
+        empty_response(f"resp_{result.job_id}")
+        | repeated.fields()
+        | {
+            "created_at": result.queued_ms // 1000,
+            "completed_at": None if is_cut else result.finished_ms // 1000,
+            "status": status,
+            "model": result.model,
+            "output": [message],
+            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "usage": response_usage(result.usage),
         }
-    return response
+    )
 
 
 def _finish_reason(result: Result) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from redis.asyncio import Redis
@@ -38,7 +39,8 @@ async def close_input(redis: Redis, keys: BatchKeys, *, least: int) -> bool:
 
 async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
     """Take no further line, and cancel the jobs that have not ended. Raises `BatchNotFound`."""
-    await _mark(redis, keys, "cancel", 0)
+    now_ms = time.time_ns() // 1_000_000
+    await _mark(redis, keys, "cancel", now_ms)
     lines = [int(line) for line in await redis.zrangebyscore(keys.lines, 0, 0)]
     left = iter(lines)
     lost: list[str | int] = []
@@ -59,7 +61,7 @@ async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
             task.cancel()
         await asyncio.wait(tasks)
     if lost:
-        await _mark(redis, keys, "cancel", 0, *lost)
+        await _mark(redis, keys, "cancel", now_ms, *lost)
 
 
 async def acknowledge(
@@ -68,8 +70,11 @@ async def acknowledge(
     lease: BatchLease,
     page: Sequence[Finished],
     part: Part | None = None,
+    keep: Container[int] = (),
 ) -> int:
     """Take note that these ends have been taken over; return how many of them.
+
+    The results of the lines of `keep` stay until they expire.
 
     Those from the first that Redis has lost since it was read are left; with a part, all are left
     then. Raises `BatchTaken`, `BatchNotFound`.
@@ -82,7 +87,8 @@ async def acknowledge(
     args += [KEPT_ENDS, keys.live, part.name if part else "", int(part.ttl_s * 1000) if part else 0]
     args.append(first)
     for end, position in zip(page, positions, strict=True):
-        args += [position.stamp, "1" if end.outcome == "missing" else ""]
+        kept = "keep" if end.number in keep else ""
+        args += [position.stamp, "1" if end.outcome == "missing" else kept]
     verdict: int | bytes = await scripts.acknowledge(
         redis,
         [keys.batch, keys.lines, keys.ends, keys.acknowledged, keys.runner, keys.parts],

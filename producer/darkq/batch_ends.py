@@ -10,14 +10,16 @@ same stamp at the same number means the same entries before it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal, NamedTuple, Self, TypeAlias
 
 import msgspec
 from redis.asyncio import Redis
 
 from darkq.batch_status import read_batch
+from darkq.connection import is_wrong_type
 from darkq.errors import BatchNotFound, CursorGone
+from darkq.group_commit import count_fitting
 from darkq.keys import BatchKeys, JobKeys
 from darkq.record import Failure, ResultRecord, read_result
 from darkq.result import Result, result_of
@@ -133,12 +135,30 @@ async def read_ends(redis: Redis, keys: BatchKeys, after: Position | None) -> Pa
     return Page(ends, closed and not running and not ends, closed, int(taken or 0))
 
 
-async def with_results(redis: Redis, ends: Sequence[LineEnded]) -> list[Finished]:
-    """Return the ends with what is stored of them."""
-    if not ends:
-        return []
-    records = await redis.mget([JobKeys.parse(end.job_id).result for end in ends])
-    return [_finished(end, record) for end, record in zip(ends, records, strict=True)]
+async def with_results(
+    redis: Redis, ends: Sequence[LineEnded]
+) -> AsyncGenerator[list[Finished], None]:
+    """Yield the ends with what is stored of them, in pages of a bounded number of bytes."""
+    names = [JobKeys.parse(end.job_id).result for end in ends]
+    sizes = await _sizes(redis, names) if names else []
+    start = 0
+    while start < len(ends):
+        stop = start + count_fitting(sizes[start:], max_items=PAGE_LINES)
+        records = await redis.mget(names[start:stop])
+        yield [_finished(*each) for each in zip(ends[start:stop], records, strict=True)]
+        start = stop
+
+
+async def _sizes(redis: Redis, names: Sequence[str]) -> list[int]:
+    """Return how long values are; 0 for what is no string, which MGET takes for missing."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.strlen(name)
+        replies = await pipe.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, Exception) and not is_wrong_type(reply):
+            raise reply
+    return [reply if isinstance(reply, int) else 0 for reply in replies]
 
 
 def _ended(keys: BatchKeys, entry_id: bytes, fields: dict[bytes, bytes]) -> LineEnded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from darkq.batch_lines import Line
 from darkq.batch_rows import marked
@@ -14,6 +15,7 @@ from darkq.errors import BatchClosed, BatchFull, BatchNotFound
 from darkq.group_commit import MAX_BYTES_PER_CALL
 from darkq.keys import BatchKeys
 from darkq.orders import Orders
+from darkq.replicas import replicated
 
 LINES_PER_CALL = 200
 _PAUSE_S = 0.5
@@ -71,7 +73,7 @@ class Feed:
         known = [self._outstanding[n] for n in numbers if n in self._outstanding]
         if known:
             self._free = None  # those need none
-            await self.put(known)
+            await replicated(partial(self.put, known))
 
     def forget(self, numbers: Iterable[int]) -> None:
         """These lines' ends are acknowledged: there is room for others."""
@@ -103,10 +105,8 @@ class Feed:
         if not some:
             return lines
         forgotten = self._forgotten
-        async with speaking_darkq():
-            verdicts = await self._orders.put_lines(self._keys, some)
+        verdicts = await self._put(some, alone=alone)
         self._full = b"full" in verdicts
-        self.added += verdicts.count(b"new")
         for verdict in verdicts:
             if verdict == b"gone":
                 raise BatchNotFound(self._keys.public_id)
@@ -122,6 +122,22 @@ class Feed:
                 self._outstanding.pop(line.number, None)
         left = [line for line, verdict in answered if verdict not in _STORED]
         return left + lines[len(some) :]
+
+    async def _put(self, lines: list[Line], *, alone: bool) -> list[bytes]:
+        """Store lines, and count them. Beside a reader that is known, also wait for replicas."""
+        tries = 0
+
+        async def put() -> list[bytes]:
+            nonlocal tries
+            tries += 1
+            async with speaking_darkq():
+                return await self._orders.put_lines(self._keys, lines)
+
+        verdicts = await (put() if alone else replicated(put))
+        self.added += verdicts.count(b"new")
+        if tries > 1:  # some were new the first time; a count too high is mended when all are added
+            self.added += verdicts.count(b"duplicate")
+        return verdicts
 
     async def _wait(self, *, alone: bool) -> None:
         """Wait for room. Raises `BatchFull` when nobody can make it but who asks for it."""

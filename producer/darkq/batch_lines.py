@@ -19,6 +19,7 @@ import msgspec
 from darkq.errors import InvalidJob, InvalidLine
 from darkq.job import Job, Priority
 from darkq.openai_body import CHAT, RESPONSES, Asked, Endpoint, read_body, refuse, take_options
+from darkq.openai_response import repeated_of
 
 MAX_LINE_BYTES = 8 << 20
 """A prompt of the greatest length fits, with every character of it escaped."""
@@ -68,9 +69,16 @@ def text_line(text: bytes, number: int, common: ForAllLines) -> Line:
     return Line(number=number, custom_id=_default_id(number), job=job)
 
 
-def json_line(text: bytes, number: int, common: ForAllLines) -> Line:
-    """Read a line of JSON. `number` is from 1. Raises `InvalidLine`."""
+def json_line(
+    text: bytes, number: int, common: ForAllLines, *, needs_custom_id: bool = False
+) -> Line:
+    """Read a line of JSON. `number` is from 1. Raises `InvalidLine`.
+
+    A line without `custom_id` gets one from its number, unless `needs_custom_id`.
+    """
     fields = _object(text, number)
+    if needs_custom_id and fields.get("custom_id") is None:
+        raise InvalidLine(number, "custom_id", "is missing", "missing_required_parameter")
     custom_id = _custom_id(fields.pop("custom_id", None), number)
     if "body" not in fields and "prompt" in fields:
         return _plain(fields, number, custom_id, common)
@@ -115,7 +123,7 @@ def _plain(fields: dict[str, Any], number: int, custom_id: str, common: ForAllLi
             refuse(name)
         job = _job(Asked("prompt", prompt, model, options, {}), common)
     except InvalidJob as error:
-        raise InvalidLine(number, error.field, error.reason) from None
+        raise InvalidLine(number, error.field, error.reason, custom_id=custom_id) from None
     return Line(number=number, custom_id=custom_id, job=job)
 
 
@@ -136,8 +144,12 @@ def _request(fields: dict[str, Any], number: int, custom_id: str, common: ForAll
         raise InvalidLine(number, error.field, error.reason) from None
     try:
         job = _job(read_body(body, endpoint), common)
+        if endpoint == RESPONSES:
+            repeated = repeated_of(body)
+            job = msgspec.structs.replace(repeated, background=False).beside(job)
     except InvalidJob as error:
-        raise InvalidLine(number, f"body.{error.field}", error.reason) from None
+        field = f"body.{error.field}"
+        raise InvalidLine(number, field, error.reason, custom_id=custom_id) from None
     return Line(number=number, custom_id=custom_id, job=job, endpoint=endpoint)
 
 

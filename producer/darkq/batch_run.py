@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from darkq.batch_ends import Finished, Position
 from darkq.errors import CursorGone
+from darkq.replicas import replicated
 
 Pages: TypeAlias = AsyncGenerator[list[Finished], None]
 Acknowledge: TypeAlias = Callable[[Sequence[Finished]], Awaitable[None]]
@@ -47,7 +49,7 @@ async def taken(
                 _known(end) if _number(end) <= after or end.number in before else end
                 for end in ends
             ]
-            count = 0
+            count, is_last = 0, False
             try:
                 for finished in page:
                     is_new = _number(finished) > after and finished.number not in before
@@ -55,8 +57,10 @@ async def taken(
                         yield finished
                         before.add(finished.number)
                     count += 1
+                is_last = True
             finally:
-                await acknowledge(page[:count])
+                done = partial(acknowledge, page[:count])
+                await (replicated(done) if is_last else done())  # who leaves does not wait
                 before.difference_update(end.number for end in page[:count])
             if again is not None:
                 await again([end.number for end in page if end.outcome == "missing"])

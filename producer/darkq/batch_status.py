@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from redis.asyncio import Redis
 
-from darkq.errors import BatchNotFound
+from darkq.connection import is_wrong_type
+from darkq.errors import BatchNotFound, CorruptRecord
 from darkq.keys import BatchKeys, batches
 
 BatchState: TypeAlias = Literal["open", "cancelling", "cancelled", "completed"]
@@ -22,6 +23,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     `total` is None until the input is closed. `added` lines are in Redis or have ended, and so
     many of them each way; the rest waits or runs. `acknowledged` ends have been taken over.
     `last_line` is the highest number added. `runner` is who runs it: `<host>:<pid>:<random>`.
+    `cancelled_ms` is when it was first cancelled.
     """
 
     batch_id: str
@@ -38,6 +40,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged: int
     last_line: int
     runner: str | None
+    cancelled_ms: int | None = None
 
     @property
     def ended(self) -> int:
@@ -51,10 +54,12 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_batch(redis: Redis, keys: BatchKeys) -> BatchStatus:
-    """Return where a batch stands. Raises `BatchNotFound`."""
+    """Return where a batch stands. Raises `BatchNotFound`, `CorruptRecord`."""
     (found,) = await _read(redis, [keys])
     if found is None:
         raise BatchNotFound(keys.public_id)
+    if isinstance(found, CorruptRecord):
+        raise found
     return found
 
 
@@ -66,25 +71,40 @@ async def listed_batches(
         start = 0
         while True:
             page = await redis.zrevrange(batches(partition), start, start + _PAGE_BATCHES - 1)
-            known = [BatchKeys.from_tagged_id(tagged_id.decode()) for tagged_id in page]
+            known = [keys for member in page if (keys := BatchKeys.of_member(member)) is not None]
             for status in await _read(redis, known):
-                if status is not None:
+                if isinstance(status, BatchStatus):
                     yield status
             start += _PAGE_BATCHES
             if len(page) < _PAGE_BATCHES:
                 break
 
 
-async def _read(redis: Redis, known: Sequence[BatchKeys]) -> list[BatchStatus | None]:
+async def _read(
+    redis: Redis, known: Sequence[BatchKeys]
+) -> list[BatchStatus | CorruptRecord | None]:
+    """Return how batches stand; one that cannot be read must not hide the others."""
     async with redis.pipeline(transaction=False) as pipe:
         for keys in known:
             pipe.hgetall(keys.batch)
             pipe.get(keys.runner)
-        replies = await pipe.execute()
+        replies = await pipe.execute(raise_on_error=False)
     return [
-        _status(keys, fields, runner) if fields else None
+        _readable(keys, fields, runner)
         for keys, fields, runner in zip(known, replies[::2], replies[1::2], strict=True)
     ]
+
+
+def _readable(keys: BatchKeys, fields: Any, runner: Any) -> BatchStatus | CorruptRecord | None:
+    for reply in (fields, runner):
+        if isinstance(reply, Exception):
+            if not is_wrong_type(reply):
+                raise reply
+            return CorruptRecord(keys.public_id)
+    try:
+        return _status(keys, fields, runner) if fields else None
+    except (KeyError, ValueError, msgspec.MsgspecError):
+        return CorruptRecord(keys.public_id)
 
 
 def _status(keys: BatchKeys, fields: Mapping[bytes, bytes], runner: bytes | None) -> BatchStatus:
@@ -104,8 +124,14 @@ def _status(keys: BatchKeys, fields: Mapping[bytes, bytes], runner: bytes | None
         acknowledged=int(fields.get(b"acknowledged", 0)),
         last_line=int(fields.get(b"last", 0)),
         runner=runner.decode() if runner else None,
+        cancelled_ms=_cancelled_ms(fields.get(b"cancel")),
     )
     return msgspec.structs.replace(status, state=_state(status, cancel=b"cancel" in fields))
+
+
+def _cancelled_ms(value: bytes | None) -> int | None:
+    """darkq 0.1 noted no time, but 1."""
+    return int(value) if value is not None and value != b"1" else None
 
 
 def _state(status: BatchStatus, *, cancel: bool) -> BatchState:

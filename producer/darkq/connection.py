@@ -125,6 +125,11 @@ async def speaking_darkq() -> AsyncIterator[None]:
         raise RedisUnavailable(found[1] if found else brief(error)) from error
 
 
+def is_wrong_type(error: BaseException) -> bool:
+    """Tell whether a server found a value of another type: something foreign stands at that key."""
+    return isinstance(error, RedisError) and "WRONGTYPE" in str(error)
+
+
 def brief(error: BaseException) -> str:
     """Name an error without what it quotes: a server's reply may quote our arguments."""
     if isinstance(error.__cause__, RedisError):  # a wrong password, wrapped while connecting

@@ -53,15 +53,25 @@ class InvalidLine(InvalidJob):
     """A line of a batch's input that is no request. `line` counts from 1.
 
     `field` is the path of what is wrong, or "line"; `code` is OpenAI's word for the kind of it.
+    `custom_id` is that of a line that can be read, and whose request alone is refused.
     """
 
-    def __init__(self, line: int, field: str, reason: str, code: str = "invalid_request") -> None:
+    def __init__(
+        self,
+        line: int,
+        field: str,
+        reason: str,
+        code: str = "invalid_request",
+        *,
+        custom_id: str | None = None,
+    ) -> None:
         what = reason if field == "line" else f"{field}: {reason}"
         DarkqError.__init__(self, f"line {line}: {what}")
         self.line = line
         self.field = field
         self.reason = reason
         self.code = code
+        self.custom_id = custom_id
 
 
 class ConfigurationError(DarkqError):

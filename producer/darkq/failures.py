@@ -72,7 +72,7 @@ async def listed(redis: Redis, partitions: Iterable[int]) -> AsyncGenerator[list
 
 
 async def _described(redis: Redis, arq_ids: Sequence[bytes]) -> list[FailedJob]:
-    jobs = [keys for arq_id in arq_ids if (keys := _keys(arq_id)) is not None]
+    jobs = [keys for arq_id in arq_ids if (keys := JobKeys.of_member(arq_id)) is not None]
     async with redis.pipeline(transaction=False) as pipe:
         for keys in jobs:
             pipe.get(keys.result)
@@ -88,14 +88,6 @@ async def _described(redis: Redis, arq_ids: Sequence[bytes]) -> list[FailedJob]:
         if record is not None and isinstance(record.r, Failure):
             found.append(_failed_job(keys, record, record.r, kept=bool(kept)))
     return found
-
-
-def _keys(arq_id: bytes) -> JobKeys | None:
-    """The job of a member of the list; None for what darkq did not put there."""
-    try:
-        return JobKeys.from_arq_id(arq_id.decode())
-    except ValueError:
-        return None
 
 
 def _unreadable(keys: JobKeys, error: CorruptRecord) -> FailedJob:

@@ -20,7 +20,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq import scripts
-from darkq.connection import speaking_darkq
+from darkq.connection import is_wrong_type, speaking_darkq
 from darkq.errors import BatchNotFound, BatchTaken, CorruptRecord, NewerRecord
 from darkq.job import checked_metadata
 from darkq.keys import FILE_BATCHES_ENDED, FILE_BATCHES_OPEN, BatchKeys, file_batches_of
@@ -52,6 +52,7 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was asked for, and how far it has come. Times are epoch seconds.
 
     `completed` and `failed` are counted when it ends; until then the batch itself knows them.
+    `refused` lines are of the total, and have no job: their requests cannot be honoured.
     `output_ttl_s` is how long its output and error files are kept, if it is not as usual.
     """
 
@@ -68,8 +69,10 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: int
     in_progress_at: int | None = None
     finalizing_at: int | None = None
+    cancelling_at: int | None = None
     ended_at: int | None = None
     total: int = 0
+    refused: int = 0
     completed: int = 0
     failed: int = 0
     output_file_id: str | None = None
@@ -163,9 +166,16 @@ class FileBatches:
         """
         ours = file_batches_of(_digest(tenant))
         async with speaking_darkq():
-            await self._redis.zremrangebyscore(ours, "-inf", time.time() - TTL_S)
+            await self._drop_expired(ours)
             ids = await self._ids(ours, after, limit + 1, oldest_first=oldest_first)
         return FileBatchPage(await self._records(ids[:limit]), len(ids) > limit)
+
+    async def _drop_expired(self, ours: str) -> None:
+        """Remove the oldest ids whose records have expired, a bounded number of them."""
+        oldest_s = time.time() - TTL_S
+        ids = await self._redis.zrangebyscore(ours, "-inf", oldest_s, start=0, num=MOST_ENDED)
+        if ids:
+            await self._redis.zrem(ours, *ids)
 
     async def _ids(
         self, ours: str, after: str | None, count: int, *, oldest_first: bool
@@ -218,7 +228,7 @@ class FileBatches:
                 pipe.get(BatchKeys.parse(batch_id).files)
             found = await pipe.execute(raise_on_error=False)
             for reply in found:
-                if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+                if isinstance(reply, Exception) and not is_wrong_type(reply):
                     raise reply
         return [b"" if isinstance(reply, Exception) else reply for reply in found]
 

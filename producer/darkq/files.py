@@ -63,7 +63,7 @@ READS_AT_ONCE = 16
 UNPUBLISHED_KEPT_S = 7 * 86400
 """Longer than any upload and any batch over files."""
 
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 64 << 10
 _NAMES_AT_ONCE = 500
 _ID = re.compile(r"file-[0-9a-f]{32}")
 _OURS = re.compile(r"(open|[0-9a-f]{32})/file-[0-9a-f]{32}/")

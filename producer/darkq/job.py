@@ -18,6 +18,7 @@ from msgspec.structs import asdict
 from darkq.errors import InvalidJob
 from darkq.options import Options, checked
 from darkq.plain import plain
+from darkq.validation import NOT_ALLOWED, Wrong, what_is_wrong
 
 Priority: TypeAlias = Literal["interactive", "bulk"]
 Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
@@ -64,6 +65,8 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 Prompt: TypeAlias = str | Iterable[Message | Mapping[str, Any]]
 
+NOT_PLAIN = "holds something else than plain data: make it with Job.create"
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A prompt and how to run it. None means: as the worker is configured.
@@ -85,10 +88,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def prompt_bytes(self) -> int:
-        """The size of the prompt's text, in UTF-8."""
-        if isinstance(self.prompt, str):
-            return len(self.prompt.encode())
-        return sum(len(message.text.encode()) for message in self.prompt)
+        """The size of the prompt's text, in UTF-8. Raises `InvalidJob` for what is no prompt."""
+        try:
+            if isinstance(self.prompt, str):
+                return len(self.prompt.encode())
+            return sum(len(message.text.encode()) for message in self.prompt)
+        except (AttributeError, TypeError, UnicodeEncodeError):
+            raise InvalidJob("job", NOT_PLAIN) from None
 
     def __repr__(self) -> str:
         return f"Job(model={self.model!r}, upstream={self.upstream!r}, priority={self.priority!r})"
@@ -174,7 +180,7 @@ def _message(index: int, message: object) -> Message:
         checked = msgspec.convert(_builtins(message), Message)
         _utf8_bytes(field, checked.text)
     except msgspec.ValidationError as error:
-        raise InvalidJob(field, _without_values(str(error))) from None
+        raise InvalidJob(field, _of_message(what_is_wrong(error))) from None
     return checked
 
 
@@ -191,11 +197,11 @@ def _builtins(message: object) -> object:
     return fields
 
 
-def _without_values(reason: str) -> str:
-    """msgspec names types and paths, never values, but for a wrong role and a part's type."""
-    if "enum" in reason:
+def _of_message(wrong: Wrong) -> str:
+    if wrong.path == "role" and wrong.reason == NOT_ALLOWED:
         return "role must be system, developer, user or assistant"
-    return "a part's type must be text" if reason.startswith("Invalid value") else reason
+    reason = "must be text" if wrong.field.endswith("].type") else wrong.reason
+    return f"`{wrong.field}` {reason}" if wrong.field else reason
 
 
 def _utf8_bytes(field: str, text: str) -> int:

@@ -57,6 +57,14 @@ class JobKeys(NamedTuple):
     def public_id(self) -> str:
         return f"{self.partition}-{self.random}"
 
+    @classmethod
+    def of_member(cls, member: bytes) -> JobKeys | None:
+        """Read a member of a list of jobs; None for what darkq did not put there."""
+        try:
+            return cls.from_arq_id(member.decode())
+        except ValueError:
+            return None
+
     @property
     def arq_id(self) -> str:
         return f"{{{self.partition}}}{self.random}"
@@ -125,9 +133,10 @@ class BatchKeys(NamedTuple):
         return cls(int(match[1]), match[2])
 
     @classmethod
-    def from_tagged_id(cls, tagged_id: str) -> BatchKeys:
-        """Read the id that stands in keys. Raises `ValueError`."""
-        return cls(*JobKeys.from_arq_id(tagged_id))
+    def of_member(cls, member: bytes) -> BatchKeys | None:
+        """Read a member of the list of batches; None for what darkq did not put there."""
+        found = JobKeys.of_member(member)
+        return None if found is None else cls(*found)
 
     @property
     def public_id(self) -> str:

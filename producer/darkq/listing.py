@@ -27,7 +27,7 @@ async def latest(redis: Redis, partitions: int, *, tenant: str | None, limit: in
             pipe.zrevrange(name, 0, min(limit, MAX_LISTED) - 1, withscores=True)
         lists = await pipe.execute()
     newest = nlargest(limit, (job for jobs in lists for job in jobs), key=lambda job: job[1])
-    jobs = [JobKeys.from_arq_id(arq_id.decode()) for arq_id, _ in newest]
+    jobs = [keys for member, _ in newest if (keys := JobKeys.of_member(member)) is not None]
     found: list[Status] = []
     for start in range(0, len(jobs), _PAGE_JOBS):
         found += await _readable(redis, jobs[start : start + _PAGE_JOBS])

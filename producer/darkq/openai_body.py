@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from darkq.errors import InvalidJob
 from darkq.job import Job, Prompt, Role
 from darkq.options import OPTIONS
+from darkq.validation import UNKNOWN, shown
 
 Endpoint: TypeAlias = Literal["/v1/chat/completions", "/v1/responses"]
 CHAT: Endpoint = "/v1/chat/completions"
@@ -63,8 +64,10 @@ NAMES: Mapping[str, str] = {
     "max_output_tokens": "max_tokens",
 }
 """What an option of a job is called on OpenAI's wire, where that differs."""
+_NAMES_OF_RESPONSES = {"max_tokens": "max_output_tokens"}
 
-_MAX_SHOWN_CHARS = 40
+_FOLLOWING = ("tool_choice", "function_call", "top_logprobs")
+"""Parameters that only say more about another one: that one is named first."""
 
 
 class Asked(NamedTuple):
@@ -91,6 +94,8 @@ class Asked(NamedTuple):
             return Job.create(self.prompt, **fields)
         except InvalidJob as error:
             field = error.field.removeprefix("options.")
+            if self.prompt_field == "input":
+                field = _NAMES_OF_RESPONSES.get(field, field)
             if field.startswith("prompt"):
                 field = self.prompt_field + field.removeprefix("prompt")
             raise InvalidJob(field, error.reason) from None
@@ -99,11 +104,22 @@ class Asked(NamedTuple):
 def read_body(body: Mapping[str, Any], endpoint: Endpoint) -> Asked:
     """Read a body. A parameter that is null was not given. Raises `InvalidJob`."""
     left = {n: v for n, v in body.items() if v is not None and not _is_harmless(n, v)}
-    field, prompt = _messages(left) if endpoint == CHAT else _input(left)
+    field = "messages" if endpoint == CHAT else "input"
+    given = left.pop(field, None)
+    if isinstance(given, str) and endpoint == RESPONSES:
+        given = [{"role": "user", "content": given}]
+    if not isinstance(given, list):
+        raise InvalidJob(field, "must be a list of messages" if given is not None else "is missing")
+    instructions = left.pop("instructions", None) if endpoint == RESPONSES else None
     model, metadata = left.pop("model", None), left.pop("metadata", {})
     options = take_options(left)
-    for name in left:
+    for name in sorted(left, key=_FOLLOWING.__contains__):
         refuse(name)
+    prompt: list[Any] = (
+        [_without_more(message) for message in given]
+        if endpoint == CHAT
+        else _input(given, instructions)
+    )
     return Asked(field, prompt, model, options, metadata)
 
 
@@ -120,9 +136,7 @@ def take_options(fields: dict[str, Any]) -> dict[str, Any]:
 
 def refuse(name: str) -> None:
     """Raise `InvalidJob` for a field that nobody knows."""
-    # Its name is content too; a parameter's is not.
-    shown = name if name.isidentifier() and len(name) <= _MAX_SHOWN_CHARS else "…"
-    raise InvalidJob(shown, "cannot be honoured: leave it out")
+    raise InvalidJob(shown(name), UNKNOWN)
 
 
 def _is_harmless(name: str, value: object) -> bool:
@@ -131,13 +145,6 @@ def _is_harmless(name: str, value: object) -> bool:
         value == same and isinstance(value, bool) == isinstance(same, bool)
         for same in NEUTRAL.get(name, ())
     )
-
-
-def _messages(body: dict[str, Any]) -> tuple[str, list[Any]]:
-    messages = body.pop("messages", None)
-    if not isinstance(messages, list):
-        raise InvalidJob("messages", "must be a list of messages")
-    return "messages", [_without_more(message) for message in messages]
 
 
 def _without_more(message: object) -> object:
@@ -162,23 +169,17 @@ def _without_more(message: object) -> object:
     return left
 
 
-def _input(body: dict[str, Any]) -> tuple[str, list[Any]]:
-    given = body.pop("input", None)
-    if isinstance(given, str):
-        given = [{"role": "user", "content": given}]
-    if not isinstance(given, list):
-        raise InvalidJob("input", "must be a string or a list of messages")
+def _input(given: list[Any], instructions: object) -> list[Any]:
     messages = [
         _message_of(item, f"input[{n}]")
         for n, item in enumerate(given)
         if not (isinstance(item, dict) and item.get("type") == "reasoning")  # beside an answer
     ]
-    instructions = body.pop("instructions", None)
     if instructions is None:
-        return "input", messages
+        return messages
     if not isinstance(instructions, str):
         raise InvalidJob("instructions", "must be a string")
-    return "input", [{"role": "system", "content": instructions}, *messages]
+    return [{"role": "system", "content": instructions}, *messages]
 
 
 def _message_of(item: object, field: str) -> dict[str, Any]:

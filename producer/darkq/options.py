@@ -6,7 +6,8 @@ option; one that cannot honour a wish refuses the job rather than to ignore it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -15,6 +16,7 @@ from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
 from darkq.plain import plain
+from darkq.validation import what_is_wrong
 
 MAX_TOKENS = 10_000_000
 MAX_STOP_SEQUENCES = 16
@@ -57,6 +59,20 @@ class Options(
 OPTIONS = frozenset(Options.__struct_fields__)
 """The names of all options."""
 
+_REFUSED = re.compile(r"\S+ cannot honour the option (\w+); it honours: ")
+
+
+def refusal_of_option(upstream: str, name: str, honoured: Iterable[str]) -> str:
+    """Return the message of a job whose upstream cannot honour an option."""
+    known = ", ".join(sorted(honoured)) or "none"
+    return f"{upstream} cannot honour the option {name}; it honours: {known}"
+
+
+def refused_option(message: str) -> str | None:
+    """Return the option that a message of `refusal_of_option` names; None for any other message."""
+    found = _REFUSED.match(message)
+    return found[1] if found else None
+
 
 def checked(options: Options | Mapping[str, Any] | None) -> Options | None:
     """Return the options, or None where none is set. Raises `InvalidJob`, which names the one.
@@ -89,7 +105,7 @@ def _check(name: str, value: object) -> None:
         for stop in value if isinstance(value, tuple | list) else ():
             stop.encode()
     except msgspec.ValidationError as error:  # its text names types and bounds, never values
-        raise InvalidJob(f"options.{name}", str(error).partition(" - at ")[0]) from None
+        raise InvalidJob(f"options.{name}", what_is_wrong(error).reason) from None
     except UnicodeEncodeError:
         raise InvalidJob(f"options.{name}", "has a lone surrogate") from None
 

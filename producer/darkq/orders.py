@@ -19,7 +19,7 @@ from darkq.connection import speaking_darkq
 from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull, RedisFull
 from darkq.event import Cursor
 from darkq.group_commit import MAX_BYTES_PER_CALL, GroupCommit
-from darkq.job import Job, Priority
+from darkq.job import NOT_PLAIN, Job, Priority
 from darkq.keys import (
     PRIORITIES,
     BatchKeys,
@@ -42,7 +42,6 @@ MAX_JOBS_PER_CALL = 500
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 _REFUSED = (b"full", b"closed", b"memory")
 _NO_ROOM = (b"full", b"wait")
-_NOT_PLAIN = "holds something else than plain data: make it with Job.create"
 
 
 class _Order(NamedTuple):
@@ -74,9 +73,9 @@ class _Order(NamedTuple):
             data = encode(record)
             digest = _digest(job) if idempotency_key is not None else ""
         except (TypeError, ValueError, RecursionError):
-            raise InvalidJob("job", _NOT_PLAIN) from None
+            raise InvalidJob("job", NOT_PLAIN) from None
         if job.priority not in PRIORITIES or type(job.tenant) not in (str, type(None)):
-            raise InvalidJob("job", _NOT_PLAIN)
+            raise InvalidJob("job", NOT_PLAIN)
         return cls(keys, job.priority, job.tenant, data, idempotency_key, digest)
 
     def size(self) -> int:

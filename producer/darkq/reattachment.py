@@ -39,6 +39,8 @@ class Held(NamedTuple):
 class Reattachments:
     """Who waits for which job. Every method raises `RedisUnavailable`."""
 
+    lease_s = LEASE_S
+
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 

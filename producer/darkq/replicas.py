@@ -9,8 +9,9 @@ one of them takes its place. `DARKQ_REDIS_WAIT_REPLICAS` says how many must have
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Self, TypeAlias, cast
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import ConnectionError, ResponseError
@@ -21,6 +22,10 @@ from darkq.settings import Settings
 
 Command: TypeAlias = tuple[Any, ...]
 
+T = TypeVar("T")
+
+PATIENCE_S = 300.0
+PAUSE_S = 0.5
 _WRITTEN_TTL_MS = 60_000
 
 
@@ -41,6 +46,22 @@ class WaitRule(NamedTuple):
         """Take what `WAIT` replied. Raises `NotReplicated`."""
         if reached < self.replicas:
             raise NotReplicated(reached, self.replicas)
+
+
+async def replicated(call: Callable[[], Awaitable[T]]) -> T:
+    """Call again until enough replicas have what it wrote: it must be harmless twice.
+
+    Raises `NotReplicated` after `PATIENCE_S`, and what the call raises.
+    """
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + PATIENCE_S
+    while True:
+        try:
+            return await call()
+        except NotReplicated:
+            if loop.time() > end_s:
+                raise
+        await asyncio.sleep(PAUSE_S)
 
 
 def rule_of(settings: Settings) -> WaitRule:

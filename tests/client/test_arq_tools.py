@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from arq.connections import ArqRedis
+from arq.jobs import DeserializationError, JobStatus, ResultNotFound
 from arq.jobs import Job as ArqJob
-from arq.jobs import JobStatus, ResultNotFound
+from arq.worker import Worker, func
 from redis.asyncio import ConnectionPool, Redis
 
 from darkq import Client, JobFailed, event
@@ -120,3 +121,41 @@ async def test_an_unknown_job(arq: ArqRedis) -> None:
     assert await found.info() is None
     with pytest.raises(ResultNotFound):
         await found.result(timeout=1)
+
+
+async def test_the_result_of_a_job_that_runs_is_waited_for_with_its_queue_alone(
+    client: Client, hand: Hand, arq: ArqRedis, redis_server: Server
+) -> None:
+    """Red if the snippet of docs/howto/migrating.md is right for finished jobs only."""
+    job = await client.enqueue("hi")
+    claim = await hand.claim_one()
+    waiting = asyncio.create_task(seen_by_arq(arq, job.id).result(timeout=20, poll_delay=0.05))
+    plain = ArqJob(JobKeys.parse(job.id).arq_id, arq, _queue_name="arq:queue")
+    with pytest.raises(ResultNotFound, match="not in queue"):
+        await plain.result(timeout=1)
+    await hand.complete(claim, "the text", Cursor(1, 0))
+    assert await waiting == "the text"
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's own
+async def test_a_stock_application_in_the_same_database(
+    client: Client, hand: Hand, redis_server: Server, redis: Redis
+) -> None:
+    """Red if docs/howto/migrating.md is not true of what such an application can do, and cannot."""
+
+    async def double(_: dict[str, object], number: int) -> int:
+        return 2 * number
+
+    await client.enqueue("hi")
+    await hand.complete(await hand.claim_one(), "the text", Cursor(1, 0))
+    pool = ArqRedis(ConnectionPool.from_url(redis_server.url))
+    worker = Worker([func(double, name="double")], redis_pool=pool, burst=True, poll_delay=0.01)
+    try:
+        theirs = await pool.enqueue_job("double", 21)
+        assert theirs is not None
+        await worker.async_run()
+        assert await theirs.result(timeout=5) == 42
+        with pytest.raises(DeserializationError):
+            await pool.all_job_results()
+    finally:
+        await worker.close()  # and the pool

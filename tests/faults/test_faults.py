@@ -23,6 +23,7 @@ TOGETHER = [
     ("batch", "files", "limits"),
     ("cluster",),
     ("sentinel",),
+    ("abuse",),
 ]
 
 

@@ -15,6 +15,7 @@ from darkq import Client, FileBatch, Files, FileStoreUnavailable, RedisUnavailab
 from darkq.batch import Batch
 from darkq.errors import CorruptRecord
 from darkq.file_batch import FileBatchState
+from darkq.files import FileInfo
 from darkq.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
 from darkq_worker import file_batch, file_batch_runners
 from darkq_worker.file_batch import FileBatchRun
@@ -36,6 +37,10 @@ class Failing(Files):
     async def put_part(self, *args: Any) -> None:
         self._check("put_part")
         await super().put_part(*args)
+
+    async def create(self, *args: Any, **options: Any) -> FileInfo:
+        self._check("create")
+        return await super().create(*args, **options)
 
     async def read(self, *args: Any) -> AsyncGenerator[bytes, None]:
         self._check("read")
@@ -172,6 +177,7 @@ async def test_a_store_that_fails_for_good_ends_the_batch(
     """Red when nothing but a working store can end a batch."""
     monkeypatch.setattr(file_batch_runners, "LOOK_S", 0.02)
     monkeypatch.setattr(file_batch_runners, "MAX_BACKOFF_S", 0.1)
+    monkeypatch.setattr(file_batch, "LEFTOVERS_KEPT_S", 1.0)
     files = Failing(settings)
     files.fails = {fails}
     record = await orders.order(5, window_s=2)
@@ -185,6 +191,34 @@ async def test_a_store_that_fails_for_good_ends_the_batch(
         await asyncio.wait([looking])
     assert ended is not None
     assert (ended.state, [e.code for e in ended.errors]) == (state, ["batch_not_finished"])
+
+
+@pytest.mark.usefixtures("worker")
+async def test_what_was_answered_is_delivered_when_the_store_comes_back_after_the_end(
+    orders: Orders, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a batch that was given up is left alone: its parts are deleted an hour later."""
+    monkeypatch.setattr(file_batch_runners, "LOOK_S", 0.02)
+    monkeypatch.setattr(file_batch_runners, "MAX_BACKOFF_S", 0.1)
+    files = Failing(settings)
+    files.fails = {"create"}  # the parts are there, and cannot be put together
+    record = await orders.order(5, window_s=2)
+    looking = asyncio.create_task(FileBatchRunners(orders.client, files, settings).run())
+    try:
+        ended = await wait_until("the end", lambda: orders.has_ended(record))
+        assert ended is not None
+        assert (ended.state, ended.output_file_id) == ("failed", None)
+        assert not await _is_closed(orders)
+        files.fails = set()
+        await wait_until("it is closed", lambda: _is_closed(orders))
+    finally:
+        looking.cancel()
+        await asyncio.wait([looking])
+    late = await orders.client.file_batches.get(record.id)
+    assert (late.state, late.ended_at, late.completed) == ("failed", ended.ended_at, 5)
+    assert [error.code for error in late.errors] == ["batch_not_finished"]
+    output, errors = await orders.told(record)
+    assert (sorted(output), errors) == ([f"c{n}" for n in range(5)], [])
 
 
 async def _is_closed(orders: Orders) -> bool:

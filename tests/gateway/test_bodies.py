@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 
 from darkq import Settings
 from darkq_gateway.app import ROOMS
+from darkq_gateway.bodies import MAX_JSON_VALUES
 from darkq_gateway.multipart import MAX_OVERHEAD_BYTES
-from darkq_gateway.openai.request import MAX_JSON_NODES
 from darkq_gateway.serve import LINGER_S
 from support.attacks import FILE, PART, UPLOADS, bomb, bomb_request, request, upload_request
 from support.http_api import Api
@@ -252,14 +253,25 @@ async def test_a_form_that_says_it_twice_or_not_at_all(
     assert files_below(settings) == []
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/batches"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/responses", "/v1/batches", "/jobs", "/jobs:batch"]
+)
 async def test_a_body_of_very_many_values_is_not_decoded(api: Api, path: str) -> None:
     """Red without the bound: 8 MB of `[]` take more than a second of the event loop."""
-    for value in (b"[],", b"{},", b"[", b'{"a":', b'{"a":1},'):
-        body = io.BytesIO(b'{"input":[' + value * (MAX_JSON_NODES + 1))
-        headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json"}
+    for value in (b"[],", b"{},", b"[", b'{"a":', b'{"a":1},', b'"a":"",', b'"",', b"1,"):
+        body = io.BytesIO(b'{"input":[' + value * (MAX_JSON_VALUES + 1))
         answer = await api("POST", path, data=body, headers=headers)
         assert (answer.status, answer.code) == (413, "body_too_complex")
+
+
+async def test_texts_may_hold_very_many_brackets(api: Api) -> None:
+    """Red where the characters of texts count: prompts are code and JSON, too."""
+    text = r'[{"a":"\\"},' + "\\"  # escapes in the last place, too
+    jobs = [{"prompt": text * 3000} for _ in range(40)]
+    body = io.BytesIO(json.dumps({"jobs": jobs}).encode())
+    headers = {"Content-Type": "application/json"}
+    assert (await api("POST", "/jobs:batch", data=body, headers=headers)).status == 201
 
 
 NUMBERS: dict[str, tuple[str, int]] = {

@@ -296,7 +296,7 @@ async def test_a_healthy_upstream_without_limits_costs_no_round_trip(
             return await super().__call__(*args)
 
     for name in ("admit", "report"):
-        monkeypatch.setattr(scripts, name, Counted(name, head="limits"))
+        monkeypatch.setattr(scripts, name, Counted(name, head=["limits"]))
     darkai = await start_darkai(chunks=3)
     start_worker(make_settings(darkai_url=darkai.url, worker_lease_s=600))
     await (await client.enqueue("warm-up")).result(timeout_s=10)

@@ -122,7 +122,6 @@ class Job:
     lease_end: Span | None = None
     tries: int = 0
     lost: int = 0
-    unwritten: int = 0
     to_cancel: bool = False
     ending: Ending | None = None
     result_expired: bool = False
@@ -177,21 +176,13 @@ class Job:
         """Claim: the next attempt, under a lease."""
         assert self.score is not None
         if self.holder is not None:
-            self._lose()
+            self.lost += 1
         self.attempt += 1
         self.holder = Hold(
             self, self.attempt, f"{worker_id}:{self.attempt}", self.score, self.recorded
         )
         self.lease(now)
         return self.holder
-
-    def _lose(self) -> None:
-        """Count a lost lease; of those whose attempt wrote nothing, one in ten."""
-        if self.log and self.log[-1].cursor.attempt >= self.attempt:
-            self.lost += 1
-        else:
-            self.unwritten += 1
-            self.lost += self.unwritten % 10 == 0
 
     def lease(self, now: Span) -> None:
         self.lease_end = now.later(LEASE_MS)
@@ -250,13 +241,13 @@ class Job:
         self.log.append(ev.Queued(id=str(Cursor(self.attempt, 0)), at_ms=0))
         self.ending, self.score, self.recorded = None, now, True
         self.kept = self.listed = self.to_cancel = False
-        self.tries = self.lost = self.unwritten = 0
+        self.tries = self.lost = 0
         return True
 
     def expire(self) -> None:
         """Everything of it is gone; of a failure the list still knows."""
         self.recorded = self.to_cancel = self.kept = False
-        self.attempt = self.tries = self.lost = self.unwritten = 0
+        self.attempt = self.tries = self.lost = 0
         self.holder = self.log = None
         self.result_expired |= self.ending is not None
         self.ending = None
@@ -281,8 +272,7 @@ class Job:
         state = {
             "held": "1" if self.holder else None,
             "tries": str(self.tries) if self.tries else None,
-            "lost": str(self.lost) if self.lost or self.unwritten else None,
-            "unwritten": str(self.unwritten) if self.unwritten else None,
+            "lost": str(self.lost) if self.lost else None,
             "cancel": "1" if self.to_cancel else None,
         }
         waits = self.ending is None

@@ -194,29 +194,6 @@ async def test_the_word_to_cancel_reaches_whoever_claims_next(redis: Redis) -> N
     assert again.cancelled
 
 
-class TestLeaseLostBeforeAWord:
-    """An attempt that wrote nothing was most likely never run."""
-
-    async def lose_silently(self, redis: Redis, hand: Hand, keys: JobKeys) -> int:
-        claim = await hand.claim_one()
-        await redis.delete(keys.in_progress)
-        await redis.zadd(INTERACTIVE, {keys.arq_id: 1})
-        return claim.leases_lost
-
-    async def test_it_counts_as_no_lost_lease(self, redis: Redis, hand: Hand) -> None:
-        """Red when `count_lost` does not look at the log."""
-        keys = await hand.enqueue()
-        assert [await self.lose_silently(redis, hand, keys) for _ in range(4)] == [0] * 4
-
-    async def test_one_in_ten_counts_or_a_job_that_kills_its_workers_first_never_ends(
-        self, redis: Redis, hand: Hand
-    ) -> None:
-        """Red when none of them ever counts."""
-        keys = await hand.enqueue()
-        lost = [await self.lose_silently(redis, hand, keys) for _ in range(22)]
-        assert lost == [0] * 10 + [1] * 10 + [2] * 2
-
-
 class TestClaimGivenUpByItsSender:
     """A server that was frozen comes to it when nobody waits for the reply any more."""
 

@@ -80,7 +80,7 @@ async def test_a_job_to_be_cancelled_is_ended_when_it_stands_first(
     redis: Redis, hand: Hand
 ) -> None:
     """Its worker has died: somebody must claim it before it is `cancelled`."""
-    dead = Hand(redis, "dead", lease_s=0.001)
+    dead = Hand(redis, "dead")
     claim = await dead.take()
     await redis.delete(claim.keys.in_progress)
     await redis.zadd(queue(0, "interactive"), {claim.keys.arq_id: 1})

@@ -50,7 +50,7 @@ SCRIPTS = {
     "producer": [
         *("enqueue", "headroom", "wake", "batches", "cancel", "end_line", "revive"),
         *("keep_batch", "mark_batch", "acknowledge"),
-        *("enter", "forget", "publish", "waiters_keep", "waiters_leave"),
+        *("drop", "enter", "forget", "publish", "waiters_keep", "waiters_leave"),
     ],
     "worker": [
         *(
@@ -64,7 +64,7 @@ SCRIPTS = {
             "release",
             "make_due",
         ),
-        *("limits", "admit", "report", "count"),
+        *("drop", "limits", "admit", "report", "count"),
         *("batches", "keep_batch", "mark_batch", "acknowledge", "turn_file_batch"),
     ],
 }

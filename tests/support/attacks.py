@@ -1,31 +1,10 @@
-"""Bodies that mean harm: what is sent, who sends it, and what a healthy caller feels meanwhile.
-
-    python -m support.attacks URL [KEY]      eight bombs and eight hostile uploads at once
-
-Prints what a caller of /healthz felt meanwhile, in milliseconds.
-"""
+"""Bodies that mean harm, and requests that carry them. `support.attackers` sends them."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import socket
-import statistics
-import sys
-import threading
-import time
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from http.client import HTTPConnection
-from typing import NamedTuple
-from urllib.parse import urlsplit
 
 BOUNDARY = b"BBB"
-AT_ONCE = 8
-PAUSE_S = 0.25
-"""Between the requests of one attacker: else the figure is of how fast bytes can be moved."""
 
 PART = b'--BBB\r\nContent-Disposition: form-data; name="%b"\r\n\r\n'
 FILE = b'--BBB\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
@@ -80,100 +59,3 @@ def request(method: str, path: str, body: bytes, key: str | None = None, **heade
     lines += [f"{name}: {value}" for name, value in headers.items()]
     lines += [f"Authorization: Bearer {key}"] if key else []
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-class Figures(NamedTuple):
-    """What a caller of /healthz felt, in milliseconds."""
-
-    probes: int
-    p50_ms: float
-    p99_ms: float
-    worst_ms: float
-
-
-def probe(url: str, for_s: float, pause_s: float = 0.01) -> Figures:
-    """Ask for /healthz again and again over one connection."""
-    connection = HTTPConnection(urlsplit(url).netloc, timeout=60)
-    took = list[float]()
-    end = time.monotonic() + for_s
-    while time.monotonic() < end:
-        began = time.monotonic()
-        connection.request("GET", "/healthz")
-        with connection.getresponse() as response:
-            assert response.status == 200, response.status
-            response.read()
-        took.append((time.monotonic() - began) * 1000)
-        time.sleep(pause_s)
-    connection.close()
-    took.sort()
-    return Figures(len(took), statistics.median(took), took[len(took) * 99 // 100], took[-1])
-
-
-@asynccontextmanager
-async def attackers(url: str, key: str | None) -> AsyncIterator[None]:
-    """Attack from a process of its own, so that it does not slow the probe down."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "support.attacks", "attack", url, *([key] if key else [])),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"attacking\n"
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
-
-
-async def figures(url: str, key: str | None, for_s: float) -> Figures:
-    """Return what /healthz takes while eight bombs and eight hostile uploads go on at once."""
-    async with attackers(url, key):
-        return await asyncio.to_thread(probe, url, for_s)
-
-
-def attack(url: str, key: str | None) -> None:
-    """Keep eight bombs and eight hostile uploads under way until the process is killed."""
-    os.nice(10)  # what is measured is the gateway, not who gets the processor
-    bombs = [bomb_request(bomb(4 << 30), who) for who in (None, key)]
-    uploads = [upload_request(body, key) for body in UPLOADS.values()]
-    address = urlsplit(url)
-    target = (address.hostname or "127.0.0.1", address.port or 80)
-    for number in range(AT_ONCE):
-        some = uploads[number % len(uploads) :: AT_ONCE] or uploads
-        for requests in (bombs, some):
-            threading.Thread(target=_send_all, args=(target, requests), daemon=True).start()
-    print("attacking", flush=True)
-    threading.Event().wait()
-
-
-def _send_all(target: tuple[str, int], requests: list[bytes]) -> None:
-    while True:
-        for each in requests:
-            with suppress(OSError), socket.create_connection(target, timeout=30) as connection:
-                sender = threading.Thread(target=_send, args=(connection, each), daemon=True)
-                sender.start()
-                connection.recv(1 << 16)
-                sender.join(2)  # it stays, and goes on sending if it may
-            time.sleep(PAUSE_S)
-
-
-def _send(connection: socket.socket, data: bytes) -> None:
-    with suppress(OSError):
-        connection.sendall(data)
-
-
-def main(arguments: list[str]) -> None:
-    """Attack, or attack and say what a healthy caller felt."""
-    only_attack = arguments[0] == "attack"
-    url, key, *_ = [*arguments[only_attack:], None]
-    assert url is not None
-    if only_attack:
-        attack(url, key)
-    else:
-        print(json.dumps(asyncio.run(figures(url, key, 20.0))._asdict()))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,10 +1,11 @@
-"""Workers as real processes, for real signals."""
+"""Workers and gateways as real processes, for real signals."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,9 @@ class WorkerProcess:
     `prelude` is Python that the process runs first.
     """
 
+    _main = "from darkq_worker.main import main; main()"
+    _ready = "worker ready"
+
     def __init__(self, settings: Settings, log: Path, *, prelude: str = "") -> None:
         assert settings.redis_url is not None
         changed = settings.model_dump(exclude_unset=True, exclude={"redis_url"})
@@ -31,7 +35,7 @@ class WorkerProcess:
         self.log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"{prelude}\nfrom darkq_worker.main import main; main()"],
+                [sys.executable, "-c", f"{prelude}\n{self._main}"],
                 env={
                     **os.environ,
                     **environment,
@@ -69,10 +73,24 @@ class WorkerProcess:
     def ready(self) -> bool:
         """Tell whether it has said that it is ready."""
         assert self._process.poll() is None, self.log.read_text()
-        return "worker ready" in self.log.read_text()
+        return self._ready in self.log.read_text()
 
     def end(self) -> None:
         """Make sure that it is gone."""
         if self.alive:
             self._process.kill()  # works on a stopped process too
             self._process.wait(EXIT_TIMEOUT_S)
+
+
+class GatewayProcess(WorkerProcess):
+    """A gateway, likewise. Its settings should have port 0."""
+
+    _main = "from darkq_gateway.serve import main; main()"
+    _ready = "listening on http"
+
+    @property
+    def url(self) -> str:
+        """Where it listens, once it is ready."""
+        found = re.search(r"listening on (http://\S+)", self.log.read_text())
+        assert found is not None
+        return found[1]

@@ -178,7 +178,7 @@ class DeafClients:
 
     def open(self) -> int:
         """Return how many connections the server still holds."""
-        return sum(map(_is_open, self._sockets))
+        return sum(map(is_open, self._sockets))
 
     def close(self) -> None:
         """Close all."""
@@ -186,7 +186,7 @@ class DeafClients:
             client.close()
 
 
-def _is_open(client: socket.socket) -> bool:
+def is_open(client: socket.socket) -> bool:
     """Tell from the state of a connection, since reading would take what is there."""
     established = 1
     state: int = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]

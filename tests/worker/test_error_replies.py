@@ -101,7 +101,7 @@ async def test_all_tasks_live_and_all_jobs_complete(
             async with asyncio.timeout(10):
                 assert (await (await client.enqueue("later")).result(timeout_s=10)).text
                 await wait_until("the gateway", lambda: is_ready(api))
-                assert (await streaming).status in (200, 503)
+                assert (await streaming).status in (200, 202, 503)  # done, not yet, or away
                 assert (await api("GET", f"/jobs/{jobs[0].id}")).status == 200
     assert not worker.done()
     said = Counter(str(record.msg) for record in caplog.records if isinstance(record.msg, LogLine))

@@ -15,6 +15,7 @@ import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 
+from darkq.connection import is_wrong_type
 from darkq.settings import Settings
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Claim, Leases
@@ -148,7 +149,10 @@ class Claiming:
             due_s = await self._claim(partition, slots)
         except Exception as error:  # a worker that ends over one reply takes its jobs along
             partition.trouble.met(error)
-            self.search(partition.number)
+            if is_wrong_type(error):
+                self._search_for(partition)  # something foreign is at a key of this one alone
+            else:
+                self.search(partition.number)
         else:
             partition.trouble.over()
             if due_s is not None:
@@ -180,7 +184,10 @@ class Claiming:
         owner = self._owner(number)
         for each in self._in_turn:
             if each.search is None and self._owner(each.number) == owner:
-                each.search = asyncio.create_task(self._find(each), name="darkq-search")
+                self._search_for(each)
+
+    def _search_for(self, partition: _Partition) -> None:
+        partition.search = asyncio.create_task(self._find(partition), name="darkq-search")
 
     async def _find(self, partition: _Partition) -> None:
         """Ask a partition until it answers, and first for our own leases."""

@@ -1,7 +1,7 @@
 """One batch over files, from its input to its output. Whoever runs it may die at any point.
 
     validating ── in_progress ── finalizing ── completed | expired | cancelled | failed
-        └── failed
+        └── failed      └── failed: given up; delivered later, if the store comes back
 
 A lease cannot fence the store of files: a runner that was frozen goes on writing there after
 another one has taken its place. So each runner writes under names of its own, and Redis decides in
@@ -21,24 +21,36 @@ from typing import NamedTuple
 
 import msgspec
 
-from darkq import Client, FileBatch, FileNotFound, Files, FileStoreUnavailable, LineError, Settings
+from darkq import (
+    BatchStatus,
+    Client,
+    FileBatch,
+    FileNotFound,
+    Files,
+    FileStoreUnavailable,
+    LineError,
+    Settings,
+)
 from darkq.batch import Batch
-from darkq.batch_answers import answer_line, failure_line
+from darkq.batch_answers import answer_line, failure_line, refusal_line
 from darkq.batch_control import Part
 from darkq.batch_ends import Finished, Position
 from darkq.batch_lines import Line
 from darkq.errors import BatchClosed, BatchFull, BatchTaken
-from darkq.file_batch import TTL_S, FileBatchState
+from darkq.file_batch import LEFTOVERS_KEPT_S, TTL_S, FileBatchState
 from darkq.files import new_file_id
 from darkq.group_commit import MAX_BYTES_PER_CALL
 from darkq.keys import BatchKeys
-from darkq_worker.file_batch_input import Input
+from darkq.openai_errors import job_error
+from darkq.openai_response import repeated_in
+from darkq_worker.file_batch_input import Input, RefusedLine
 
 MAX_ERRORS = 100
 LINES_PER_CALL = 200
 FEW_LINES = 100
+FEW_BYTES = MAX_BYTES_PER_CALL // 2
 PAUSE_S = 1.0
-"""After a page of few lines: more of them gather meanwhile, and make one part."""
+"""After a page of few lines and bytes: more of them gather meanwhile, and make one part."""
 
 CHECK_S = 30.0
 """How often to see whether the batch is to end, by its window or by a cancellation."""
@@ -49,6 +61,7 @@ _UNANSWERED = {
     "expired": ("batch_expired", "the batch was not completed within its window"),
     "cancelled": ("batch_cancelled", "the batch was cancelled"),
 }
+_NOT_FINISHED = "batch_not_finished"
 _INPUT_GONE = LineError(code="file_not_found", message="the input file is gone")
 
 
@@ -100,21 +113,42 @@ class FileBatchRun:
             await self._answer()
         if self._record.state == "finalizing":
             await self._finalize()
+        elif self._was_given_up:
+            await self._collect()
+            await self._finalize()
         await self._client.file_batches.close(self._record.id)
 
-    async def give_up(self, reason: str) -> None:
-        """End the batch as failed, without what was answered. Raises as `run`."""
-        await self._batch.cancel()
-        error = LineError(code="batch_not_finished", message=f"stopped again and again: {reason}")
-        await self._turn("failed", errors=(error,), ended_at=int(time.time()))
-        await self._client.file_batches.close(self._record.id)
+    async def give_up(self, reason: str) -> bool:
+        """End the batch as failed; True once nothing more is to be tried. Raises as `run`.
+
+        For an hour `run` still tries to deliver what was answered: the store may come back.
+        """
+        if self._record.ended_at is None:
+            await self._batch.cancel()
+            error = LineError(code=_NOT_FINISHED, message=f"stopped again and again: {reason}")
+            await self._turn("failed", errors=(error,), ended_at=int(time.time()))
+        elif time.time() >= self._record.ended_at + LEFTOVERS_KEPT_S:
+            await self._client.file_batches.close(self._record.id)
+            return True
+        return False
+
+    @property
+    def _was_given_up(self) -> bool:
+        """Whether it has failed, and nothing of it was delivered."""
+        record = self._record
+        return (
+            record.state == "failed"
+            and record.completed + record.failed < record.total
+            and any(error.code == _NOT_FINISHED for error in record.errors)
+        )
 
     async def _validate(self) -> None:
-        total, errors = 0, list[LineError]()
+        total, refused, errors = 0, 0, list[LineError]()
         try:
-            async with aclosing(self._input.lines(errors)) as lines:
-                async for _ in lines:
+            async with aclosing(self._input.entries(errors)) as entries:
+                async for entry in entries:
                     total += 1
+                    refused += isinstance(entry, RefusedLine)
                     if total > self._settings.files_max_lines:
                         most = f"a batch may have {self._settings.files_max_lines:,} lines at most"
                         errors.append(LineError(code="too_many_lines", message=most))
@@ -128,7 +162,8 @@ class FileBatchRun:
         if errors:
             await self._turn("failed", errors=tuple(errors), ended_at=int(time.time()))
         else:
-            await self._turn("in_progress", total=total, in_progress_at=int(time.time()))
+            now = int(time.time())
+            await self._turn("in_progress", total=total, refused=refused, in_progress_at=now)
 
     async def _answer(self) -> None:
         feeding = asyncio.create_task(self._feed(), name="darkq-file-batch-feed")
@@ -212,34 +247,43 @@ class FileBatchRun:
     async def _collect(self) -> None:
         async with aclosing(self._batch.collected()) as pages:
             async for page in pages:
-                await self._store(page)
-                if len(page) < FEW_LINES:
+                size = await self._store(page)
+                if len(page) < FEW_LINES and size < FEW_BYTES:
                     await asyncio.sleep(PAUSE_S)
 
-    async def _store(self, page: Sequence[Finished]) -> None:
+    async def _store(self, page: Sequence[Finished]) -> int:
+        """Store a page as a part, and acknowledge it; return how many bytes the part has."""
         answers, failures = list[bytes](), list[bytes]()
         for end in page:
             if end.result is not None:
                 answers.append(answer_line(end.custom_id, end.result, self._record.endpoint))
             elif end.outcome != "missing":
-                code, message = (end.code, end.message) if end.code else self._unanswered()
-                failures.append(failure_line(end.custom_id, end.job_id, code, message))
+                failures.append(self._failure(end))
         name = self._new_part(Position.parse(page[0].cursor).number)
-        stored = []
+        stored, size = list[str](), 0
         for kind, lines in ((self._output, answers), (self._errors, failures)):
             if lines:
                 data = b"".join(lines)
                 await self._files.put_part(self._record.tenant, kind.place, name, data)
                 stored.append(kind.what)
+                size += len(data)
         part = Part(f"{name} {'+'.join(stored)}", TTL_S) if stored else None
-        await self._batch.acknowledge(page, part=part)
+        keep = {end.number for end in page if _is_stored(end)}
+        await self._batch.acknowledge(page, part=part, keep=keep)
         if missing := {end.number for end in page if end.outcome == "missing"}:
             await self._add_again(missing)
+        return size
 
     def _new_part(self, number: int) -> str:
         """Return a name that no other call has used, nor any other runner."""
         self._parts += 1
         return f"{number:015d}-{self._batch.runner.rpartition(':')[2]}.{self._parts}"
+
+    def _failure(self, end: Finished) -> bytes:
+        if end.code:
+            error = job_error(end.code, end.message, self._record.endpoint)
+            return refusal_line(end.custom_id, end.job_id, error)
+        return failure_line(end.custom_id, end.job_id, *self._unanswered())
 
     async def _add_again(self, numbers: set[int]) -> None:
         """Their results expired before anybody took them."""
@@ -260,7 +304,7 @@ class FileBatchRun:
         gone = missing > 0 and not await self._has_input()
         left_out = _none() if gone or not missing else self._left_out(answered)
         output_id, error_id = new_file_id(), new_file_id()
-        await self._turn("finalizing", begins=(output_id, error_id))
+        await self._turn(self._record.state, begins=(output_id, error_id))
         try:
             output = await self._put_together(output_id, self._output, _none())
             errors = await self._put_together(error_id, self._errors, left_out)
@@ -272,7 +316,8 @@ class FileBatchRun:
                 output_file_id=output,
                 error_file_id=errors,
                 errors=why,
-                ended_at=int(time.time()),
+                cancelling_at=cancelling_at(end, status),
+                ended_at=self._record.ended_at or int(time.time()),
             )
         except BatchTaken:
             await self._discard(output_id, error_id)
@@ -280,6 +325,8 @@ class FileBatchRun:
 
     def _end(self, cancelled: bool, *, gone: bool) -> tuple[FileBatchState, tuple[LineError, ...]]:
         """Return the final state, and what is wrong with it."""
+        if self._record.state == "failed":
+            return "failed", self._record.errors
         if gone and (self._record.errors or not cancelled):
             return "failed", (_INPUT_GONE,)
         if cancelled:
@@ -346,13 +393,15 @@ class FileBatchRun:
         return older + [name for name, kinds in noted if kind.what in kinds.split("+")]
 
     async def _left_out(self, answered: bytes) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of requests that were not answered before the batch ended."""
+        """Yield the lines of requests that were refused, or not answered in time."""
         code, message = self._unanswered()
-        async with aclosing(self._input.lines([])) as lines:
-            async for line in lines:
-                if not _has_bit(answered, line.number):
-                    job = BatchKeys.parse(self._record.id).job(line.number)
-                    yield failure_line(line.custom_id, job.public_id, code, message)
+        async with aclosing(self._input.entries([])) as entries:
+            async for entry in entries:
+                job_id = BatchKeys.parse(self._record.id).job(entry.number).public_id
+                if isinstance(entry, RefusedLine):
+                    yield refusal_line(entry.custom_id, job_id, entry.error)
+                elif not _has_bit(answered, entry.number):
+                    yield failure_line(entry.custom_id, job_id, code, message)
 
     @property
     def _is_over(self) -> bool:
@@ -372,6 +421,19 @@ class FileBatchRun:
             record, before=before, runner=self._batch.runner, begins=begins
         )
         self._record = record
+
+
+def _is_stored(end: Finished) -> bool:
+    """Tell whether a line is a Response that its owner may retrieve by its id."""
+    repeated = repeated_in(end.result.metadata) if end.result is not None else None
+    return repeated is not None and repeated.store
+
+
+def cancelling_at(state: str, status: BatchStatus) -> int | None:
+    """Return when a batch was cancelled by its owner; one that expires is cancelled too."""
+    if state != "cancelled" or status.cancelled_ms is None:
+        return None
+    return status.cancelled_ms // 1000
 
 
 async def delete_leftovers(client: Client, files: Files, batch_id: str) -> None:

@@ -197,9 +197,8 @@ class FileBatchRunners:
                 except (BatchTaken, BatchNotFound):
                     raise
                 except Exception as error:
-                    if not _is_overdue(record):
+                    if not _is_overdue(record) or not await run.give_up(brief(error)):
                         raise
-                    await run.give_up(brief(error))
         except BatchTaken:  # another worker runs it
             self._back_off(batch_id)
         except BatchNotFound:

@@ -15,16 +15,16 @@ RULES = {
         "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +script|load "
         "+info +time +exists +get +set +psetex +del +expire +pexpire +pttl +rename +incr "
         "+hget +hsetnx +hexists +hincrby +hdel +sadd +srem +zadd +zcard +zrem +zrange "
-        "+zrangebyscore +zremrangebyscore +xadd +xrevrange +hmget +zscore +hset +zcount "
-        "+zrank +hgetall +xrange +getbit +copy +mget +setbit +xtrim"
+        "+zrangebyscore +xadd +xrevrange +hmget +zscore +hset +zcount "
+        "+zrank +hgetall +xrange +getbit +copy +mget +setbit +xtrim +strlen"
     ),
     "producer": (
         "resetkeys ~arq:* ~darkq:* resetchannels &darkq:* -@all +client|setinfo +select "
         "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +info +time "
         "+exists +get +getrange +mget +set +del +pexpire +rename +hset +hmget +smembers +srem "
         "+zadd +zcard +zrem +zscore +zrevrangebyscore +xadd +xdel +xrange +xrevrange "
-        "+hget +hgetall +hincrby +hsetnx +getbit +setbit +zcount +zrangebyscore +zremrangebyscore "
-        "+zrevrange +xtrim +copy +zremrangebyrank +expire +hscan"
+        "+hget +hgetall +hincrby +hsetnx +getbit +setbit +zcount +zrangebyscore "
+        "+zrevrange +xtrim +copy +zremrangebyrank +expire +hscan +strlen"
     ),
     "reader": (
         "resetkeys ~arq:* ~darkq:events:* ~darkq:state:* ~darkq:{* ~darkq:batch:* "
@@ -71,6 +71,7 @@ SET arq:doctor v
 SETBIT arq:doctor 0 0
 SMEMBERS arq:doctor
 SREM arq:doctor m
+STRLEN arq:doctor
 SUBSCRIBE darkq:live:doctor
 TIME
 UNSUBSCRIBE darkq:live:doctor
@@ -87,7 +88,6 @@ ZRANGEBYSCORE arq:doctor -inf +inf
 ZRANK arq:doctor m
 ZREM arq:doctor m
 ZREMRANGEBYRANK arq:doctor 0 0
-ZREMRANGEBYSCORE arq:doctor 0 0
 ZREVRANGE arq:doctor 0 0
 ZREVRANGEBYSCORE arq:doctor +inf -inf
 ZSCORE arq:doctor m

@@ -22,6 +22,7 @@ from darkq import (
     InvalidJob,
     checked_metadata,
 )
+from darkq.validation import UNKNOWN, shown
 from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import CLIENT, caller_of
 from darkq_gateway.errors import ApiError
@@ -66,7 +67,7 @@ async def create(request: web.Request) -> web.Response:
         fields["endpoint"] = f"/v1{fields['endpoint']}"
     asked = take(fields, _Body)
     for name in fields:
-        raise ApiError(400, "invalid_parameter", "cannot be honoured here", name[:64])
+        raise ApiError(400, "invalid_parameter", UNKNOWN, shown(name))
     metadata = _checked(asked.metadata)
     client, caller = request.app[CLIENT], caller_of(request)
     await request.app[FILES].info(caller.tenant, asked.input_file_id)  # is there, and is theirs
@@ -167,10 +168,13 @@ async def _owned(request: web.Request) -> FileBatch:
 def batch_object(record: FileBatch, status: BatchStatus | None) -> dict[str, Any]:
     """Return a batch in the API's words."""
     state: str = record.state
-    completed, failed = record.completed, record.failed
+    completed, failed, cancelling_at = record.completed, record.failed, record.cancelling_at
     if record.ended_at is None and status is not None:
-        completed, failed = status.completed, status.failed + status.cancelled
-        state = "cancelling" if status.state in ("cancelling", "cancelled") else state
+        completed = status.completed
+        failed = record.refused + status.failed + status.cancelled
+        if status.state in ("cancelling", "cancelled"):
+            state = "cancelling"
+            cancelling_at = status.cancelled_ms and status.cancelled_ms // 1000
     errors = [
         {"code": e.code, "message": e.message, "line": e.line, "param": e.param}
         for e in record.errors
@@ -193,7 +197,7 @@ def batch_object(record: FileBatch, status: BatchStatus | None) -> dict[str, Any
         "expires_at": record.expires_at,
         "finalizing_at": record.finalizing_at,
         **ended,
-        "cancelling_at": None,
+        "cancelling_at": cancelling_at,
         "request_counts": {
             "total": record.total,
             "completed": completed,

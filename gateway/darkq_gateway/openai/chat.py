@@ -38,17 +38,15 @@ async def _whole(job: JobHandle) -> dict[str, Any]:
     try:
         result = await job.result()
     except JobFailed as error:
-        raise failed(error.code, error.message) from None
+        raise failed(error.code, error.message, "/v1/chat/completions") from None
     except JobCancelled:
-        raise failed("cancelled", "the job was cancelled") from None
-    ours = {"id": PREFIX + job.id, "created": result.queued_ms // 1000}  # as the stream's are
-    return chat_completion(result) | ours
+        raise failed("cancelled", "the job was cancelled", "/v1/chat/completions") from None
+    return chat_completion(result)
 
 
 async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> web.StreamResponse:
     created = (await job.status()).queued_ms // 1000
     chat = ChatStream(PREFIX + job.id, created, include_usage=asked.include_usage)
-    begun = False
     async with (
         request.app[STREAMS].open(request, resumable=False) as stream,
         aclosing(job.event_batches()) as batches,
@@ -59,14 +57,16 @@ async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> w
                 for event in batch:
                     chunks += chat.feed(event)
             except Interrupted as error:
-                answer = failed(error.code, error.message)
-                if not (begun or chunks):  # nothing was said yet: a plain answer is still possible
+                answer = failed(error.code, error.message, "/v1/chat/completions")
+                if not (chat.has_spoken or stream.begun):  # a plain answer is still possible
                     raise answer from None
                 await stream.send(sse.unnamed([*chunks, openai_shape(answer)]))
                 await job.cancel()
                 break
-            begun = begun or bool(chunks)
-            await stream.send(sse.unnamed(chunks), batch.came_s)
+            if chat.has_spoken or chat.ended or stream.begun:
+                await stream.send(sse.unnamed(chunks), batch.came_s)
+            else:
+                stream.hold(sse.unnamed(chunks))
         else:
             await stream.send(sse.DONE)
     return stream.response

@@ -23,7 +23,10 @@ class Interrupted(Exception):
 
 
 class ChatStream:
-    """The chunks of one completion. `ended` tells that the last one has been made."""
+    """The chunks of one completion.
+
+    `has_spoken` tells that one with text has been made, `ended` that the last one has.
+    """
 
     def __init__(self, completion_id: str, created: int, *, include_usage: bool) -> None:
         self.ended = False
@@ -31,7 +34,7 @@ class ChatStream:
         self._created = created
         self._include_usage = include_usage
         self._model = ""
-        self._has_spoken = False
+        self.has_spoken = False
         self._has_begun = False
 
     def feed(self, event: AnyEvent) -> list[Json]:
@@ -43,7 +46,7 @@ class ChatStream:
             case Started():
                 return self._started(event)
             case Chunk():
-                self._has_spoken = True
+                self.has_spoken = True
                 return [self._chunk({"content": event.text})]
             case Completed():
                 return self._completed(event)
@@ -54,7 +57,7 @@ class ChatStream:
         return []
 
     def _started(self, event: Started) -> list[Json]:
-        if self._has_spoken:
+        if self.has_spoken:
             message = (
                 "the attempt that gave this text was lost; the whole answer must be asked anew"
             )

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import hdrs, web
 
-from darkq import FileInfo, FileNotFound, Files, FileTooLarge
-from darkq.files import Content, Purpose
+from darkq import FileContent, FileInfo, FileNotFound, FilePurpose, Files, FileTooLarge
 from darkq_gateway.bodies import media_type
 from darkq_gateway.context import CLIENT, SETTINGS, caller_of
 from darkq_gateway.errors import ApiError
@@ -59,7 +58,7 @@ async def _store(request: web.Request, max_bytes: int) -> FileInfo:
     """Store the file of a form. It is there once the whole form has come and is right."""
     files, tenant = request.app[FILES], caller_of(request).tenant
     form = Form(request, file_field="file")
-    content: Content | None = None
+    content: FileContent | None = None
     filename, fields = "", dict[str, str]()
     try:
         async with aclosing(form.parts()) as parts:
@@ -163,7 +162,7 @@ def _take(fields: dict[str, str], field: Field) -> None:
 
 
 class _Asked(NamedTuple):
-    purpose: Purpose
+    purpose: FilePurpose
     ttl_s: int | None
 
 

@@ -19,7 +19,6 @@ from typing import Any, TypeAlias, TypeVar
 from aiohttp import web
 
 from darkq import DarkqError, Held, Job, JobHandle, JobNotFound, LogLine
-from darkq.reattachment import LEASE_S
 from darkq_gateway.context import CLIENT, SETTINGS, STREAMS, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.ownership import owned_job
@@ -77,8 +76,9 @@ class Departures:
             await asyncio.wait(self._tasks)
 
     async def _renew(self) -> None:
+        pause_s = self._app[CLIENT].reattachments.lease_s / _RENEWALS_PER_LEASE
         while True:
-            await asyncio.sleep(LEASE_S / _RENEWALS_PER_LEASE)
+            await asyncio.sleep(pause_s)
             for holding in list(self._waiting):
                 if holding.done() and not holding.cancelled() and holding.exception() is None:
                     await self._renew_one(holding.result()[1])

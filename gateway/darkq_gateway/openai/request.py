@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, TypeVar
 
 import msgspec
 
 from darkq import InvalidJob, Job, OpenAIEndpoint, read_openai_body
+from darkq.validation import what_is_wrong
+from darkq_gateway.bodies import check_structure
 from darkq_gateway.context import Caller
 from darkq_gateway.errors import ApiError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_PATH = re.compile(r" - at `\$\.?(.*?)`$")
-
-
-MAX_JSON_NODES = 250_000
-"""Most arrays, objects and names in a body: many values take long to decode, long ones do not.
-
-Counted as characters, so those within texts count too. A prompt has 1 MiB at most.
-"""
-
 
 def decode(body: bytes) -> dict[str, Any]:
     """Read a body; a parameter that is null was not given. Raises `ApiError`."""
-    if sum(map(body.count, (b"[", b"{", b":"))) > MAX_JSON_NODES:
-        message = f"the body has more than {MAX_JSON_NODES:,} brackets, braces and colons"
-        raise ApiError(413, "body_too_complex", message)
+    check_structure(body)
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -41,12 +31,9 @@ def take(fields: dict[str, Any], kind: type[T]) -> T:
     given = {field.name: fields.pop(field.name) for field in names if field.name in fields}
     try:
         return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:  # its text names types and paths, and one value
-        text = str(error)
-        path = _PATH.search(text)
-        reason = text[: path.start()] if path else text
-        reason = "is none of the allowed values" if "enum" in text else reason  # it quotes that
-        raise ApiError(400, "invalid_type", reason, path[1] if path else None) from None
+    except msgspec.ValidationError as error:
+        wrong = what_is_wrong(error)
+        raise ApiError(400, "invalid_type", wrong.reason, wrong.field or None) from None
 
 
 def make_job(

@@ -19,6 +19,7 @@ the Response says that it is `cancelled`.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from darkq import (
@@ -30,13 +31,17 @@ from darkq import (
     Queued,
     Retrying,
     Started,
-    Usage,
 )
+from darkq.openai_body import RESPONSES
+from darkq.openai_errors import job_error
+from darkq.openai_response import empty_response, item_id, response_usage, text_part
+from darkq_gateway.errors import ApiError
+from darkq_gateway.openai.job_errors import failed
 
 Json: TypeAlias = dict[str, Any]
 
-# What the API has words for; everything else of an upstream is its "server_error".
 _ERROR_CODES = {"rate_limited": "rate_limit_exceeded", "rejected": "invalid_prompt"}
+"""The API's words. What is no fault of the request is its `server_error`."""
 
 
 class ResponseStream:
@@ -45,31 +50,11 @@ class ResponseStream:
     def __init__(self, response_id: str, *, asked: Json) -> None:
         """`asked` holds the fields that repeat what the request said."""
         self.asked = asked
-        self.response: Json = {
-            "id": response_id,
-            "object": "response",
-            "created_at": 0,
-            "status": "queued",
-            "background": False,
-            "error": None,
-            "incomplete_details": None,
-            "instructions": None,
-            "max_output_tokens": None,
-            "model": "",
-            "output": [],
-            "parallel_tool_calls": True,
-            "previous_response_id": None,
-            "temperature": None,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
-            "top_p": None,
-            "truncation": "disabled",
-            "usage": None,
-            "metadata": {},
-            "completed_at": None,
-            **asked,
-        }
+        self.has_spoken = False
+        """Whether there was an event with text, or one that says how the Response has ended."""
+        self.failure: ApiError | None = None
+        """What there is instead of an answer."""
+        self.response: Json = empty_response(response_id) | asked
         self._number = 0
         self._pieces: list[str] | None = None
         """The text of the item that is open; None while none is."""
@@ -88,12 +73,23 @@ class ResponseStream:
             case Completed():
                 return self._completed(event)
             case Failed():
-                code = _ERROR_CODES.get(event.code, "server_error")
-                self.response["error"] = {"code": code, "message": event.message}
-                return self._end("failed", "response.failed", event.at_ms)
+                return self._failed(event)
             case Cancelled():
+                self.failure = failed("cancelled", "the job was cancelled", RESPONSES)
                 return self._end("cancelled", "response.incomplete", event.at_ms)
         return []
+
+    def _failed(self, event: Failed) -> list[Json]:
+        error = job_error(event.code, event.message, RESPONSES)
+        self.failure = failed(event.code, event.message, RESPONSES)
+        code = _ERROR_CODES.get(error.code, error.code)
+        self.response["error"] = {
+            "code": code if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error",
+            "message": error.named_message,
+            "type": error.type,
+            "param": error.param,
+        }
+        return self._end("failed", "response.failed", event.at_ms)
 
     def _queued(self, event: Queued) -> list[Json]:
         if self.response["created_at"]:  # it has failed, and is run again
@@ -104,12 +100,13 @@ class ResponseStream:
     def _started(self, event: Started) -> list[Json]:
         events = self._close_item("incomplete")
         self.response.update(status="in_progress", model=event.model, error=None)
+        self.failure = None
         for lost in self.response["output"]:  # or `output_text` would join it to what follows
             lost["content"] = []
         if not self.response["output"]:
             events.append(self._about_all("response.in_progress"))
         item = {
-            "id": f"msg_{self.response['id'].removeprefix('resp_')}_{event.attempt}",
+            "id": item_id(self.response["id"].removeprefix("resp_"), event.attempt),
             "type": "message",
             "role": "assistant",
             "status": "in_progress",
@@ -118,17 +115,19 @@ class ResponseStream:
         self.response["output"].append(item)
         self._pieces = []
         events.append(self._about_output("response.output_item.added", item=_copy(item)))
-        events.append(self._about_part("response.content_part.added", part=_part("")))
+        events.append(self._abouttext_part("response.content_part.added", part=text_part("")))
         return events
 
     def _chunk(self, event: Chunk) -> list[Json]:
         if self._pieces is None:
             return []
         self._pieces.append(event.text)
-        return [self._about_part("response.output_text.delta", delta=event.text, logprobs=[])]
+        self.has_spoken = True
+        return [self._abouttext_part("response.output_text.delta", delta=event.text, logprobs=[])]
 
     def _completed(self, event: Completed) -> list[Json]:
-        self.response["usage"] = _usage(event.usage)
+        self.response["usage"] = response_usage(event.usage)
+        self.has_spoken = True
         if event.finish_reason == "length":
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
             return self._end("incomplete", "response.incomplete", event.at_ms)
@@ -146,10 +145,10 @@ class ResponseStream:
             return []
         text, self._pieces = "".join(self._pieces), None
         item = self.response["output"][-1]
-        item.update(status=status, content=[_part(text)])
+        item.update(status=status, content=[text_part(text)])
         return [
-            self._about_part("response.output_text.done", text=text, logprobs=[]),
-            self._about_part("response.content_part.done", part=_part(text)),
+            self._abouttext_part("response.output_text.done", text=text, logprobs=[]),
+            self._abouttext_part("response.content_part.done", part=text_part(text)),
             self._about_output("response.output_item.done", item=_copy(item)),
         ]
 
@@ -157,7 +156,7 @@ class ResponseStream:
         """Return the Response as it stands, with the text so far of an item that is open."""
         output = [_copy(item) for item in self.response["output"]]
         if self._pieces is not None:
-            output[-1]["content"] = [_part("".join(self._pieces))]
+            output[-1]["content"] = [text_part("".join(self._pieces))]
         return {**self.response, "output": output}
 
     def _about_all(self, name: str) -> Json:
@@ -166,7 +165,7 @@ class ResponseStream:
     def _about_output(self, name: str, **fields: Any) -> Json:
         return self._event(name, output_index=len(self.response["output"]) - 1, **fields)
 
-    def _about_part(self, name: str, **fields: Any) -> Json:
+    def _abouttext_part(self, name: str, **fields: Any) -> Json:
         item_id = self.response["output"][-1]["id"]
         return self._about_output(name, item_id=item_id, content_index=0, **fields)
 
@@ -176,21 +175,5 @@ class ResponseStream:
         return event
 
 
-def _part(text: str) -> Json:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
 def _copy(item: Json) -> Json:
     return {**item, "content": list(item["content"])}
-
-
-def _usage(usage: Usage | None) -> Json | None:
-    if usage is None:
-        return None
-    return {
-        "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-    }

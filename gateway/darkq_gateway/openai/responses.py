@@ -11,13 +11,14 @@ from typing import Any
 from aiohttp import web
 
 from darkq import JobHandle, JobNotFound
+from darkq.openai_response import repeated_in
 from darkq_gateway.awaited_json import send_when_done
 from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import STREAMS, caller_of
 from darkq_gateway.errors import ApiError
 from darkq_gateway.jobs import as_json
-from darkq_gateway.openai import foreground, response_request, sse
-from darkq_gateway.openai.response_request import asked_of
+from darkq_gateway.openai import foreground, item_references, response_request, sse
+from darkq_gateway.openai.request import decode
 from darkq_gateway.openai.response_stream import ResponseStream
 from darkq_gateway.ownership import owned_job
 from darkq_gateway.queries import integer
@@ -37,18 +38,19 @@ def routes() -> list[web.RouteDef]:
 async def create(request: web.Request) -> web.StreamResponse:
     """Begin a Response. One in the background outlives the call; another is cancelled with it."""
     body = await read_undecoded(request)
-    asked = response_request.parse(body, caller_of(request))
-    repeated = asked_of(asked.job.metadata)
+    fields = decode(body)
+    await item_references.resolve(request, fields)
+    asked = response_request.parse(fields, caller_of(request))
     if asked.background:
         job = await foreground.enqueue(request, asked.job, body)
-        response = _new(job, repeated)
+        response = _new(job, asked.repeated.fields())
         if asked.stream:
-            return await _stream(request, job, response, after=-1, resumable=True)
+            return await _stream(request, job, response, after=-1)
         return as_json(await _so_far(job, response))
     async with foreground.awaited(request, asked.job, body) as job:
-        response = _new(job, repeated)
+        response = _new(job, asked.repeated.fields())
         if asked.stream:
-            return await _stream(request, job, response, after=-1, resumable=False)
+            return await _stream(request, job, response, after=-1, in_foreground=True)
         return await send_when_done(request, _whole(job, response))
 
 
@@ -58,7 +60,7 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     job, response = await _owned(request)
     if request.query.get("stream", "false").lower() not in ("true", "1"):
         return as_json(await _so_far(job, response))
-    return await _stream(request, job, response, after=after, resumable=True)
+    return await _stream(request, job, response, after=after)
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -95,10 +97,15 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def _stream(
-    request: web.Request, job: JobHandle, response: ResponseStream, *, after: int, resumable: bool
+    request: web.Request,
+    job: JobHandle,
+    response: ResponseStream,
+    *,
+    after: int,
+    in_foreground: bool = False,
 ) -> web.StreamResponse:
     async with (
-        request.app[STREAMS].open(request, resumable=resumable) as stream,
+        request.app[STREAMS].open(request, resumable=not in_foreground) as stream,
         aclosing(job.event_batches()) as batches,
     ):
         async for batch in batches:
@@ -106,7 +113,12 @@ async def _stream(
             for event in batch:
                 made += response.feed(event)
             frames = sse.named(e for e in made if e["sequence_number"] > after)
-            await stream.send(frames, batch.came_s)
+            if in_foreground and not (response.has_spoken or stream.begun):
+                if response.failure is not None:
+                    raise response.failure
+                stream.hold(frames)
+            else:
+                await stream.send(frames, batch.came_s)
     return stream.response
 
 
@@ -114,6 +126,8 @@ async def _whole(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
     async with aclosing(job.events()) as events:
         async for event in events:
             response.feed(event)
+    if response.failure is not None:
+        raise response.failure
     return response.snapshot()
 
 
@@ -130,11 +144,11 @@ async def _owned(request: web.Request) -> tuple[JobHandle, ResponseStream]:
     if not response_id.startswith(PREFIX):
         raise JobNotFound(response_id)
     job = await owned_job(request, response_id.removeprefix(PREFIX))
-    asked = asked_of(job.status.metadata)
-    if asked is None:  # a job, but no Response
+    repeated = repeated_in(job.status.metadata)
+    if repeated is None:  # a job, but no Response
         raise JobNotFound(response_id)
-    return job.handle, _new(job.handle, asked)
+    return job.handle, _new(job.handle, repeated.fields())
 
 
-def _new(job: JobHandle, asked: dict[str, Any] | None) -> ResponseStream:
-    return ResponseStream(PREFIX + job.id, asked=asked or {})
+def _new(job: JobHandle, asked: dict[str, Any]) -> ResponseStream:
+    return ResponseStream(PREFIX + job.id, asked=asked)

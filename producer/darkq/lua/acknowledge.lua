@@ -12,7 +12,7 @@
 -- KEYS  batch, lines, ends, acknowledged, runner, parts
 -- ARGV  batch id, token, lease in ms, ttl in ms, how many ends to keep for those who follow the
 --       batch, channel, part ('' for none), its ttl in ms, number of the first end, then two per
---       end: stamp, '1' if its result had expired
+--       end: stamp, and '1' if its result had expired, 'keep' if it is to stay until it does
 -- Returns how many of the ends are acknowledged now; 'gone', or the token of the other process
 -- that runs the batch.
 
@@ -51,7 +51,9 @@ end
 for n = taken - first + 2, matched do
   local line, outcome, job_id = entries[n][2][2], entries[n][2][4], entries[n][2][6]
   taken = taken + 1
-  redis.call('DEL', 'arq:result:' .. job_id, 'darkq:events:' .. job_id)
+  if ARGV[9 + 2 * n] ~= 'keep' then
+    redis.call('DEL', 'arq:result:' .. job_id, 'darkq:events:' .. job_id)
+  end
   if ARGV[9 + 2 * n] == '1' then
     redis.call('ZADD', lines, 0, line)
     redis.call('HINCRBY', batch, outcome, -1)

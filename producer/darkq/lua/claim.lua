@@ -16,10 +16,6 @@
 -- anything since. So a call says until when it counts, by this server's clock; a later one is refused
 -- and changes nothing. It is told the time, to ask again.
 --
--- An attempt that wrote nothing was most likely never run: its claim's reply was lost, or its worker
--- died beside it. So only one in ten of those counts as a lost lease. One must, or a job that
--- kills its workers before it writes would never end.
---
 -- A paused queue gives nothing but what is only to be ended, as long as that stands first in it: a
 -- job that has expired, or is to be cancelled.
 --
@@ -42,7 +38,6 @@ local counts_until_ms = tonumber(ARGV[8])
 local FIRST_QUEUE = 8
 local PUT_OFF_MS = 1000
 local MOST_DIGITS = 12
-local UNWRITTEN_PER_LOST = 10
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + time[2] / 1000
 if now_ms > counts_until_ms then
@@ -87,20 +82,6 @@ local function put_off(queue, id, wait_ms)
   redis.call('ZADD', queue, 'XX', score(now_ms + wait_ms), id)
 end
 
--- How many leases the job has lost, with one that has just run out; and how many attempts have
--- written nothing, if that one has not.
-local function count_lost(known, id, last)
-  local lost = tonumber(known[2]) or 0
-  if not known[1] then
-    return lost
-  end
-  if last >= (tonumber(ask('GET', 'arq:retry:' .. id)) or 0) then
-    return lost + 1
-  end
-  local unwritten = (tonumber(known[5]) or 0) + 1
-  return unwritten % UNWRITTEN_PER_LOST == 0 and lost + 1 or lost, unwritten
-end
-
 local function claim(queue, number, id, place)
   if not is_id(queue, id) then
     redis.call('ZREM', queue, id)
@@ -108,7 +89,7 @@ local function claim(queue, number, id, place)
   end
   local in_progress, state = 'arq:in-progress:' .. id, 'darkq:state:' .. id
   local held_ms = redis.call('PTTL', in_progress) -- it may end a moment after its score
-  local known = ask('HMGET', state, 'held', 'lost', 'tries', 'cancel', 'unwritten')
+  local known = ask('HMGET', state, 'held', 'lost', 'tries', 'cancel')
   local record = ask('GET', 'arq:job:' .. id)
   local last = last_writer(id)
   if known == nil or record == nil or last == nil then
@@ -117,7 +98,7 @@ local function claim(queue, number, id, place)
   end
   local was_held, cancelled = known[1], known[4] and 1 or 0
   -- Still held, though claimable: its worker died or lost touch.
-  local lost, unwritten = count_lost(known, id, last)
+  local lost = (tonumber(known[2]) or 0) + (was_held and 1 or 0)
   if held_ms <= 0 and respite_ms > 0 and was_held then
     held_ms = respite_ms
   end
@@ -145,9 +126,6 @@ local function claim(queue, number, id, place)
   put_off(queue, id, lease_ms)
   if was_held then
     redis.call('HSET', state, 'lost', lost)
-    if unwritten then
-      redis.call('HSET', state, 'unwritten', unwritten)
-    end
   else
     redis.call('HSETNX', state, 'held', '1')
   end

@@ -19,11 +19,13 @@ local MOST_NOTED = 1000
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + time[2] / 1000
 
-redis.call('ZREMRANGEBYSCORE', calls, '-inf', string.format('%.3f', now_ms))
-if redis.call('ZSCORE', calls, id) then
+local now = string.format('%.3f', now_ms)
+
+drop(calls, now)
+if tonumber(redis.call('ZSCORE', calls, id) or 0) > now_ms then
   return { 'entered', 0 }
 end
-if places > 0 and redis.call('ZCARD', calls) >= places then
+if places > 0 and redis.call('ZCOUNT', calls, '(' .. now, '+inf') >= places then
   return { 'places', 0 }
 end
 if interval_ms > 0 then

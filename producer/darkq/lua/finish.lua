@@ -12,7 +12,6 @@
 -- Returns 1, or 0 when the job is not ours any more and nothing was changed. A call that was sent
 -- twice, since its reply was lost, returns 1 twice.
 
-local MOST_DROPPED = 1000 -- failures that are over, with each that comes: the list still shrinks
 local queue, in_progress, job, retry, state, result, events, kept, failures = unpack(KEYS)
 local id, attempt, token, channel, record, ttl_ms = unpack(ARGV, 1, 6)
 local holder = redis.call('GET', in_progress)
@@ -34,11 +33,7 @@ if kept and not batch then
   local time = redis.call('TIME')
   local now_ms = time[1] * 1000 + time[2] / 1000
   redis.call('ZADD', failures, string.format('%.3f', now_ms), id)
-  local over = redis.call('ZRANGEBYSCORE', failures, '-inf',
-    string.format('(%.3f', now_ms - ttl_ms), 'LIMIT', 0, MOST_DROPPED)
-  if #over > 0 then
-    redis.call('ZREM', failures, unpack(over))
-  end
+  drop(failures, string.format('(%.3f', now_ms - ttl_ms))
   redis.call('PEXPIRE', failures, ttl_ms)
 end
 redis.call('DEL', in_progress, job, retry, state)

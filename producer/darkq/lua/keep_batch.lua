@@ -27,6 +27,6 @@ end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + time[2] / 1000
 redis.call('ZADD', list, string.format('%.3f', now_ms + ttl_ms), id)
-redis.call('ZREMRANGEBYSCORE', list, '-inf', string.format('%.3f', now_ms))
+drop(list, string.format('%.3f', now_ms))
 redis.call('PEXPIRE', list, ttl_ms)
 return { 'ours', token }

@@ -34,7 +34,6 @@ local CALL_AGAIN_MS = 200 -- a job that was due or called, and has not come
 local PLACE_WAIT_MAX_MS = 600000 -- nobody knows when a place is free; who waits is called then
 local OUTAGE_MS = 3600000 -- calls are known for so long while no script runs
 local MOST_LATE = 10000
-local MOST_DROPPED = 1000 -- entries that one call removes
 local PRIORITY_SPAN = 4e12 -- more than any time in ms: a priority's jobs stand together
 
 local time = redis.call('TIME')
@@ -153,14 +152,6 @@ local function set_aside(id)
       redis.call('ZREM', late, redis.call('ZRANGE', late, 0, 0)[1])
     end
     redis.call('PEXPIRE', late, horizon_ms + lease_ms * 2)
-  end
-end
-
--- Remove scores up to a bound, but only so many: the next call goes on.
-local function drop(key, bound)
-  local old = redis.call('ZRANGEBYSCORE', key, '-inf', bound, 'LIMIT', 0, MOST_DROPPED)
-  if #old > 0 then
-    redis.call('ZREM', key, unpack(old))
   end
 end
 

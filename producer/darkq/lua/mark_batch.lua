@@ -1,17 +1,17 @@
 -- Say for good that a batch's input is complete, or that the batch is cancelled.
 --
 -- KEYS  batch, lines
--- ARGV  channel, 'total' | 'cancel', how many lines must have been added for the former, then two per
---       line whose job may be lost: line, arq id
+-- ARGV  channel, 'total' | 'cancel', how many lines must have been added for the former and for the
+--       latter the time, epoch ms, then two per line whose job may be lost: line, arq id
 -- Returns 1; 0 when there is no such batch; -1 when fewer lines were added: Redis has lost some.
 
-local batch, lines, channel, what, least = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local batch, lines, channel, what, value = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 if redis.call('EXISTS', batch) == 0 then
   return 0
 end
-local value = '1'
 if what == 'total' then
   local added, total = unpack(redis.call('HMGET', batch, 'added', 'total'))
+  local least = tonumber(value)
   value = added or '0'
   if tonumber(total or value) < least then
     return -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -107,8 +108,124 @@ async def test_what_failed_is_in_the_error_file(sdk: AsyncOpenAI, working: Worki
     assert batch.status == "completed"
     errors = await read(sdk, batch.error_file_id)
     assert {e["custom_id"] for e in errors} == {"request-3", "request-4"}
-    assert {e["error"]["code"] for e in errors} == {"unknown_model"}
+    for line in errors:
+        assert line["error"] is None
+        assert line["response"]["status_code"] == 404
+        error = line["response"]["body"]["error"]
+        assert (error["code"], error["param"]) == ("model_not_found", "model")
     assert len(await read(sdk, batch.output_file_id)) == 3
+
+
+async def test_a_refused_request_fails_alone(sdk: AsyncOpenAI, working: Working) -> None:
+    """Red if one parameter that cannot be honoured fails the requests of all others."""
+    await working(chunks=1)
+    hello = {"model": "llama-3-70b", "messages": [{"role": "user", "content": "Hi"}]}
+    refused: dict[str, tuple[dict[str, Any], str]] = {
+        "n": (hello | {"n": 2}, "n"),
+        "hot": (hello | {"temperature": 9}, "temperature"),
+        "tools": (hello | {"tools": [{}], "tool_choice": "required"}, "tools"),
+        "image": (hello | {"messages": [{"role": "user", "content": [{}]}]}, "messages[0]"),
+        "empty": ({"model": "llama-3-70b"}, "messages"),
+    }
+    data = lines(3) + b"".join(
+        json.dumps({"custom_id": name, "method": "POST", "url": CHAT, "body": body}).encode()
+        + b"\n"
+        for name, (body, _) in refused.items()
+    )
+    batch = await ended(sdk, (await order(sdk, data)).id)
+    assert (batch.status, batch.errors) == ("completed", None)
+    counts = batch.request_counts
+    assert counts is not None
+    assert (counts.total, counts.completed, counts.failed) == (8, 3, 5)
+    assert len(await read(sdk, batch.output_file_id)) == 3
+    errors = {line["custom_id"]: line for line in await read(sdk, batch.error_file_id)}
+    assert errors.keys() == refused.keys()
+    for name, (_, param) in refused.items():
+        assert errors[name]["error"] is None
+        assert errors[name]["response"]["status_code"] == 400
+        error = errors[name]["response"]["body"]["error"]
+        assert error["param"] == param
+        assert error["message"].startswith(f"{param}: ")
+        assert error["type"] == "invalid_request_error"
+
+
+async def test_a_batch_of_nothing_but_refused_requests_ends(
+    sdk: AsyncOpenAI, working: Working
+) -> None:
+    """Red if a batch waits for jobs that there are none of, or does not count what was refused."""
+    await working()
+    bad = b'{"custom_id": "a", "method": "POST", "url": "%b", "body": {}}\n' % CHAT.encode()
+    batch = await ended(sdk, (await order(sdk, bad)).id)
+    assert (batch.status, batch.output_file_id) == ("completed", None)
+    assert batch.request_counts is not None
+    assert (batch.request_counts.total, batch.request_counts.failed) == (1, 1)
+    assert len(await read(sdk, batch.error_file_id)) == 1
+
+
+async def test_what_a_key_may_not_ask_for_fails_alone(
+    api: Api, working: Working, make_key: Callable[..., Awaitable[str]]
+) -> None:
+    """Red if one such line fails the batch, or if it is answered."""
+    await working(chunks=1)
+    key = await make_key(models=["llama-3-70b"], max_prompt_bytes=9)
+    data = lines(2) + lines(3, "gpt-4o")[len(lines(2, "gpt-4o")) :]
+    data += lines(4)[len(lines(3)) :].replace(b"Count", b"Count slowly")
+    async with AsyncOpenAI(base_url=f"{api.url}/v1", api_key=key, max_retries=0) as sdk:
+        batch = await ended(sdk, (await order(sdk, data)).id)
+        errors = {line["custom_id"]: line for line in await read(sdk, batch.error_file_id)}
+        assert len(await read(sdk, batch.output_file_id)) == 2
+    assert {n: line["response"]["status_code"] for n, line in errors.items()} == {
+        "request-2": 403,
+        "request-3": 413,
+    }
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_a_response_of_a_batch_can_be_retrieved(
+    sdk: AsyncOpenAI, working: Working, store: bool
+) -> None:
+    """Red if its id is none of `/v1/responses`, or if what one gets there is another object."""
+    await working(chunks=3)
+    body = {
+        "model": "llama-3-70b",
+        "input": "Hi",
+        "metadata": {"order": "17"},
+        "user": "u",
+        "store": store,
+        "background": True,
+    }
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
+    stored = await sdk.files.create(file=json.dumps(line).encode(), purpose="batch")
+    begun = await sdk.batches.create(
+        input_file_id=stored.id, endpoint="/v1/responses", completion_window="24h"
+    )
+    batch = await ended(sdk, begun.id)
+    (answer,) = await read(sdk, batch.output_file_id)
+    said = answer["response"]["body"]
+    assert (said["metadata"], said["user"], said["store"]) == ({"order": "17"}, "u", store)
+    if not store:
+        with pytest.raises(openai.NotFoundError):
+            await sdk.responses.retrieve(said["id"])
+        return
+    assert (await sdk.responses.retrieve(said["id"])).to_dict() == said
+    reference: Any = [{"type": "item_reference", "id": said["output"][0]["id"]}]
+    again = await sdk.responses.create(model="llama-3-70b", input=reference)
+    assert again.status == "completed"
+    await sdk.responses.delete(said["id"])
+    with pytest.raises(openai.NotFoundError):
+        await sdk.responses.retrieve(said["id"])
+
+
+async def test_the_ids_of_a_batch_are_like_live_ones(sdk: AsyncOpenAI, working: Working) -> None:
+    """Red if a chat has another kind of id in a batch."""
+    await working(chunks=1)
+    hello: Any = [{"role": "user", "content": "Hi"}]
+    live = await sdk.chat.completions.create(model="llama-3-70b", messages=hello)
+    batch = await ended(sdk, (await order(sdk, lines(1))).id)
+    (answer,) = await read(sdk, batch.output_file_id)
+    form = re.compile(r"chatcmpl-\d+-[0-9a-f]{32}")
+    assert form.fullmatch(live.id)
+    assert form.fullmatch(answer["response"]["body"]["id"])
 
 
 @pytest.mark.parametrize(
@@ -117,6 +234,11 @@ async def test_what_failed_is_in_the_error_file(sdk: AsyncOpenAI, working: Worki
         (b"", "empty_file", None),
         (lines(2) + b"{nonsense\n", "invalid_json_line", 3),
         (lines(2) + lines(1), "duplicate_custom_id", 3),
+        (
+            lines(1) + b'{"url": "/v1/chat/completions", "body": {}}',
+            "missing_required_parameter",
+            2,
+        ),
         (OF_RESPONSES, "mismatched_url", 1),
         (lines(2).decode().encode("utf-16"), "invalid_json_line", 1),
         (lines(1) + b"\0" * 512 + b"\n", "invalid_json_line", 2),
@@ -162,9 +284,13 @@ async def test_a_cancelled_batch_keeps_what_was_answered(
         return counts is not None and counts.completed > 0
 
     await wait_until("some are answered", some_are_answered, timeout_s=30)
-    assert (await sdk.batches.cancel(batch.id)).status in ("cancelling", "cancelled")
+    cancelling = await sdk.batches.cancel(batch.id)
+    assert cancelling.status in ("cancelling", "cancelled")
+    assert cancelling.cancelling_at is not None
     batch = await ended(sdk, batch.id)
     assert batch.status == "cancelled"
+    assert batch.cancelled_at is not None
+    assert batch.created_at <= batch.cancelling_at == cancelling.cancelling_at <= batch.cancelled_at
     answers, errors = await read(sdk, batch.output_file_id), await read(sdk, batch.error_file_id)
     assert 0 < len(answers) < 3000
     told = [line["custom_id"] for line in answers + errors]

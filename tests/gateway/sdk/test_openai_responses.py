@@ -10,8 +10,10 @@ import pytest
 from openai import AsyncOpenAI
 
 from darkq import Client
+from darkq_gateway import sse_response
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
+from support.http_api import Api
 from support.waiting import wait_until
 
 Working = Callable[..., Awaitable[LocalDarkAI]]
@@ -207,12 +209,65 @@ async def test_a_running_response_is_cancelled_when_it_is_deleted(
         await sdk.responses.retrieve(begun.id)
 
 
-async def test_a_failure_is_told_as_a_failed_response(sdk: AsyncOpenAI, working: Working) -> None:
+async def test_a_failure_in_the_background_is_told_as_a_failed_response(
+    sdk: AsyncOpenAI, working: Working
+) -> None:
+    """Red if the error of a Response has no type, or does not name the parameter."""
     await working()
-    events = await read(await sdk.responses.create(model="gpt-17", input=WHY, stream=True))
+    events = await read(
+        await sdk.responses.create(model="gpt-17", input=WHY, stream=True, background=True)
+    )
     assert events[-1].type == "response.failed"
     assert events[-1].response.status == "failed"
-    assert "gpt-17" in events[-1].response.error.message
+    error = events[-1].response.error
+    assert error.message.startswith("model: unknown model 'gpt-17'")
+    assert (error.code, error.param) == ("model_not_found", "model")
+    assert error.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_that_cannot_begin_is_an_http_error(
+    sdk: AsyncOpenAI, working: Working, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red if it is 200 and `failed`, so that `output_text` is "" and nothing is raised."""
+    monkeypatch.setattr(sse_response, "BEGIN_S", 20)
+    await working()
+    with pytest.raises(openai.NotFoundError) as unknown:
+        await sdk.responses.create(model="gpt-17", input=WHY, stream=stream)
+    assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError, match=r"temperature: .*cannot honour") as refused:
+        await sdk.responses.create(model=MODEL, input=WHY, stream=stream, temperature=0.5)
+    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "temperature")
+    with pytest.raises(openai.BadRequestError) as refused:
+        await sdk.responses.create(model=MODEL, input=WHY, stream=stream, max_output_tokens=5)
+    assert refused.value.param == "max_output_tokens"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_whose_upstream_fails_is_not_asked_again_by_the_sdk(
+    api: Api, working: Working, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red if the SDK sees no error, or tries again what darkq has tried as often as it may."""
+    monkeypatch.setattr(sse_response, "BEGIN_S", 20)
+    darkai = await working(*[Fault.parse("error=0")] * 9)
+    body = {"model": MODEL, "input": WHY, "stream": stream}
+    answer = await api("POST", "/v1/responses", body)
+    assert answer.status >= 500
+    assert answer.headers["x-should-retry"] == "false"
+    assert answer.json["error"]["type"] == "server_error"
+    assert len(darkai.exchanges) > 1
+
+
+async def test_a_stream_that_has_begun_tells_of_a_failure_in_an_event(
+    sdk: AsyncOpenAI, working: Working, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red if what was held for an HTTP error is lost when the response begins after all."""
+    monkeypatch.setattr(sse_response, "BEGIN_S", 0)
+    stream = await sdk.responses.create(model="gpt-17", input=WHY, stream=True)
+    await working()
+    events = await read(stream)
+    assert told(events) == ["response.created", "response.queued", "response.failed"]
+    assert [event.sequence_number for event in events] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

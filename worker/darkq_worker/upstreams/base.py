@@ -30,7 +30,7 @@ import msgspec
 
 from darkq.event import Usage
 from darkq.job import Message
-from darkq.options import Options
+from darkq.options import Options, refusal_of_option
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,5 +213,4 @@ def check_options(upstream: Upstream, options: Options | None) -> None:
     """Raise `Rejected` for the first option that the upstream cannot honour."""
     for name in options.given() if options else ():
         if name not in upstream.options:
-            known = ", ".join(sorted(upstream.options)) or "none"
-            raise Rejected(f"{upstream.name} cannot honour the option {name}; it honours: {known}")
+            raise Rejected(refusal_of_option(upstream.name, name, upstream.options))

@@ -1,0 +1,81 @@
+"""What msgspec finds wrong with a value, in our words: where it is, and what it must be. No I/O.
+
+Its own text names types and paths, and never a value, except for a wrong enum value or tag.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import msgspec
+
+_PATH = re.compile(r" - at `(?:key in )?\$\.?(.*?)`$")
+_EXPECTED = re.compile(r"Expected `([^`]+)`(?:, got `([^`]+)`| (of length )?(>=|<=|>|<|==) (\S+))?")
+_FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
+_TYPES = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+_BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below", "==": "exactly"}
+_MAX_NAME_CHARS = 40
+
+UNKNOWN = "cannot be honoured: leave it out"
+NOT_ALLOWED = "is none of the allowed values"
+
+
+class Wrong(NamedTuple):
+    """A path like `content[0].text`, "" for the value itself, and a reason without any value.
+
+    `name` is a field there that is missing or unknown.
+    """
+
+    path: str
+    reason: str
+    name: str = ""
+
+    @property
+    def field(self) -> str:
+        """The path of the field that is wrong."""
+        return f"{self.path}.{self.name}".strip(".")
+
+    @property
+    def sentence(self) -> str:
+        """The reason, which names a field that is missing or unknown."""
+        return f"`{self.name}` {self.reason}" if self.name else self.reason
+
+
+def what_is_wrong(error: msgspec.ValidationError) -> Wrong:
+    """Return what a value must be instead, and where."""
+    text = str(error)
+    found = _PATH.search(text)
+    path, reason = (found[1], text[: found.start()]) if found else ("", text)
+    if (field := _FIELD.match(reason)) is not None:
+        is_missing = field[1].startswith("missing")
+        return Wrong(path, "is missing" if is_missing else UNKNOWN, shown(field[2]))
+    if (expected := _EXPECTED.match(reason)) is not None:
+        return Wrong(path, _must_be(expected))
+    if "enum" in reason or reason.startswith("Invalid value"):  # these quote the value
+        return Wrong(path, NOT_ALLOWED)
+    return Wrong(path, reason)
+
+
+def shown(name: str) -> str:
+    """Return the name of an unknown field, or "…" for what may be text and no name."""
+    return name if name.isidentifier() and len(name) <= _MAX_NAME_CHARS else "…"
+
+
+def _must_be(expected: re.Match[str]) -> str:
+    types, got, of_length, bound, limit = expected.groups()
+    must = " or ".join(_TYPES.get(each, each) for each in types.split(" | ") if each != "null")
+    if bound is None:
+        return f"must be {must}" + (f", not {_TYPES.get(got, got)}" if got else "")
+    if not of_length:
+        return f"must be {must}, {_BOUNDS[bound]} {limit.removesuffix('.0')}"
+    unit = "items" if types.startswith("array") else "characters"
+    return f"must have {_BOUNDS[bound]} {limit} {unit}"
