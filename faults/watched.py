@@ -18,8 +18,8 @@ from faults.throughout import WORKER, Blows, play
 from support.daemon import Daemon
 from support.waiting import wait_until
 
-_LAG_BYTES = 48 << 20  # more than the kernel keeps of a connection
-_LAGGING_S = 2.0
+LAG_BYTES = 48 << 20  # more than the kernel keeps of a connection
+LAGGING_S = 2.0
 _FAILOVER_S = 30.0
 
 _NO_WAIT = Setup(kind="sentinel", worker=WORKER)
@@ -70,8 +70,8 @@ async def lagging(promised: bool, stage: Stage, rng: Random) -> Tally:
     async def strike(blows: Blows) -> None:
         master, replica = await stage.sentinel.master(), await stage.sentinel.replica()
         replica.signal(signal.SIGSTOP)
-        await master.ask("SET", "darkq:{filler}", bytes(_LAG_BYTES), "PX", 20_000)
-        await asyncio.sleep(_LAGGING_S)  # jobs are acknowledged, or are not
+        await master.ask("SET", "darkq:{filler}", bytes(LAG_BYTES), "PX", 20_000)
+        await asyncio.sleep(LAGGING_S)  # jobs are acknowledged, or are not
         master.kill()
         blows.note()
         replica.signal(signal.SIGCONT)

@@ -284,7 +284,7 @@ class TestLate:
     """Jobs that do not come when it is their turn."""
 
     async def test_a_job_that_comes_late_has_the_place_it_had(self, redis: Redis) -> None:
-        """Red when `forget` drops a late job's rank."""
+        """Red when a late job's rank is dropped, or not looked for when it comes."""
         door = Door(redis, concurrency=1, lease_ms=100)
         running, first, second = door.job(), door.job(), door.job()
         await door.ask(running, first, second)
@@ -297,8 +297,8 @@ class TestLate:
 
         await wait_until("the first to be late", is_late)
         assert await admitted(door, second), "it holds up no other job"
-        late = first._replace(attempt=2, place_ms=door.job().place_ms)
         younger = door.job()
+        late = first._replace(attempt=2, place_ms=door.job().place_ms)
         await door.ask(younger, late)
         await door.tell(second, "left")
         assert not await admitted(door, younger)

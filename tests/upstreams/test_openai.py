@@ -374,6 +374,13 @@ async def test_failure(session: aiohttp.ClientSession, name: str) -> None:
         assert private not in failure.message
 
 
+async def test_a_list_of_faults_is_told_by_place_and_words(session: aiohttp.ClientSession) -> None:
+    """Red when only a `detail` that is a string is read."""
+    async with ScriptedServer(FAILURES["422 with a list"][0]) as server:
+        with pytest.raises(Rejected, match=r"body\.n: field required"):
+            await ask(make(session, server))
+
+
 async def test_keep_alives_alone_are_a_timeout_that_names_its_setting(
     session: aiohttp.ClientSession,
 ) -> None:

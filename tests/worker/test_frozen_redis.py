@@ -80,5 +80,5 @@ async def test_a_lease_that_is_not_longer_than_redis_timeout_is_refused(
     """Red when `run_worker` starts with such settings."""
     settings = make_settings(worker_lease_s=lease_s, redis_timeout_s=10)
     with pytest.raises(ConfigurationError, match="DARKQ_REDIS_TIMEOUT_S") as caught:
-        await run_worker(settings, handle_signals=False)
+        await asyncio.wait_for(run_worker(settings, handle_signals=False), 10)
     assert caught.value.setting == "DARKQ_WORKER_LEASE_S"
