@@ -63,7 +63,7 @@ from darkq.files import FileInfo, Files
 from darkq.files import Purpose as FilePurpose
 from darkq.fleet import Fleet
 from darkq.handle import JobHandle
-from darkq.job import RESERVED_METADATA, Job, Message, checked_metadata
+from darkq.job import MAX_PROMPT_BYTES, RESERVED_METADATA, Job, Message, checked_metadata
 from darkq.leases import WorkerLeases
 from darkq.logs import LogLine
 from darkq.logs import described as described_error
@@ -87,6 +87,7 @@ from darkq.upstreams import UpstreamStatus, WindowUse
 from darkq.worker_handle import Drain, WorkerHandle
 
 __all__ = [
+    "MAX_PROMPT_BYTES",
     "MEASURES",
     "RESERVED_METADATA",
     "AnyEvent",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import openresponses_types
 import pytest
 from openai import AsyncOpenAI
 
@@ -14,8 +15,6 @@ from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.http_api import Api
 from support.waiting import wait_until
-
-openresponses_types = pytest.importorskip("openresponses_types")
 
 Working = Callable[..., Awaitable[LocalDarkAI]]
 MODEL = "llama-3-70b"
