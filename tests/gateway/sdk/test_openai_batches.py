@@ -285,6 +285,7 @@ async def test_a_cancelled_batch_keeps_what_was_answered(
     batch = await ended(sdk, batch.id)
     assert batch.status == "cancelled"
     assert batch.cancelling_at == cancelling.cancelling_at
+    assert cancelling.cancelling_at is not None
     assert batch.cancelled_at is not None
     assert batch.created_at <= cancelling.cancelling_at <= batch.cancelled_at
     answers, errors = await read(sdk, batch.output_file_id), await read(sdk, batch.error_file_id)
