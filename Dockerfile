@@ -1,6 +1,6 @@
 # The image of worker and gateway: a virtualenv made in one stage, carried without its tools into the
-# other. Pin the base by digest, which moves with every rebuild of the tag: docs/operate.md says how.
-ARG PYTHON_IMAGE=python:3.13-slim-trixie
+# other. The digest of the base brings no fixes until it is renewed: docs/operate.md says how.
+ARG PYTHON_IMAGE=python:3.13-slim-trixie@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src

@@ -74,8 +74,8 @@ def test_docker_inspect_shows_no_secret() -> None:
         assert f"secrets/{role}/DARKQ_REDIS_URL" in OPERATE.read_text().replace("$role", role)
 
 
-def test_every_image_can_be_pinned_by_its_digest() -> None:
-    """No digest is invented here: each image is a variable, and the document says how to look."""
+def test_every_image_of_others_is_named_by_its_digest() -> None:
+    """And each image is a variable, so that it can be renewed as the document says."""
     text = OPERATE.read_text()
     for file in COMPOSE:
         for service in services(file).values():
@@ -84,6 +84,16 @@ def test_every_image_can_be_pinned_by_its_digest() -> None:
     stages = re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.M)
     assert set(stages) == {"${PYTHON_IMAGE}"}
     assert "PYTHON_IMAGE=" in text
+    (base,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)", DOCKERFILE.read_text(), re.M)
+    defaults = [
+        default
+        for file in COMPOSE
+        for default in re.findall(r"image: \$\{\w+:-([^}]+)\}", file.read_text())
+        if not default.startswith("darkq:")
+    ]
+    assert defaults
+    for image in (base, *defaults):
+        assert re.fullmatch(r"[\w/.:-]+@sha256:[0-9a-f]{64}", image), image
     assert "imagetools inspect" in text
 
 

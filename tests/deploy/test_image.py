@@ -75,7 +75,7 @@ def test_every_install_is_bound_to_hashes_and_the_base_to_a_release() -> None:
         assert "--no-deps" in options
         assert re.search(r"--requirement requirements-\w+\.txt|--no-index /dist/", options)
     (base,) = re.findall(r"^ARG PYTHON_IMAGE=(.*)$", TEXT, re.M)
-    assert re.fullmatch(r"python:3\.\d+-slim-[a-z]+", base)
+    assert re.fullmatch(r"python:3\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", base)
     assert [stage.split()[0] for stage in stages()] == ["${PYTHON_IMAGE}"] * 2
 
 

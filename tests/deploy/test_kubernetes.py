@@ -59,7 +59,12 @@ def test_the_example_is_made_of_what_is_there() -> None:
     assert images["darkq"]["newTag"] == VERSION
     named = {container(*workload)["image"] for workload in WORKLOADS}
     # Each can be pinned by its digest in one place, and has its tag there until it is.
-    assert named == {f"darkq:{VERSION}", f"valkey/valkey:{images['valkey/valkey']['newTag']}"}
+    valkey = images["valkey/valkey"]
+    assert named == {
+        f"darkq:{VERSION}",
+        f"valkey/valkey:{valkey['newTag']}@{valkey['digest']}",
+    }
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", valkey["digest"])
     assert images.keys() == {image.partition(":")[0] for image in named}
     for patch in example["patches"]:
         assert patch["target"]["name"] in objects(patch["target"]["kind"])
