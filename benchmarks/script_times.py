@@ -1,6 +1,6 @@
 """How long does a script keep Redis from everybody else, with a million entries where it looks?
 
-Keys are filled with as many entries as said; then each script is called by itself. What is told is
+Keys are filled with as many entries as said; then each script is called by itself. The output is
 the slowest call, as the server's slow log has it.
 """
 

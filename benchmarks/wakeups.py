@@ -56,7 +56,7 @@ async def _run(workers: int, jobs: int) -> tuple[float, float]:
                 begun_s = time.perf_counter()
                 await client.enqueue("x")
                 waits_s.append(await claimed.get() - begun_s)
-                await asyncio.sleep(_SETTLING_S)  # whoever was woken in vain has asked
+                await asyncio.sleep(_SETTLING_S)  # workers that were woken in vain have asked
             used_s = await _cpu_s(redis) - before_s
     return used_s / jobs * 1000, sorted(waits_s)[jobs // 2] * 1000
 

@@ -154,7 +154,7 @@ async def frozen_past_the_lease(stage: Stage, rng: Random) -> Tally:
     """SIGSTOP of Redis until every lease has lapsed: nothing begins anew, nothing is called twice.
 
     Red when claim.lua runs claims that their workers have given up: they wait in the server's
-    sockets, it comes to them first, and they take every running job for nobody.
+    sockets, it comes to them first, and they take every running job, which then does not run.
     """
     lease_s = stage.settings().worker_lease_s
     await stage.crew(2)

@@ -1,7 +1,7 @@
 """Who calls: the API key of a request becomes a `Caller`, and its limits are kept.
 
 Once a key exists, every request needs one. A gateway that began without any, on loopback alone,
-serves anybody until the first key is made, and nobody without one from then on. Streams that are
+serves every caller until the first key is made, and then those with a key. Streams that are
 open when their key is revoked or expires are closed soon after (`ATTEND_S`).
 """
 

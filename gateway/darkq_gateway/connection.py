@@ -208,7 +208,7 @@ class Connection(web.RequestHandler):
     def _check_progress(self, unsent_bytes: int | None = None) -> None:
         """Abort if nothing has been taken since there were so many bytes; else look again later.
 
-        Nobody adds to these bytes meanwhile: who sends waits until they have been taken.
+        No bytes are added meanwhile: the sender waits until these have been taken.
         """
         if self._wire is None:
             return

@@ -6,7 +6,7 @@
 The parser is `python-multipart`, which is fed `SLICE_BYTES` at a time and lets other tasks run in
 between. What is not a file's content (boundaries, padding, headers, fields, whatever follows the
 last boundary) has `MAX_OVERHEAD_BYTES` in all; nothing may stand before the first boundary. A file
-is as large as whoever stores it allows.
+is as large as the store of files allows.
 
 A client has `DARKQ_GATEWAY_READ_TIMEOUT_S` to spend on being slow. Each byte of a file gives back
 what it may take at `DARKQ_GATEWAY_MIN_UPLOAD_BYTES_PER_S`, up to the whole of that time again:

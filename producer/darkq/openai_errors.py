@@ -69,7 +69,7 @@ class WireError(NamedTuple):
 def job_error(code: str, message: str, endpoint: Endpoint) -> WireError:
     """Return what a job that ended without an answer is on this wire.
 
-    What an upstream refuses is told apart by its words: a prompt that is too long, an option.
+    The words of an upstream tell its refusals apart: a prompt that is too long, an option.
     """
     if code == "unknown_model":
         return WireError(404, "model_not_found", message, "model")

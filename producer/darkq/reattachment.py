@@ -1,10 +1,11 @@
 """A caller that asks again finds the job that it made: for clients that repeat a request by
 themselves, without a key that says so.
 
-A request that makes a job leaves a note under its digest: which job that was. Whoever waits for a
-job, the caller that made it, one that came back or another with the same idempotency key, is in the
-job's set of callers, under a lease. A caller that leaves keeps a lease for as long as it may come
-back. When the last lease is over, nobody waits for the job any more, and it can be cancelled.
+A request that makes a job leaves a note under its digest: which job that was. Each caller that
+waits for a job is in the job's set of callers, under a lease: the caller that made it, one that
+came back, another with the same idempotency key. A caller that leaves keeps a lease for as long as
+it may come back. When the last lease is over, no caller waits for the job any more, and it can be
+cancelled.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ class Reattachments:
         await self._keep(held, grace_s)
 
     async def is_last(self, held: Held) -> bool:
-        """Tell whether nobody waits for the job any more, now that this caller has stayed away.
+        """Tell whether no caller waits for the job any more, now that this caller has stayed away.
 
-        Who comes for the job later is told so by `hold`.
+        `hold` tells a caller that comes later.
         """
         key = waiters(JobKeys.parse(held.job_id))
         async with speaking_darkq():

@@ -43,7 +43,7 @@ _serializer = HiredisRespSerializer()
 
 
 def is_away(error: BaseException) -> bool:
-    """Tell an error that ends by itself, of a server that serves nobody for now, from others."""
+    """Return True for an error that ends by itself, of a server that serves no client for now."""
     if isinstance(error, ResponseError):
         return _AWAY.search(str(error)) is not None
     return isinstance(error, UNAVAILABLE)

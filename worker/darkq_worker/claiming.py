@@ -73,7 +73,7 @@ class Claiming:
         self._wake = wake
         self._one_at_a_time = asyncio.Lock()
         self._asking: asyncio.Task[tuple[list[Claim], float | None]] | None = None
-        """A claim on its way. It outlives who asks: what it takes is held, whoever hears of it."""
+        """A claim on its way. It outlives its caller, since the jobs that it takes are held."""
         self._partitions = {n: _Partition(n) for n in settings.find_worker_partitions()}
         self._in_turn = list(self._partitions.values())
         self._look_everywhere_s = -math.inf

@@ -60,7 +60,7 @@ class Limits:
     def renewals(self) -> list[Callable[[], Awaitable[None]]]:
         """What renews the calls of each upstream; each raises what redis-py raises.
 
-        Every upstream may be on another server, so whoever calls these must not let one that
+        Every upstream may be on another server, so a caller of these must not let one that
         waits for its server delay the others.
         """
         return [gate.keep for gate in self._gates.values()]

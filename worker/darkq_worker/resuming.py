@@ -31,7 +31,7 @@ class Standing(NamedTuple):
     begun: Any
 
     def holds_another_run(self, log: AttemptLog) -> bool:
-        """Tell whether this attempt was begun by somebody else."""
+        """Return True if another run has begun this attempt."""
         return (
             isinstance(self.begun, list) and self.begun != [] and self.begun[0][1][1] != log.started
         )

@@ -18,7 +18,7 @@ logger = logging.getLogger("darkq.worker")
 
 
 def kind_of(error: Exception) -> str:
-    """Name an error, without its text; one that nobody foresaw with the places where it came by."""
+    """Name an error, without its text; an unforeseen one with the places that it passed."""
     foreseen = isinstance(error, RedisError | OSError | DarkqError)
     return brief(error) if foreseen else described(error)
 

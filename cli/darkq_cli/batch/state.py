@@ -245,7 +245,7 @@ def _in_words(path: Path) -> Iterator[None]:
 
 
 def _locks_work(directory: Path) -> bool:
-    """Tell whether a new file can be locked. Where none can, SQLite says "locked" for ever."""
+    """Tell whether a new file can be locked. Where none can, SQLite always says "locked"."""
     try:
         import fcntl
     except ImportError:  # Windows

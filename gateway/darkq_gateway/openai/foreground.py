@@ -62,7 +62,7 @@ class Departures:
             self._waiting.discard(holding)
 
     def watch(self, holding: Holding, grace_s: float) -> None:
-        """Cancel a job after the grace, unless somebody waits for it then."""
+        """Cancel a job after the grace, unless a caller waits for it then."""
         if not self._app[STREAMS].draining:  # else we have left: the client finds it elsewhere
             self.own(self._watch(holding, grace_s), "darkq-gateway-departure")
 

@@ -14,7 +14,7 @@
 --
 -- A server that was frozen runs calls that their senders have given up long ago, before it hears of
 -- anything since. So a call says until when it counts, by this server's clock; a later one is refused
--- and changes nothing. It is told the time, to ask again.
+-- and changes nothing. The caller gets the time, to ask again.
 --
 -- A paused queue gives nothing but what is only to be ended, as long as that stands first in it: a
 -- job that has expired, or is to be cancelled.

@@ -1,6 +1,6 @@
 -- Remove what has lapsed from a zset, oldest first, and only so much in one call: the next goes on.
 --
--- So whoever counts members counts by score, and finds those that are left of what has lapsed.
+-- So members are counted by score: some that have lapsed may still be there.
 
 local MOST_DROPPED = 1000
 

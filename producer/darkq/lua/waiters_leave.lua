@@ -1,10 +1,10 @@
 -- Remove a caller that has stayed away, and tell whether another waits for the job.
 --
--- The answer is noted in the same step: who comes for the job after the last has gone is told so.
+-- The answer is noted in the same step: a caller that comes for the job after the last has gone finds it.
 --
 -- KEYS  waiters, as in waiters_keep.lua
 -- ARGV  caller, ttl of the set in ms
--- Returns 1 when nobody waits for the job any more, else 0.
+-- Returns 1 when no caller waits for the job any more, else 0.
 
 local waiters = KEYS[1]
 local caller, ttl_ms = unpack(ARGV)

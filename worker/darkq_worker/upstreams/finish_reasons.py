@@ -43,7 +43,7 @@ _CAPITAL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def find_meaning(word: str) -> str | None:
-    """Return what a service's word means: of the table above, or None where nobody knows."""
+    """Return what a service's word means: of the table above, or None for an unknown word."""
     return _MEANINGS.get(word) or _MEANINGS.get(_plain(word))
 
 

@@ -249,7 +249,7 @@ class OpenAIUpstream:
         self._refused[model] = refused
 
     def _note_reason(self, reason: str) -> None:
-        """Log a finish reason that nobody knows, once for a worker's life."""
+        """Log an unknown finish reason, once for a worker's life."""
         if reason and reason not in self._unknown_reasons:
             if len(self._unknown_reasons) < MAX_REMEMBERED:
                 self._unknown_reasons.add(reason)

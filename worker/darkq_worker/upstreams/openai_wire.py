@@ -6,7 +6,7 @@ Each is an SSE event with one JSON object, but for the last. Services differ in 
 there is one rule for the end. An answer is complete when
 
     - a finish reason that is known and good follows its last text, or
-    - `[DONE]` comes, or the stream ends after a finish reason that nobody knows, and every frame
+    - `[DONE]` comes, or the stream ends after an unknown finish reason, and every frame
       was understood.
 
 Anything else is `Truncated`, with a quote of what was not understood. Three things are kept apart:
