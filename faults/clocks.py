@@ -69,7 +69,7 @@ async def not_listed_yet(stage: Stage, rng: Random) -> Tally:
     listed = head(content_type="application/json"), b'{"data": [{"id": "late"}]}'
     answer = [head(), delta("ready") + finish() + DONE]
     busy = [head("503 Busy")]
-    async with ScriptedServer(busy, busy, busy, listed, listed, answer) as server:
+    async with ScriptedServer(answer, models=[busy, busy, busy, listed]) as server:
         name = f"late{rng.randrange(1 << 32)}"
         stage.extra = {"upstreams": {name: {"url": server.url.replace("/chat", "/v1")}}}
         try:

@@ -71,13 +71,19 @@ def chunked(*bodies: bytes) -> bytes:
 
 
 class ScriptedServer:
-    """Answers the n-th request with the n-th script, and later ones with the last."""
+    """Answers the n-th request with the n-th script, and later ones with the last.
 
-    def __init__(self, *scripts: Sequence[Step], port: int = 0) -> None:
+    With `models`, requests for a list of models have scripts of their own.
+    """
+
+    def __init__(
+        self, *scripts: Sequence[Step], models: Sequence[Sequence[Step]] = (), port: int = 0
+    ) -> None:
         self._wanted_port = port
         self.requests: list[Recorded] = []
         self.client_gone = asyncio.Event()
         self._scripts = scripts
+        self._models = models
         self._connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -107,14 +113,21 @@ class ScriptedServer:
         task = asyncio.create_task(self._serve(self._connections, reader, writer))
         self._tasks.add(task)
 
+    def _script_of_last(self) -> Sequence[Step]:
+        """Return the script for the request that has come last."""
+        if not self._models:
+            return self._scripts[min(len(self.requests), len(self._scripts)) - 1]
+        lists = [each.target.endswith("/models") for each in self.requests]
+        scripts = self._models if lists[-1] else self._scripts
+        return scripts[min(lists.count(lists[-1]), len(scripts)) - 1]
+
     async def _serve(
         self, connection: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
             while (request := await _read_request(connection, reader)) is not None:
                 self.requests.append(request)
-                script = self._scripts[min(len(self.requests), len(self._scripts)) - 1]
-                if not await self._play(script, reader, writer):
+                if not await self._play(self._script_of_last(), reader, writer):
                     break
         except ConnectionError:
             self.client_gone.set()
