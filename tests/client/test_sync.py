@@ -265,7 +265,7 @@ def test_workers_of_a_preloaded_app_do_their_parent_no_harm(redis_server: Server
     """As gunicorn --preload: the app makes its client and uses it, then forks; so does the parent.
 
     Red when the child drops the portal that it has inherited: collected there, its sockets leave
-    the selector of the parent, which waits for ever.
+    the selector of the parent, which then waits without end.
     """
     settings = Settings.model_validate({"redis_url": redis_server.url, "redis_timeout_s": 5})
     with Client(settings=settings) as client:

@@ -12,8 +12,8 @@
 -- After an outage every lease has run out, and most owners are alive: a caller that knows of one
 -- asks for a respite, in which such jobs are left to their owners.
 --
--- A server that was frozen runs calls that their senders have given up long ago, before it hears of
--- anything since. So a call says until when it counts, by this server's clock; a later one is refused
+-- A server that was frozen first runs calls that their senders gave up long ago, before it sees
+-- any later one. So a call says until when it counts, by this server's clock; a later one is refused
 -- and changes nothing. The caller gets the time, to ask again.
 --
 -- A paused queue gives nothing but what is only to be ended, as long as that stands first in it: a
