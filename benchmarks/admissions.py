@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 from benchmarks.figures import Answer, Figures, Row
 from benchmarks.processes import redis_server
 from benchmarks.systems import settings_of
-from darkq.keys import JobKeys
-from darkq.windows import Window
+from darkq.protocol.keys import JobKeys
+from darkq.settings.parsing import Window
 from darkq_worker.claims import Claim
 from darkq_worker.gate import Gate, Rule, token
 

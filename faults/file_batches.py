@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, TypeAlias
 
 from darkq import BatchTaken, Client, FileBatch, Files, NotReplicated, RedisUnavailable
-from darkq.keys import BatchKeys
+from darkq.protocol.keys import BatchKeys
 from faults.check import Tally
 from faults.stage import Setup, Stage
 from faults.suite import Fault

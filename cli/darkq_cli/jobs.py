@@ -16,8 +16,8 @@ from darkq import (
     ResultTimeout,
     Status,
 )
-from darkq.job import MAX_PROMPT_BYTES, Priority
-from darkq.status import FINISHED
+from darkq.jobs.status import FINISHED
+from darkq.protocol.job import MAX_PROMPT_BYTES, Priority
 from darkq_cli import here, output, talk
 from darkq_cli.problems import USAGE_EXIT_CODE, Problem
 from darkq_cli.reach import with_client

@@ -83,7 +83,7 @@ def _hint(error: Exception) -> str:
 
 
 def _place() -> str:
-    from darkq.settings import Settings
+    from darkq.settings.settings import Settings
 
     settings = Settings.load()
     if settings.redis_url is not None:

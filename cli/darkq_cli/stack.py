@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import SecretStr
 
 from darkq import Client, Settings
-from darkq.upstream_settings import to_json
+from darkq.settings.upstreams import to_json
 from darkq_cli import talk
 from darkq_cli.child import Lifeline
 from darkq_cli.options import Model

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from darkq import Client, Settings
-from darkq.local_socket import socket_path
+from darkq.settings.embedded_socket import socket_path
 from darkq_cli import here, interrupts, stack, talk
 from darkq_cli.options import Model
 from darkq_cli.problems import USAGE_EXIT_CODE, Problem

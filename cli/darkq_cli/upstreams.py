@@ -23,7 +23,7 @@ from darkq_cli.problems import Problem, require
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from darkq.upstreams import Served
+    from darkq.operate.upstreams import Served
     from darkq_worker.limits import Limits
     from darkq_worker.upstreams.base import Upstream
 
@@ -62,7 +62,7 @@ def upstreams(*, timeout_s: float, as_json: bool) -> None:
 
 async def find(settings: Settings, timeout_s: float) -> list[Finding]:
     """Ask all upstreams at once for a word. Raises `ConfigurationError`, `RedisUnavailable`."""
-    from darkq.connection import speaking_darkq
+    from darkq.redis.pool import speaking_darkq
     from darkq_worker.main import make_rules, make_session, make_upstreams
 
     async with make_session() as session, _shared(settings) as (redis, limits), speaking_darkq():
@@ -118,7 +118,7 @@ async def _stand(
     redis: Redis | None, served: Sequence[Served]
 ) -> tuple[list[UpstreamStatus], list[UpstreamStatus]]:
     """Return how those that are configured here stand, and others that workers serve."""
-    from darkq.upstreams import list_upstreams, stand, unknown_stand
+    from darkq.operate.upstreams import list_upstreams, stand, unknown_stand
 
     if redis is None:
         return [unknown_stand(each) for each in served], []
@@ -133,7 +133,7 @@ async def _stand(
 @asynccontextmanager
 async def _shared(settings: Settings) -> AsyncIterator[tuple[Redis | None, Limits | None]]:
     """What the workers share; nothing where there is no Redis."""
-    from darkq.servers import servers_of
+    from darkq.redis.servers import servers_of
     from darkq_worker.limits import Limits
     from darkq_worker.main import make_rules
 

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler
 
-from darkq.validation import what_is_wrong
+from darkq.protocol.validation import what_is_wrong
 from darkq_gateway.context import SETTINGS, caller_of
 from darkq_gateway.errors import ApiError, respond_error
 

@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 import darkq
-from darkq.openai_errors import WireError
+from darkq.openai.errors import WireError
 
 logger = logging.getLogger("darkq.gateway")
 

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, RedisFull, Settings
-from darkq.keys import queue
+from darkq.protocol.keys import queue
 from darkq_local.local_darkai import LocalDarkAI
 from support.servers import Server, binaries, running
 from support.waiting import wait_until

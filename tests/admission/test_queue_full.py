@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, DarkqError, Job, QueueFull, Settings
-from darkq.keys import queue
+from darkq.protocol.keys import queue
 from support.by_hand import Hand, snapshot
 
 INTERACTIVE = queue(0, "interactive")

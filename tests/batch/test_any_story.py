@@ -11,10 +11,10 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import BatchFull, Client, Finished, Job, Line, LineEnded
-from darkq.batch import Batch
-from darkq.batch_ends import Position
+from darkq.batches.batch import Batch
+from darkq.batches.results import Position
 from darkq.event import Cursor
-from darkq.keys import BatchKeys
+from darkq.protocol.keys import BatchKeys
 from support.by_hand import Hand, chunk, started
 
 LINES = 40

@@ -14,8 +14,9 @@ from contextlib import aclosing
 import pytest
 from redis.asyncio import Redis
 
-from darkq import BatchClosed, BatchTaken, Client, Finished, Job, Line, Settings, batch_lease
-from darkq.keys import BatchKeys
+from darkq import BatchClosed, BatchTaken, Client, Finished, Job, Line, Settings
+from darkq.batches import lease as batch_lease
+from darkq.protocol.keys import BatchKeys
 from support.waiting import wait_until
 
 JobKeysLeft = Callable[[], Awaitable[list[bytes]]]

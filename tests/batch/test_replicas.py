@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Batch, Client, NotReplicated, Settings
-from darkq.keys import BatchKeys
+from darkq.protocol.keys import BatchKeys
 from darkq_local.local_darkai import LocalDarkAI
 from support.daemon import free_ports
 from support.servers import Server, binaries

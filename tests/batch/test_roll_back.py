@@ -14,13 +14,14 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from darkq import BatchTaken, Client, CursorGone, Finished, Job, Line, Settings, batch_lease
-from darkq import batch as batches
-from darkq.batch_control import Part
-from darkq.batch_ends import Position
+from darkq import BatchTaken, Client, CursorGone, Finished, Job, Line, Settings
+from darkq.batches import batch as batches
+from darkq.batches import lease as batch_lease
+from darkq.batches.lease import Part
+from darkq.batches.results import Position
 from darkq.event import Cursor
-from darkq.keys import BatchKeys
-from darkq.keys import batches as batches_of
+from darkq.protocol.keys import BatchKeys
+from darkq.protocol.keys import batches as batches_of
 from support.by_hand import Hand, chunk, started
 from support.waiting import wait_until
 

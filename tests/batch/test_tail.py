@@ -23,11 +23,11 @@ from darkq import (
     LineEvent,
     Settings,
     Started,
-    batch_control,
 )
-from darkq.batch_ends import Position
-from darkq.batch_tail import Place
-from darkq.keys import BatchKeys, JobKeys
+from darkq.batches import lease as batch_control
+from darkq.batches.results import Position
+from darkq.batches.tail import Place
+from darkq.protocol.keys import BatchKeys, JobKeys
 
 Start = Callable[[], Awaitable[None]]
 

@@ -10,8 +10,8 @@ import pytest
 
 from cli.conftest import home
 from darkq import Settings
-from darkq.batch_lines import ForAllLines
-from darkq.openai_body import CHAT
+from darkq.batches.lines import ForAllLines
+from darkq.openai.body import CHAT
 from darkq_cli.batch.plan import Files, Plan, errors_beside
 from darkq_cli.batch.source import Fingerprint
 from darkq_local.faults import Fault

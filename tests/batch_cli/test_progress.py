@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from darkq import Client, Job, UpstreamStatus, WindowUse
-from darkq.batch_lines import ForAllLines
+from darkq.batches.lines import ForAllLines
 from darkq_cli import talk
 from darkq_cli.batch import progress
 from darkq_cli.batch.plan import Plan, decode, encode

@@ -11,7 +11,7 @@ from playwright.async_api import expect
 from redis.asyncio import Redis
 
 from darkq import Client
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from darkq_gateway.app import make_app
 from darkq_gateway.board.overview import OVERVIEWS
 from darkq_gateway.context import STREAMS

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.client import Monitor
 
-from darkq import scripts
+from darkq.redis import scripts
 from support.by_hand import Hand
 
 _NAMES = {script.sha(): script.name for script in scripts.ALL}

@@ -15,11 +15,12 @@ import pytest
 from redis.asyncio import Redis
 
 from budget.conftest import Call, Watch, names
-from darkq import Client, Settings, scripts
+from darkq import Client, Settings
 from darkq import event as ev
 from darkq.event import Completed, Cursor
-from darkq.keys import JobKeys
-from darkq.servers import servers_of
+from darkq.protocol.keys import JobKeys
+from darkq.redis import scripts
+from darkq.redis.servers import servers_of
 from darkq_worker import main
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.claims import MAX_RENEWALS_PER_CALL

@@ -16,8 +16,8 @@ from budget.test_budget import open_logs, writing, written
 from darkq import Client, Settings
 from darkq import event as ev
 from darkq.event import Cursor
-from darkq.keys import JobKeys, queue
-from darkq.record import encode
+from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.record import encode
 from darkq_worker.attempt_log import Entry
 from darkq_worker.claims import Leases
 from darkq_worker.settlement import Finish

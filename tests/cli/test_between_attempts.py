@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, Settings
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from support.by_hand import heard
 from support.command import Darkq
 from support.openai_frames import DONE, delta, finish

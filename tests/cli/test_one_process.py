@@ -13,8 +13,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from darkq import Client
-from darkq.keys import worker
-from darkq.workers import sign_in
+from darkq.operate.workers import sign_in
+from darkq.protocol.keys import worker
 from darkq_local.faults import Fault
 from support.command import Darkq
 from support.waiting import wait_until

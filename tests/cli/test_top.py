@@ -16,12 +16,12 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from darkq import Client, UpstreamStatus, WindowUse, WorkerLeases
-from darkq import measures as m
-from darkq.keys import worker as worker_key
-from darkq.stats import Report, add
-from darkq.upstreams import Served, announcement
-from darkq.windows import Window
-from darkq.workers import sign_in
+from darkq.operate.stats import Report, add
+from darkq.operate.upstreams import Served, announcement
+from darkq.operate.workers import sign_in
+from darkq.protocol.keys import worker as worker_key
+from darkq.settings.parsing import Window
+from darkq.telemetry import metrics as m
 from darkq_cli.top.history import blocks
 from darkq_cli.top.panel import Panel
 from darkq_cli.top.reading import RATE_OVER_S, Away, Counted, Rates, Reading, Trend

@@ -15,9 +15,9 @@ from redis.asyncio import ConnectionPool, Redis
 
 from darkq import Client, JobFailed, event
 from darkq.event import Cursor
-from darkq.job import Job
-from darkq.keys import JobKeys, queue
-from darkq.record import Failure, deserialize, encode, serialize
+from darkq.protocol.job import Job
+from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.record import Failure, deserialize, encode, serialize
 from support.by_hand import Hand, result_record
 from support.servers import Server
 

@@ -11,7 +11,7 @@ import uvloop
 from redis.exceptions import ConnectionError
 
 from darkq import Client, RedisUnavailable, Settings
-from darkq.connection import pool
+from darkq.redis.pool import pool
 from faults.proxy import FaultProxy
 from support.servers import Server
 from support.waiting import wait_until

@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from darkq import Client, IdempotencyConflict, InvalidJob, JobNotFound, Settings
-from darkq.job import Job, Message, TextPart
-from darkq.keys import JobKeys, idempotency, queue
-from darkq.record import decode_job
+from darkq.protocol.job import Job, Message, TextPart
+from darkq.protocol.keys import JobKeys, idempotency, queue
+from darkq.protocol.record import decode_job
 from support.by_hand import Hand
 from support.servers import binaries, running
 

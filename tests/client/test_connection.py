@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, ConfigurationError, Settings
-from darkq.connection import pool
+from darkq.redis.pool import pool
 from support.servers import Server
 
 

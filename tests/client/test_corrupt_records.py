@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, CorruptRecord, DarkqError
-from darkq.keys import JobKeys, failures
+from darkq.protocol.keys import JobKeys, failures
 
 HOSTILE = {
     "nothing": b"",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq import Client
-from darkq.keys import api_key_use, batches
+from darkq.protocol.keys import api_key_use, batches
 
 LAPSED = {f"old {n}": n for n in range(2500)}
 

@@ -9,9 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Job, Message, RedisUnavailable, Settings
-from darkq.job import Prompt
-from darkq.keys import JobKeys, queue
-from darkq.record import decode_job
+from darkq.protocol.job import Prompt
+from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.record import decode_job
 from support.by_hand import Hand
 
 PROMPTS = [f"prompt {n}" for n in range(1200)]

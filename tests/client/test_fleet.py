@@ -5,9 +5,9 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq import Client
-from darkq.keys import worker as worker_key
-from darkq.upstreams import Served, announcement
-from darkq.workers import sign_in
+from darkq.operate.upstreams import Served, announcement
+from darkq.operate.workers import sign_in
+from darkq.protocol.keys import worker as worker_key
 from support.by_hand import Hand
 
 

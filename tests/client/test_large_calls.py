@@ -11,9 +11,9 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, Settings
-from darkq.batch_lines import Line
-from darkq.group_commit import MAX_BYTES_PER_CALL, count_fitting
-from darkq.job import MAX_PROMPT_BYTES, Job
+from darkq.batches.lines import Line
+from darkq.protocol.job import MAX_PROMPT_BYTES, Job
+from darkq.redis.group_commit import MAX_BYTES_PER_CALL, count_fitting
 
 LARGE = "x" * MAX_PROMPT_BYTES
 COUNT = 200

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 
 from darkq import Client, Settings
 from darkq.event import Chunk
-from darkq.keys import queue
-from darkq.workers import sign_in
+from darkq.operate.workers import sign_in
+from darkq.protocol.keys import queue
 from darkq_worker.claims import Leases
 from support.by_hand import Hand
 

@@ -14,9 +14,9 @@ from markupsafe import Markup
 from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Line, Settings
-from darkq.job import Job, Message, TextPart
-from darkq.keys import JobKeys
-from darkq.record import decode_job
+from darkq.protocol.job import Job, Message, TextPart
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import decode_job
 from darkq.sync import Client as SyncClient
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from darkq import Client, Held
-from darkq.keys import JobKeys, waiters
+from darkq.protocol.keys import JobKeys, waiters
 from support.waiting import wait_until
 
 # A caller comes, leaves for good, or is lost with its gateway: then its lease must run out.

@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 
 from darkq import CannotRetry, Client, JobNotFound
 from darkq.event import Cancelled, Cursor, Queued
-from darkq.keys import BatchKeys, JobKeys, api_key_use, queue, tenant_jobs
-from darkq.scripts import Argument, Script
+from darkq.protocol.keys import BatchKeys, JobKeys, api_key_use, queue, tenant_jobs
+from darkq.redis.scripts import Argument, Script
 from support.by_hand import Hand
 
 

@@ -7,8 +7,8 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobNotFound, event
 from darkq.event import Cursor
-from darkq.keys import JobKeys
-from darkq.record import Failure, encode
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import Failure, encode
 from support.by_hand import Hand, gone, result_record, started
 from support.waiting import wait_until
 

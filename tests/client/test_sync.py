@@ -30,7 +30,7 @@ from darkq import (
     Settings,
 )
 from darkq.event import Cursor
-from darkq.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, queue
 from darkq.sync import Client, JobHandle
 from support.by_hand import Hand, chunk, event_ids, heard, silent, started
 from support.servers import Server

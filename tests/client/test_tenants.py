@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Settings
 from darkq.event import Cursor
-from darkq.keys import JobKeys, idempotency, tenant_jobs
-from darkq.listing import MAX_LISTED
+from darkq.jobs.tenant_jobs import MAX_LISTED
+from darkq.protocol.keys import JobKeys, idempotency, tenant_jobs
 from support.by_hand import Hand
 
 names = st.none() | st.text(min_size=1, max_size=5)

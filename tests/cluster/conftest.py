@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from darkq import Client, Settings
-from darkq.cluster_redis import ClusterRedis
-from darkq.servers import each_server, servers_of
+from darkq.redis.cluster_client import ClusterRedis
+from darkq.redis.servers import each_server, servers_of
 from support.cluster import RealCluster, build, prepared_cluster, running_cluster
 from support.leaks import keys_without_ttl
 from support.servers import binaries

@@ -9,10 +9,11 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError, ResponseError
 
-from darkq import Client, ConfigurationError, Settings, scripts
-from darkq.cluster_redis import ClusterRedis
-from darkq.keys import JobKeys, never_there, queue, wake
-from darkq.servers import each_server, servers_of
+from darkq import Client, ConfigurationError, Settings
+from darkq.protocol.keys import JobKeys, never_there, queue, wake
+from darkq.redis import scripts
+from darkq.redis.cluster_client import ClusterRedis
+from darkq.redis.servers import each_server, servers_of
 from darkq_worker.main import run_worker
 from support.by_hand import Hand, chunk, put, started
 from support.cluster import RealCluster

@@ -142,7 +142,7 @@ async def test_a_frozen_master_keeps_no_other_partition_waiting(
 
 async def _enqueue_in(client: Client, partitions: set[int]) -> JobHandle:
     """Enqueue a job in one of these partitions, by a key that falls there."""
-    from darkq.keys import partition_of
+    from darkq.protocol.keys import partition_of
 
     n = 0
     while True:

@@ -12,9 +12,9 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, JobHandle, Settings, WorkerNotFound
-from darkq.keys import WORKERS, worker_orders
-from darkq.keys import worker as health_of
-from darkq.worker_handle import Drain
+from darkq.operate.workers import Drain
+from darkq.protocol.keys import WORKERS, worker_orders
+from darkq.protocol.keys import worker as health_of
 from darkq_worker import leased_worker
 from support.processes import WorkerProcess
 from support.refusing_proxy import ERRORS, RefusingProxy

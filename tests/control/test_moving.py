@@ -28,8 +28,8 @@ from darkq import (
     Settings,
 )
 from darkq.event import Cursor
-from darkq.keys import JobKeys, control, moving, queue
-from darkq.transfer import Transfer
+from darkq.operate.transfer import Transfer
+from darkq.protocol.keys import JobKeys, control, moving, queue
 from support.by_hand import Hand, chunk, event_ids, snapshot, started
 from support.servers import Server, binaries, running
 

@@ -9,10 +9,10 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Job, JobCancelled, QueueClosed, Settings
-from darkq.batch_lines import Line
-from darkq.keys import BatchKeys, control
-from darkq.orders import Orders
-from darkq.queue_control import MAX_NOTE_CHARS
+from darkq.batches.lines import Line
+from darkq.jobs.enqueue import Orders
+from darkq.operate.queue_state import MAX_NOTE_CHARS
+from darkq.protocol.keys import BatchKeys, control
 from darkq.sync import Client as SyncClient
 from support.processes import WorkerProcess
 from support.servers import binaries, running
@@ -86,11 +86,12 @@ async def test_lines_of_a_batch_wait_until_their_queue_is_open(client: Client) -
     orders = Orders(client._redis, client._settings)
     async with client.batch() as batch:
         keys, line = BatchKeys.parse(batch.id), a_line()
+        numbered = (line.number, line.job)
         await client.queue("bulk").close()
-        assert await orders.put_lines(keys, [line]) == [b"full"]
+        assert await orders.put_lines(keys, [numbered]) == [b"full"]
         assert (await batch.status()).added == 0
         await client.queue("bulk").open()
-        assert await orders.put_lines(keys, [line]) == [b"new"]
+        assert await orders.put_lines(keys, [numbered]) == [b"new"]
 
 
 def a_line() -> Line:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, Job, JobCancelled, JobNotFound, Purged, Settings
 from darkq.event import Cancelled, Cursor
-from darkq.keys import JobKeys, tenant_jobs
+from darkq.protocol.keys import JobKeys, tenant_jobs
 from darkq.sync import Client as SyncClient
 from support.by_hand import Hand, snapshot
 from support.waiting import wait_until

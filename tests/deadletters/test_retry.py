@@ -18,12 +18,12 @@ from darkq import (
     JobFailed,
     JobNotFound,
     Settings,
-    failures,
 )
 from darkq import sync as blocking
 from darkq.event import Completed, Cursor, Failed, Queued, Started
-from darkq.keys import JobKeys
-from darkq.keys import failures as list_key
+from darkq.jobs import failed as failures
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.keys import failures as list_key
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.by_hand import Hand, gone

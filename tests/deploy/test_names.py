@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from darkq import Settings
-from darkq.upstream_settings import UpstreamSettings
+from darkq.settings.upstreams import UpstreamSettings
 from support.deployment import ROOT
 
 SETTINGS = {f"DARKQ_{field.upper()}" for field in Settings.model_fields}

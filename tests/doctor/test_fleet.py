@@ -10,10 +10,10 @@ from redis.asyncio import Redis
 
 from darkq import Client, Settings
 from darkq.event import Cursor
-from darkq.keys import failures, limit_keys, queue
-from darkq.keys import worker as worker_key
-from darkq.upstreams import Served, announcement
-from darkq.workers import sign_in
+from darkq.operate.upstreams import Served, announcement
+from darkq.operate.workers import sign_in
+from darkq.protocol.keys import failures, limit_keys, queue
+from darkq.protocol.keys import worker as worker_key
 from darkq_local.local_darkai import LocalDarkAI
 from support.by_hand import Hand, started
 

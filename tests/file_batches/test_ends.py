@@ -12,11 +12,11 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, FileBatch, Files, FileStoreUnavailable, RedisUnavailable, Settings
-from darkq.batch import Batch
+from darkq.batches.batch import Batch
 from darkq.errors import CorruptRecord
-from darkq.file_batch import FileBatchState
-from darkq.files import FileInfo
-from darkq.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
+from darkq.protocol.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
+from darkq.serving.file_batches import FileBatchState
+from darkq.serving.files import FileInfo
 from darkq_worker import file_batch, file_batch_runners
 from darkq_worker.file_batch import FileBatchRun
 from darkq_worker.file_batch_input import Input

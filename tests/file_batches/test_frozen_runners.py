@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import BatchTaken, Client, Files, Settings, batch_ends
-from darkq.batch import Batch
+from darkq import BatchTaken, Client, Files, Settings
+from darkq.batches import results as batch_ends
+from darkq.batches.batch import Batch
 from darkq.errors import BatchNotFound, CursorGone
-from darkq.file_batch import FileBatches
-from darkq.keys import FILE_BATCHES_OPEN, BatchKeys
+from darkq.protocol.keys import FILE_BATCHES_OPEN, BatchKeys
+from darkq.serving.file_batches import FileBatches
 from darkq_worker.file_batch import FileBatchRun, delete_leftovers
 from file_batches.conftest import Orders
 from support.waiting import wait_until

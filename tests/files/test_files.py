@@ -14,7 +14,7 @@ import pytest
 
 from darkq import Settings
 from darkq.errors import FileNotFound, FileStoreUnavailable, FileTooLarge
-from darkq.files import UNPUBLISHED_KEPT_S, FileInfo, Files, new_file_id
+from darkq.serving.files import UNPUBLISHED_KEPT_S, FileInfo, Files, new_file_id
 
 
 @pytest.fixture

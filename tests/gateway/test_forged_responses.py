@@ -9,8 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import RESERVED_METADATA, Job
-from darkq.keys import JobKeys
-from darkq.record import Arguments, JobRecord, encode
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import Arguments, JobRecord, encode
 from support.by_hand import put
 from support.http_api import Api
 

@@ -30,7 +30,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from darkq.logs import FORMATTERS
+from darkq.telemetry.logging import FORMATTERS
 from darkq_gateway.app import ROOMS
 from darkq_gateway.openapi import make_document
 from support.attacks import FILE, PART, upload_request

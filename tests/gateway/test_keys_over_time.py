@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Client, scripts
-from darkq.keys import api_key_use
+from darkq import Client
+from darkq.protocol.keys import api_key_use
+from darkq.redis import scripts
 from darkq_gateway import auth
 from darkq_local.faults import Fault
 from support.http_api import Api

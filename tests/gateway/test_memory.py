@@ -16,9 +16,9 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Job
-from darkq.job import MAX_METADATA_PAIRS
-from darkq.keys import JobKeys, tenant_jobs
-from darkq.record import Arguments, JobRecord, encode
+from darkq.protocol.job import MAX_METADATA_PAIRS
+from darkq.protocol.keys import JobKeys, tenant_jobs
+from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq_gateway.errors import ApiError, error_of
 from support.by_hand import result_record
 from support.http_api import Api

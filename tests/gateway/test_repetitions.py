@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
-from darkq.keys import BatchKeys
+from darkq.protocol.keys import BatchKeys
 from support.http_api import Api
 
 JOBS = {"jobs": [{"prompt": f"p{n}"} for n in range(5)]}

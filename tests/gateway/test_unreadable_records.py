@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 import darkq
-from darkq.keys import BatchKeys, JobKeys
+from darkq.protocol.keys import BatchKeys, JobKeys
 from darkq_gateway.errors import error_of
 from support.by_hand import put
 from support.http_api import Api

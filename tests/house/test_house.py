@@ -163,4 +163,4 @@ def test_the_wheel_holds_every_file_of_every_package(
         files = (file for file in repository_files if package in file.parents)
         ours = {file.relative_to(package.parent).as_posix() for file in files}
         assert ours <= inside
-    assert any(name.startswith("darkq/lua/") and name.endswith(".lua") for name in inside)
+    assert any(name.startswith("darkq/redis/lua/") and name.endswith(".lua") for name in inside)

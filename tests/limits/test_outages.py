@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from darkq import Settings
-from darkq import measures as m
-from darkq.keys import JobKeys, limit_keys, queue
+from darkq.protocol.keys import JobKeys, limit_keys, queue
+from darkq.telemetry import metrics as m
 from darkq_worker.budget import Budget
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.counting import Counting

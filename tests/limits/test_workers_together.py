@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Client, Job, JobFailed, JobHandle, Settings, scripts
+from darkq import Client, Job, JobFailed, JobHandle, Settings
 from darkq.event import Started
-from darkq.keys import JobKeys, limit_keys
+from darkq.protocol.keys import JobKeys, limit_keys
+from darkq.redis import scripts
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.processes import WorkerProcess

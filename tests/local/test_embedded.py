@@ -20,7 +20,7 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from darkq.errors import ConfigurationError
-from darkq.local_socket import MAX_SOCKET_PATH_BYTES, is_ours_alone, socket_path, url
+from darkq.settings.embedded_socket import MAX_SOCKET_PATH_BYTES, is_ours_alone, socket_path, url
 from darkq_local import embedded, server_binary, server_process
 from darkq_local.embedded import NoServer, ServerFailed, embedded_redis
 from darkq_local.file_lock import FileLock

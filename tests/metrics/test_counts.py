@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Chunk, Client, JobCancelled, JobFailed, Settings
-from darkq.keys import STATS
+from darkq.protocol.keys import STATS
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from metrics.conftest import scrape, scraped

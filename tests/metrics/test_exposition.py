@@ -10,12 +10,12 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, Settings
-from darkq.keys import STATS, queue, worker_stats
-from darkq.measures import MAX_NUMBER, MEASURES
-from darkq.stats import MAX_FIELDS, Report, add
-from darkq.upstreams import Served, announcement
-from darkq.windows import Window
-from darkq.workers import sign_in
+from darkq.operate.stats import MAX_FIELDS, Report, add
+from darkq.operate.upstreams import Served, announcement
+from darkq.operate.workers import sign_in
+from darkq.protocol.keys import STATS, queue, worker_stats
+from darkq.settings.parsing import Window
+from darkq.telemetry.metrics import MAX_NUMBER, MEASURES
 from darkq_gateway.families import MAX_UPSTREAMS, MAX_WINDOWS
 from darkq_gateway.serve import gateway
 from darkq_local.local_darkai import LocalDarkAI

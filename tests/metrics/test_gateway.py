@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, Settings
 from darkq.event import Cursor
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from metrics.conftest import StartGateway, scrape
 from support.by_hand import Hand, chunk, started
 from support.http_api import Api

@@ -13,8 +13,9 @@ from budget.conftest import Watch, names, watch
 from budget.test_budget import writing
 from darkq import Settings
 from darkq import event as ev
-from darkq.keys import STATS, worker_stats
-from darkq.measures import (
+from darkq.operate.stats import Report, add, read_stats
+from darkq.protocol.keys import STATS, worker_stats
+from darkq.telemetry.metrics import (
     BOUNDS_S,
     CHUNK_RELAY,
     CHUNKS,
@@ -26,7 +27,6 @@ from darkq.measures import (
     read_numbers,
     write_field,
 )
-from darkq.stats import Report, add, read_stats
 from darkq_worker import main as whole_worker
 from darkq_worker.attempt_log import Entry
 from darkq_worker.budget import Budget

@@ -17,14 +17,15 @@ from typing import Literal, NamedTuple, TypeAlias, cast
 
 from redis.asyncio import Redis
 
-from darkq import Client, Settings, failures
-from darkq.cancellation import cancel
-from darkq.connection import pool
+from darkq import Client, Settings
 from darkq.errors import CannotRetry, IdempotencyConflict, JobNotFound
 from darkq.event import START, Cursor
-from darkq.job import Priority
-from darkq.keys import PRIORITIES, JobKeys, idempotency
-from darkq.status import read_status
+from darkq.jobs import failed as failures
+from darkq.jobs.cancel import cancel
+from darkq.jobs.status import read_status
+from darkq.protocol.job import Priority
+from darkq.protocol.keys import PRIORITIES, JobKeys, idempotency
+from darkq.redis.pool import pool
 from darkq_worker.outcome import Completed, Deferred, Failed
 from darkq_worker.turns import Turn, make_due
 from darkq_worker.upstreams.base import End as Complete

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
-from darkq import job as jobs
-from darkq.record import Failure
+from darkq.protocol import job as jobs
+from darkq.protocol.record import Failure
 from darkq_worker import outcome as oc
 
 LEASE_MS = 3_600_000.0

@@ -9,8 +9,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError
 
 from darkq import Settings
-from darkq.line import Command, Line
-from darkq.servers import servers_of
+from darkq.redis.raw import Command, Line
+from darkq.redis.servers import servers_of
 from darkq_worker.writer import Writer
 from model.faulty_redis import Fault
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from darkq import event as ev
-from darkq.cancellation import CANCELLED
 from darkq.event import Cursor, Event
-from darkq.keys import JobKeys, queue
-from darkq.record import Failure
+from darkq.jobs.cancel import CANCELLED
+from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.record import Failure
 from darkq_worker import outcome as oc
 from model.facts import LEASE_MS, MODEL, UPSTREAM, Content, End, Ending, Release, Span, Verdict
 

@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq.event import AnyEvent
-from darkq.keys import PRIORITIES, idle, queue
-from darkq.record import decode_job, decode_result
+from darkq.protocol.keys import PRIORITIES, idle, queue
+from darkq.protocol.record import decode_job, decode_result
 from model.facts import Ending
 
 _PHOTOGRAPH = b"""

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from itertools import groupby, pairwise
 
 from darkq.event import TERMINAL, AnyEvent, Chunk, Queued, Retrying, Started
-from darkq.keys import PRIORITIES, JobKeys, queue
-from darkq.record import Failure
+from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.record import Failure
 from model.facts import Ending
 from model.photograph import Photograph
 from support.leaks import PERMANENT

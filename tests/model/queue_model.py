@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from darkq.job import Priority
-from darkq.keys import PRIORITIES, JobKeys, control, failures, idempotency, queue, tenant_jobs
+from darkq.protocol.job import Priority
+from darkq.protocol.keys import (
+    PRIORITIES,
+    JobKeys,
+    control,
+    failures,
+    idempotency,
+    queue,
+    tenant_jobs,
+)
 from model.facts import RESPITE_MS, Content, Span
 from model.job_model import Hold, Job
 

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq.event import AnyEvent, Cursor
-from darkq.event_log import tail
-from darkq.live import Live
+from darkq.jobs.tail import tail
+from darkq.redis.pubsub import Live
 from model.job_model import Job
 from model.photograph import timeless
 

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from darkq.record import decode_job
-from darkq.settings import Settings
+from darkq.protocol.record import decode_job
+from darkq.settings.settings import Settings
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.ending import settlement_of

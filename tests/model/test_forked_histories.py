@@ -25,10 +25,10 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobHandle, Settings
 from darkq.event import Chunk, Completed, decode, encode
-from darkq.keys import JobKeys, queue
-from darkq.record import Details, ResultRecord, decode_result
-from darkq.record import encode as encode_record
-from darkq.servers import servers_of
+from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.record import Details, ResultRecord, decode_result
+from darkq.protocol.record import encode as encode_record
+from darkq.redis.servers import servers_of
 from darkq_worker.attempt_log import AttemptLog, Entry
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.settlement import Finish

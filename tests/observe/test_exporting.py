@@ -7,8 +7,8 @@ import sys
 import pytest
 from opentelemetry import trace
 
-from darkq.tracing import tracer
-from darkq.tracing_export import exporters, exporting
+from darkq.telemetry.export import exporters, exporting
+from darkq.telemetry.tracing import tracer
 
 from .conftest import Traced
 

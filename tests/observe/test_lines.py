@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkq.logs import FORMATTERS, LogFormat, LogLine, described
+from darkq.telemetry.logging import FORMATTERS, LogFormat, LogLine, described
 
 from .conftest import Traced
 

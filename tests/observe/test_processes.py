@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 
 from darkq import Client, Job, JobCancelled, JobFailed, Settings
 from darkq.event import Chunk
-from darkq.keys import JobKeys
-from darkq.record import Arguments, JobRecord, encode
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.by_hand import put

@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Job, JobFailed, JobNotFound, QueueFull, Settings
 from darkq.event import Chunk, Completed, Started
-from darkq.keys import JobKeys, idempotency
-from darkq.record import Arguments, JobRecord, encode
+from darkq.protocol.keys import JobKeys, idempotency
+from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq.sync import Client as SyncClient
-from darkq.tracing import NOTHING, TraceContext
+from darkq.telemetry.tracing import NOTHING, TraceContext
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.by_hand import Hand, chunk, put, started

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from darkq.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, queue
 from darkq_worker.claims import Claim, Leases
 from support.by_hand import Hand, started
 

@@ -17,22 +17,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import (
-    ApiKeys,
-    Client,
-    DarkqError,
-    FileBatch,
-    Files,
-    JobCancelled,
-    JobFailed,
-    Settings,
-    subscriber,
-)
+from darkq import ApiKeys, Client, DarkqError, FileBatch, Files, JobCancelled, JobFailed, Settings
 from darkq.event import Cursor
-from darkq.keys import WORKERS, JobKeys, queue
-from darkq.keys import worker as worker_key
-from darkq.upstreams import Served, announcement
-from darkq.workers import sign_in
+from darkq.operate.upstreams import Served, announcement
+from darkq.operate.workers import sign_in
+from darkq.protocol.keys import WORKERS, JobKeys, queue
+from darkq.protocol.keys import worker as worker_key
+from darkq.redis import pubsub as subscriber
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker import file_batch, file_batch_runners, leased_worker
@@ -43,7 +34,7 @@ from support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs/security.md").read_text()
-LUA = ROOT / "producer/darkq/lua"
+LUA = ROOT / "producer/darkq/redis/lua"
 RULES = dict(re.findall(r"^ACL SETUSER darkq-(\w+) on >SECRET (.*)$", DOCS, re.MULTILINE))
 LIMITS = {"darkai_limits": "4/1", "darkai_concurrency": 2, "breaker_failures": 1}
 SCRIPTS = {

@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobFailed, Settings
 from darkq.event import Cursor
-from darkq.keys import WORKERS, JobKeys, failures, idempotency, queue, wake, worker
-from darkq.record import deserialize, serialize
+from darkq.protocol.keys import WORKERS, JobKeys, failures, idempotency, queue, wake, worker
+from darkq.protocol.record import deserialize, serialize
 from support.by_hand import Hand
 from support.waiting import wait_until
 

@@ -14,11 +14,11 @@ from redis.exceptions import ConnectionError
 
 from darkq import Client, JobHandle, RedisUnavailable, Settings
 from darkq.event import Chunk, Completed
-from darkq.keys import JobKeys
-from darkq.line import Line
-from darkq.redis_url import Address, parse
-from darkq.sentinel import Sentinels
-from darkq.servers import ONE, servers_of
+from darkq.protocol.keys import JobKeys
+from darkq.redis.raw import Line
+from darkq.redis.sentinel import Sentinels
+from darkq.redis.servers import ONE, servers_of
+from darkq.redis.url import Address, parse
 from darkq_local.local_darkai import LocalDarkAI
 from support.sentinel import Watched, running_sentinels
 from support.servers import binaries

@@ -12,11 +12,10 @@ from redis.asyncio import Redis
 
 from darkq import Settings
 from darkq.event import START, AnyEvent, Chunk, Cursor
-from darkq.event_log import tail
-from darkq.keys import JobKeys
-from darkq.live import Live
-from darkq.servers import servers_of
-from darkq.subscriber import Channel, Subscriber
+from darkq.jobs.tail import tail
+from darkq.protocol.keys import JobKeys
+from darkq.redis.pubsub import Channel, Live, Subscriber
+from darkq.redis.servers import servers_of
 from support.by_hand import Hand
 
 

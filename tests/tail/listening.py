@@ -6,8 +6,8 @@ import os
 
 from redis.asyncio import Redis
 
-from darkq.line import Line
-from darkq.live import Live
+from darkq.redis.pubsub import Live
+from darkq.redis.raw import Line
 from support.waiting import wait_until
 
 

@@ -20,12 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from darkq import Settings, log_pages, mailbox
+from darkq import Settings
 from darkq import event as ev
 from darkq.event import START, AnyEvent, Cursor
-from darkq.keys import queue
-from darkq.record import decode_result
-from darkq.servers import servers_of
+from darkq.jobs import mailbox
+from darkq.jobs import tail as log_pages
+from darkq.protocol.keys import queue
+from darkq.protocol.record import decode_result
+from darkq.redis.servers import servers_of
 from support.by_hand import Hand, chunk, started
 from support.servers import Server
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import log_pages
 from darkq.event import START, Cursor
+from darkq.jobs import tail as log_pages
 from support.by_hand import Hand
 
 

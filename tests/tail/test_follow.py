@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from darkq import event as ev
 from darkq.event import START, AnyEvent, Cursor
-from darkq.event_log import follow
+from darkq.jobs.tail import follow
 from support.by_hand import chunk, started
 
 

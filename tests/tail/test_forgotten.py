@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from darkq import event as ev
 from darkq.errors import CursorGone
 from darkq.event import AnyEvent, Cursor
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from support.by_hand import Hand, chunk, started
 from support.servers import Server
 from support.waiting import wait_until

@@ -9,10 +9,12 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq import event_log, log_pages, mailbox
 from darkq.errors import CursorGone
 from darkq.event import START, Cursor
-from darkq.keys import JobKeys
+from darkq.jobs import mailbox
+from darkq.jobs import tail as event_log
+from darkq.jobs import tail as log_pages
+from darkq.protocol.keys import JobKeys
 from support.by_hand import Hand, chunk, event_ids, silent
 from support.waiting import wait_until
 

@@ -12,8 +12,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError, ResponseError
 
 from darkq import Settings
-from darkq.connection import pool
-from darkq.line import Line, connect
+from darkq.redis.pool import pool
+from darkq.redis.raw import Line, connect
 from support.waiting import wait_until
 
 

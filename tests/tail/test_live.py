@@ -9,9 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Settings
-from darkq.live import Live
-from darkq.servers import servers_of
-from darkq.subscriber import Channel, Subscriber
+from darkq.redis.pubsub import Channel, Live, Subscriber
+from darkq.redis.servers import servers_of
 from support.by_hand import silent
 from support.waiting import wait_until
 

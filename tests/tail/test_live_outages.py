@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from darkq import Settings
-from darkq import subscriber as subscriber_module
-from darkq.live import Live
-from darkq.servers import servers_of
+from darkq.redis import pubsub as subscriber_module
+from darkq.redis.pubsub import Live
+from darkq.redis.servers import servers_of
 from support.by_hand import heard
 from support.servers import Server, binaries, running
 from support.waiting import wait_until

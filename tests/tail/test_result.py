@@ -19,8 +19,8 @@ from darkq import (
     ResultTimeout,
     Settings,
 )
-from darkq.connection import pool
 from darkq.event import Cursor
+from darkq.redis.pool import pool
 from support.by_hand import Hand, chunk, heard
 from support.servers import Server, binaries, running
 from support.waiting import wait_until

@@ -11,10 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from darkq import Settings, failures, log_pages, mailbox
+from darkq import Settings
 from darkq import event as ev
 from darkq.event import Cursor, Failed
-from darkq.servers import servers_of
+from darkq.jobs import failed as failures
+from darkq.jobs import mailbox
+from darkq.jobs import tail as log_pages
+from darkq.redis.servers import servers_of
 from darkq_worker.claims import Claim
 from support.by_hand import Hand, chunk, event_ids, started
 from support.servers import Server

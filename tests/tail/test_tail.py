@@ -8,12 +8,13 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq import event_log, log_pages
-from darkq.cancellation import cancel
 from darkq.errors import CursorGone, JobNotFound
 from darkq.event import START, Chunk, Completed, Cursor
-from darkq.keys import JobKeys
-from darkq.record import encode
+from darkq.jobs import tail as event_log
+from darkq.jobs import tail as log_pages
+from darkq.jobs.cancel import cancel
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import encode
 from support.by_hand import Hand, chunk, event_ids, heard, result_record, started
 from support.waiting import wait_until
 
@@ -145,7 +146,7 @@ class TestTheLogHasExpired:
     async def test_of_a_failed_job_the_end_is_left(
         self, hand: Hand, redis: Redis, read: StartReader
     ) -> None:
-        from darkq.record import Failure
+        from darkq.protocol.record import Failure
 
         claim = await in_mid_stream(hand)
         failure = Failure(type="JobFailed", code="c", message="m")

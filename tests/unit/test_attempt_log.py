@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 
 from darkq import event as ev
 from darkq.event import Chunk, Cursor, Started
-from darkq.keys import JobKeys
-from darkq.measures import Tally
+from darkq.protocol.keys import JobKeys
+from darkq.telemetry.metrics import Tally
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.budget import Budget
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkq import InvalidJob, Message, Result, Usage
-from darkq.batch_answers import answer_line, failure_line
-from darkq.batch_lines import ForAllLines, Line, json_line, text_line
+from darkq.batches.answers import answer_line, failure_line
+from darkq.batches.lines import ForAllLines, Line, json_line, text_line
 from darkq.errors import InvalidLine
-from darkq.job import TextPart
-from darkq.openai_body import CHAT, RESPONSES
+from darkq.openai.body import CHAT, RESPONSES
+from darkq.protocol.job import TextPart
 
 PLAIN = ForAllLines()
 

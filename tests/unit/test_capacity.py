@@ -22,7 +22,7 @@ from benchmarks.crew import POLL_S, Flow, Load, crew_of, cycle_s, flow_of, flush
 from benchmarks.shares import shares
 from benchmarks.unit_costs import MACHINE, MEASURED, UnitCosts
 from darkq import Settings
-from darkq.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, queue
 
 PAGE = Path(__file__).parents[2].joinpath("docs", "scale.md").read_text()
 FREE = UnitCosts(*[0.0] * len(UnitCosts._fields))

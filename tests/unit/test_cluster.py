@@ -7,12 +7,11 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError, ResponseError
 
-from darkq import scripts
-from darkq.cluster import read_slots
-from darkq.keys import BatchKeys, JobKeys, failures, limit_keys, never_there, queue, wake
-from darkq.partitions import parse_partitions
-from darkq.redirection import key_of, read_redirection
-from darkq.redis_url import Address
+from darkq.protocol.keys import BatchKeys, JobKeys, failures, limit_keys, never_there, queue, wake
+from darkq.redis import scripts
+from darkq.redis.cluster import key_of, read_redirection, read_slots
+from darkq.redis.url import Address
+from darkq.settings.parsing import parse_partitions
 
 A, B, C = Address("a", 1), Address("b", 2), Address("c", 3)
 

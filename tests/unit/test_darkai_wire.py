@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkq.job import Message, TextPart
+from darkq.protocol.job import Message, TextPart
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     Overloaded,

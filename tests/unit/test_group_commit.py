@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from darkq.group_commit import GroupCommit
+from darkq.redis.group_commit import GroupCommit
 
 
 class Flushes:

@@ -11,9 +11,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkq.batch_lines import MAX_LINE_BYTES
+from darkq.batches.input_lines import InputLines, Text
+from darkq.batches.lines import MAX_LINE_BYTES
 from darkq.errors import InvalidLine
-from darkq.input_lines import InputLines, Text
 
 BOM = b"\xef\xbb\xbf"
 

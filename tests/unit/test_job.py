@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkq.errors import InvalidJob
-from darkq.job import (
+from darkq.protocol.job import (
     MAX_METADATA_BYTES,
     MAX_NAME_CHARS,
     MAX_PROMPT_BYTES,
@@ -22,7 +22,7 @@ from darkq.job import (
     Message,
     TextPart,
 )
-from darkq.record import Arguments, JobRecord, decode_job, encode
+from darkq.protocol.record import Arguments, JobRecord, decode_job, encode
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 prompts = texts.filter(str.strip)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from darkq import keys as names
 from darkq.errors import JobNotFound
-from darkq.keys import MAX_PARTITIONS, PRIORITIES, JobKeys
+from darkq.protocol import keys as names
+from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, JobKeys
 
 partitions = st.integers(0, MAX_PARTITIONS - 1)
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from darkq import mailbox
-from darkq.mailbox import Mailbox
+from darkq.jobs import mailbox
+from darkq.jobs.mailbox import Mailbox
 
 
 @pytest.fixture

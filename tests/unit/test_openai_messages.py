@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletionMessage
 
-from darkq.batch_lines import ForAllLines, json_line
+from darkq.batches.lines import ForAllLines, json_line
 from darkq.errors import InvalidJob
-from darkq.job import Message
-from darkq.openai_body import CHAT, RESPONSES, read_body
+from darkq.openai.body import CHAT, RESPONSES, read_body
+from darkq.protocol.job import Message
 
 ASKED = Message("user", "Why?")
 ANSWERED = Message("assistant", "Because.")

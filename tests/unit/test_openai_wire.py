@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from darkq.event import Usage
-from darkq.job import Message
-from darkq.options import Options
+from darkq.protocol.job import Message
+from darkq.protocol.options import Options
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,

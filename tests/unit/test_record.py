@@ -10,15 +10,14 @@ import msgspec
 import pytest
 from arq.jobs import deserialize_job, deserialize_result
 
-from darkq import record as rec
-from darkq.cancellation import CANCELLED
 from darkq.errors import JobCancelled, JobFailed
 from darkq.event import Usage
-from darkq.job import Job
-from darkq.keys import JobKeys
-from darkq.record import Arguments, Details, Failure, JobRecord, ResultRecord
-from darkq.result import result_of
-from darkq.settings import Settings
+from darkq.jobs.cancel import CANCELLED
+from darkq.protocol import record as rec
+from darkq.protocol.job import Job
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, result_of
+from darkq.settings.settings import Settings
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Claim
 from darkq_worker.outcome import Failed

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkq import CorruptRecord, Job, NewerRecord
-from darkq.keys import JobKeys
-from darkq.record import (
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import (
     HEADS_BYTES,
     Arguments,
     CutShort,

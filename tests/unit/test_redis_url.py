@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 
-from darkq.redis_url import Address, WrongOption, parse
+from darkq.redis.url import Address, WrongOption, parse
 
 
 @pytest.mark.parametrize(

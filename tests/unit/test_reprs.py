@@ -10,14 +10,21 @@ from hypothesis import strategies as st
 
 from darkq import InvalidJob
 from darkq import event as ev
-from darkq.event_log import News
-from darkq.job import MAX_PROMPT_BYTES, Job, Message, TextPart
-from darkq.keys import JobKeys
-from darkq.orders import _Order
-from darkq.record import Arguments, Details, JobRecord, ResultRecord, encode
-from darkq.result import Result, result_of
-from darkq.status import Status
-from darkq.tracing import NOTHING
+from darkq.jobs.enqueue import _Order
+from darkq.jobs.status import Status
+from darkq.jobs.tail import News
+from darkq.protocol.job import MAX_PROMPT_BYTES, Job, Message, TextPart
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import (
+    Arguments,
+    Details,
+    JobRecord,
+    Result,
+    ResultRecord,
+    encode,
+    result_of,
+)
+from darkq.telemetry.tracing import NOTHING
 from darkq_worker.attempt_log import Entry
 from darkq_worker.claims import Claim
 from darkq_worker.upstreams.base import Request

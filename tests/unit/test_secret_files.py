@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from darkq.errors import ConfigurationError
-from darkq.settings import Settings
+from darkq.settings.settings import Settings
 
 
 @pytest.fixture(autouse=True)

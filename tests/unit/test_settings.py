@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from darkq.errors import ConfigurationError
-from darkq.local_socket import socket_path, url
-from darkq.settings import Settings
+from darkq.settings.embedded_socket import socket_path, url
+from darkq.settings.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / ".env.example").read_text()
@@ -138,7 +138,7 @@ class TestExample:
             assert re.fullmatch(r"# [A-Z](.|\n)*\.\n", meaning), name
 
     def test_its_groups_are_those_of_the_class(self) -> None:
-        source = (ROOT / "producer/darkq/settings.py").read_text()
+        source = (ROOT / "producer/darkq/settings/settings.py").read_text()
         pattern = r"^    # (.*)$|^    (\w+): .*=.*$"
         in_class = [name or field for name, field in re.findall(pattern, source, re.MULTILINE)]
         in_class = [name for name in in_class if name[0].isupper() or name in FIELDS]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from darkq.settings import Settings
-from darkq.windows import MAX_WINDOWS, Window, parse_windows
+from darkq.settings.parsing import MAX_WINDOWS, Window, parse_windows
+from darkq.settings.settings import Settings
 
 PUBLIC = (Window(4, 60), Window(30, 1800), Window(80, 21600))
 

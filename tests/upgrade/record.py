@@ -23,7 +23,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from darkq import Client, FileBatch, Settings
-from darkq.keys import STATS, JobKeys, limit_keys
+from darkq.protocol.keys import STATS, JobKeys, limit_keys
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_local.models import load_model

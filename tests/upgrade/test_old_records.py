@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobFailed, Settings, Status
 from darkq.event import Completed, Queued
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from darkq_local.local_darkai import LocalDarkAI
 from support.servers import Server, binaries, running
 from support.waiting import wait_until

@@ -22,9 +22,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Client, Job, NewerRecord, Settings, scripts
-from darkq.keys import JobKeys
-from darkq.record import VERSION, Arguments, JobRecord, encode
+from darkq import Client, Job, NewerRecord, Settings
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import VERSION, Arguments, JobRecord, encode
+from darkq.redis import scripts
 from darkq_local.local_darkai import LocalDarkAI
 from support.by_hand import put
 from support.processes import WorkerProcess

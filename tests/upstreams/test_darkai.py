@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 import uvloop
 
-from darkq.job import Message
+from darkq.protocol.job import Message
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 
 from darkq import Client, Settings
-from darkq.job import Message
-from darkq.options import Options
+from darkq.protocol.job import Message
+from darkq.protocol.options import Options
 from darkq_local.models.smollm2 import find_gguf
 from darkq_worker.upstreams.base import End, Rejected, Request, UpstreamError
 from darkq_worker.upstreams.connections import make_session

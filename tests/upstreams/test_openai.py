@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from darkq.event import Usage
-from darkq.options import OPTIONS, Options, checked
+from darkq.protocol.options import OPTIONS, Options, checked
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,

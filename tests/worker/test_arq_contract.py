@@ -10,7 +10,7 @@ from arq import constants
 from arq.jobs import deserialize_job_raw, deserialize_result
 from arq.worker import Worker
 
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from darkq_worker.leased_worker import LeasedWorker
 
 KEYS = JobKeys(0, "ab" * 16)

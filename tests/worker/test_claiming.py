@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, Settings
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from darkq_worker.claiming import Claiming
 from darkq_worker.claims import Claim, Leases
 from support.by_hand import put

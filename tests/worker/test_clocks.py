@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, Settings
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from darkq_worker.generate import NOT_READY_PAUSE_S
 from support.processes import WorkerProcess
 from support.scripted_http import ScriptedServer, head

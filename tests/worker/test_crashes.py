@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobHandle, Settings
 from darkq.event import AnyEvent, Chunk, Completed, Retrying, Started
-from darkq.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, queue
 from darkq_local.local_darkai import LocalDarkAI
 from faults.proxy import FaultProxy
 from support.processes import WorkerProcess

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, DarkqError, JobHandle, RedisFull, RedisUnavailable, Settings
 from darkq.event import AnyEvent, Completed
-from darkq.logs import LogLine
+from darkq.telemetry.logging import LogLine
 from darkq_gateway import auth
 from darkq_gateway.serve import gateway
 from darkq_local.local_darkai import LocalDarkAI

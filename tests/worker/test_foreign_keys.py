@@ -18,7 +18,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, DarkqError, Settings
-from darkq.keys import BatchKeys, partition_of
+from darkq.protocol.keys import BatchKeys, partition_of
 from darkq_gateway import auth
 from darkq_gateway.serve import gateway
 from darkq_local.local_darkai import LocalDarkAI

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, ConfigurationError, Settings
 from darkq.event import Completed, Started
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker.main import run_worker
 from support.servers import Server, binaries, running

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobHandle, Settings
 from darkq.event import Started
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.waiting import wait_until

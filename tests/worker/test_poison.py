@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, JobFailed, JobHandle, Settings
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from darkq_local.local_darkai import LocalDarkAI
 from support.processes import WorkerProcess
 from support.waiting import wait_until

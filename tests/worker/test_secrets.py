@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from darkq import Client, JobFailed, Settings
-from darkq.logs import FORMATTERS
+from darkq.telemetry.logging import FORMATTERS
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker import generate as generate_module

@@ -11,10 +11,10 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, ConfigurationError, InvalidJob, JobFailed, Options, Settings, Usage
-from darkq.keys import limit_keys, served
+from darkq.operate.workers import sign_in
+from darkq.protocol.keys import limit_keys, served
+from darkq.settings.parsing import Window
 from darkq.sync import Client as SyncClient
-from darkq.windows import Window
-from darkq.workers import sign_in
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker import generate, listing

@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 
 from darkq import Client, ConfigurationError, JobCancelled, JobFailed, JobHandle, Settings
 from darkq.event import AnyEvent, Cancelled, Chunk, Completed, Failed, Queued, Retrying, Started
-from darkq.keys import WORKERS, JobKeys, queue
-from darkq.keys import worker as worker_key
-from darkq.record import decode_result
+from darkq.protocol.keys import WORKERS, JobKeys, queue
+from darkq.protocol.keys import worker as worker_key
+from darkq.protocol.record import decode_result
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker.claiming import MAX_CLAIMS_PER_CALL

@@ -17,9 +17,9 @@ from redis.asyncio import Redis
 from darkq import Client, Settings
 from darkq.event import Chunk, Completed, Queued, Started, decode
 from darkq.event import encode as encode_event
-from darkq.keys import JobKeys
-from darkq.record import Details, ResultRecord, encode
-from darkq.servers import servers_of
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import Details, ResultRecord, encode
+from darkq.redis.servers import servers_of
 from darkq_worker.attempt_log import AttemptLog, Entry
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.settlement import Finish

@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from darkq.errors import InvalidJob
-from darkq.job import Job
-from darkq.logs import LogLine, described
-from darkq.record import Head, JobRecord, decode_head, decode_job
-from darkq.settings import Settings
+from darkq.protocol.job import Job
+from darkq.protocol.record import Head, JobRecord, decode_head, decode_job
+from darkq.settings.settings import Settings
+from darkq.telemetry.logging import LogLine, described
 from darkq_worker import outcome as oc
 from darkq_worker.claims import Claim
 from darkq_worker.gate import NotNow

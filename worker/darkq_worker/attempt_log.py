@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from darkq import event as ev
 from darkq.event import Chunk, Cursor, Started
-from darkq.keys import JobKeys
-from darkq.measures import CHUNK_RELAY, CHUNKS, Tally
+from darkq.protocol.keys import JobKeys
+from darkq.telemetry.metrics import CHUNK_RELAY, CHUNKS, Tally
 from darkq_worker.budget import Budget
 
 

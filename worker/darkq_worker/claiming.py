@@ -15,8 +15,8 @@ import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 
-from darkq.connection import is_wrong_type
-from darkq.settings import Settings
+from darkq.redis.pool import is_wrong_type
+from darkq.settings.settings import Settings
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.trouble import Trouble

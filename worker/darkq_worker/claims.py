@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from darkq import scripts
-from darkq.keys import PRIORITIES, JobKeys, control, queue, wake
+from darkq.protocol.keys import PRIORITIES, JobKeys, control, queue, wake
+from darkq.redis import scripts
 
 MAX_RENEWALS_PER_CALL = 500
 _FIELDS = 9

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq import measures as m
-from darkq.keys import PRIORITIES
-from darkq.stats import Report, add
+from darkq.operate.stats import Report, add
+from darkq.protocol.keys import PRIORITIES
+from darkq.telemetry import metrics as m
 from darkq_worker import outcome as oc
 from darkq_worker.budget import Budget
 from darkq_worker.claims import Claim

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from redis.asyncio import Redis
 
-from darkq.logs import LogLine
-from darkq.worker_handle import Drain, read_order
+from darkq.operate.workers import Drain, read_order
+from darkq.telemetry.logging import LogLine
 
 logger = logging.getLogger("darkq.worker")
 

@@ -6,10 +6,10 @@ import time
 from typing import TypeAlias, assert_never
 
 from darkq import event as ev
-from darkq.cancellation import CANCELLED
-from darkq.record import FUNCTION, Details, Failure, ResultRecord, encode
-from darkq.record import Outcome as Name
-from darkq.settings import Settings
+from darkq.jobs.cancel import CANCELLED
+from darkq.protocol.record import FUNCTION, Details, Failure, ResultRecord, encode
+from darkq.protocol.record import Outcome as Name
+from darkq.settings.settings import Settings
 from darkq_worker import outcome as oc
 from darkq_worker.attempt import Attempt
 from darkq_worker.attempt_log import AttemptLog, Entry

@@ -31,18 +31,18 @@ from darkq import (
     LineError,
     Settings,
 )
-from darkq.batch import Batch
-from darkq.batch_answers import answer_line, failure_line, refusal_line
-from darkq.batch_control import Part
-from darkq.batch_ends import Finished, Position
-from darkq.batch_lines import Line
+from darkq.batches.answers import answer_line, failure_line, refusal_line
+from darkq.batches.batch import Batch
+from darkq.batches.lease import Part
+from darkq.batches.lines import Line
+from darkq.batches.results import Finished, Position
 from darkq.errors import BatchClosed, BatchFull, BatchTaken
-from darkq.file_batch import LEFTOVERS_KEPT_S, TTL_S, FileBatchState
-from darkq.files import new_file_id
-from darkq.group_commit import MAX_BYTES_PER_CALL
-from darkq.keys import BatchKeys
-from darkq.openai_errors import job_error
-from darkq.openai_response import repeated_in
+from darkq.openai.errors import job_error
+from darkq.openai.response import repeated_in
+from darkq.protocol.keys import BatchKeys
+from darkq.redis.group_commit import MAX_BYTES_PER_CALL
+from darkq.serving.file_batches import LEFTOVERS_KEPT_S, TTL_S, FileBatchState
+from darkq.serving.files import new_file_id
 from darkq_worker.file_batch_input import Input, RefusedLine
 
 MAX_ERRORS = 100

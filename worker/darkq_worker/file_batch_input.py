@@ -15,9 +15,9 @@ from typing import NamedTuple
 import msgspec
 
 from darkq import FileBatch, Files, InvalidLine, LineError
-from darkq.batch_lines import ForAllLines, Line, json_line
-from darkq.input_lines import InputLines, Text
-from darkq.openai_errors import WireError
+from darkq.batches.input_lines import InputLines, Text
+from darkq.batches.lines import ForAllLines, Line, json_line
+from darkq.openai.errors import WireError
 
 LINES_AT_ONCE = 100
 _DIGEST_BYTES = 16

@@ -18,9 +18,9 @@ from collections import Counter
 from typing import NamedTuple
 
 from darkq import Client, DarkqError, Files, LogLine, Settings
-from darkq.connection import brief
 from darkq.errors import BatchNotFound, BatchTaken, RedisUnavailable
-from darkq.file_batch import FileBatch
+from darkq.redis.pool import brief
+from darkq.serving.file_batches import FileBatch
 from darkq_worker.file_batch import FileBatchRun, delete_leftovers
 
 logger = logging.getLogger("darkq.worker.files")

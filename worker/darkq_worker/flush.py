@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from darkq import scripts
 from darkq.errors import NotReplicated
-from darkq.line import Command
-from darkq.replicas import WaitRule
+from darkq.redis import scripts
+from darkq.redis.durability import WaitRule
+from darkq.redis.raw import Command
 from darkq_worker.attempt_log import AttemptLog, Entry
 from darkq_worker.settlement import Settlement
 

@@ -28,14 +28,14 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq import scripts
-from darkq.connection import brief
-from darkq.group_commit import GroupCommit
-from darkq.keys import limit_keys
-from darkq.logs import LogLine
-from darkq.scripts import Argument
-from darkq.settings import Settings
-from darkq.windows import Window
+from darkq.protocol.keys import limit_keys
+from darkq.redis import scripts
+from darkq.redis.group_commit import GroupCommit
+from darkq.redis.pool import brief
+from darkq.redis.scripts import Argument
+from darkq.settings.parsing import Window
+from darkq.settings.settings import Settings
+from darkq.telemetry.logging import LogLine
 from darkq_worker.claims import Claim
 from darkq_worker.turns import Turns
 

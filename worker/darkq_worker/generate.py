@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
 
-from darkq.job import Job
-from darkq.measures import FIRST_CHUNK, Tally
-from darkq.settings import Settings
+from darkq.protocol.job import Job
+from darkq.settings.settings import Settings
+from darkq.telemetry.metrics import FIRST_CHUNK, Tally
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.budget import Budget
 from darkq_worker.claims import Claim

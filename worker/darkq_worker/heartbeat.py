@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from darkq.logs import LogLine
+from darkq.telemetry.logging import LogLine
 from darkq_worker.attempt import Attempt
 from darkq_worker.claims import Leases
 from darkq_worker.counting import Counting

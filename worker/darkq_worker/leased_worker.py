@@ -33,13 +33,13 @@ from arq.worker import Worker
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq import keys as names
-from darkq.connection import brief
-from darkq.live import Live
-from darkq.logs import LogLine
-from darkq.record import deserialize, serialize
-from darkq.settings import Settings
-from darkq.workers import sign_in, sign_out
+from darkq.operate.workers import sign_in, sign_out
+from darkq.protocol import keys as names
+from darkq.protocol.record import deserialize, serialize
+from darkq.redis.pool import brief
+from darkq.redis.pubsub import Live
+from darkq.settings.settings import Settings
+from darkq.telemetry.logging import LogLine
 from darkq_worker.claiming import Claiming
 from darkq_worker.claims import Claim, Leases
 from darkq_worker.counting import Counting

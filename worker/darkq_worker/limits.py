@@ -18,8 +18,8 @@ from typing import Self
 
 from redis.asyncio import Redis
 
-from darkq.keys import JobKeys
-from darkq.settings import Settings
+from darkq.protocol.keys import JobKeys
+from darkq.settings.settings import Settings
 from darkq_worker.claims import Claim
 from darkq_worker.gate import Gate, NotNow, Rule, token
 from darkq_worker.upstreams.base import RateLimited, UpstreamError

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from darkq.logs import LogLine, described
+from darkq.telemetry.logging import LogLine, described
 from darkq_worker.upstreams.base import Upstream, UpstreamError
 from darkq_worker.upstreams.openai import OpenAIUpstream
 

@@ -15,18 +15,18 @@ import aiohttp
 from arq.worker import func
 from pydantic import SecretStr
 
-from darkq import logs
 from darkq.client import Client
 from darkq.errors import ConfigurationError
-from darkq.files import Files
-from darkq.keys import wake
-from darkq.live import Live
-from darkq.record import FUNCTION
-from darkq.servers import servers_of
-from darkq.settings import Settings
-from darkq.tracing_export import exporting
-from darkq.upstream_settings import DARKAI
-from darkq.upstreams import announcement
+from darkq.operate.upstreams import announcement
+from darkq.protocol.keys import wake
+from darkq.protocol.record import FUNCTION
+from darkq.redis.pubsub import Live
+from darkq.redis.servers import servers_of
+from darkq.serving.files import Files
+from darkq.settings.settings import Settings
+from darkq.settings.upstreams import DARKAI
+from darkq.telemetry import logging as logs
+from darkq.telemetry.export import exporting
 from darkq_worker.claims import Leases
 from darkq_worker.counting import Counting
 from darkq_worker.file_batch_runners import FileBatchRunners

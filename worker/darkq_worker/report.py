@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import time
 
-from darkq.keys import PRIORITIES
-from darkq.logs import LogLine
+from darkq.protocol.keys import PRIORITIES
+from darkq.telemetry.logging import LogLine
 from darkq_worker import outcome as oc
 from darkq_worker.attempt import Attempt
 from darkq_worker.attempt_log import AttemptLog

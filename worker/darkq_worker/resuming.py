@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-from darkq import scripts
 from darkq.event import Cursor
-from darkq.line import Command
+from darkq.redis import scripts
+from darkq.redis.raw import Command
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.flush import is_hopeless
 

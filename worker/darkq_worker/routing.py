@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from darkq.upstreams import Served
+from darkq.operate.upstreams import Served
 from darkq_worker.gate import Rule
 from darkq_worker.upstreams.base import (
     NotReady,

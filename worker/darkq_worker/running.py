@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from darkq.logs import LogLine, described
-from darkq.settings import Settings
+from darkq.settings.settings import Settings
+from darkq.telemetry.logging import LogLine, described
 from darkq_worker.attempt import Attempt, Function
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.claims import Claim

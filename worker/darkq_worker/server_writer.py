@@ -21,12 +21,12 @@ from typing import Any, TypeAlias
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-from darkq.line import Line
-from darkq.logs import LogLine
-from darkq.redis_url import Address
-from darkq.replicas import rule_of
-from darkq.servers import Servers
-from darkq.settings import Settings
+from darkq.redis.durability import rule_of
+from darkq.redis.raw import Line
+from darkq.redis.servers import Servers
+from darkq.redis.url import Address
+from darkq.settings.settings import Settings
+from darkq.telemetry.logging import LogLine
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.flush import Flush
 from darkq_worker.resuming import ask_standings, go_on, load_scripts

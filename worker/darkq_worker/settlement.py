@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from darkq import scripts
-from darkq.keys import failures, wake
-from darkq.scripts import Argument, Script
+from darkq.protocol.keys import failures, wake
+from darkq.redis import scripts
+from darkq.redis.scripts import Argument, Script
 from darkq_worker.attempt_log import AttemptLog, Entry
 from darkq_worker.claims import Claim
 

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from darkq.keys import PRIORITIES
-from darkq.tracing import TraceContext, Untraced, fail, messaging, tracer
+from darkq.protocol.keys import PRIORITIES
+from darkq.telemetry.tracing import TraceContext, Untraced, fail, messaging, tracer
 from darkq_worker import outcome as oc
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.claims import Claim

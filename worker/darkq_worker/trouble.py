@@ -10,9 +10,9 @@ import logging
 
 from redis.exceptions import RedisError
 
-from darkq.connection import brief
 from darkq.errors import DarkqError
-from darkq.logs import LogLine, described
+from darkq.redis.pool import brief
+from darkq.telemetry.logging import LogLine, described
 
 logger = logging.getLogger("darkq.worker")
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq import scripts
-from darkq.keys import PRIORITIES, JobKeys, queue, wake
-from darkq.scripts import Argument
+from darkq.protocol.keys import PRIORITIES, JobKeys, queue, wake
+from darkq.redis import scripts
+from darkq.redis.scripts import Argument
 
 _FIELDS = 3
 _MAX_CALLED = 100  # as in limits.lua

@@ -8,12 +8,12 @@ import logging
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq.cluster_redis import ClusterRedis
-from darkq.connection import ONE_OF_A_CLUSTER, brief
 from darkq.errors import ConfigurationError
-from darkq.logs import LogLine
-from darkq.servers import each_server
-from darkq.transport import UNAVAILABLE
+from darkq.redis.cluster_client import ClusterRedis
+from darkq.redis.connections import UNAVAILABLE
+from darkq.redis.pool import ONE_OF_A_CLUSTER, brief
+from darkq.redis.servers import each_server
+from darkq.telemetry.logging import LogLine
 
 logger = logging.getLogger("darkq.worker")
 

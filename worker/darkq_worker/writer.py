@@ -21,12 +21,12 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
-from darkq.keys import JobKeys
-from darkq.line import Line
-from darkq.measures import Tally
-from darkq.redis_url import Address
-from darkq.servers import Servers
-from darkq.settings import Settings
+from darkq.protocol.keys import JobKeys
+from darkq.redis.raw import Line
+from darkq.redis.servers import Servers
+from darkq.redis.url import Address
+from darkq.settings.settings import Settings
+from darkq.telemetry.metrics import Tally
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.budget import Budget
 from darkq_worker.server_writer import ServerWriter

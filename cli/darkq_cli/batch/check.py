@@ -9,11 +9,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from darkq.batch_lines import ForAllLines, Line, json_line, text_line
-from darkq.batch_rows import marked
+from darkq.batches.feed import marked
+from darkq.batches.input_lines import Text
+from darkq.batches.lines import ForAllLines, Line, json_line, text_line
 from darkq.errors import InvalidLine
-from darkq.input_lines import Text
-from darkq.openai_body import CHAT, Endpoint
+from darkq.openai.body import CHAT, Endpoint
 from darkq_cli.batch.source import Fingerprint, Reading, reading
 from darkq_cli.problems import USAGE_EXIT_CODE, Problem
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from darkq import Batch, BatchStatus, Client
-from darkq.openai_body import CHAT, Endpoint
+from darkq.openai.body import CHAT, Endpoint
 from darkq_cli import here, talk
 from darkq_cli import output as out
 from darkq_cli.batch.ledger import Ended

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from darkq.batch_lines import ForAllLines
-from darkq.openai_body import Endpoint
+from darkq.batches.lines import ForAllLines
+from darkq.openai.body import Endpoint
 from darkq_cli.batch.check import Form
 from darkq_cli.batch.source import Fingerprint
 from darkq_cli.problems import USAGE_EXIT_CODE, Problem

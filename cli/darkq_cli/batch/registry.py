@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from darkq import Settings
-from darkq.private_files import make_folders, open_new
+from darkq.settings.private_files import make_folders, open_new
 from darkq_cli.problems import Problem
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")

@@ -14,7 +14,7 @@ from contextlib import aclosing, closing, suppress
 import msgspec
 
 from darkq import Batch, Client, DarkqError, Finished
-from darkq.batch_answers import answer_line, failure_line
+from darkq.batches.answers import answer_line, failure_line
 from darkq.errors import (
     BatchNotFound,
     BatchTaken,
@@ -23,7 +23,7 @@ from darkq.errors import (
     QueueFull,
     RedisUnavailable,
 )
-from darkq.openai_body import Endpoint
+from darkq.openai.body import Endpoint
 from darkq_cli import here, talk
 from darkq_cli.batch import standing
 from darkq_cli.batch.feeding import Feeder

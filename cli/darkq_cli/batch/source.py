@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 
+from darkq.batches.input_lines import InputLines, Text
 from darkq.errors import InvalidLine
-from darkq.input_lines import InputLines, Text
 from darkq_cli.problems import USAGE_EXIT_CODE, Problem, require
 
 _PIECE_BYTES = 1 << 16

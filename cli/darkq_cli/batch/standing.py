@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from darkq import Batch, Client, UpstreamStatus
-from darkq.batch_lines import ForAllLines
+from darkq.batches.lines import ForAllLines
 from darkq_cli import here, talk
 
 

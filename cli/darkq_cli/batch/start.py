@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from darkq import DarkqError, Settings
-from darkq.batch_lines import ForAllLines
-from darkq.job import Job, checked_name
+from darkq.batches.lines import ForAllLines
+from darkq.protocol.job import Job, checked_name
 from darkq_cli import here, output, talk
 from darkq_cli.batch import progress, runner
 from darkq_cli.batch.check import Checked, Form, check

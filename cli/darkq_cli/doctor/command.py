@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from darkq import Client, ConfigurationError, DarkqError, Settings
-from darkq.connection import brief
-from darkq.servers import servers_of
+from darkq.redis.pool import brief
+from darkq.redis.servers import servers_of
 from darkq_cli import here, interrupts, output, talk
 from darkq_cli.doctor import probes
 from darkq_cli.doctor.connecting import CONNECTING

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from darkq import Fleet, Settings
-from darkq.keys import MAX_PARTITIONS, PRIORITIES, failures, queue
+from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, failures, queue
 from darkq_cli import here, talk
 from darkq_cli.doctor.findings import Answer, Checks, ok, problem, skipped, warning, worst_of
 from darkq_cli.spans import span

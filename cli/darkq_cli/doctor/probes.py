@@ -38,6 +38,6 @@ async def probe(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _setting(upstream: str) -> str:
-    from darkq.upstream_settings import DARKAI
+    from darkq.settings.upstreams import DARKAI
 
     return "DARKQ_DARKAI_URL" if upstream == DARKAI else f"DARKQ_UPSTREAMS__{upstream.upper()}__URL"

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from darkq import UpstreamStatus, WorkerLeases
-from darkq.measures import OUTCOMES
+from darkq.telemetry.metrics import OUTCOMES
 from darkq_cli import here, talk
 from darkq_cli.spans import span, whole_span
 from darkq_cli.top.history import MOST_BLOCKS, History

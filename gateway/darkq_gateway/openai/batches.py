@@ -22,7 +22,7 @@ from darkq import (
     InvalidJob,
     checked_metadata,
 )
-from darkq.validation import UNKNOWN, shown
+from darkq.protocol.validation import UNKNOWN, shown
 from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import CLIENT, caller_of
 from darkq_gateway.errors import ApiError

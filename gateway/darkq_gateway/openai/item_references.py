@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from darkq import MAX_PROMPT_BYTES, JobCancelled, JobFailed, JobNotFound, ResultTimeout
-from darkq.openai_response import item_id, repeated_in
+from darkq.openai.response import item_id, repeated_in
 from darkq_gateway.errors import ApiError
 from darkq_gateway.ownership import owned_job
 

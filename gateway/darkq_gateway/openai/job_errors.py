@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from darkq import OpenAIEndpoint
-from darkq.openai_errors import job_error
+from darkq.openai.errors import job_error
 from darkq_gateway.errors import ApiError
 
 # darkq has tried as often as it may; a client that goes on trying would only pay again.

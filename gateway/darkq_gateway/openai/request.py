@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from darkq import InvalidJob, Job, OpenAIEndpoint, read_openai_body
-from darkq.validation import what_is_wrong
+from darkq.protocol.validation import what_is_wrong
 from darkq_gateway.bodies import check_structure
 from darkq_gateway.context import Caller
 from darkq_gateway.errors import ApiError

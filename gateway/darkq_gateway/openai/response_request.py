@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from darkq import InvalidJob, Job, checked_metadata
-from darkq.openai_response import Repeated, repeated_of
+from darkq.openai.response import Repeated, repeated_of
 from darkq_gateway.context import Caller
 from darkq_gateway.errors import ApiError
 from darkq_gateway.openai.request import make_job, take

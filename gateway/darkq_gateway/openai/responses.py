@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from darkq import JobHandle, JobNotFound
-from darkq.openai_response import repeated_in
+from darkq.openai.response import repeated_in
 from darkq_gateway.awaited_json import send_when_done
 from darkq_gateway.bodies import read_undecoded
 from darkq_gateway.context import STREAMS, caller_of

@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletion
 from redis.asyncio import Redis
 
 from darkq import Settings
-from darkq.keys import BatchKeys
+from darkq.protocol.keys import BatchKeys
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.http_api import Api

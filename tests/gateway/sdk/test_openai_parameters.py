@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from darkq.openai_body import IRRELEVANT, NAMES, NEUTRAL
-from darkq.options import OPTIONS
+from darkq.openai.body import IRRELEVANT, NAMES, NEUTRAL
+from darkq.protocol.options import OPTIONS
 
 DOCS = Path(__file__).parents[3] / "docs/openai.md"
 READ = (

@@ -29,8 +29,8 @@ from typing import ClassVar, Protocol
 import msgspec
 
 from darkq.event import Usage
-from darkq.job import Message
-from darkq.options import Options, refusal_of_option
+from darkq.protocol.job import Message
+from darkq.protocol.options import Options, refusal_of_option
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from darkq.logs import LogLine
+from darkq.telemetry.logging import LogLine
 from darkq_worker.upstreams.base import (
     End,
     ProtocolViolation,

@@ -22,8 +22,8 @@ from types import MappingProxyType
 
 import aiohttp
 
-from darkq.logs import LogLine
-from darkq.options import OPTIONS
+from darkq.protocol.options import OPTIONS
+from darkq.telemetry.logging import LogLine
 from darkq_worker.upstreams.base import (
     End,
     NotReady,

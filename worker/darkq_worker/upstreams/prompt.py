@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from darkq.job import Message
+from darkq.protocol.job import Message
 from darkq_worker.upstreams.base import Rejected
 
 
