@@ -21,8 +21,8 @@ from darkq.protocol.keys import JobKeys, failures, limit_keys, queue
 from darkq.redis import scripts
 from darkq.redis.scripts import Argument
 from darkq.settings.parsing import Window
-from darkq_worker.claims import Claim, Leases
-from darkq_worker.gate import Gate, NotNow, Rule
+from darkq_worker.leases import Claim, Leases
+from darkq_worker.limits.gate import Gate, NotNow, Rule
 
 ENTRIES = (10_000, 100_000, 1_000_000)
 CALLS = 20

@@ -19,8 +19,8 @@ from darkq import Client, Settings
 from darkq.protocol.keys import wake, wake_one
 from darkq.redis.pubsub import Live
 from darkq.redis.servers import servers_of
-from darkq_worker.claims import Leases
-from darkq_worker.wakeups import Wakeups
+from darkq_worker.leases import Leases
+from darkq_worker.loop.worker import Wakeups
 
 WORKERS = (1, 100, 500)
 JOBS = 100

@@ -52,11 +52,11 @@ _SENTINEL_WAITS = Setup(kind="sentinel", worker=_WAITS, chunks=12, chunks_per_s=
 # A short lease, small pages and a slow store, so that most faults fall between two steps of a page.
 _SLOWLY = f"""if True:
     import asyncio
-    import darkq.batch_lease
+    import darkq.batches.lease
     from darkq.files import Files
     from darkq_worker import file_batch, file_batch_runners
 
-    darkq.batch_lease.LEASE_S = {BATCH_LEASE_S}
+    darkq.batches.lease.LEASE_S = {BATCH_LEASE_S}
     file_batch.PAUSE_S, file_batch_runners.LOOK_S = 0.2, 0.2
     file_batch_runners.MAX_BACKOFF_S = 1.0
 

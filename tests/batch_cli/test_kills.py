@@ -15,7 +15,7 @@ from support.command import Darkq, Running
 
 # A killed runner's lease is waited for.
 _SHORT_LEASE = (
-    "import darkq.batch_lease; darkq.batch_lease.LEASE_S = 0.3\n"
+    "import darkq.batches.lease; darkq.batches.lease.LEASE_S = 0.3\n"
     "from darkq_cli.main import main; main()"
 )
 LINES = 60

@@ -17,7 +17,7 @@ from darkq_cli.batch import files as output_files
 from darkq_cli.batch.ledger import Ended, Ledger
 from darkq_cli.batch.plan import Plan
 from darkq_cli.batch.state import State, StateFile
-from darkq_cli.problems import Problem
+from darkq_cli.terminal.problems import Problem
 
 MakePlan = Callable[..., Plan]
 

@@ -13,15 +13,14 @@ from rich.console import Console
 
 from darkq import Client, Job, UpstreamStatus, WindowUse
 from darkq.batches.lines import ForAllLines
-from darkq_cli import talk
 from darkq_cli.batch import progress
 from darkq_cli.batch.plan import Plan, decode, encode
-from darkq_cli.batch.progress import Progress
-from darkq_cli.batch.standing import Standing, held_up, look
+from darkq_cli.batch.progress import Progress, Standing, held_up, look
 from darkq_cli.batch.state import Place, State
 from darkq_cli.batch.summary import Summary
-from darkq_cli.problems import Problem
-from darkq_cli.spans import span
+from darkq_cli.terminal import messages
+from darkq_cli.terminal.durations import span
+from darkq_cli.terminal.problems import Problem
 from support.waiting import wait_until
 
 
@@ -64,7 +63,7 @@ def test_what_the_runner_waits_for_is_told_at_once_and_once(
 def test_on_a_narrow_terminal_no_word_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     console = Console(file=screen, width=60, force_terminal=True, soft_wrap=True)
-    monkeypatch.setattr(talk, "console", lambda: console)
+    monkeypatch.setattr(messages, "console", lambda: console)
     with Progress(100_000, Place(completed=30_000)) as shown:
         shown.standing = Standing(100, 1900, "no worker is running; to start one: darkq up")
         shown.show(Place(completed=30_000))
@@ -129,7 +128,7 @@ async def test_redis_tells_how_a_batch_stands(
 def test_with_json_it_is_an_object(
     now_s: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(talk, "as_json", True)
+    monkeypatch.setattr(messages, "as_json", True)
     with Progress(10, Place()) as shown:
         now_s[0] += 11
         shown.show(Place(completed=3, failed=1))

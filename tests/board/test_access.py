@@ -14,7 +14,7 @@ from darkq import Client
 from darkq.protocol.keys import JobKeys
 from darkq_gateway.app import make_app
 from darkq_gateway.board.overview import OVERVIEWS
-from darkq_gateway.context import STREAMS
+from darkq_gateway.http.context import STREAMS
 from support.http_api import Api
 from support.waiting import wait_until
 

@@ -22,11 +22,11 @@ from darkq.protocol.keys import JobKeys
 from darkq.redis import scripts
 from darkq.redis.servers import servers_of
 from darkq_worker import main
-from darkq_worker.attempt_log import AttemptLog
-from darkq_worker.claims import MAX_RENEWALS_PER_CALL
-from darkq_worker.routing import Upstreams
+from darkq_worker.attempts.routing import Upstreams
+from darkq_worker.leases import MAX_RENEWALS_PER_CALL
 from darkq_worker.upstreams.base import End, Request
-from darkq_worker.writer import Writer
+from darkq_worker.writing.attempt_log import AttemptLog
+from darkq_worker.writing.writer import Writer
 from support.by_hand import Hand, chunk, started
 from support.waiting import wait_until
 

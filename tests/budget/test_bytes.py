@@ -18,9 +18,9 @@ from darkq import event as ev
 from darkq.event import Cursor
 from darkq.protocol.keys import JobKeys, queue
 from darkq.protocol.record import encode
-from darkq_worker.attempt_log import Entry
-from darkq_worker.claims import Leases
-from darkq_worker.settlement import Finish
+from darkq_worker.leases import Leases
+from darkq_worker.writing.attempt_log import Entry
+from darkq_worker.writing.settlement import Finish
 from support.by_hand import Hand, chunk, result_record, started
 from support.servers import Server
 from support.wire import Bytes, Wire

@@ -14,9 +14,9 @@ from contextlib import suppress
 import pytest
 from typer.testing import CliRunner
 
-from darkq_cli import interrupts
 from darkq_cli.app import app
-from darkq_cli.problems import Problem, require
+from darkq_cli.terminal import interrupts
+from darkq_cli.terminal.problems import Problem, require
 from support.command import Darkq
 
 SUBCOMMANDS = [

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from darkq import Client, Settings
-from darkq_cli.output import Answer
-from darkq_cli.talk import harmless
+from darkq_cli.terminal.messages import harmless
+from darkq_cli.terminal.output import Answer
 from darkq_local.faults import Fault
 from support.command import Darkq
 from support.terminal import Terminal

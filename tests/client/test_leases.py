@@ -11,7 +11,7 @@ from darkq import Client, Settings
 from darkq.event import Chunk
 from darkq.operate.workers import sign_in
 from darkq.protocol.keys import queue
-from darkq_worker.claims import Leases
+from darkq_worker.leases import Leases
 from support.by_hand import Hand
 
 LEASE_S = 15

@@ -15,7 +15,7 @@ from darkq import Client, InvalidJob, JobHandle, Settings, WorkerNotFound
 from darkq.operate.workers import Drain
 from darkq.protocol.keys import WORKERS, worker_orders
 from darkq.protocol.keys import worker as health_of
-from darkq_worker import leased_worker
+from darkq_worker.loop import worker as leased_worker
 from support.processes import WorkerProcess
 from support.refusing_proxy import ERRORS, RefusingProxy
 from support.servers import Server

@@ -20,7 +20,7 @@ from support.waiting import wait_until
 SCRIPT = Path(__file__).parents[2] / "examples" / "batch_from_csv.py"
 # A killed run's lease is waited for.
 SHORT_LEASE = (
-    "import sys, runpy, darkq.batch_lease; darkq.batch_lease.LEASE_S = 0.3\n"
+    "import sys, runpy, darkq.batches.lease; darkq.batches.lease.LEASE_S = 0.3\n"
     "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 )
 ROWS = 60

@@ -11,8 +11,9 @@ import pytest
 
 from darkq import Client, FileBatch, Files, Settings
 from darkq_local.local_darkai import LocalDarkAI
-from darkq_worker import file_batch, main
-from darkq_worker.file_batch_runners import FileBatchRunners
+from darkq_worker import main
+from darkq_worker.files import run as file_batch
+from darkq_worker.files.runner import FileBatchRunners
 
 
 class Orders:

@@ -17,10 +17,11 @@ from darkq.errors import CorruptRecord
 from darkq.protocol.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
 from darkq.serving.file_batches import FileBatchState
 from darkq.serving.files import FileInfo
-from darkq_worker import file_batch, file_batch_runners
-from darkq_worker.file_batch import FileBatchRun
-from darkq_worker.file_batch_input import Input
-from darkq_worker.file_batch_runners import FileBatchRunners
+from darkq_worker.files import run as file_batch
+from darkq_worker.files import runner as file_batch_runners
+from darkq_worker.files.input import Input
+from darkq_worker.files.run import FileBatchRun
+from darkq_worker.files.runner import FileBatchRunners
 from file_batches.conftest import Orders
 from support.waiting import wait_until
 

@@ -17,7 +17,7 @@ from darkq.batches.batch import Batch
 from darkq.errors import BatchNotFound, CursorGone
 from darkq.protocol.keys import FILE_BATCHES_OPEN, BatchKeys
 from darkq.serving.file_batches import FileBatches
-from darkq_worker.file_batch import FileBatchRun, delete_leftovers
+from darkq_worker.files.run import FileBatchRun, delete_leftovers
 from file_batches.conftest import Orders
 from support.waiting import wait_until
 

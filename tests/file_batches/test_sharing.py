@@ -9,8 +9,8 @@ import pytest
 
 from darkq import FileBatch, Settings
 from darkq_local.local_darkai import LocalDarkAI
-from darkq_worker import file_batch_runners
-from darkq_worker.file_batch_runners import AT_ONCE, FileBatchRunners
+from darkq_worker.files import runner as file_batch_runners
+from darkq_worker.files.runner import AT_ONCE, FileBatchRunners
 from file_batches.conftest import Orders
 from support.processes import WorkerProcess
 from support.waiting import wait_until

@@ -13,7 +13,7 @@ import pytest
 from darkq import Settings
 from darkq.errors import ConfigurationError
 from darkq.serving.files import Files, new_file_id
-from darkq_cli.batch.registry import Registry
+from darkq_cli.batch.ledger import Registry
 from darkq_gateway.serve import gateway
 from darkq_worker.main import run_worker
 

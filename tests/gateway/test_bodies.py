@@ -13,8 +13,8 @@ import pytest
 
 from darkq import Settings
 from darkq_gateway.app import ROOMS
-from darkq_gateway.bodies import MAX_JSON_VALUES
-from darkq_gateway.multipart import MAX_OVERHEAD_BYTES
+from darkq_gateway.http.bodies import MAX_JSON_VALUES
+from darkq_gateway.http.multipart import MAX_OVERHEAD_BYTES
 from darkq_gateway.serve import LINGER_S
 from support.attacks import FILE, PART, UPLOADS, bomb, bomb_request, request, upload_request
 from support.http_api import Api

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from darkq.event import Cursor
 from darkq_gateway import serve
-from darkq_gateway.connection import Connection
+from darkq_gateway.http.connection import Connection
 from support.by_hand import Hand, started
 from support.gateway_process import gateway_process
 from support.http_api import Api

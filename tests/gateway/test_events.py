@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq.event import Cursor
-from darkq_gateway import sse_response
+from darkq_gateway.http import sse_response
 from darkq_gateway.serve import gateway
 from support.by_hand import Hand, chunk, started
 from support.http_api import Api

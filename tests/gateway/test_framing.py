@@ -18,7 +18,7 @@ from aiohttp import web
 
 from darkq import Client, Files, FileStoreUnavailable, Settings
 from darkq_gateway import app as app_module
-from darkq_gateway.auth import public
+from darkq_gateway.http.auth import public
 from support.http_api import Api
 from support.raw_http import (
     BadFraming,

@@ -32,7 +32,7 @@ from schemathesis.specs.openapi.checks import (
 
 from darkq.telemetry.logging import FORMATTERS
 from darkq_gateway.app import ROOMS
-from darkq_gateway.openapi import make_document
+from darkq_gateway.native.openapi import make_document
 from support.attacks import FILE, PART, upload_request
 from support.http_api import Api
 from support.raw_http import ConnectionEnded, connection, make_request, read_response

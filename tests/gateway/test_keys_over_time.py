@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from darkq import Client
 from darkq.protocol.keys import api_key_use
 from darkq.redis import scripts
-from darkq_gateway import auth
+from darkq_gateway.http import auth
 from darkq_local.faults import Fault
 from support.http_api import Api
 from support.waiting import wait_until

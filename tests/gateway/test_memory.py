@@ -19,7 +19,7 @@ from darkq import Job
 from darkq.protocol.job import MAX_METADATA_PAIRS
 from darkq.protocol.keys import JobKeys, tenant_jobs
 from darkq.protocol.record import Arguments, JobRecord, encode
-from darkq_gateway.errors import ApiError, error_of
+from darkq_gateway.http.errors import ApiError, error_of
 from support.by_hand import result_record
 from support.http_api import Api
 from support.servers import Server

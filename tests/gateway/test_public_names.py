@@ -13,10 +13,10 @@ import darkq
 
 GATEWAY = Path(__file__).parents[2] / "gateway"
 SHARED = {
-    "darkq.openai_body",
-    "darkq.openai_errors",
-    "darkq.openai_response",
-    "darkq.validation",
+    "darkq.openai.body",
+    "darkq.openai.errors",
+    "darkq.openai.response",
+    "darkq.protocol.validation",
 }
 
 

@@ -22,8 +22,9 @@ from redis.asyncio import Redis
 
 from darkq import Client
 from darkq_gateway.app import ROOMS
-from darkq_gateway.openapi import make_document
-from darkq_worker import file_batch, file_batch_runners
+from darkq_gateway.native.openapi import make_document
+from darkq_worker.files import run as file_batch
+from darkq_worker.files import runner as file_batch_runners
 from support.http_api import Api
 from support.waiting import wait_until
 

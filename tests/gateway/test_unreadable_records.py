@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 import darkq
 from darkq.protocol.keys import BatchKeys, JobKeys
-from darkq_gateway.errors import error_of
+from darkq_gateway.http.errors import error_of
 from support.by_hand import put
 from support.http_api import Api
 

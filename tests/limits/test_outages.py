@@ -15,12 +15,12 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from darkq import Settings
 from darkq.protocol.keys import JobKeys, limit_keys, queue
 from darkq.telemetry import metrics as m
-from darkq_worker.budget import Budget
-from darkq_worker.claims import Claim, Leases
-from darkq_worker.counting import Counting
-from darkq_worker.gate import NotNow, Rule
-from darkq_worker.heartbeat import Heartbeat
-from darkq_worker.limits import Limits
+from darkq_worker.attempts.metrics import Counting
+from darkq_worker.leases import Claim, Leases
+from darkq_worker.limits.call import Limits
+from darkq_worker.limits.gate import NotNow, Rule
+from darkq_worker.loop.heartbeat import Heartbeat
+from darkq_worker.writing.attempt_log import Budget
 from support.by_hand import put
 from support.waiting import wait_until
 

@@ -11,8 +11,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from darkq import MEASURES, QueueStatus, Stats, Tally, UpstreamStatus, WindowUse
-from darkq_gateway.counting import OWN
-from darkq_gateway.families import Process, System, of_process, of_system
+from darkq_gateway.http.counting import OWN
+from darkq_gateway.operations.families import Process, System, of_process, of_system
 
 DOCS = Path(__file__).parents[2] / "docs"
 NAME = re.compile(r"\bdarkq_[a-z_]+")

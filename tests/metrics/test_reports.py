@@ -28,11 +28,10 @@ from darkq.telemetry.metrics import (
     write_field,
 )
 from darkq_worker import main as whole_worker
-from darkq_worker.attempt_log import Entry
-from darkq_worker.budget import Budget
-from darkq_worker.counting import Counting
-from darkq_worker.settlement import Finish
+from darkq_worker.attempts.metrics import Counting
 from darkq_worker.upstreams.base import UpstreamError
+from darkq_worker.writing.attempt_log import Budget, Entry
+from darkq_worker.writing.settlement import Finish
 from support.by_hand import Hand
 from support.servers import binaries, running
 

@@ -26,8 +26,8 @@ from darkq.jobs.status import read_status
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import PRIORITIES, JobKeys, idempotency
 from darkq.redis.pool import pool
-from darkq_worker.outcome import Completed, Deferred, Failed
-from darkq_worker.turns import Turn, make_due
+from darkq_worker.attempts.outcome import Completed, Deferred, Failed
+from darkq_worker.limits.gate import Turn, make_due
 from darkq_worker.upstreams.base import End as Complete
 from model.facts import Content, End, Release, Span
 from model.faulty_redis import Fault, FaultyRedis

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError
 from darkq import Settings
 from darkq.redis.raw import Command, Line
 from darkq.redis.servers import servers_of
-from darkq_worker.writer import Writer
+from darkq_worker.writing.writer import Writer
 from model.faulty_redis import Fault
 
 

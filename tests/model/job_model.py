@@ -20,7 +20,7 @@ from darkq.event import Cursor, Event
 from darkq.jobs.cancel import CANCELLED
 from darkq.protocol.keys import JobKeys, queue
 from darkq.protocol.record import Failure
-from darkq_worker import outcome as oc
+from darkq_worker.attempts import outcome as oc
 from model.facts import LEASE_MS, MODEL, UPSTREAM, Content, End, Ending, Release, Span, Verdict
 
 

@@ -11,9 +11,9 @@ from contextlib import suppress
 
 from darkq.protocol.record import decode_job
 from darkq.settings.settings import Settings
-from darkq_worker.attempt import Attempt
-from darkq_worker.claims import Claim, Leases
-from darkq_worker.ending import settlement_of
+from darkq_worker.attempts.attempt import Attempt
+from darkq_worker.attempts.settle import settlement_of
+from darkq_worker.leases import Claim, Leases
 from model.facts import MODEL, UPSTREAM, End, Release
 from model.faulty_redis import FaultyRedis
 from model.faulty_writer import Faults, FaultyWriter

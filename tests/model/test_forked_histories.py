@@ -29,10 +29,10 @@ from darkq.protocol.keys import JobKeys, queue
 from darkq.protocol.record import Details, ResultRecord, decode_result
 from darkq.protocol.record import encode as encode_record
 from darkq.redis.servers import servers_of
-from darkq_worker.attempt_log import AttemptLog, Entry
-from darkq_worker.claims import Claim, Leases
-from darkq_worker.settlement import Finish
-from darkq_worker.writer import Writer
+from darkq_worker.leases import Claim, Leases
+from darkq_worker.writing.attempt_log import AttemptLog, Entry
+from darkq_worker.writing.settlement import Finish
+from darkq_worker.writing.writer import Writer
 from support.servers import Server
 from support.waiting import wait_until
 

@@ -13,7 +13,7 @@ from darkq.jobs.cancel import cancel
 from darkq.protocol.keys import JobKeys, failures, queue, tenant_jobs
 from darkq.protocol.record import Failure, encode
 from darkq.settings.settings import Settings
-from darkq_worker.claims import Claim
+from darkq_worker.leases import Claim
 from support.by_hand import (
     WOKEN,
     Ear,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq.protocol.keys import JobKeys, idle, wake_one
-from darkq_worker.claims import Leases
+from darkq_worker.leases import Leases
 from support.by_hand import WOKEN, Ear, Hand, asleep, put
 
 

@@ -26,7 +26,9 @@ from darkq.protocol.keys import worker as worker_key
 from darkq.redis import pubsub as subscriber
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
-from darkq_worker import file_batch, file_batch_runners, leased_worker
+from darkq_worker.files import run as file_batch
+from darkq_worker.files import runner as file_batch_runners
+from darkq_worker.loop import worker as leased_worker
 from darkq_worker.main import run_worker
 from support.by_hand import Hand, chunk, started
 from support.servers import Server, binaries, running

@@ -169,7 +169,7 @@ async def _sentinel_that_says(master: Address, epoch: int, delay_s: float) -> As
 async def test_without_any_sentinel_the_master_stays(
     watched: Watched, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("darkq.sentinel._LOOK_EVERY_S", 0)
+    monkeypatch.setattr("darkq.redis.sentinel._LOOK_EVERY_S", 0)
     redis = servers_of(settings.model_copy(update={"redis_patience_s": 0})).client()
     await redis.set("k", "x", ex=600)
     for sentinel in watched.sentinels:

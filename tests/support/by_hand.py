@@ -25,7 +25,7 @@ from darkq.protocol.keys import (
 from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
 from darkq.redis import scripts
 from darkq.redis.scripts import Argument
-from darkq_worker.claims import Claim, Leases
+from darkq_worker.leases import Claim, Leases
 
 TTL_MS = 60_000
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from darkq import event as ev
 from darkq.event import Cursor
 from darkq.protocol.record import Failure, encode
-from darkq_worker.claims import Claim
+from darkq_worker.leases import Claim
 from support.by_hand import Hand, chunk, result_record, started
 
 

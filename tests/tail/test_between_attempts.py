@@ -8,7 +8,7 @@ import pytest
 
 from darkq import Client
 from darkq.event import Chunk, Cursor, Retrying, Started
-from darkq_worker.claims import Claim
+from darkq_worker.leases import Claim
 from support.by_hand import Hand, chunk, heard, started
 from support.waiting import wait_until
 

@@ -18,7 +18,7 @@ from darkq.jobs import failed as failures
 from darkq.jobs import mailbox
 from darkq.jobs import tail as log_pages
 from darkq.redis.servers import servers_of
-from darkq_worker.claims import Claim
+from darkq_worker.leases import Claim
 from support.by_hand import Hand, chunk, event_ids, started
 from support.servers import Server
 from support.waiting import wait_until

@@ -20,8 +20,7 @@ from darkq import event as ev
 from darkq.event import Chunk, Cursor, Started
 from darkq.protocol.keys import JobKeys
 from darkq.telemetry.metrics import Tally
-from darkq_worker.attempt_log import AttemptLog
-from darkq_worker.budget import Budget
+from darkq_worker.writing.attempt_log import AttemptLog, Budget
 
 
 class Desk:

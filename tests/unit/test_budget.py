@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from darkq_worker.budget import Budget
+from darkq_worker.writing.attempt_log import Budget
 
 
 async def test_there_is_room_below_the_limit_and_none_at_it() -> None:

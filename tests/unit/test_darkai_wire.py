@@ -21,16 +21,16 @@ from darkq_worker.upstreams.base import (
     Rejected,
     Truncated,
     UpstreamError,
+    format_prompt,
 )
 from darkq_worker.upstreams.darkai_wire import AnswerDecoder, error_detail
-from darkq_worker.upstreams.http_failure import (
+from darkq_worker.upstreams.http_errors import (
     MAX_DETAIL_CHARS,
     MAX_RETRY_AFTER_S,
     http_error,
     parse_retry_after,
     quotable,
 )
-from darkq_worker.upstreams.prompt import format_prompt
 from support.darkai_frames import BEGIN, END, PING, chunk, error, final, frame
 
 DATA = Path(__file__).parents[1] / "data"

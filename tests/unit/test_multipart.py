@@ -8,8 +8,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkq_gateway.errors import ApiError
-from darkq_gateway.multipart import Field, Upload, _Parts
+from darkq_gateway.http.errors import ApiError
+from darkq_gateway.http.multipart import Field, Upload, _Parts
 
 BODY = (
     b'--B\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'

@@ -18,9 +18,9 @@ from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, result_of
 from darkq.settings.settings import Settings
-from darkq_worker.attempt import Attempt
-from darkq_worker.claims import Claim
-from darkq_worker.outcome import Failed
+from darkq_worker.attempts.attempt import Attempt
+from darkq_worker.attempts.outcome import Failed
+from darkq_worker.leases import Claim
 
 KEYS = JobKeys(0, "ab" * 16)
 

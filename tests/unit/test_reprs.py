@@ -25,9 +25,9 @@ from darkq.protocol.record import (
     result_of,
 )
 from darkq.telemetry.tracing import NOTHING
-from darkq_worker.attempt_log import Entry
-from darkq_worker.claims import Claim
+from darkq_worker.leases import Claim
 from darkq_worker.upstreams.base import Request
+from darkq_worker.writing.attempt_log import Entry
 
 # Never in a repr by chance: hypothesis likes to try the names that it finds in our code. A repr
 # may escape it, so no quotes or controls.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from darkq_worker.retry import delay_s
+from darkq_worker.attempts.attempt import delay_s
 
 BASE_S, MAX_S = 0.5, 30.0
 DRAWS = 200

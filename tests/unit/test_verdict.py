@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from darkq_worker.limits.call import verdict
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     Overloaded,
@@ -15,7 +16,6 @@ from darkq_worker.upstreams.base import (
     Unreachable,
     UpstreamError,
 )
-from darkq_worker.verdict import verdict
 
 FAILURES = [Unreachable("x"), Overloaded("x"), TimedOut("x"), ProtocolViolation("x")]
 

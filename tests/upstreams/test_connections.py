@@ -13,7 +13,7 @@ from contextlib import aclosing
 import aiohttp
 import pytest
 
-from darkq_worker.upstreams import connections
+from darkq_worker.upstreams import http as connections
 from darkq_worker.upstreams.base import (
     End,
     ProtocolViolation,
@@ -23,8 +23,8 @@ from darkq_worker.upstreams.base import (
     Upstream,
     UpstreamError,
 )
-from darkq_worker.upstreams.connections import make_session
 from darkq_worker.upstreams.darkai import DarkAIUpstream
+from darkq_worker.upstreams.http import make_session
 from darkq_worker.upstreams.openai import OpenAIUpstream
 from support import darkai_frames
 from support.openai_frames import DONE, delta, finish

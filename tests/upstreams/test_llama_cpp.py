@@ -16,7 +16,7 @@ from darkq.protocol.job import Message
 from darkq.protocol.options import Options
 from darkq_local.models.smollm2 import find_gguf
 from darkq_worker.upstreams.base import End, Rejected, Request, UpstreamError
-from darkq_worker.upstreams.connections import make_session
+from darkq_worker.upstreams.http import make_session
 from darkq_worker.upstreams.openai import OpenAIUpstream
 
 pytestmark = pytest.mark.slow

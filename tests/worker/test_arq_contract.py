@@ -11,7 +11,7 @@ from arq.jobs import deserialize_job_raw, deserialize_result
 from arq.worker import Worker
 
 from darkq.protocol.keys import JobKeys
-from darkq_worker.leased_worker import LeasedWorker
+from darkq_worker.loop.worker import LeasedWorker
 
 KEYS = JobKeys(0, "ab" * 16)
 

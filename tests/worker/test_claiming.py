@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 
 from darkq import Client, Settings
 from darkq.protocol.keys import JobKeys
-from darkq_worker.claiming import Claiming
-from darkq_worker.claims import Claim, Leases
+from darkq_worker.leases import Claim, Leases
+from darkq_worker.loop.claiming import Claiming
 from support.by_hand import put
 
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, Settings
 from darkq.protocol.keys import JobKeys
-from darkq_worker.generate import NOT_READY_PAUSE_S
+from darkq_worker.attempts.generate import NOT_READY_PAUSE_S
 from support.processes import WorkerProcess
 from support.scripted_http import ScriptedServer, head
 from support.waiting import wait_until

@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 from darkq import Client, DarkqError, JobHandle, RedisFull, RedisUnavailable, Settings
 from darkq.event import AnyEvent, Completed
 from darkq.telemetry.logging import LogLine
-from darkq_gateway import auth
+from darkq_gateway.http import auth
 from darkq_gateway.serve import gateway
 from darkq_local.local_darkai import LocalDarkAI
-from darkq_worker import file_batch_runners
+from darkq_worker.files import runner as file_batch_runners
 from support.http_api import Api
 from support.refusing_proxy import ERRORS, RefusingProxy
 from support.servers import Server

@@ -19,10 +19,10 @@ from redis.asyncio import Redis
 
 from darkq import Client, DarkqError, Settings
 from darkq.protocol.keys import BatchKeys, partition_of
-from darkq_gateway import auth
+from darkq_gateway.http import auth
 from darkq_gateway.serve import gateway
 from darkq_local.local_darkai import LocalDarkAI
-from darkq_worker import file_batch_runners
+from darkq_worker.files import runner as file_batch_runners
 from support.http_api import Api
 
 ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"

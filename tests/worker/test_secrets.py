@@ -12,7 +12,7 @@ from darkq import Client, JobFailed, Settings
 from darkq.telemetry.logging import FORMATTERS
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
-from darkq_worker import generate as generate_module
+from darkq_worker.attempts import generate as generate_module
 
 PROMPT = "canary-prompt-5f3a"
 PROXY_PASSWORD = "canary-proxy-9c1d"

@@ -17,9 +17,10 @@ from darkq.settings.parsing import Window
 from darkq.sync import Client as SyncClient
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
-from darkq_worker import generate, listing
-from darkq_worker.gate import NotNow, Rule
-from darkq_worker.limits import Limits
+from darkq_worker import model_lists as listing
+from darkq_worker.attempts import generate
+from darkq_worker.limits.call import Limits
+from darkq_worker.limits.gate import NotNow, Rule
 from darkq_worker.main import make_session, make_upstreams
 from support.openai_frames import DONE, delta, finish, usage
 from support.scripted_http import ScriptedServer, Step, head
@@ -389,7 +390,7 @@ def test_a_wrong_upstream_is_refused_by_its_variable(
 
 
 def test_what_darkq_up_hands_to_its_processes(make_settings: MakeSettings) -> None:
-    from darkq_cli.stack import environment
+    from darkq_cli.stack.stack import environment
 
     upstreams = {"other": {"url": "http://h/v1", "api_key": "k", "models": "m"}}
     settings = make_settings(upstreams=upstreams)

@@ -19,7 +19,7 @@ from darkq.protocol.keys import worker as worker_key
 from darkq.protocol.record import decode_result
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
-from darkq_worker.claiming import MAX_CLAIMS_PER_CALL
+from darkq_worker.loop.claiming import MAX_CLAIMS_PER_CALL
 from darkq_worker.main import run_worker
 from support.waiting import wait_until
 

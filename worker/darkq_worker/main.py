@@ -27,21 +27,21 @@ from darkq.settings.settings import Settings
 from darkq.settings.upstreams import DARKAI
 from darkq.telemetry import logging as logs
 from darkq.telemetry.export import exporting
-from darkq_worker.claims import Leases
-from darkq_worker.counting import Counting
-from darkq_worker.file_batch_runners import FileBatchRunners
-from darkq_worker.gate import Rule
-from darkq_worker.generate import generate
-from darkq_worker.leased_worker import LeasedWorker
-from darkq_worker.limits import Limits
-from darkq_worker.listing import keep_listed
-from darkq_worker.routing import Upstreams
-from darkq_worker.unfit import refuse_unfit
+from darkq_worker.attempts.generate import generate
+from darkq_worker.attempts.metrics import Counting
+from darkq_worker.attempts.routing import Upstreams
+from darkq_worker.files.runner import FileBatchRunners
+from darkq_worker.leases import Leases
+from darkq_worker.limits.call import Limits
+from darkq_worker.limits.gate import Rule
+from darkq_worker.loop.worker import LeasedWorker
+from darkq_worker.model_lists import keep_listed
+from darkq_worker.redis_checks import refuse_unfit
 from darkq_worker.upstreams.base import Upstream
-from darkq_worker.upstreams.connections import make_session as make_session
 from darkq_worker.upstreams.darkai import DarkAIUpstream
+from darkq_worker.upstreams.http import make_session as make_session
 from darkq_worker.upstreams.openai import OpenAIUpstream
-from darkq_worker.writer import Writer
+from darkq_worker.writing.writer import Writer
 
 
 def make_worker_id() -> str:

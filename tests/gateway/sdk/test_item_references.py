@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from darkq import Client, Settings
-from darkq_gateway.openai import item_references
+from darkq_gateway.openai import responses as item_references
 from darkq_local.local_darkai import LocalDarkAI
 from support.http_api import Api
 from support.openai_frames import DONE, delta, finish

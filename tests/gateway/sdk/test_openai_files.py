@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from darkq import Client, Files, Settings
-from darkq_gateway.openai.file_expiry import delete_expired
+from darkq_gateway.openai.file_limits import delete_expired
 from support.http_api import Api
 from support.waiting import wait_until
 

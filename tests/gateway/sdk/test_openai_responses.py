@@ -10,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from darkq import Client
-from darkq_gateway import sse_response
+from darkq_gateway.http import sse_response
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.http_api import Api

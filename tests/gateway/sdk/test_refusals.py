@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from darkq import Settings
-from darkq_gateway import sse_response
+from darkq_gateway.http import sse_response
 from support.http_api import Api
 from support.recorded_http import RecordedServer, Recording
 
