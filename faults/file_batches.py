@@ -254,7 +254,7 @@ async def failed_over(stage: Stage, rng: Random) -> Tally:
     """A master is killed, and its replica may not have heard of the latest ends.
 
     Each line is in the output once, also where nothing waits for replicas. What of this depends on
-    stamps and parts is shown by tests/batch/test_roll_back.py.
+    stamps and parts is shown by tests/integration/batch/test_roll_back.py.
     """
     return await _struck(_fail_over, stage, rng, strikes=1)
 

@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from kubernetes_validate import latest_version, validate
 
 from darkq import Settings
-from gateway.test_memory import MOST_BYTES
+from integration.gateway.test_memory import MOST_BYTES
 from support.deployment import KUBERNETES, ROOT, container, documents, manifests, objects, pod
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -160,7 +160,7 @@ def test_every_rule_of_the_network_names_its_peers() -> None:
 
 
 def test_a_gateway_may_hold_what_it_was_measured_to() -> None:
-    """What a tenant can make it hold (tests/gateway/test_memory.py), beside all of its readers."""
+    """Tenants and readers; tests/integration/gateway/test_memory.py measures a tenant's share."""
     limit = container("Deployment", "darkq-gateway")["resources"]["limits"]["memory"]
     readers = SETTINGS.gateway_max_readers * (24 << 10)
     assert int(limit.removesuffix("Mi")) << 20 >= MOST_BYTES + readers
