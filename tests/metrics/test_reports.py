@@ -34,6 +34,7 @@ from darkq_worker.counting import Counting
 from darkq_worker.settlement import Finish
 from darkq_worker.upstreams.base import UpstreamError
 from support.by_hand import Hand
+from support.repository import files_of
 from support.servers import binaries, running
 
 __all__ = ["watch"]
@@ -70,7 +71,7 @@ def test_every_code_of_a_worker_is_a_label() -> None:
     """Those of upstreams' errors, and those that `Failed("…")` names."""
     assert whole_worker  # with which all errors are imported
     known = codes_of(UpstreamError)
-    for path in WORKER.rglob("*.py"):
+    for path in files_of(WORKER, "*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("oc.Failed", "Failed"):
                 first = node.args[0]
