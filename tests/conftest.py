@@ -23,6 +23,8 @@ from support.leaks import keys_without_ttl
 from support.processes import WorkerProcess
 from support.servers import Server, binaries, running
 
+pytest_plugins = ["support.order"]
+
 # How long an example takes says nothing about darkq: a fresh clone builds hypothesis' tables first.
 hypothesis.settings.register_profile(
     "darkq", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
