@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +123,38 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
         ("demo", "darkq demo"),
         ("up", "darkq up"),
         ("test", "pytest"),
+        ("test-all", "pytest"),
         ("check", "basedpyright"),
         ("pins", ".ci/pins"),
     ],
 )
 def test_make_has_the_target(target: str, runs: str) -> None:
     assert runs in run("make", "-n", target)
+
+
+def options_of(target: str) -> list[str]:
+    """What a target of `make` says to pytest."""
+    (line,) = (line for line in run("make", "-n", target).splitlines() if "pytest" in line)
+    return shlex.split(line.partition("pytest")[2])
+
+
+def test_all_tests_are_those_of_make_test_and_the_slow_ones(project: dict[str, Any]) -> None:
+    everything, quick = options_of("test-all"), options_of("test")
+    assert everything[0::2] == ["--numprocesses", "--dist"], "nothing is selected"
+    assert quick == [*everything, "-m", "not slow"]
+    options = project["tool"]["pytest"]["ini_options"]
+    assert options["testpaths"] == ["tests"]
+    assert not any(re.match(r"-[mk]|--ignore|--deselect", each) for each in options["addopts"])
+    assert "make --keep-going check test-all" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_file_of_tests_is_collected(pytestconfig: pytest.Config) -> None:
+    left_out = pytestconfig.getini("norecursedirs")
+    for file in files_of(ROOT / "tests", "*.py"):
+        folders = file.relative_to(ROOT / "tests").parts[:-1]
+        assert not any(fnmatch(folder, each) for folder in folders for each in left_out), file
+        if not file.name.startswith("test_"):
+            assert not re.search(r"^(async )?def test_", file.read_text(), re.M), file
 
 
 def test_make_alone_lists_the_targets() -> None:
