@@ -18,7 +18,7 @@ from benchmarks.systems import settings_of
 from darkq.protocol.keys import JobKeys
 from darkq.settings.parsing import Window
 from darkq_worker.leases import Claim
-from darkq_worker.limits.gate import Gate, Rule, token
+from darkq_worker.limits.calls import Gate, Rule, call_token
 
 CALLS = 5000
 AT_ONCE = 100
@@ -54,8 +54,8 @@ async def _some(gate: Gate, calls: int) -> None:
     for _ in range(calls):
         claim = Claim(JobKeys.new(0), 0, 1, "", 0, 0, False, b"", time.time() * 1000)
         if await gate.admit(claim):
-            await gate.answered(token(claim))
-        await gate.ended(token(claim), "alive")
+            await gate.record_answer(call_token(claim))
+        await gate.record_end(call_token(claim), "alive")
 
 
 async def _cpu_s(redis: Redis) -> float:

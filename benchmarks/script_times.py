@@ -22,7 +22,7 @@ from darkq.redis import scripts
 from darkq.redis.scripts import Argument
 from darkq.settings.parsing import Window
 from darkq_worker.leases import Claim, Leases
-from darkq_worker.limits.gate import Gate, NotNow, Rule
+from darkq_worker.limits.calls import CallDeferred, Gate, Rule
 
 ENTRIES = (10_000, 100_000, 1_000_000)
 CALLS = 20
@@ -68,7 +68,7 @@ async def _limits(redis: Redis, settings: Settings, entries: int) -> dict[str, f
     await _fill(redis, keys.waiting, entries, _NOW_MS)
     await _fill(redis, keys.due, entries, _FAR_MS)
     slowest["admit 1, behind all that wait"] = await _slowest(redis, lambda: _ask(gate))
-    slowest["report"] = await _slowest(redis, gate.keep)
+    slowest["report"] = await _slowest(redis, gate.renew)
     await _fill(redis, keys.grants, entries, _NOW_MS)
     slowest["admit 1, all calls over"] = await _slowest(redis, lambda: _ask(gate))
     await gate.aclose()
@@ -89,7 +89,7 @@ async def _slowest(redis: Redis, call: Callable[[], Awaitable[object]]) -> float
 
 async def _ask(gate: Gate) -> None:
     claim = Claim(JobKeys.new(0), 0, 1, "", 0, 0, False, b"", time.time() * 1000)
-    with suppress(NotNow):
+    with suppress(CallDeferred):
         await gate.admit(claim)
 
 

@@ -1,4 +1,4 @@
-"""Leases: taking due jobs, and keeping those that run."""
+"""The leases of a worker: claim due jobs, and renew the leases of those that run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _CANCELLED, _LEASE_LOST = 1, 2
 class Claim(NamedTuple):
     """A job that this worker holds, as one attempt.
 
-    `record` is empty when it has expired. `place_ms` is where it stood in its queue: when it was
-    enqueued, or since when it was due, by the clock of Redis; `waited_s` is from then to the claim.
-    `lease_lost`: somebody had it until now, who neither ended nor kept it.
+    `record` is empty if it has expired. `queued_at_ms` is the score of the job in its queue: when
+    it was enqueued or became due, by the clock of Redis. `waited_s` is the time from then to the
+    claim. `lease_lost` is True if the lease of another worker expired before this claim.
     """
 
     keys: JobKeys
@@ -33,7 +33,7 @@ class Claim(NamedTuple):
     leases_lost: int
     cancelled: bool
     record: bytes
-    place_ms: float = 0.0
+    queued_at_ms: float = 0.0
     waited_s: float = 0.0
     lease_lost: bool = False
 
@@ -50,7 +50,7 @@ class Claim(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """What a heartbeat learnt of some claims."""
+    """The claims that a renewal found to be lost, and those of cancelled jobs."""
 
     lost: list[Claim]
     cancel: list[Claim]
@@ -59,8 +59,8 @@ class Renewal(NamedTuple):
 class Leases:
     """The leases of one worker.
 
-    A job that has lost `max_lost_leases` is a suspect: it ends with the next one. With 0 no job
-    is.
+    A job that has lost `max_lost_leases` leases is a suspect: the next lost lease fails it. With 0
+    there are no suspects.
     """
 
     def __init__(
@@ -73,19 +73,19 @@ class Leases:
         max_lost_leases: int = 0,
         timeout_s: float = 10.0,
     ) -> None:
-        """`timeout_s` is how long the client waits for a reply: a claim counts for no longer.
+        """Each claim is valid for `timeout_s`, the client's reply timeout, or half a lease.
 
-        Nor for longer than half a lease. So one that Redis comes to after it was frozen finds no
-        lease that has run out in the meantime.
+        The shorter one applies. A Redis that was frozen for longer refuses the claim. So a claim
+        never takes jobs whose leases expired during the freeze.
         """
         self._redis = redis
         self._worker_id = worker_id
         self._lease_ms = int(lease_s * 1000)
         self._job_ttl_ms = int(job_ttl_s * 1000)
         self._max_lost_leases = max_lost_leases
-        self._counts_ms = int(min(timeout_s, lease_s / 2) * 1000)
+        self._valid_ms = int(min(timeout_s, lease_s / 2) * 1000)
         self._clocks: dict[int, float] = {}
-        """Per partition: the clock of its Redis less the event loop's, ms; never too far ahead."""
+        """Per partition: the clock of its Redis minus the loop's clock, ms; never too large."""
 
     async def claim(
         self,
@@ -96,17 +96,17 @@ class Leases:
         suspects: int = 1,
         respite_s: float = 0,
     ) -> tuple[list[Claim], float | None]:
-        """Take up to `slots` due jobs of a partition, at most `bulk_slots` of them bulk.
+        """Claim up to `slots` due jobs of a partition, at most `bulk_slots` of them bulk.
 
-        At most `suspects` of them are suspects: others wait for a moment, for any worker. A
-        paused queue gives only what is to be ended.
-        With a respite, jobs whose lease has run out are left to their owners for so long.
-        Also returns the seconds until the next job is due, None when none waits. Sent twice
-        after a lost reply, jobs of the first call wait for their lease to run out.
+        At most `suspects` of them are suspects; Redis defers other suspects for a second. A paused
+        queue returns only jobs that must be ended. With `respite_s`, a job whose lease expired
+        less than that ago is left to its owner. Also returns the seconds until the next job is
+        due, or None. If a reply is lost, its jobs wait until their leases expire.
 
-        Redis refuses a claim that it comes to too late. So the first claim, and the first after
-        its clock was put forward, are asked twice: the refusal tells the time. One that has waited
-        for as long as a claim counts has seen an outage: it is asked again with a respite.
+        Redis refuses a claim that arrives after its validity. The refusal contains the time of
+        Redis, which the first claim does not know yet: so it is sent twice. The same happens after
+        a clock step. A claim that took as long as its validity has seen an outage, and is repeated
+        with a respite.
         """
         clock_s = asyncio.get_running_loop().time
         for _ in range(_CLAIM_ASKS):
@@ -117,7 +117,8 @@ class Leases:
             self._clocks[partition] = now_ms - clock_s() * 1000
             if reply:
                 break
-            if (clock_s() - asked_s) * 1000 >= self._counts_ms:
+            # The refusal may come from a Redis that was frozen: let the owners renew first.
+            if (clock_s() - asked_s) * 1000 >= self._valid_ms:
                 respite_s = max(respite_s, self._lease_ms / 2000)
         else:
             return [], 0.0
@@ -126,7 +127,7 @@ class Leases:
         return claims, None if due_ms < 0 else due_ms / 1000
 
     def _now_ms(self, partition: int) -> float:
-        """The clock of a partition's Redis, or a little less; 0 if it is not known."""
+        """Return the time of a partition's Redis, or slightly less; 0 if it is unknown."""
         clock_ms = self._clocks.get(partition)
         return 0 if clock_ms is None else clock_ms + asyncio.get_running_loop().time() * 1000
 
@@ -152,22 +153,22 @@ class Leases:
                 slots,
                 self._max_lost_leases,
                 suspects,
-                int(now_ms) + self._counts_ms,
+                int(now_ms) + self._valid_ms,
                 *(limits[priority] for priority in PRIORITIES),
             ],
         )
 
     async def pass_on(self, partition: int) -> None:
-        """Let another worker take what this one was woken for. Raises what redis-py raises."""
+        """Wake another worker in place of this one. Raises what redis-py raises."""
         queues = [queue(partition, priority) for priority in PRIORITIES]
         await scripts.pass_on(self._redis, queues, [wake(partition), self._worker_id])
 
     def is_suspect(self, claim: Claim) -> bool:
-        """Tell whether one more lost lease ends the job."""
+        """Return True if the next lost lease fails the job."""
         return 0 < claim.leases_lost == self._max_lost_leases
 
     async def renew(self, claims: Sequence[Claim]) -> Renewal:
-        """Renew leases, one partition after the other; see `renew_in`."""
+        """Renew leases, one partition after another; see `renew_in`."""
         renewal = Renewal([], [])
         by_partition: dict[int, list[Claim]] = {}
         for claim in claims:
@@ -179,7 +180,7 @@ class Leases:
         return renewal
 
     async def renew_in(self, partition: int, claims: Sequence[Claim]) -> Renewal:
-        """Renew leases in a partition, which is asked in any case; one call for up to 500 jobs."""
+        """Renew the leases in a partition, up to 500 per call; without any, still call once."""
         renewal = Renewal([], [])
         for start in range(0, max(1, len(claims)), MAX_RENEWALS_PER_CALL):
             call = claims[start : start + MAX_RENEWALS_PER_CALL]
@@ -206,7 +207,7 @@ class Leases:
             leases_lost=lost,
             cancelled=bool(flags & _CANCELLED),
             record=record,
-            place_ms=float(place),
+            queued_at_ms=float(place),
             waited_s=waited_us / 1e6,
             lease_lost=bool(flags & _LEASE_LOST),
         )

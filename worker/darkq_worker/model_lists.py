@@ -1,4 +1,4 @@
-"""Asking upstreams for their models, where none are configured: at the start, and now and then."""
+"""Requests the model lists of upstreams without configured models: at the start, then regularly."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
+from darkq.redis.backoff import backoff_s
 from darkq.telemetry.logging import LogLine, described
 from darkq_worker.upstreams.base import Upstream, UpstreamError
 from darkq_worker.upstreams.openai import OpenAIUpstream
@@ -17,32 +18,36 @@ _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 
 
-async def keep_listed(upstreams: Iterable[Upstream]) -> None:
-    """Keep what upstreams serve up to date, until cancelled. One that is away is asked again."""
+async def refresh_models(upstreams: Iterable[Upstream]) -> None:
+    """Keep the model lists of all upstreams up to date, until cancelled."""
     async with asyncio.TaskGroup() as tasks:
         for upstream in upstreams:
             if isinstance(upstream, OpenAIUpstream) and upstream.lists_models:
-                tasks.create_task(_keep(upstream), name=f"darkq-models-{upstream.name}")
+                tasks.create_task(_refresh(upstream), name=f"darkq-models-{upstream.name}")
 
 
-async def _keep(upstream: OpenAIUpstream) -> None:
-    pause_s = _FIRST_PAUSE_S
+async def _refresh(upstream: OpenAIUpstream) -> None:
+    failures = 0
     while True:
         known = upstream.models
         try:
             await upstream.list_models()
-        except Exception as error:  # nothing that a service says ends the worker
-            facts = {"upstream": upstream.name, **_reason(error)}
-            logger.warning(LogLine("cannot list models", **facts))
+        except Exception as error:  # no response of a service may end the worker
+            logger.warning(LogLine("model list failed", upstream=upstream.name, **_reason(error)))
+            pause_s = backoff_s(failures, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
+            failures += 1
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
             continue
         if upstream.models != known:
-            count = len(upstream.models)
-            default = upstream.default_model or "none"
-            known_facts = {"upstream": upstream.name, "default": default}
-            logger.info(LogLine("models are known", models=count, **known_facts))
-        pause_s = _FIRST_PAUSE_S
+            logger.info(
+                LogLine(
+                    "model list updated",
+                    upstream=upstream.name,
+                    models=len(upstream.models),
+                    default=upstream.default_model or "none",
+                )
+            )
+        failures = 0
         await asyncio.sleep(REFRESH_S)
 
 

@@ -1,7 +1,7 @@
-"""What fails again and again: a line in the log when that begins, and one when it is over.
+"""Log records for operations that are repeated: one when they start to fail, one on recovery.
 
-A worker asks Redis several times a second. A line for each try would fill a disk during an outage,
-and hide what else is said.
+A worker calls Redis several times a second. A record per failure would fill a disk during an
+outage, and hide the other records.
 """
 
 from __future__ import annotations
@@ -16,29 +16,33 @@ from darkq.telemetry.logging import LogLine, described
 
 logger = logging.getLogger("darkq.worker")
 
-
-def kind_of(error: Exception) -> str:
-    """Name an error, without its text; an unforeseen one with the places that it passed."""
-    foreseen = isinstance(error, RedisError | OSError | DarkqError)
-    return brief(error) if foreseen else described(error)
+OUTAGE_PAUSE_S = 0.25
+"""The pause between two calls while Redis is unavailable."""
 
 
-class Trouble:
-    """Whether one thing works, as far as its log says. `failing` and `works` are its two lines."""
+def describe_error(error: Exception) -> str:
+    """Describe an error without its text; an unexpected one with its stack frames."""
+    is_expected = isinstance(error, RedisError | OSError | DarkqError)
+    return brief(error) if is_expected else described(error)
 
-    def __init__(self, failing: str, works: str) -> None:
-        self._failing = failing
-        self._works = works
-        self._met: str | None = None
 
-    def met(self, error: Exception) -> None:
-        """Say that it fails, unless that was the last thing said."""
-        if self._met is None:
-            logger.warning(LogLine(self._failing, error=kind_of(error)))
-        self._met = kind_of(error)
+class OutageLog:
+    """The log of one repeated operation. `failed` and `recovered` are its two log events."""
 
-    def over(self) -> None:
-        """Say that it works again, if it did not."""
-        if self._met is not None:
-            logger.info(LogLine(self._works, after=self._met))
-        self._met = None
+    def __init__(self, failed: str, recovered: str, **fields: object) -> None:
+        self._failed = failed
+        self._recovered = recovered
+        self._fields = fields
+        self._last_error: str | None = None
+
+    def record_failure(self, error: Exception) -> None:
+        """Log the failure, unless the previous call failed too."""
+        if self._last_error is None:
+            logger.warning(LogLine(self._failed, **self._fields, error=describe_error(error)))
+        self._last_error = describe_error(error)
+
+    def record_success(self) -> None:
+        """Log the recovery, if the previous call failed."""
+        if self._last_error is not None:
+            logger.info(LogLine(self._recovered, **self._fields, after=self._last_error))
+        self._last_error = None

@@ -1,9 +1,8 @@
-"""A Redis that would lose jobs, or is not what its URL says: no worker starts on one."""
+"""Checks of Redis before a worker starts: it must keep all keys, and match its URL."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -14,38 +13,33 @@ from darkq.redis.connections import UNAVAILABLE
 from darkq.redis.pool import ONE_OF_A_CLUSTER, brief
 from darkq.redis.servers import each_server
 from darkq.telemetry.logging import LogLine
-
-logger = logging.getLogger("darkq.worker")
-
-_OUTAGE_PAUSE_S = 0.25
+from darkq_worker.outage_log import OUTAGE_PAUSE_S, OutageLog, logger
 
 
-async def refuse_unfit(redis: Redis) -> None:
-    """Return when Redis, once it is there, keeps what it has been given.
+async def check_redis(redis: Redis) -> None:
+    """Wait until Redis is available; return if it never evicts keys.
 
-    Raises `ConfigurationError`. A server that does not tell is trusted, with a word in the log.
+    Raises `ConfigurationError`. A server that does not allow the check is accepted with a warning.
     """
-    absent = False
+    outage = OutageLog("Redis unavailable", "Redis available")
     while True:
         try:
             for address, server in await each_server(redis):
                 await _refuse_eviction(server, address)
-                await _refuse_half_a_cluster(server, redis)
+                await _refuse_cluster_node(server, redis)
         except UNAVAILABLE as error:
-            if not absent:
-                logger.warning(LogLine("no Redis yet, will keep trying", error=brief(error)))
-            absent = True
-            await asyncio.sleep(_OUTAGE_PAUSE_S)
+            outage.record_failure(error)
+            await asyncio.sleep(OUTAGE_PAUSE_S)
         except RedisError as error:
-            facts = {"error": brief(error)}
-            logger.warning(LogLine("cannot check the maxmemory-policy of Redis", **facts))
+            logger.warning(LogLine("maxmemory-policy check failed", error=brief(error)))
             return
         else:
+            outage.record_success()
             return
 
 
 async def _refuse_eviction(server: Redis, address: str) -> None:
-    """A Redis that evicts keys when it is full loses jobs in silence."""
+    """A full Redis with an eviction policy deletes jobs without an error."""
     memory = await server.info("memory")
     policy = memory.get("maxmemory_policy", "noeviction")
     if memory.get("maxmemory", 0) and policy != "noeviction":
@@ -56,8 +50,8 @@ async def _refuse_eviction(server: Redis, address: str) -> None:
         )
 
 
-async def _refuse_half_a_cluster(server: Redis, redis: Redis) -> None:
-    """One server of a cluster has some of the keys only."""
+async def _refuse_cluster_node(server: Redis, redis: Redis) -> None:
+    """One server of a cluster has only some of the keys."""
     if isinstance(redis, ClusterRedis):
         return
     if (await server.info("cluster")).get("cluster_enabled"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from darkq.operate.upstreams import Served
-    from darkq_worker.limits.call import Limits
+    from darkq_worker.limits.calls import Limits
     from darkq_worker.upstreams.base import Upstream
 
 
@@ -63,12 +63,12 @@ def upstreams(*, timeout_s: float, as_json: bool) -> None:
 async def find(settings: Settings, timeout_s: float) -> list[Finding]:
     """Ask all upstreams at once for a word. Raises `ConfigurationError`, `RedisUnavailable`."""
     from darkq.redis.pool import speaking_darkq
-    from darkq_worker.main import make_rules, make_session, make_upstreams
+    from darkq_worker.wiring import make_session, make_upstreams
 
     async with make_session() as session, _shared(settings) as (redis, limits), speaking_darkq():
         ours = make_upstreams(settings, session)
         answers = await asyncio.gather(*(_ask(each, limits, timeout_s) for each in ours))
-        served = ours.served(make_rules(settings))
+        served = ours.served()
         stands, others = await _stand(redis, served)
     findings = [
         Finding(works=works, latency_s=latency_s, reason=reason, status=status)
@@ -84,7 +84,7 @@ async def _ask(
     upstream: Upstream, limits: Limits | None, timeout_s: float
 ) -> tuple[bool | None, float, str]:
     """Return whether it works, after how many seconds, and why not."""
-    from darkq_worker.limits.gate import NotNow
+    from darkq_worker.limits.calls import CallDeferred
     from darkq_worker.upstreams.base import UpstreamError
 
     began_s = time.monotonic()
@@ -97,7 +97,7 @@ async def _ask(
             await _ask_within(limits, upstream, timeout_s)
     except UpstreamError as error:
         works, reason = False, f"{error.code}: {error.message}"
-    except NotNow:
+    except CallDeferred:
         works, reason = None, "not asked: its limits leave no room now"
     return works, round(time.monotonic() - began_s, 3), reason
 
@@ -109,9 +109,9 @@ async def _ask_within(limits: Limits, upstream: Upstream, timeout_s: float) -> N
         try:
             await upstream.probe(timeout_s=timeout_s)
         except UpstreamError as error:
-            call.failed(error)
+            call.record_failure(error)
             raise
-        await call.answered()
+        await call.record_answer()
 
 
 async def _stand(
@@ -134,8 +134,8 @@ async def _stand(
 async def _shared(settings: Settings) -> AsyncIterator[tuple[Redis | None, Limits | None]]:
     """What the workers share; nothing where there is no Redis."""
     from darkq.redis.servers import servers_of
-    from darkq_worker.limits.call import Limits
-    from darkq_worker.main import make_rules
+    from darkq_worker.limits.calls import Limits
+    from darkq_worker.wiring import make_rules
 
     try:
         servers = servers_of(settings)

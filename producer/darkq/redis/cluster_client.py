@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
+from darkq.redis.backoff import backoff_s
 from darkq.redis.cluster import ANYWHERE, Cluster, Slots, key_of, read_redirection, slot_of
 from darkq.redis.connections import UNAVAILABLE
 from darkq.redis.durability import Command, WaitingRedis, rule_of
@@ -75,7 +76,7 @@ class ClusterRedis(WaitingRedis):
         give_up_s = loop.time() + self._patience_s
         slots = await self._find(give_up_s)
         do, address = call, self._owner(slots, key)
-        moves, pause_s = 0, 0.02
+        moves = pauses = 0
         while True:
             try:
                 return await do(self.node(address))
@@ -91,8 +92,8 @@ class ClusterRedis(WaitingRedis):
             if word == "MOVED" and moves < _MOST_MOVES:
                 moves += 1
             elif loop.time() < give_up_s:
-                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
-                moves, pause_s = 0, min(_PAUSE_MAX_S, pause_s * 2)
+                await asyncio.sleep(backoff_s(pauses, first_s=0.02, longest_s=_PAUSE_MAX_S))
+                moves, pauses = 0, pauses + 1
             else:
                 raise _unanswered(word, refusal)
             slots = await self._find(give_up_s, but=slots, hint=target)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import random
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, cast
@@ -27,6 +26,8 @@ from redis.exceptions import (
     ResponseError,
     TimeoutError,
 )
+
+from darkq.redis.backoff import backoff_s
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class PatientRetry(Retry):
     ) -> T:
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + self._patience_s
-        pause_s = 0.02
+        failures = 0
         while True:
             try:
                 return await do()
@@ -82,8 +83,9 @@ class PatientRetry(Retry):
                     await fail(cast(RedisError, error))
                 if loop.time() >= give_up_s:
                     raise
-                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
-                pause_s = min(_PAUSE_MAX_S, pause_s * 2)
+                pause_s = backoff_s(failures, first_s=0.02, longest_s=_PAUSE_MAX_S)
+                await asyncio.sleep(pause_s)
+                failures += 1
 
 
 class Cancellable(AbstractConnection):

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -26,6 +25,7 @@ from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError, RedisError
 
+from darkq.redis.backoff import backoff_s
 from darkq.redis.pool import brief
 from darkq.redis.raw import Line
 from darkq.redis.servers import Servers
@@ -117,7 +117,6 @@ logger = logging.getLogger("darkq.live")
 
 _PING_INTERVAL_S = 5.0
 _BACKOFF_MAX_S = 1.0
-_MOST_FAILURES = 10
 
 
 class Sink(Protocol):
@@ -221,9 +220,9 @@ class Subscriber:
                 if self._failures == 0:
                     line = LogLine("no subscriber connection, will keep trying", error=brief(error))
                     logger.warning(line)
-                self._failures = min(self._failures + 1, _MOST_FAILURES)
-                pause_s = min(_BACKOFF_MAX_S, 0.05 * 2**self._failures)
-                await asyncio.sleep(random.uniform(0, pause_s))
+                self._failures += 1
+                pause_s = backoff_s(self._failures, first_s=0.05, longest_s=_BACKOFF_MAX_S)
+                await asyncio.sleep(pause_s)
                 await self._look_again()
                 if not self._channels:  # the server may be gone for good
                     return

@@ -69,7 +69,7 @@ async def test_where_it_may_not_ask_it_says_so_and_starts(
         url = f"unix://blind:secret@{redis_server.socket}"
         start_worker(make_settings(redis_url=url))
         await wait_until("the worker", lambda: "worker ready" in caplog.text)
-        assert "cannot check the maxmemory-policy of Redis error=NoPermissionError" in caplog.text
+        assert "maxmemory-policy check failed error=NoPermissionError" in caplog.text
     finally:
         await redis.execute_command("ACL", "DELUSER", "blind")
 

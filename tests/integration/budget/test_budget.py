@@ -21,7 +21,7 @@ from darkq.protocol.keys import JobKeys
 from darkq.redis import scripts
 from darkq.redis.servers import servers_of
 from darkq_worker import main
-from darkq_worker.attempts.routing import Upstreams
+from darkq_worker.attempts.generate import Upstreams
 from darkq_worker.leases import MAX_RENEWALS_PER_CALL
 from darkq_worker.upstreams.base import End, Request
 from darkq_worker.writing.attempt_log import AttemptLog

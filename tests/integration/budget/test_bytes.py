@@ -17,9 +17,9 @@ from darkq import event as ev
 from darkq.event import Cursor
 from darkq.protocol.keys import JobKeys, queue
 from darkq.protocol.record import encode
+from darkq_worker.attempts.settlement import Finish
 from darkq_worker.leases import Leases
 from darkq_worker.writing.attempt_log import Entry
-from darkq_worker.writing.settlement import Finish
 from integration.budget.test_budget import open_logs, writing, written
 from support.by_hand import Hand, chunk, result_record, started
 from support.servers import Server

@@ -93,11 +93,11 @@ async def test_a_signal_stops_everything(
     running.done()
     assert len(processes_of(alone.state)) == 4  # up, Redis, local DarkAI, worker
     stack.send(number)
-    await wait_until("the grace", lambda: stack.says("jobs may finish"))
+    await wait_until("the grace", lambda: stack.says("shutdown requested"))
     stack.send(number)  # enough of waiting
     done = stack.done()
     assert done.code == 0
-    assert "handed back" in done.err
+    assert "shutdown forced" in done.err
     assert done.err.endswith("darkq is down; jobs and results are kept\n")
     assert not processes_of(alone.state)
 

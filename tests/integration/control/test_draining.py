@@ -79,7 +79,7 @@ async def test_one_that_stays_is_idle_until_it_is_told_otherwise(
     assert (await later.status()).state == "queued"
     await handle.undrain()
     await later.result(timeout_s=10)
-    assert "claims again" in worker.log.read_text()
+    assert "drain withdrawn" in worker.log.read_text()
 
 
 async def test_another_worker_goes_on(
@@ -159,7 +159,7 @@ async def test_a_patient_one_still_hears_a_signal(
     async for _ in job.text():
         break
     await client.worker(await id_of(client, worker)).drain(patient=True)
-    await wait_until("it has heard", lambda: "drained" in worker.log.read_text())
+    await wait_until("it has heard", lambda: "drain requested" in worker.log.read_text())
     worker.send(signal.SIGTERM)
     assert await worker.wait() == 0
     assert (await job.status()).state == "queued"

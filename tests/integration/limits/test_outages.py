@@ -15,10 +15,9 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from darkq import Settings
 from darkq.protocol.keys import JobKeys, limit_keys, queue
 from darkq.telemetry import metrics as m
-from darkq_worker.attempts.metrics import Counting
+from darkq_worker.attempts.telemetry import WorkerMetrics
 from darkq_worker.leases import Claim, Leases
-from darkq_worker.limits.call import Limits
-from darkq_worker.limits.gate import NotNow, Rule
+from darkq_worker.limits.calls import CallDeferred, Limits, Rule
 from darkq_worker.loop.heartbeat import Heartbeat
 from darkq_worker.writing.attempt_log import Budget
 from support.by_hand import put
@@ -57,7 +56,7 @@ async def beating(redis: Redis, limits: Limits, lease_s: float) -> AsyncIterator
     heartbeat = Heartbeat(
         Leases(redis, "worker", lease_s=lease_s, job_ttl_s=60),
         limits,
-        Counting(redis, "worker", m.Tally(), Budget(1 << 20)),
+        WorkerMetrics(redis, "worker", m.Tally(), Budget(1 << 20)),
         [],
         lease_s=lease_s,
         on_failure=lambda _: None,
@@ -86,7 +85,7 @@ async def test_calls_of_an_upstream_are_renewed_while_the_limits_of_another_are_
         await wait_until("the first to be asked", lambda: partly.asked)
         begun_s = time.monotonic()
         while time.monotonic() < begun_s + 2.5:
-            with pytest.raises(NotNow):
+            with pytest.raises(CallDeferred):
                 async with others.call("second", claim_of(JobKeys.new(0), 2), own_proxy=False):
                     pytest.fail("a second call was let in while the first goes on")
             await asyncio.sleep(0.1)
@@ -106,7 +105,7 @@ async def test_jobs_of_a_partition_that_is_away_hold_up_no_other(
     await put(redis, here)
     async with limits.call("upstream", claim_of(JobKeys.new(1), 0.0), own_proxy=False):
         for each in [*away, claim_of(here, 100.0)]:
-            with pytest.raises(NotNow):
+            with pytest.raises(CallDeferred):
                 await limits.call("upstream", each, own_proxy=False).__aenter__()
         await redis.zadd(queue(1, "interactive"), {here.arq_id: 9e12})
         partly.away = "{0}"

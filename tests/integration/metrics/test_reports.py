@@ -26,10 +26,10 @@ from darkq.telemetry.metrics import (
     write_field,
 )
 from darkq_worker import main as whole_worker
-from darkq_worker.attempts.metrics import Counting
+from darkq_worker.attempts.settlement import Finish
+from darkq_worker.attempts.telemetry import WorkerMetrics
 from darkq_worker.upstreams.base import UpstreamError
 from darkq_worker.writing.attempt_log import Budget, Entry
-from darkq_worker.writing.settlement import Finish
 from integration.budget.conftest import Watch, names, watch
 from integration.budget.test_budget import writing
 from support.by_hand import Hand
@@ -126,16 +126,16 @@ async def test_a_reply_that_is_lost_loses_nothing_and_doubles_nothing(redis: Red
     with running(binaries()["valkey"]) as server:
         far = Redis.from_url(server.url, retry_on_timeout=False)
         tally = Tally()
-        counting = Counting(far, "w", tally, Budget(100))
+        counting = WorkerMetrics(far, "w", tally, Budget(100))
         tally.count(CHUNKS, "a", by=5)
         server.stop()
-        await counting.report()
+        await counting.send()
         tally.count(CHUNKS, "a", by=2)
-        await counting.report()
+        await counting.send()
         server.start()
-        await counting.report()
+        await counting.send()
         assert CHUNKS.counts((await read_stats(far)).numbers) == {("a",): 5}, "as it was, first"
-        await counting.report()
+        await counting.send()
         assert CHUNKS.counts((await read_stats(far)).numbers) == {("a",): 7}
         await far.aclose()
 
@@ -146,10 +146,10 @@ async def test_a_reply_that_is_lost_loses_nothing_and_doubles_nothing(redis: Red
 
     tally.count(CHUNKS, "b", by=3)
     pool = redis.connection_pool
-    counting = Counting(Deaf(connection_pool=pool), "w", tally, Budget(100))
-    await counting.report()
+    counting = WorkerMetrics(Deaf(connection_pool=pool), "w", tally, Budget(100))
+    await counting.send()
     counting._redis = redis
-    await counting.report()
+    await counting.send()
     assert CHUNKS.counts((await read_stats(redis)).numbers) == {("b",): 3}
 
 
@@ -172,18 +172,18 @@ async def test_a_report_is_one_round_trip_and_none_when_there_is_nothing_to_tell
     redis: Redis, watch: Watch
 ) -> None:
     tally, budget = Tally(), Budget(100)
-    counting = Counting(redis, "w", tally, budget)
-    await counting.report()
+    counting = WorkerMetrics(redis, "w", tally, budget)
+    await counting.send()
     assert names(await watch.calls()) == []
     for number in range(10):
         tally.count(CHUNKS, f"u{number}")
-    await counting.report()
+    await counting.send()
     (call,) = await watch.calls()
     assert (call.name, call.inner["HINCRBY"]) == ("count", 10)
-    await counting.report()
+    await counting.send()
     assert names(await watch.calls()) == []
     budget.spend(5)
-    await counting.report()
+    await counting.send()
     assert names(await watch.calls()) == ["count"]
     assert (await read_stats(redis)).workers == 0
 
@@ -192,6 +192,6 @@ async def test_a_report_is_one_round_trip_and_none_when_there_is_nothing_to_tell
 async def test_what_waits_in_a_worker_is_told(redis: Redis, chars: int) -> None:
     budget = Budget(100)
     budget.spend(chars)
-    await Counting(redis, "w", Tally(), budget).report()
+    await WorkerMetrics(redis, "w", Tally(), budget).send()
     told = await redis.execute_command("HGET", worker_stats("w"), "buffer_chars")
     assert int(told or 0) == chars

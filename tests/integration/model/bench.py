@@ -26,8 +26,8 @@ from darkq.jobs.status import read_status
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import PRIORITIES, JobKeys, idempotency
 from darkq.redis.pool import pool
-from darkq_worker.attempts.outcome import Completed, Deferred, Failed
-from darkq_worker.limits.gate import Turn, make_due
+from darkq_worker.attempts.settlement import Completed, Deferred, Failed
+from darkq_worker.limits.promotion import Turn, make_due
 from darkq_worker.upstreams.base import End as Complete
 from integration.model.facts import Content, End, Release, Span
 from integration.model.faulty_redis import Fault, FaultyRedis
@@ -145,7 +145,7 @@ class Bench:
         holds, due = expected()
         assert [_told(hold) for hold in holds] == [
             (c.keys, c.queue, c.attempt, c.token, c.tries_burnt, c.leases_lost, c.cancelled,
-             bool(c.record), c.place_ms)
+             bool(c.record), c.queued_at_ms)
             for c in claims
         ]  # fmt: skip
         assert (due_s is None) == (due is None)

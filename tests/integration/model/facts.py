@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from darkq.protocol import job as jobs
 from darkq.protocol.record import Failure
-from darkq_worker.attempts import outcome as oc
+from darkq_worker.attempts import settlement as oc
 
 LEASE_MS = 3_600_000.0
 RESPITE_MS = LEASE_MS / 2

@@ -27,7 +27,7 @@ class FaultyWriter(Writer):
         super().__init__(servers_of(settings), settings)
         self._faults = faults
 
-    def _make_line(self, connection: AbstractConnection, on_reply: Callable[[Any], None]) -> Line:
+    def _open_raw(self, connection: AbstractConnection, on_reply: Callable[[Any], None]) -> Line:
         return _FaultyLine(connection, on_reply, self._faults)
 
 

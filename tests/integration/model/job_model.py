@@ -20,7 +20,7 @@ from darkq.event import Cursor, Event
 from darkq.jobs.cancel import CANCELLED
 from darkq.protocol.keys import JobKeys, queue
 from darkq.protocol.record import Failure
-from darkq_worker.attempts import outcome as oc
+from darkq_worker.attempts import settlement as oc
 from integration.model.facts import (
     LEASE_MS,
     MODEL,

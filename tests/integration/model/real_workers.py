@@ -6,13 +6,13 @@ What is not here is what decides when to do something: that is the machine's.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
 from darkq.protocol.record import decode_job
 from darkq.settings.settings import Settings
-from darkq_worker.attempts.attempt import Attempt
-from darkq_worker.attempts.settle import settlement_of
+from darkq_worker.attempts.settlement import make_settlement
 from darkq_worker.leases import Claim, Leases
 from integration.model.facts import MODEL, UPSTREAM, End, Release
 from integration.model.faulty_redis import FaultyRedis
@@ -68,8 +68,7 @@ class Run:
         self.worker, self.claim, self.hold = worker, claim, hold
         self.has_settled = False
         self._settings = settings
-        self._attempt = Attempt(claim, settings)
-        self._attempt.record = decode_job(claim.record) if claim.record else None
+        self._record = decode_job(claim.record) if claim.record else None
         self.heard_of_loss = False
         self.log = worker.writer.open(claim.keys, claim.attempt, claim.token, on_lost=self._on_lost)
         worker.runs.append(self)
@@ -94,6 +93,13 @@ class Run:
     def settle(self, outcome: End | Release) -> asyncio.Future[bool]:
         """End the attempt with what was written and not sent."""
         self.has_settled = True
-        settlement = settlement_of(outcome, self._attempt, self.log, self._settings)
+        settlement = make_settlement(
+            outcome,
+            self.claim,
+            self.log,
+            self._settings,
+            record=self._record,
+            started_ms=int(time.time() * 1000),
+        )
         assert settlement is not None
         return self.worker.writer.settle(settlement)

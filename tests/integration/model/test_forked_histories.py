@@ -7,7 +7,7 @@ text of one run, and a result is the text that its log holds.
 The scripts, the leases and the writers are the real ones. One server plays both: its keys are
 dumped and restored, and all connections to it are cut.
 
-Red when `go_on` does not compare the event that began an attempt (`Standing.holds_another_run`).
+Red when `resume_log` does not compare the event that began an attempt (`LogState.is_of_another_run`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from darkq.protocol.keys import JobKeys, queue
 from darkq.protocol.record import Details, ResultRecord, decode_result
 from darkq.protocol.record import encode as encode_record
 from darkq.redis.servers import servers_of
+from darkq_worker.attempts.settlement import Finish
 from darkq_worker.leases import Claim, Leases
 from darkq_worker.writing.attempt_log import AttemptLog, Entry
-from darkq_worker.writing.settlement import Finish
 from darkq_worker.writing.writer import Writer
 from support.servers import Server
 from support.waiting import wait_until

@@ -33,7 +33,7 @@ from redis import Redis
 from darkq import Settings
 from darkq.event import START
 from darkq.protocol.keys import PRIORITIES, JobKeys
-from darkq_worker.attempts import outcome as oc
+from darkq_worker.attempts import settlement as oc
 from integration.model.bench import COMPLETED, EXPIRED, Act, Bench
 from integration.model.facts import LEASE_MS as HOUR_MS
 from integration.model.facts import Content

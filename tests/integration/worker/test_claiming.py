@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -42,20 +43,17 @@ async def claiming(
     """Make what claims for a worker, and what runs there: what it takes never begins."""
     attempts = [SimpleNamespace(claim=claim) for claim in running]
 
-    async def nothing(_: int) -> None: ...
-
     leases = Leases(redis, "worker", lease_s=5, job_ttl_s=60)
     for partition in range(settings.partitions):
         await leases.claim(partition, slots=0, bulk_slots=0)  # the first learns the time
     made = Claiming(
         leases,
-        cast(Any, attempts),
+        cast(Any, SimpleNamespace(attempts=attempts, start=taken.extend)),
+        cast(Any, None),  # no outage
+        cast(Any, None),
         settings,
+        wake_up=asyncio.Event(),
         may_claim=lambda: True,
-        start=taken.extend,
-        renew=nothing,
-        owner=lambda _: None,
-        wake=lambda: None,
     )
     return made, attempts
 
@@ -93,7 +91,7 @@ async def test_a_slot_that_was_freed_behind_the_claim(
 
     async def end() -> None:
         attempts.clear()
-        worker.ended(ending)
+        worker.free_slot(ending)
 
     late.meanwhile = end
     assert await worker.claim_due() <= 0

@@ -160,7 +160,7 @@ async def test_a_job_that_can_finish_within_the_grace_does(
     reader = Reader(job)
     await reader.until("1-3")
     worker.send(signal.SIGTERM)
-    await wait_until("the worker to begin to stop", lambda: "stopping" in worker.log.read_text())
+    await wait_until("the worker to begin to stop", lambda: "shutdown requested" in worker.log.read_text())
     late = await client.enqueue("for the next worker")
     assert await worker.wait() == 0
     await reader.to_the_end()
@@ -218,7 +218,7 @@ async def test_a_second_signal_hands_back_what_a_claim_on_its_way_has_taken(
 
         await wait_until("the claim", is_claimed)
         worker.send(signal.SIGTERM)
-        await wait_until("it to stop", lambda: "stopping" in worker.log.read_text())
+        await wait_until("it to stop", lambda: "shutdown requested" in worker.log.read_text())
         worker.send(signal.SIGTERM)
         proxy.mend()
         assert await worker.wait(8) == 0
@@ -293,7 +293,7 @@ async def test_a_worker_waits_for_a_redis_that_is_not_there_yet(
         server.stop()
         worker = start_process(make_settings(redis_url=server.url, darkai_url=darkai.url))
         await wait_until(
-            "the worker to complain", lambda: "will keep trying" in worker.log.read_text()
+            "the worker to log the outage", lambda: "Redis unavailable" in worker.log.read_text()
         )
         server.start()
         async with Client(server.url) as client:

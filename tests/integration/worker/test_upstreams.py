@@ -19,9 +19,8 @@ from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker import model_lists as listing
 from darkq_worker.attempts import generate
-from darkq_worker.limits.call import Limits
-from darkq_worker.limits.gate import NotNow, Rule
-from darkq_worker.main import make_session, make_upstreams
+from darkq_worker.limits.calls import CallDeferred, Limits, Rule
+from darkq_worker.wiring import make_session, make_upstreams
 from support.openai_frames import DONE, delta, finish, usage
 from support.scripted_http import ScriptedServer, Step, head
 from support.waiting import wait_until
@@ -276,8 +275,8 @@ async def test_a_probe_counts_and_waits_in_no_line(
     rules = {"x": Rule((Window(1, 600.0),))}
     limits = Limits(redis, rules, rules, make_settings())
     async with limits.probe("x") as call:
-        await call.answered()
-    with pytest.raises(NotNow):
+        await call.record_answer()
+    with pytest.raises(CallDeferred):
         async with limits.probe("x"):
             pytest.fail("one call is all that is allowed")
     keys = limit_keys("x")

@@ -119,7 +119,7 @@ async def test_a_worker_that_takes_no_more_passes_the_word_on(
     await world(worker_poll_s=60, worker_jobs=100)
     (drained,) = await wait_until("the first", client.workers)
     await client.worker(drained).drain(stay=True, by="test")
-    await wait_until("it to be drained", lambda: "drained" in caplog.text)
+    await wait_until("it to be drained", lambda: "drain requested" in caplog.text)
     await world(worker_poll_s=60, worker_jobs=50, worker_reserved_interactive=0)
 
     async def both() -> bool:

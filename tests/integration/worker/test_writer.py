@@ -20,9 +20,9 @@ from darkq.event import encode as encode_event
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.record import Details, ResultRecord, encode
 from darkq.redis.servers import servers_of
+from darkq_worker.attempts.settlement import Finish
 from darkq_worker.leases import Claim, Leases
 from darkq_worker.writing.attempt_log import AttemptLog, Entry
-from darkq_worker.writing.settlement import Finish
 from darkq_worker.writing.writer import Writer
 from support.servers import Server
 from support.waiting import wait_until

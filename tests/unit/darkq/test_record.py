@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -18,8 +18,8 @@ from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, result_of
 from darkq.settings.settings import Settings
-from darkq_worker.attempts.attempt import Attempt
-from darkq_worker.attempts.outcome import Failed
+from darkq_worker.attempts.running import Attempt
+from darkq_worker.attempts.settlement import Failed
 from darkq_worker.leases import Claim
 
 KEYS = JobKeys(0, "ab" * 16)
@@ -154,6 +154,6 @@ async def test_a_job_whose_record_cannot_be_read_fails_and_does_not_haunt_the_wo
 ) -> None:
     """Red when `Attempt` catches msgspec's errors alone: bytes that are no UTF-8 raise another."""
     claim = Claim(KEYS, 0, 1, "w:1", 0, 0, False, data)
-    outcome = await Attempt(claim, settings).run({}, {})
+    outcome = await Attempt(claim, settings).run(cast(Any, None))
     assert isinstance(outcome, Failed)
     assert outcome.code == "bad_record"

@@ -174,7 +174,7 @@ class TestResume:
         `acknowledge`: the budget would shrink for good, and in the end the worker stand still.
         """
         sent.log.add("waiting")
-        sent.log.forget()
+        sent.log.drop()
         assert sent.held == 0
         for last in (Cursor(0, 1), Cursor(1, 1), Cursor(1, 3), None):
             sent.log.resume(last)

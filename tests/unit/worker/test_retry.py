@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from darkq_worker.attempts.attempt import delay_s
+from darkq_worker.attempts.running import retry_delay_s
 
 BASE_S, MAX_S = 0.5, 30.0
 DRAWS = 200
 
 
 def delays(tries_burnt: int, retry_after_s: float | None = None) -> list[float]:
-    return [delay_s(tries_burnt, retry_after_s, base_s=BASE_S, max_s=MAX_S) for _ in range(DRAWS)]
+    return [
+        retry_delay_s(tries_burnt, retry_after_s, base_s=BASE_S, max_s=MAX_S) for _ in range(DRAWS)
+    ]
 
 
 @pytest.mark.parametrize("tries_burnt", range(12))

@@ -1,1 +1,1 @@
-"""One attempt: from its claim to its settlement."""
+"""Attempts: a claimed job from its start to its settlement."""

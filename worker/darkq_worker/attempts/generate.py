@@ -1,32 +1,37 @@
-"""One attempt: ask the upstream, and write what it says into the attempt's log."""
+"""The work of one attempt: choose an upstream, call it, copy its answer into the event log."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from dataclasses import dataclass
+from types import MappingProxyType
 
+from darkq.operate.upstreams import Served
 from darkq.protocol.job import Job
 from darkq.settings.settings import Settings
 from darkq.telemetry.metrics import FIRST_CHUNK, Tally
-from darkq_worker.attempts.routing import Upstreams
-from darkq_worker.attempts.tracing import AttemptSpan
+from darkq_worker.attempts.telemetry import AttemptSpan
 from darkq_worker.leases import Claim
-from darkq_worker.limits.call import Call, Limits
-from darkq_worker.limits.gate import NotNow
+from darkq_worker.limits.calls import Call, CallDeferred, Limits, Rule
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,
     NotReady,
+    ProtocolViolation,
     Rejected,
     Request,
     TimedOut,
     Truncated,
+    UnknownModel,
+    Unserved,
+    Upstream,
     UpstreamError,
     check_options,
 )
+from darkq_worker.upstreams.openai import OpenAIUpstream
 from darkq_worker.upstreams.traced import CallSpan
 from darkq_worker.writing.attempt_log import AttemptLog, Budget
 
@@ -37,71 +42,161 @@ class AnswerTooLong(Rejected):
     code = "answer_too_long"
 
 
-async def generate(ctx: dict[str, Any], job: Job) -> End:
-    """Stream a job's answer into its log; the function that arq's records name.
+class UnknownUpstream(Unserved):
+    code = "unknown_upstream"
+    kind = "upstream"
 
-    Raises `NotNow` before anything is written, and `UpstreamError`. Returns only when the
-    upstream said that the answer is complete. Cancelled, the connection to the upstream is
-    closed before this returns.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptContext:
+    """What one attempt works with: its own claim, log and span; the rest is the worker's."""
+
+    claim: Claim
+    log: AttemptLog
+    span: AttemptSpan
+    settings: Settings
+    upstreams: Upstreams
+    limits: Limits
+    budget: Budget
+    tally: Tally
+
+
+async def generate(context: AttemptContext, job: Job) -> End:
+    """Stream the answer of a job into its event log.
+
+    Raises `CallDeferred` before anything is written, and `UpstreamError`. Returns only if the
+    upstream reported that the answer is complete. If this is cancelled, the connection to the
+    upstream is closed first.
     """
-    settings, upstreams = cast(Settings, ctx["settings"]), cast(Upstreams, ctx["upstreams"])
-    log, budget = cast(AttemptLog, ctx["log"]), cast(Budget, ctx["budget"])
-    limits, claim = cast(Limits, ctx["limits"]), cast(Claim, ctx["claim"])
-    tally, span = cast(Tally, ctx["tally"]), cast(AttemptSpan, ctx["span"])
     try:
-        upstream, model = upstreams.choose(job.upstream, job.model)
+        upstream, model = context.upstreams.choose(job.upstream, job.model)
     except NotReady:
-        raise NotNow(delay_s=NOT_READY_PAUSE_S) from None
+        raise CallDeferred(delay_s=NOT_READY_PAUSE_S) from None
     check_options(upstream, job.options)
     request = Request(prompt=job.prompt, model=model, proxy=job.proxy, options=job.options)
-    timeout_s = job.timeout_s or settings.job_timeout_s
+    timeout_s = job.timeout_s or context.settings.job_timeout_s
     deadline = asyncio.timeout(timeout_s)
-    async with limits.call(upstream.name, claim, own_proxy=job.proxy is not None) as call:
-        at_ms, traceparent = int(time.time() * 1000), span.traceparent
-        log.start(model=model, upstream=upstream.name, at_ms=at_ms, traceparent=traceparent)
-        with span.call(upstream.name, request) as traced:
+    own_proxy = job.proxy is not None
+    async with context.limits.call(upstream.name, context.claim, own_proxy=own_proxy) as call:
+        context.log.start(
+            model=model,
+            upstream=upstream.name,
+            at_ms=int(time.time() * 1000),
+            traceparent=context.span.traceparent,
+        )
+        with context.span.call(upstream.name, request) as span:
             try:
                 async with deadline:
-                    stream = upstream.stream(request)
-                    most = settings.max_result_chars
-                    return await _copy(stream, log, budget, call, tally, traced, max_chars=most)
+                    return await _copy(upstream.stream(request), context, call, span)
             except UpstreamError as error:
-                call.failed(error)
+                call.record_failure(error)
                 raise
             except TimeoutError:
-                if not deadline.expired():
+                if not deadline.expired():  # raised by a bug below, not by this deadline
                     raise
                 raise TimedOut(f"no complete answer within {timeout_s:g} s") from None
 
 
 async def _copy(
-    stream: AsyncGenerator[str | End, None],
-    log: AttemptLog,
-    budget: Budget,
-    call: Call,
-    tally: Tally,
-    traced: CallSpan,
-    *,
-    max_chars: int,
+    stream: AsyncGenerator[str | End, None], context: AttemptContext, call: Call, span: CallSpan
 ) -> End:
-    """Copy a stream into the log, as fast as the log's budget allows."""
+    """Copy a stream into the log, as fast as the budget allows."""
+    log, budget, max_chars = context.log, context.budget, context.settings.max_result_chars
     chars, began_s = 0, time.perf_counter()
     async with aclosing(stream) as items:
         async for item in items:
             if isinstance(item, str):
                 log.add(item)
                 if not chars:
-                    tally.observe(FIRST_CHUNK, time.perf_counter() - began_s, log.upstream)
-                    traced.first_chunk()
-                    await call.answered()
+                    first_chunk_s = time.perf_counter() - began_s
+                    context.tally.observe(FIRST_CHUNK, first_chunk_s, log.upstream)
+                    span.first_chunk()
+                    await call.record_answer()
                 chars += len(item)
                 if chars > max_chars:
                     raise AnswerTooLong(f"more than {max_chars:,} characters")
-                if budget.exhausted:
+                if budget.exhausted:  # checked first: `room()` would cost a call per chunk
                     await budget.room()
             elif not chars:
                 raise EmptyAnswer("the upstream said that the answer is complete, and sent none")
             else:
-                traced.ended(item)
+                span.ended(item)
                 return item
     raise Truncated("the stream ended before the upstream said that the answer is complete")
+
+
+class Upstreams:
+    """The upstreams of a worker, and their limits by name; the first upstream is the default."""
+
+    def __init__(
+        self, upstreams: Sequence[Upstream], rules: Mapping[str, Rule] = MappingProxyType({})
+    ) -> None:
+        self.rules = rules
+        self._by_name = {upstream.name: upstream for upstream in upstreams}
+        self._default = upstreams[0]
+
+    def choose(self, name: str | None, model: str | None) -> tuple[Upstream, str]:
+        """Return the upstream of a job, and the canonical name of its model.
+
+        A name selects that upstream, and so does a worker with only one upstream: these may be
+        called with a model that they do not list. Otherwise the first upstream is chosen that
+        knows the model by exactly this name or alias, then the first that knows it by a longer
+        name; without a model, the default.
+
+        Raises `UnknownUpstream`, `UnknownModel`, the error of an upstream that cannot list its
+        models, and `NotReady` while an upstream that may know the model has no list yet.
+        """
+        if name is not None or not model or len(self._by_name) == 1:
+            upstream = self._find(name)
+            return upstream, _resolve_only(upstream, model)
+        unsure: UpstreamError | None = None
+        similar: tuple[Upstream, str] | None = None
+        for upstream in self:
+            try:
+                found = upstream.resolve_model(model)
+            except (UnknownModel, ProtocolViolation):
+                continue
+            except UpstreamError as error:
+                unsure = error if unsure is None or isinstance(error, NotReady) else unsure
+                continue
+            if not isinstance(upstream, OpenAIUpstream) or upstream.knows(model):
+                return upstream, found
+            similar = similar or (upstream, found)
+        if similar is not None:
+            return similar
+        raise unsure or UnknownModel(model, [name for each in self for name in each.models])
+
+    def served(self) -> list[Served]:
+        """Return the description of each upstream for operators, with its limits."""
+        return [
+            Served(
+                name=upstream.name,
+                kind=upstream.kind,
+                default_model=upstream.default_model,
+                models=tuple(upstream.models),
+                options=tuple(sorted(upstream.options)),
+                windows=self.rules.get(upstream.name, Rule()).windows,
+                concurrency=self.rules.get(upstream.name, Rule()).concurrency,
+            )
+            for upstream in self
+        ]
+
+    def _find(self, name: str | None) -> Upstream:
+        if name is None:
+            return self._default
+        if name not in self._by_name:
+            raise UnknownUpstream(name, list(self._by_name))
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[Upstream]:
+        return iter(self._by_name.values())
+
+
+def _resolve_only(upstream: Upstream, model: str | None) -> str:
+    """Return the model for the only possible upstream; the service judges unlisted models."""
+    try:
+        return upstream.resolve_model(model)
+    except (Rejected, ProtocolViolation):
+        if model and isinstance(upstream, OpenAIUpstream) and upstream.takes_unlisted:
+            return model
+        raise

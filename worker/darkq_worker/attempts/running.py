@@ -1,120 +1,344 @@
-"""What a worker runs: each attempt in a task of its own, from its claim to its settlement."""
+"""The running attempts of a worker: each in a task of its own, from its claim to its settlement.
+
+    start ──► Attempt.run ──► generate ──► outcome ──► settle ──► log record, span, metrics
+                  ▲                                       │
+       stop: cancelled, lost, shutdown       one script call, sent by the writer
+
+Cancelling the task of an attempt ends its run, never its settlement.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import random
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import msgspec
+
+from darkq.errors import InvalidJob
+from darkq.protocol.job import Job
+from darkq.protocol.keys import PRIORITIES
+from darkq.protocol.record import FUNCTION, Head, JobRecord, decode_head, decode_job
+from darkq.redis.backoff import backoff_s
 from darkq.settings.settings import Settings
 from darkq.telemetry.logging import LogLine, described
-from darkq_worker.attempts.attempt import Attempt, Function
-from darkq_worker.attempts.log_line import report
-from darkq_worker.attempts.metrics import Counting
-from darkq_worker.attempts.outcome import HandBack, Lost, Outcome
-from darkq_worker.attempts.settle import settlement_of
-from darkq_worker.attempts.tracing import AttemptSpan, attempt_span
+from darkq_worker.attempts.generate import AttemptContext, Upstreams, generate
+from darkq_worker.attempts.settlement import (
+    Cancelled,
+    Completed,
+    Deferred,
+    Failed,
+    HandBack,
+    Lost,
+    Outcome,
+    TryAgain,
+    make_settlement,
+)
+from darkq_worker.attempts.telemetry import AttemptSpan, WorkerMetrics, attempt_span
 from darkq_worker.leases import Claim
-from darkq_worker.writing.attempt_log import AttemptLog
+from darkq_worker.limits.calls import CallDeferred, Limits
+from darkq_worker.upstreams.base import UpstreamError
+from darkq_worker.writing.attempt_log import AttemptLog, Settlement
 from darkq_worker.writing.writer import Writer
 
 logger = logging.getLogger("darkq.worker")
 
+NEWER_PAUSE_S = 5.0
+"""A job of a newer version is deferred for so long, for a worker that can read it."""
 
-class Running:
-    """The attempts of one worker. `tasks` are arq's, which waits for them at the end.
+StopReason: TypeAlias = Literal["cancelled", "lost"]
 
-    `on_ended` hears of each claim whose slot is free again.
+_LEVELS: dict[type[Outcome], int] = {Failed: logging.WARNING, Deferred: logging.DEBUG}
+
+
+class RunningAttempts:
+    """The attempts of one worker. `tasks` belong to arq, which waits for them at shutdown.
+
+    `on_ended` is called with each claim whose slot is free again.
     """
 
     def __init__(
         self,
-        functions: Mapping[str, Function],
-        ctx: dict[str, Any],
         tasks: dict[str, asyncio.Task[Any]],
         *,
         settings: Settings,
         worker_id: str,
+        upstreams: Upstreams,
+        limits: Limits,
         writer: Writer,
-        counting: Counting,
+        metrics: WorkerMetrics,
         on_ended: Callable[[Claim], None],
     ) -> None:
         self.attempts: set[Attempt] = set()
-        self._functions = functions
-        self._ctx = ctx
         self._tasks = tasks
         self._settings = settings
         self._worker_id = worker_id
+        self._upstreams = upstreams
+        self._limits = limits
         self._writer = writer
-        self._counting = counting
+        self._metrics = metrics
         self._on_ended = on_ended
 
     def start(self, claims: Sequence[Claim]) -> None:
-        """Run what has been claimed.
-
-        A server that forgot that it gave us a job may give it again, with the same number and
-        token: it is the attempt that runs here, or whose end is on its way.
-        """
-        self._counting.claimed(claims)
+        """Start an attempt for each claim."""
+        self._metrics.count_claims(claims)
         for claim in claims:
             attempt = Attempt(claim, self._settings)
+            # A Redis that lost our claim in a failover may return the job again, with the same
+            # number and token: it is the attempt that runs here, or is being settled.
             if attempt.name in self._tasks:
                 continue
             task = asyncio.get_running_loop().create_task(self._run(attempt), name=attempt.name)
-            attempt.begin(task)
+            attempt.task = task
             self.attempts.add(attempt)
             self._tasks[attempt.name] = task
-            task.add_done_callback(partial(self._ended, attempt))
+            task.add_done_callback(partial(self._on_done, attempt))
 
     def cancel(self, arq_id: bytes) -> None:
-        """Stop a job, if it runs here."""
+        """Stop the attempt of a cancelled job, if it runs here."""
         for attempt in self.attempts:
             if attempt.claim.keys.arq_id.encode() == arq_id:
                 attempt.stop("cancelled")
 
-    def _ended(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+    async def _run(self, attempt: Attempt) -> None:
+        attempt.has_begun = True
+        claim, writer = attempt.claim, self._writer
+        log = writer.open(
+            claim.keys, claim.attempt, claim.token, on_lost=lambda: attempt.stop("lost")
+        )
+        with attempt_span(claim) as span:
+            context = AttemptContext(
+                claim=claim,
+                log=log,
+                span=span,
+                settings=self._settings,
+                upstreams=self._upstreams,
+                limits=self._limits,
+                budget=writer.budget,
+                tally=writer.tally,
+            )
+            outcome = await attempt.run(context)
+            settlement = self._make_settlement(outcome, attempt, log)
+            if settlement is None:
+                writer.abandon(log)
+                self._record_end(attempt, log, span, outcome)
+                return
+            settled = writer.settle(settlement)
+            settled.add_done_callback(
+                lambda ours: self._on_settled(attempt, log, span, outcome, ours.result())
+            )
+            # Shutdown cancels this task a second time. The settlement stays with the writer, which
+            # sends it before the worker exits.
+            await asyncio.shield(settled)
+
+    def _make_settlement(
+        self, outcome: Outcome, attempt: Attempt, log: AttemptLog
+    ) -> Settlement | None:
+        return make_settlement(
+            outcome,
+            attempt.claim,
+            log,
+            self._settings,
+            record=attempt.record,
+            started_ms=attempt.started_ms,
+        )
+
+    def _on_settled(
+        self, attempt: Attempt, log: AttemptLog, span: AttemptSpan, outcome: Outcome, ours: bool
+    ) -> None:
+        self._metrics.count_end(outcome, log.upstream, ours)
+        self._record_end(attempt, log, span, outcome if ours else Lost())
+
+    def _record_end(
+        self, attempt: Attempt, log: AttemptLog, span: AttemptSpan, outcome: Outcome
+    ) -> None:
+        """Log and trace the outcome. Called after the settlement, so it must not block."""
+        log_end(outcome, attempt, log, self._worker_id)
+        span.record_end(outcome, log)
+
+    def _on_done(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         self.attempts.discard(attempt)
         del self._tasks[attempt.name]
         self._on_ended(attempt.claim)
         if not attempt.has_begun:  # a task that is cancelled before its first step never runs
             self._hand_back(attempt)
         error = None if task.cancelled() else task.exception()
-        if error is not None:  # its lease will run out, and the job is claimed again
-            job_id, found = attempt.claim.keys.public_id, described(error)
-            line = LogLine("attempt broken", job=job_id, exception=found, worker=self._worker_id)
-            logger.error(line)
+        if error is not None:  # its lease will expire, and the job is claimed again
+            logger.error(
+                LogLine(
+                    "attempt crashed",
+                    job=attempt.claim.keys.public_id,
+                    exception=described(error),
+                    worker=self._worker_id,
+                )
+            )
 
     def _hand_back(self, attempt: Attempt) -> None:
         claim, writer = attempt.claim, self._writer
         log = writer.open(claim.keys, claim.attempt, claim.token, on_lost=lambda: None)
-        settlement = settlement_of(HandBack(), attempt, log, self._settings)
+        settlement = self._make_settlement(HandBack(), attempt, log)
         if settlement is not None:
             writer.settle(settlement)
 
-    async def _run(self, attempt: Attempt) -> None:
-        """Run an attempt and settle it. A cancellation ends the run, never the settlement."""
-        attempt.has_begun = True
-        claim, writer = attempt.claim, self._writer
-        log = writer.open(
-            claim.keys, claim.attempt, claim.token, on_lost=lambda: attempt.stop("lost")
-        )
-        of_this = {"claim": claim, "log": log, "budget": writer.budget, "tally": writer.tally}
-        with attempt_span(claim) as span:
-            outcome = await attempt.run(self._functions, {**self._ctx, **of_this, "span": span})
-            settlement = settlement_of(outcome, attempt, log, self._settings)
-            tell = partial(self._tell, attempt, log, span)
-            if settlement is None:
-                writer.abandon(log)
-                tell(outcome)
-            else:
-                settled = writer.settle(settlement)
-                settled.add_done_callback(partial(self._counting.settled, outcome, log.upstream))
-                settled.add_done_callback(lambda ours: tell(outcome if ours.result() else Lost()))
-                await asyncio.shield(settled)
 
-    def _tell(self, attempt: Attempt, log: AttemptLog, span: AttemptSpan, outcome: Outcome) -> None:
-        """Say how an attempt has ended, which Redis knows: nobody may wait for that any more."""
-        report(outcome, attempt, log, self._worker_id)
-        span.ended(outcome, log)
+class Attempt:
+    """A claimed job while this worker runs it.
+
+    `stop` cancels its task with a reason; a cancellation without a reason is a shutdown.
+    """
+
+    def __init__(self, claim: Claim, settings: Settings) -> None:
+        self.claim = claim
+        self.started_ms = int(time.time() * 1000)
+        self.started_s = self.ended_s = time.perf_counter()
+        self.record: JobRecord | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.has_begun = False
+        self._settings = settings
+        self._stop_reason: StopReason | None = None
+        self.name = f"{claim.keys.arq_id}:{claim.attempt}"
+        """Unique among the attempts of this process."""
+
+    def stop(self, reason: StopReason) -> bool:
+        """Cancel the attempt; return True if this call did. False once the run has ended."""
+        if self._stop_reason is not None or self.task is None:
+            return False
+        self._stop_reason = reason
+        return self.task.cancel()
+
+    async def run(self, context: AttemptContext) -> Outcome:
+        """Generate the answer, and return the outcome. Raises nothing that the run raises."""
+        record = self._accept()
+        if not isinstance(record, JobRecord):
+            return record
+        self.record = record
+        try:
+            return Completed(await generate(context, record.job))
+        except asyncio.CancelledError:
+            return self._judge_cancellation()
+        except CallDeferred as error:
+            return Deferred(error.turn_ms, error.upstream, error.delay_s)
+        except UpstreamError as error:
+            return self._judge_error(error, record.job)
+        except Exception as error:
+            job_id = self.claim.keys.public_id
+            logger.error(LogLine("attempt crashed", job=job_id, exception=described(error)))
+            return Failed("internal_error", f"{type(error).__name__} in the worker; see its log")
+        finally:
+            self.task = None  # from here on the task settles, and `stop` must not cancel it
+            self.ended_s = time.perf_counter()
+
+    def _accept(self) -> JobRecord | Outcome:
+        """Return the record of the job, or why it is not run."""
+        if self.claim.cancelled:
+            return Cancelled()
+        if not self.claim.record:
+            return Failed("expired", "the job waited for longer than DARKQ_JOB_TTL_S")
+        if self.claim.leases_lost > self._settings.worker_max_lost_leases:
+            return Failed(
+                "worker_lost", f"{self.claim.leases_lost} workers died or lost touch running it"
+            )
+        record = self._read(self.claim.record)
+        if isinstance(record, JobRecord) and record.f != FUNCTION:
+            return Failed("unknown_function", f"this worker has no function {record.f[:80]!r}")
+        return record
+
+    def _read(self, data: bytes) -> JobRecord | Outcome:
+        try:
+            head = decode_head(data)
+            if head.is_newer:
+                return self._leave_to_newer_worker(head)
+            record = decode_job(data)
+            record.job.verify()  # the record may have been written without `enqueue`
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return Failed("bad_record", "the job's record cannot be read by this version")
+        except InvalidJob as error:
+            return Failed("bad_record", f"the job's record holds what enqueue refuses: {error}")
+        return record
+
+    def _leave_to_newer_worker(self, head: Head) -> Outcome:
+        # Each claim extends the TTL of the record, so it never expires by itself. Only its age,
+        # by the clock of Redis, shows that no newer worker exists.
+        claimed_ms = self.claim.queued_at_ms + self.claim.waited_s * 1000
+        if claimed_ms - head.et > self._settings.job_ttl_s * 1000:
+            return Failed("bad_record", "no worker came that is as new as the job's record")
+        return Deferred(delay_s=NEWER_PAUSE_S)
+
+    def _judge_cancellation(self) -> Outcome:
+        if self._stop_reason == "cancelled":
+            return Cancelled()
+        return Lost() if self._stop_reason == "lost" else HandBack()
+
+    def _judge_error(self, error: UpstreamError, job: Job) -> Outcome:
+        settings, burnt = self._settings, self.claim.tries_burnt
+        tries = job.tries or settings.job_tries
+        if not error.retryable or burnt + 1 >= tries:
+            return Failed(error.code, error.message_to(job.tenant))
+        delay_s = retry_delay_s(
+            burnt, error.retry_after_s, base_s=settings.retry_base_s, max_s=settings.retry_max_s
+        )
+        return TryAgain(error.code, delay_s, error.message)
+
+
+def retry_delay_s(
+    tries_burnt: int, retry_after_s: float | None, *, base_s: float, max_s: float
+) -> float:
+    """Return the delay before the next try, in seconds.
+
+    At least what the upstream asked for, otherwise exponential. A part of it is random, so that
+    jobs that failed at the same time are not retried at the same time.
+    """
+    if retry_after_s is not None:
+        return retry_after_s + random.uniform(0, base_s)
+    return backoff_s(tries_burnt, first_s=base_s, longest_s=max_s)
+
+
+def log_end(outcome: Outcome, attempt: Attempt, log: AttemptLog, worker_id: str) -> None:
+    """Log the end of an attempt: how it ended, and how long each phase took.
+
+        enqueued ─ waited ─► claimed ─ first chunk ─► text ─ generating ─► end ─ settling ─► Redis
+           └────────────────────────────────── total ─────────────────────────────────────────┘
+
+    `job ended` is logged once per job, when Redis has its end; `attempt ended` if another attempt
+    follows. `waited_s` is by the clock of Redis, `total_s` by the producer's clock, the others by
+    the clock of this process.
+    """
+    level = _LEVELS.get(type(outcome), logging.INFO)
+    if not logger.isEnabledFor(level):
+        return
+    claim, record, now_s = attempt.claim, attempt.record, time.perf_counter()
+    first_s, ended_s = log.first_chunk_s, attempt.ended_s
+    fields = {
+        "job": claim.keys.public_id,
+        "attempt": claim.attempt,
+        "outcome": str(outcome),
+        "code": _find_code(outcome),
+        "retry_in_s": round(outcome.delay_s, 4) if isinstance(outcome, TryAgain) else None,
+        "model": log.model or (record.job.model if record else None),
+        "upstream": log.upstream or None,
+        "tries": claim.tries_burnt + 1,
+        "chunks": log.chunks,
+        "chars": log.chars,
+        "waited_s": round(claim.waited_s, 4),
+        "first_chunk_s": round(first_s - attempt.started_s, 4) if first_s else None,
+        "generating_s": round(ended_s - first_s, 4) if first_s else None,
+        "settling_s": round(now_s - ended_s, 4),
+        "total_s": round(time.time() - record.et / 1000, 4) if record else None,
+        "priority": PRIORITIES[claim.priority_number],
+        "partition": claim.keys.partition,
+        "worker": worker_id,
+    }
+    if isinstance(outcome, Completed | Failed | Cancelled):
+        logger.log(level, LogLine("job ended", **fields))
+    else:
+        logger.log(level, LogLine("attempt ended", **fields))
+
+
+def _find_code(outcome: Outcome) -> str | None:
+    if isinstance(outcome, Failed):
+        return outcome.code
+    return outcome.reason if isinstance(outcome, TryAgain) else None

@@ -1,1 +1,1 @@
-"""Whether an upstream may be called now."""
+"""The limits and circuit breakers of upstreams, shared by all workers."""

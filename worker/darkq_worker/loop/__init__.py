@@ -1,1 +1,1 @@
-"""What a worker does all the time: claim, run, renew, report."""
+"""The loop of a worker: claim, run, renew, report health."""

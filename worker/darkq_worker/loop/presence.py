@@ -1,10 +1,8 @@
-"""That a worker lives: said now and then, whatever becomes of the servers its jobs are on.
+"""The presence of a worker: its health record, and the drain requests of operators.
 
-With each sign it reads its orders, should the word that there are some have been lost.
-
-What an operator has told this worker: to take no more jobs, and to exit or to stay.
-
-It reads its orders when their channel says so, and with each sign of life.
+The health record is renewed regularly, whatever happens to the servers of the worker's jobs. Drain
+requests are read when their channel says so, and with each health check, in case a message was
+lost.
 """
 
 from __future__ import annotations
@@ -18,92 +16,91 @@ from redis.asyncio import Redis
 
 from darkq.operate.workers import Drain, read_order
 from darkq.telemetry.logging import LogLine
-from darkq_worker.outage_log import Trouble
+from darkq_worker.outage_log import OutageLog
+
+logger = logging.getLogger("darkq.worker")
 
 _INTERVAL_S = 1.0
 
 
-class SignsOfLife:
-    """Asks arq every second, which gives a sign every ten. `run()` is its one task."""
+class HealthCheck:
+    """Calls arq's health check every second; it writes every ten. `run()` is its one task."""
 
     def __init__(
-        self, give: Callable[[], Awaitable[None]], draining: Draining, redis: Redis
+        self, check: Callable[[], Awaitable[None]], draining: Draining, redis: Redis
     ) -> None:
-        self._give = give
+        self._check = check
         self._draining = draining
         self._redis = redis
 
     async def run(self) -> None:
-        """Give signs until cancelled."""
-        trouble = Trouble("no sign of life, will keep trying", "signs of life again")
+        """Write health records until cancelled."""
+        outage = OutageLog("health check failed", "health check recovered")
         while True:
             try:
-                await self._give()
-                if self._draining.news.is_set():
+                await self._check()
+                if self._draining.may_have_changed.is_set():
                     await self._draining.read(self._redis)
-                trouble.over()
+                outage.record_success()
             except Exception as error:
-                trouble.met(error)
+                outage.record_failure(error)
                 await asyncio.sleep(_INTERVAL_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_INTERVAL_S):
-                    await self._draining.news.wait()
-
-
-logger = logging.getLogger("darkq.worker")
+                    await self._draining.may_have_changed.wait()
 
 
 class Draining:
-    """The orders of one worker; the sink of the channel that says that there are some.
+    """The drain request of one worker; the sink of the channel that announces changes.
 
-    `leave` begins its end, and says whether to be patient; `wake` lets it look for jobs again.
+    `leave` starts the shutdown; its argument says whether running jobs may take as long as they
+    need. `wake_up` wakes the worker's loop.
     """
 
     def __init__(
-        self, worker_id: str, *, leave: Callable[[bool], None], wake: Callable[[], None]
+        self, worker_id: str, *, leave: Callable[[bool], None], wake_up: asyncio.Event
     ) -> None:
         self._worker_id = worker_id
         self._leave = leave
-        self._wake = wake
-        self._told: Drain | None = None
+        self._wake_up = wake_up
+        self._request: Drain | None = None
         self._leaves = False
-        self._heard = self._read = 0  # how many words there were, how many of them were read
-        self.news = asyncio.Event()
-        """There may be orders that were not read."""
+        self._messages = self._messages_read = 0
+        self.may_have_changed = asyncio.Event()
 
     def deliver(self, message: bytes) -> None:
-        """There are orders: nothing is taken before they are read."""
-        self._heard += 1
-        self.news.set()
+        """Note that a drain request is pending: stop claiming until it has been read."""
+        self._messages += 1
+        self.may_have_changed.set()
 
     def gap(self) -> None:
-        """There may be."""
-        self.news.set()
+        """Note that a message may have been lost."""
+        self.may_have_changed.set()
 
     @property
     def is_idle(self) -> bool:
-        """Tell whether the worker takes nothing for now."""
-        return self._read < self._heard or self._told is not None
+        """True if the worker must not claim now."""
+        return self._messages_read < self._messages or self._request is not None
 
     async def read(self, redis: Redis) -> None:
-        """Read the orders, and follow them. Raises what redis-py raises."""
-        self.news.clear()
-        heard = self._heard
+        """Read the drain request, and obey it. Raises what redis-py raises."""
+        self.may_have_changed.clear()
+        messages = self._messages  # one that arrives during the read is not covered by it
         try:
-            told = await read_order(redis, self._worker_id)
+            request = await read_order(redis, self._worker_id)
         except BaseException:
-            self.news.set()
+            self.may_have_changed.set()
             raise
-        self._read = heard
-        self._wake()
-        if told == self._told or self._leaves:
+        self._messages_read = messages
+        self._wake_up.set()
+        if request == self._request or self._leaves:
             return
-        self._told = told
-        if told is None:
-            logger.info(LogLine("claims again"))
+        self._request = request
+        if request is None:
+            logger.info(LogLine("drain withdrawn"))
             return
-        ends = "stays" if told.stay else "exits when it is done"
-        logger.info(LogLine("drained: takes no more jobs", by=told.by or "?", then=ends))
-        if not told.stay:
+        exits = not request.stay
+        logger.info(LogLine("drain requested", by=request.by or "?", exits=exits))
+        if exits:
             self._leaves = True
-            self._leave(told.patient)
+            self._leave(request.patient)

@@ -1,22 +1,32 @@
 """arq's Worker, with leases.
 
-What stays arq's: its keys and records, its signals, its hooks' and cron's and health check's
-place, its life from `main` to `close`. What is different, and why:
+Kept from arq: its keys and records, its signals, its hooks, cron and health check, its life cycle
+from `main` to `close`. Different, and why:
 
 - One script claims jobs of several queues, most urgent first. Running jobs leave the range that
-  claims look at: stock arq scans them on every poll, and starves behind 100 of them.
-- A claim is a lease, renewed for all jobs in one call. A dead worker's jobs run elsewhere
-  within the lease; stock arq waits for the job's timeout.
-- Jobs are finished by a script that first asks whether they are still ours. Stock arq lets a
-  worker that was away overwrite its successor's result.
+  claims read. Stock arq reads them on every poll, and claims nothing behind 100 of them.
+- A claim is a lease, and one call renews the leases of all jobs. The jobs of a dead worker run
+  elsewhere within one lease; stock arq waits for the timeout of the job.
+- A script settles a job only if it still belongs to this worker. A stock arq worker that was
+  suspended overwrites the result of its successor.
 - A pub/sub message wakes an idle worker; the poll is only the fallback.
 
     serve ── startup ── main: claim ⇄ sleep ── close: finish or hand back
                ├── writer (group commit)
-               ├── heartbeat, for leases on jobs, leases on calls, and counts
-               └── signs of life
+               ├── heartbeat: leases of jobs, leases of calls, metrics
+               └── health check
 
-What a worker hears of a partition: there are jobs, or one is to be cancelled.
+**The path of a job, from its claim to its settlement, is nine files; start here, at `main`:**
+
+    loop/claiming          when to claim, and how much
+    leases                 the claim itself
+    attempts/running       a task per attempt; its outcome
+    attempts/generate      the choice of an upstream; its answer, copied into the event log
+    limits/calls           admission of the call
+    upstreams/base         what an upstream promises
+    writing/attempt_log    text as numbered events, and the flush that carries them
+    writing/writer         flushes to Redis
+    attempts/settlement    what is stored at the end
 """
 
 from __future__ import annotations
@@ -24,31 +34,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
 from signal import Signals
 from typing import Any, cast
 
 from arq.connections import ArqRedis
-from arq.worker import Worker
+from arq.worker import Worker, func
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from darkq.operate.upstreams import announcement
 from darkq.operate.workers import sign_in, sign_out
 from darkq.protocol import keys as names
-from darkq.protocol.record import deserialize, serialize
+from darkq.protocol.record import FUNCTION, deserialize, serialize
 from darkq.redis.pool import brief
 from darkq.redis.pubsub import Live
+from darkq.redis.servers import Servers
 from darkq.settings.settings import Settings
 from darkq.telemetry.logging import LogLine
-from darkq_worker.attempts.metrics import Counting
-from darkq_worker.attempts.running import Running
+from darkq_worker.attempts.generate import Upstreams, generate
+from darkq_worker.attempts.running import RunningAttempts
+from darkq_worker.attempts.telemetry import WorkerMetrics
 from darkq_worker.leases import Claim, Leases
-from darkq_worker.limits.call import Limits
+from darkq_worker.limits.calls import Limits
 from darkq_worker.loop.claiming import Claiming
 from darkq_worker.loop.heartbeat import Heartbeat
-from darkq_worker.loop.presence import Draining, SignsOfLife
+from darkq_worker.loop.presence import Draining, HealthCheck
 from darkq_worker.writing.writer import Writer
 
 logger = logging.getLogger("darkq.worker")
@@ -56,6 +67,7 @@ logger = logging.getLogger("darkq.worker")
 HEALTH_INTERVAL_S = 10
 _CLOSE_PATIENCE_S = 5.0
 _A_YEAR_S = 365 * 24 * 3600
+_CANCEL = b"cancel "
 
 
 class LeasedWorker(Worker):
@@ -63,23 +75,22 @@ class LeasedWorker(Worker):
 
     def __init__(
         self,
-        functions: Sequence[Any],
         *,
         settings: Settings,
         worker_id: str,
+        servers: Servers,
         redis: Redis,
         leases: Leases,
         writer: Writer,
         live: Live,
+        upstreams: Upstreams,
         limits: Limits,
-        counting: Counting,
-        serves: Callable[[], bytes],
-        owner: Callable[[int], object],
-        ctx: dict[str, Any],
+        metrics: WorkerMetrics,
         handle_signals: bool = True,
     ) -> None:
         super().__init__(
-            functions,
+            # arq insists on functions, and never calls them here: `RunningAttempts` does.
+            [func(cast(Any, generate), name=FUNCTION)],
             queue_name=names.queue(0, "interactive"),
             redis_pool=cast(ArqRedis, redis),  # of which only what any client can do is used
             max_jobs=settings.worker_jobs,
@@ -89,171 +100,147 @@ class LeasedWorker(Worker):
             health_check_key=names.worker(worker_id),
             job_serializer=serialize,
             job_deserializer=deserialize,
-            ctx={**ctx, "limits": limits},
         )
         self._settings = settings
         self._worker_id = worker_id
-        self._serves = serves
+        self._upstreams = upstreams
         self._writer = writer
         self._live = live
-        self._running = Running(
-            {name: function.coroutine for name, function in self.functions.items()},
-            self.ctx,
+        self._metrics = metrics
+        self._wake_up = asyncio.Event()
+        self._running = RunningAttempts(
             self.tasks,
             settings=settings,
             worker_id=worker_id,
+            upstreams=upstreams,
+            limits=limits,
             writer=writer,
-            counting=counting,
-            on_ended=self._slot_is_free,
+            metrics=metrics,
+            on_ended=self._free_slot,
         )
-        attempts = self._running.attempts
-        self._wake = asyncio.Event()
-        lease_s = settings.worker_lease_s
-        self._counting = counting
         self._heartbeat = Heartbeat(
             leases,
             limits,
-            counting,
-            attempts,
-            lease_s=lease_s,
-            on_failure=self._in_doubt,
+            metrics,
+            self._running.attempts,
+            lease_s=settings.worker_lease_s,
+            on_failure=self._search,
         )
-        self._draining = Draining(worker_id, leave=self._leave, wake=self._wake.set)
-        self._signs = SignsOfLife(self.heart_beat, self._draining, redis)
+        self._draining = Draining(worker_id, leave=self._leave, wake_up=self._wake_up)
+        self._health_check = HealthCheck(self.heart_beat, self._draining, redis)
         self._claiming = Claiming(
             leases,
-            attempts,
+            self._running,
+            self._heartbeat,
+            servers,
             settings,
-            may_claim=self._may_claim,
-            start=self._running.start,
-            renew=self._heartbeat.beat_in,
-            owner=owner,
-            wake=self._wake.set,
+            wake_up=self._wake_up,
+            may_claim=lambda: self.allow_pick_jobs and not self._draining.is_idle,
         )
 
     async def serve(self) -> None:
-        """Run until a signal or a cancellation; then finish or hand back what runs.
+        """Run until a signal or a cancellation; then finish or hand back running jobs.
 
-        Raises what broke the writer or the heartbeat, which nothing should.
+        Raises the error of the writer or the heartbeat, which only a bug can cause.
         """
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(self._writer.run(), name="darkq-writer"),
                 tasks.create_task(self._heartbeat.run(), name="darkq-heartbeat"),
             ]
-            signs = tasks.create_task(self._signs.run(), name="darkq-signs-of-life")
+            health_check = tasks.create_task(self._health_check.run(), name="darkq-health-check")
             try:
-                await self._until_stopped()
+                await self._run_until_stopped()
             finally:
-                signs.cancel()  # or it would undo our signing out
+                health_check.cancel()  # it would undo `sign_out`
                 await self.close()
                 for task in background:
                     task.cancel()
 
-    async def _until_stopped(self) -> None:
-        """Run arq's main task; a signal cancels that one, and not us."""
+    async def _run_until_stopped(self) -> None:
+        """Run arq's main task. A signal cancels only that task, a cancellation this one too."""
         try:
             await self.async_run()
         except asyncio.CancelledError:
-            us = asyncio.current_task()
-            if us is not None and us.cancelling():
+            this = asyncio.current_task()
+            if this is not None and this.cancelling():
                 raise
 
     async def main(self) -> None:
-        """Claim and sleep in turns. Survives any absence of Redis."""
+        """Claim and sleep in turns. Continues through any outage of Redis."""
         with ExitStack() as stack:
             for partition in self._settings.find_worker_partitions():
-                look = partial(self._look_at, partition)
-                sink = Wakeups(
-                    on_jobs=look, on_cancel=self._running.cancel, on_gap=partial(self._missed, look)
-                )
-                stack.enter_context(self._live.listening(names.wake(partition), sink))
-                mine = Wakeups(
-                    on_jobs=partial(self._woken, partition),
-                    on_cancel=self._running.cancel,
-                    on_gap=look,
-                )
-                own = names.wake_one(partition, self._worker_id)
-                stack.enter_context(self._live.listening(own, mine))
+                channels = {
+                    names.wake(partition): False,
+                    names.wake_one(partition, self._worker_id): True,
+                }
+                for channel, is_own in channels.items():
+                    sink = Wakeups(
+                        partition, self._claiming, self._running, self._heartbeat, is_own=is_own
+                    )
+                    stack.enter_context(self._live.listening(channel, sink))
             orders = names.worker_orders(self._worker_id)
             stack.enter_context(self._live.listening(orders, self._draining))
-            await self._claiming.claim_due()  # asked twice, the first time: it learns the time
-            self._say("worker ready", jobs_at_once=self.max_jobs)
+            await self._claiming.claim_due()  # the first claim also reads the clock of Redis
+            self._log("worker ready", jobs_at_once=self.max_jobs)
             while True:
                 await self._poll_iteration()
 
     async def _poll_iteration(self) -> None:
-        """Claim what is due and there is room for; then sleep until there may be more."""
-        self._wake.clear()
+        """Claim due jobs, as many as there is room for; then sleep until there may be more."""
+        self._wake_up.clear()  # before the claim: a wake-up during it must not be lost
         with suppress(TimeoutError):
             async with asyncio.timeout(await self._claiming.claim_due()):
-                await self._wake.wait()
+                await self._wake_up.wait()
 
-    def _may_claim(self) -> bool:
-        return self.allow_pick_jobs and not self._draining.is_idle
+    def _free_slot(self, claim: Claim) -> None:
+        self._claiming.free_slot(claim)
 
-    def _slot_is_free(self, claim: Claim) -> None:
-        self._claiming.ended(claim)
-        self._wake.set()
+    def _search(self, partition: int) -> None:
+        """Claim nothing from a partition until its leases have been renewed."""
+        self._claiming.search(partition)
 
-    def _say(self, event: str, level: int = logging.INFO, **facts: object) -> None:
-        logger.log(level, LogLine(event, **facts, worker=self._worker_id))
+    def _log(self, event: str, level: int = logging.INFO, **fields: object) -> None:
+        logger.log(level, LogLine(event, **fields, worker=self._worker_id))
 
     async def record_health(self) -> None:
-        """Give a sign of life, now and then; see `darkq.workers`."""
+        """Write the health record, every `HEALTH_INTERVAL_S`; see `darkq.operate.workers`."""
         before = self._last_health_check
         try:
             await super().record_health()
             if self._last_health_check != before:
-                await sign_in(self.pool, self._worker_id, self._serves())
+                announced = announcement(self._upstreams.served())
+                await sign_in(self.pool, self._worker_id, announced)
                 await self._draining.read(self.pool)
         except Exception:
-            self._last_health_check = before  # arq notes it before it has been given
+            # arq notes the time before it writes. After a failure the next call must try again.
+            self._last_health_check = before
             raise
 
-    # What the wake channels say
-
-    def _in_doubt(self, partition: int) -> None:
-        """Its leases could not be renewed: claim nothing of it before they are."""
-        self._claiming.search(partition)
-
-    def _look_at(self, partition: int) -> None:
-        self._claiming.look_at(partition)
-        self._wake.set()
-
-    def _woken(self, partition: int) -> None:
-        self._claiming.woken(partition)
-        self._wake.set()
-
-    def _missed(self, look: Callable[[], None]) -> None:
-        """Messages were lost: look at the queues, and for jobs to cancel."""
-        look()
-        self._heartbeat.hurry()
-
-    # The end
+    # Shutdown
 
     def handle_sig_wait_for_completion(self, signum: Signals) -> None:
-        """Stop claiming, and let jobs finish within the grace; a second signal ends that."""
+        """Stop claiming, and let jobs finish within the grace; a second signal hands them back."""
         if self.allow_pick_jobs:
-            self._say("stopping, jobs may finish", signal=signum.name, jobs=len(self.tasks))
+            self._log("shutdown requested", signal=signum.name, jobs=len(self.tasks))
             super().handle_sig_wait_for_completion(signum)
         else:
-            self._say("told again, jobs are handed back", signal=signum.name, jobs=len(self.tasks))
+            self._log("shutdown forced", signal=signum.name, jobs=len(self.tasks))
             self.handle_sig(signum)
 
     def _leave(self, patient: bool) -> None:
-        """Stop claiming, and end when what runs has ended, or the grace has; as after a signal."""
+        """Shut down as after a signal; a patient one waits for running jobs without a limit."""
         if self.allow_pick_jobs:
             self._job_completion_wait = _A_YEAR_S if patient else self._job_completion_wait
             super().handle_sig_wait_for_completion(Signals.SIGTERM)
 
     async def _sleep_until_tasks_complete(self) -> None:
-        """Wait within the grace; first for a claim on its way, or what it takes loses its lease."""
+        """Wait within the grace; first for a claim under way, whose jobs run here too."""
         await self._claiming.settled()
         await super()._sleep_until_tasks_complete()
 
     async def close(self) -> None:
-        """Hand back what still runs. While Redis is away, leave it to the leases."""
+        """Hand back the jobs that still run. While Redis is unavailable, their leases expire."""
         self.allow_pick_jobs = False
         await self._claiming.aclose(_CLOSE_PATIENCE_S)
         unfinished = list(self.tasks.values())
@@ -264,37 +251,43 @@ class LeasedWorker(Worker):
         try:
             async with asyncio.timeout(_CLOSE_PATIENCE_S):
                 await self._writer.drained()
-                await self._counting.report()
+                await self._metrics.send()
                 await sign_out(self.pool, self._worker_id)
         except (TimeoutError, RedisError, OSError) as error:
-            self._say("closed without Redis", logging.WARNING, error=brief(error))
-        self._say("worker stopped")
-
-
-_CANCEL = b"cancel "
+            level = logging.WARNING
+            self._log("Redis unavailable during shutdown", level, error=brief(error))
+        self._log("worker stopped")
 
 
 class Wakeups:
-    """The sink of a partition's wake channel."""
+    """The sink of a wake channel of a partition: the common one, or the worker's own."""
 
     def __init__(
         self,
+        partition: int,
+        claiming: Claiming,
+        running: RunningAttempts,
+        heartbeat: Heartbeat,
         *,
-        on_jobs: Callable[[], None],
-        on_cancel: Callable[[bytes], None],
-        on_gap: Callable[[], None],
+        is_own: bool,
     ) -> None:
-        self._on_jobs = on_jobs
-        self._on_cancel = on_cancel
-        self._on_gap = on_gap
+        self._partition = partition
+        self._claiming = claiming
+        self._running = running
+        self._heartbeat = heartbeat
+        self._is_own = is_own
 
     def deliver(self, message: bytes) -> None:
-        """Tell what a message says; an id in it is of anybody's, and may be no text."""
+        """Claim, or stop a cancelled job. Its id is not trusted: it may be of any bytes."""
         if message.startswith(_CANCEL):
-            self._on_cancel(message.removeprefix(_CANCEL))
+            self._running.cancel(message.removeprefix(_CANCEL))
+        elif self._is_own:
+            self._claiming.wake(self._partition)
         else:
-            self._on_jobs()
+            self._claiming.look_at(self._partition)
 
     def gap(self) -> None:
-        """Tell that messages were lost."""
-        self._on_gap()
+        """Messages may have been lost: look for due jobs, and for cancelled ones."""
+        self._claiming.look_at(self._partition)
+        if not self._is_own:
+            self._heartbeat.hurry()

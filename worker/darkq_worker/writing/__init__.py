@@ -1,1 +1,1 @@
-"""The event logs of all attempts of the process, in group commits."""
+"""Group commit of the event logs of all attempts of a worker."""

@@ -1,10 +1,13 @@
-"""The writing end of one attempt's part of an event log.
+"""What a worker writes: the event log of each attempt, and the flush that carries it. No I/O.
 
-Text is added piece by piece and never waits for Redis here. What has come since the last
-flush is sealed into one event. A sealed event keeps its number and content for good, so that
-it can be sent again after a lost connection.
+    add() ──► waiting pieces ──seal──► numbered events ──flush──► acknowledged by Redis
 
-How much unsent text a worker process may hold.
+Text is added piece by piece, without waiting for Redis. A flush seals what arrived since the last
+one into one event. The number and the content of a sealed event never change, so that it
+can be sent again after a lost connection.
+
+A `Flush` is one round trip to one server: the sealed events of many attempts, then the
+settlements of those that ended. A `Budget` bounds the text that waits in a worker.
 """
 
 from __future__ import annotations
@@ -12,17 +15,23 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from darkq import event as ev
+from darkq.errors import NotReplicated
 from darkq.event import Chunk, Cursor, Started
 from darkq.protocol.keys import JobKeys
+from darkq.redis import scripts
+from darkq.redis.durability import WaitRule
+from darkq.redis.raw import Command
+from darkq.redis.scripts import Argument, Script
 from darkq.telemetry.metrics import CHUNK_RELAY, CHUNKS, Tally
+from darkq_worker.leases import Claim
 
 
 class Entry(NamedTuple):
-    """An event on its way into the log."""
+    """An event with its entry id, to be appended to the event log."""
 
     id: str
     event: bytes
@@ -31,14 +40,40 @@ class Entry(NamedTuple):
         return f"Entry({self.id!r})"
 
 
+class Budget:
+    """Counts unsent characters. `spend` may exceed the limit; a reader of more text must wait."""
+
+    def __init__(self, limit: int) -> None:
+        self.exhausted = False
+        """True if `room()` would wait."""
+        self.limit = limit
+        self.spent = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def spend(self, chars: int) -> None:
+        """Count new text, or release sent text: a negative number."""
+        self.spent += chars
+        if self.exhausted != (self.spent >= self.limit):
+            self.exhausted = not self.exhausted
+            if self.exhausted:
+                self._room.clear()
+            else:
+                self._room.set()
+
+    async def room(self) -> None:
+        """Wait until there is room for more text."""
+        await self._room.wait()
+
+
 class AttemptLog:
-    """One attempt's events: `started` is number 0, the chunks follow.
+    """The events of one attempt: `started` is number 0, the chunks follow.
 
     Pieces are merged up to `max_event_chars`; a longer piece is an event of its own.
 
-    `started` is the event that began the attempt: it tells this run from another of its number.
-    `token` is that of the attempt's lease. `on_work` is called when there is something to flush,
-    `on_lost` when the log turns out to belong to somebody else by now.
+    `started` is the event that began the attempt. It distinguishes this run from another run with
+    the same number. `token` is the owner token of the lease. `on_work` is called when there is
+    something to flush, `on_lost` when the log turns out to belong to another run.
     """
 
     def __init__(
@@ -70,15 +105,15 @@ class AttemptLog:
         self._max_event_chars = max_event_chars
         self.started: bytes | None = None
         self._waiting: list[str] = []
-        self._texts: list[str] = []
-        self._merged: list[int] = []
-        self._came_s = array("d")  # eight bytes an event
+        self._texts: list[str] = []  # of the sealed events: event n has text n - 1
+        self._merged: list[int] = []  # how many pieces each has
+        self._arrived_s = array("d")  # eight bytes per event
         self._waits_since_s = 0.0
         self._acknowledged = 0
         self._closed = False
 
     def start(self, *, model: str, upstream: str, at_ms: int, traceparent: str = "") -> None:
-        """Write `started`. Comes before any text."""
+        """Write `started`, before any text."""
         self.model, self.upstream = model, upstream
         self.started = ev.encode(
             Started(
@@ -93,7 +128,7 @@ class AttemptLog:
         self._on_work(self)
 
     def add(self, text: str) -> None:
-        """Write a piece of text, not empty."""
+        """Write a piece of text, which must not be empty."""
         self._waiting.append(text)
         chars = len(text)
         self._budget.spend(chars)
@@ -102,18 +137,18 @@ class AttemptLog:
             self.first_chunk_ms = int(time.time() * 1000)
             self.first_chunk_s = time.perf_counter()
         self.chunks += 1
-        if len(self._waiting) == 1:  # else the writer knows
+        if len(self._waiting) == 1:  # otherwise the writer has been called already
             self._waits_since_s = time.perf_counter()
             self._on_work(self)
 
-    def move(self, on_work: Callable[[AttemptLog], None]) -> None:
-        """Tell somebody else from now on when there is something to flush."""
+    def set_on_work(self, on_work: Callable[[AttemptLog], None]) -> None:
+        """Replace the callback: another server's writer flushes this log now."""
         self._on_work = on_work
 
     def close(self) -> tuple[str, Cursor]:
-        """Seal all that waits; return the whole text, and the place of the event after it.
+        """Seal all waiting text; return the whole text, and the cursor of the next event.
 
-        What is unsent goes with the attempt's settlement from here on.
+        From here on, unsent events are sent with the settlement of the attempt.
         """
         self._closed = True
         while self._waiting:
@@ -121,21 +156,29 @@ class AttemptLog:
         return "".join(self._texts), Cursor(self.attempt, self.sealed)
 
     def seal(self) -> list[Entry]:
-        """Make one event of what waits, as far as one may hold; return what is unsent."""
+        """Seal waiting text into one event, up to its size limit; return all unsent events."""
         if self._waiting:
             self._seal_one()
         return [self._entry(number) for number in range(self._acknowledged, self.sealed)]
 
     def acknowledge(self, count: int) -> None:
-        """The log holds `count` events of this attempt, be it more or fewer than it did."""
-        if self.lost:  # nothing is held any more; a reply may still be on its way
+        """Note that the log in Redis has `count` events of this attempt.
+
+        These may be fewer than before: a Redis that restarted or failed over may have lost some.
+        """
+        if self.lost:  # everything was dropped; a reply may still arrive
             return
         if count > self._acknowledged:
+            # Event 0 is `started`, so event n is element n - 1 of the lists.
             self._count(max(0, self._acknowledged - 1), count - 1)
-        self._hold(count)
+        self._set_acknowledged(count)
 
     def resume(self, last: Cursor | None) -> None:
-        """Go on after the log's last event, which may be before what it once acknowledged."""
+        """Continue after the last event of the log in Redis, or lose the log.
+
+        It is lost if Redis has a later attempt, more events of this attempt than were sealed
+        here, or no log at all: another run owns the job, or the job is gone.
+        """
         if last is None or last.attempt > self.attempt:
             self.lose()
         elif last.attempt < self.attempt:
@@ -146,46 +189,49 @@ class AttemptLog:
             self.lose()
 
     def lose(self) -> None:
-        """Write nothing further."""
+        """Write nothing more: the job belongs to another run."""
         if not self.lost:
-            self.forget()
+            self.drop()
             self._on_lost()
 
-    def forget(self) -> None:
-        """Drop what was not sent: the attempt has ended."""
+    def drop(self) -> None:
+        """Drop unsent text: the attempt has ended."""
         if not self.lost:
-            self._hold(self.sealed)
+            self._set_acknowledged(self.sealed)
         self._budget.spend(-sum(map(len, self._waiting)))
         self._waiting = []
         self.lost = True
 
     @property
     def has_work(self) -> bool:
-        """Tell whether there is something to append."""
+        """True if there is something to append."""
         if self.lost or self._closed:
             return False
         return bool(self._waiting) or self._acknowledged < self.sealed
 
     @property
     def sealed(self) -> int:
-        """How many events there are so far."""
+        """The number of sealed events."""
         return len(self._texts) + (self.started is not None)
 
-    def _hold(self, count: int) -> None:
+    def _set_acknowledged(self, count: int) -> None:
+        # Only unacknowledged text counts in the budget. If Redis lost events, their text does
+        # again, so that a worker never holds more than the budget, however often it must resend.
         low, high = sorted((count, self._acknowledged))
         chars = sum(map(len, self._texts[max(0, low - 1) : max(0, high - 1)]))
         self._budget.spend(chars if count < self._acknowledged else -chars)
         self._acknowledged = count
 
     def _count(self, first: int, end: int) -> None:
-        """Count the events with chunks that the log holds now, and how long they took."""
+        """Count the chunks that Redis has now, and the time that they took."""
         now_s = time.perf_counter()
-        for came_s in self._came_s[first:end]:
-            self._tally.observe(CHUNK_RELAY, now_s - came_s)
+        for arrived_s in self._arrived_s[first:end]:
+            self._tally.observe(CHUNK_RELAY, now_s - arrived_s)
         if chunks := sum(self._merged[first:end]):
             self._tally.count(CHUNKS, self.upstream, by=chunks)
 
     def _entry(self, number: int) -> Entry:
+        # Encoded anew each time: the text is kept once, and resends are rare.
         id_ = f"{self.attempt}-{number}"
         if number == 0:
             return Entry(id_, self.started or b"")
@@ -195,43 +241,154 @@ class AttemptLog:
 
     def _seal_one(self) -> None:
         pieces = self._waiting
-        self._came_s.append(self._waits_since_s)
-        if len(pieces) == 1:
+        self._arrived_s.append(self._waits_since_s)
+        if len(pieces) == 1:  # an idle writer: the common case by far
             self._texts.append(pieces.pop())
             self._merged.append(1)
             return
-        taken, chars = 0, 0
+        count, chars = 0, 0
         for piece in pieces:
-            if taken and chars + len(piece) > self._max_event_chars:
+            if count and chars + len(piece) > self._max_event_chars:
                 break
-            taken += 1
+            count += 1
             chars += len(piece)
-        self._texts.append("".join(pieces[:taken]))
-        self._merged.append(taken)
-        del pieces[:taken]
+        self._texts.append("".join(pieces[:count]))
+        self._merged.append(count)
+        del pieces[:count]
 
 
-class Budget:
-    """Counts characters. Spending past the limit is allowed; whoever reads more must wait."""
+class Settlement:
+    """The script call that ends an attempt. `settled` becomes True if the job was still ours."""
 
-    def __init__(self, limit: int) -> None:
-        self.exhausted = False
-        """Tells whether `room()` would wait."""
-        self.limit = limit
-        self.spent = 0
-        self._room = asyncio.Event()
-        self._room.set()
+    def __init__(self, claim: Claim, log: AttemptLog) -> None:
+        self.claim = claim
+        self.log = log
+        self.settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    def spend(self, chars: int) -> None:
-        """Take in text, or give back what has been sent: a negative number."""
-        self.spent += chars
-        if self.exhausted != (self.spent >= self.limit):
-            self.exhausted = not self.exhausted
-            if self.exhausted:
-                self._room.clear()
+    def call(self) -> tuple[Script, list[str], list[Argument]]:
+        """Return the script with its keys and arguments, unsent text included."""
+        raise NotImplementedError
+
+
+class _Part(NamedTuple):
+    """A log's events in this flush, and how many events Redis has when they are appended."""
+
+    log: AttemptLog
+    entries: list[Entry]
+    stored: int
+
+
+_Call: TypeAlias = tuple[Command, Callable[[Any], None]]
+_OnSettled: TypeAlias = Callable[[Settlement, bool], None]
+
+
+class Flush:
+    """One `append` per partition, then the settlements.
+
+    With `wait`, the settlements count only once enough replicas have them.
+
+    `error` is the first error reply that is worth a retry; its command was not executed. If a
+    settlement fails with another error, it is settled as False: the job is not ours.
+    """
+
+    def __init__(
+        self,
+        logs: Iterable[AttemptLog],
+        settlements: Sequence[Settlement],
+        *,
+        in_cluster: bool,
+        wait: WaitRule,
+        on_settled: _OnSettled,
+    ) -> None:
+        self.logs: list[AttemptLog] = []
+        self.settlements = settlements
+        self.error: Exception | None = None
+        self._calls: list[_Call] = []
+        self._received = 0
+        partitions: dict[int, list[_Part]] = {}
+        for log in logs:
+            if entries := log.seal():
+                self.logs.append(log)
+                part = _Part(log, entries, log.sealed)
+                partitions.setdefault(log.keys.partition, []).append(part)
+        for parts in partitions.values():
+            self._calls.append(_append(parts, in_cluster))
+        # A settlement that Redis always refuses (a key of another type) ends only its own job.
+        # `append` needs no such rule: it returns the logs that it refused.
+        self._settling = range(len(self._calls) + 1, len(self._calls) + len(settlements) + 1)
+        pending: list[tuple[Settlement, bool]] = []
+        waits = bool(settlements) and wait.replicas > 0
+        on_reply = (lambda *settled: pending.append(settled)) if waits else on_settled
+        for settlement in settlements:
+            self._calls.append(_settle(settlement, in_cluster, on_reply))
+        if waits:
+            # WAIT counts only writes of its own connection, and needs at least one. A settlement
+            # that was repeated may write nothing: so a mark is written in any case.
+            mark, await_replicas = wait.commands(settlements[0].log.keys.job)
+            self._calls.append((mark, lambda _: None))
+            self._calls.append((await_replicas, _on_replicated(wait, pending, on_settled)))
+
+    @property
+    def commands(self) -> list[Command]:
+        return [command for command, _ in self._calls]
+
+    def receive(self, reply: Any) -> bool:
+        """Process the reply to the next command; return True if it was the last one."""
+        _, on_reply = self._calls[self._received]
+        self._received += 1
+        if not isinstance(reply, Exception):
+            try:
+                on_reply(reply)
+            except NotReplicated as error:
+                self.error = self.error or error
+        elif self._received in self._settling and is_permanent(reply):
+            on_reply(None)
+        elif self.error is None:
+            self.error = reply
+        return self._received == len(self._calls)
+
+
+def is_permanent(error: Exception) -> bool:
+    """Return True if Redis would return the same error again: the key has a foreign type."""
+    return "WRONGTYPE" in str(error)
+
+
+def _append(parts: Sequence[_Part], in_cluster: bool) -> _Call:
+    keys: list[str] = []
+    args: list[str | bytes] = []
+    for log, entries, _ in parts:
+        events, live = log.keys.events, log.keys.live
+        for id_, event in entries:
+            keys.append(events)
+            args += (live, id_, event)
+
+    def on_reply(refused: Iterable[int]) -> None:
+        # One refused event means that a later attempt exists: the whole log is lost.
+        refusing = set(refused)
+        first = 0
+        for log, entries, stored in parts:
+            numbers = range(first, first + len(entries))
+            first = numbers.stop
+            if refusing.isdisjoint(numbers):
+                log.acknowledge(stored)
             else:
-                self._room.set()
+                log.lose()
 
-    async def room(self) -> None:
-        """Wait until there is room for more text."""
-        await self._room.wait()
+    return scripts.append.call(keys, args, in_cluster=in_cluster), on_reply
+
+
+def _settle(settlement: Settlement, in_cluster: bool, on_settled: _OnSettled) -> _Call:
+    script, keys, args = settlement.call()
+    command = script.call(keys, args, in_cluster=in_cluster)
+    return command, lambda reply: on_settled(settlement, reply == 1)
+
+
+def _on_replicated(
+    wait: WaitRule, pending: Sequence[tuple[Settlement, bool]], on_settled: _OnSettled
+) -> Callable[[int], None]:
+    def on_reply(replicas: int) -> None:
+        wait.check(replicas)
+        for settlement, ours in pending:
+            on_settled(settlement, ours)
+
+    return on_reply

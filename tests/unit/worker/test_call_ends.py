@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from darkq_worker.limits.call import verdict
+from darkq_worker.limits.calls import classify_failure
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     Overloaded,
@@ -27,7 +27,7 @@ def judge(
     own_proxy: bool = False,
     has_windows: bool = False,
 ) -> str:
-    return verdict(error, answered=answered, own_proxy=own_proxy, has_windows=has_windows)
+    return classify_failure(error, answered=answered, own_proxy=own_proxy, has_windows=has_windows)
 
 
 @pytest.mark.parametrize("error", FAILURES)

@@ -1,0 +1,306 @@
+"""How an attempt ends: its outcome, what is stored of it, and the script call that does it.
+
+    Completed, Failed, Cancelled ──► Finish    stores a result and ends the job
+    TryAgain, HandBack, Deferred ──► Release   returns the job to its queue
+    Lost                         ──► nothing   the job belongs to another run
+
+The settlement is sent together with the unsent text, in one script call. `Release` counts delays by
+the clock of Redis: no clock of a worker decides when a job is due.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple, TypeAlias, assert_never
+
+from darkq import event as ev
+from darkq.jobs.cancel import CANCELLED
+from darkq.protocol.keys import failures, wake
+from darkq.protocol.record import FUNCTION, Details, Failure, JobRecord, ResultRecord, encode
+from darkq.protocol.record import Outcome as EndName
+from darkq.redis import scripts
+from darkq.redis.scripts import Argument, Script
+from darkq.settings.settings import Settings
+from darkq_worker.leases import Claim
+from darkq_worker.upstreams.base import End
+from darkq_worker.writing.attempt_log import AttemptLog, Entry, Settlement
+
+
+class Completed(NamedTuple):
+    """The upstream reported that the answer is complete."""
+
+    end: End
+
+    def __str__(self) -> str:
+        return "completed"
+
+
+class Failed(NamedTuple):
+    """No answer, and no further attempt."""
+
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return "failed"
+
+
+class Cancelled(NamedTuple):
+    """The job was cancelled; the connection to the upstream is closed."""
+
+    def __str__(self) -> str:
+        return "cancelled"
+
+
+class TryAgain(NamedTuple):
+    """The attempt failed; another one follows after `delay_s` seconds. Uses a try."""
+
+    reason: str
+    delay_s: float
+    message: str = ""
+
+    def __str__(self) -> str:
+        return "retrying"
+
+
+class HandBack(NamedTuple):
+    """This worker shuts down; another one continues at once. Uses no try."""
+
+    def __str__(self) -> str:
+        return "handed_back"
+
+
+class Deferred(NamedTuple):
+    """The job cannot run before `turn_ms`, by the clock of Redis, or for `delay_s` seconds.
+
+    Uses no try. `upstream` is the one without room for the call.
+    """
+
+    turn_ms: float = 0.0
+    upstream: str = ""
+    delay_s: float | None = None
+
+    def __str__(self) -> str:
+        return "deferred"
+
+
+class Lost(NamedTuple):
+    """The job belongs to another run: change nothing."""
+
+    def __str__(self) -> str:
+        return "lost"
+
+
+Outcome: TypeAlias = Completed | Failed | Cancelled | TryAgain | HandBack | Deferred | Lost
+"""`str` of an outcome is its name in log records and spans."""
+
+
+class Finish(Settlement):
+    """The job has ended. The record of a failed job is kept for as long as its result."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        log: AttemptLog,
+        event: Entry,
+        result: bytes,
+        *,
+        result_ttl_s: float,
+        failed: bool = False,
+    ) -> None:
+        super().__init__(claim, log)
+        self._event = event
+        self._result = result
+        self._result_ttl_ms = int(result_ttl_s * 1000)
+        self._failed = failed
+
+    def call(self) -> tuple[Script, list[str], list[Argument]]:
+        keys = self.claim.keys
+        return (
+            scripts.finish,
+            [
+                self.claim.queue,
+                keys.in_progress,
+                keys.job,
+                keys.retry,
+                keys.state,
+                keys.result,
+                keys.events,
+                *((keys.failed, failures(keys.partition)) if self._failed else ()),
+            ],
+            [
+                keys.arq_id,
+                self.claim.attempt,
+                self.claim.token,
+                keys.live,
+                self._result,
+                self._result_ttl_ms,
+                *_flat([*self.log.seal(), self._event]),
+            ],
+        )
+
+
+class Release(Settlement):
+    """The job returns to its queue: after `delay_s`, or at `queued_at_ms` by the clock of Redis.
+
+    Its record is kept for `job_ttl_s` after it is due, like that of a new job. Without an event,
+    readers are not notified.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        log: AttemptLog,
+        event: Entry | None,
+        *,
+        delay_s: float | None,
+        queued_at_ms: float,
+        burns_try: bool,
+        job_ttl_s: float,
+    ) -> None:
+        super().__init__(claim, log)
+        self._events = [event] if event else []
+        self._delay_ms: Argument = "" if delay_s is None else int(delay_s * 1000)
+        self._queued_at_ms = f"{queued_at_ms:.3f}"
+        self._burns_try = burns_try
+        self._job_ttl_ms = int(job_ttl_s * 1000)
+
+    def call(self) -> tuple[Script, list[str], list[Argument]]:
+        keys = self.claim.keys
+        return (
+            scripts.release,
+            [self.claim.queue, keys.in_progress, keys.retry, keys.state, keys.events],
+            [
+                keys.arq_id,
+                self.claim.attempt,
+                self.claim.token,
+                keys.live,
+                wake(keys.partition),
+                self._delay_ms,
+                self._queued_at_ms,
+                int(self._burns_try),
+                self._job_ttl_ms,
+                *_flat([*self.log.seal(), *self._events]),
+            ],
+        )
+
+
+def _flat(entries: list[Entry]) -> list[Any]:
+    return [field for entry in entries for field in entry]
+
+
+def make_settlement(
+    outcome: Outcome,
+    claim: Claim,
+    log: AttemptLog,
+    settings: Settings,
+    *,
+    record: JobRecord | None,
+    started_ms: int,
+) -> Settlement | None:
+    """Return the settlement of an attempt, and close its log; None if the job is lost."""
+    if isinstance(outcome, Lost):
+        return None
+    text, cursor = log.close()
+    now_ms = int(time.time() * 1000)
+    if isinstance(outcome, Deferred):
+        return Release(
+            claim,
+            log,
+            None,
+            delay_s=outcome.delay_s,
+            queued_at_ms=outcome.turn_ms,
+            burns_try=False,
+            job_ttl_s=settings.job_ttl_s,
+        )
+    event = _make_event(outcome, str(cursor), claim.attempt, now_ms)
+    entry = Entry(event.id, ev.encode(event))
+    if isinstance(outcome, TryAgain | HandBack):
+        return Release(
+            claim,
+            log,
+            entry,
+            delay_s=outcome.delay_s if isinstance(outcome, TryAgain) else None,
+            queued_at_ms=claim.queued_at_ms,  # the old score: ahead of jobs enqueued since
+            burns_try=isinstance(outcome, TryAgain),
+            job_ttl_s=settings.job_ttl_s,
+        )
+    result = _make_result(outcome, claim, log, text, record, started_ms, now_ms)
+    failed = isinstance(outcome, Failed)
+    ttl_s = settings.failed_ttl_s if failed else settings.result_ttl_s
+    return Finish(claim, log, entry, encode(result), result_ttl_s=ttl_s, failed=failed)
+
+
+def _make_event(
+    outcome: Completed | Failed | Cancelled | TryAgain | HandBack,
+    id_: str,
+    attempt: int,
+    now_ms: int,
+) -> ev.Event:
+    match outcome:
+        case Completed(end):
+            return ev.Completed(
+                id=id_, finish_reason=end.finish_reason, usage=end.usage, at_ms=now_ms
+            )
+        case Failed(code, message):
+            return ev.Failed(id=id_, code=code, message=message, at_ms=now_ms)
+        case Cancelled():
+            return ev.Cancelled(id=id_, at_ms=now_ms)
+        case TryAgain(reason, delay_s, message):
+            return ev.Retrying(
+                id=id_,
+                attempt=attempt,
+                reason=reason,
+                retry_in_s=round(delay_s, 3),
+                at_ms=now_ms,
+                message=message,
+            )
+        case HandBack():
+            return ev.Retrying(
+                id=id_, attempt=attempt, reason="worker_shutdown", retry_in_s=0, at_ms=now_ms
+            )
+        case _:
+            assert_never(outcome)
+
+
+def _make_result(
+    outcome: Completed | Failed | Cancelled,
+    claim: Claim,
+    log: AttemptLog,
+    text: str,
+    record: JobRecord | None,
+    started_ms: int,
+    now_ms: int,
+) -> ResultRecord:
+    name: EndName
+    answer: str | Failure
+    match outcome:
+        case Completed():
+            name, answer = "completed", text
+        case Failed(code, message):
+            name, answer = "failed", Failure(type="JobFailed", code=code, message=message)
+        case Cancelled():
+            name, answer = "cancelled", CANCELLED
+    end = outcome.end if isinstance(outcome, Completed) else None
+    return ResultRecord(
+        t=claim.attempt,
+        f=record.f if record else FUNCTION,
+        et=record.et if record else started_ms,
+        s=end is not None,
+        r=answer,
+        st=started_ms,
+        ft=now_ms,
+        q=claim.queue,
+        id=claim.keys.arq_id,
+        d=Details(
+            outcome=name,
+            model=log.model,
+            upstream=log.upstream,
+            finish_reason=end.finish_reason if end else "",
+            usage=end.usage if end else None,
+            chunks=log.chunks,
+            first_chunk_ms=log.first_chunk_ms,
+            metadata=record.job.metadata if record else {},
+            tenant=record.job.tenant if record else None,
+        ),
+    )

@@ -1,0 +1,136 @@
+"""Promotion of deferred jobs: they become due before the turn that they were given.
+
+A turn may be too late: a call ended early, or an earlier job was cancelled. So each reply of
+`admit.lua` and `report.lua` names the jobs that could call now. The worker that receives the
+reply makes them due, in the background.
+
+Each partition has a task of its own while it has jobs to promote. A partition that cannot be
+reached delays neither the renewal of calls nor the jobs of other partitions: its jobs are reported
+as `away`. They keep their rank, and ask again when they are due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from darkq.protocol.keys import PRIORITIES, JobKeys, queue, wake
+from darkq.redis import scripts
+from darkq.redis.scripts import Argument
+
+_FIELDS = 3
+_MAX_JOBS_PER_REPLY = 100  # as in limits.lua
+_MAX_PENDING = 500
+_PATIENCE_S = 1.0
+
+
+class Turn(NamedTuple):
+    """A job to be made due, as `limits.lua` returns it."""
+
+    arq_id: bytes
+    queue_number: int
+    queued_at: bytes
+
+
+class Promoter:
+    """Makes deferred jobs due, in the background.
+
+    `report` sends to `report.lua`, by arq id, that jobs are `gone` from their queues or `away`.
+    Its reply names the next jobs to promote. It must not raise.
+    """
+
+    def __init__(
+        self, redis: Redis, report: Callable[[Sequence[Argument]], Awaitable[None]]
+    ) -> None:
+        self._redis = redis
+        self._report = report
+        self._pending: dict[int, dict[bytes, Turn]] = {}
+        self._away: set[int] = set()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._reports: set[asyncio.Task[None]] = set()
+
+    def promote(self, called: Sequence[Any]) -> None:
+        """Make jobs due, given by three fields per job, as `limits.lua` returns them."""
+        foreign: list[bytes] = []
+        away: list[bytes] = []
+        for n in range(0, len(called), _FIELDS):
+            turn = Turn(*called[n : n + _FIELDS])
+            keys = JobKeys.of_member(turn.arq_id)
+            if keys is None or turn.queue_number not in range(len(PRIORITIES)):
+                foreign.append(turn.arq_id)  # not written by darkq
+                continue
+            if keys.partition in self._away:
+                away.append(turn.arq_id)
+            self._add(keys.partition, turn)
+        # A full reply may hide jobs behind it: a report returns the next ones.
+        if foreign or away or len(called) >= _MAX_JOBS_PER_REPLY * _FIELDS:
+            self._report_soon(_fields(foreign, "gone") + _fields(away, "away"))
+
+    async def aclose(self) -> None:
+        """Stop promoting jobs."""
+        tasks = [*self._tasks.values(), *self._reports]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _add(self, partition: int, turn: Turn) -> None:
+        pending = self._pending.setdefault(partition, {})
+        if len(pending) < _MAX_PENDING:  # jobs beyond that become due at their turn
+            pending[turn.arq_id] = turn
+        if partition not in self._tasks:
+            task = asyncio.create_task(self._run(partition), name="darkq-make-due")
+            self._tasks[partition] = task
+
+    async def _run(self, partition: int) -> None:
+        try:
+            while pending := self._pending.pop(partition, None):
+                await self._make_due(partition, list(pending.values()))
+        finally:
+            del self._tasks[partition]
+
+    async def _make_due(self, partition: int, turns: Sequence[Turn]) -> None:
+        loop = asyncio.get_running_loop()
+        slow = loop.call_later(_PATIENCE_S, self._set_aside, partition, turns)
+        try:
+            gone = await make_due(self._redis, partition, turns)
+        except (RedisError, OSError):
+            if partition not in self._away:
+                self._set_aside(partition, turns)
+        else:
+            self._away.discard(partition)
+            if gone:
+                await self._report(_fields(gone, "gone"))
+        finally:
+            slow.cancel()
+
+    def _set_aside(self, partition: int, turns: Sequence[Turn]) -> None:
+        """Report the jobs of a partition that does not respond as `away`: others may pass them."""
+        self._away.add(partition)
+        pending = self._pending.get(partition, {})
+        self._report_soon(_fields([*(turn.arq_id for turn in turns), *pending], "away"))
+
+    def _report_soon(self, args: Sequence[Argument]) -> None:
+        async def report() -> None:
+            await self._report(args)
+
+        task = asyncio.create_task(report(), name="darkq-set-aside")
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
+
+
+def _fields(arq_ids: Sequence[bytes], state: str) -> list[Argument]:
+    return [field for arq_id in arq_ids for field in (arq_id, state, "")]
+
+
+async def make_due(redis: Redis, partition: int, turns: Sequence[Turn]) -> list[bytes]:
+    """Restore the scores of jobs and wake workers; return those that are in no queue."""
+    args: list[Argument] = [wake(partition)]
+    for turn in turns:
+        args += turn
+    queues = [queue(partition, priority) for priority in PRIORITIES]
+    return [turns[n].arq_id for n in await scripts.make_due(redis, queues, args)]
