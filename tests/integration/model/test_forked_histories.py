@@ -7,7 +7,8 @@ text of one run, and a result is the text that its log holds.
 The scripts, the leases and the writers are the real ones. One server plays both: its keys are
 dumped and restored, and all connections to it are cut.
 
-Red when `resume_log` does not compare the event that began an attempt (`LogState.is_of_another_run`).
+Red when `resume_log` does not compare the event that began an attempt
+(`LogState.is_of_another_run`).
 """
 
 from __future__ import annotations

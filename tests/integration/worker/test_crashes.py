@@ -160,7 +160,9 @@ async def test_a_job_that_can_finish_within_the_grace_does(
     reader = Reader(job)
     await reader.until("1-3")
     worker.send(signal.SIGTERM)
-    await wait_until("the worker to begin to stop", lambda: "shutdown requested" in worker.log.read_text())
+    await wait_until(
+        "the worker to begin to stop", lambda: "shutdown requested" in worker.log.read_text()
+    )
     late = await client.enqueue("for the next worker")
     assert await worker.wait() == 0
     await reader.to_the_end()

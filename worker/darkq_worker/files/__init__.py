@@ -1,1 +1,1 @@
-"""Batches over files, which outlive the worker that runs them."""
+"""Batches over files. They continue elsewhere if their worker dies."""

@@ -1,7 +1,7 @@
-"""The input of a batch over files: requests, a line each, checked as they are read.
+"""The input file of a batch: one request per line, checked while it is read.
 
-A line that cannot be read as a request, or whose `custom_id` comes twice, fails the batch before
-anything is asked. One whose request is refused fails alone, as it would live.
+A line that is not a request, or whose `custom_id` is not unique, fails the whole batch before any
+job is enqueued. A line whose request is refused fails alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DIGEST_BYTES = 16
 
 
 class RefusedLine(NamedTuple):
-    """A line whose request cannot be honoured."""
+    """A line whose request is refused."""
 
     number: int
     custom_id: str
@@ -32,21 +32,21 @@ class RefusedLine(NamedTuple):
 
 
 class Input:
-    """Can be read any number of times, and gives the same lines each time."""
+    """The lines of an input file. May be read repeatedly; each time the lines are the same."""
 
     def __init__(self, files: Files, batch: FileBatch) -> None:
         self._files = files
         self._batch = batch
 
     async def lines(self, errors: list[LineError]) -> AsyncGenerator[Line, None]:
-        """Yield the requests of the input that can be asked, as `entries` does."""
+        """Yield the lines that are not refused; see `entries`."""
         async with aclosing(self.entries(errors)) as entries:
             async for entry in entries:
                 if isinstance(entry, Line):
                     yield entry
 
     async def entries(self, errors: list[LineError]) -> AsyncGenerator[Line | RefusedLine, None]:
-        """Yield the lines of the input; what cannot be read goes to `errors` instead."""
+        """Yield the lines of the input; add lines that cannot be read to `errors`."""
         seen = set[bytes]()
         async with aclosing(self._texts()) as texts:
             async for text in texts:
@@ -70,7 +70,7 @@ class Input:
                 yield entry
 
     def _read(self, text: Text | InvalidLine) -> Line | RefusedLine:
-        """Read and check a line. Raises `InvalidLine` for one that is no request."""
+        """Read and check a line. Raises `InvalidLine` if it is not a request."""
         if isinstance(text, InvalidLine):
             raise text
         try:
@@ -89,7 +89,7 @@ class Input:
         return msgspec.structs.replace(line, job=job)
 
     def _forbidden(self, line: Line) -> WireError | None:
-        """Return why the key that made the batch may not ask for a line."""
+        """Return why the API key of the batch does not allow a line, or None."""
         batch, job = self._batch, line.job
         if batch.models and job.model not in batch.models:
             return WireError(403, "model_not_allowed", "this key may not use that model", "model")
@@ -100,7 +100,7 @@ class Input:
         return None
 
     async def _texts(self) -> AsyncGenerator[Text | InvalidLine, None]:
-        """Yield the lines that are not blank; in the place of one that is wrong, the error."""
+        """Yield the lines that are not blank; an error instead of a line that is not valid."""
         lines = InputLines()
         async with aclosing(
             self._files.read(self._batch.tenant, self._batch.input_file_id)
@@ -108,7 +108,7 @@ class Input:
             async for piece in pieces:
                 for count, text in enumerate(lines.feed(piece), start=1):
                     yield text
-                    if count % LINES_AT_ONCE == 0:  # live jobs share this event loop
+                    if count % LINES_AT_ONCE == 0:  # running jobs share this event loop
                         await asyncio.sleep(0)
         for text in lines.end():
             yield text

@@ -1,19 +1,21 @@
-"""One batch over files, from its input to its output. Whoever runs it may die at any point.
+"""Runs one batch over a file, from its input to its output. The runner may die at any point.
 
     validating ── in_progress ── finalizing ── completed | expired | cancelled | failed
-        └── failed      └── failed: given up; delivered later, if the store comes back
+        └── failed      └── failed: given up; finalized later, if the file store recovers
 
-A lease cannot fence the store of files: a runner that was frozen goes on writing there after
-another one has taken its place. So each runner writes under names of its own, and Redis decides in
-one step what counts. A page of ends is stored as a part `<number>-<token>`; `acknowledge` notes the
-part with the ends that it holds. The noted parts become a file with a new id; the script that
-ends the batch makes that file the output. What no record names is deleted an hour after the end.
+A lease cannot fence the file store: a runner that was suspended past its lease continues to write
+there, beside its successor. So each runner writes under names of its own, and one script in Redis
+decides which of them are valid. A page of ends is stored as a part `<number>-<token>`; the script
+`acknowledge` records the part together with its ends. The recorded parts become a file with a new
+id, and the script that ends the batch makes that file the output. Files without a record are
+deleted an hour after the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -50,10 +52,10 @@ LINES_PER_CALL = 200
 FEW_LINES = 100
 FEW_BYTES = MAX_BYTES_PER_CALL // 2
 PAUSE_S = 1.0
-"""After a page of few lines and bytes: more of them gather meanwhile, and make one part."""
+"""The pause after a small page, so that the next part has more lines."""
 
 CHECK_S = 30.0
-"""How often to see whether the batch is to end, by its window or by a cancellation."""
+"""How often to check whether the batch must end: by its deadline, or by a cancellation."""
 
 _NOT_YET_S = 0.05
 
@@ -66,23 +68,23 @@ _INPUT_GONE = LineError(code="file_not_found", message="the input file is gone")
 
 
 class _Kind(NamedTuple):
-    """One of the two files that a batch writes. `place` is where its parts are."""
+    """One of the two files that a batch writes. Its parts are stored under `parts_id`."""
 
-    what: str
-    place: str
+    name: str
+    parts_id: str
 
 
 def kinds_of(batch_id: str) -> tuple[_Kind, _Kind]:
-    """Return the output and the errors of a batch."""
+    """Return the kinds of a batch: output and errors."""
     output, errors = (
-        _Kind(what, f"file-{hashlib.sha256(f'{batch_id} {what}'.encode()).hexdigest()[:32]}")
-        for what in ("output", "errors")
+        _Kind(name, f"file-{hashlib.sha256(f'{batch_id} {name}'.encode()).hexdigest()[:32]}")
+        for name in ("output", "errors")
     )
     return output, errors
 
 
 class FileBatchRun:
-    """Runs a batch whose lease its caller holds."""
+    """Runs a batch; the caller holds its lease."""
 
     def __init__(
         self, client: Client, files: Files, settings: Settings, batch: Batch, record: FileBatch
@@ -98,14 +100,14 @@ class FileBatchRun:
 
     @property
     def may_pause(self) -> bool:
-        """Whether little is lost when the run is stopped now and goes on later."""
+        """True if the run can be stopped now and resumed later at little cost."""
         return self._record.state == "in_progress"
 
     async def run(self) -> None:
-        """Go on from wherever it stands to its end.
+        """Continue the batch from its recorded state to its end.
 
         Raises `RedisUnavailable`, `FileStoreUnavailable`, `BatchTaken`, `BatchNotFound`, and
-        `CursorGone` when Redis has lost ends; then, or cancelled, another call goes on.
+        `CursorGone` if Redis has lost ends. After an error or a cancellation, another call resumes.
         """
         if self._record.state == "validating":
             await self._validate()
@@ -113,28 +115,28 @@ class FileBatchRun:
             await self._answer()
         if self._record.state == "finalizing":
             await self._finalize()
-        elif self._was_given_up:
+        elif self._is_given_up:
             await self._collect()
             await self._finalize()
         await self._client.file_batches.close(self._record.id)
 
     async def give_up(self, reason: str) -> bool:
-        """End the batch as failed; True once nothing more is to be tried. Raises as `run`.
+        """End the batch as failed; True once `run` must not be called again. Raises as `run`.
 
-        For an hour `run` still tries to deliver what was answered: the store may come back.
+        For an hour, `run` still tries to deliver the answers: the file store may recover.
         """
         if self._record.ended_at is None:
             await self._batch.cancel()
             error = LineError(code=_NOT_FINISHED, message=f"stopped again and again: {reason}")
-            await self._turn("failed", errors=(error,), ended_at=int(time.time()))
+            await self._set_state("failed", errors=(error,), ended_at=int(time.time()))
         elif time.time() >= self._record.ended_at + LEFTOVERS_KEPT_S:
             await self._client.file_batches.close(self._record.id)
             return True
         return False
 
     @property
-    def _was_given_up(self) -> bool:
-        """Whether it has failed, and nothing of it was delivered."""
+    def _is_given_up(self) -> bool:
+        """True if the batch has failed, and no answers were delivered."""
         record = self._record
         return (
             record.state == "failed"
@@ -160,10 +162,10 @@ class FileBatchRun:
         if not (total or errors):
             errors.append(LineError(code="empty_file", message="the input file has no lines"))
         if errors:
-            await self._turn("failed", errors=tuple(errors), ended_at=int(time.time()))
+            await self._set_state("failed", errors=tuple(errors), ended_at=int(time.time()))
         else:
             now = int(time.time())
-            await self._turn("in_progress", total=total, refused=refused, in_progress_at=now)
+            await self._set_state("in_progress", total=total, refused=refused, in_progress_at=now)
 
     async def _answer(self) -> None:
         feeding = asyncio.create_task(self._feed(), name="darkq-file-batch-feed")
@@ -173,33 +175,33 @@ class FileBatchRun:
         try:
             await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
             if not collecting.done():
-                feeding.result()  # its error ends the run at once
+                feeding.result()  # raises at once, without waiting for the answers
             await collecting
             await feeding
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        await self._turn("finalizing", finalizing_at=int(time.time()))
+        await self._set_state("finalizing", finalizing_at=int(time.time()))
 
     async def _feed(self) -> None:
-        """Add every line; those that are there, or have been answered, stay as they are."""
+        """Add every line; lines that were added before are not changed."""
         status = await self._batch.status()
         if status.total is not None or status.state != "open":
             return
         try:
             while not await self._batch.close_input(least=await self._add_all()):
-                pass  # Redis has lost lines
-        except BatchClosed:  # cancelled, or another worker had come as far as this
+                pass  # Redis has lost lines: add all of them again
+        except BatchClosed:  # cancelled, or another worker closed it before
             pass
         except FileNotFound:
-            await self._go_on_without_input()
+            await self._continue_without_input()
         except FileStoreUnavailable:
-            if not self._is_over:
+            if not self._is_overdue:
                 raise
 
     async def _add_all(self) -> int:
-        """Add the lines, a bounded number and size at a time; return how many there are."""
+        """Add the lines, bounded by number and size per call; return their number."""
         count, size, some = 0, 0, list[Line]()
         async with aclosing(self._input.lines([])) as lines:
             async for line in lines:
@@ -217,27 +219,26 @@ class FileBatchRun:
         while True:
             try:
                 return await self._batch.add_many(lines)
-            except BatchFull:  # `_collect` has not begun to make room
+            except BatchFull:  # `_collect` has not started to free room
                 await asyncio.sleep(_NOT_YET_S)
 
-    async def _go_on_without_input(self) -> None:
-        """Note that the input is gone; the lines that have been added go on to their end."""
+    async def _continue_without_input(self) -> None:
+        """Record that the input is gone; the lines that were added continue to their ends."""
         if not self._record.errors:
-            await self._turn("in_progress", errors=(_INPUT_GONE,))
+            await self._set_state("in_progress", errors=(_INPUT_GONE,))
         await self._batch.close_input()
 
     async def _end_in_time(self) -> None:
-        """Cancel the batch when its window is over.
+        """Cancel the batch when its deadline has passed.
 
-        A batch that is being cancelled is cancelled again: its jobs may have been lost since, and
-        what cancelled it may have been broken off. An error, of whatever kind, only means to try
-        again.
+        A cancelled batch is cancelled again and again: the first cancellation may have been
+        interrupted, or Redis may have lost it for some jobs. Any error is retried.
         """
         while True:
             pause_s = max(0.0, min(CHECK_S, self._record.expires_at - time.time()))
             try:
                 status = await self._batch.status()
-                if self._is_over or status.state == "cancelling":
+                if self._is_overdue or status.state == "cancelling":
                     await self._batch.cancel()
                     pause_s = CHECK_S
             except Exception:
@@ -252,7 +253,7 @@ class FileBatchRun:
                     await asyncio.sleep(PAUSE_S)
 
     async def _store(self, page: Sequence[Finished]) -> int:
-        """Store a page as a part, and acknowledge it; return how many bytes the part has."""
+        """Store a page of ends as a part, and acknowledge them; return the size of the part."""
         answers, failures = list[bytes](), list[bytes]()
         for end in page:
             if end.result is not None:
@@ -264,8 +265,8 @@ class FileBatchRun:
         for kind, lines in ((self._output, answers), (self._errors, failures)):
             if lines:
                 data = b"".join(lines)
-                await self._files.put_part(self._record.tenant, kind.place, name, data)
-                stored.append(kind.what)
+                await self._files.put_part(self._record.tenant, kind.parts_id, name, data)
+                stored.append(kind.name)
                 size += len(data)
         part = Part(f"{name} {'+'.join(stored)}", TTL_S) if stored else None
         keep = {end.number for end in page if _is_stored(end)}
@@ -275,7 +276,7 @@ class FileBatchRun:
         return size
 
     def _new_part(self, number: int) -> str:
-        """Return a name that no other call has used, nor any other runner."""
+        """Return a unique name: neither another call nor another runner has used it."""
         self._parts += 1
         return f"{number:015d}-{self._batch.runner.rpartition(':')[2]}.{self._parts}"
 
@@ -286,15 +287,15 @@ class FileBatchRun:
         return failure_line(end.custom_id, end.job_id, *self._unanswered())
 
     async def _add_again(self, numbers: set[int]) -> None:
-        """Their results expired before anybody took them."""
+        """Add lines again whose results expired before they were stored."""
         try:
             async with aclosing(self._input.lines([])) as lines:
                 again = [line async for line in lines if line.number in numbers]
             await self._batch.add_many(again)
         except BatchClosed:
-            await self._batch.cancel()  # what is left has no job
+            await self._batch.cancel()  # the remaining lines have no job
         except FileNotFound:
-            await self._go_on_without_input()
+            await self._continue_without_input()
             await self._batch.cancel()
 
     async def _finalize(self) -> None:
@@ -302,14 +303,14 @@ class FileBatchRun:
         answered = await self._batch.answered_lines()
         missing = self._record.total - int.from_bytes(answered).bit_count()
         gone = missing > 0 and not await self._has_input()
-        left_out = _none() if gone or not missing else self._left_out(answered)
+        missing_lines = _no_lines() if gone or not missing else self._unanswered_lines(answered)
         output_id, error_id = new_file_id(), new_file_id()
-        await self._turn(self._record.state, begins=(output_id, error_id))
+        await self._set_state(self._record.state, begins=(output_id, error_id))
         try:
-            output = await self._put_together(output_id, self._output, _none())
-            errors = await self._put_together(error_id, self._errors, left_out)
+            output = await self._write_file(output_id, self._output, _no_lines())
+            errors = await self._write_file(error_id, self._errors, missing_lines)
             end, why = self._end(status.state in ("cancelled", "cancelling"), gone=gone)
-            await self._turn(
+            await self._set_state(
                 end,
                 completed=status.completed,
                 failed=self._record.total - status.completed,
@@ -330,7 +331,7 @@ class FileBatchRun:
         if gone and (self._record.errors or not cancelled):
             return "failed", (_INPUT_GONE,)
         if cancelled:
-            return ("expired" if self._is_over else "cancelled"), ()
+            return ("expired" if self._is_overdue else "cancelled"), ()
         return "completed", ()
 
     async def _has_input(self) -> bool:
@@ -339,37 +340,37 @@ class FileBatchRun:
         except FileNotFound:
             return False
         except FileStoreUnavailable:
-            if not self._is_over:
+            if not self._is_overdue:
                 raise
             return False
         return True
 
     async def _discard(self, *file_ids: str) -> None:
-        """Delete files that can never become the output: the batch has ended with others."""
+        """Delete files that cannot become the output: the batch has ended with others."""
         record = await self._client.file_batches.get(self._record.id)
         if record.ended_at is not None:
             for file_id in set(file_ids) - {record.output_file_id, record.error_file_id}:
                 await self._files.remove(self._record.tenant, file_id)
 
-    async def _put_together(
+    async def _write_file(
         self, file_id: str, kind: _Kind, more: AsyncGenerator[bytes, None]
     ) -> str | None:
-        """Make a file of its parts; None for one that would be empty."""
+        """Make a file of the parts of a kind; None if it would be empty."""
         tenant = self._record.tenant
         names = await self._part_names(kind)
 
-        async def all_of_it() -> AsyncIterator[bytes]:
-            async with aclosing(self._files.parts(tenant, kind.place, names)) as parts:
+        async def all_lines() -> AsyncIterator[bytes]:
+            async with aclosing(self._files.parts(tenant, kind.parts_id, names)) as parts:
                 async for part in parts:
                     yield part
             async with aclosing(more):
                 async for line in more:
                     yield line
 
-        name = f"{self._record.id}_{kind.what}.jsonl"
+        name = f"{self._record.id}_{kind.name}.jsonl"
         info = await self._files.create(
             tenant,
-            all_of_it(),
+            all_lines(),
             filename=name,
             purpose="batch_output",
             file_id=file_id,
@@ -381,19 +382,21 @@ class FileBatchRun:
         return None
 
     async def _part_names(self, kind: _Kind) -> list[str]:
-        """Return the parts that count.
+        """Return the names of the valid parts.
 
-        Those of darkq 0.1 are not noted, and have bare numbers; they count up to the first noted
-        one: what was acknowledged later is in noted ones.
+        darkq 0.1 did not record parts, and named them by number only. Its parts are valid up to the
+        first recorded one: everything acknowledged later is in recorded parts.
         """
-        noted = [name.split(" ") for name in await self._client.file_batches.parts(self._record.id)]
-        first = int(noted[0][0].partition("-")[0]) if noted else 10**15
-        stored = await self._files.part_names(self._record.tenant, kind.place)
+        recorded = [
+            name.split(" ") for name in await self._client.file_batches.parts(self._record.id)
+        ]
+        first = int(recorded[0][0].partition("-")[0]) if recorded else math.inf
+        stored = await self._files.part_names(self._record.tenant, kind.parts_id)
         older = [name for name in stored if name.isdigit() and int(name) < first]
-        return older + [name for name, kinds in noted if kind.what in kinds.split("+")]
+        return older + [name for name, kinds in recorded if kind.name in kinds.split("+")]
 
-    async def _left_out(self, answered: bytes) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of requests that were refused, or not answered in time."""
+    async def _unanswered_lines(self, answered: bytes) -> AsyncGenerator[bytes, None]:
+        """Yield an output line for each request that was refused, or not answered in time."""
         code, message = self._unanswered()
         async with aclosing(self._input.entries([])) as entries:
             async for entry in entries:
@@ -404,17 +407,17 @@ class FileBatchRun:
                     yield failure_line(entry.custom_id, job_id, code, message)
 
     @property
-    def _is_over(self) -> bool:
-        """Whether the batch's window has ended."""
+    def _is_overdue(self) -> bool:
+        """True if the deadline of the batch has passed."""
         return time.time() >= self._record.expires_at
 
     def _unanswered(self) -> tuple[str, str]:
-        return _UNANSWERED["expired" if self._is_over else "cancelled"]
+        return _UNANSWERED["expired" if self._is_overdue else "cancelled"]
 
-    async def _turn(
+    async def _set_state(
         self, state: FileBatchState, *, begins: Sequence[str] = (), **changes: object
     ) -> None:
-        """Write a new state down, before anything is done in it. Raises `BatchTaken`."""
+        """Record a new state, before any work of that state. Raises `BatchTaken`."""
         before = self._record.state
         record = msgspec.structs.replace(self._record, state=state, **changes)
         await self._client.file_batches.turn(
@@ -424,25 +427,25 @@ class FileBatchRun:
 
 
 def _is_stored(end: Finished) -> bool:
-    """Tell whether a line is a Response that its owner may retrieve by its id."""
+    """Return True if the line is a Response that its owner may retrieve by its id."""
     repeated = repeated_in(end.result.metadata) if end.result is not None else None
     return repeated is not None and repeated.store
 
 
 def cancelling_at(state: str, status: BatchStatus) -> int | None:
-    """Return when a batch was cancelled by its owner; one that expires is cancelled too."""
+    """Return when a batch was cancelled by its owner; None for one that expired."""
     if state != "cancelled" or status.cancelled_ms is None:
         return None
     return status.cancelled_ms // 1000
 
 
 async def delete_leftovers(client: Client, files: Files, batch_id: str) -> None:
-    """Delete what a batch that ended some time ago has left in the store of files.
+    """Delete what an ended batch has left in the file store.
 
     Raises `RedisUnavailable`, `FileStoreUnavailable`, `BatchNotFound`.
     """
     record = await client.file_batches.get(batch_id)
-    if record.ended_at is None:  # Redis has lost its end
+    if record.ended_at is None:  # Redis has lost the end
         await client.file_batches.reopen(batch_id)
         return
     named = {record.output_file_id, record.error_file_id}
@@ -450,7 +453,7 @@ async def delete_leftovers(client: Client, files: Files, batch_id: str) -> None:
         if file_id not in named:
             await files.remove(record.tenant, file_id)
     for kind in kinds_of(batch_id):
-        await files.drop_parts(record.tenant, kind.place)
+        await files.drop_parts(record.tenant, kind.parts_id)
     await client.file_batches.forget_leftovers(batch_id)
 
 
@@ -459,7 +462,7 @@ def _has_bit(bits: bytes, number: int) -> bool:
     return byte < len(bits) and bool(bits[byte] & 0x80 >> (number & 7))
 
 
-async def _none() -> AsyncGenerator[bytes, None]:
+async def _no_lines() -> AsyncGenerator[bytes, None]:
     nothing: tuple[bytes, ...] = ()
     for line in nothing:
         yield line

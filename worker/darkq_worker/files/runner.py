@@ -1,12 +1,12 @@
-"""A worker's share of the batches over files: each is run by one worker at a time.
+"""Runs a worker's share of the batches over files: each is run by one worker at a time.
 
-The list of open ones is read every few seconds. The worker that gets a batch's lease runs it; when
-that worker dies, the lease runs out and another one goes on.
+The list of open batches is read every few seconds. The worker that gets the lease of a batch runs
+it. If that worker dies, the lease expires and another worker continues.
 
-A worker runs a few batches at once, and tenants share these slots: the tenant with the fewest
-running batches here is next, with its oldest one. When all slots are taken, a waiting tenant gets
-one from the tenant that has at least two more; a tenant that has none also gets the only one of
-another, once that has run for `TURN_S`. The batch that is stopped goes on later where it stands.
+A worker runs a few batches at once, and tenants share these slots. The next batch is the oldest one
+of the tenant with the fewest running batches here. If all slots are in use, a waiting tenant takes
+one from a tenant that has at least two more. A tenant without any also takes the only slot of
+another tenant, after `TURN_S`. A paused batch resumes later.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from typing import NamedTuple
 
 from darkq import Client, DarkqError, Files, LogLine, Settings
 from darkq.errors import BatchNotFound, BatchTaken, RedisUnavailable
+from darkq.redis.backoff import backoff_s
 from darkq.redis.pool import brief
 from darkq.serving.file_batches import FileBatch
 from darkq_worker.files.run import FileBatchRun, delete_leftovers
+from darkq_worker.outage_log import OutageLog
 
 logger = logging.getLogger("darkq.worker.files")
 
@@ -30,7 +32,7 @@ AT_ONCE = 4
 TURN_S = 60.0
 MAX_BACKOFF_S = 60.0
 GIVE_UP_SHARE = 1 / 24
-"""A batch that still cannot be ended when so much of its window has passed again has failed."""
+"""A batch fails if it cannot end within its window and this share of it."""
 
 
 class _Open(NamedTuple):
@@ -41,7 +43,7 @@ class _Open(NamedTuple):
 
 
 class _Running:
-    """A batch that this worker runs, or tries to."""
+    """A batch that this worker runs, or tries to run."""
 
     def __init__(self, tenant: str | None) -> None:
         self.tenant = tenant
@@ -55,7 +57,7 @@ class _Running:
 
 
 class FileBatchRunners:
-    """Runs open batches over files. `run()` is its one task; it owns those of the batches."""
+    """Runs open batches over files. `run()` is its one task; it owns the tasks of the batches."""
 
     def __init__(self, client: Client, files: Files, settings: Settings) -> None:
         self._client = client
@@ -65,25 +67,21 @@ class FileBatchRunners:
         self._tenants: dict[str, str | None] = {}
         self._unreadable: set[str] = set()
         self._served: dict[str | None, float] = {}
-        """When a batch of each tenant was started last."""
-        self._backoffs: dict[str, tuple[float, float]] = {}
-        """How long to leave a batch alone that could not be run, and until when."""
+        """When a batch of each tenant was last started."""
+        self._backoffs: dict[str, tuple[int, float]] = {}
+        """How often in a row a batch could not be run, and until when to leave it alone."""
 
     async def run(self) -> None:
-        """Look for batches and run them until cancelled; what was begun goes on elsewhere.
-
-        No error ends this; each is logged once, until another one or none follows.
-        """
-        said = ""
+        """Look for batches and run them until cancelled; unfinished ones continue elsewhere."""
+        outage = OutageLog("batch listing failed", "batch listing recovered")
         try:
             while True:
                 try:
                     await self._look()
                     await self._delete_leftovers()
-                    said = ""
-                except Exception as error:
-                    if said != (said := brief(error)):
-                        logger.warning(LogLine("no look at the open batches", error=said))
+                    outage.record_success()
+                except Exception as error:  # no error ends this task
+                    outage.record_failure(error)
                 await asyncio.sleep(LOOK_S)
         finally:
             tasks = [each.task for each in self._running.values() if each.task is not None]
@@ -99,10 +97,10 @@ class FileBatchRunners:
             each
             for each in opened
             if each.batch_id not in self._running
-            and now_s >= self._backoffs.get(each.batch_id, (0.0, 0.0))[1]
+            and now_s >= self._backoffs.get(each.batch_id, (0, 0.0))[1]
         ]
         while ready:
-            chosen = min(ready, key=self._rank)  # of equals the first, which is the oldest
+            chosen = min(ready, key=self._rank)  # among equals the first, which is the oldest
             if len(self._running) < AT_ONCE:
                 self._start(chosen)
             elif (victim := self._victim(chosen.tenant)) is None:
@@ -113,14 +111,14 @@ class FileBatchRunners:
             ready.remove(chosen)
 
     def _rank(self, batch: _Open) -> tuple[int, float]:
-        """Order tenants by how many of their batches run here, then by when one was started."""
+        """Sort by how many batches of the tenant run here, then by when one was last started."""
         return self._counts()[batch.tenant], self._served.get(batch.tenant, 0.0)
 
     def _counts(self) -> Counter[str | None]:
         return Counter(each.tenant for each in self._running.values())
 
     def _victim(self, tenant: str | None) -> _Running | None:
-        """Return what is to stop for a tenant: the newest batch of the one with the most."""
+        """Return the batch to pause for a tenant: the newest one of the tenant with the most."""
         counts, now_s = self._counts(), time.monotonic()
         found = [each for each in self._running.values() if each.may_pause]
         victim = max(found, key=lambda each: (counts[each.tenant], each.since_s), default=None)
@@ -131,17 +129,17 @@ class FileBatchRunners:
         return victim if more > 1 or (more == 1 and had_its_turn) else None
 
     async def _is_free(self, batch_id: str) -> bool:
-        """Tell whether no other worker runs a batch; leave it alone for a while if one does."""
+        """Return True if no other worker runs a batch; otherwise back off."""
         try:
             is_free = (await self._client.batch(batch_id).status()).runner is None
         except BatchNotFound:
-            return True  # running it ends it
+            return True  # running the batch ends it
         if not is_free:
             self._back_off(batch_id)
         return is_free
 
     async def _replace(self, victim: _Running, batch: _Open) -> None:
-        logger.info(LogLine("batch paused, another tenant waits", batch=batch.batch_id))
+        logger.info(LogLine("batch paused", for_batch=batch.batch_id))
         if victim.task is not None:
             victim.task.cancel()
             await asyncio.wait([victim.task])
@@ -170,7 +168,7 @@ class FileBatchRunners:
         return found
 
     async def _learn_tenant(self, batch_id: str) -> bool:
-        """Read whose batch it is; False for what is no batch. It stops none of the others."""
+        """Read the tenant of a batch; False if it is none, which must not stop the others."""
         try:
             record = await self._client.file_batches.get(batch_id)
         except BatchNotFound:  # its record has expired
@@ -181,7 +179,9 @@ class FileBatchRunners:
         except Exception as error:
             if batch_id not in self._unreadable:
                 self._unreadable.add(batch_id)
-                logger.warning(LogLine("batch unreadable", batch=batch_id, error=brief(error)))
+                logger.warning(
+                    LogLine("batch record unreadable", batch=batch_id, error=brief(error))
+                )
             return False
         self._tenants[batch_id] = record.tenant
         return True
@@ -204,9 +204,7 @@ class FileBatchRunners:
         except BatchNotFound:
             await self._end_lost(batch_id)
         except Exception as error:
-            logger.warning(
-                LogLine("batch stopped, will try again", batch=batch_id, error=brief(error))
-            )
+            self._log_failure(batch_id, error)
             self._back_off(batch_id)
         else:
             logger.info(LogLine("batch ended", batch=batch_id))
@@ -214,22 +212,23 @@ class FileBatchRunners:
             del self._running[batch_id]
 
     async def _end_lost(self, batch_id: str) -> None:
-        """End a batch of which Redis has kept nothing but the record."""
+        """End a batch of which Redis has only the record."""
         try:
             await self._client.file_batches.fail_lost(batch_id)
         except DarkqError as error:
-            logger.warning(
-                LogLine("batch stopped, will try again", batch=batch_id, error=brief(error))
-            )
+            self._log_failure(batch_id, error)
             self._back_off(batch_id)
 
+    def _log_failure(self, batch_id: str, error: Exception) -> None:
+        logger.warning(LogLine("batch run failed", batch=batch_id, error=brief(error)))
+
     def _back_off(self, batch_id: str) -> None:
-        last_s, _ = self._backoffs.get(batch_id, (LOOK_S, 0.0))
-        pause_s = min(2 * last_s, MAX_BACKOFF_S)
-        self._backoffs[batch_id] = pause_s, time.monotonic() + pause_s
+        failures = self._backoffs.get(batch_id, (0, 0.0))[0] + 1
+        pause_s = backoff_s(failures, first_s=LOOK_S, longest_s=MAX_BACKOFF_S)
+        self._backoffs[batch_id] = failures, time.monotonic() + pause_s
 
     async def _delete_leftovers(self) -> None:
-        """Delete what ended batches have left; what cannot be deleted is tried again later."""
+        """Delete what ended batches have left; failures are retried later."""
         for batch_id in await self._client.file_batches.ended():
             try:
                 await delete_leftovers(self._client, self._files, batch_id)
@@ -238,8 +237,7 @@ class FileBatchRunners:
             except RedisUnavailable:
                 raise
             except Exception as error:
-                kind = brief(error)
-                logger.warning(LogLine("leftovers not deleted", batch=batch_id, error=kind))
+                logger.warning(LogLine("batch cleanup failed", batch=batch_id, error=brief(error)))
                 await self._client.file_batches.close(batch_id)
 
 
