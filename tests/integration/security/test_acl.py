@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import ApiKeys, Client, DarkqError, FileBatch, Files, JobCancelled, JobFailed, Settings
+from darkq import Client, DarkqError, JobCancelled, JobFailed, Settings
 from darkq.event import Cursor
 from darkq.operate.upstreams import Served, announcement
 from darkq.operate.workers import sign_in
 from darkq.protocol.keys import WORKERS, JobKeys, queue
 from darkq.protocol.keys import worker as worker_key
 from darkq.redis import pubsub as subscriber
+from darkq.serving.api_keys import ApiKeys
+from darkq.serving.file_batches import FileBatch
+from darkq.serving.files import Files
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker.files import run as file_batch

@@ -22,7 +22,8 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Client, Job, NewerRecord, Settings
+from darkq import Client, Job, Settings
+from darkq.errors import NewerRecord
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.record import VERSION, Arguments, JobRecord, encode
 from darkq.redis import scripts

@@ -25,9 +25,7 @@ GROUPS = {
 HANDED_OUT = {
     "JobHandle": "`Client.enqueue` and `Client.job` hand it out.",
     "Batch": "`Client.batch` hands it out.",
-    "ApiKeys": "`Client.api_keys` is one.",
 }
-_ENDPOINT = "OpenAIEndpoint"
 OTHERS = "For operators and servers"
 
 
@@ -52,7 +50,7 @@ def _belongs(title: str, name: str) -> bool:
     thing = getattr(darkq, name)
     is_error = isinstance(thing, type) and issubclass(thing, BaseException)
     is_event = getattr(thing, "__module__", "") == "darkq.event" or get_origin(thing) is not None
-    is_event = name in ("AnyEvent", "Event", "EventBatch") or (is_event and name != _ENDPOINT)
+    is_event = is_event or name in ("AnyEvent", "Event")
     if title == "Errors":
         return is_error
     return is_event if title == "Events" else title == OTHERS
