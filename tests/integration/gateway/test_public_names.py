@@ -1,7 +1,7 @@
-"""The gateway uses public names of the library, and what it shares with the worker and the command.
+"""The gateway uses the library's public names, and what it shares with worker and command.
 
-Shared are OpenAI's wire, API keys, files, repeated requests and telemetry. How Redis is spoken to is
-none of the gateway's business.
+Shared are OpenAI's wire, API keys, files, repeated requests and telemetry. It does not use what
+speaks to Redis.
 """
 
 from __future__ import annotations
