@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 from msgspec.structs import asdict
 from pydantic import SecretStr
@@ -31,9 +31,8 @@ from darkq.jobs.enqueue import Orders
 from darkq.jobs.failed import FailedJob
 from darkq.jobs.handle import JobHandle
 from darkq.jobs.status import Status
-from darkq.protocol.job import Job, Priority, Prompt
+from darkq.protocol.job import Job, JobArguments, Priority, Prompt
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
-from darkq.protocol.options import Options
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
 from darkq.redis.servers import servers_of
@@ -116,40 +115,21 @@ class Client:
         self,
         prompt: Prompt,
         *,
-        model: str | None = None,
-        upstream: str | None = None,
-        priority: Priority = "interactive",
-        timeout_s: float | None = None,
-        tries: int | None = None,
-        metadata: Mapping[str, str] | None = None,
-        proxy: str | None = None,
-        tenant: str | None = None,
-        options: Options | Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
+        **arguments: Unpack[JobArguments],
     ) -> JobHandle:
         """Store a job and return its handle. Once this returns, the job will be run.
 
         A prompt is a string or a list of messages. With an idempotency key, a second call
         with the same content returns the first one's job, as long as that is remembered
-        (`DARKQ_JOB_TTL_S`). `options` are those of `darkq.Options`; an upstream that cannot
-        honour one refuses the job. Tenants do not share keys. Concurrent calls share round trips.
-        Cancelled, the job may or may not have been stored.
+        (`DARKQ_JOB_TTL_S`); tenants do not share keys. The other arguments are those of
+        `Job.create`. An upstream that cannot honour an option refuses the job. Concurrent calls
+        share round trips. Cancelled, the job may or may not have been stored.
 
         Raises `InvalidJob` before anything is stored, `IdempotencyConflict` for a key used
         with another content, `QueueFull`, `QueueClosed`, `RedisUnavailable`.
         """
-        job = Job.create(
-            prompt,
-            model=model,
-            upstream=upstream,
-            priority=priority,
-            timeout_s=timeout_s,
-            tries=tries,
-            metadata=metadata,
-            proxy=proxy,
-            tenant=tenant,
-            options=options,
-        )
+        job = Job.create(prompt, **arguments)
         return await self.enqueue_job(job, idempotency_key=idempotency_key)
 
     async def enqueue_job(self, job: Job, *, idempotency_key: str | None = None) -> JobHandle:
