@@ -38,6 +38,7 @@ from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker import file_batch, file_batch_runners, leased_worker
 from darkq_worker.main import run_worker
 from support.by_hand import Hand, chunk, started
+from support.repository import files_of
 from support.servers import Server, binaries, running
 from support.waiting import wait_until
 
@@ -269,8 +270,9 @@ async def work(world: World) -> None:
         with suppress(JobFailed):
             await admin.job(expired.public_id).result(timeout_s=40)
         taken_over = await admin.job(lost.keys.public_id).result(timeout_s=40)
-        # The first answer is cut, whichever of the two it is for.
-        assert (tried_again.attempt, taken_over.attempt) in {(2, 2), (1, 3)}
+        assert taken_over.attempt >= 2
+        # The first answer is cut, whichever of the two it is for; a limit may put either off.
+        assert tried_again.attempt + taken_over.attempt >= 4
         slow = await admin.enqueue("[fault: stall=2] to be cancelled")
         async for _ in slow.text():
             break
@@ -421,7 +423,7 @@ def test_a_rule_covers_every_branch_of_the_scripts(role: str) -> None:
 
 
 def test_every_script_is_of_a_role() -> None:
-    assert {path.stem for path in LUA.glob("*.lua")} == {
+    assert {path.stem for path in files_of(LUA, "*.lua")} == {
         *SCRIPTS["producer"],
         *SCRIPTS["worker"],
         *OPERATOR,
