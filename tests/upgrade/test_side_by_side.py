@@ -30,6 +30,8 @@ from support.by_hand import put
 from support.processes import WorkerProcess
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[1] / "data"
 OLD = [path.parent.name for path in sorted(DATA.glob("*/code.zip"))]
 NEWER = f"import darkq.record; darkq.record.VERSION = {VERSION + 1}"
