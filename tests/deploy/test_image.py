@@ -115,7 +115,7 @@ async def test_as_the_first_process_it_hears_sigterm(
     darkq.environment |= {"DARKQ_GATEWAY_PORT": "0", "DARKQ_DARKAI_URL": "http://127.0.0.1:1/chat"}
     process = darkq.start(command, command=[*alone(), sys.executable, "-m", "darkq_cli"])
     word = {"worker": "worker ready", "gateway": "listening on"}[command]
-    await wait_until("its start", lambda: process.says(word), 15)
+    await wait_until("its start", lambda: process.says(word))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (first,) = map(int, children)
     assert "NSpid:" in (status := Path(f"/proc/{first}/status").read_text())
