@@ -55,7 +55,7 @@ def test_what_goes_in_is_enough_for_the_wheel_and_holds_nothing_else(tmp_path: P
     (build,) = re.findall(r"python (-m hatchling build --target wheel) --directory /dist", TEXT)
     subprocess.run(
         [sys.executable, *build.split(), "--directory", out],
-        cwd=source, capture_output=True, timeout=50, check=True,
+        cwd=source, capture_output=True, timeout=100, check=True,
     )  # fmt: skip
     (wheel,) = out.glob("*.whl")
     packages = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
