@@ -5,8 +5,8 @@
     curl -sN localhost:8000/jobs/<id>/events                 # or in a browser: new EventSource(…)
 
 A browser's EventSource reconnects and sends the last event id in `Last-Event-ID`. So a reader
-misses no event and sees none twice, after any failure of the network or of this process. When no event
-follows, the answer is 204, and EventSource does not reconnect.
+misses no event and sees none twice, after any failure of the network or of this process. When no
+event follows, the answer is 204, and EventSource does not reconnect.
 
 Without `--timeout-graceful-shutdown`, uvicorn waits for every open stream when it stops.
 """
