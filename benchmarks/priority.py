@@ -15,7 +15,7 @@ from benchmarks.batches import batch_run, files
 from benchmarks.figures import Answer, Figures, Row, Target, percentile
 from benchmarks.pickup import RESERVED, latencies_ms
 from benchmarks.systems import Darkq, darkq
-from darkq.keys import queue
+from darkq.protocol.keys import queue
 
 LINES = 100_000
 CASES = (

@@ -1,17 +1,21 @@
-"""Background text generation that you can reconnect to."""
+"""Background text generation that you can reconnect to.
 
-from darkq.api_keys import ApiKey, ApiKeys, key_digest
-from darkq.batch import Batch
-from darkq.batch_answers import chat_completion
-from darkq.batch_ends import Finished, LineEnded
-from darkq.batch_lines import ForAllLines, Line
-from darkq.batch_rows import Columns
-from darkq.batch_status import BatchStatus
-from darkq.batch_tail import LineEvent
+What operators and servers use is imported at its first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from darkq.batches.batch import Batch
+from darkq.batches.feed import Columns
+from darkq.batches.lines import ForAllLines, Line
+from darkq.batches.results import Finished, LineEnded
+from darkq.batches.status import BatchStatus
+from darkq.batches.tail import LineEvent
 from darkq.client import Client
 from darkq.errors import (
     ApiKeyNotFound,
-    AttemptSuperseded,
     BatchClosed,
     BatchFull,
     BatchNotFound,
@@ -22,9 +26,6 @@ from darkq.errors import (
     CorruptRecord,
     CursorGone,
     DarkqError,
-    FileNotFound,
-    FileStoreUnavailable,
-    FileTooLarge,
     IdempotencyConflict,
     InvalidJob,
     InvalidLine,
@@ -32,7 +33,6 @@ from darkq.errors import (
     JobFailed,
     JobNotFound,
     JobUnfinished,
-    NewerRecord,
     NotReplicated,
     QueueClosed,
     QueueFull,
@@ -55,46 +55,50 @@ from darkq.event import (
     Unknown,
     Usage,
 )
-from darkq.event_log import EventBatch
-from darkq.failures import FailedJob
-from darkq.file_batch import FileBatch, LineError
-from darkq.files import Content as FileContent
-from darkq.files import FileInfo, Files
-from darkq.files import Purpose as FilePurpose
-from darkq.fleet import Fleet
-from darkq.handle import JobHandle
-from darkq.job import MAX_PROMPT_BYTES, RESERVED_METADATA, Job, Message, checked_metadata
-from darkq.leases import WorkerLeases
-from darkq.logs import LogLine
-from darkq.logs import described as described_error
-from darkq.logs import set_up as set_up_logs
-from darkq.measures import MEASURES, Measure, Tally
-from darkq.openai_body import Endpoint as OpenAIEndpoint
-from darkq.openai_body import read_body as read_openai_body
-from darkq.options import Options
-from darkq.purge import Purge, Purged
-from darkq.queue_control import Notice
-from darkq.queue_handle import Backlog, QueueHandle
-from darkq.queues import QueueStatus
-from darkq.reattachment import Held
-from darkq.result import Result
-from darkq.settings import Settings
-from darkq.stats import Stats
-from darkq.status import Status
-from darkq.tracing import TraceContext, tracer
-from darkq.tracing_export import exporting as exporting_traces
-from darkq.upstreams import UpstreamStatus, WindowUse
-from darkq.worker_handle import Drain, WorkerHandle
+from darkq.jobs.failed import FailedJob
+from darkq.jobs.handle import JobHandle
+from darkq.jobs.status import Status
+from darkq.protocol.job import Job, Message
+from darkq.protocol.options import Options
+from darkq.protocol.record import Result
+from darkq.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from darkq.operate.purge import Purge, Purged
+    from darkq.operate.queue import Backlog, QueueHandle
+    from darkq.operate.queue_state import QueueStatus
+    from darkq.operate.stats import Stats
+    from darkq.operate.upstreams import UpstreamStatus
+    from darkq.operate.workers import Drain, WorkerHandle, WorkerLeases
+    from darkq.serving.api_keys import ApiKey
+
+_AT_FIRST_USE = {
+    "ApiKey": "darkq.serving.api_keys",
+    "Backlog": "darkq.operate.queue",
+    "Drain": "darkq.operate.workers",
+    "Purge": "darkq.operate.purge",
+    "Purged": "darkq.operate.purge",
+    "QueueHandle": "darkq.operate.queue",
+    "QueueStatus": "darkq.operate.queue_state",
+    "Stats": "darkq.operate.stats",
+    "UpstreamStatus": "darkq.operate.upstreams",
+    "WorkerHandle": "darkq.operate.workers",
+    "WorkerLeases": "darkq.operate.workers",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _AT_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_AT_FIRST_USE[name]), name)
+
 
 __all__ = [
-    "MAX_PROMPT_BYTES",
-    "MEASURES",
-    "RESERVED_METADATA",
     "AnyEvent",
     "ApiKey",
     "ApiKeyNotFound",
-    "ApiKeys",
-    "AttemptSuperseded",
     "Backlog",
     "Batch",
     "BatchClosed",
@@ -116,21 +120,10 @@ __all__ = [
     "DarkqError",
     "Drain",
     "Event",
-    "EventBatch",
     "Failed",
     "FailedJob",
-    "FileBatch",
-    "FileContent",
-    "FileInfo",
-    "FileNotFound",
-    "FilePurpose",
-    "FileStoreUnavailable",
-    "FileTooLarge",
-    "Files",
     "Finished",
-    "Fleet",
     "ForAllLines",
-    "Held",
     "IdempotencyConflict",
     "InvalidJob",
     "InvalidLine",
@@ -142,15 +135,9 @@ __all__ = [
     "JobUnfinished",
     "Line",
     "LineEnded",
-    "LineError",
     "LineEvent",
-    "LogLine",
-    "Measure",
     "Message",
-    "NewerRecord",
     "NotReplicated",
-    "Notice",
-    "OpenAIEndpoint",
     "Options",
     "Purge",
     "Purged",
@@ -168,21 +155,10 @@ __all__ = [
     "Started",
     "Stats",
     "Status",
-    "Tally",
-    "TraceContext",
     "Unknown",
     "UpstreamStatus",
     "Usage",
-    "WindowUse",
     "WorkerHandle",
     "WorkerLeases",
     "WorkerNotFound",
-    "chat_completion",
-    "checked_metadata",
-    "described_error",
-    "exporting_traces",
-    "key_digest",
-    "read_openai_body",
-    "set_up_logs",
-    "tracer",
 ]

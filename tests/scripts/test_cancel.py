@@ -6,14 +6,14 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq import scripts
-from darkq.cancellation import cancel
 from darkq.errors import JobNotFound
 from darkq.event import Cancelled
-from darkq.keys import PRIORITIES, JobKeys, queue, tenant_jobs, wake
-from darkq.record import decode_result
-from darkq.scripts import Argument
-from darkq.status import read_status
+from darkq.jobs.cancel import cancel
+from darkq.jobs.status import read_status
+from darkq.protocol.keys import PRIORITIES, JobKeys, queue, tenant_jobs, wake
+from darkq.protocol.record import decode_result
+from darkq.redis import scripts
+from darkq.redis.scripts import Argument
 from support.by_hand import TTL_MS, Ear, Hand, chunk, event_ids, gone, snapshot, started
 from support.waiting import wait_until
 
@@ -122,7 +122,7 @@ async def test_whoever_knows_of_another_attempt_must_look_again(
 
 async def test_a_job_whose_lease_has_run_out_may_still_run(redis: Redis) -> None:
     """After an outage of Redis its worker takes it up again, and closes the connection first."""
-    hand = Hand(redis, lease_s=0.05)
+    hand = Hand(redis, lease_s=0.3)
     claim = await hand.take()
     await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
     async with Ear(redis, claim.keys.live, wake(0)) as ear:
@@ -135,7 +135,7 @@ async def test_a_job_whose_lease_has_run_out_may_still_run(redis: Redis) -> None
 
 
 async def test_if_its_worker_is_dead_the_next_one_ends_it(redis: Redis) -> None:
-    hand = Hand(redis, lease_s=0.05)
+    hand = Hand(redis, lease_s=0.3)
     claim = await hand.take()
     await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
     assert await ask(redis, claim.keys, attempt=1) == b"running"

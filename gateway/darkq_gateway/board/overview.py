@@ -24,7 +24,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from aiohttp import web
 
-from darkq import Client, Fleet
+from darkq import Client
+from darkq.operate.fleet import Fleet
 from darkq_gateway.board.pace import Pace, Paces
 from darkq_gateway.board.snapshot import (
     BatchRow,
@@ -36,7 +37,7 @@ from darkq_gateway.board.snapshot import (
     view_of,
     with_paces,
 )
-from darkq_gateway.context import SETTINGS, STREAMS, caller_of
+from darkq_gateway.http.context import SETTINGS, STREAMS, caller_of
 
 logger = logging.getLogger("darkq.gateway")
 
