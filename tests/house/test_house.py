@@ -18,6 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from benchmarks.peers.environment import PEERS
+
 ROOT = Path(__file__).parents[2]
 PIN_FILES = [
     "requirements.txt",
@@ -25,6 +27,9 @@ PIN_FILES = [
     "requirements-runtime.txt",
     "requirements-build.txt",
 ]
+# Each is an environment of its own; streaQ needs a package that has no wheel.
+PEER_PIN_FILES = {f"benchmarks/peers/requirements-{peer}.txt": peer for peer in PEERS}
+NO_WHEEL = {"streaq": ["--no-binary=crontab"]}
 
 
 def run(*command: str) -> str:
@@ -71,11 +76,12 @@ def pinned_version(requirement: Requirement) -> Version:
     return Version(specifier.version)
 
 
-@pytest.mark.parametrize("file_name", PIN_FILES)
+@pytest.mark.parametrize("file_name", [*PIN_FILES, *PEER_PIN_FILES])
 def test_every_pin_has_hashes_and_no_place(file_name: str) -> None:
     text = (ROOT / file_name).read_text()
     options = [line for line in text.splitlines() if line.startswith("-")]
-    assert options == ["--require-hashes", "--only-binary :all:"]
+    exceptions = NO_WHEEL.get(PEER_PIN_FILES.get(file_name, ""), [])
+    assert options == ["--require-hashes", "--only-binary :all:", *exceptions]
     assert not re.search(r"://|\bfile:|\s@\s|\.(org|com|net|io)\b", text)
     for requirement, hashes in pins(file_name).values():
         assert pinned_version(requirement)
@@ -106,6 +112,23 @@ def test_pins_hold_everything_that_the_project_asks_for(project: dict[str, Any])
 def test_image_and_demo_install_the_versions_that_are_tested(file_name: str) -> None:
     everything = pins("requirements.txt")
     assert {name: everything.get(name) for name in pins(file_name)} == pins(file_name)
+
+
+@pytest.mark.parametrize(("file_name", "peer"), PEER_PIN_FILES.items())
+def test_pins_of_a_peer_hold_what_its_script_imports(file_name: str, peer: str) -> None:
+    """Red if a peer has another aiohttp, hiredis or uvloop than darkq has beside it."""
+    everything, pinned = pins("requirements.txt"), pins(file_name)
+    assert {peer, "redis"} <= pinned.keys()
+    for name in ("aiohttp", "hiredis", "uvloop"):
+        (ours, _), (theirs, _) = everything[name], pinned[name]
+        assert pinned_version(theirs) == pinned_version(ours)
+
+
+@pytest.mark.parametrize("peer", ["saq", "celery"])
+def test_peers_whose_pool_needs_over_100_connections_have_redis_py_before_8(peer: str) -> None:
+    """Red with redis-py 8, whose pools end at 100: SAQ with 100 jobs at once never ended."""
+    redis, _ = pins(f"benchmarks/peers/requirements-{peer}.txt")["redis"]
+    assert pinned_version(redis) < Version("8")
 
 
 def test_the_image_holds_neither_model_nor_tools() -> None:
