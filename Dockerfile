@@ -13,7 +13,7 @@ RUN python -m hatchling build --target wheel --directory /dist \
     && pip --python /opt/darkq/bin/python install --no-cache-dir --no-deps --no-index /dist/*.whl
 
 FROM ${PYTHON_IMAGE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="darkq" \
       org.opencontainers.image.description="Background text generation that you can reconnect to." \

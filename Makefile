@@ -3,11 +3,17 @@
 PYTHON ?= python3
 PIP_INSTALL = .venv/bin/pip install --quiet --disable-pip-version-check --no-deps
 
+# Processes that the tests run in: each has servers of its own, and waits for them half of its time.
+TEST_PROCESSES ?= 6
+PYTEST = .venv/bin/pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
+# Without its cache, each of these processes would compile all tests anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Oldest and newest that the manifests are for. CRDs have no schema there: tests/deploy looks at those.
 MANIFESTS = $(filter-out %/kustomization.yaml,$(wildcard deploy/kubernetes/*/*.yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test faults check docs bench bench-peers pins
+.PHONY: help install demo up test test-all faults check docs bench bench-peers pins
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -20,8 +26,11 @@ demo: .venv/.demo ## see it work: a Redis, a local model, a worker, one prompt
 up: .venv/.demo ## run it on this machine, Redis included
 	@.venv/bin/darkq up
 
-test: .venv/.installed ## run the tests
-	.venv/bin/pytest
+test: .venv/.installed ## run the tests, without the slow ones
+	$(PYTEST) -m 'not slow'
+
+test-all: .venv/.installed ## run all tests
+	$(PYTEST)
 
 faults: .venv/.installed ## break everything, hundreds of times; exit 1 if a promise is not kept
 	@PYTHONPATH=tests .venv/bin/python -m faults --stock

@@ -15,10 +15,10 @@ from redis.asyncio import Redis
 from benchmarks.figures import Answer, Figures, Row
 from benchmarks.processes import redis_server
 from benchmarks.systems import settings_of
-from darkq.keys import JobKeys
-from darkq.windows import Window
-from darkq_worker.claims import Claim
-from darkq_worker.gate import Gate, Rule, token
+from darkq.protocol.keys import JobKeys
+from darkq.settings.parsing import Window
+from darkq_worker.leases import Claim
+from darkq_worker.limits.gate import Gate, Rule, token
 
 CALLS = 5000
 AT_ONCE = 100

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from benchmarks.crew import POLL_S, Crew, Flow, Load, fewest_workers
 from benchmarks.shares import shares
 from benchmarks.unit_costs import MEASURED, UnitCosts
-from darkq.keys import MAX_PARTITIONS
+from darkq.protocol.keys import MAX_PARTITIONS
 
 MAX_READERS_PER_GATEWAY = 5_000
 PARTITIONS_PER_MASTER = 16

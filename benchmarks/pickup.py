@@ -16,7 +16,7 @@ import time
 from benchmarks.answers import ARRIVAL, paced
 from benchmarks.figures import Answer, Figures, Row, Target, percentile
 from benchmarks.systems import System, darkq, naive_arq
-from darkq.job import Job
+from darkq.protocol.job import Job
 
 RUNNING_ELSEWHERE = 5000
 BACKLOG = 100_000

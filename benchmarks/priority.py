@@ -18,7 +18,7 @@ from benchmarks.figures import Answer, Figures, Row, Target, error_line, percent
 from benchmarks.pickup import RESERVED, latencies_ms
 from benchmarks.processes import Process
 from benchmarks.systems import Darkq, darkq
-from darkq.keys import queue
+from darkq.protocol.keys import queue
 
 LINES = 100_000
 CASES = (

@@ -12,8 +12,8 @@ from benchmarks.machine import UNDER_TEST, on_core
 from benchmarks.systems import Darkq, darkq
 from darkq import JobHandle
 from darkq import event as ev
-from darkq.keys import JobKeys
-from darkq.log_pages import PAGE_EVENTS
+from darkq.jobs.tail import PAGE_EVENTS
+from darkq.protocol.keys import JobKeys
 
 EVENTS = 10_000
 

@@ -16,12 +16,13 @@ from redis.asyncio import Redis
 from benchmarks.figures import Answer, Figures, Row
 from benchmarks.processes import redis_server
 from benchmarks.systems import settings_of
-from darkq import Client, Settings, scripts
-from darkq.keys import JobKeys, failures, limit_keys, queue
-from darkq.scripts import Argument
-from darkq.windows import Window
-from darkq_worker.claims import Claim, Leases
-from darkq_worker.gate import Gate, NotNow, Rule
+from darkq import Client, Settings
+from darkq.protocol.keys import JobKeys, failures, limit_keys, queue
+from darkq.redis import scripts
+from darkq.redis.scripts import Argument
+from darkq.settings.parsing import Window
+from darkq_worker.leases import Claim, Leases
+from darkq_worker.limits.gate import Gate, NotNow, Rule
 
 ENTRIES = (10_000, 100_000, 1_000_000)
 CALLS = 20

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from benchmarks.figures import Answer, Figures, Row
 from benchmarks.machine import UNDER_TEST, on_core
 from benchmarks.processes import redis_server
-from darkq import scripts
+from darkq.redis import scripts
 
 CALLS = 300_000
 EVENTS, CHANNEL = "darkq:events:{0}x", "darkq:live:{0}x"

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from redis.crc import key_slot
 
-from darkq.keys import wake
+from darkq.protocol.keys import wake
 
 SLOTS = 16384
 

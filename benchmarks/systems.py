@@ -21,8 +21,8 @@ from benchmarks import naive
 from benchmarks.processes import child, module, redis_server
 from darkq import Chunk, Client, Settings
 from darkq import event as ev
-from darkq.keys import queue
-from darkq_worker.claims import MAX_RENEWALS_PER_CALL, Leases
+from darkq.protocol.keys import queue
+from darkq_worker.leases import MAX_RENEWALS_PER_CALL, Leases
 
 Seen: TypeAlias = Callable[[str, int], object]
 """Takes a text and how many of the upstream's chunks it holds."""

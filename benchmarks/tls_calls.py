@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 
 from darkq_worker.upstreams.base import End, Request
-from darkq_worker.upstreams.connections import CallConnector
+from darkq_worker.upstreams.http import CallConnector
 from darkq_worker.upstreams.openai import OpenAIUpstream
 
 SIDE_BY_SIDE = 10

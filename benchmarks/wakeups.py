@@ -16,11 +16,11 @@ from benchmarks.figures import Answer, Figures, Row
 from benchmarks.processes import redis_server
 from benchmarks.systems import settings_of
 from darkq import Client, Settings
-from darkq.keys import wake, wake_one
-from darkq.live import Live
-from darkq.servers import servers_of
-from darkq_worker.claims import Leases
-from darkq_worker.wakeups import Wakeups
+from darkq.protocol.keys import wake, wake_one
+from darkq.redis.pubsub import Live
+from darkq.redis.servers import servers_of
+from darkq_worker.leases import Leases
+from darkq_worker.loop.worker import Wakeups
 
 WORKERS = (1, 100, 500)
 JOBS = 100

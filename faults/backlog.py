@@ -10,7 +10,7 @@ from random import Random
 
 from darkq import Client
 from darkq.event import Failed
-from darkq.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.keys import PRIORITIES, JobKeys, queue
 from faults.check import Tally, Watch, judge, judge_all
 from faults.stage import Stage
 from faults.suite import Fault

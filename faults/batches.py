@@ -42,7 +42,7 @@ _SETUP = Setup(
 # A slow disk and a slow Redis, so that most kills fall between two steps of a page.
 _SLOWLY = f"""if True:
     import asyncio, os, time
-    import darkq.batch_lease
+    import darkq.batches.lease
     from darkq import Batch
     from darkq_cli.main import main
 
@@ -56,7 +56,7 @@ _SLOWLY = f"""if True:
         await asyncio.sleep({4 * PAUSE_S})
         await acknowledge(self, page)
 
-    darkq.batch_lease.LEASE_S = {BATCH_LEASE_S}
+    darkq.batches.lease.LEASE_S = {BATCH_LEASE_S}
     os.fsync, Batch.acknowledge = slow_sync, slow_acknowledge
     main()
 """

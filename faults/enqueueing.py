@@ -6,7 +6,7 @@ import asyncio
 from random import Random
 
 from darkq import Client, RedisUnavailable
-from darkq.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, queue
 from faults.check import Tally, Watch, judge_all
 from faults.proxy import Direction, FaultProxy
 from faults.stage import Stage

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, TypeAlias
 
 from darkq import BatchTaken, Client, FileBatch, Files, NotReplicated, RedisUnavailable
-from darkq.keys import BatchKeys
+from darkq.protocol.keys import BatchKeys
 from faults.check import Tally
 from faults.stage import Setup, Stage
 from faults.suite import Fault
@@ -52,11 +52,11 @@ _SENTINEL_WAITS = Setup(kind="sentinel", worker=_WAITS, chunks=12, chunks_per_s=
 # A short lease, small pages and a slow store, so that most faults fall between two steps of a page.
 _SLOWLY = f"""if True:
     import asyncio
-    import darkq.batch_lease
+    import darkq.batches.lease
     from darkq.files import Files
     from darkq_worker import file_batch, file_batch_runners
 
-    darkq.batch_lease.LEASE_S = {BATCH_LEASE_S}
+    darkq.batches.lease.LEASE_S = {BATCH_LEASE_S}
     file_batch.PAUSE_S, file_batch_runners.LOOK_S = 0.2, 0.2
     file_batch_runners.MAX_BACKOFF_S = 1.0
 
@@ -254,7 +254,7 @@ async def failed_over(stage: Stage, rng: Random) -> Tally:
     """A master is killed, and its replica may not have heard of the latest ends.
 
     Each line is in the output once, also where nothing waits for replicas. What of this depends on
-    stamps and parts is shown by tests/batch/test_roll_back.py.
+    stamps and parts is shown by tests/integration/batch/test_roll_back.py.
     """
     return await _struck(_fail_over, stage, rng, strikes=1)
 

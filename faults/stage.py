@@ -22,8 +22,8 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias
 from redis.asyncio import Redis
 
 from darkq import Client, JobHandle, NotReplicated, RedisUnavailable, Settings
-from darkq.keys import PRIORITIES, JobKeys, queue
-from darkq.servers import servers_of
+from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.redis.servers import servers_of
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_local.models.base import Turn
 from faults.check import Rests, Watch, always_reading

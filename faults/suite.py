@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from redis.exceptions import RedisError
 
 from darkq import DarkqError
-from darkq.connection import brief
+from darkq.redis.pool import brief
 from faults.check import Tally
 from faults.stage import Setup, Stage
 

@@ -13,7 +13,7 @@ from random import Random
 from typing import TypeAlias
 
 from darkq import Client
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from faults import forgetting
 from faults.check import Tally, Watch
 from faults.forgetting import Window

@@ -9,7 +9,7 @@ from random import Random
 
 from darkq import Client
 from darkq.event import Completed, Failed
-from darkq.keys import JobKeys
+from darkq.protocol.keys import JobKeys
 from faults.check import Tally, Watch, judge, judge_all
 from faults.stage import LEASE_S, Setup, Stage, is_ready
 from faults.suite import Fault

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -22,11 +23,23 @@ from support.leaks import keys_without_ttl
 from support.processes import WorkerProcess
 from support.servers import Server, binaries, running
 
+pytest_plugins = ["support.order"]
+
 # How long an example takes says nothing about darkq: a fresh clone builds hypothesis' tables first.
 hypothesis.settings.register_profile(
     "darkq", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("darkq")
+
+
+def pytest_configure() -> None:
+    """Go on ignoring what `nohup` and `&` ignore, but do not have the processes of tests ignore it.
+
+    A process inherits SIG_IGN, but no handler.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="module", autouse=True)

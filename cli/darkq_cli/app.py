@@ -11,16 +11,28 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from darkq_cli import (
-    failure_commands,
-    job_commands,
-    key_commands,
-    operator_commands,
-    purge_commands,
-    system_commands,
-    worker_commands,
-)
 from darkq_cli.batch import commands as batch_commands
+from darkq_cli.commands import (
+    failed_options as failure_commands,
+)
+from darkq_cli.commands import (
+    job_options as job_commands,
+)
+from darkq_cli.commands import (
+    key_options as key_commands,
+)
+from darkq_cli.commands import (
+    operator_options as operator_commands,
+)
+from darkq_cli.commands import (
+    purge_options as purge_commands,
+)
+from darkq_cli.commands import (
+    system_options as system_commands,
+)
+from darkq_cli.commands import (
+    worker_options as worker_commands,
+)
 from darkq_cli.queues import commands as queue_commands
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from darkq_cli import interrupts
+from darkq_cli.terminal import interrupts
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
             sys.exit(interrupts.exit_code())
         raise
     except Exception as error:
-        from darkq_cli.problems import problem_of
+        from darkq_cli.terminal.problems import problem_of
 
         problem = problem_of(error)
         if problem is None:  # a bug, and its traceback says where

@@ -21,22 +21,23 @@ from collections.abc import Callable
 from aiohttp import web
 
 from darkq import Client, Files, Settings, Tally
-from darkq_gateway import health, job_events, jobs, metrics, openapi, tracing
-from darkq_gateway.auth import AUTH, Auth
 from darkq_gateway.board import overview, page
 from darkq_gateway.board.overview import OVERVIEWS, Overviews
-from darkq_gateway.bodies import on_expect, refuse_encoded
-from darkq_gateway.connection import refuse_streaming_to_head
-from darkq_gateway.context import CLIENT, ROUTE, SETTINGS, STREAMS, identify
-from darkq_gateway.counting import TALLY, count_response
-from darkq_gateway.door import Door
-from darkq_gateway.errors import errors
+from darkq_gateway.http import tracing
+from darkq_gateway.http.auth import AUTH, Auth
+from darkq_gateway.http.bodies import on_expect, refuse_encoded
+from darkq_gateway.http.connection import refuse_streaming_to_head
+from darkq_gateway.http.context import CLIENT, ROUTE, SETTINGS, STREAMS, identify
+from darkq_gateway.http.counting import TALLY, count_response
+from darkq_gateway.http.door import Door
+from darkq_gateway.http.errors import errors
+from darkq_gateway.http.sse_response import Streams
+from darkq_gateway.native import job_events, jobs, openapi
 from darkq_gateway.openai import absent, batches, chat, files, models, responses
-from darkq_gateway.openai.file_expiry import file_expiry
-from darkq_gateway.openai.file_quota import QUOTA, FileQuota
+from darkq_gateway.openai.file_limits import QUOTA, FileQuota, file_expiry
 from darkq_gateway.openai.files import FILES
 from darkq_gateway.openai.foreground import DEPARTURES, Departures
-from darkq_gateway.sse_response import Streams
+from darkq_gateway.operations import health, metrics
 
 ROOMS: tuple[Callable[[], list[web.RouteDef]], ...] = (
     health.routes,

@@ -28,10 +28,10 @@ from darkq import (
     exporting_traces,
     set_up_logs,
 )
-from darkq_gateway.access_log import AccessLogger, WithoutTexts
 from darkq_gateway.app import make_app
-from darkq_gateway.connection import Connection, read_as_http_1_1
-from darkq_gateway.door import bracketed
+from darkq_gateway.http.access_log import AccessLogger, WithoutTexts
+from darkq_gateway.http.connection import Connection, read_as_http_1_1
+from darkq_gateway.http.door import bracketed
 
 logger = logging.getLogger("darkq.gateway")
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 
-from darkq import local_socket
 from darkq.errors import DarkqError
-from darkq.private_files import make_ours_alone
+from darkq.settings import embedded_socket as local_socket
+from darkq.settings.private_files import make_ours_alone
 
 if TYPE_CHECKING:
     from darkq_local.file_lock import FileLock

@@ -1,13 +1,12 @@
 """Background text generation that you can reconnect to."""
 
-from darkq.api_keys import ApiKey, ApiKeys, key_digest
-from darkq.batch import Batch
-from darkq.batch_answers import chat_completion
-from darkq.batch_ends import Finished, LineEnded
-from darkq.batch_lines import ForAllLines, Line
-from darkq.batch_rows import Columns
-from darkq.batch_status import BatchStatus
-from darkq.batch_tail import LineEvent
+from darkq.batches.answers import chat_completion
+from darkq.batches.batch import Batch
+from darkq.batches.feed import Columns
+from darkq.batches.lines import ForAllLines, Line
+from darkq.batches.results import Finished, LineEnded
+from darkq.batches.status import BatchStatus
+from darkq.batches.tail import LineEvent
 from darkq.client import Client
 from darkq.errors import (
     ApiKeyNotFound,
@@ -55,36 +54,35 @@ from darkq.event import (
     Unknown,
     Usage,
 )
-from darkq.event_log import EventBatch
-from darkq.failures import FailedJob
-from darkq.file_batch import FileBatch, LineError
-from darkq.files import Content as FileContent
-from darkq.files import FileInfo, Files
-from darkq.files import Purpose as FilePurpose
-from darkq.fleet import Fleet
-from darkq.handle import JobHandle
-from darkq.job import MAX_PROMPT_BYTES, RESERVED_METADATA, Job, Message, checked_metadata
-from darkq.leases import WorkerLeases
-from darkq.logs import LogLine
-from darkq.logs import described as described_error
-from darkq.logs import set_up as set_up_logs
-from darkq.measures import MEASURES, Measure, Tally
-from darkq.openai_body import Endpoint as OpenAIEndpoint
-from darkq.openai_body import read_body as read_openai_body
-from darkq.options import Options
-from darkq.purge import Purge, Purged
-from darkq.queue_control import Notice
-from darkq.queue_handle import Backlog, QueueHandle
-from darkq.queues import QueueStatus
-from darkq.reattachment import Held
-from darkq.result import Result
-from darkq.settings import Settings
-from darkq.stats import Stats
-from darkq.status import Status
-from darkq.tracing import TraceContext, tracer
-from darkq.tracing_export import exporting as exporting_traces
-from darkq.upstreams import UpstreamStatus, WindowUse
-from darkq.worker_handle import Drain, WorkerHandle
+from darkq.jobs.failed import FailedJob
+from darkq.jobs.handle import JobHandle
+from darkq.jobs.status import Status
+from darkq.jobs.tail import EventBatch
+from darkq.openai.body import Endpoint as OpenAIEndpoint
+from darkq.openai.body import read_body as read_openai_body
+from darkq.operate.fleet import Fleet
+from darkq.operate.purge import Purge, Purged
+from darkq.operate.queue import Backlog, QueueHandle
+from darkq.operate.queue_state import Notice, QueueStatus
+from darkq.operate.stats import Stats
+from darkq.operate.upstreams import UpstreamStatus, WindowUse
+from darkq.operate.workers import Drain, WorkerHandle, WorkerLeases
+from darkq.protocol.job import MAX_PROMPT_BYTES, RESERVED_METADATA, Job, Message, checked_metadata
+from darkq.protocol.options import Options
+from darkq.protocol.record import Result
+from darkq.serving.api_keys import ApiKey, ApiKeys, key_digest
+from darkq.serving.file_batches import FileBatch, LineError
+from darkq.serving.files import Content as FileContent
+from darkq.serving.files import FileInfo, Files
+from darkq.serving.files import Purpose as FilePurpose
+from darkq.serving.request_dedup import Held
+from darkq.settings.settings import Settings
+from darkq.telemetry.export import exporting as exporting_traces
+from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import described as described_error
+from darkq.telemetry.logging import set_up as set_up_logs
+from darkq.telemetry.metrics import MEASURES, Measure, Tally
+from darkq.telemetry.tracing import TraceContext, tracer
 
 __all__ = [
     "MAX_PROMPT_BYTES",

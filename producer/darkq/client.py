@@ -21,34 +21,32 @@ from typing import Any, Self
 from msgspec.structs import asdict
 from pydantic import SecretStr
 
-from darkq import failures, listing
-from darkq.api_keys import ApiKeys
-from darkq.batch import Batch
-from darkq.batch_status import BatchStatus, listed_batches
-from darkq.connection import speaking_darkq
+from darkq.batches.batch import Batch
+from darkq.batches.status import BatchStatus, listed_batches
 from darkq.errors import InvalidJob
-from darkq.failures import FailedJob
-from darkq.file_batch import FileBatches
-from darkq.fleet import Fleet, read_fleet
-from darkq.handle import JobHandle
-from darkq.job import Job, Priority, Prompt
-from darkq.keys import PRIORITIES, BatchKeys, JobKeys
-from darkq.leases import WorkerLeases, read_leases
-from darkq.live import Live
-from darkq.options import Options
-from darkq.orders import Orders
-from darkq.purge import Purge
-from darkq.queue_handle import QueueHandle
-from darkq.queues import QueueStatus, read_queues
-from darkq.reattachment import Reattachments
-from darkq.repeated_requests import RepeatedRequests
-from darkq.servers import servers_of
-from darkq.settings import Settings
-from darkq.stats import Stats, read_stats
-from darkq.status import Status
-from darkq.upstreams import UpstreamStatus, list_upstreams
-from darkq.worker_handle import WorkerHandle
-from darkq.workers import live_workers
+from darkq.jobs import failed as failures
+from darkq.jobs import tenant_jobs as listing
+from darkq.jobs.enqueue import Orders
+from darkq.jobs.failed import FailedJob
+from darkq.jobs.handle import JobHandle
+from darkq.jobs.status import Status
+from darkq.operate.fleet import Fleet, read_fleet
+from darkq.operate.purge import Purge
+from darkq.operate.queue import QueueHandle
+from darkq.operate.queue_state import QueueStatus, read_queues
+from darkq.operate.stats import Stats, read_stats
+from darkq.operate.upstreams import UpstreamStatus, list_upstreams
+from darkq.operate.workers import WorkerHandle, WorkerLeases, live_workers, read_leases
+from darkq.protocol.job import Job, Priority, Prompt
+from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
+from darkq.protocol.options import Options
+from darkq.redis.pool import speaking_darkq
+from darkq.redis.pubsub import Live
+from darkq.redis.servers import servers_of
+from darkq.serving.api_keys import ApiKeys
+from darkq.serving.file_batches import FileBatches
+from darkq.serving.request_dedup import Reattachments, RepeatedRequests
+from darkq.settings.settings import Settings
 
 
 class Client:

@@ -11,6 +11,8 @@ One background thread runs an event loop for a client; it may be shared among th
 a fork (gunicorn, multiprocessing) the child starts a thread and connections of its own. What it
 has inherited of its parent's it keeps and never touches: to collect a connection would unregister
 its socket from the parent's selector, which both processes share.
+
+`Client.batch` returns a batch without `await`, `Client.queue` a queue.
 """
 
 from __future__ import annotations
@@ -20,23 +22,29 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, Self, TypeVar
 
 from darkq import client as asynchronous
-from darkq.batch_status import BatchStatus
-from darkq.batch_sync import Batch
+from darkq.batches import batch as async_batch
+from darkq.batches.feed import Columns, Row
+from darkq.batches.lines import ForAllLines
+from darkq.batches.results import Finished, LineEnded
+from darkq.batches.status import BatchStatus
+from darkq.batches.tail import LineEvent
 from darkq.event import AnyEvent
-from darkq.failures import FailedJob
-from darkq.handle import JobHandle as AsyncJobHandle
-from darkq.job import Job, Priority, Prompt
-from darkq.options import Options
-from darkq.queue_sync import QueueHandle
-from darkq.queues import QueueStatus
-from darkq.result import Result
-from darkq.settings import Settings
-from darkq.status import Status
-from darkq.upstreams import UpstreamStatus
+from darkq.jobs.failed import FailedJob
+from darkq.jobs.handle import JobHandle as AsyncJobHandle
+from darkq.jobs.status import Status
+from darkq.operate import queue as async_queue
+from darkq.operate.purge import Purged
+from darkq.operate.queue import Backlog
+from darkq.operate.queue_state import QueueStatus
+from darkq.operate.upstreams import UpstreamStatus
+from darkq.protocol.job import Job, Priority, Prompt
+from darkq.protocol.options import Options
+from darkq.protocol.record import Result
+from darkq.settings.settings import Settings
 
 T = TypeVar("T")
 
@@ -312,3 +320,101 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Batch:
+    """`darkq.Batch`, blocking. It belongs to the process that made it."""
+
+    def __init__(self, portal: _Portal, batch: async_batch.Batch) -> None:
+        self.id = batch.id
+        self._portal = portal
+        self._batch = batch
+
+    def run(
+        self,
+        rows: Iterable[Row],
+        *,
+        columns: Columns = async_batch.COLUMNS,
+        common: ForAllLines = async_batch.FOR_ALL,
+        after: str | None = None,
+    ) -> Iterator[Finished]:
+        """Run the batch, feed rows, and yield how they ended; see `darkq.Batch.run`.
+
+        The rows are pulled in the client's thread.
+        """
+        return self._portal.iterate(self._run(rows, columns, common, after))
+
+    def events(self, after: str | None = None) -> Iterator[LineEnded]:
+        """Yield each line's end; see `darkq.Batch.events`."""
+        return self._portal.iterate(self._batch.events(after))
+
+    def tail(self, after: str | None = None) -> Iterator[LineEvent | LineEnded]:
+        """Yield each job's events, and each line's end; see `darkq.Batch.tail`."""
+        return self._portal.iterate(self._batch.tail(after))
+
+    def status(self) -> BatchStatus:
+        """Return where the batch stands; see `darkq.Batch.status`."""
+        return self._portal.call(self._batch.status())
+
+    def cancel(self) -> BatchStatus:
+        """Cancel the batch; see `darkq.Batch.cancel`."""
+        return self._portal.call(self._batch.cancel())
+
+    async def _run(
+        self, rows: Iterable[Row], columns: Columns, common: ForAllLines, after: str | None
+    ) -> AsyncGenerator[Finished, None]:
+        async with self._batch:
+            ends = self._batch.run(rows, columns=columns, common=common, after=after)
+            async with aclosing(ends):
+                async for finished in ends:
+                    yield finished
+
+    def __repr__(self) -> str:
+        return f"Batch({self.id!r})"
+
+
+class QueueHandle:
+    """`darkq.QueueHandle`, blocking. The methods take and raise the same."""
+
+    def __init__(self, portal: _Portal, queue: async_queue.QueueHandle) -> None:
+        self.priority = queue.priority
+        self._portal = portal
+        self._queue = queue
+
+    def status(self) -> QueueStatus:
+        """Return how the queue stands; see `darkq.QueueHandle.status`."""
+        return self._portal.call(self._queue.status())
+
+    def pause(self, *, why: str = "", by: str | None = None) -> QueueStatus:
+        """Let no worker begin its jobs; see `darkq.QueueHandle.pause`."""
+        return self._portal.call(self._queue.pause(why=why, by=by))
+
+    def resume(self) -> QueueStatus:
+        """Let workers begin its jobs again; see `darkq.QueueHandle.resume`."""
+        return self._portal.call(self._queue.resume())
+
+    def close(self, *, why: str = "", by: str | None = None) -> QueueStatus:
+        """Refuse new jobs; see `darkq.QueueHandle.close`."""
+        return self._portal.call(self._queue.close(why=why, by=by))
+
+    def open(self) -> QueueStatus:
+        """Take new jobs again; see `darkq.QueueHandle.open`."""
+        return self._portal.call(self._queue.open())
+
+    def draining(self) -> Iterator[QueueStatus]:
+        """Yield how it stands until it is empty; see `darkq.QueueHandle.draining`."""
+        return self._portal.iterate(self._queue.draining())
+
+    def move_to(self, target: QueueHandle, *, limit: int | None = None) -> Iterator[Backlog]:
+        """Move waiting jobs to the other queue; see `darkq.QueueHandle.move_to`.
+
+        The target is of the same client: moving to another Redis is for `darkq queues move`.
+        """
+        return self._portal.iterate(self._queue.move_to(target._queue, limit=limit))
+
+    def purge(self, *, dry_run: bool = False) -> Iterator[Purged]:
+        """Cancel the jobs that wait; see `darkq.QueueHandle.purge`."""
+        return self._portal.iterate(self._queue.purge(dry_run=dry_run))
+
+    def __repr__(self) -> str:
+        return f"QueueHandle({self.priority!r})"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.conftest import api, make_key, start_gateway, working
+from integration.gateway.conftest import api, make_key, start_gateway, working
 from support.command import Darkq
 from support.servers import Server
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from metrics.test_docs import NAME, exposed
+from integration.metrics.test_docs import NAME, exposed
 from support.deployment import KUBERNETES, objects, pod
 
 

@@ -15,8 +15,9 @@ import yaml  # type: ignore[import-untyped]
 from kubernetes_validate import latest_version, validate
 
 from darkq import Settings
-from gateway.test_memory import MOST_BYTES
+from integration.gateway.test_memory import MOST_BYTES
 from support.deployment import KUBERNETES, ROOT, container, documents, manifests, objects, pod
+from support.repository import files_of
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 WORKLOADS = [
@@ -26,7 +27,7 @@ WORKLOADS = [
 ]
 SCHEMALESS = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
 CONFIG = objects("ConfigMap")["darkq-config"]["data"]
-KUSTOMIZATIONS = sorted(KUBERNETES.rglob("kustomization.yaml"))
+KUSTOMIZATIONS = files_of(KUBERNETES, "kustomization.yaml")
 SETTINGS = Settings(
     _env_file=None, **{k.removeprefix("DARKQ_").lower(): v for k, v in CONFIG.items()}
 )
@@ -49,7 +50,7 @@ def test_a_kustomization_names_what_is_there(file: Path) -> None:
     for name in found["resources"] + found.get("components", []):
         assert (file.parent / name).exists(), name
     if file.parent.name != "example":
-        beside = {each.name for each in file.parent.glob("*.yaml")} - {file.name}
+        beside = {each.name for each in files_of(file.parent, "*.yaml")} - {file.name}
         assert set(found["resources"]) == beside
 
 
@@ -160,7 +161,7 @@ def test_every_rule_of_the_network_names_its_peers() -> None:
 
 
 def test_a_gateway_may_hold_what_it_was_measured_to() -> None:
-    """What a tenant can make it hold (tests/gateway/test_memory.py), beside all of its readers."""
+    """Tenants and readers; tests/integration/gateway/test_memory.py measures a tenant's share."""
     limit = container("Deployment", "darkq-gateway")["resources"]["limits"]["memory"]
     readers = SETTINGS.gateway_max_readers * (24 << 10)
     assert int(limit.removesuffix("Mi")) << 20 >= MOST_BYTES + readers

@@ -8,7 +8,7 @@ import pytest
 
 import darkq
 from darkq import Settings
-from darkq_gateway.openapi import make_document
+from darkq_gateway.native.openapi import make_document
 from support.reference import FOLDER, PAGES, command, http, made
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from darkq import Settings
-from darkq.upstream_settings import UpstreamSettings
+from darkq.settings.upstreams import UpstreamSettings
 from support.markdown import ROOT, anchor, blocks_of, documents, headings_of, prose_of
 from support.reference import command
 from support.reference.translations import translations

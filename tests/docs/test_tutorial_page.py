@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 import pytest
 from playwright.async_api import Page, async_playwright
 
-from board.conftest import ARGUMENTS, chromium
 from darkq import Client
 from docs.conftest import Read
+from integration.board.conftest import ARGUMENTS, chromium
 from support.doc_shell import Shell
 from support.markdown import ROOT, blocks_of
 from support.waiting import wait_until

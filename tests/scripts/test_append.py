@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq import scripts
+from darkq.redis import scripts
 from support.by_hand import Ear, Hand, chunk, event_ids, snapshot, started
 from support.waiting import wait_until
 

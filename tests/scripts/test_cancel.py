@@ -6,14 +6,14 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq import scripts
-from darkq.cancellation import cancel
 from darkq.errors import JobNotFound
 from darkq.event import Cancelled
-from darkq.keys import PRIORITIES, JobKeys, queue, tenant_jobs, wake
-from darkq.record import decode_result
-from darkq.scripts import Argument
-from darkq.status import read_status
+from darkq.jobs.cancel import cancel
+from darkq.jobs.status import read_status
+from darkq.protocol.keys import PRIORITIES, JobKeys, queue, tenant_jobs, wake
+from darkq.protocol.record import decode_result
+from darkq.redis import scripts
+from darkq.redis.scripts import Argument
 from support.by_hand import TTL_MS, Ear, Hand, chunk, event_ids, gone, snapshot, started
 from support.waiting import wait_until
 

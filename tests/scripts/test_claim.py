@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from darkq import scripts
-from darkq.cancellation import cancel
-from darkq.keys import JobKeys, control, queue
+from darkq.jobs.cancel import cancel
+from darkq.protocol.keys import JobKeys, control, queue
+from darkq.redis import scripts
 from support.by_hand import Hand, gone, put, snapshot, started
 from support.waiting import wait_until
 

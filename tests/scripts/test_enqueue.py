@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from darkq.job import Priority
-from darkq.keys import JobKeys, idempotency, queue, tenant_jobs
+from darkq.protocol.job import Priority
+from darkq.protocol.keys import JobKeys, idempotency, queue, tenant_jobs
 from support.by_hand import WOKEN, Ear, Hand, asleep, event_ids, gone, put, snapshot
 from support.waiting import wait_until
 

@@ -8,10 +8,10 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq.cancellation import cancel
 from darkq.event import Cursor
-from darkq.keys import JobKeys, failures, queue, tenant_jobs
-from darkq_worker.claims import Claim
+from darkq.jobs.cancel import cancel
+from darkq.protocol.keys import JobKeys, failures, queue, tenant_jobs
+from darkq_worker.leases import Claim
 from support.by_hand import Ear, Hand, chunk, event_ids, gone, snapshot, started
 from support.waiting import wait_until
 

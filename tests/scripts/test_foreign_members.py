@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from darkq import scripts
 from darkq.event import Completed, encode
-from darkq.keys import queue
-from darkq.scripts import Argument
+from darkq.protocol.keys import queue
+from darkq.redis import scripts
+from darkq.redis.scripts import Argument
 from support.by_hand import Hand, started
 
 QUEUE = queue(0, "interactive")

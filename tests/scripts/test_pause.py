@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from darkq.cancellation import cancel
-from darkq.job import Priority
-from darkq.keys import JobKeys, control, queue
-from darkq.queue_control import Word, say, take_back
-from darkq.queues import read_queue
+from darkq.jobs.cancel import cancel
+from darkq.operate.queue_state import Word, read_queue, say, take_back
+from darkq.protocol.job import Priority
+from darkq.protocol.keys import JobKeys, control, queue
 from support.by_hand import Ear, Hand, put
 
 

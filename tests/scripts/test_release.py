@@ -5,8 +5,8 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq.cancellation import cancel
-from darkq.keys import queue
+from darkq.jobs.cancel import cancel
+from darkq.protocol.keys import queue
 from support.by_hand import WOKEN, Ear, Hand, asleep, chunk, event_ids, started
 from support.waiting import wait_until
 

@@ -6,8 +6,8 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from darkq.cancellation import cancel
-from darkq.keys import JobKeys, queue
+from darkq.jobs.cancel import cancel
+from darkq.protocol.keys import JobKeys, queue
 from support.by_hand import Hand, gone, put, snapshot
 from support.waiting import wait_until
 

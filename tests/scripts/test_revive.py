@@ -6,14 +6,14 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq import failures as room
-from darkq.cancellation import cancel
 from darkq.errors import CannotRetry, JobNotFound, QueueFull
 from darkq.event import Cursor
-from darkq.keys import JobKeys, failures, queue, tenant_jobs
-from darkq.record import Failure, encode
-from darkq.settings import Settings
-from darkq_worker.claims import Claim
+from darkq.jobs import failed as room
+from darkq.jobs.cancel import cancel
+from darkq.protocol.keys import JobKeys, failures, queue, tenant_jobs
+from darkq.protocol.record import Failure, encode
+from darkq.settings.settings import Settings
+from darkq_worker.leases import Claim
 from support.by_hand import (
     WOKEN,
     Ear,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq.event import Cursor
-from darkq.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, queue
 from support.by_hand import WOKEN, Ear, Hand, asleep, put, snapshot
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from darkq.keys import JobKeys, queue
-from darkq_worker.claims import Claim, Leases
+from darkq.protocol.keys import JobKeys, queue
+from darkq_worker.leases import Claim, Leases
 from support.by_hand import Hand, started
 
 QUEUE = queue(0, "interactive")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from darkq.keys import JobKeys, idle, wake_one
-from darkq_worker.claims import Leases
+from darkq.protocol.keys import JobKeys, idle, wake_one
+from darkq_worker.leases import Leases
 from support.by_hand import WOKEN, Ear, Hand, asleep, put
 
 

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple, cast
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq import scripts
 from darkq.event import AnyEvent, Cursor
-from darkq.job import Job, Priority
-from darkq.keys import (
+from darkq.protocol.job import Job, Priority
+from darkq.protocol.keys import (
     JobKeys,
     control,
     failures,
@@ -23,9 +22,10 @@ from darkq.keys import (
     wake,
     wake_one,
 )
-from darkq.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
-from darkq.scripts import Argument
-from darkq_worker.claims import Claim, Leases
+from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
+from darkq.redis import scripts
+from darkq.redis.scripts import Argument
+from darkq_worker.leases import Claim, Leases
 
 TTL_MS = 60_000
 

@@ -23,7 +23,7 @@ from pathlib import Path
 PYTHON = "doc-python"
 PRELOADED = (
     *("aiohttp", "openai", "rich.table", "support.doc_python"),
-    *(f"darkq_cli.{room}" for room in ("app", "batch.runner", "jobs", "keys", "upstreams")),
+    *(f"darkq_cli.{room}" for room in ("app", "batch.runner", "commands.jobs", "commands.keys")),
 )
 _CALLER = """#!{python} -ISE
 import json, os, socket, sys

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from darkq import scripts
-from darkq.job import Priority
-from darkq.keys import PRIORITIES, JobKeys, limit_keys
-from darkq.scripts import Argument
+from darkq.protocol.job import Priority
+from darkq.protocol.keys import PRIORITIES, JobKeys, limit_keys
+from darkq.redis import scripts
+from darkq.redis.scripts import Argument
 
 SECOND = 1000
 

@@ -15,33 +15,33 @@ import aiohttp
 from arq.worker import func
 from pydantic import SecretStr
 
-from darkq import logs
 from darkq.client import Client
 from darkq.errors import ConfigurationError
-from darkq.files import Files
-from darkq.keys import wake
-from darkq.live import Live
-from darkq.record import FUNCTION
-from darkq.servers import servers_of
-from darkq.settings import Settings
-from darkq.tracing_export import exporting
-from darkq.upstream_settings import DARKAI
-from darkq.upstreams import announcement
-from darkq_worker.claims import Leases
-from darkq_worker.counting import Counting
-from darkq_worker.file_batch_runners import FileBatchRunners
-from darkq_worker.gate import Rule
-from darkq_worker.generate import generate
-from darkq_worker.leased_worker import LeasedWorker
-from darkq_worker.limits import Limits
-from darkq_worker.listing import keep_listed
-from darkq_worker.routing import Upstreams
-from darkq_worker.unfit import refuse_unfit
+from darkq.operate.upstreams import announcement
+from darkq.protocol.keys import wake
+from darkq.protocol.record import FUNCTION
+from darkq.redis.pubsub import Live
+from darkq.redis.servers import servers_of
+from darkq.serving.files import Files
+from darkq.settings.settings import Settings
+from darkq.settings.upstreams import DARKAI
+from darkq.telemetry import logging as logs
+from darkq.telemetry.export import exporting
+from darkq_worker.attempts.generate import generate
+from darkq_worker.attempts.metrics import Counting
+from darkq_worker.attempts.routing import Upstreams
+from darkq_worker.files.runner import FileBatchRunners
+from darkq_worker.leases import Leases
+from darkq_worker.limits.call import Limits
+from darkq_worker.limits.gate import Rule
+from darkq_worker.loop.worker import LeasedWorker
+from darkq_worker.model_lists import keep_listed
+from darkq_worker.redis_checks import refuse_unfit
 from darkq_worker.upstreams.base import Upstream
-from darkq_worker.upstreams.connections import make_session as make_session
 from darkq_worker.upstreams.darkai import DarkAIUpstream
+from darkq_worker.upstreams.http import make_session as make_session
 from darkq_worker.upstreams.openai import OpenAIUpstream
-from darkq_worker.writer import Writer
+from darkq_worker.writing.writer import Writer
 
 
 def make_worker_id() -> str:

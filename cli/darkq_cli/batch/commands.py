@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from darkq_cli import options as opt
+from darkq_cli.terminal import options as opt
 
 app = typer.Typer(
     name="batch",
@@ -165,7 +165,7 @@ def tail(
     darkq batch tail $id --after 120
     darkq batch tail $id --chunks --json
     """
-    from darkq_cli.batch import tailing
+    from darkq_cli.batch import looking as tailing
 
     tailing.tail(batch_id, chunks=chunks, after=after, as_json=as_json)
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import msgspec
 
 from darkq import Batch
-from darkq.batch_answers import failure_line
-from darkq.batch_lines import Line
+from darkq.batches.answers import failure_line
+from darkq.batches.input_lines import Text
+from darkq.batches.lines import Line
 from darkq.errors import BatchClosed, BatchFull
-from darkq.input_lines import Text
 from darkq_cli.batch.ledger import Ended, Ledger
 from darkq_cli.batch.plan import Plan
 from darkq_cli.batch.source import reading

@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from darkq_cli.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
 
 class Growing:

@@ -2,18 +2,27 @@
 
 A page is on the disk when `take` returns, and may be acknowledged then. With `--ordered` a
 line that comes before its turn is held in the state, not in memory.
+
+Which unfinished batches of this machine have their state where: one small file for each.
+
+`darkq batch resume ID` looks here. Nothing that is read from Redis ever names a file.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from darkq import Settings
+from darkq.settings.private_files import make_folders, open_new
 from darkq_cli.batch.files import Growing
 from darkq_cli.batch.state import Held, Place, State
+from darkq_cli.terminal.problems import Problem
 
 _RELEASED_BYTES = 8 << 20
 
@@ -96,3 +105,43 @@ class Ledger:
             failed=place.failed + len(errors),
             elapsed_s=time.monotonic() - self._began_s,
         )
+
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+
+class Registry:
+    """The batches that began under a state directory and are not over."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._directory = settings.state_dir.resolve() / "batches"
+
+    def add(self, batch_id: str, state: Path) -> None:
+        """Remember where a batch has its state. May be repeated."""
+        entry = self._entry(batch_id)
+        try:
+            make_folders(self._directory)
+            draft = entry.with_name(f"{entry.name}.new")
+            draft.unlink(missing_ok=True)
+            with open_new(draft) as file:
+                file.write(str(state).encode())
+            draft.replace(entry)
+        except OSError as error:
+            raise Problem(f"cannot write {entry}: {error.strerror}") from None
+
+    def find(self, batch_id: str) -> Path | None:
+        """Return where a batch has its state; None for one that is unknown or over."""
+        try:
+            state = Path(self._entry(batch_id).read_text())
+        except OSError:
+            return None
+        return state if state.exists() else None
+
+    def remove(self, batch_id: str) -> None:
+        """Forget a batch."""
+        self._entry(batch_id).unlink(missing_ok=True)
+
+    def _entry(self, batch_id: str) -> Path:
+        if not _ID.fullmatch(batch_id):
+            raise Problem(f"{batch_id!r} is no id of a batch")
+        return self._directory / batch_id

@@ -1,7 +1,11 @@
-"""The commands about batches that are somewhere else: list, show, cancel, copy what is there."""
+"""The commands about batches that are somewhere else: list, show, cancel, copy what is there.
+
+`darkq batch tail`: which lines end, and how, as it happens; on demand also their words.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -9,15 +13,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import cast, get_args
 
-from darkq import Batch, BatchStatus, Client
-from darkq.openai_body import CHAT, Endpoint
-from darkq_cli import here, talk
-from darkq_cli import output as out
+from darkq import Batch, BatchStatus, Client, CursorGone, LineEnded, LineEvent, RedisUnavailable
+from darkq.event import Chunk, Retrying, Started
+from darkq.openai.body import CHAT, Endpoint
 from darkq_cli.batch.ledger import Ended
 from darkq_cli.batch.plan import errors_beside
 from darkq_cli.batch.runner import written
-from darkq_cli.problems import USAGE_EXIT_CODE, Problem
-from darkq_cli.reach import with_client
+from darkq_cli.terminal import messages, output, program
+from darkq_cli.terminal import output as out
+from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.redis import with_client
 
 
 def list_(*, limit: int, as_json: bool) -> None:
@@ -39,9 +44,9 @@ def list_(*, limit: int, as_json: bool) -> None:
     elif found:
         _print_table(found[:limit])
     if not found:
-        talk.say("Redis knows no batch")
+        messages.say("Redis knows no batch")
     elif len(found) > limit:
-        talk.say(f"There are more: {here.command()} batch list --limit {limit * 10}")
+        messages.say(f"There are more: {program.command()} batch list --limit {limit * 10}")
 
 
 def _print_table(batches: list[BatchStatus]) -> None:
@@ -60,9 +65,9 @@ def _print_table(batches: list[BatchStatus]) -> None:
             _lines(batch),
             f"{batch.completed:,}",
             f"{batch.failed + batch.cancelled:,}",
-            talk.harmless(batch.name or ""),
+            messages.harmless(batch.name or ""),
         )
-    talk.stdout_console().print(table)
+    messages.stdout_console().print(table)
 
 
 def show(batch_id: str, *, as_json: bool) -> None:
@@ -165,3 +170,59 @@ def _say_copied(completed: int, failed: int, answers: Path, errors: Path, *, as_
     if failed:
         facts["failed"] = f"{failed:,}, into {errors}"
     out.write_facts(facts)
+
+
+def tail(batch_id: str, *, chunks: bool, after: str | None, as_json: bool) -> None:
+    """Print the ends of a batch's lines, from its beginning or after a cursor."""
+
+    async def read(client: Client) -> None:
+        cursor, batch = after, client.batch(batch_id)
+        try:
+            items = batch.tail(after) if chunks else batch.events(after)
+            async with aclosing(items):
+                async for item in items:
+                    _write(item, as_json=as_json)
+                    cursor = item.cursor
+        except (asyncio.CancelledError, RedisUnavailable):
+            _say_how_to_go_on(batch_id, cursor, chunks=chunks, as_json=as_json)
+            raise
+        except CursorGone as error:
+            raise Problem(
+                f"what came after {cursor} in {batch_id} is not kept any more",
+                f"From the first that is: {program.command()} batch tail {batch_id}",
+                cause=error,
+            ) from None
+        except ValueError as error:
+            raise Problem(f"--after: {error}", exit_code=USAGE_EXIT_CODE) from None
+
+    with_client(read)
+
+
+def _write(item: LineEvent | LineEnded, *, as_json: bool) -> None:
+    if as_json:
+        output.write_json(item)
+    elif isinstance(item, LineEnded):
+        output.write_line(f"line {item.number}  {item.outcome}  {item.job_id}")
+    elif words := _words(item):
+        output.write_line(f"line {item.number}  {words}")
+
+
+def _words(item: LineEvent) -> str:
+    """Return an event on one line; "" for those that the line's end tells, too."""
+    match item.event:
+        case Started(attempt=attempt, model=model):
+            return f"attempt {attempt}, {messages.harmless(model)}"
+        case Chunk(text=text):
+            return f"| {' '.join(messages.harmless(text).splitlines())}"
+        case Retrying(reason=reason, retry_in_s=retry_in_s):
+            return f"{messages.harmless(reason)}; another attempt in {retry_in_s:g} s"
+    return ""
+
+
+def _say_how_to_go_on(batch_id: str, cursor: str | None, *, chunks: bool, as_json: bool) -> None:
+    resume = f"{program.command()} batch tail {batch_id}"
+    resume += " --chunks" if chunks else ""
+    resume += f" --after {cursor}" if cursor else ""
+    resume += " --json" if as_json else ""
+    messages.leave_line()
+    messages.say(f"To read on:\n  {resume}", resume=resume)

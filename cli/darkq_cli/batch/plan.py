@@ -7,11 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from darkq.batch_lines import ForAllLines
-from darkq.openai_body import Endpoint
-from darkq_cli.batch.check import Form
-from darkq_cli.batch.source import Fingerprint
-from darkq_cli.problems import USAGE_EXIT_CODE, Problem
+from darkq.batches.lines import ForAllLines
+from darkq.openai.body import Endpoint
+from darkq_cli.batch.source import Fingerprint, Form
+from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
 
 class Files(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,19 +2,21 @@
 
 The runner outlives a Redis that is away for some minutes, and a batch that Redis has forgotten:
 what is not in the files is sent again, as another batch.
+
+Leaving a batch: once, and its jobs go on; twice, and it is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from contextlib import aclosing, closing, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager, closing, suppress
 
 import msgspec
 
 from darkq import Batch, Client, DarkqError, Finished
-from darkq.batch_answers import answer_line, failure_line
+from darkq.batches.answers import answer_line, failure_line
 from darkq.errors import (
     BatchNotFound,
     BatchTaken,
@@ -23,17 +25,15 @@ from darkq.errors import (
     QueueFull,
     RedisUnavailable,
 )
-from darkq.openai_body import Endpoint
-from darkq_cli import here, talk
-from darkq_cli.batch import standing
+from darkq.openai.body import Endpoint
+from darkq_cli.batch import progress as standing
 from darkq_cli.batch.feeding import Feeder
-from darkq_cli.batch.leaving import leaving
-from darkq_cli.batch.ledger import Ended, Ledger
+from darkq_cli.batch.ledger import Ended, Ledger, Registry
 from darkq_cli.batch.progress import Progress
-from darkq_cli.batch.registry import Registry
 from darkq_cli.batch.state import State
-from darkq_cli.problems import Problem
-from darkq_cli.reach import with_client
+from darkq_cli.terminal import interrupts, messages, program
+from darkq_cli.terminal.problems import Problem
+from darkq_cli.terminal.redis import with_client
 
 PATIENCE_S = 300.0
 """How long Redis may be away before the runner gives up."""
@@ -62,7 +62,7 @@ def run(state: State, registry: Registry) -> None:
 
 def resume_command(batch_id: str) -> str:
     """Return what to type to go on with a batch."""
-    return f"{here.command()} batch resume {batch_id}"
+    return f"{program.command()} batch resume {batch_id}"
 
 
 class Runner:
@@ -80,7 +80,9 @@ class Runner:
         """Run to the end. Cancelled, it says how to go on."""
         place = self._state.place
         if place.written:
-            talk.say(f"going on: {place.written:,} of {self._state.plan.lines:,} lines are there")
+            messages.say(
+                f"going on: {place.written:,} of {self._state.plan.lines:,} lines are there"
+            )
         with self._progress:
             looking = asyncio.create_task(self._look())
             try:
@@ -124,13 +126,13 @@ class Runner:
         batch = self._client.batch(name=plan.name, window=plan.window, metadata=metadata)
         self._state.commit(msgspec.structs.replace(self._state.place, batch_id=batch.id))
         self._registry.add(batch.id, plan.files.state)
-        talk.say(f"batch {batch.id}", style="dim", id=batch.id)
+        messages.say(f"batch {batch.id}", style="dim", id=batch.id)
         return batch
 
     def _lost(self) -> Batch:
         """Redis has lost lines, or the batch: what is missing goes into another one."""
         if self._state.place.ended:
-            talk.say("Redis has forgotten lines of the batch; they are sent again")
+            messages.say("Redis has forgotten lines of the batch; they are sent again")
         return self._new()
 
     async def _once(self, batch: Batch) -> None:
@@ -210,3 +212,51 @@ def _reason(error: Exception) -> str:
         case CursorGone():
             return "reads again what Redis has lost"
     return "waits for Redis, which does not answer"
+
+
+SECOND_THOUGHTS_S = 3.0
+CANCEL_TIMEOUT_S = 10.0
+
+
+@asynccontextmanager
+async def leaving(batch: Callable[[], Batch | None]) -> AsyncIterator[None]:
+    """On Ctrl-C in the block say how to go on; on another soon after, cancel the batch.
+
+    Raises `CancelledError` in the end, as the block does.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        left = batch()
+        if left is not None:
+            _say_how_to_go_on(left)
+            if interrupts.exit_code() == interrupts.CTRL_C_EXIT_CODE:
+                await _second_thoughts(left)
+        raise
+
+
+def _say_how_to_go_on(batch: Batch) -> None:
+    darkq = program.command()
+    resume, cancel = f"{darkq} batch resume {batch.id}", f"{darkq} batch cancel {batch.id}"
+    messages.leave_line()
+    messages.say(
+        f"What was sent goes on without this. To go on:\n  {resume}\nTo stop it:\n  {cancel}",
+        resume=resume,
+        cancel=cancel,
+    )
+
+
+async def _second_thoughts(batch: Batch) -> None:
+    messages.say(f"Ctrl-C again within {SECOND_THOUGHTS_S:g} s cancels the batch.")
+    try:
+        await asyncio.sleep(SECOND_THOUGHTS_S)
+    except asyncio.CancelledError:
+        messages.leave_line()
+        try:
+            async with asyncio.timeout(CANCEL_TIMEOUT_S):
+                await batch.cancel()
+        except (DarkqError, TimeoutError) as error:
+            messages.say(f"it was not cancelled: {error}", style="red")
+        else:
+            messages.say("The batch is cancelled; resume writes what had ended.", style="yellow")
+        raise

@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from darkq import DarkqError, Settings
-from darkq.batch_lines import ForAllLines
-from darkq.job import Job, checked_name
-from darkq_cli import here, output, talk
+from darkq.batches.lines import ForAllLines
+from darkq.protocol.job import Job, checked_name
 from darkq_cli.batch import progress, runner
-from darkq_cli.batch.check import Checked, Form, check
 from darkq_cli.batch.files import sync_directory
+from darkq_cli.batch.ledger import Registry
 from darkq_cli.batch.plan import Files, Plan, errors_beside
-from darkq_cli.batch.registry import Registry
-from darkq_cli.batch.source import Fingerprint, reading, unreadable
+from darkq_cli.batch.source import Checked, Fingerprint, Form, check, reading, unreadable
 from darkq_cli.batch.state import State, StateFile
 from darkq_cli.batch.summary import Summary
-from darkq_cli.interrupts import undisturbed
-from darkq_cli.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal import messages, output, program
+from darkq_cli.terminal.interrupts import undisturbed
+from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
 _STDIN = "-"
 _PIECE_BYTES = 1 << 16
@@ -119,7 +118,7 @@ def resume(batch_id: str, *, as_json: bool) -> None:
     if path is None:
         raise Problem(
             f"no unfinished batch {batch_id} was begun here",
-            f"To have what is there of it: {here.command()} batch results {batch_id} -o FILE",
+            f"To have what is there of it: {program.command()} batch results {batch_id} -o FILE",
         )
     with _told_of_disks(path), _held(path) as file:
         state = file.load()
@@ -218,7 +217,7 @@ def _spool(wish: Wish, path: Path) -> None:
         raise unreadable(wish.source_name, error) from None
     with source:
         if source.isatty():
-            talk.say("The lines, please; Ctrl-D on an empty line ends them.", style="dim")
+            messages.say("The lines, please; Ctrl-D on an empty line ends them.", style="dim")
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(fd, "wb") as spool:
@@ -239,7 +238,7 @@ def _stdin() -> BufferedReader:
 def _is_same(state: State, wish: Wish) -> None:
     """Raise `Problem` unless a command goes on with what another began."""
     plan, batch_id = state.plan, state.place.batch_id
-    own = f"To go on with it: {here.command()} batch resume {batch_id}"
+    own = f"To go on with it: {program.command()} batch resume {batch_id}"
     words = f"{plan.files.answers} is of the unfinished batch {batch_id}"
     if plan.files.spooled and wish.files.spooled:
         given = _fingerprint(wish.source_path)

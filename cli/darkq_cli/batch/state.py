@@ -22,7 +22,7 @@ import msgspec
 from darkq_cli.batch import plan as plans
 from darkq_cli.batch.files import sync_directory
 from darkq_cli.batch.plan import Plan
-from darkq_cli.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
 _SCHEMA = """
     CREATE TABLE plan (json BLOB NOT NULL);

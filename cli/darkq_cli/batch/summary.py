@@ -9,7 +9,7 @@ from typing import Self
 import msgspec
 
 from darkq_cli.batch.state import State
-from darkq_cli.problems import Problem
+from darkq_cli.terminal.problems import Problem
 
 _LINE_BYTES = 1 << 20
 

@@ -14,9 +14,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from darkq import Client, ConfigurationError, DarkqError, Settings
-from darkq.connection import brief
-from darkq.servers import servers_of
-from darkq_cli import here, interrupts, output, talk
+from darkq.redis.pool import brief
+from darkq.redis.servers import servers_of
 from darkq_cli.doctor import probes
 from darkq_cli.doctor.connecting import CONNECTING
 from darkq_cli.doctor.findings import Answer, Checks, Finding, finding, ok, problem, skipped
@@ -27,7 +26,8 @@ from darkq_cli.doctor.permissions import PERMISSIONS
 from darkq_cli.doctor.report import Report
 from darkq_cli.doctor.servers import Server, servers
 from darkq_cli.doctor.together import TOGETHER
-from darkq_cli.problems import Problem
+from darkq_cli.terminal import interrupts, messages, output, program
+from darkq_cli.terminal.problems import Problem
 from darkq_local.server_binary import NoServer, find_server
 
 REDIS = "redis"
@@ -52,7 +52,7 @@ def doctor(*, ask_upstreams: bool, as_json: bool) -> None:
     )
     if verdicts["problem"]:
         raise Problem(counts)
-    talk.say(counts, verdicts=dict(verdicts))
+    messages.say(counts, verdicts=dict(verdicts))
 
 
 async def _print(ask_upstreams: bool, *, as_json: bool) -> Counter[str]:
@@ -149,7 +149,7 @@ def _absent(error: ConfigurationError, settings: Settings) -> Answer:
         return problem(str(none), "One of these")
     return skipped(
         "DARKQ_REDIS_URL is not set, and no embedded server runs here",
-        f"Set it; or {here.command()} up, which starts {server.path.name} {server.dotted}",
+        f"Set it; or {program.command()} up, which starts {server.path.name} {server.dotted}",
     )
 
 

@@ -6,10 +6,10 @@ from statistics import median
 from time import perf_counter, time
 from typing import Any
 
-from darkq_cli import talk
 from darkq_cli.doctor.findings import Answer, Checks, ok, problem, warning, worst_of
 from darkq_cli.doctor.keeping import megabytes
 from darkq_cli.doctor.servers import Server
+from darkq_cli.terminal import messages
 
 _PINGS = 7
 _SLOW_PING_MS = 20.0
@@ -53,7 +53,7 @@ async def slow_commands(server: Server) -> Answer:
     worst_s = max(entry["duration"] for entry in slow) / 1e6
     return warning(
         f"{len(slow)} in the last ten minutes, up to {worst_s:.1f} s, in which everybody waits: "
-        f"{talk.harmless(names)}",
+        f"{messages.harmless(names)}",
         "SLOWLOG GET shows them whole. Keep KEYS and big scripts of others away from this Redis",
     )
 

@@ -9,7 +9,7 @@ import msgspec
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from darkq import DarkqError
-from darkq.connection import brief
+from darkq.redis.pool import brief
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from darkq import Fleet, Settings
-from darkq.keys import MAX_PARTITIONS, PRIORITIES, failures, queue
-from darkq_cli import here, talk
+from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, failures, queue
 from darkq_cli.doctor.findings import Answer, Checks, ok, problem, skipped, warning, worst_of
-from darkq_cli.spans import span
+from darkq_cli.terminal import messages, program
+from darkq_cli.terminal.durations import span
 
 _AT_ONCE = 512
 _LONG_WAIT_S = 60
@@ -72,7 +72,7 @@ def _ranges(numbers: dict[int, int]) -> str:
 async def workers(whole: Whole) -> Answer:
     fleet = whole.fleet
     left = sum(each.waiting + each.deferred for each in fleet.queues)
-    start = f"Start one: {here.command()} worker"
+    start = f"Start one: {program.command()} worker"
     if not fleet.workers:
         if left:
             return problem(f"{left:,} jobs wait, and no worker is alive", start)
@@ -118,7 +118,7 @@ async def failed_jobs(whole: Whole) -> Answer:
     found = f"{known:,} are known, {late:,} of the last hour"
     if not late:
         return ok(found if known else "none")
-    darkq = here.command()
+    darkq = program.command()
     return warning(found, f"Why: {darkq} failed. To run them again: {darkq} retry --all")
 
 
@@ -135,9 +135,10 @@ async def breakers(whole: Whole) -> Answer:
         again = f" for {span(left_s)} more" if each.reopens_at_ms else ""
         answers.append(
             warning(
-                f"{talk.harmless(each.name)} is {each.breaker}{again}, {each.waiting:,} jobs wait "
-                "for it",
-                f"See whether the service answers: {here.command()} upstreams. It closes by itself",
+                f"{messages.harmless(each.name)} is {each.breaker}{again}, "
+                f"{each.waiting:,} jobs wait for it",
+                f"See whether the service answers: {program.command()} upstreams. "
+                "It closes by itself",
             )
         )
     return worst_of(answers, otherwise=f"{len(upstreams)} closed")

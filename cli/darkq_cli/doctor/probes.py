@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from importlib.util import find_spec
 
 from darkq import DarkqError, Settings
-from darkq_cli import here
 from darkq_cli.doctor.findings import Answer, Finding, finding, ok, problem, skipped
+from darkq_cli.terminal import program
 
 NAME = "upstream"
 TIMEOUT_S = 15.0
@@ -18,8 +18,8 @@ async def probe(settings: Settings) -> AsyncIterator[Finding]:
     if find_spec("aiohttp") is None or find_spec("arq") is None:
         yield finding(NAME, skipped("arq or aiohttp is not installed", "pip install darkq[worker]"))
         return
-    from darkq_cli.upstreams import Finding as Found
-    from darkq_cli.upstreams import find
+    from darkq_cli.commands.upstreams import Finding as Found
+    from darkq_cli.commands.upstreams import find
 
     def answer(found: Found) -> Answer:
         if found.works is None:
@@ -27,7 +27,7 @@ async def probe(settings: Settings) -> AsyncIterator[Finding]:
         if found.works:
             return ok(f"answers, after {found.latency_s:.2f} s")
         setting = _setting(found.status.name)
-        again = f"{here.command()} upstreams asks it again"
+        again = f"{program.command()} upstreams asks it again"
         return problem(found.reason, f"See that the service runs and {setting} is right; {again}")
 
     try:
@@ -38,6 +38,6 @@ async def probe(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _setting(upstream: str) -> str:
-    from darkq.upstream_settings import DARKAI
+    from darkq.settings.upstreams import DARKAI
 
     return "DARKQ_DARKAI_URL" if upstream == DARKAI else f"DARKQ_UPSTREAMS__{upstream.upper()}__URL"

@@ -9,8 +9,8 @@ from textwrap import wrap
 
 from rich.text import Text
 
-from darkq_cli import talk
 from darkq_cli.doctor.findings import Finding
+from darkq_cli.terminal import messages
 
 _STYLES = {"ok": "green", "warning": "bold yellow", "problem": "bold red", "skipped": "dim"}
 _NAME_CHARS = 17
@@ -21,7 +21,7 @@ class Report:
     """Prints findings as they come. `end()` prints the last of them."""
 
     def __init__(self) -> None:
-        self._console = talk.stdout_console()
+        self._console = messages.stdout_console()
         self._skipped: list[Finding] = []
         self._of = ""
 
@@ -59,7 +59,7 @@ class Report:
 
     def _lines(self, text: str, mark: str = "") -> list[str]:
         width = max(20, self._console.width - _BEFORE_CHARS)
-        text = " ".join(talk.harmless(text).split())
+        text = " ".join(messages.harmless(text).split())
         return wrap(
             f"{mark}{text}" if text else "",
             width,

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from darkq import Settings
-from darkq.connection import read_url
-from darkq.servers import each_server, servers_of
+from darkq.redis.pool import read_url
+from darkq.redis.servers import each_server, servers_of
 from darkq_cli.doctor.findings import Refused, is_refusal
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from darkq_cli import options as opt
+from darkq_cli.terminal import options as opt
 
 app = typer.Typer(
     name="queues",
@@ -184,6 +184,6 @@ def purge(
     \b
     darkq queues purge bulk --dry-run
     """
-    from darkq_cli import purging
+    from darkq_cli.commands import purge as purging
 
     purging.queue(queue, dry_run=dry_run, yes=yes, as_json=as_json)

@@ -9,11 +9,11 @@ from contextlib import aclosing
 from pydantic import SecretStr
 
 from darkq import Backlog, Client, QueueHandle, Settings
-from darkq_cli import here, output, talk
-from darkq_cli.options import Priority
-from darkq_cli.problems import USAGE_EXIT_CODE, Problem
 from darkq_cli.queues.progress import Progress
-from darkq_cli.reach import with_client
+from darkq_cli.terminal import messages, output, program
+from darkq_cli.terminal.options import Priority
+from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.redis import with_client
 
 
 def move(
@@ -54,12 +54,12 @@ async def _move(
     try:
         await _show(queue.move_to(target, limit=limit), "jobs are moved", as_json=as_json)
     except asyncio.CancelledError:
-        talk.leave_line()
-        talk.say("No job is lost, and none is run twice. To go on, say the same again.")
+        messages.leave_line()
+        messages.say("No job is lost, and none is run twice. To go on, say the same again.")
         raise
     left = await queue.status()
     if left.moving:
-        talk.say(f"{left.moving:,} jobs are on their way; say the same again")
+        messages.say(f"{left.moving:,} jobs are on their way; say the same again")
 
 
 async def _show(
@@ -94,6 +94,6 @@ def _print_back(count: int, *, as_json: bool) -> None:
     if as_json:
         output.write_json({"given_back": count})
     else:
-        talk.say(
-            f"{count:,} jobs are back in their queue. If it is paused: {here.command()} queues"
+        messages.say(
+            f"{count:,} jobs are back in their queue. If it is paused: {program.command()} queues"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from darkq_cli import talk
+from darkq_cli.terminal import messages
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -23,11 +23,11 @@ class Progress:
         self._bar: Bar | None = None
 
     def __enter__(self) -> Progress:
-        if not talk.as_json and talk.console().is_terminal:
+        if not messages.as_json and messages.console().is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn
 
             columns = (BarColumn(20), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=talk.console(), transient=True)
+            self._bar = Progress(*columns, console=messages.console(), transient=True)
             self._bar.start()
             self._bar.add_task("", total=self._total)
         return self
@@ -47,4 +47,4 @@ class Progress:
         elif time.monotonic() - self._said_s >= SAY_EVERY_S:
             self._said_s = time.monotonic()
             facts: dict[str, Any] = {"done": done, "total": self._total, **counts}
-            talk.say(text, **facts)
+            messages.say(text, **facts)

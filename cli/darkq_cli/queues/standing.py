@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Literal
 
 from darkq import Client, Notice, QueueStatus
-from darkq_cli import here, output, talk
-from darkq_cli.options import Priority
-from darkq_cli.problems import Problem
 from darkq_cli.queues.progress import Progress
-from darkq_cli.reach import with_client
+from darkq_cli.terminal import messages, output, program
+from darkq_cli.terminal.options import Priority
+from darkq_cli.terminal.problems import Problem
+from darkq_cli.terminal.redis import with_client
 
 
 def list_(*, as_json: bool) -> None:
@@ -64,8 +64,8 @@ def drain(
     status = with_client(close)
     _print([status], as_json=as_json)
     if not as_json:
-        talk.say(
-            f"New jobs are refused. To take them again: {here.command()} queues open {priority}"
+        messages.say(
+            f"New jobs are refused. To take them again: {program.command()} queues open {priority}"
         )
     left = _left(status)
     if wait and left:
@@ -75,7 +75,9 @@ def drain(
 async def _until_empty(client: Client, priority: Priority, timeout_s: float | None) -> QueueStatus:
     first = status = await client.queue(priority).status()
     if status.paused:
-        talk.say(f"it is paused, and will not empty; {here.command()} queues resume {priority}")
+        messages.say(
+            f"it is paused, and will not empty; {program.command()} queues resume {priority}"
+        )
     try:
         async with asyncio.timeout(timeout_s), aclosing(client.queue(priority).draining()) as all_:
             with Progress("jobs have ended", total=_left(first)) as progress:
@@ -111,9 +113,9 @@ def _print(queues: list[QueueStatus], *, as_json: bool) -> None:
             queue.priority,
             *(f"{count:,}" for count in (queue.waiting, queue.deferred, queue.running)),
             f"{queue.oldest_wait_s:,.0f} s" if queue.waiting else "",
-            talk.harmless("; ".join(_words(queue)) or "open"),
+            messages.harmless("; ".join(_words(queue)) or "open"),
         )
-    talk.stdout_console().print(table)
+    messages.stdout_console().print(table)
 
 
 def _words(queue: QueueStatus) -> list[str]:

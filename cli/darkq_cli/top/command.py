@@ -13,8 +13,8 @@ from contextlib import aclosing, suppress
 from typing import TypeAlias
 
 from darkq import Client, RedisUnavailable, Settings
-from darkq_cli import interrupts, output, talk
-from darkq_cli.reach import Reached, redis_of
+from darkq_cli.terminal import interrupts, messages, output
+from darkq_cli.terminal.redis import Reached, redis_of
 from darkq_cli.top.reading import Away, Reading, Trend, read
 
 TIMEOUT_S = 3.0
@@ -57,7 +57,7 @@ async def _read(client: Client) -> Reading:
 
 
 async def _watch(redis: Reached, interval_s: float, *, as_json: bool) -> None:
-    console = talk.stdout_console()
+    console = messages.stdout_console()
     left = asyncio.Event()
     async with Client(settings=_impatient(redis.settings)) as client:
         if as_json:
@@ -115,7 +115,7 @@ class _Lines:
         """Print a reading; that Redis is away is said once."""
         if isinstance(look, Away):
             if not self._away:
-                talk.say(f"Redis does not answer ({look.reason}); trying again", style="yellow")
+                messages.say(f"Redis does not answer ({look.reason}); trying again", style="yellow")
         else:
             if not self._first:
                 output.write_line("")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from darkq_cli import output, talk
-from darkq_cli.spans import span
+from darkq_cli.terminal import messages, output
+from darkq_cli.terminal.durations import span
 from darkq_cli.top.history import History
 from darkq_cli.top.reading import Away, Reading
 from darkq_cli.top.tables import tables
@@ -62,7 +62,7 @@ class Panel:
 
 def print_plain(reading: Reading) -> None:
     """Print a reading on stdout, whole and without what was before it."""
-    console = talk.stdout_console()
+    console = messages.stdout_console()
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(reading.at_ms / 1000))
     with console.capture() as printed:
         console.print(Text(stamp, "bold"), *tables(reading, None, _PLAIN_CHARS, None), sep="\n")

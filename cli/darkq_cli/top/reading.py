@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from darkq import Client, Fleet, QueueStatus, Stats, UpstreamStatus, WorkerLeases
-from darkq.measures import CHUNKS, JOB_FAILURES, JOBS_ENDED, OUTCOMES, RETRIES, Measure
+from darkq.telemetry.metrics import CHUNKS, JOB_FAILURES, JOBS_ENDED, OUTCOMES, RETRIES, Measure
 
 RATE_OVER_S = 15.0
 """As long as a lease by default, in which a worker reports four times."""

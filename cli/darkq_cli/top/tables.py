@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from darkq import UpstreamStatus, WorkerLeases
-from darkq.measures import OUTCOMES
-from darkq_cli import here, talk
-from darkq_cli.spans import span, whole_span
+from darkq.telemetry.metrics import OUTCOMES
+from darkq_cli.terminal import messages, program
+from darkq_cli.terminal.durations import span, whole_span
 from darkq_cli.top.history import MOST_BLOCKS, History
 from darkq_cli.top.reading import Reading
 
@@ -53,7 +53,7 @@ def tables(
     yield Text()
     yield _table(widths.for_ids(reading), _workers_heads(reading), _workers(reading, workers))
     if not reading.workers:
-        yield Text(f"none is alive; to start one: {here.command()} worker", "bold red")
+        yield Text(f"none is alive; to start one: {program.command()} worker", "bold red")
 
 
 class _Widths(NamedTuple):
@@ -210,7 +210,7 @@ def _cut(rows: Rows, most: int, what: str) -> Rows:
 
 
 def _name(name: str) -> Text:
-    return Text(" ".join(talk.harmless(name).split()))
+    return Text(" ".join(messages.harmless(name).split()))
 
 
 def _count(number: int, style: str = "") -> Text:

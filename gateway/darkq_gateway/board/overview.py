@@ -36,7 +36,7 @@ from darkq_gateway.board.snapshot import (
     view_of,
     with_paces,
 )
-from darkq_gateway.context import SETTINGS, STREAMS, caller_of
+from darkq_gateway.http.context import SETTINGS, STREAMS, caller_of
 
 logger = logging.getLogger("darkq.gateway")
 

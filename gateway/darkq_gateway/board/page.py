@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from aiohttp import web
 
-from darkq_gateway.auth import public
+from darkq_gateway.http.auth import public
 
 # Nothing from elsewhere, nothing inline, no frame around it, and no text that becomes HTML.
 POLICY = "; ".join(

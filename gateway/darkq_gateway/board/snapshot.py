@@ -16,7 +16,7 @@ import msgspec
 
 from darkq import BatchNotFound, BatchStatus, Client, Fleet, Settings
 from darkq_gateway.board.pace import Pace
-from darkq_gateway.context import Caller
+from darkq_gateway.http.context import Caller
 
 MAX_JOBS = 40
 MAX_BATCHES = 20

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from aiohttp import hdrs, web
 
-from darkq_gateway.errors import ApiError
+from darkq_gateway.http.errors import ApiError
 
 _ABSENT: Mapping[tuple[str, str], str] = {
     ("GET", "/v1/chat/completions"): (

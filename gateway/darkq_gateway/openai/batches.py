@@ -22,15 +22,15 @@ from darkq import (
     InvalidJob,
     checked_metadata,
 )
-from darkq.validation import UNKNOWN, shown
-from darkq_gateway.bodies import read_undecoded
-from darkq_gateway.context import CLIENT, caller_of
-from darkq_gateway.errors import ApiError
-from darkq_gateway.jobs import as_json
+from darkq.protocol.validation import UNKNOWN, shown
+from darkq_gateway.http.bodies import read_undecoded
+from darkq_gateway.http.context import CLIENT, caller_of
+from darkq_gateway.http.errors import ApiError
+from darkq_gateway.http.repetitions import seed_of
+from darkq_gateway.native.jobs import as_json
 from darkq_gateway.openai.files import FILES, MAX_TTL_S, MIN_TTL_S
 from darkq_gateway.openai.pages import as_page, page_asked, unknown_after
 from darkq_gateway.openai.request import decode, take
-from darkq_gateway.repetitions import seed_of
 
 WINDOW_S = 24 * 3600
 MAX_METADATA_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512

@@ -1,21 +1,26 @@
-"""`POST /v1/chat/completions`: an answer in one piece, or in chunks as they come."""
+"""`POST /v1/chat/completions`: an answer in one piece, or in chunks as they come.
+
+The body of `POST /v1/chat/completions`. No I/O.
+"""
 
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from aiohttp import web
 
-from darkq import JobCancelled, JobFailed, JobHandle, chat_completion
-from darkq_gateway.awaited_json import send_when_done
-from darkq_gateway.bodies import read_undecoded
-from darkq_gateway.context import STREAMS, caller_of
-from darkq_gateway.errors import openai_shape
-from darkq_gateway.openai import chat_request, foreground, sse
-from darkq_gateway.openai.chat_request import ChatRequest
+from darkq import Job, JobCancelled, JobFailed, JobHandle, chat_completion
+from darkq_gateway.http.bodies import read_undecoded
+from darkq_gateway.http.context import STREAMS, Caller, caller_of
+from darkq_gateway.http.errors import ApiError, openai_shape
+from darkq_gateway.openai import foreground
+from darkq_gateway.openai import framing as sse
 from darkq_gateway.openai.chat_stream import ChatStream, Interrupted
-from darkq_gateway.openai.job_errors import failed
+from darkq_gateway.openai.framing import failed
+from darkq_gateway.openai.request import decode, make_job, take
+from darkq_gateway.openai.waiting import send_when_done
 
 PREFIX = "chatcmpl-"
 
@@ -27,7 +32,7 @@ def routes() -> list[web.RouteDef]:
 async def create(request: web.Request) -> web.StreamResponse:
     """Answer a chat. The job is cancelled when the client leaves and does not come back."""
     body = await read_undecoded(request)
-    asked = chat_request.parse(body, caller_of(request))
+    asked = parse(body, caller_of(request))
     async with foreground.awaited(request, asked.job, body) as job:
         if asked.stream:
             return await _stream(request, job, asked)
@@ -70,3 +75,32 @@ async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> w
         else:
             await stream.send(sse.DONE)
     return stream.response
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class _How(msgspec.Struct):
+    stream: bool = False
+    stream_options: _StreamOptions | None = None
+
+
+class ChatRequest(NamedTuple):
+    """A job, and how its answer is wanted."""
+
+    job: Job
+    stream: bool
+    include_usage: bool
+
+
+def parse(body: bytes, caller: Caller) -> ChatRequest:
+    """Read a request. Raises `ApiError`, which names the parameter."""
+    fields = decode(body)
+    how = take(fields, _How)
+    if how.stream_options and not how.stream:
+        raise ApiError(400, "invalid_value", "is for streams only", "stream_options")
+    job = make_job(fields, "/v1/chat/completions", caller)
+    wanted = how.stream_options
+    return ChatRequest(job, how.stream, wanted is not None and wanted.include_usage)

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from aiohttp import hdrs, web
 
 from darkq import FileContent, FileInfo, FileNotFound, FilePurpose, Files, FileTooLarge
-from darkq_gateway.bodies import media_type
-from darkq_gateway.context import CLIENT, SETTINGS, caller_of
-from darkq_gateway.errors import ApiError
-from darkq_gateway.jobs import as_json
-from darkq_gateway.multipart import MAX_OVERHEAD_BYTES, Field, Form, Upload, is_plain
-from darkq_gateway.openai.file_quota import QUOTA
+from darkq_gateway.http.bodies import media_type
+from darkq_gateway.http.context import CLIENT, SETTINGS, caller_of
+from darkq_gateway.http.errors import ApiError
+from darkq_gateway.http.multipart import MAX_OVERHEAD_BYTES, Field, Form, Upload, is_plain
+from darkq_gateway.http.queries import whole_number
+from darkq_gateway.native.jobs import as_json
+from darkq_gateway.openai.file_limits import QUOTA
 from darkq_gateway.openai.pages import as_page, page_asked, unknown_after
-from darkq_gateway.queries import whole_number
 
 FILES = web.AppKey("files", Files)
 

@@ -19,16 +19,14 @@ from typing import Any, TypeAlias, TypeVar
 from aiohttp import web
 
 from darkq import DarkqError, Held, Job, JobHandle, JobNotFound, LogLine
-from darkq_gateway.context import CLIENT, SETTINGS, STREAMS, caller_of
-from darkq_gateway.errors import ApiError
-from darkq_gateway.ownership import owned_job
+from darkq_gateway.http.context import CLIENT, SETTINGS, STREAMS, caller_of, owned_job
+from darkq_gateway.http.errors import ApiError
+from darkq_gateway.http.repetitions import IDEMPOTENCY_KEY, RETRY_COUNT
 
 logger = logging.getLogger("darkq.gateway")
 
 T = TypeVar("T")
 
-RETRY_COUNT = "x-stainless-retry-count"
-IDEMPOTENCY_KEY = "Idempotency-Key"
 _RENEWALS_PER_LEASE = 3
 _SDK_FIRST_PAUSE_S, _SDK_LONGEST_PAUSE_S = 0.5, 8.0
 _SDK_WAY_S = 1.0  # until a next try has reached us

@@ -6,9 +6,9 @@ from typing import Any
 
 from aiohttp import web
 
-from darkq_gateway.context import CLIENT, caller_of
-from darkq_gateway.errors import ApiError
-from darkq_gateway.jobs import as_json
+from darkq_gateway.http.context import CLIENT, caller_of
+from darkq_gateway.http.errors import ApiError
+from darkq_gateway.native.jobs import as_json
 
 
 def routes() -> list[web.RouteDef]:

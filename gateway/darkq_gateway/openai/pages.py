@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from darkq_gateway.errors import ApiError
-from darkq_gateway.queries import integer
+from darkq_gateway.http.errors import ApiError
+from darkq_gateway.http.queries import integer
 
 
 class PageAsked(NamedTuple):

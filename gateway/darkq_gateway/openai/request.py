@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from darkq import InvalidJob, Job, OpenAIEndpoint, read_openai_body
-from darkq.validation import what_is_wrong
-from darkq_gateway.bodies import check_structure
-from darkq_gateway.context import Caller
-from darkq_gateway.errors import ApiError
+from darkq.protocol.validation import what_is_wrong
+from darkq_gateway.http.bodies import check_structure
+from darkq_gateway.http.context import Caller
+from darkq_gateway.http.errors import ApiError
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -32,11 +32,11 @@ from darkq import (
     Retrying,
     Started,
 )
-from darkq.openai_body import RESPONSES
-from darkq.openai_errors import job_error
-from darkq.openai_response import empty_response, item_id, response_usage, text_part
-from darkq_gateway.errors import ApiError
-from darkq_gateway.openai.job_errors import failed
+from darkq.openai.body import RESPONSES
+from darkq.openai.errors import job_error
+from darkq.openai.response import empty_response, item_id, response_usage, text_part
+from darkq_gateway.http.errors import ApiError
+from darkq_gateway.openai.framing import failed
 
 Json: TypeAlias = dict[str, Any]
 

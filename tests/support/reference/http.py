@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from darkq_gateway.app import ROOMS
-from darkq_gateway.openapi import make_document
+from darkq_gateway.native.openapi import make_document
 from support.reference.words import joined, table
 
 OTHERS = """## OpenAI's wire, the board, and what is for machines

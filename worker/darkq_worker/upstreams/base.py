@@ -16,6 +16,8 @@ completed job.
     ├── ProtocolViolation       not the wire that was agreed: HTML, a line past the bound
     └── Rejected                the request itself is refused; no retry can help
         └── UnknownModel
+
+A conversation as one string, for services that take one: their public clients' format.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from typing import ClassVar, Protocol
 import msgspec
 
 from darkq.event import Usage
-from darkq.job import Message
-from darkq.options import Options, refusal_of_option
+from darkq.protocol.job import Message
+from darkq.protocol.options import Options, refusal_of_option
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,3 +216,26 @@ def check_options(upstream: Upstream, options: Options | None) -> None:
     for name in options.given() if options else ():
         if name not in upstream.options:
             raise Rejected(refusal_of_option(upstream.name, name, upstream.options))
+
+
+def format_prompt(prompt: str | Sequence[Message]) -> str:
+    """Return a string as it is, and messages as `join_turns` does.
+
+    Raises `Rejected` when there is no message.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    return join_turns([(message.role, message.text) for message in prompt])
+
+
+def join_turns(turns: Sequence[tuple[str, str]]) -> str:
+    """Return the text of one turn verbatim, whatever its role; of several, the dialogue.
+
+    Raises `Rejected` when there is none.
+    """
+    if not turns:
+        raise Rejected("the prompt has no messages")
+    if len(turns) == 1:
+        return turns[0][1]
+    dialogue = "\n".join(f"{role.capitalize()}: {text}" for role, text in turns)
+    return f"{dialogue}\nAssistant:"

@@ -16,7 +16,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from darkq.logs import LogLine
+from darkq.telemetry.logging import LogLine
 from darkq_worker.upstreams.base import (
     End,
     ProtocolViolation,
@@ -24,13 +24,12 @@ from darkq_worker.upstreams.base import (
     Request,
     UnknownModel,
     check_options,
+    format_prompt,
     greet,
 )
 from darkq_worker.upstreams.darkai_wire import MAX_LINE_BYTES, AnswerDecoder, error_detail
-from darkq_worker.upstreams.http_failure import http_error, parse_retry_after, quotable
-from darkq_worker.upstreams.http_stream import HttpStream
-from darkq_worker.upstreams.prompt import format_prompt
-from darkq_worker.upstreams.refusal import content_type, find_refusal
+from darkq_worker.upstreams.http import HttpStream, content_type, find_refusal
+from darkq_worker.upstreams.http_errors import http_error, parse_retry_after, quotable
 
 DEFAULT_URL: Final = "https://darkai.foundation/chat"
 DEFAULT_MODEL: Final = "llama-3-70b"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 
 import aiohttp
 
-from darkq_worker.upstreams.base import End, Rejected, Request, UpstreamError
+from darkq_worker.upstreams.base import End, Rejected, Request, UpstreamError, join_turns
 from darkq_worker.upstreams.darkai import (
     DEFAULT_MODEL,
     DEFAULT_URL,
@@ -22,7 +22,6 @@ from darkq_worker.upstreams.darkai import (
     DarkAIUpstream,
     resolve_model,
 )
-from darkq_worker.upstreams.prompt import join_turns
 
 URL_VARIABLE = "DARKQ_DARKAI_URL"
 

@@ -26,7 +26,7 @@ from darkq_worker.upstreams.base import (
     ProtocolViolation,
     Truncated,
 )
-from darkq_worker.upstreams.reported import clean, reported_error
+from darkq_worker.upstreams.http_errors import clean, reported_error
 
 # `final-response` holds the whole answer on one line, and JSON may spend 3 bytes where UTF-8
 # spends one: room for an answer of 1 MiB, the bound of a prompt.

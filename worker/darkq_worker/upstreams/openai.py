@@ -22,8 +22,8 @@ from types import MappingProxyType
 
 import aiohttp
 
-from darkq.logs import LogLine
-from darkq.options import OPTIONS
+from darkq.protocol.options import OPTIONS
+from darkq.telemetry.logging import LogLine
 from darkq_worker.upstreams.base import (
     End,
     NotReady,
@@ -35,14 +35,12 @@ from darkq_worker.upstreams.base import (
     UpstreamError,
     greet,
 )
-from darkq_worker.upstreams.connections import notices_dead
-from darkq_worker.upstreams.http_failure import http_error, parse_retry_after, quotable
-from darkq_worker.upstreams.http_stream import HttpStream
+from darkq_worker.upstreams.http import HttpStream, Refusal, find_refusal, notices_dead
+from darkq_worker.upstreams.http_errors import http_error, parse_retry_after, quotable
 from darkq_worker.upstreams.openai_errors import hidden, refusal_detail
 from darkq_worker.upstreams.openai_models import default_model, find_listed, parse_models
 from darkq_worker.upstreams.openai_request import find_refused, request_body, text_of
 from darkq_worker.upstreams.openai_wire import MAX_LINE_BYTES, AnswerDecoder
-from darkq_worker.upstreams.refusal import Refusal, find_refusal
 
 USAGE_TIMEOUT_S = 2.0
 LIST_TIMEOUT_S = 15.0

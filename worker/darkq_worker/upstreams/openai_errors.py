@@ -26,8 +26,7 @@ from typing import Any, Final
 import msgspec
 
 from darkq_worker.upstreams.base import Overloaded, RateLimited, Rejected, UpstreamError
-from darkq_worker.upstreams.http_failure import MAX_RETRY_AFTER_S
-from darkq_worker.upstreams.reported import clean, kind_of
+from darkq_worker.upstreams.http_errors import MAX_RETRY_AFTER_S, clean, kind_of
 
 _MAX_DEPTH = 4
 _MAX_FAULTS = 20

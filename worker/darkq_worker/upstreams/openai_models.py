@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from darkq_worker.upstreams.base import ProtocolViolation
-from darkq_worker.upstreams.reported import clean
+from darkq_worker.upstreams.http_errors import clean
 
 MAX_MODELS = 1000
 _MAX_NAME_CHARS = 200

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from darkq.job import Message
+from darkq.protocol.job import Message
 from darkq_worker.upstreams.base import Rejected, Request
 
 USAGE: Final = "stream_options"

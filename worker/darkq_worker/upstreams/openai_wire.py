@@ -45,21 +45,23 @@ from darkq_worker.upstreams.base import (
     UnknownModel,
     UpstreamError,
 )
-from darkq_worker.upstreams.finish_reasons import BROKEN, find_meaning, is_nothing, shown
-from darkq_worker.upstreams.http_failure import quotable
+from darkq_worker.upstreams.http_errors import clean, quotable, reported_error
 from darkq_worker.upstreams.openai_errors import Reported, find_error, hidden, read_error
 from darkq_worker.upstreams.openai_frames import (
+    BROKEN,
     Choice,
     Frame,
     OddContent,
     decode_frame,
     decode_plain,
+    find_meaning,
     first_with,
     holds_text,
+    is_nothing,
     read_text,
     read_usage,
+    shown,
 )
-from darkq_worker.upstreams.reported import clean, reported_error
 
 MAX_LINE_BYTES = 4 << 20
 MAX_LINES_TRIED = 64

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from darkq.tracing import NOTHING, TraceContext, Untraced, fail
+from darkq.telemetry.tracing import NOTHING, TraceContext, Untraced, fail
 from darkq_worker.upstreams.base import End, Request, UpstreamError
 
 if TYPE_CHECKING:

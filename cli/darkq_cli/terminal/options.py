@@ -1,0 +1,68 @@
+"""The arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+from darkq_cli.terminal import messages
+
+Priority: TypeAlias = Literal["interactive", "bulk"]
+Model: TypeAlias = Literal["smollm2", "markov"]
+
+PromptArgument = Annotated[
+    str,
+    typer.Argument(metavar="PROMPT", help="What to ask; - takes all of standard input."),
+]
+JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The id that enqueue printed.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="JSON on stdout, one object per line.",
+        callback=messages.use_json,
+        is_eager=True,
+    ),
+]
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", metavar="NAME", help="Default: the upstream's own.")
+]
+UpstreamOption = Annotated[
+    str | None, typer.Option("--upstream", metavar="NAME", help="Default: the worker's first.")
+]
+PriorityOption = Annotated[
+    Priority, typer.Option("--priority", help="Bulk waits while interactive jobs do.")
+]
+TriesOption = Annotated[
+    int | None,
+    typer.Option("--tries", metavar="N", help="Tries before it fails. Default: the worker's."),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout-s", metavar="S", help="Seconds for one try. Default: the worker's."),
+]
+IdempotencyKeyOption = Annotated[
+    str | None,
+    typer.Option("--idempotency-key", metavar="KEY", help="The same key gives the same job."),
+]
+MetadataOption = Annotated[
+    list[str] | None,
+    typer.Option("--metadata", metavar="KEY=VALUE", help="To keep with the job; may be repeated."),
+]
+LocalModelOption = Annotated[
+    Model | None,
+    typer.Option("--model", help="The local model. [default: DARKQ_LOCAL_MODEL, or smollm2]"),
+]
+
+
+def pairs(entries: list[str] | None) -> dict[str, str]:
+    """Read `KEY=VALUE` entries. Raises `typer.BadParameter`."""
+    found: dict[str, str] = {}
+    for entry in entries or ():
+        key, separator, value = entry.partition("=")
+        if not key or not separator:
+            raise typer.BadParameter(f"{entry!r} is not KEY=VALUE", param_hint="--metadata")
+        found[key] = value
+    return found

@@ -1,0 +1,1 @@
+"""What every route shares: connections, callers, bodies, errors, event streams."""

@@ -1,0 +1,1 @@
+"""darkq's own API, and its OpenAPI document."""

@@ -1,0 +1,121 @@
+"""What people get out of a batch: a line for each line that they put in. No I/O.
+
+    {"id", "custom_id", "response": {"status_code": 200, "request_id", "body"}, "error": null}
+    {"id", "custom_id", "response": {"status_code": 400, "request_id", "body"}, "error": null}
+    {"id", "custom_id", "response": null, "error": {"code", "message"}}
+
+`body` is what the endpoint would have answered, which in batches over files may be an error. There
+`error` is for requests that were not made. Made twice of the same result, a line is the same to the
+byte; `request_id` is the job's id.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from darkq.openai.body import CHAT, Endpoint
+from darkq.openai.errors import WireError
+from darkq.openai.response import (
+    Repeated,
+    empty_response,
+    item_id,
+    repeated_in,
+    response_usage,
+    text_part,
+)
+from darkq.protocol.record import Result
+
+_FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls")
+
+
+def answer_line(custom_id: str, result: Result, endpoint: Endpoint) -> bytes:
+    """Return the line of a job that was answered, its line end included."""
+    body = chat_completion(result) if endpoint == CHAT else response_object(result)
+    response = {"status_code": 200, "request_id": result.job_id, "body": body}
+    return _line(custom_id, result.job_id, response, None)
+
+
+def refusal_line(custom_id: str, job_id: str, error: WireError) -> bytes:
+    """Return the line of a request that the endpoint would have answered with an error."""
+    response = {"status_code": error.status, "request_id": job_id, "body": error.body()}
+    return _line(custom_id, job_id, response, None)
+
+
+def failure_line(custom_id: str, job_id: str, code: str, message: str) -> bytes:
+    """Return the line of a job that was not answered, its line end included."""
+    return _line(custom_id, job_id, None, {"code": code, "message": message})
+
+
+def _line(custom_id: str, job_id: str, response: object, error: object) -> bytes:
+    fields = {
+        "id": f"batch_req_{_bare(job_id)}",
+        "custom_id": custom_id,
+        "response": response,
+        "error": error,
+    }
+    return msgspec.json.encode(fields) + b"\n"
+
+
+def chat_completion(result: Result) -> dict[str, Any]:
+    """Return the answer as OpenAI's `chat.completion`."""
+    message = {"role": "assistant", "content": result.text, "refusal": None}
+    choice = {
+        "index": 0,
+        "message": message,
+        "logprobs": None,
+        "finish_reason": _finish_reason(result),
+    }
+    completion: dict[str, Any] = {
+        "id": f"chatcmpl-{result.job_id}",
+        "object": "chat.completion",
+        "created": result.queued_ms // 1000,
+        "model": result.model,
+        "choices": [choice],
+    }
+    if result.usage is not None:
+        asked, answered = result.usage.prompt_tokens, result.usage.completion_tokens
+        completion["usage"] = {
+            "prompt_tokens": asked,
+            "completion_tokens": answered,
+            "total_tokens": asked + answered,
+        }
+    return completion
+
+
+def response_object(result: Result) -> dict[str, Any]:
+    """Return the answer as OpenAI's `response`."""
+    is_cut = _finish_reason(result) == "length"
+    status = "incomplete" if is_cut else "completed"
+    message = {
+        "id": item_id(result.job_id, result.attempt),
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "content": [text_part(result.text)],
+    }
+    noted = {name: value for name, value in result.metadata.items() if name != "custom_id"}
+    repeated = repeated_in(result.metadata) or Repeated(metadata=noted)
+    return (
+        empty_response(f"resp_{result.job_id}")
+        | repeated.fields()
+        | {
+            "created_at": result.queued_ms // 1000,
+            "completed_at": None if is_cut else result.finished_ms // 1000,
+            "status": status,
+            "model": result.model,
+            "output": [message],
+            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "usage": response_usage(result.usage),
+        }
+    )
+
+
+def _finish_reason(result: Result) -> str:
+    return result.finish_reason if result.finish_reason in _FINISH_REASONS else "stop"
+
+
+def _bare(job_id: str) -> str:
+    """The part of a job's id that is its own: OpenAI's ids have a prefix and no hyphen."""
+    return job_id.rpartition("-")[2]

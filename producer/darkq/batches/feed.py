@@ -1,0 +1,277 @@
+"""Lines on their way into a batch: as fast as its window lets them.
+
+Rows of whatever people have at hand, as lines of a batch. No I/O.
+
+A row is a prompt, a `Job`, a dict, a named tuple (as of `DataFrame.itertuples()`), or a `Line`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec.structs import asdict
+
+from darkq.batches.lines import MAX_CUSTOM_ID_CHARS, ForAllLines, Line
+from darkq.batches.status import BatchStatus
+from darkq.errors import BatchClosed, BatchFull, BatchNotFound, InvalidJob, InvalidLine
+from darkq.jobs.enqueue import Orders
+from darkq.protocol.job import Job, Prompt
+from darkq.protocol.keys import BatchKeys
+from darkq.protocol.plain import plain
+from darkq.redis.durability import replicated
+from darkq.redis.group_commit import MAX_BYTES_PER_CALL
+from darkq.redis.pool import speaking_darkq
+
+LINES_PER_CALL = 200
+_PAUSE_S = 0.5
+_CLOSED = {b"closed": "its input is closed", b"cancelled": "it was cancelled"}
+_STORED = (b"new", b"duplicate", b"acknowledged")
+
+
+class Feed:
+    """Puts lines into a batch, and knows whether anybody makes room for more."""
+
+    def __init__(self, keys: BatchKeys, orders: Orders, window: int) -> None:
+        self.window = window
+        self.last_line = 0
+        self.added = 0
+        """How many lines Redis knows of, unless it loses some."""
+        self._keys = keys
+        self._orders = orders
+        self._room = asyncio.Event()
+        self._reader: asyncio.Task[object] | None = None
+        self._outstanding: dict[int, Line] = {}
+        self._free: int | None = None  # places in the window; None: only Redis knows
+        self._forgotten = 0
+        self._full = False  # the queue, not the window
+
+    def go_on_from(self, status: BatchStatus) -> None:
+        """Learn how much of the window is taken."""
+        self.window, self.last_line, self.added = status.window, status.last_line, status.added
+        self._free = status.window - (status.added - status.acknowledged)
+
+    async def put(self, lines: Iterable[Line], *, alone: bool = True) -> None:
+        """Store lines in their order, and wait for room where there is none.
+
+        `alone`: nobody is known to make room, unless there is a `reader`. Raises `InvalidLine`,
+        `BatchFull`, `BatchClosed`, `BatchNotFound`, `RedisUnavailable`.
+        """
+        left = iter(lines)
+        while some := _next_call(left):
+            self.last_line = max(self.last_line, *(line.number for line in some))
+            while some := await self._try(some, alone=alone):
+                await self._wait(alone=alone)
+
+    async def put_all(self, lines: AsyncIterator[Line]) -> None:
+        """Store lines as they come, and remember them until their end is acknowledged."""
+        async for some in _as_they_come(lines):
+            self._outstanding.update((line.number, line) for line in some)
+            await self.put(some, alone=False)
+
+    async def put_outstanding(self, status: BatchStatus) -> None:
+        """Store what has not been acknowledged again: Redis may have lost some of it."""
+        self.added, self._free = status.added, None
+        await self.put(list(self._outstanding.values()), alone=False)
+
+    async def put_again(self, numbers: Iterable[int]) -> None:
+        """Store lines of `put_all` again whose results have expired; they still have room."""
+        known = [self._outstanding[n] for n in numbers if n in self._outstanding]
+        if known:
+            self._free = None  # those need none
+            await replicated(partial(self.put, known))
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """These lines' ends are acknowledged: there is room for others."""
+        for number in numbers:
+            self._outstanding.pop(number, None)
+            self._forgotten += 1
+            if self._free is not None:
+                self._free += 1
+        self._room.set()
+
+    @contextmanager
+    def reader(self) -> Iterator[None]:
+        """Somebody takes results, as long as this lasts."""
+        self.reading()
+        try:
+            yield
+        finally:
+            self._reader = None
+
+    def reading(self) -> None:
+        """It is the current task that takes them."""
+        self._reader = asyncio.current_task()
+
+    async def _try(self, lines: list[Line], *, alone: bool) -> list[Line]:
+        """Store lines, as many as there is known to be room for; return those that have to wait."""
+        self._room.clear()
+        count = None if self._by_itself(alone=alone) else self._free
+        some = lines if count is None else lines[: max(0, count)]
+        if not some:
+            return lines
+        forgotten = self._forgotten
+        verdicts = await self._put(some, alone=alone)
+        self._full = b"full" in verdicts
+        for verdict in verdicts:
+            if verdict == b"gone":
+                raise BatchNotFound(self._keys.public_id)
+            if verdict in _CLOSED:
+                raise BatchClosed(self._keys.public_id, _CLOSED[verdict])
+        if b"wait" in verdicts:
+            self._free = self._forgotten - forgotten
+        elif self._free is not None:
+            self._free -= verdicts.count(b"new")
+        answered = list(zip(some, verdicts, strict=True))
+        for line, verdict in answered:
+            if verdict == b"acknowledged":
+                self._outstanding.pop(line.number, None)
+        left = [line for line, verdict in answered if verdict not in _STORED]
+        return left + lines[len(some) :]
+
+    async def _put(self, lines: list[Line], *, alone: bool) -> list[bytes]:
+        """Store lines, and count them. Beside a reader that is known, also wait for replicas."""
+        tries = 0
+
+        async def put() -> list[bytes]:
+            nonlocal tries
+            tries += 1
+            async with speaking_darkq():
+                jobs = [(line.number, line.job) for line in lines]
+                return await self._orders.put_lines(self._keys, jobs)
+
+        verdicts = await (put() if alone else replicated(put))
+        self.added += verdicts.count(b"new")
+        if tries > 1:  # some were new the first time; a count too high is mended when all are added
+            self.added += verdicts.count(b"duplicate")
+        return verdicts
+
+    async def _wait(self, *, alone: bool) -> None:
+        """Wait for room. Raises `BatchFull` when nobody can make it but who asks for it."""
+        if not self._full and self._by_itself(alone=alone):
+            raise BatchFull(self._keys.public_id, self.window)
+        try:
+            async with asyncio.timeout(_PAUSE_S):
+                await self._room.wait()
+        except TimeoutError:  # a full queue says nothing when it has room
+            self._free = None
+
+    def _by_itself(self, *, alone: bool) -> bool:
+        """Tell whether nobody can make room but the current task."""
+        return alone and self._reader in (None, asyncio.current_task())
+
+
+def _next_call(lines: Iterator[Line]) -> list[Line]:
+    """Take lines for one call: a bounded number of them, and of bytes. Raises `InvalidLine`."""
+    some: list[Line] = []
+    size = 0
+    while len(some) < LINES_PER_CALL and size < MAX_BYTES_PER_CALL:
+        line = next(lines, None)
+        if line is None:
+            break
+        some.append(marked(line))
+        size += line.job.prompt_bytes
+    return some
+
+
+async def _as_they_come(lines: AsyncIterator[Line]) -> AsyncIterator[list[Line]]:
+    """Yield lines, as many at once as there are, without waiting for more."""
+    queue: asyncio.Queue[Line] = asyncio.Queue(LINES_PER_CALL)
+
+    async def pull() -> None:
+        async for line in lines:
+            await queue.put(line)
+
+    puller = asyncio.create_task(pull(), name="darkq-batch-rows")
+    try:
+        while not (puller.done() and queue.empty()):
+            waiting = asyncio.create_task(queue.get())
+            await asyncio.wait([waiting, puller], return_when=asyncio.FIRST_COMPLETED)
+            some = [waiting.result()] if waiting.done() else []
+            waiting.cancel()
+            while not queue.empty():
+                some.append(queue.get_nowait())
+            if some:
+                yield some
+        await puller
+    finally:
+        puller.cancel()
+        await asyncio.wait([puller])
+
+
+Row: TypeAlias = Prompt | Job | Line | Mapping[str, Any] | tuple[Any, ...]
+
+MAX_LINES = 50_000_000
+"""A line is a bit of a string in Redis: six megabytes at most."""
+
+
+class Columns(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a row has its prompt and its id. Other columns are not looked at."""
+
+    prompt: str = "prompt"
+    custom_id: str = "custom_id"
+
+
+def line_of(row: Row, number: int, columns: Columns, common: ForAllLines) -> Line:
+    """Make a line of a row; its job is checked. Raises `InvalidLine`."""
+    if isinstance(row, Line):
+        return row
+    fields = _fields(row)
+    prompt: Any = row
+    custom_id = None
+    if fields is not None:
+        if columns.prompt not in fields:
+            raise InvalidLine(number, columns.prompt, "is missing")
+        prompt, custom_id = fields[columns.prompt], fields.get(columns.custom_id)
+    try:
+        if isinstance(prompt, Job):
+            job = Job.create(**asdict(prompt))
+        else:
+            job = Job.create(prompt, **{name: getattr(common, name) for name in _COMMON})
+    except InvalidJob as error:
+        raise InvalidLine(number, error.field, error.reason) from None
+    name = f"line-{number}" if custom_id is None else plain(str(custom_id))
+    return Line(number=number, custom_id=name, job=job)
+
+
+def marked(line: Line) -> Line:
+    """Return a line whose job carries the line's `custom_id`. Raises `InvalidLine`."""
+    if not 1 <= line.number <= MAX_LINES:
+        raise InvalidLine(line.number, "line", f"its number must be from 1 to {MAX_LINES:,}")
+    if not 0 < len(line.custom_id) <= MAX_CUSTOM_ID_CHARS:
+        reason = f"must be a string of 1 to {MAX_CUSTOM_ID_CHARS} characters"
+        raise InvalidLine(line.number, "custom_id", reason)
+    try:
+        job = line.job.with_metadata(custom_id=line.custom_id)
+    except InvalidJob as error:
+        raise InvalidLine(line.number, error.field, error.reason) from None
+    return msgspec.structs.replace(line, job=job)
+
+
+async def numbered(
+    rows: Iterable[Row] | AsyncIterable[Row], columns: Columns, common: ForAllLines
+) -> AsyncIterator[Line]:
+    """Yield rows as lines, from 1. Raises `InvalidLine`."""
+    number = 0
+    if isinstance(rows, AsyncIterable):
+        async for row in rows:
+            number += 1
+            yield line_of(row, number, columns, common)
+    else:
+        for row in rows:
+            number += 1
+            yield line_of(row, number, columns, common)
+
+
+_COMMON = ("model", "upstream", "priority", "timeout_s", "tries")
+
+
+def _fields(row: Any) -> Mapping[str, Any] | None:
+    if isinstance(row, Mapping):
+        return row
+    as_mapping = getattr(row, "_asdict", None)
+    return as_mapping() if as_mapping is not None else None

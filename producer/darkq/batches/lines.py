@@ -1,0 +1,157 @@
+"""What people put into a batch: a line of a file, read into a job. No I/O.
+
+A line is a request of OpenAI's batch format, a prompt as JSON, or, in a text file, the prompt:
+
+    {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": …}}
+    {"custom_id": "a", "prompt": "Why do people queue?"}
+    Why do people queue?
+
+Errors name the line and the field, and never quote what stands there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from darkq.errors import InvalidJob, InvalidLine
+from darkq.openai.body import CHAT, RESPONSES, Asked, Endpoint, read_body, refuse, take_options
+from darkq.openai.response import repeated_of
+from darkq.protocol.job import Job, Priority
+
+MAX_LINE_BYTES = 8 << 20
+"""A prompt of the greatest length fits, with every character of it escaped."""
+MAX_CUSTOM_ID_CHARS = 512
+_BREAKS_OFF = "JSON breaks off: each line must hold one whole object (jq -c . FILE)"
+_ARRAY = "is a JSON array, or begins one: each line must hold one object (jq -c '.[]' FILE)"
+_ENDPOINTS: Mapping[str, Endpoint] = {
+    CHAT: CHAT,
+    RESPONSES: RESPONSES,
+    CHAT.removeprefix("/v1"): CHAT,  # as in Azure's files
+    RESPONSES.removeprefix("/v1"): RESPONSES,
+}
+
+
+class ForAllLines(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the jobs of a batch are run. `model` is for lines that name none."""
+
+    model: str | None = None
+    upstream: str | None = None
+    priority: Priority = "bulk"
+    tries: int | None = None
+    timeout_s: float | None = None
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One line, read. `endpoint` says which object its answer is to be."""
+
+    number: int
+    custom_id: str
+    job: Job
+    endpoint: Endpoint = CHAT
+
+
+def endpoint_of(url: object) -> Endpoint | None:
+    """Return what a URL asks for, also without `/v1`; None for what is not known."""
+    return _ENDPOINTS.get(url) if isinstance(url, str) else None
+
+
+def text_line(text: bytes, number: int, common: ForAllLines) -> Line:
+    """Read a line that is a prompt. `number` is from 1. Raises `InvalidLine`."""
+    try:
+        job = _job(Asked("prompt", text.decode(), None, {}, {}), common)
+    except UnicodeDecodeError:
+        raise InvalidLine(number, "prompt", "is not UTF-8") from None
+    except InvalidJob as error:
+        raise InvalidLine(number, error.field, error.reason) from None
+    return Line(number=number, custom_id=_default_id(number), job=job)
+
+
+def json_line(text: bytes, number: int, common: ForAllLines) -> Line:
+    """Read a line of JSON. `number` is from 1. Raises `InvalidLine`."""
+    fields = _object(text, number)
+    custom_id = _custom_id(fields.pop("custom_id", None), number)
+    if "body" not in fields and "prompt" in fields:
+        return _plain(fields, number, custom_id, common)
+    return _request(fields, number, custom_id, common)
+
+
+def _object(text: bytes, number: int) -> dict[str, Any]:
+    try:
+        fields = msgspec.json.decode(text)
+    except UnicodeDecodeError:
+        raise InvalidLine(number, "line", "is not UTF-8", "invalid_json_line") from None
+    except msgspec.DecodeError as error:  # its text names a place, never what stands there
+        reason = str(error).replace("Input data was truncated", _BREAKS_OFF)
+        reason = _ARRAY if text.lstrip().startswith(b"[") else reason
+        raise InvalidLine(number, "line", reason, "invalid_json_line") from None
+    except RecursionError:
+        raise InvalidLine(number, "line", "is nested too deep", "invalid_json_line") from None
+    if not isinstance(fields, dict):
+        reason = _ARRAY if isinstance(fields, list) else "must be a JSON object"
+        raise InvalidLine(number, "line", reason, "invalid_json_line")
+    return fields
+
+
+def _custom_id(value: object, number: int) -> str:
+    if value is None:
+        return _default_id(number)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_CUSTOM_ID_CHARS:
+        reason = f"must be a string of 1 to {MAX_CUSTOM_ID_CHARS} characters"
+        raise InvalidLine(number, "custom_id", reason)
+    return value
+
+
+def _default_id(number: int) -> str:
+    return f"line-{number}"
+
+
+def _plain(fields: dict[str, Any], number: int, custom_id: str, common: ForAllLines) -> Line:
+    prompt, model = fields.pop("prompt"), fields.pop("model", None)
+    try:
+        options = take_options(fields)
+        for name in fields:
+            refuse(name)
+        job = _job(Asked("prompt", prompt, model, options, {}), common)
+    except InvalidJob as error:
+        raise InvalidLine(number, error.field, error.reason, custom_id=custom_id) from None
+    return Line(number=number, custom_id=custom_id, job=job)
+
+
+def _request(fields: dict[str, Any], number: int, custom_id: str, common: ForAllLines) -> Line:
+    if fields.pop("method", "POST") != "POST":
+        raise InvalidLine(number, "method", "must be POST", "invalid_method")
+    endpoint = endpoint_of(fields.pop("url", CHAT))
+    if endpoint is None:
+        raise InvalidLine(number, "url", f"must be {CHAT} or {RESPONSES}", "invalid_url")
+    body = fields.pop("body", None)
+    if not isinstance(body, dict):
+        reason = "must be an object" if body is not None else "is missing, and so is prompt"
+        raise InvalidLine(number, "body", reason)
+    try:
+        for name in fields:
+            refuse(name)
+    except InvalidJob as error:
+        raise InvalidLine(number, error.field, error.reason) from None
+    try:
+        job = _job(read_body(body, endpoint), common)
+        if endpoint == RESPONSES:
+            repeated = repeated_of(body)
+            job = msgspec.structs.replace(repeated, background=False).beside(job)
+    except InvalidJob as error:
+        field = f"body.{error.field}"
+        raise InvalidLine(number, field, error.reason, custom_id=custom_id) from None
+    return Line(number=number, custom_id=custom_id, job=job, endpoint=endpoint)
+
+
+def _job(asked: Asked, common: ForAllLines) -> Job:
+    """Return the job. Raises `InvalidJob`."""
+    return asked.job(
+        model=common.model if asked.model is None else asked.model,
+        upstream=common.upstream,
+        priority=common.priority,
+        tries=common.tries,
+        timeout_s=common.timeout_s,
+    )

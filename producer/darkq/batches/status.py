@@ -1,0 +1,143 @@
+"""Where a batch stands, and which batches there are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from redis.asyncio import Redis
+
+from darkq.errors import BatchNotFound, CorruptRecord
+from darkq.protocol.keys import BatchKeys, batches
+from darkq.redis.pool import is_wrong_type
+
+BatchState: TypeAlias = Literal["open", "cancelling", "cancelled", "completed"]
+
+_PAGE_BATCHES = 100
+
+
+class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a batch stands. Times are epoch milliseconds.
+
+    `total` is None until the input is closed. `added` lines are in Redis or have ended, and so
+    many of them each way; the rest waits or runs. `acknowledged` ends have been taken over.
+    `last_line` is the highest number added. `runner` is who runs it: `<host>:<pid>:<random>`.
+    `cancelled_ms` is when it was first cancelled.
+    """
+
+    batch_id: str
+    state: BatchState
+    name: str | None
+    metadata: dict[str, str]
+    created_ms: int
+    window: int
+    total: int | None
+    added: int
+    completed: int
+    failed: int
+    cancelled: int
+    acknowledged: int
+    last_line: int
+    runner: str | None
+    cancelled_ms: int | None = None
+
+    @property
+    def ended(self) -> int:
+        """How many lines have ended."""
+        return self.completed + self.failed + self.cancelled
+
+    @property
+    def outstanding(self) -> int:
+        """How many lines wait or run."""
+        return self.added - self.ended
+
+
+async def read_batch(redis: Redis, keys: BatchKeys) -> BatchStatus:
+    """Return where a batch stands. Raises `BatchNotFound`, `CorruptRecord`."""
+    (found,) = await _read(redis, [keys])
+    if found is None:
+        raise BatchNotFound(keys.public_id)
+    if isinstance(found, CorruptRecord):
+        raise found
+    return found
+
+
+async def listed_batches(
+    redis: Redis, partitions: Iterable[int]
+) -> AsyncGenerator[BatchStatus, None]:
+    """Yield the batches, the latest used first within a partition."""
+    for partition in partitions:
+        start = 0
+        while True:
+            page = await redis.zrevrange(batches(partition), start, start + _PAGE_BATCHES - 1)
+            known = [keys for member in page if (keys := BatchKeys.of_member(member)) is not None]
+            for status in await _read(redis, known):
+                if isinstance(status, BatchStatus):
+                    yield status
+            start += _PAGE_BATCHES
+            if len(page) < _PAGE_BATCHES:
+                break
+
+
+async def _read(
+    redis: Redis, known: Sequence[BatchKeys]
+) -> list[BatchStatus | CorruptRecord | None]:
+    """Return how batches stand; one that cannot be read must not hide the others."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for keys in known:
+            pipe.hgetall(keys.batch)
+            pipe.get(keys.runner)
+        replies = await pipe.execute(raise_on_error=False)
+    return [
+        _readable(keys, fields, runner)
+        for keys, fields, runner in zip(known, replies[::2], replies[1::2], strict=True)
+    ]
+
+
+def _readable(keys: BatchKeys, fields: Any, runner: Any) -> BatchStatus | CorruptRecord | None:
+    for reply in (fields, runner):
+        if isinstance(reply, Exception):
+            if not is_wrong_type(reply):
+                raise reply
+            return CorruptRecord(keys.public_id)
+    try:
+        return _status(keys, fields, runner) if fields else None
+    except (KeyError, ValueError, msgspec.MsgspecError):
+        return CorruptRecord(keys.public_id)
+
+
+def _status(keys: BatchKeys, fields: Mapping[bytes, bytes], runner: bytes | None) -> BatchStatus:
+    total = fields.get(b"total")
+    status = BatchStatus(
+        batch_id=keys.public_id,
+        state="open",
+        name=fields[b"name"].decode() or None,
+        metadata=msgspec.json.decode(fields[b"metadata"], type=dict[str, str]),
+        created_ms=int(fields[b"created_ms"]),
+        window=int(fields[b"window"]),
+        total=None if total is None else int(total),
+        added=int(fields.get(b"added", 0)),
+        completed=int(fields.get(b"completed", 0)),
+        failed=int(fields.get(b"failed", 0)),
+        cancelled=int(fields.get(b"cancelled", 0)),
+        acknowledged=int(fields.get(b"acknowledged", 0)),
+        last_line=int(fields.get(b"last", 0)),
+        runner=runner.decode() if runner else None,
+        cancelled_ms=_cancelled_ms(fields.get(b"cancel")),
+    )
+    return msgspec.structs.replace(status, state=_state(status, cancel=b"cancel" in fields))
+
+
+def _cancelled_ms(value: bytes | None) -> int | None:
+    """darkq 0.1 noted no time, but 1."""
+    return int(value) if value is not None and value != b"1" else None
+
+
+def _state(status: BatchStatus, *, cancel: bool) -> BatchState:
+    """A batch is cancelled, or completed, when the last of its jobs has ended."""
+    if status.total is not None and status.ended >= status.total:
+        return "cancelled" if cancel and status.cancelled else "completed"
+    if cancel:
+        return "cancelling" if status.outstanding else "cancelled"
+    return "open"

@@ -1,0 +1,191 @@
+"""All jobs of a batch as one stream: their events as they come, and how each line ended.
+
+Each open line has a tail of its own; they share one bounded queue and the process's one
+subscriber connection. A line's end is told, in the order of the batch's log, once its tail is
+drained. Events are kept as long as the end is not acknowledged: whoever comes later, or is slower
+than the runner, gets the end alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TypeAlias
+
+import msgspec
+from redis.asyncio import Redis
+
+from darkq.batches.results import PAGE_LINES, LineEnded, Position, read_ends
+from darkq.errors import CursorGone, JobNotFound
+from darkq.event import AnyEvent, Cursor
+from darkq.jobs import tail as event_log
+from darkq.jobs.mailbox import Mailbox
+from darkq.protocol.keys import BatchKeys
+from darkq.redis.pubsub import Live
+
+SILENCE_S = 30.0
+_QUEUED = Cursor(0, 1)
+"""Every line is; that is not told."""
+
+_QUEUE_ITEMS = 64
+_MAX_CURSOR_CHARS = 1 << 20
+_PLACE = re.compile(r"([1-9]\d{0,8}):(\d+-\d+)")
+
+
+class LineEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of a line's job. `cursor` is a place in the whole batch."""
+
+    number: int
+    job_id: str
+    event: AnyEvent
+    cursor: str
+
+
+class Place(msgspec.Struct):
+    """How far a reader is: ends told, and the last event seen of lines that have not ended there.
+
+    As a string: `12@1790000000000000,31:1-4,40:2-0`.
+    """
+
+    ends: Position
+    lines: dict[int, Cursor] = msgspec.field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Read a place. Raises `ValueError` for anything else."""
+        ends, *places = text.split(",") if len(text) <= _MAX_CURSOR_CHARS else [""]
+        found = [_PLACE.fullmatch(place) for place in places]
+        lines = {int(m[1]): Cursor.parse(m[2]) for m in found if m is not None}
+        try:
+            position = Position.parse(ends if None not in found else "")
+        except ValueError:
+            expected = "expected one as in 12@1790000000000000 or 12,31:1-4"
+            raise ValueError(f"not a cursor of a batch; {expected}") from None
+        return cls(position, lines)
+
+    def __str__(self) -> str:
+        return ",".join([str(self.ends), *(f"{line}:{at}" for line, at in self.lines.items())])
+
+
+_News: TypeAlias = tuple[int, list[AnyEvent]] | int | Exception | None
+"""Events of a line; a line that is drained; what a tail raised; None: look at the batch."""
+
+
+class BatchTail:
+    """One reader of a batch. Use `items` once."""
+
+    def __init__(self, redis: Redis, live: Live, keys: BatchKeys, place: Place | None) -> None:
+        self._redis = redis
+        self._live = live
+        self._keys = keys
+        self._place = place or Place(Position(0))
+        self._known = place.ends if place else None  # ends read, though not all are told
+        self._ends: deque[LineEnded] = deque()
+        self._last = False
+        self._stale = False  # there may be more in Redis than is known here
+        self._drained: set[int] = set()
+        self._tails: dict[int, asyncio.Task[None]] = {}
+        self._news: asyncio.Queue[_News] = asyncio.Queue(_QUEUE_ITEMS)
+
+    async def items(self) -> AsyncGenerator[LineEvent | LineEnded, None]:
+        """Yield everything after the place, to the batch's end.
+
+        Raises `BatchNotFound`, `CursorGone`, and what redis-py raises.
+        """
+        mailbox = Mailbox()
+        async with self._live.subscribed(self._keys.live, mailbox):
+            watcher = asyncio.create_task(self._watch(mailbox), name="darkq-batch-watch")
+            try:
+                while not self._over:
+                    for item in await self._take():
+                        yield item
+            finally:
+                tasks = [watcher, *self._tails.values()]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+
+    @property
+    def _over(self) -> bool:
+        return self._last and not self._ends
+
+    async def _take(self) -> list[LineEvent | LineEnded]:
+        """Wait for news, and return what it adds."""
+        news = await self._news.get()
+        items: list[LineEvent | LineEnded] = []
+        if isinstance(news, Exception):
+            raise news
+        if news is None:
+            self._stale = True
+        elif isinstance(news, int):
+            self._drained.add(news)
+        else:
+            items += self._events(*news)
+        while True:
+            while self._ends and self._ends[0].number in self._drained:
+                items.append(self._end(self._ends.popleft()))
+            if not self._stale or len(self._ends) >= PAGE_LINES:
+                return items
+            await self._look()
+
+    def _events(self, line: int, events: list[AnyEvent]) -> list[LineEvent]:
+        job_id = self._keys.job(line).public_id
+        items = []
+        for event in events:
+            self._place.lines[line] = event.cursor
+            items.append(
+                LineEvent(number=line, job_id=job_id, event=event, cursor=str(self._place))
+            )
+        return items
+
+    def _end(self, end: LineEnded) -> LineEnded:
+        self._place.ends = Position.parse(end.cursor)
+        self._place.lines.pop(end.number, None)
+        self._drained.discard(end.number)
+        self._tails.pop(end.number, None)
+        return msgspec.structs.replace(end, cursor=str(self._place))
+
+    async def _look(self) -> None:
+        """Read the ends that are new, and follow the lines that are."""
+        open_lines = await self._redis.zrangebyscore(self._keys.lines, 0, 0)
+        page = await read_ends(self._redis, self._keys, self._known)
+        self._last, self._stale = page.last, bool(page.ends)
+        if self._known is None:
+            first = Position.parse(page.ends[0].cursor).number if page.ends else 1
+            self._place.ends = Position(first - 1)
+            self._known = self._place.ends
+        self._ends.extend(page.ends)
+        if page.ends:
+            self._known = Position.parse(page.ends[-1].cursor)
+        for end in page.ends:
+            position = Position.parse(end.cursor)
+            if position.number <= page.acknowledged and end.number not in self._tails:
+                self._drained.add(end.number)
+        for line in [*(int(line) for line in open_lines), *(end.number for end in page.ends)]:
+            if line not in self._tails and line not in self._drained:
+                self._tails[line] = asyncio.create_task(
+                    self._follow(line), name=f"darkq-batch-tail-{line}"
+                )
+
+    async def _follow(self, line: int) -> None:
+        after = self._place.lines.get(line, _QUEUED)
+        tail = event_log.tail(self._redis, self._live, self._keys.job(line), after)
+        try:
+            async with aclosing(tail) as batches:
+                async for events in batches:
+                    await self._news.put((line, events))
+        except (JobNotFound, CursorGone):  # acknowledged before it was read
+            pass
+        except Exception as error:
+            await self._news.put(error)
+        await self._news.put(line)
+
+    async def _watch(self, mailbox: Mailbox) -> None:
+        """Ask for a look at the batch, first and whenever something has changed."""
+        while True:
+            mailbox.forget()
+            await self._news.put(None)
+            await mailbox.take(SILENCE_S)

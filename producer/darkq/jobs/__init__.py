@@ -1,0 +1,1 @@
+"""One job: enqueued, read, followed, cancelled."""

@@ -1,0 +1,74 @@
+"""Cancelling a job: at once while it waits, by its worker while it runs."""
+
+from __future__ import annotations
+
+import time
+
+from redis.asyncio import Redis
+
+from darkq import event as ev
+from darkq.errors import JobNotFound
+from darkq.event import Cursor
+from darkq.protocol.keys import PRIORITIES, JobKeys, queue, wake
+from darkq.protocol.record import Details, Failure, ResultRecord, encode, read_job
+from darkq.redis import scripts
+
+CANCELLED = Failure(type="JobCancelled", code="cancelled", message="cancelled")
+
+
+async def cancel(
+    redis: Redis, keys: JobKeys, *, result_ttl_s: float, only_waiting: bool = False
+) -> bool:
+    """Cancel a job that waits, or ask the worker of a running one to stop it.
+
+    With `only_waiting` one that runs is left alone. Tells whether the job was cancelled now. Does
+    nothing to a finished one, and may be repeated. Raises `JobNotFound`, `CorruptRecord`.
+    """
+    while True:  # each turn means that a worker has claimed the job in between
+        job, retry = await redis.mget(keys.job, keys.retry)
+        attempt = int(retry or 0)
+        record = read_job(job, keys) if job is not None else None
+        now_ms = int(time.time() * 1000)
+        result = ResultRecord(
+            t=attempt + 1,
+            et=record.et if record else now_ms,
+            s=False,
+            r=CANCELLED,
+            st=now_ms,
+            ft=now_ms,
+            q=queue(keys.partition, record.job.priority if record else "interactive"),
+            id=keys.arq_id,
+            d=Details(
+                outcome="cancelled",
+                metadata=record.job.metadata if record else {},
+                tenant=record.job.tenant if record else None,
+            ),
+        )
+        event = ev.Cancelled(id=str(Cursor(attempt + 1, 0)), at_ms=now_ms)
+        verdict = await scripts.cancel(
+            redis,
+            [
+                keys.in_progress,
+                keys.job,
+                keys.retry,
+                keys.state,
+                keys.result,
+                keys.events,
+                *(queue(keys.partition, priority) for priority in PRIORITIES),
+            ],
+            [
+                keys.arq_id,
+                keys.live,
+                wake(keys.partition),
+                attempt,
+                encode(result),
+                int(result_ttl_s * 1000),
+                event.id,
+                ev.encode(event),
+                *(("waiting",) if only_waiting else ()),
+            ],
+        )
+        if verdict == b"unknown":
+            raise JobNotFound(keys.public_id)
+        if verdict != b"again":
+            return bool(verdict == b"cancelled")

@@ -1,0 +1,188 @@
+"""Jobs that have failed: listing them, and running them again.
+
+For `DARKQ_FAILED_TTL_S` a failed job's record, result and log are kept together, and a list per
+partition tells of it. To run it again is to take back its end: it waits in its queue as before,
+its log goes on, and its attempts count on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
+
+import msgspec
+from redis.asyncio import Redis
+
+from darkq import event as ev
+from darkq.errors import CannotRetry, CorruptRecord, QueueFull
+from darkq.event import Cursor
+from darkq.jobs.status import read_status
+from darkq.protocol.job import Job
+from darkq.protocol.keys import PRIORITIES, JobKeys, failures, queue, wake
+from darkq.protocol.record import Failure, ResultRecord, read_job, read_result
+from darkq.redis import scripts
+from darkq.settings.settings import Settings
+
+PAGE_JOBS = 250
+NOT_KEPT = "its prompt is not kept any more"
+
+
+class FailedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job that has failed. Times are epoch milliseconds.
+
+    `kept` tells whether its prompt is there, so that it can be run again: not after `expired`.
+    """
+
+    job_id: str
+    code: str
+    message: str
+    failed_ms: int
+    queued_ms: int
+    kept: bool
+    attempt: int
+    model: str | None = None
+    upstream: str | None = None
+    metadata: dict[str, str] = {}
+    tenant: str | None = None
+
+    def __repr__(self) -> str:
+        return f"FailedJob(job_id={self.job_id!r}, code={self.code!r})"
+
+
+async def listed(redis: Redis, partitions: Iterable[int]) -> AsyncGenerator[list[FailedJob], None]:
+    """Yield what has failed, page by page, the latest first within a partition.
+
+    What is run again in the meantime is left out, and moves nothing else.
+    """
+    for partition in partitions:
+        seen: set[bytes] = set()
+        before: str | float = "+inf"
+        while True:
+            # By score and not by place: places shift when a job is run again.
+            page = await redis.zrevrangebyscore(
+                failures(partition), before, "-inf", start=0, num=PAGE_JOBS, withscores=True
+            )
+            fresh = [arq_id for arq_id, _ in page if arq_id not in seen]
+            if fresh:
+                yield await _described(redis, fresh)
+            if not fresh or len(page) < PAGE_JOBS:
+                break
+            before = page[-1][1]
+            seen = {arq_id for arq_id, score in page if score == before}
+
+
+async def _described(redis: Redis, arq_ids: Sequence[bytes]) -> list[FailedJob]:
+    jobs = [keys for arq_id in arq_ids if (keys := JobKeys.of_member(arq_id)) is not None]
+    async with redis.pipeline(transaction=False) as pipe:
+        for keys in jobs:
+            pipe.get(keys.result)
+            pipe.exists(keys.failed)
+        replies = await pipe.execute()
+    found = []
+    for keys, data, kept in zip(jobs, replies[::2], replies[1::2], strict=True):
+        try:
+            record = read_result(data, keys) if data is not None else None
+        except CorruptRecord as error:  # one of them must not hide the others
+            found.append(_unreadable(keys, error))
+            continue
+        if record is not None and isinstance(record.r, Failure):
+            found.append(_failed_job(keys, record, record.r, kept=bool(kept)))
+    return found
+
+
+def _unreadable(keys: JobKeys, error: CorruptRecord) -> FailedJob:
+    return FailedJob(
+        job_id=keys.public_id,
+        code="corrupt_record",
+        message=str(error),
+        failed_ms=0,
+        queued_ms=0,
+        kept=False,
+        attempt=0,
+    )
+
+
+def _failed_job(keys: JobKeys, record: ResultRecord, failure: Failure, *, kept: bool) -> FailedJob:
+    return FailedJob(
+        job_id=keys.public_id,
+        code=failure.code,
+        message=failure.message,
+        failed_ms=record.ft,
+        queued_ms=record.et,
+        kept=kept,
+        attempt=record.t,
+        model=record.d.model or None,
+        upstream=record.d.upstream or None,
+        metadata=record.d.metadata,
+        tenant=record.d.tenant,
+    )
+
+
+async def kept_job(redis: Redis, keys: JobKeys) -> Job:
+    """Return the job of a failed one. Raises `CannotRetry`, `CorruptRecord`, `JobNotFound`."""
+    data: bytes | None = await redis.get(keys.failed)
+    if data is not None:
+        return read_job(data, keys).job
+    status = await read_status(redis, keys)
+    if status.state == "failed":
+        raise CannotRetry(keys.public_id, NOT_KEPT)
+    raise CannotRetry(keys.public_id, f"it is {status.state}")
+
+
+async def retry(redis: Redis, keys: JobKeys, settings: Settings) -> None:
+    """Queue a failed job again.
+
+    Raises `CannotRetry`, `CorruptRecord`, `JobNotFound`, `QueueFull`.
+    """
+    while True:  # each turn means that the job has changed in between
+        data: bytes | None = await redis.get(keys.result)
+        if data is None or (record := read_result(data, keys)).d.outcome != "failed":
+            status = await read_status(redis, keys)
+            if status.state == "failed":
+                continue
+            raise CannotRetry(keys.public_id, f"it is {status.state}")
+        name = _queue_of(keys, record)
+        verdict = await _revive(redis, keys, name, data, record.t + 1, settings)
+        if verdict == b"queued":
+            return
+        if verdict == b"gone":
+            raise CannotRetry(keys.public_id, NOT_KEPT)
+        if verdict == b"full":
+            raise QueueFull(name, settings.queue_max_jobs)
+
+
+async def _revive(
+    redis: Redis, keys: JobKeys, name: str, known: bytes, attempt: int, settings: Settings
+) -> bytes:
+    event = ev.Queued(id=str(Cursor(attempt, 0)), at_ms=int(time.time() * 1000))
+    verdict: bytes = await scripts.revive(
+        redis,
+        [
+            name,
+            keys.job,
+            keys.retry,
+            keys.state,
+            keys.result,
+            keys.events,
+            keys.failed,
+            failures(keys.partition),
+        ],
+        [
+            keys.arq_id,
+            keys.live,
+            wake(keys.partition),
+            known,
+            attempt,
+            int(settings.job_ttl_s * 1000),
+            settings.queue_max_jobs,
+            event.id,
+            ev.encode(event),
+        ],
+    )
+    return verdict
+
+
+def _queue_of(keys: JobKeys, record: ResultRecord) -> str:
+    """The queue it came from; a record may name anything, and a job has two to choose from."""
+    names = [queue(keys.partition, priority) for priority in PRIORITIES]
+    return record.q if record.q in names else names[0]

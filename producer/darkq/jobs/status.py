@@ -1,0 +1,187 @@
+"""Where a job stands, read from Redis in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+
+from darkq.errors import JobNotFound
+from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.record import (
+    HEADS_BYTES,
+    CutShort,
+    JobRecord,
+    ResultRecord,
+    job_head,
+    result_head,
+)
+
+State: TypeAlias = Literal[
+    "queued", "deferred", "running", "cancelling", "completed", "failed", "cancelled"
+]
+FINISHED: tuple[State, ...] = ("completed", "failed", "cancelled")
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job's state. `attempt` is 0 before the first one; `tries` counts burnt ones.
+
+    `deferred` waits for its next try, or for its turn at the upstream; `cancelling` runs, or did
+    when its worker was last heard of, and has been asked to stop. Times are epoch milliseconds,
+    `due_in_ms` the time left of a deferral. What begins with `started_ms` is of a finished job's
+    last attempt: when it began, gave its first chunk and ended, and how many chunks the upstream
+    sent; 0 where there were none.
+    """
+
+    job_id: str
+    state: State
+    attempt: int = 0
+    tries: int = 0
+    model: str | None = None
+    upstream: str | None = None
+    queued_ms: int = 0
+    due_in_ms: int = 0
+    started_ms: int = 0
+    first_chunk_ms: int = 0
+    finished_ms: int = 0
+    chunks: int = 0
+    metadata: dict[str, str] = {}
+    tenant: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Status(job_id={self.job_id!r}, state={self.state!r}, attempt={self.attempt})"
+
+
+async def read_status(redis: Redis, keys: JobKeys) -> Status:
+    """Return where a job stands. Raises `JobNotFound`, `CorruptRecord`.
+
+    A job of another tenant costs what an unknown one does: the texts are not read.
+    """
+    (status,) = await _read_heads(redis, [keys], transaction=True)
+    if status is None:
+        raise JobNotFound(keys.public_id)
+    return status
+
+
+async def read_statuses(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
+    """Return where jobs of any partitions stand, but for those of which nothing is left.
+
+    Raises `CorruptRecord` for the first whose record cannot be read.
+    """
+    statuses = await _read_heads(redis, jobs, transaction=False)
+    return [status for status in statuses if status is not None]
+
+
+async def _read_heads(
+    redis: Redis, jobs: Sequence[JobKeys], *, transaction: bool
+) -> list[Status | None]:
+    """Read the heads of records: those of which more is needed again, and whole ones one by one."""
+    found: dict[JobKeys, Status | None] = {}
+    for limit_bytes in HEADS_BYTES:
+        left = [keys for keys in jobs if keys not in found]
+        for keys, replies in await _ask(redis, left, limit_bytes, transaction=transaction):
+            with suppress(CutShort):
+                found[keys] = _read(keys, replies, limit_bytes)
+    for job in [keys for keys in jobs if keys not in found]:
+        for keys, replies in await _ask(redis, [job], None, transaction=transaction):
+            found[keys] = _read(keys, replies, None)
+    return [found[keys] for keys in jobs]
+
+
+async def _ask(
+    redis: Redis, jobs: Sequence[JobKeys], limit_bytes: int | None, *, transaction: bool
+) -> list[tuple[JobKeys, list[Any]]]:
+    """Return what Redis says of each job, with so many bytes of its records at most."""
+    if not jobs:
+        return []
+    async with redis.pipeline(transaction=transaction) as pipe:
+        for keys in jobs:
+            _ask_of(pipe, keys, limit_bytes)
+        replies = await pipe.execute()
+    each = len(replies) // len(jobs)
+    return [(keys, replies[n * each : (n + 1) * each]) for n, keys in enumerate(jobs)]
+
+
+def _ask_of(pipe: Pipeline, keys: JobKeys, limit_bytes: int | None) -> None:
+    end = -1 if limit_bytes is None else limit_bytes - 1
+    for name in (keys.result, keys.job):
+        pipe.exists(name)  # `GETRANGE` of an empty record is that of none
+        pipe.getrange(name, 0, end)
+    pipe.exists(keys.in_progress)
+    pipe.get(keys.retry)
+    pipe.hmget(keys.state, ["tries", "cancel"])
+    pipe.time()
+    for priority in PRIORITIES:
+        pipe.zscore(queue(keys.partition, priority), keys.arq_id)
+
+
+def _read(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None) -> Status | None:
+    has_result, result, has_job, job, held, attempt, (tries, cancel), now, *scores = replies
+    if has_result or result:
+        return _finished(keys, result_head(result, keys, limit_bytes))
+    score = next((score for score in scores if score is not None), None)
+    has_job = has_job or job
+    if not has_job and score is None:
+        return None
+    wait_ms = 0 if score is None else int(score - now[0] * 1000 - now[1] / 1000)
+    state = _state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0)
+    return _unfinished(
+        keys,
+        job_head(job, keys, limit_bytes) if has_job else None,
+        state,
+        attempt=int(attempt or 0),
+        tries=int(tries or 0),
+        due_in_ms=wait_ms if state == "deferred" else 0,
+    )
+
+
+def _state(*, held: bool, cancel: bool, deferred: bool) -> State:
+    if cancel:
+        return "cancelling"
+    if held:
+        return "running"
+    return "deferred" if deferred else "queued"
+
+
+def _finished(keys: JobKeys, record: ResultRecord) -> Status:
+    return Status(
+        job_id=keys.public_id,
+        state=record.d.outcome,
+        attempt=record.t,
+        model=record.d.model or None,
+        upstream=record.d.upstream or None,
+        queued_ms=record.et,
+        started_ms=record.st,
+        first_chunk_ms=record.d.first_chunk_ms,
+        finished_ms=record.ft,
+        chunks=record.d.chunks,
+        metadata=record.d.metadata,
+        tenant=record.d.tenant,
+    )
+
+
+def _unfinished(
+    keys: JobKeys,
+    record: JobRecord | None,
+    state: State,
+    *,
+    attempt: int,
+    tries: int,
+    due_in_ms: int,
+) -> Status:
+    return Status(
+        job_id=keys.public_id,
+        state=state,
+        attempt=attempt,
+        tries=tries,
+        model=record.job.model if record else None,
+        upstream=record.job.upstream if record else None,
+        queued_ms=record.et if record else 0,
+        due_in_ms=due_in_ms,
+        metadata=record.job.metadata if record else {},
+        tenant=record.job.tenant if record else None,
+    )

@@ -1,0 +1,336 @@
+"""A job's events from any point: the log first, then live, each exactly once and in order.
+
+    subscribe ── read the log after the cursor ── follow the channel
+                        ▲                               │
+                        └── a hole, a gap, silence ─────┘
+
+The log is the truth and the channel is only fast. A message counts when it is the very next
+event after the cursor; anything else is either known already or a reason to read the log.
+
+What a job's event log holds, and what remains when it holds nothing more: one question each.
+
+Every function raises what redis-py raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from darkq import event as ev
+from darkq.errors import CursorGone, JobNotFound
+from darkq.event import START, TERMINAL, AnyEvent, Cursor
+from darkq.jobs.mailbox import Mailbox
+from darkq.jobs.status import read_status
+from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.record import Failure, ResultRecord, read_result
+from darkq.redis.connections import is_away
+from darkq.redis.pubsub import Live
+
+T = TypeVar("T")
+
+OUTAGE_PAUSE_S = 0.25
+SILENCE_S = 30.0
+"""After so long without a message a reader looks at the log, should the channel have failed."""
+
+
+class EventBatch(list[AnyEvent]):
+    """Events that come together.
+
+    `came_s` is when the first of them came live, as `time.perf_counter` tells it; None when they
+    were read from the log.
+    """
+
+    __slots__ = ("came_s",)
+
+    def __init__(self, events: Iterable[AnyEvent], came_s: float | None = None) -> None:
+        super().__init__(events)
+        self.came_s = came_s
+
+
+async def tail(
+    redis: Redis, live: Live, keys: JobKeys, after: Cursor = START
+) -> AsyncGenerator[EventBatch, None]:
+    """Yield a job's events after a cursor, in batches as they come, to the terminal one.
+
+    Raises `JobNotFound` at once for an unknown id, `CursorGone` when the log no longer holds
+    what follows the cursor, and what redis-py raises when Redis cannot be reached at first;
+    later it waits for as long as Redis is away. May be closed or cancelled at any point, and
+    resumed from the last event's cursor.
+    """
+    reader = _Reader(redis, keys, after)
+    mailbox = Mailbox(on_overflow=live.overflowed)
+    async with live.subscribed(keys.live, mailbox):
+        while True:
+            mailbox.forget()
+            async with aclosing(reader.catch_up()) as pages:
+                async for page in pages:
+                    yield EventBatch(page)
+            whole = not reader.ended
+            while whole and (messages := await mailbox.take(SILENCE_S)) is not None:
+                events, whole = reader.follow(messages)
+                if events:
+                    yield EventBatch(events, mailbox.came_s)
+            if reader.ended:
+                return
+
+
+async def history(redis: Redis, keys: JobKeys) -> AsyncGenerator[list[AnyEvent], None]:
+    """Yield what the log holds now, without waiting for more. Raises as `tail` does."""
+    async with aclosing(_Reader(redis, keys, START).catch_up()) as pages:
+        async for page in pages:
+            yield page
+
+
+class _Reader:
+    """How far one reader has come, and whether the job has ended there."""
+
+    def __init__(self, redis: Redis, keys: JobKeys, after: Cursor) -> None:
+        self.ended = False
+        self._cursor = after
+        self._started: ev.Started | None = None
+        self._redis = redis
+        self._keys = keys
+        self._reached_redis = False
+        self._is_new = True
+
+    async def catch_up(self) -> AsyncGenerator[list[AnyEvent], None]:
+        """Yield what the log holds beyond the cursor, page by page."""
+        page = await self._read_page()
+        if not page:
+            look = partial(at_rest, started=self._started, is_new=self._is_new)
+            rest = await self._ask(look)
+            self.ended = rest is not None
+            page = rest or []
+        self._is_new = False
+        while page:
+            self._advance(page)
+            yield page
+            more = len(page) == PAGE_EVENTS and not self.ended
+            page = await self._read_page() if more else []
+
+    async def _read_page(self) -> list[AnyEvent]:
+        return await self._ask(partial(read_page, started=self._started))
+
+    def follow(self, messages: Sequence[bytes]) -> tuple[list[AnyEvent], bool]:
+        """Return what live messages add, and whether they left no hole; nor did the job end."""
+        events = [ev.decode(message) for message in messages]
+        if any(self._begins_anew(event) for event in events):
+            return [], False
+        news = follow(self._cursor, events)
+        self._advance(news.events)
+        return news.events, not (news.hole or self.ended)
+
+    def _begins_anew(self, event: AnyEvent) -> bool:
+        """Tell an attempt that has the number of the one being read, and is not that one.
+
+        Only a Redis that forgot what it had acknowledged gives a number twice.
+        """
+        seen = self._started
+        return (
+            isinstance(event, ev.Started)
+            and seen is not None
+            and event.id == seen.id
+            and event != seen
+        )
+
+    def _advance(self, events: Sequence[AnyEvent]) -> None:
+        for event in events:
+            if isinstance(event, ev.Started):
+                self._started = event
+            elif isinstance(event, ev.Chunk):  # nearly all of them, and parsing a cursor costs
+                continue
+            elif event.cursor.seq == 0:  # a new number without it: handed on at once, or run again
+                self._started = None
+        if events:
+            self._cursor = events[-1].cursor
+            self.ended = self.ended or isinstance(events[-1], TERMINAL)
+
+    async def _ask(self, question: Callable[[Redis, JobKeys, Cursor], Awaitable[T]]) -> T:
+        """Ask Redis; once it has answered, wait for as long as it is away."""
+        while True:
+            try:
+                answer = await question(self._redis, self._keys, self._cursor)
+            except (RedisError, OSError) as error:
+                if not self._reached_redis or not is_away(error):
+                    raise
+                await asyncio.sleep(OUTAGE_PAUSE_S)
+            else:
+                self._reached_redis = True
+                return answer
+
+
+class News(NamedTuple):
+    """What live messages add after a cursor, and whether something is missing behind it."""
+
+    events: list[AnyEvent]
+    hole: bool
+
+
+def follow(cursor: Cursor, messages: Sequence[AnyEvent]) -> News:
+    """Keep the messages that come right after the cursor; stop at the first hole."""
+    events: list[AnyEvent] = []
+    for message in messages:
+        at = message.cursor
+        if at <= cursor:
+            continue
+        if not cursor.precedes(at):
+            return News(events, hole=True)
+        events.append(message)
+        cursor = at
+    return News(events, hole=False)
+
+
+PAGE_EVENTS = 256
+
+_Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
+
+
+async def last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
+    """Return the place of the log's last event, or `START` when there is no log."""
+    last = await redis.xrevrange(keys.events, count=1)
+    return Cursor.parse(last[0][0]) if last else START
+
+
+async def latest_attempt(redis: Redis, keys: JobKeys) -> Cursor:
+    """Return the place of the event before the latest attempt, or `START`.
+
+    Between two attempts it is the place before the `retrying` event, which says why and how long
+    the job waits. An attempt whose worker was lost has no such event: then it is the log's end.
+    Always the place of an event that the log holds: a reader is refused any other.
+    """
+    last = await redis.xrevrange(keys.events, count=1)
+    if not last:
+        return START
+    event = ev.decode(last[0][1][b"e"])
+    if isinstance(event, ev.Started | ev.Chunk):
+        status = await read_status(redis, keys)
+        if status.state in ("queued", "deferred"):
+            return event.cursor
+    first = event.cursor if isinstance(event, ev.Retrying) else Cursor(event.cursor.attempt, 0)
+    before = await redis.xrevrange(keys.events, f"({first}", count=1) if first > START else []
+    return Cursor.parse(before[0][0]) if before else START
+
+
+async def read_page(
+    redis: Redis, keys: JobKeys, cursor: Cursor, *, started: AnyEvent | None = None
+) -> list[AnyEvent]:
+    """Return the next page of the log after a cursor; empty at its end.
+
+    An attempt's events are numbered without a hole; one in the log itself is data lost by
+    Redis, and raises `CursorGone`. So does another run of the attempt, see `_read`.
+    """
+    span = ("XRANGE", keys.events, f"({cursor}", "+", "COUNT", PAGE_EVENTS)
+    page = await _read(redis, keys, cursor, started, span)
+    for event in page:
+        at = event.cursor
+        if not (cursor.precedes(at) or (at.attempt > cursor.attempt and at.seq == 0)):
+            raise CursorGone(keys.public_id, str(cursor))
+        cursor = at
+    return page
+
+
+async def _read(
+    redis: Redis,
+    keys: JobKeys,
+    cursor: Cursor,
+    started: AnyEvent | None,
+    span: tuple[str | int, ...],
+) -> list[AnyEvent]:
+    """Read a span of the log, and in the same step the event that began the reader's attempt.
+
+    A Redis that forgot an attempt gives its number to another run, which begins with another
+    event than `started`: then raises `CursorGone`. Two calls would not do, since after a failover
+    the second is answered by another server.
+    """
+    if started is None:
+        alone: list[_Entry] = await cast(Any, redis.execute_command)(*span)
+        return [_decode(entry) for entry in alone]
+    at = str(Cursor(cursor.attempt, 0))
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.execute_command(*span)
+        pipe.xrange(keys.events, at, at)
+        entries, begun = await pipe.execute()
+    if begun and _decode(begun[0]) != started:
+        raise CursorGone(keys.public_id, str(cursor))
+    return [_decode(entry) for entry in entries]
+
+
+def _decode(entry: _Entry) -> AnyEvent:
+    return ev.decode(entry[1][b"e"])
+
+
+async def read_started(redis: Redis, keys: JobKeys, cursor: Cursor) -> AnyEvent | None:
+    """Return the event that began the attempt being read; None while the log has none."""
+    at = str(Cursor(cursor.attempt, 0))
+    entries = await redis.xrange(keys.events, at, at)
+    return _decode(entries[0]) if entries else None
+
+
+async def at_rest(
+    redis: Redis, keys: JobKeys, cursor: Cursor, *, started: AnyEvent | None, is_new: bool
+) -> list[AnyEvent] | None:
+    """Say what remains when the log holds nothing after the cursor; None: wait for more.
+
+    The cursor may stand on the terminal event, and then nothing remains. The log may have
+    expired while the result has not, and then the result stands in for it. A cursor beyond the
+    log of a running job is of no use to a new reader. One that was reading stays: Redis has
+    forgotten what it had told, and the worker writes it again. Another run of the attempt than the
+    one that `started` began raises `CursorGone`.
+    """
+    span = ("XREVRANGE", keys.events, "+", "-", "COUNT", 1)
+    last = await _read(redis, keys, cursor, started, span)
+    if last:
+        (event,) = last
+        has_ended = isinstance(event, TERMINAL)
+        if cursor > event.cursor and (has_ended or is_new):
+            raise CursorGone(keys.public_id, str(cursor))
+        return [] if cursor == event.cursor and has_ended else None
+    result, is_waiting = await _read_rest(redis, keys)
+    if result is not None:
+        if cursor != START:
+            raise CursorGone(keys.public_id, str(cursor))
+        return _from_result(read_result(result, keys))
+    if not is_waiting:
+        raise JobNotFound(keys.public_id)
+    return None
+
+
+async def _read_rest(redis: Redis, keys: JobKeys) -> tuple[bytes | None, bool]:
+    """Return the result, and whether the job waits or runs, at one moment.
+
+    Asked one after the other, a job that ends or is run again in between would be neither.
+    """
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.get(keys.result)
+        pipe.exists(keys.job)
+        for priority in PRIORITIES:
+            pipe.zscore(queue(keys.partition, priority), keys.arq_id)
+        result, has_record, *scores = await pipe.execute()
+    return result, bool(has_record) or any(score is not None for score in scores)
+
+
+def _from_result(result: ResultRecord) -> list[AnyEvent]:
+    """A finished job whose log has expired: the whole text in one chunk, then the end."""
+    at = Cursor(result.t, 0)
+    if isinstance(result.r, str):
+        chunk = ev.Chunk(id=str(Cursor(at.attempt, 1)), text=result.r, merged=result.d.chunks)
+        return [chunk, terminal_event(result, Cursor(at.attempt, 2))]
+    return [terminal_event(result, at)]
+
+
+def terminal_event(result: ResultRecord, at: Cursor) -> ev.Terminal:
+    """Return the event that ends the job of a result record."""
+    if isinstance(result.r, Failure):
+        if result.r.type == "JobCancelled":
+            return ev.Cancelled(id=str(at), at_ms=result.ft)
+        return ev.Failed(id=str(at), code=result.r.code, message=result.r.message, at_ms=result.ft)
+    return ev.Completed(
+        id=str(at), finish_reason=result.d.finish_reason, usage=result.d.usage, at_ms=result.ft
+    )

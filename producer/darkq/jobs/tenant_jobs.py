@@ -1,0 +1,44 @@
+"""The latest jobs of a tenant, whatever became of them.
+
+`enqueue` notes each job in its tenant's list, which holds the latest `MAX_LISTED` of a partition.
+A list says which jobs there are and nothing else: how each stands is asked when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import nlargest
+
+from redis.asyncio import Redis
+
+from darkq.errors import CorruptRecord
+from darkq.jobs.status import Status, read_statuses
+from darkq.protocol.keys import JobKeys, tenant_jobs
+
+MAX_LISTED = 1000
+_PAGE_JOBS = 20  # of whose records the heads are in memory at a time
+
+
+async def latest(redis: Redis, partitions: int, *, tenant: str | None, limit: int) -> list[Status]:
+    """Return how a tenant's latest jobs stand, the newest first; what has expired is left out."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for partition in range(partitions):
+            name = tenant_jobs(partition, tenant)
+            pipe.zrevrange(name, 0, min(limit, MAX_LISTED) - 1, withscores=True)
+        lists = await pipe.execute()
+    newest = nlargest(limit, (job for jobs in lists for job in jobs), key=lambda job: job[1])
+    jobs = [keys for member, _ in newest if (keys := JobKeys.of_member(member)) is not None]
+    found: list[Status] = []
+    for start in range(0, len(jobs), _PAGE_JOBS):
+        found += await _readable(redis, jobs[start : start + _PAGE_JOBS])
+    return [status for status in found if status.tenant == tenant]
+
+
+async def _readable(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
+    """Return how jobs stand; one that cannot be read must not hide the others."""
+    try:
+        return await read_statuses(redis, jobs)
+    except CorruptRecord:
+        if len(jobs) == 1:
+            return []
+        return [status for job in jobs for status in await _readable(redis, [job])]

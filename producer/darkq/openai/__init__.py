@@ -1,0 +1,1 @@
+"""OpenAI's request bodies, errors and Responses. No I/O."""

@@ -1,0 +1,206 @@
+"""The body of a request on OpenAI's wire, read into what a job needs. No I/O.
+
+A parameter is honoured, or it is harmless, or it is refused by name: no answer is to another
+question than was asked. Errors name the parameter, and never quote what stands there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+from darkq.errors import InvalidJob
+from darkq.protocol.job import Job, Prompt, Role
+from darkq.protocol.options import OPTIONS
+from darkq.protocol.validation import UNKNOWN, shown
+
+Endpoint: TypeAlias = Literal["/v1/chat/completions", "/v1/responses"]
+CHAT: Endpoint = "/v1/chat/completions"
+RESPONSES: Endpoint = "/v1/responses"
+
+IRRELEVANT = frozenset(
+    (
+        *("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store"),
+        *("service_tier", "stream_options", "parallel_tool_calls", "background"),
+    )
+)
+"""They change nothing about the answer."""
+
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "n": (1,),
+    "stream": (False,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "response_format": ({"type": "text"},),
+    "text": ({}, {"format": {"type": "text"}}),
+    "truncation": ("disabled",),
+    "include": ([],),
+    "reasoning": ({},),
+    "verbosity": ("medium",),
+    "stop": ([],),
+    "top_p": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+}
+"""Values that ask for what is done anyway."""
+
+OF_ANSWERS = frozenset(
+    (
+        *("name", "id", "annotations", "reasoning", "reasoning_content", "reasoning_details"),
+        *("thinking_blocks", "provider_specific_fields"),
+    )
+)
+"""What services add to the message of an answer. Sent back, it changes nothing that is sent on."""
+
+EMPTY: tuple[object, ...] = (None, "", [], {})
+
+NAMES: Mapping[str, str] = {
+    "max_output_tokens": "max_tokens",
+}
+"""What an option of a job is called on OpenAI's wire, where that differs."""
+_NAMES_OF_RESPONSES = {"max_tokens": "max_output_tokens"}
+
+_FOLLOWING = ("tool_choice", "function_call", "top_logprobs")
+"""Parameters that only say more about another one: that one is named first."""
+
+
+class Asked(NamedTuple):
+    """What a body asks for. `prompt_field` is the parameter that holds its prompt."""
+
+    prompt_field: str
+    prompt: Prompt
+    model: str | None
+    options: dict[str, Any]
+    metadata: dict[str, str]
+
+    def job(self, **others: Any) -> Job:
+        """Return the job, with further fields of `Job.create`, which go before the body's own.
+
+        Raises `InvalidJob`, which names the parameter.
+        """
+        fields = {
+            "model": self.model,
+            "options": self.options,
+            "metadata": self.metadata,
+            **others,
+        }
+        try:
+            return Job.create(self.prompt, **fields)
+        except InvalidJob as error:
+            field = error.field.removeprefix("options.")
+            if self.prompt_field == "input":
+                field = _NAMES_OF_RESPONSES.get(field, field)
+            if field.startswith("prompt"):
+                field = self.prompt_field + field.removeprefix("prompt")
+            raise InvalidJob(field, error.reason) from None
+
+
+def read_body(body: Mapping[str, Any], endpoint: Endpoint) -> Asked:
+    """Read a body. A parameter that is null was not given. Raises `InvalidJob`."""
+    left = {n: v for n, v in body.items() if v is not None and not _is_harmless(n, v)}
+    field = "messages" if endpoint == CHAT else "input"
+    given = left.pop(field, None)
+    if isinstance(given, str) and endpoint == RESPONSES:
+        given = [{"role": "user", "content": given}]
+    if not isinstance(given, list):
+        raise InvalidJob(field, "must be a list of messages" if given is not None else "is missing")
+    instructions = left.pop("instructions", None) if endpoint == RESPONSES else None
+    model, metadata = left.pop("model", None), left.pop("metadata", {})
+    options = take_options(left)
+    for name in sorted(left, key=_FOLLOWING.__contains__):
+        refuse(name)
+    prompt: list[Any] = (
+        [_without_more(message) for message in given]
+        if endpoint == CHAT
+        else _input(given, instructions)
+    )
+    return Asked(field, prompt, model, options, metadata)
+
+
+def take_options(fields: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of a job out of a body's fields. Raises `InvalidJob` for one given twice."""
+    options: dict[str, Any] = {}
+    for wire_name in [name for name in fields if name in OPTIONS or name in NAMES]:
+        name = NAMES.get(wire_name, wire_name)
+        if name in options:
+            raise InvalidJob(wire_name, f"is given beside another {name}")
+        options[name] = fields.pop(wire_name)
+    return options
+
+
+def refuse(name: str) -> None:
+    """Raise `InvalidJob` for a field that nobody knows."""
+    raise InvalidJob(shown(name), UNKNOWN)
+
+
+def _is_harmless(name: str, value: object) -> bool:
+    # True is 1 to Python, and no number to anybody else.
+    return name in IRRELEVANT or any(
+        value == same and isinstance(value, bool) == isinstance(same, bool)
+        for same in NEUTRAL.get(name, ())
+    )
+
+
+def _without_more(message: object) -> object:
+    """Return a message without what changes nothing, as services' own answers come back in a chat.
+
+    What is empty was not said: `tool_calls: []`, `refusal: null`. An answer without text was empty.
+    No upstream here tells two users apart by their `name`.
+    """
+    if not isinstance(message, dict):
+        return message
+    is_answer = message.get("role") == "assistant"
+    dropped = OF_ANSWERS if is_answer else ("name",)
+    left = {
+        name: value
+        for name, value in message.items()
+        if name == "content" or not (name in dropped or value in EMPTY)
+    }
+    if left.get("content") is None:
+        left.pop("content", None)
+        if is_answer:
+            left["content"] = ""
+    return left
+
+
+def _input(given: list[Any], instructions: object) -> list[Any]:
+    messages = [
+        _message_of(item, f"input[{n}]")
+        for n, item in enumerate(given)
+        if not (isinstance(item, dict) and item.get("type") == "reasoning")  # beside an answer
+    ]
+    if instructions is None:
+        return messages
+    if not isinstance(instructions, str):
+        raise InvalidJob("instructions", "must be a string")
+    return [{"role": "system", "content": instructions}, *messages]
+
+
+def _message_of(item: object, field: str) -> dict[str, Any]:
+    """A message as chat has it; its parts are named after who wrote them here."""
+    if not isinstance(item, dict) or item.get("type", "message") != "message":
+        raise InvalidJob(field, "must be a message")
+    role, content = item.get("role"), item.get("content")
+    if role not in get_args(Role):
+        raise InvalidJob(field, f"role must be {', '.join(get_args(Role))}")
+    if isinstance(content, list):
+        texts = [_text_of(part) for part in content]
+        if None in texts:
+            raise InvalidJob(field, "may have parts of text only")
+        content = [{"type": "text", "text": text} for text in texts]
+    elif not isinstance(content, str):
+        raise InvalidJob(field, "content must be a string or a list of parts")
+    return {"role": role, "content": content}
+
+
+def _text_of(part: object) -> str | None:
+    if not isinstance(part, dict) or part.get("type") not in ("input_text", "output_text"):
+        return None
+    text = part.get("text")
+    return text if isinstance(text, str) else None

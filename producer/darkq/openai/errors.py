@@ -1,0 +1,90 @@
+"""Errors in OpenAI's words: the object of one, and what a failed job is on that wire. No I/O."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from darkq.openai.body import CHAT, Endpoint
+from darkq.protocol.options import OPTIONS, refused_option
+
+_STATUS = {
+    "unknown_model": 404,
+    "unknown_upstream": 400,
+    "rejected": 400,
+    "answer_too_long": 400,
+    "rate_limited": 429,
+    "cancelled": 409,
+    "expired": 504,
+    "timeout": 504,
+}
+_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+_TOO_LONG = re.compile(
+    r"context.?(length|size|window|limit)|(prompt|input) is too long|"
+    r"(prompt|input|request).{0,40}(exceeds|longer than).{0,40}(context|token)|"
+    r"too many (input )?tokens",
+    re.IGNORECASE,
+)
+_NAMED_BY_SERVICE = re.compile(
+    r"(?:unsupported|unknown|unrecognized|invalid) (?:parameter|value|argument|request argument)s?"
+    r"(?: supplied)?:? ['\"`]?([a-z_]+)",
+    re.IGNORECASE,
+)
+_TOKENS = ("max_tokens", "max_completion_tokens")
+
+
+class WireError(NamedTuple):
+    """An error on OpenAI's wire. `param` names what is wrong in the request."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+
+    @property
+    def type(self) -> str:
+        """Which family of errors it is of."""
+        return _TYPES.get(
+            self.status, "invalid_request_error" if self.status < 500 else "server_error"
+        )
+
+    @property
+    def named_message(self) -> str:
+        """The message, which names the parameter: most clients show nothing else of an error."""
+        if self.param is None or self.message.startswith((f"{self.param} ", f"{self.param}:")):
+            return self.message
+        return f"{self.param}: {self.message}"
+
+    def body(self) -> dict[str, Any]:
+        """Return the body of a response that says it."""
+        error = {
+            "message": self.named_message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error}
+
+
+def job_error(code: str, message: str, endpoint: Endpoint) -> WireError:
+    """Return what a job that ended without an answer is on this wire.
+
+    The words of an upstream tell its refusals apart: a prompt that is too long, an option.
+    """
+    if code == "unknown_model":
+        return WireError(404, "model_not_found", message, "model")
+    if code == "rejected":
+        if (option := _option(message)) is not None:
+            name = option if endpoint == CHAT or option not in _TOKENS else "max_output_tokens"
+            return WireError(400, "unsupported_parameter", message, name)
+        if _TOO_LONG.search(message):
+            param = "messages" if endpoint == CHAT else "input"
+            return WireError(400, "context_length_exceeded", message, param)
+    return WireError(_STATUS.get(code, 502), code, message)
+
+
+def _option(message: str) -> str | None:
+    if (option := refused_option(message)) is not None:
+        return option
+    named = _NAMED_BY_SERVICE.search(message)
+    return named[1] if named and named[1] in OPTIONS else None

@@ -1,0 +1,130 @@
+"""OpenAI's `response` object, as a batch's lines and the gateway share it. No I/O.
+
+What a Response repeats of its request travels with the job, in its metadata under `_openai`: so a
+Response is made from its job alone, by any process. Clients cannot write that name
+(`RESERVED_METADATA`), and a value that is not of the shape below is no Response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from darkq.errors import InvalidJob
+from darkq.event import Usage
+from darkq.protocol.job import RESERVED_METADATA, Job
+from darkq.protocol.validation import what_is_wrong
+
+MAX_LABEL_CHARS = 512
+_Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_CHARS)] | None
+
+
+class Repeated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a Response repeats of its request, and nothing else.
+
+    Its instructions are part of the prompt, which is not kept with the answer.
+    """
+
+    background: bool = False
+    frequency_penalty: float | None = None
+    max_output_tokens: int | None = None
+    metadata: dict[str, str] = {}
+    parallel_tool_calls: bool = True
+    presence_penalty: float | None = None
+    prompt_cache_key: _Label = None
+    safety_identifier: _Label = None
+    store: bool = True
+    temperature: float | None = None
+    top_p: float | None = None
+    user: _Label = None
+
+    def fields(self) -> dict[str, Any]:
+        """Return what goes into the Response."""
+        given = msgspec.structs.asdict(self)
+        return {name: value for name, value in given.items() if value is not None}
+
+    def beside(self, job: Job) -> Job:
+        """Return a job that carries this. Raises `InvalidJob` when its metadata is too much."""
+        return job.with_metadata(**{RESERVED_METADATA: msgspec.json.encode(self).decode()})
+
+
+def repeated_of(body: Mapping[str, Any]) -> Repeated:
+    """Read it from a request's body. Raises `InvalidJob`, which names the parameter."""
+    names = Repeated.__struct_fields__
+    given = {name: body[name] for name in names if body.get(name) is not None}
+    try:
+        return msgspec.convert(given, Repeated)
+    except msgspec.ValidationError as error:
+        wrong = what_is_wrong(error)
+        raise InvalidJob(wrong.field, wrong.reason) from None
+
+
+def repeated_in(metadata: Mapping[str, str]) -> Repeated | None:
+    """Return what a job carries; None for one that is no Response."""
+    try:
+        return msgspec.json.decode(metadata[RESERVED_METADATA], type=Repeated)
+    except (KeyError, msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def empty_response(response_id: str) -> dict[str, Any]:
+    """Return a Response that is queued, with the values that hold where a request says nothing."""
+    return {
+        "id": response_id,
+        "object": "response",
+        "created_at": 0,
+        "completed_at": None,
+        "status": "queued",
+        "background": False,
+        "error": None,
+        "frequency_penalty": 0.0,
+        "incomplete_details": None,
+        "instructions": None,
+        "max_output_tokens": None,
+        "max_tool_calls": None,
+        "metadata": {},
+        "model": "",
+        "output": [],
+        "parallel_tool_calls": True,
+        "presence_penalty": 0.0,
+        "previous_response_id": None,
+        "prompt_cache_key": None,
+        "reasoning": None,
+        "safety_identifier": None,
+        "service_tier": "default",
+        "store": True,
+        "temperature": 1.0,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_logprobs": 0,
+        "top_p": 1.0,
+        "truncation": "disabled",
+        "usage": None,
+        "user": None,
+    }
+
+
+def item_id(job_id: str, attempt: int) -> str:
+    """Return the id of the output item of a job's attempt."""
+    return f"msg_{job_id}_{attempt}"
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """Return the one part that an output item has."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def response_usage(usage: Usage | None) -> dict[str, Any] | None:
+    """Return token counts in the words of Responses; None where the upstream counted none."""
+    if usage is None:
+        return None
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }

@@ -1,0 +1,34 @@
+"""What runs, all tenants together: queues, workers, upstreams, read at one time."""
+
+from __future__ import annotations
+
+import msgspec
+from redis.asyncio import Redis
+
+from darkq.operate.queue_state import QueueStatus, read_queues
+from darkq.operate.upstreams import UpstreamStatus, list_upstreams
+from darkq.operate.workers import WorkerLeases, live_workers, read_leases
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """How everything stood at `at_ms`: epoch milliseconds by the clock of Redis, as all times here.
+
+    The queues come most urgent first, workers that are alive and upstreams that they serve by name.
+    """
+
+    at_ms: int
+    queues: tuple[QueueStatus, ...]
+    workers: tuple[WorkerLeases, ...]
+    upstreams: tuple[UpstreamStatus, ...]
+
+
+async def read_fleet(redis: Redis, partitions: int) -> Fleet:
+    """Return how everything stands. Raises what redis-py raises."""
+    seconds, micros = await redis.time()
+    workers = await live_workers(redis)
+    return Fleet(
+        at_ms=seconds * 1000 + micros // 1000,
+        queues=tuple(await read_queues(redis, partitions)),
+        workers=tuple(await read_leases(redis, workers, partitions)),
+        upstreams=tuple(await list_upstreams(redis)),
+    )

@@ -1,0 +1,98 @@
+"""What all workers have counted together, and what waits in each.
+
+A worker adds what it has counted in a `Tally` with its heartbeats; see `count.lua`. So the numbers
+outlive the workers, and whoever shows them asks Redis once, however many workers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from darkq.operate.workers import live_workers
+from darkq.protocol.keys import STATS, worker_stats
+from darkq.redis import scripts
+from darkq.telemetry.metrics import Field, read_numbers, write_field
+
+TTL_S = 30 * 24 * 3600.0
+"""After so long without any worker the numbers begin anew, as those of a restarted process do."""
+REPORT_TTL_S = 24 * 3600.0
+"""For so long a report that was sent again is known."""
+
+MAX_FIELDS = 10_000
+_FIELDS_AT_ONCE = 1000
+_MOST_DIGITS = 19
+
+
+class Report(NamedTuple):
+    """What a worker tells: `number` is unlike that of its report before."""
+
+    number: int
+    numbers: Mapping[Field, int]
+    buffer_chars: int
+    buffer_most: int
+
+
+class Stats(NamedTuple):
+    """`numbers` of all workers, and those that are alive. `buffer_chars` is text that waits in them
+    for Redis, `fullest_buffer` how full the fullest is, from 0 to 1.
+    """
+
+    numbers: Mapping[Field, int]
+    workers: int
+    buffer_chars: int
+    fullest_buffer: float
+
+
+async def add(redis: Redis, worker_id: str, report: Report) -> None:
+    """Add a worker's report; the same one again changes nothing. Raises what redis-py raises."""
+    args: list[str | int] = [report.number, int(TTL_S * 1000), int(REPORT_TTL_S * 1000)]
+    args += [report.buffer_chars, report.buffer_most]
+    for field, number in report.numbers.items():
+        args += [write_field(field), number]
+    await scripts.count(redis, [STATS, worker_stats(worker_id)], args)
+
+
+async def read_stats(redis: Redis) -> Stats:
+    """Return what has been counted. Raises what redis-py raises."""
+    numbers = read_numbers(await _fields(redis))
+    workers = await live_workers(redis)
+    buffers = await _buffers(redis, workers)
+    return Stats(
+        numbers=numbers,
+        workers=len(workers),
+        buffer_chars=sum(chars for chars, _ in buffers),
+        fullest_buffer=max((min(1.0, chars / most) for chars, most in buffers if most), default=0),
+    )
+
+
+async def _fields(redis: Redis) -> list[tuple[bytes, bytes]]:
+    """Return the fields of the hash, ten thousand or a few more at most."""
+    found: dict[bytes, bytes] = {}
+    cursor: Any = 0
+    try:
+        while True:
+            cursor, page = await redis.hscan(STATS, cursor, count=_FIELDS_AT_ONCE)
+            found.update(page)
+            if not cursor or len(found) >= MAX_FIELDS:
+                return list(found.items())
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):  # anybody may have put it there
+            raise
+        return []
+
+
+async def _buffers(redis: Redis, workers: Sequence[str]) -> list[tuple[int, int]]:
+    pipe = redis.pipeline(transaction=False)
+    for worker_id in workers:
+        pipe.hmget(worker_stats(worker_id), ["buffer_chars", "buffer_most"])
+    replies = await pipe.execute(raise_on_error=False) if workers else []
+    pairs = (reply for reply in replies if not isinstance(reply, Exception))
+    return [(_number(chars), _number(most)) for chars, most in pairs]
+
+
+def _number(value: bytes | None) -> int:
+    return int(value) if value is not None and len(value) < _MOST_DIGITS and value.isdigit() else 0

@@ -1,0 +1,1 @@
+"""Plain data: what Redis and the wires hold. No I/O."""

@@ -1,0 +1,114 @@
+"""How an upstream shall generate: what a job may wish for, under the names of OpenAI's wire.
+
+Nothing is set by default: then the upstream does as it likes. Not every upstream knows every
+option; one that cannot honour a wish refuses the job rather than to ignore it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import asdict
+
+from darkq.errors import InvalidJob
+from darkq.protocol.plain import plain
+from darkq.protocol.validation import what_is_wrong
+
+MAX_TOKENS = 10_000_000
+MAX_STOP_SEQUENCES = 16
+MAX_STOP_CHARS = 200
+
+_Penalty = Annotated[float, Meta(ge=-2, le=2)]
+_Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
+
+
+class Options(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """How to generate. None means: as the upstream does by itself.
+
+    `max_tokens` bounds the answer, `stop` ends it before one of these strings.
+    `max_completion_tokens` is a newer word for the same: some models take only one of the two, so
+    the one that is given is passed on.
+    """
+
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
+    stop: Annotated[tuple[_Stop, ...], Meta(min_length=1, max_length=MAX_STOP_SEQUENCES)] | None = (
+        None
+    )
+    seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+
+    def __repr__(self) -> str:
+        """Name what is set; its values may quote the prompt."""
+        return f"Options({', '.join(self.given())})"
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are set, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+OPTIONS = frozenset(Options.__struct_fields__)
+"""The names of all options."""
+
+_REFUSED = re.compile(r"\S+ cannot honour the option (\w+); it honours: ")
+
+
+def refusal_of_option(upstream: str, name: str, honoured: Iterable[str]) -> str:
+    """Return the message of a job whose upstream cannot honour an option."""
+    known = ", ".join(sorted(honoured)) or "none"
+    return f"{upstream} cannot honour the option {name}; it honours: {known}"
+
+
+def refused_option(message: str) -> str | None:
+    """Return the option that a message of `refusal_of_option` names; None for any other message."""
+    found = _REFUSED.match(message)
+    return found[1] if found else None
+
+
+def checked(options: Options | Mapping[str, Any] | None) -> Options | None:
+    """Return the options, or None where none is set. Raises `InvalidJob`, which names the one.
+
+    `stop` may be a single string.
+    """
+    if options is None:
+        return None
+    if isinstance(options, Options):  # made by hand it may hold anything
+        options = options.given()
+    if not isinstance(options, Mapping):
+        raise InvalidJob("options", f"must be Options or a mapping, not {type(options).__name__}")
+    wishes: dict[str, Any] = plain(options, 2)  # the options, the list of stop sequences
+    for name, value in wishes.items():
+        if name not in OPTIONS:
+            raise InvalidJob("options", f"knows no {str(name)[:40]!r}; known: {_names()}")
+        wish = (value,) if name == "stop" and isinstance(value, str) else value
+        _check(name, wish)
+    given = {name: value for name, value in wishes.items() if value is not None}
+    if "max_tokens" in given and "max_completion_tokens" in given:
+        raise InvalidJob("options.max_completion_tokens", "is given beside max_tokens")
+    if isinstance(given.get("stop"), str):
+        given["stop"] = (given["stop"],)
+    return msgspec.convert(given, Options) if given else None
+
+
+def _check(name: str, value: object) -> None:
+    try:
+        msgspec.convert({name: value}, Options)
+        for stop in value if isinstance(value, tuple | list) else ():
+            stop.encode()
+    except msgspec.ValidationError as error:  # its text names types and bounds, never values
+        raise InvalidJob(f"options.{name}", what_is_wrong(error).reason) from None
+    except UnicodeEncodeError:
+        raise InvalidJob(f"options.{name}", "has a lone surrogate") from None
+
+
+def _names() -> str:
+    return ", ".join(Options.__struct_fields__)

@@ -1,0 +1,236 @@
+"""A `Redis` whose every command goes to the server of a cluster that has its key.
+
+redis-py has a cluster client too. It knows no transactions and no sharded pub/sub, is no `Redis`,
+and closes all its connections, those in use included, when one server is lost.
+
+Many commands in few round trips to a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import ConnectionError, RedisError, ResponseError
+
+from darkq.redis.cluster import ANYWHERE, Cluster, Slots, key_of, read_redirection, slot_of
+from darkq.redis.connections import UNAVAILABLE
+from darkq.redis.durability import Command, WaitingRedis, rule_of
+from darkq.redis.pool import pool
+from darkq.redis.url import Address
+from darkq.settings.settings import Settings
+
+T = TypeVar("T")
+Call = Callable[[Redis], Awaitable[T]]
+
+_MOST_MOVES = 5
+_PAUSE_MAX_S = 0.5
+
+
+class ClusterRedis(WaitingRedis):
+    """A client of a cluster. All keys of a command, script or transaction share a slot.
+
+    A call is tried again for `patience_s` seconds; with 0 it still follows a key that has moved.
+    """
+
+    def __init__(
+        self, cluster: Cluster, settings: Settings, *, patience_s: float, connections: int | None
+    ) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._patience_s = patience_s
+        self._connections = connections
+        self._nodes: dict[Address, Redis] = {}
+        self.wait_rule = rule_of(settings)
+        self.never_connected = self._pool(Address("", 0))  # redis-py wants one
+        super().__init__(connection_pool=self.never_connected)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Run a command where its key is."""
+        return await self.at(
+            key_of(args),
+            lambda node: node.execute_command(*args, **options),
+            ask=lambda node: _by_leave(node, args, options),
+        )
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        """Return a pipeline: over any keys, or as a transaction over those of one slot."""
+        return ClusterPipeline(self, transaction)
+
+    async def _at_its_server(
+        self, command: Command, call: Callable[[Redis, Command], Awaitable[Any]]
+    ) -> Any:
+        return await self.at(key_of(command), lambda server: call(server, command))
+
+    async def at(self, key: str | bytes, call: Call[T], *, ask: Call[T] | None = None) -> T:
+        """Run a call on the server that has a key; `ask` where it is let in by leave only.
+
+        Raises what the call raises; what is no answer of that server, as `ConnectionError`.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._patience_s
+        slots = await self._find(give_up_s)
+        do, address = call, self._owner(slots, key)
+        moves, pause_s = 0, 0.02
+        while True:
+            try:
+                return await do(self.node(address))
+            except (RedisError, OSError) as error:
+                redirection = read_redirection(error, address)
+                if redirection is None:
+                    raise
+                refusal = error
+            word, target = redirection
+            if word == "ASK" and ask is not None and target is not None and moves < _MOST_MOVES:
+                do, address, moves = ask, target, moves + 1
+                continue
+            if word == "MOVED" and moves < _MOST_MOVES:
+                moves += 1
+            elif loop.time() < give_up_s:
+                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
+                moves, pause_s = 0, min(_PAUSE_MAX_S, pause_s * 2)
+            else:
+                raise _unanswered(word, refusal)
+            slots = await self._find(give_up_s, but=slots, hint=target)
+            do, address = call, self._owner(slots, key)
+
+    def node(self, address: Address) -> Redis:
+        """Return the client of one server."""
+        if address not in self._nodes:
+            self._nodes[address] = Redis.from_pool(self._pool(address))
+        return self._nodes[address]
+
+    async def addresses(self, *, replicas: bool = False) -> list[Address]:
+        """Return where the masters are, and their replicas. Raises `ConnectionError`."""
+        slots = await self._cluster.slots()
+        return sorted(slots.nodes) if replicas else slots.masters
+
+    async def owners(self, keys: Sequence[str | bytes]) -> list[Address]:
+        """Return who has which key, as far as is known."""
+        slots = await self._find(asyncio.get_running_loop().time() + self._patience_s)
+        return [self._owner(slots, key) for key in keys]
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close all connections."""
+        nodes, self._nodes = self._nodes, {}
+        for node in nodes.values():
+            await node.aclose()
+        await super().aclose(close_connection_pool)
+
+    async def _find(
+        self, give_up_s: float, *, but: Slots | None = None, hint: Address | None = None
+    ) -> Slots:
+        """Ask who has what, for as long as there is patience."""
+        while True:
+            try:
+                slots = await self._cluster.slots(but=but, hint=hint)
+            except ConnectionError:
+                if asyncio.get_running_loop().time() >= give_up_s:
+                    raise
+                await asyncio.sleep(random.uniform(0.02, 0.2))
+            else:
+                await self._forget_but(slots)
+                return slots
+
+    async def _forget_but(self, slots: Slots) -> None:
+        """Close what leads to servers that have left the cluster."""
+        for address in self._nodes.keys() - slots.nodes:
+            node = self._nodes.pop(address, None)
+            if node is not None:  # else another call has been here while this one closed others
+                await node.aclose()
+
+    @staticmethod
+    def _owner(slots: Slots, key: str | bytes) -> Address:
+        return random.choice(slots.masters) if key == ANYWHERE else slots.owner(key)
+
+    def _pool(self, address: Address) -> Any:
+        return pool(
+            self._settings,
+            loop=self._cluster.loop,
+            at=address,
+            patience_s=0,
+            connections=self._connections,
+        )
+
+
+async def _by_leave(node: Redis, args: Sequence[Any], options: dict[str, Any]) -> Any:
+    """Run a command on a server that the slot is being moved to."""
+    async with node.pipeline(transaction=False) as pipe:
+        pipe.execute_command("ASKING")
+        pipe.execute_command(*args, **options)
+        _, reply = await pipe.execute(raise_on_error=False)
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _unanswered(word: str, error: Exception) -> Exception:
+    return ConnectionError(f"{word} from the cluster") if word else error
+
+
+class ClusterPipeline(Pipeline):
+    """Commands for several servers, one round trip to each; or a transaction on one."""
+
+    def __init__(self, redis: ClusterRedis, transaction: bool) -> None:
+        super().__init__(redis.never_connected, redis.response_callbacks, transaction, None)
+        self._redis = redis
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Run what has been collected. Raises what its first failed command raises."""
+        commands = list(self.command_stack)
+        await self.aclose()
+        if not commands:
+            return []
+        if not self.is_transaction:
+            replies = await self._spread(commands)
+        else:
+            keys = [key for args, _ in commands if (key := key_of(args))]
+            if len({slot_of(key) for key in keys}) > 1:
+                raise ValueError("the keys of a transaction must share a slot")
+            key = keys[0] if keys else ANYWHERE
+            replies = await self._redis.at(key, lambda node: _run(node, commands, True))
+        if raise_on_error:
+            self.raise_first_error(commands, replies)
+        return replies
+
+    async def _spread(self, commands: Sequence[Any]) -> list[Any]:
+        """Send each server its share; what does not come back so goes alone, with patience."""
+        keys: list[str | bytes] = []
+        for args, _ in commands:  # what has no key goes with the command before it
+            keys.append(key_of(args) or (keys[-1] if keys else ANYWHERE))
+        shares: dict[Address, list[int]] = {}
+        for number, owner in enumerate(await self._redis.owners(keys)):
+            shares.setdefault(owner, []).append(number)
+        replies: list[Any] = [None] * len(commands)
+
+        async def send(owner: Address, share: Sequence[int]) -> None:
+            mine = [commands[number] for number in share]
+            try:
+                found = await _run(self._redis.node(owner), mine, False)
+            except UNAVAILABLE as error:
+                found = [error] * len(share)
+            for number, reply in zip(share, found, strict=True):
+                replies[number] = reply
+
+        async with asyncio.TaskGroup() as tasks:
+            for owner, share in shares.items():
+                tasks.create_task(send(owner, share))
+        for number, (args, options) in enumerate(commands):
+            reply = replies[number]
+            if isinstance(reply, Exception) and read_redirection(reply, Address("", 0)):
+                try:
+                    replies[number] = await self._redis.execute_command(*args, **options)
+                except ResponseError as error:
+                    replies[number] = error
+        return replies
+
+
+async def _run(node: Redis, commands: Sequence[Any], transaction: bool) -> list[Any]:
+    async with node.pipeline(transaction=transaction) as pipe:
+        for args, options in commands:
+            pipe.execute_command(*args, **options)
+        return await pipe.execute(raise_on_error=False)

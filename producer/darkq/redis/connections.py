@@ -1,0 +1,189 @@
+"""redis-py's connections, patient with a server that restarts, and cancellable.
+
+The event loop that connections belong to: a breach of that rule is an error, at once.
+
+asyncio's own futures and sockets notice late or not at all: a call from a second loop waits for
+ever, or every other call fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import random
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar, cast
+
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+T = TypeVar("T")
+
+# OSError is a refused connection, which redis-py does not retry unless told to.
+UNAVAILABLE: tuple[type[Exception], ...] = (
+    ConnectionError,
+    TimeoutError,
+    BusyLoadingError,
+    OSError,
+)
+
+# A server that is there, and says that it cannot serve anybody for now. In a pipeline redis-py puts
+# the command before the server's words.
+_AWAY = re.compile(r"(?:^|caused error: \(')(BUSY|LOADING|MASTERDOWN|TRYAGAIN|CLUSTERDOWN)\b")
+
+_PAUSE_MAX_S = 0.5
+_WRITE_BUFFER_BYTES = 64 << 10
+
+_serializer = HiredisRespSerializer()
+
+
+def is_away(error: BaseException) -> bool:
+    """Return True for an error that ends by itself, of a server that serves no client for now."""
+    if isinstance(error, ResponseError):
+        return _AWAY.search(str(error)) is not None
+    return isinstance(error, UNAVAILABLE)
+
+
+class PatientRetry(Retry):
+    """Tries again for some seconds, where redis-py's own counts its tries.
+
+    A refused connection fails in no time, a silent one after the socket's timeout: only time
+    says how long a caller has waited.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        super().__init__(NoBackoff(), 0)
+        self._patience_s = patience_s
+
+    async def call_with_retry(
+        self, do: Callable[[], Awaitable[T]], fail: Callable[[RedisError], Any]
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._patience_s
+        pause_s = 0.02
+        while True:
+            try:
+                return await do()
+            except (RedisError, OSError) as error:
+                if not is_away(error):
+                    raise
+                if not isinstance(error, ResponseError):  # which leaves the connection as it is
+                    await fail(cast(RedisError, error))
+                if loop.time() >= give_up_s:
+                    raise
+                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
+                pause_s = min(_PAUSE_MAX_S, pause_s * 2)
+
+
+class Cancellable(AbstractConnection):
+    """redis-py loses cancellations on Python 3.11, in two places that every call passes.
+
+    It writes under `asyncio.wait_for`, and asks for unread data under a timeout of no time. A
+    task that is cancelled there goes on as if nothing had been said: a timeout does not end it,
+    and a worker does not stop.
+    """
+
+    async def can_read_destructive(self) -> bool:
+        reader = self._reader
+        if reader is None or reader.at_eof():
+            raise ConnectionError("Connection closed by server.")
+        return bool(getattr(reader, "_buffer", None))
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Encode in C: redis-py's own, in Python, took half of a bulk call's time."""
+        packed: list[bytes] = _serializer.pack(*args)
+        return packed
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        writer = self._writer
+        if (
+            writer is None
+            or self.health_check_interval
+            or isinstance(command, bytes | str)
+            or writer.transport.is_closing()
+        ):
+            await self._send_slowly(command, check_health)
+        else:  # nothing to wait for, so neither a timer nor a task's turn
+            try:
+                writer.write(b"".join(command))
+            except RuntimeError:  # uvloop's word for a connection that was reset
+                await self.disconnect(nowait=True)
+                raise ConnectionError("the connection was lost") from None
+            if writer.transport.get_write_buffer_size() > _WRITE_BUFFER_BYTES:
+                await self._send_slowly(b"", check_health)
+
+    async def _send_slowly(
+        self, command: bytes | str | Iterable[bytes], check_health: bool
+    ) -> None:
+        """Connect first if need be, and wait until the buffer has room again."""
+        limit_s, self.socket_timeout = self.socket_timeout, None
+        writer = self._writer
+        try:
+            async with asyncio.timeout(limit_s):
+                await super().send_packed_command(command, check_health)
+        except builtins.TimeoutError:
+            await self.disconnect(nowait=True)
+            raise TimeoutError("Timeout writing to socket") from None
+        except RuntimeError:  # uvloop's word for a connection that was reset
+            if writer is None or not writer.transport.is_closing():
+                raise
+            raise ConnectionError("the connection was lost") from None
+        finally:
+            self.socket_timeout = limit_s
+
+
+class PatientHandshake(Cancellable):
+    """redis-py tries again to connect, but not to greet: a connection may die in between.
+
+    So it does behind a proxy whose server is gone, or when a server stops.
+    """
+
+    async def connect(self) -> None:
+        await self.retry.call_with_retry(super().connect, lambda _: self.disconnect(nowait=True))
+
+
+# redis-py's abstract `repr_pieces` is typed as returning None, its own classes' is not.
+class Tcp(PatientHandshake, Connection):  # pyright: ignore[reportIncompatibleMethodOverride]
+    pass
+
+
+class Tls(PatientHandshake, SSLConnection):  # pyright: ignore[reportIncompatibleMethodOverride]
+    pass
+
+
+class Unix(  # pyright: ignore[reportIncompatibleMethodOverride]
+    PatientHandshake, UnixDomainSocketConnection
+):
+    pass
+
+
+OURS = {Connection: Tcp, SSLConnection: Tls, UnixDomainSocketConnection: Unix}
+
+
+class OneLoop:
+    """Belongs to the loop that uses it first."""
+
+    def __init__(self) -> None:
+        self._first: dict[None, asyncio.AbstractEventLoop] = {}
+
+    def check(self) -> None:
+        """Raise `RuntimeError` in any loop but the first, also when that one is over."""
+        loop = asyncio.get_running_loop()
+        if self._first.setdefault(None, loop) is not loop:  # one step: threads may race for it
+            raise RuntimeError(
+                "this Client belongs to another event loop, the one that used it first: make a "
+                "Client in each loop, or use darkq.sync.Client, which any thread may call"
+            )

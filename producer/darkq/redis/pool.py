@@ -1,0 +1,137 @@
+"""How darkq connects to Redis: pooled, bounded, and patient with a server that restarts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from redis.asyncio import BlockingConnectionPool, SSLConnection
+from redis.exceptions import OutOfMemoryError, RedisError
+
+from darkq.errors import ConfigurationError, DarkqError, RedisFull, RedisUnavailable
+from darkq.redis.connections import OURS, UNAVAILABLE, OneLoop, PatientRetry, is_away
+from darkq.redis.sentinel import TO_MASTER, Sentinels
+from darkq.redis.url import Address, RedisUrl, WrongOption, parse
+from darkq.settings.settings import Settings
+
+_REFUSED = re.compile(r"(?:^|-|caused error: \(')(MISCONF|READONLY|NOPERM|NOREPLICAS)\b")
+# In a pipeline redis-py puts the command before the server's words.
+_ELSEWHERE = re.compile(r"(?:^|caused error: \(')(MOVED|CROSSSLOT)\b")
+_NO_URL = (
+    "is no Redis URL: redis://, rediss:// or unix://, a password percent-encoded; "
+    "redis+sentinel://host,host/service or redis+cluster://host,host"
+)
+_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+ONE_OF_A_CLUSTER = "names one server of a cluster: redis+cluster:// instead of redis://"
+
+
+def read_url(settings: Settings) -> RedisUrl:
+    """Take the URL of the settings apart. Raises `ConfigurationError`."""
+    try:
+        return parse(settings.find_redis_url())
+    except WrongOption as error:
+        raise ConfigurationError("DARKQ_REDIS_URL", str(error)) from None
+    except ValueError:  # its text may quote what stands where a port should, half a password
+        raise ConfigurationError("DARKQ_REDIS_URL", _NO_URL) from None
+
+
+class _Pool(BlockingConnectionPool):
+    """A pool of one event loop."""
+
+    loop: OneLoop
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        self.loop.check()
+        return await super().get_connection(*args, **options)
+
+
+def pool(
+    settings: Settings,
+    *,
+    loop: OneLoop | None = None,
+    at: Address | None = None,
+    sentinels: Sentinels | None = None,
+    patience_s: float | None = None,
+    connections: int | None = None,
+) -> BlockingConnectionPool:
+    """Make a pool of connections to a server: the one of the settings, or a node of a cluster.
+
+    Connects on first use. A call past the pool's size waits for a connection; one that finds
+    Redis away tries again for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`; one from
+    another loop than the first is a `RuntimeError`. Pools that share `sentinels` hear together of a
+    new master. Raises `ConfigurationError` for a URL that is none.
+    """
+    url = read_url(settings)
+    options = dict(url.options)
+    if (
+        url.connection_class is SSLConnection
+    ):  # redis-py takes a certificate of any host unless told
+        options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
+    for name in _FILES:
+        if name in options and not Path(options[name]).exists():
+            raise ConfigurationError("DARKQ_REDIS_URL", f"has {name}, and no such file is here")
+    kind = OURS[url.connection_class]
+    if at is not None:
+        options.update(host=at.host, port=at.port)
+    elif url.kind == "sentinel":
+        kind = TO_MASTER[url.connection_class]
+        options["sentinels"] = sentinels or Sentinels(url)
+    try:
+        made = _Pool(
+            connection_class=kind,
+            max_connections=connections or settings.redis_connections,
+            timeout=None,
+            socket_timeout=settings.redis_timeout_s,
+            socket_connect_timeout=settings.redis_timeout_s,
+            retry=PatientRetry(settings.redis_patience_s if patience_s is None else patience_s),
+            retry_on_error=list(UNAVAILABLE),
+            **options,
+        )
+        made.loop = loop or OneLoop()
+        cast(Any, made).make_connection()  # an unknown option shows here, not at first use
+    except (TypeError, ValueError, RedisError) as error:
+        raise ConfigurationError("DARKQ_REDIS_URL", _unusable(error)) from None
+    return made
+
+
+def _unusable(error: Exception) -> str:
+    """Name the option that redis-py does not take, but not its value."""
+    named = re.search(r"argument '(\w{1,40})'", str(error))
+    return f"has an option that is not known: {named[1]}" if named else "has options that cannot be"
+
+
+@asynccontextmanager
+async def speaking_darkq() -> AsyncIterator[None]:
+    """Turn every error of redis-py into one of darkq's, `RedisUnavailable` above all.
+
+    One that belongs to a cluster, and has not been told so, is a `ConfigurationError`.
+    """
+    try:
+        yield
+    except DarkqError:  # some of them are an OSError too
+        raise
+    except (RedisError, OSError) as error:
+        if not isinstance(error, RedisError) or is_away(error):
+            raise RedisUnavailable(brief(error)) from error
+        if isinstance(error, OutOfMemoryError) or "-OOM " in str(error):
+            raise RedisFull from error
+        if _ELSEWHERE.search(str(error)):
+            raise ConfigurationError("DARKQ_REDIS_URL", ONE_OF_A_CLUSTER) from None
+        found = _REFUSED.search(str(error))  # Redis 6 wraps what a command said to a script
+        raise RedisUnavailable(found[1] if found else brief(error)) from error
+
+
+def is_wrong_type(error: BaseException) -> bool:
+    """Tell whether a server found a value of another type: something foreign stands at that key."""
+    return isinstance(error, RedisError) and "WRONGTYPE" in str(error)
+
+
+def brief(error: BaseException) -> str:
+    """Name an error without what it quotes: a server's reply may quote our arguments."""
+    if isinstance(error.__cause__, RedisError):  # a wrong password, wrapped while connecting
+        error = error.__cause__
+    code = str(error).split(" ", 1)[0] if isinstance(error, RedisError) else ""
+    return f"{type(error).__name__} {code}" if code.isupper() else type(error).__name__

@@ -1,0 +1,1 @@
+"""What the gateway and the worker share: API keys, files, repeated requests."""

@@ -1,0 +1,233 @@
+"""API keys: who may call a gateway, for which tenant, and how much.
+
+A key is 256 random bits, shown once. What is kept is its SHA-256: nobody who reads Redis can call
+with it, and a guess costs one lookup that finds nothing. A key stays until it expires or is
+revoked; so do its record and its place in the list of keys, which are permanent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+
+from darkq.errors import ApiKeyNotFound, InvalidJob
+from darkq.protocol.job import MAX_NAME_CHARS, MAX_PROMPT_BYTES
+from darkq.protocol.keys import API_KEYS, api_key, api_key_use
+from darkq.protocol.plain import plain
+from darkq.redis import scripts
+from darkq.redis.pool import speaking_darkq
+
+MAX_RATE_PER_S = 100_000.0
+MAX_CONCURRENCY = 1_000_000
+MAX_MODELS = 100
+MAX_BODY_BYTES = 1 << 40
+
+_SECRET = re.compile(r"darkq_[A-Za-z0-9_-]{43}")
+_ID_CHARS = 16
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is kept of a key. None, and no models, mean: no limit of its own.
+
+    `rate_per_s` bounds calls, `concurrency` those in progress at once, event streams included.
+    Times are epoch milliseconds.
+    """
+
+    id: str
+    name: str
+    tenant: str
+    created_ms: int
+    expires_ms: int | None = None
+    rate_per_s: float | None = None
+    concurrency: int | None = None
+    max_prompt_bytes: int | None = None
+    max_body_bytes: int | None = None
+    models: tuple[str, ...] = ()
+
+
+class Entry(NamedTuple):
+    """Whether a call may begin; if not, why, and when to ask again at the earliest."""
+
+    verdict: Literal["entered", "rate", "places"]
+    wait_s: float
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    v: int = 1
+    digest: str
+    key: ApiKey
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(_Record)
+
+
+class ApiKeys:
+    """The keys of a Redis. Every method raises `RedisUnavailable`."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def create(
+        self,
+        name: str,
+        *,
+        tenant: str | None = None,
+        rate_per_s: float | None = None,
+        concurrency: int | None = None,
+        max_prompt_bytes: int | None = None,
+        max_body_bytes: int | None = None,
+        models: Iterable[str] = (),
+        ttl_s: float | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Make a key, and return what is kept of it and the key itself, which nobody sees again.
+
+        Its tenant has the key's name, unless another is given: keys of one tenant see each
+        other's jobs. Raises `InvalidJob`, which names the argument.
+        """
+        secret = f"darkq_{secrets.token_urlsafe(32)}"
+        digest = key_digest(secret)
+        created_ms = int(time.time() * 1000)
+        ttl_ms = int(_within("ttl_s", ttl_s, 100 * 366 * 86400.0) * 1000) if ttl_s else None
+        key = ApiKey(
+            id=digest[:_ID_CHARS],
+            name=_name("name", name),
+            tenant=_name("tenant", name if tenant is None else tenant),
+            created_ms=created_ms,
+            expires_ms=created_ms + ttl_ms if ttl_ms else None,
+            rate_per_s=_within("rate_per_s", rate_per_s, MAX_RATE_PER_S) if rate_per_s else None,
+            concurrency=_count("concurrency", concurrency, MAX_CONCURRENCY),
+            max_prompt_bytes=_count("max_prompt_bytes", max_prompt_bytes, MAX_PROMPT_BYTES),
+            max_body_bytes=_count("max_body_bytes", max_body_bytes, MAX_BODY_BYTES),
+            models=_models(models),
+        )
+        record = _encoder.encode(_Record(digest=digest, key=key))
+        async with speaking_darkq():
+            await self._redis.execute_command("SADD", API_KEYS, digest)
+            await self._redis.set(api_key(digest), record, px=ttl_ms)
+        return key, secret
+
+    async def listed(self) -> list[ApiKey]:
+        """Return the keys that are good now, the oldest first."""
+        async with speaking_darkq():
+            digests = await self._digests()
+            async with self._redis.pipeline(transaction=False) as pipe:  # of any slots
+                for digest in digests:
+                    pipe.get(api_key(digest))
+                found: Sequence[bytes | None] = await pipe.execute()
+        keys = [_decoder.decode(record).key for record in found if record is not None]
+        return sorted(keys, key=lambda key: (key.created_ms, key.id))
+
+    async def revoke(self, key_id: str) -> None:
+        """Make a key useless, from the next call on. Raises `ApiKeyNotFound`."""
+        async with speaking_darkq():
+            for digest in await self._digests():
+                if digest[:_ID_CHARS] == key_id:
+                    # In this order: cut off in between, the key is useless all the same.
+                    await self._redis.delete(api_key(digest))
+                    await self._redis.execute_command("SREM", API_KEYS, digest)
+                    return
+        raise ApiKeyNotFound(key_id)
+
+    async def exist(self) -> bool:
+        """Tell whether a key has been made that was not revoked, be it that all have expired."""
+        async with speaking_darkq():
+            return bool(await self._redis.exists(API_KEYS))
+
+    async def find(self, secret: str) -> ApiKey | None:
+        """Return what is kept of a key, or None when it is none, or not any more."""
+        if _SECRET.fullmatch(secret) is None:
+            return None
+        digest = key_digest(secret)
+        async with speaking_darkq():
+            data: bytes | None = await self._redis.get(api_key(digest))
+        if data is None:
+            return None
+        try:
+            record = _decoder.decode(data)
+        except msgspec.MsgspecError:  # who wrote that is not us
+            return None
+        return record.key if hmac.compare_digest(record.digest, digest) else None
+
+    async def good(self, digests: Iterable[str]) -> set[str]:
+        """Return the digests of those keys that are neither revoked nor expired."""
+        asked = list(digests)
+        async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
+            for digest in asked:  # of any slots
+                pipe.exists(api_key(digest))
+            found: Sequence[int] = await pipe.execute()
+        return {digest for digest, exists in zip(asked, found, strict=True) if exists}
+
+    async def enter(self, key: ApiKey, call_id: str, *, lease_s: float) -> Entry:
+        """Count a call that begins, in all gateways together.
+
+        With a `concurrency`, it holds a place until `leave`, or for as long as `renew` says.
+        """
+        if key.rate_per_s is None and key.concurrency is None:
+            return Entry("entered", 0.0)
+        per_s = key.rate_per_s
+        interval_ms = 1000 / per_s if per_s else 0
+        burst = max(1, int(per_s)) if per_s else 0
+        args = [interval_ms, burst, key.concurrency or 0, int(lease_s * 1000), call_id]
+        async with speaking_darkq():
+            verdict, wait_ms = await scripts.enter(self._redis, api_key_use(key.id), args)
+        return Entry(verdict.decode(), wait_ms / 1000)
+
+    async def renew(self, calls: Iterable[tuple[ApiKey, str]], *, lease_s: float) -> None:
+        """Hold the places of calls for another lease."""
+        async with speaking_darkq():
+            seconds, _ = await self._redis.time()  # by which `enter` finds what has lapsed
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for key, call_id in calls:
+                    places = api_key_use(key.id)[1]
+                    pipe.zadd(places, {call_id: (seconds + lease_s) * 1000}, xx=True)
+                    pipe.pexpire(places, int(lease_s * 1000))
+                await pipe.execute()
+
+    async def leave(self, key: ApiKey, call_id: str) -> None:
+        """Give a call's place back."""
+        async with speaking_darkq():
+            await self._redis.zrem(api_key_use(key.id)[1], call_id)
+
+    async def _digests(self) -> list[str]:
+        members: Any = await self._redis.execute_command("SMEMBERS", API_KEYS)
+        return [member.decode(errors="replace") for member in members]
+
+
+def key_digest(secret: str) -> str:
+    """Return what is kept of a key in its place."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _name(field: str, name: str) -> str:
+    if not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
+        raise InvalidJob(field, f"must be 1 to {MAX_NAME_CHARS} printable characters")
+    return str(plain(name))
+
+
+def _within(field: str, value: float, limit: float) -> float:
+    if not 0 < value <= limit:
+        raise InvalidJob(field, f"must be above 0 and at most {limit:g}")
+    return float(value)
+
+
+def _count(field: str, value: int | None, limit: int) -> int | None:
+    value = plain(value)
+    if value is not None and not (isinstance(value, int) and 1 <= value <= limit):
+        raise InvalidJob(field, f"must be a whole number from 1 to {limit:,}")
+    return value
+
+
+def _models(models: Iterable[str]) -> tuple[str, ...]:
+    checked = tuple(_name("models", model) for model in models)
+    if len(checked) > MAX_MODELS:
+        raise InvalidJob("models", f"are more than {MAX_MODELS}")
+    return checked

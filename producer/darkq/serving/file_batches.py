@@ -1,0 +1,312 @@
+"""A batch whose input and output are files: asked for by one process, run by any worker.
+
+What is asked for, and how far it has come, is one record. Its creator writes it once; then only
+the worker that holds the batch's lease does, by a script that compares its token and the state.
+Cancelling is not in it: that is said to the batch itself (`Batch.cancel`).
+
+What lost runners leave in the store of files is deleted an hour after the end. Until then the parts
+stay too: a Redis that loses its latest writes may forget the end, and then they are needed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
+from redis.asyncio import Redis
+
+from darkq.errors import BatchNotFound, BatchTaken, CorruptRecord, NewerRecord
+from darkq.openai.body import Endpoint
+from darkq.protocol.job import checked_metadata
+from darkq.protocol.keys import FILE_BATCHES_ENDED, FILE_BATCHES_OPEN, BatchKeys, file_batches_of
+from darkq.protocol.record import decode_head, tenant_of
+from darkq.redis import scripts
+from darkq.redis.pool import is_wrong_type, speaking_darkq
+
+FileBatchState: TypeAlias = Literal[
+    "validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelled"
+]
+
+TTL_S = 30 * 86400
+MOST_LISTED = 10_000
+"""Of a tenant; older ones are known by their ids alone."""
+LEFTOVERS_KEPT_S = 3600.0
+MOST_ENDED = 100
+MOST_AT_ONCE = 200
+
+
+class LineError(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong with an input that cannot be run."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was asked for, and how far it has come. Times are epoch seconds.
+
+    `completed` and `failed` are counted when it ends; until then the batch itself knows them.
+    `refused` lines are of the total, and have no job: their requests cannot be honoured.
+    `output_ttl_s` is how long its output and error files are kept, if it is not as usual.
+    """
+
+    v: int = 1
+    id: str
+    tenant: str | None
+    input_file_id: str
+    endpoint: Endpoint
+    metadata: dict[str, str] = {}
+    models: tuple[str, ...] = ()
+    max_prompt_bytes: int | None = None
+    state: FileBatchState = "validating"
+    created_at: int
+    expires_at: int
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    cancelling_at: int | None = None
+    ended_at: int | None = None
+    total: int = 0
+    refused: int = 0
+    completed: int = 0
+    failed: int = 0
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    output_ttl_s: int | None = None
+    errors: tuple[LineError, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"FileBatch(id={self.id!r}, state={self.state!r})"
+
+
+class FileBatchPage(NamedTuple):
+    """Some of a tenant's batches; `has_more` tells whether others follow."""
+
+    records: list[FileBatch]
+    has_more: bool
+
+
+_decoder = msgspec.json.Decoder(FileBatch)
+
+
+class FileBatches:
+    """The records of a Redis. Every method raises `RedisUnavailable`."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def create(self, record: FileBatch) -> None:
+        """Store a new one; a worker finds it soon. One that is there stays as it is.
+
+        Raises `InvalidJob` for its metadata.
+        """
+        checked_metadata(record.metadata)
+        key, ours = BatchKeys.parse(record.id).files, file_batches_of(_digest(record.tenant))
+        async with speaking_darkq():
+            await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S, nx=True)
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.zadd(ours, {record.id: time.time()}, nx=True)
+                pipe.zremrangebyrank(ours, 0, -MOST_LISTED - 1)
+                pipe.expire(ours, TTL_S)
+                pipe.zadd(FILE_BATCHES_OPEN, {record.id: time.time()}, nx=True)
+                pipe.expire(FILE_BATCHES_OPEN, TTL_S)
+                await pipe.execute()
+
+    async def turn(
+        self, record: FileBatch, *, before: FileBatchState, runner: str, begins: Iterable[str] = ()
+    ) -> None:
+        """Write how far a batch has come, if its state is `before` and no other process runs it.
+
+        `runner` is the token of the batch's lease. `begins` are the ids of files that the caller
+        is about to put together; `leftovers` knows them. Raises `BatchTaken`, `BatchNotFound`.
+        """
+        keys = BatchKeys.parse(record.id)
+        data = msgspec.json.encode(record)
+        async with speaking_darkq():
+            verdict: bytes = await scripts.turn_file_batch(
+                self._redis,
+                [keys.files, keys.runner, keys.outputs],
+                [runner, before, data, TTL_S * 1000, *begins],
+            )
+        if verdict == b"gone":
+            raise BatchNotFound(record.id)
+        if verdict:
+            raise BatchTaken(record.id, verdict.decode())
+
+    async def parts(self, batch_id: str) -> list[str]:
+        """Return the names of the parts that count, in the order of their first ends."""
+        async with speaking_darkq():
+            names = await self._redis.zrange(BatchKeys.parse(batch_id).parts, 0, -1)
+        return [name.decode() for name in names]
+
+    async def get(self, batch_id: str) -> FileBatch:
+        """Return a record. Raises `BatchNotFound`, `CorruptRecord`, `NewerRecord`."""
+        (data,) = await self._stored([batch_id])
+        if data is None:
+            raise BatchNotFound(batch_id)
+        return _read(data, batch_id)
+
+    async def page(
+        self,
+        tenant: str | None,
+        *,
+        limit: int,
+        after: str | None = None,
+        oldest_first: bool = False,
+    ) -> FileBatchPage:
+        """Return a tenant's batches, the newest first: `limit` of them, those that follow `after`.
+
+        No more records are read than are returned; one that cannot be read is left out. Raises
+        `BatchNotFound` when `after` is not in the list.
+        """
+        ours = file_batches_of(_digest(tenant))
+        async with speaking_darkq():
+            await self._drop_expired(ours)
+            ids = await self._ids(ours, after, limit + 1, oldest_first=oldest_first)
+        return FileBatchPage(await self._records(ids[:limit]), len(ids) > limit)
+
+    async def _drop_expired(self, ours: str) -> None:
+        """Remove the oldest ids whose records have expired, a bounded number of them."""
+        oldest_s = time.time() - TTL_S
+        ids = await self._redis.zrangebyscore(ours, "-inf", oldest_s, start=0, num=MOST_ENDED)
+        if ids:
+            await self._redis.zrem(ours, *ids)
+
+    async def _ids(
+        self, ours: str, after: str | None, count: int, *, oldest_first: bool
+    ) -> list[str]:
+        """Return ids of a list. By score and not by place: places shift when one is added."""
+        score: float | None = None
+        if after is not None and (score := await self._redis.zscore(ours, after)) is None:
+            raise BatchNotFound(after)
+        if oldest_first:
+            start = "-inf" if score is None else score
+            found = await self._redis.zrangebyscore(ours, start, "+inf", start=0, num=count + 1)
+        else:
+            start = "+inf" if score is None else score
+            found = await self._redis.zrevrangebyscore(ours, start, "-inf", start=0, num=count + 1)
+        ids = [batch_id.decode(errors="replace") for batch_id in found]
+        if after in ids:
+            ids = ids[ids.index(after) + 1 :]
+        return ids[:count]
+
+    async def open(self) -> list[str]:
+        """Return the ids of those for which something is left to do, the oldest first."""
+        async with speaking_darkq():
+            ids = await self._redis.zrange(FILE_BATCHES_OPEN, 0, -1)
+        return [batch_id.decode(errors="replace") for batch_id in ids]
+
+    async def reads(self, tenant: str | None, file_id: str) -> str | None:
+        """Return the id of an open batch whose input is this file of the tenant."""
+        ids = await self.open()
+        for start in range(0, len(ids), MOST_AT_ONCE):
+            for record in await self._records(ids[start : start + MOST_AT_ONCE]):
+                is_open = record.ended_at is None and record.tenant == tenant
+                if is_open and record.input_file_id == file_id:
+                    return record.id
+        return None
+
+    async def _records(self, ids: Sequence[str]) -> list[FileBatch]:
+        """Read records; one that cannot be read is left out, and does not hide the others."""
+        records = []
+        ids = [batch_id for batch_id in ids if _can_be_batch(batch_id)]
+        for batch_id, data in zip(ids, await self._stored(ids), strict=True):
+            with suppress(CorruptRecord):
+                if data is not None:
+                    records.append(_read(data, batch_id))
+        return records
+
+    async def _stored(self, ids: Sequence[str]) -> list[bytes | None]:
+        """Return what is stored of batches; b"", which is no record, for a key of another type."""
+        async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
+            for batch_id in ids:  # of any partitions
+                pipe.get(BatchKeys.parse(batch_id).files)
+            found = await pipe.execute(raise_on_error=False)
+            for reply in found:
+                if isinstance(reply, Exception) and not is_wrong_type(reply):
+                    raise reply
+        return [b"" if isinstance(reply, Exception) else reply for reply in found]
+
+    async def close(self, batch_id: str) -> None:
+        """Say that nothing is left to do for a batch but to delete its leftovers, later."""
+        due_s = time.time() + LEFTOVERS_KEPT_S
+        await self._move(batch_id, FILE_BATCHES_OPEN, FILE_BATCHES_ENDED, due_s)
+
+    async def reopen(self, batch_id: str) -> None:
+        """Take back `close`: Redis has lost the end of the batch."""
+        await self._move(batch_id, FILE_BATCHES_ENDED, FILE_BATCHES_OPEN, time.time())
+
+    async def _move(self, batch_id: str, source: str, target: str, score: float) -> None:
+        async with speaking_darkq(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.zadd(target, {batch_id: score})
+            pipe.expire(target, TTL_S)
+            pipe.zrem(source, batch_id)
+            await pipe.execute()
+
+    async def ended(self) -> list[str]:
+        """Return the ids of batches whose leftovers are to be deleted now."""
+        async with speaking_darkq():
+            ids = await self._redis.zrangebyscore(
+                FILE_BATCHES_ENDED, "-inf", time.time(), start=0, num=MOST_ENDED
+            )
+        return [batch_id.decode(errors="replace") for batch_id in ids]
+
+    async def begun(self, batch_id: str) -> list[str]:
+        """Return the ids of the files that runners have begun to put together."""
+        async with speaking_darkq():
+            ids = await self._redis.zrange(BatchKeys.parse(batch_id).outputs, 0, -1)
+        return [file_id.decode() for file_id in ids]
+
+    async def drop(self, batch_id: str) -> None:
+        """Forget an id for which there is no record."""
+        async with speaking_darkq():
+            await self._redis.zrem(FILE_BATCHES_OPEN, batch_id)
+            await self._redis.zrem(FILE_BATCHES_ENDED, batch_id)
+
+    async def fail_lost(self, batch_id: str) -> None:
+        """End a batch that Redis has lost but for its record. Raises `BatchTaken`."""
+        try:
+            record = await self.get(batch_id)
+            if record.ended_at is None:
+                message = "Redis has lost the batch, or it was not run for too long"
+                errors = (LineError(code="batch_lost", message=message),)
+                changes = {"state": "failed", "errors": errors, "ended_at": int(time.time())}
+                ended = msgspec.structs.replace(record, **changes)
+                await self.turn(ended, before=record.state, runner="")
+            await self.close(batch_id)
+        except BatchNotFound:
+            await self.drop(batch_id)
+
+    async def forget_leftovers(self, batch_id: str) -> None:
+        """Say that the leftovers of a batch are deleted."""
+        keys = BatchKeys.parse(batch_id)
+        async with speaking_darkq():
+            await self._redis.delete(keys.parts, keys.outputs)
+            await self._redis.zrem(FILE_BATCHES_ENDED, batch_id)
+
+
+def _read(data: bytes, batch_id: str) -> FileBatch:
+    """Read a record. Raises `CorruptRecord`, `NewerRecord`."""
+    try:
+        if decode_head(data).is_newer:
+            raise NewerRecord(batch_id, tenant_of(data))
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise CorruptRecord(batch_id, tenant_of(data)) from None
+
+
+def _can_be_batch(batch_id: str) -> bool:
+    try:
+        BatchKeys.parse(batch_id)
+    except BatchNotFound:
+        return False
+    return True
+
+
+def _digest(tenant: str | None) -> str:
+    return "open" if tenant is None else hashlib.sha256(tenant.encode()).hexdigest()[:32]

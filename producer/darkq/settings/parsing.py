@@ -1,0 +1,61 @@
+"""How many calls a service allows in how long: several windows, all of which must have room.
+
+Sets of partitions, as people write them: `0-3,7`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from darkq.protocol.keys import MAX_PARTITIONS
+
+MAX_WINDOWS = 8
+_MAX_COUNT = 1_000_000
+_MAX_LENGTH_S = 30 * 24 * 3600
+_WINDOW = re.compile(r"([0-9]{1,7})/([0-9]{1,7}(?:\.[0-9]{1,3})?)")
+
+
+class Window(NamedTuple):
+    """So many calls at most within any `length_s` seconds."""
+
+    calls: int
+    length_s: float
+
+
+def parse_windows(text: str) -> tuple[Window, ...]:
+    """Read windows written as count/seconds, like `4/60,30/1800`; `none` is no window.
+
+    Returns the shortest first. Raises `ValueError`.
+    """
+    if text.strip().lower() == "none":
+        return ()
+    windows = [_parse(part.strip()) for part in text.split(",")]
+    if len(windows) > MAX_WINDOWS:
+        raise ValueError(f"has more than {MAX_WINDOWS} windows")
+    return tuple(sorted(windows, key=lambda window: window.length_s))
+
+
+def _parse(text: str) -> Window:
+    match = _WINDOW.fullmatch(text)
+    if match is None:
+        raise ValueError("is none of: count/seconds, as in 4/60,30/1800; none")
+    window = Window(int(match[1]), float(match[2]))
+    if not (1 <= window.calls <= _MAX_COUNT and 0 < window.length_s <= _MAX_LENGTH_S):
+        raise ValueError(f"has a window that is not 1 to {_MAX_COUNT:,} calls in up to 30 days")
+    return window
+
+
+_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
+
+
+def parse_partitions(text: str) -> tuple[int, ...]:
+    """Read numbers and ranges with commas; return them in order, each once. Raises `ValueError`."""
+    found: set[int] = set()
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < MAX_PARTITIONS:
+            raise ValueError(f"must be partitions below {MAX_PARTITIONS} like 0-3,7")
+        found.update(range(first, last + 1))
+    return tuple(sorted(found))

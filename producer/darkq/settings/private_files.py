@@ -1,0 +1,125 @@
+"""Folders and files that only this user can open, whatever the umask says.
+
+A folder is made with mode 0700 and a file with 0600 from the start: a mode that is set afterwards
+leaves a moment in which others can open what was written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from darkq.errors import ConfigurationError
+from darkq.settings.embedded_socket import is_ours_alone
+
+WRITE_BYTES = 1 << 20
+MAX_TRIES = 20
+
+_PLACE = re.compile(r"/file-[0-9a-f]{32}(/parts)?$")
+_DRAFT = re.compile(r"#[0-9]+$")
+_HAS_MODES = hasattr(os, "geteuid")  # Windows has none
+
+
+def make_ours_alone(directory: Path, setting: str = "DARKQ_STATE_DIR") -> None:
+    """Make a folder of mode 0700; one that is there must be ours, and writable to us alone.
+
+    Raises `ConfigurationError`, which names the setting.
+    """
+    try:
+        make_folders(directory)
+        ours = not _HAS_MODES or is_ours_alone(directory)
+    except OSError as error:
+        raise ConfigurationError(setting, f"{directory}: {error.strerror}") from error
+    if not ours or not os.access(directory, os.W_OK | os.X_OK):
+        reason = f"{directory} must be a directory (not a link) of yours that only you can write to"
+        raise ConfigurationError(setting, reason)
+
+
+def close_to_others(directory: Path) -> bool:
+    """Take every right of others to a folder of ours; return whether they had any."""
+    if not is_open_to_others(directory):
+        return False
+    directory.chmod(0o700)
+    return True
+
+
+def is_open_to_others(path: Path) -> bool:
+    """Tell whether the mode lets anybody but its owner do anything with a file or a folder."""
+    return _HAS_MODES and bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def remove_drafts(root: Path, written_before: float) -> None:
+    """Remove what a process that was killed had begun to write before a time, epoch seconds."""
+    for folder, _, names in os.walk(root):  # one that is gone meanwhile is passed over
+        if _PLACE.search(folder):
+            for path in (Path(folder, name) for name in names if _DRAFT.search(name)):
+                with suppress(OSError):
+                    if path.stat().st_mtime < written_before:
+                        _remove(path)
+
+
+async def write_private(path: Path, pieces: AsyncIterable[bytes]) -> None:
+    """Write a file of mode 0600 and put it in its place whole, its folders of mode 0700 included.
+
+    Whatever ends this before its time leaves nothing. Raises `OSError`, and what `pieces` raises.
+    """
+    # `obstore` does not list a name that ends in # and digits: it names its own drafts so.
+    draft = path.with_name(f"{path.name}#{secrets.randbelow(10**15)}")
+    # Opened, moved and removed here and not in a thread: a cancellation would leave those behind.
+    file = open_new(draft)
+    try:
+        with file:  # waits for a write that is under way in a thread
+            async for some in _gathered(pieces):
+                await asyncio.to_thread(file.write, some)
+        draft.replace(path)
+    except BaseException:
+        _remove(draft)
+        raise
+
+
+async def _gathered(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield pieces worth a call of the operating system."""
+    some = bytearray()
+    async for piece in pieces:
+        some += piece
+        if len(some) >= WRITE_BYTES:
+            yield bytes(some)
+            some.clear()
+    if some:
+        yield bytes(some)
+
+
+def open_new(path: Path) -> BinaryIO:
+    """Open a file of mode 0600 to write, making its folders; there is none of that name yet."""
+    for _ in range(MAX_TRIES):
+        make_folders(path.parent)
+        with suppress(FileNotFoundError):  # a deletion has just removed the empty folder
+            return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, and the two folders above it that are empty then."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        for folder in path.parents[:2]:
+            folder.rmdir()
+
+
+def make_folders(directory: Path) -> None:
+    """Make a folder and those above it, each of mode 0700."""
+    missing = []
+    while not directory.is_dir():
+        missing.append(directory)
+        directory = directory.parent
+    for each in reversed(missing):
+        with suppress(FileExistsError):
+            each.mkdir(mode=0o700)

@@ -1,0 +1,180 @@
+"""The command as such: its help, its exit codes, what it says when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+from typer.testing import CliRunner
+
+from darkq_cli.app import app
+from darkq_cli.terminal import interrupts
+from darkq_cli.terminal.problems import Problem, require
+from support.command import Darkq
+
+SUBCOMMANDS = [
+    *("demo", "up", "run", "enqueue", "tail", "result", "status", "cancel", "failed", "retry"),
+    *("worker", "gateway", "upstreams", "local-darkai", "top", "doctor"),
+]
+UNKNOWN = "0-" + "0" * 32
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy(alone: Darkq) -> None:
+    script = (
+        "import sys\nfrom darkq_cli.main import main\nsys.argv = ['darkq', '--help']\n"
+        "try:\n    main()\nfinally:\n    print(*sys.modules, file=sys.stderr)"
+    )
+    done = alone.start(command=(sys.executable, "-c", script)).done()
+    assert done.code == 0
+    assert all(f"\n  {name} " in done.out.decode() for name in SUBCOMMANDS)
+    heavy = {"darkq", "redis", "pydantic", "arq", "aiohttp", "asyncio", "xllamacpp", "rich"}
+    assert not heavy & set(done.err.split())
+
+
+def test_help_lists_commands_in_groups_and_all_of_them() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output
+    groups = re.findall(r"^(\w+):\n((?:  .*\n)+)", text, re.MULTILINE)
+    listed = {group: re.findall(r"^  (\S+) ", rows, re.MULTILINE) for group, rows in groups[1:]}
+    assert list(listed) == ["Begin", "Jobs", "Processes", "Operation"]
+    groups_of_their_own = {"batch", "keys", "queues", "workers", "purge"}
+    found = {name for names in listed.values() for name in names}
+    assert found == {*SUBCOMMANDS, *groups_of_their_own}
+
+
+def test_help_is_quick(alone: Darkq) -> None:
+    def took_s() -> float:
+        began_s = time.monotonic()
+        assert alone("--help").code == 0
+        return time.monotonic() - began_s
+
+    assert min(took_s() for _ in range(5)) < 0.5
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    found = CliRunner().invoke(app, [name, "-h"])
+    assert found.exit_code == 0
+    assert f"  darkq {name}" in found.output
+
+
+def test_version(alone: Darkq) -> None:
+    assert alone("--version").line.split() == ["darkq", "0.2.0"]
+
+
+def test_completion(alone: Darkq) -> None:
+    asked = {"_DARKQ_COMPLETE": "complete_bash", "COMP_WORDS": "darkq ta", "COMP_CWORD": "1"}
+    script = "import sys; sys.argv[0] = 'darkq'; from darkq_cli.main import main; main()"
+    done = alone.start(command=(sys.executable, "-c", script), environment=asked).done()
+    assert done.out.split() == [b"tail"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("nonsense",),
+        ("enqueue",),
+        ("enqueue", "hi", "--priority", "urgent"),
+        ("enqueue", "hi", "--tries", "0"),
+        ("enqueue", "hi", "--metadata", "novalue"),
+        ("enqueue", "-"),
+        ("tail", UNKNOWN, "--after", "12"),
+        ("up", "--model", "gpt-9"),
+    ],
+)
+def test_wrong_usage_exits_with_2(darkq: Darkq, arguments: tuple[str, ...]) -> None:
+    done = darkq(*arguments)
+    assert done.code == 2
+    assert done.out == b""
+    assert done.err
+    assert "Traceback" not in done.err
+
+
+def test_input_that_is_no_text_is_wrong_usage(darkq: Darkq) -> None:
+    done = darkq("enqueue", "-", stdin=b"caf\xe9")
+    assert (done.code, done.err) == (2, "darkq: standard input is not UTF-8\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "job_id"),
+    [("tail", UNKNOWN), ("result", UNKNOWN), ("status", "nonsense"), ("cancel", UNKNOWN)],
+)
+def test_an_unknown_job_is_named(darkq: Darkq, name: str, job_id: str) -> None:
+    done = darkq(name, job_id)
+    assert done.code == 1
+    assert done.out == b""
+    first, second = done.err.splitlines()
+    assert first == f"darkq: no job {job_id}: unknown, or its result has expired"
+    assert second == "Looked in the Redis of DARKQ_REDIS_URL."
+
+
+def test_with_json_an_error_is_an_object_on_stderr(darkq: Darkq) -> None:
+    done = darkq("status", UNKNOWN, "--json")
+    assert (done.code, done.out) == (1, b"")
+    error = json.loads(done.err)["error"]
+    assert error["type"] == "JobNotFound"
+    assert error["job_id"] == UNKNOWN
+
+
+def test_a_redis_that_is_away_is_named(alone: Darkq) -> None:
+    away = {"DARKQ_REDIS_URL": "redis://127.0.0.1:1", "DARKQ_REDIS_PATIENCE_S": "0.2"}
+    done = alone("status", UNKNOWN, environment=away)
+    assert done.code == 1
+    assert done.err.startswith("darkq: Redis does not answer")
+    assert "Traceback" not in done.err
+
+
+def test_a_setting_that_is_wrong_is_named(alone: Darkq) -> None:
+    done = alone("status", UNKNOWN, environment={"DARKQ_PARTITIONS": "many"})
+    assert done.code == 1
+    assert done.err.startswith("darkq: DARKQ_PARTITIONS: ")
+
+
+def test_without_any_redis_one_is_started_and_jobs_outlive_it(alone: Darkq) -> None:
+    job_id = alone("enqueue", "hi").line
+    done = alone("status", job_id, "--json")
+    assert json.loads(done.out)["state"] == "queued"
+    assert "DARKQ_STATE_DIR" in alone("status", UNKNOWN).err
+
+
+def test_a_missing_package_is_named_with_the_extra() -> None:
+    require("worker", "json")
+    with pytest.raises(Problem) as caught:
+        require("worker", "json", "no_such_package")
+    assert "no_such_package" in caught.value.message
+    assert "pip install 'darkq[worker]'" in caught.value.hint
+
+
+def test_a_reader_that_leaves_is_no_error_to_speak_of(alone: Darkq) -> None:
+    job_id = alone("enqueue", "hi").line
+    with subprocess.Popen(
+        [sys.executable, "-m", "darkq_cli", "status", job_id],
+        env=alone.environment,
+        cwd=alone.home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(10) == 1
+
+
+def test_ctrl_c_in_the_middle_of_a_step_is_not_lost() -> None:
+    async def main() -> None:
+        signal.raise_signal(signal.SIGINT)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):  # as redis-py does to look at a connection
+                await asyncio.sleep(5)
+        await asyncio.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.run(main())

@@ -1,0 +1,146 @@
+"""What a client shows of a refusal: the message alone, in which the parameter must stand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from darkq import Settings
+from darkq_gateway.http import sse_response
+from support.http_api import Api
+from support.recorded_http import RecordedServer, Recording
+
+HELLO = [{"role": "user", "content": "Hi"}]
+SAID = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+TOOL = {"type": "function", "name": "f", "parameters": {}}
+CHAT, RESPONSES, BATCHES = "/v1/chat/completions", "/v1/responses", "/v1/batches"
+CALL_OUTPUT = {"type": "function_call_output", "call_id": "1", "output": "x"}
+
+GOOD: dict[str, dict[str, Any]] = {
+    CHAT: {"model": "m", "messages": HELLO},
+    RESPONSES: {"model": "m", "input": "Hi"},
+    BATCHES: {"input_file_id": "file-1", "endpoint": CHAT, "completion_window": "24h"},
+}
+
+TOO_LONG = {
+    "llama": '{"error":{"code":400,"message":"request (9 tokens) exceeds the available context '
+    'size (8 tokens), try increasing it","type":"exceed_context_size_error"}}',
+    "vllm": '{"error":{"message":"This model\'s maximum context length is 8 tokens.",'
+    '"type":"BadRequestError","param":"input_tokens","code":400}}',
+    "openai": '{"error":{"message":"Your input exceeds the context window of this model.",'
+    '"type":"invalid_request_error","param":"input","code":"context_length_exceeded"}}',
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "param"),
+    [
+        (CHAT, {"tools": [TOOL], "tool_choice": "required"}, "tools"),
+        (CHAT, {"tool_choice": "required", "tools": [TOOL]}, "tools"),
+        (CHAT, {"function_call": {"name": "f"}, "functions": [TOOL]}, "functions"),
+        (CHAT, {"top_logprobs": 2, "logprobs": True}, "logprobs"),
+        (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT, {"stream_options": {"include_usage": True}}, "stream_options"),
+        (CHAT, {"stream": "yes"}, "stream"),
+        (CHAT, {"stream": True, "stream_options": 3}, "stream_options"),
+        (CHAT, {"temperature": 9}, "temperature"),
+        (CHAT, {"temperature": "hot"}, "temperature"),
+        (CHAT, {"max_tokens": 0}, "max_tokens"),
+        (CHAT, {"stop": ["a"] * 17}, "stop"),
+        (CHAT, {"stop": [""]}, "stop"),
+        (CHAT, {"messages": None}, "messages"),
+        (CHAT, {"messages": "Hi"}, "messages"),
+        (CHAT, {"messages": [*HELLO, SAID]}, "messages[1]"),
+        (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
+        (CHAT, {"messages": [{"content": "x"}]}, "messages[0]"),
+        (CHAT, {"messages": [{"role": "user", "content": 3}]}, "messages[0]"),
+        (CHAT, {"messages": [SAID, {"role": "tool"}], "tools": [TOOL]}, "tools"),
+        (CHAT, {"model": 3}, "model"),
+        (CHAT, {"metadata": {"a": 1}}, "metadata"),
+        (RESPONSES, {"tool_choice": "required", "tools": [TOOL]}, "tools"),
+        (RESPONSES, {"tools": [TOOL], "input": [CALL_OUTPUT]}, "tools"),
+        (RESPONSES, {"input": [CALL_OUTPUT]}, "input[0]"),
+        (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+         "input[0]"),
+        (RESPONSES, {"input": None}, "input"),
+        (RESPONSES, {"instructions": 3}, "instructions"),
+        (RESPONSES, {"previous_response_id": "resp_1"}, "previous_response_id"),
+        (RESPONSES, {"background": 1}, "background"),
+        (RESPONSES, {"background": True, "store": False}, "store"),
+        (RESPONSES, {"max_output_tokens": "many"}, "max_output_tokens"),
+        (RESPONSES, {"user": "x" * 600}, "user"),
+        (BATCHES, {"endpoint": "/v1/embeddings"}, "endpoint"),
+        (BATCHES, {"nonsense": 1}, "nonsense"),
+        (BATCHES, {"completion_window": None}, "completion_window"),
+        (BATCHES, {"output_expires_after": {"anchor": "x", "seconds": 3600}},
+         "output_expires_after.anchor"),
+    ],
+)  # fmt: skip
+async def test_the_message_of_a_refusal_names_the_parameter(
+    api: Api, path: str, parameters: dict[str, Any], param: str
+) -> None:
+    """Red if only `param` names it, if the effect is named and not the cause, or if msgspec talks.
+
+    Most clients show the message and nothing else.
+    """
+    answer = await api("POST", path, GOOD[path] | parameters)
+    assert answer.status == 400
+    error = answer.json["error"]
+    assert error["param"] == param
+    assert error["message"].startswith((f"{param}: ", f"{param} "))
+    assert not any(words in error["message"] for words in ("Expected", "Object ", "enum"))
+
+
+async def test_a_query_and_a_path_are_named_too(api: Api) -> None:
+    """Red if only bodies pass the place that puts the name into the message."""
+    for path, param in (
+        ("/v1/files?limit=x", "limit"),
+        ("/v1/files?order=x", "order"),
+        ("/v1/responses/resp_1?starting_after=x", "starting_after"),
+    ):
+        answer = await api("GET", path)
+        assert answer.json["error"]["message"].startswith(f"{param}: ")
+
+
+@pytest.fixture
+async def refusing(
+    make_settings: Callable[..., Settings],
+    start_worker: Callable[[Settings], asyncio.Task[None]],
+) -> AsyncIterator[None]:
+    """A worker with upstreams that refuse every prompt as too long, each in its own words."""
+    recordings = {
+        name: Recording((body.encode(),), status=400, content_type="application/json")
+        for name, body in TOO_LONG.items()
+    }
+    async with RecordedServer(recordings) as server:
+        upstreams = {name: {"url": server.url_of(name), "models": name} for name in recordings}
+        start_worker(make_settings(darkai_url="none", upstreams=upstreams))
+        yield
+
+
+@pytest.mark.usefixtures("refusing")
+@pytest.mark.parametrize("model", TOO_LONG)
+async def test_a_prompt_that_is_too_long_has_the_code_that_clients_look_for(
+    sdk: AsyncOpenAI, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red if it is `rejected`, or if one of both endpoints differs."""
+    monkeypatch.setattr(sse_response, "BEGIN_S", 20)
+    hello: Any = HELLO
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match=r"messages: .*context") as chat:
+            await sdk.chat.completions.create(model=model, messages=hello, stream=stream)
+        assert chat.value.code == "context_length_exceeded"
+        with pytest.raises(openai.BadRequestError, match=r"input: .*context") as response:
+            await sdk.responses.create(model=model, input="Hi", stream=stream)
+        assert (response.value.code, response.value.param) == ("context_length_exceeded", "input")
+    begun = await sdk.responses.create(model=model, input="Hi", background=True, stream=True)
+    last = [event async for event in begun][-1]
+    assert last.type == "response.failed"
+    assert last.response.error is not None
+    assert json.loads(last.response.error.model_dump_json())["code"] == "context_length_exceeded"

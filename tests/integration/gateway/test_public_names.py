@@ -1,0 +1,37 @@
+"""The gateway is the proof that the library suffices: it uses nothing but its public names.
+
+Beside them it uses what gateway, worker and command say in common: OpenAI's wire, and the words of
+refusals. These modules do no I/O.
+"""
+
+from __future__ import annotations
+
+import ast
+
+import darkq
+from support.repository import ROOT, files_of
+
+GATEWAY = ROOT / "gateway"
+SHARED = {
+    "darkq.openai.body",
+    "darkq.openai.errors",
+    "darkq.openai.response",
+    "darkq.protocol.validation",
+}
+
+
+def test_the_gateway_imports_public_names_only() -> None:
+    private = []
+    for path in files_of(GATEWAY, "*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if module.startswith("darkq.") and module not in SHARED:
+                private.append(f"{path.name}: {module}")
+            if isinstance(node, ast.ImportFrom) and node.module == "darkq":
+                private += [f"{path.name}: {a.name}" for a in node.names if a.name not in ALL]
+            if isinstance(node, ast.Import):
+                private += [f"{path.name}: {a.name}" for a in node.names if "darkq." in a.name]
+    assert private == []
+
+
+ALL = frozenset(darkq.__all__)

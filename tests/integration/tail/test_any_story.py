@@ -1,0 +1,177 @@
+"""Whatever happens, a reader has each event once and in order, and the text of the result.
+
+A story is a list of steps: events are appended, attempts fail or are taken over, readers come,
+go and come back with any cursor they have had, connections are killed, messages lost and
+mailboxes overrun. Readers see it through the real scripts on a real server.
+
+hypothesis explores anew on every run and prints how to repeat a failure; where `CI` is set its
+own profile makes every run the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from darkq import Settings
+from darkq import event as ev
+from darkq.event import START, AnyEvent, Cursor
+from darkq.jobs import mailbox
+from darkq.jobs import tail as log_pages
+from darkq.protocol.keys import queue
+from darkq.protocol.record import decode_result
+from darkq.redis.servers import servers_of
+from support.by_hand import Hand, chunk, started
+from support.servers import Server
+
+from .conftest import Lossy, Reader
+
+READERS = 3
+
+readers = st.integers(0, READERS - 1)
+steps = st.one_of(
+    st.tuples(st.just("append"), st.integers(1, 9)),
+    st.tuples(st.just("append"), st.integers(1, 2)),
+    st.tuples(st.just("fail"), st.integers(0, 2)),
+    st.tuples(st.just("take_over"), st.integers(0, 2)),
+    st.tuples(st.just("join"), readers, st.integers(0, 1000)),
+    st.tuples(st.just("leave"), readers),
+    st.tuples(st.just("kill")),
+    st.tuples(st.just("lose"), st.integers(1, 4)),
+    st.tuples(st.just("wait"), st.integers(1, 4)),
+)
+
+
+class Story:
+    """A job, its worker, and its readers."""
+
+    def __init__(self, redis: Redis, live: Lossy) -> None:
+        self.redis, self.live = redis, live
+        self.hand = Hand(redis)
+        self.readers: list[Reader | None] = [None] * READERS
+        self.seen: list[list[AnyEvent]] = [[] for _ in range(READERS)]
+        self.texts: list[str] = []
+
+    async def begin(self) -> None:
+        await self.hand.enqueue()
+        await self.claim()
+
+    async def claim(self) -> None:
+        self.job = await self.hand.claim_one()
+        self.texts = []
+        assert await self.hand.append(self.job, started(self.job.attempt)) == []
+
+    async def append(self, count: int) -> None:
+        """One flush of a worker: some events in one call."""
+        texts = [f"{self.job.attempt}.{len(self.texts) + n} ü" for n in range(count)]
+        first = len(self.texts) + 1
+        self.texts += texts
+        events = [chunk(self.job.attempt, first + n, text) for n, text in enumerate(texts)]
+        assert await self.hand.append(self.job, *events) == []
+
+    async def fail(self, pause: int) -> None:
+        """The attempt fails, and the next one begins."""
+        at = Cursor(self.job.attempt, len(self.texts) + 1)
+        retrying = ev.Retrying(
+            id=str(at), attempt=at.attempt, reason="r", retry_in_s=0, at_ms=1
+        )  # fmt: skip
+        assert await self.hand.release(self.job, retrying, delay_ms=0) == 1
+        await self.wait(pause)
+        await self.claim()
+
+    async def take_over(self, pause: int) -> None:
+        """The lease runs out, and another worker goes on; the old one's text is refused."""
+        zombie, count = self.job, len(self.texts)
+        await self.redis.delete(zombie.keys.in_progress)
+        await self.redis.zadd(queue(0, "interactive"), {zombie.keys.arq_id: 1})
+        await self.wait(pause)
+        await self.claim()
+        late = chunk(zombie.attempt, count + 1, "too late")
+        assert await self.hand.append(zombie, late) == [0]
+
+    async def join(self, number: int, place: int) -> None:
+        """Come, or come back with any cursor that this reader has had."""
+        await self.leave(number)
+        seen = self.seen[number]
+        del seen[place % (len(seen) + 1) :]
+        after = seen[-1].cursor if seen else START
+        reader = Reader(self.redis, self.live, self.job.keys, after)
+        reader.seen = seen
+        self.readers[number] = reader
+
+    async def leave(self, number: int) -> None:
+        if (reader := self.readers[number]) is not None:
+            await reader.leave()
+            self.readers[number] = None
+
+    async def kill(self) -> None:
+        await self.redis.client_kill_filter(_type="pubsub")
+
+    async def lose(self, count: int) -> None:
+        """The next messages are lost. The last of all is not: only silence would tell of it."""
+        self.live.to_lose = count
+
+    async def wait(self, milliseconds: int) -> None:
+        await asyncio.sleep(milliseconds / 1000)
+
+    async def end(self) -> str:
+        """Complete the job, let every reader come to the end, and return the result's text."""
+        await self.append(1)
+        self.live.to_lose = 0
+        text = "".join(self.texts)
+        await self.hand.complete(self.job, text, Cursor(self.job.attempt, len(self.texts) + 1))
+        for number in range(READERS):
+            if self.readers[number] is None:
+                await self.join(number, 1000)
+        for reader in self.readers:
+            assert reader is not None
+            await reader.end(5)
+        result = decode_result(await self.redis.get(self.job.keys.result)).r
+        assert isinstance(result, str)
+        return result
+
+
+async def play(url: str, story: list[tuple[Any, ...]]) -> None:
+    async with AsyncExitStack() as stack:
+        servers = servers_of(Settings.model_validate({"redis_url": url}))
+        redis = servers.client()
+        stack.push_async_callback(redis.aclose)
+        await redis.flushall()
+        live = Lossy(servers, patience_s=5)
+        stack.push_async_callback(live.aclose)
+        tale = Story(redis, live)
+        await tale.begin()
+        for name, *arguments in story:
+            step: Callable[..., Any] = getattr(tale, name)
+            await step(*arguments)
+        text = await tale.end()
+        log = [ev.decode(fields[b"e"]) for _, fields in await redis.xrange(tale.job.keys.events)]
+        for number, seen in enumerate(tale.seen):
+            assert [event.id for event in seen] == [event.id for event in log], number
+            assert seen == log
+            reader = tale.readers[number]
+            assert reader is not None
+            assert reader.text(tale.job.attempt).encode() == text.encode()
+        assert live._channels == {}
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(story=st.lists(steps, min_size=3, max_size=25))
+def test_every_reader_has_the_whole_story(
+    redis_server: Server, monkeypatch: pytest.MonkeyPatch, story: list[tuple[Any, ...]]
+) -> None:
+    """Red without the hole in `follow`, and without the `gap` of a lost connection."""
+    monkeypatch.setattr(mailbox, "MAX_MESSAGES", 4)
+    monkeypatch.setattr(log_pages, "PAGE_EVENTS", 5)
+    asyncio.run(play(redis_server.url, story))

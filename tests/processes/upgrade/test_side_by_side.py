@@ -1,0 +1,204 @@
+"""Two versions at once on one Redis: each a process of its own, the old one from its own sources.
+
+`tests/data/<version>/code.zip` is the real `darkq` and `darkq_worker` of that version. A version
+that is newer than this one does not exist: it is played by this one, told that it is.
+"""
+
+# mypy: disable-error-code="misc"
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from darkq import Client, Job, NewerRecord, Settings
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import VERSION, Arguments, JobRecord, encode
+from darkq.redis import scripts
+from darkq_local.local_darkai import LocalDarkAI
+from support.by_hand import put
+from support.processes import WorkerProcess
+from support.waiting import wait_until
+
+DATA = Path(__file__).parents[2] / "data"
+OLD = [path.parent.name for path in sorted(DATA.glob("*/code.zip"))]
+NEWER = f"import darkq.record; darkq.record.VERSION = {VERSION + 1}"
+
+Start = Callable[..., WorkerProcess]
+
+
+@pytest.fixture(params=OLD)
+def old(request: pytest.FixtureRequest) -> Path:
+    version: str = request.param
+    return DATA / version / "code.zip"
+
+
+@pytest.fixture
+async def settings(
+    make_settings: Callable[..., Settings], start_darkai: Callable[..., Awaitable[LocalDarkAI]]
+) -> Settings:
+    darkai = await start_darkai(chunks=10, chunks_per_s=25.0)
+    return make_settings(darkai_url=darkai.url, worker_lease_s=1, worker_jobs=12)
+
+
+@pytest.fixture
+def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
+    """Start a worker: of these sources, or after a prelude."""
+    processes: list[WorkerProcess] = []
+
+    def start(sources: Path | None = None, *, prelude: str = "") -> WorkerProcess:
+        path = f"import sys; sys.path.insert(0, {str(sources)!r})" if sources else prelude
+        log = tmp_path / f"worker-{len(processes)}.log"
+        processes.append(WorkerProcess(settings, log, prelude=path))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.end()
+
+
+def has_completed(worker: WorkerProcess) -> set[str]:
+    """The jobs that a worker's log says it has completed."""
+    log = worker.log.read_text()
+    old = re.findall(r"job (\S+) attempt \d+: completed", log)
+    new = re.findall(r"job ended job=(\S+) .*\boutcome=completed", log)
+    return {*old, *new}
+
+
+async def test_an_old_and_a_new_worker_share_the_work(
+    old: Path, client: Client, redis: Redis, start: Start
+) -> None:
+    """Half way the old one is killed, and the new one takes over what it had."""
+    before, after = start(old), start()
+    await wait_until("both", lambda: before.ready and after.ready)
+    jobs = await client.enqueue_many(Job.create(f"job {n}") for n in range(60))
+    await wait_until("some of both", lambda: has_completed(before) and has_completed(after))
+
+    async def holds_some() -> bool:
+        token = f":{before.pid}:".encode()
+        held = await redis.mget([JobKeys.parse(job.id).in_progress for job in jobs])
+        return any(token in (holder or b"") for holder in held)
+
+    await wait_until("the old one to hold some", holds_some)
+    before.end()
+    results = [await job.result(timeout_s=20) for job in jobs]
+    for job, result in zip(jobs, results, strict=True):
+        assert result.text == "".join([piece async for piece in job.text()])
+    assert not has_completed(before) & has_completed(after)
+    assert {result.attempt for result in results} == {1, 2}
+    with zipfile.ZipFile(old) as sources:
+        claim = hashlib.sha1(sources.read("darkq/lua/claim.lua")).hexdigest()
+    assert claim != scripts.claim.sha()
+    assert await redis.script_exists(claim, scripts.claim.sha()) == [True, True]
+
+
+async def test_a_new_worker_hands_over_to_an_old_one(
+    old: Path, client: Client, start: Start
+) -> None:
+    """So it is when an upgrade is taken back."""
+    after = start()
+    jobs = await client.enqueue_many(Job.create(f"job {n}") for n in range(40))
+    await wait_until("some", lambda: has_completed(after))
+    after.end()
+    before = start(old)
+    for job in jobs:
+        result = await job.result(timeout_s=20)
+        assert result.text == "".join([piece async for piece in job.text()])
+    assert has_completed(before)
+
+
+async def test_an_old_producer_and_reader_beside_a_new_worker(
+    old: Path, settings: Settings, start: Start, tmp_path: Path
+) -> None:
+    start()
+    assert settings.redis_url is not None
+    program = (
+        "from darkq.sync import Client\n"
+        "client = Client()\n"
+        "job = client.enqueue('Why?', metadata={'a': 'b'}, idempotency_key='k')\n"
+        "print(''.join(job.text()) == job.result(timeout_s=10).text)\n"
+        "print(client.enqueue('Why?', metadata={'a': 'b'}, idempotency_key='k').duplicate)\n"
+    )
+    url = settings.redis_url.get_secret_value()
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", program],
+        env={**os.environ, "DARKQ_REDIS_URL": url, "PYTHONPATH": str(old)},
+        capture_output=True,
+        cwd=tmp_path,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"True\nTrue\n"), done.stderr.decode()
+
+
+async def test_a_worker_that_is_too_old_knows_of_no_pause(
+    old: Path, client: Client, start: Start
+) -> None:
+    """docs/upgrade.md says so: pause when all workers are new. 0.1.0 is the last such version."""
+    await client.queue("interactive").pause()
+    start()
+    before = start(old)
+    job = await client.enqueue("x")
+    await job.result(timeout_s=10)
+    assert has_completed(before) == {job.id}
+
+
+async def newer_job(redis: Redis, *, age_s: float = 0.0) -> JobKeys:
+    """A job that a version after this one has enqueued, with a wish that this one cannot know."""
+    seconds, _ = await redis.time()
+    record = JobRecord(k=Arguments(Job.create("new")), et=int((seconds - age_s) * 1000))
+    fields = msgspec.json.decode(encode(record)) | {"v": VERSION + 1}
+    keys = JobKeys.new(0)
+    await put(redis, keys, record=msgspec.json.encode(fields))
+    return keys
+
+
+async def test_a_job_of_a_newer_version_waits_for_a_worker_that_can_read_it(
+    client: Client, redis: Redis, start: Start
+) -> None:
+    keys = await newer_job(redis)
+    worker = start()
+    await (await client.enqueue("old")).result(timeout_s=10)
+
+    async def stands_back() -> bool:
+        return bool(await redis.get(keys.retry)) and not await redis.exists(keys.in_progress)
+
+    await wait_until("it stood back", stands_back)
+    assert [entry async for entry in entries(redis, keys)] == [b"0-1"], "nobody hears of it"
+    assert await redis.hget(keys.state, "tries") is None
+    with pytest.raises(NewerRecord):
+        await client.job(keys.public_id).status()
+    newer = start(prelude=NEWER)
+    await wait_until("the newer worker", lambda: newer.ready)
+    worker.end()  # else it may go on being quicker
+    await wait_until("its end", lambda: keys.public_id in has_completed(newer), 20)
+    assert keys.public_id not in has_completed(worker)
+
+
+async def entries(redis: Redis, keys: JobKeys):  # type: ignore[no-untyped-def]
+    for entry_id, _ in await redis.xrange(keys.events):
+        yield entry_id
+
+
+async def test_it_does_not_wait_for_ever(client: Client, redis: Redis, start: Start) -> None:
+    """Each claim renews its record: without an end it would outlive every setting."""
+    keys = await newer_job(redis, age_s=8 * 24 * 3600)
+    start()
+
+    async def failed() -> bool:
+        return bool(await redis.exists(keys.result))
+
+    await wait_until("its end", failed)
+    assert "no worker came" in (await redis.get(keys.result)).decode()

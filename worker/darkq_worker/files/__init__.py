@@ -1,0 +1,1 @@
+"""Batches over files, which outlive the worker that runs them."""

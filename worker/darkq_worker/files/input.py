@@ -1,0 +1,114 @@
+"""The input of a batch over files: requests, a line each, checked as they are read.
+
+A line that cannot be read as a request, or whose `custom_id` comes twice, fails the batch before
+anything is asked. One whose request is refused fails alone, as it would live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import NamedTuple
+
+import msgspec
+
+from darkq import FileBatch, Files, InvalidLine, LineError
+from darkq.batches.input_lines import InputLines, Text
+from darkq.batches.lines import ForAllLines, Line, json_line
+from darkq.openai.errors import WireError
+
+LINES_AT_ONCE = 100
+_DIGEST_BYTES = 16
+
+
+class RefusedLine(NamedTuple):
+    """A line whose request cannot be honoured."""
+
+    number: int
+    custom_id: str
+    error: WireError
+
+
+class Input:
+    """Can be read any number of times, and gives the same lines each time."""
+
+    def __init__(self, files: Files, batch: FileBatch) -> None:
+        self._files = files
+        self._batch = batch
+
+    async def lines(self, errors: list[LineError]) -> AsyncGenerator[Line, None]:
+        """Yield the requests of the input that can be asked, as `entries` does."""
+        async with aclosing(self.entries(errors)) as entries:
+            async for entry in entries:
+                if isinstance(entry, Line):
+                    yield entry
+
+    async def entries(self, errors: list[LineError]) -> AsyncGenerator[Line | RefusedLine, None]:
+        """Yield the lines of the input; what cannot be read goes to `errors` instead."""
+        seen = set[bytes]()
+        async with aclosing(self._texts()) as texts:
+            async for text in texts:
+                try:
+                    entry = self._read(text)
+                    digest = hashlib.sha256(entry.custom_id.encode()).digest()[:_DIGEST_BYTES]
+                    if digest in seen:
+                        reason = "is that of another line"
+                        raise InvalidLine(entry.number, "custom_id", reason, "duplicate_custom_id")
+                    seen.add(digest)
+                except InvalidLine as error:
+                    errors.append(
+                        LineError(
+                            code=error.code,
+                            message=error.reason,
+                            line=error.line,
+                            param=error.field,
+                        )
+                    )
+                    continue
+                yield entry
+
+    def _read(self, text: Text | InvalidLine) -> Line | RefusedLine:
+        """Read and check a line. Raises `InvalidLine` for one that is no request."""
+        if isinstance(text, InvalidLine):
+            raise text
+        try:
+            line = json_line(text.text, text.number, ForAllLines())
+        except InvalidLine as error:
+            if error.custom_id is None:
+                raise
+            param = error.field.removeprefix("body.")
+            refusal = WireError(400, "invalid_parameter", error.reason, param)
+            return RefusedLine(error.line, error.custom_id, refusal)
+        if line.endpoint != self._batch.endpoint:
+            raise InvalidLine(line.number, "url", "is not the batch's endpoint", "mismatched_url")
+        if (forbidden := self._forbidden(line)) is not None:
+            return RefusedLine(line.number, line.custom_id, forbidden)
+        job = msgspec.structs.replace(line.job, tenant=self._batch.tenant)
+        return msgspec.structs.replace(line, job=job)
+
+    def _forbidden(self, line: Line) -> WireError | None:
+        """Return why the key that made the batch may not ask for a line."""
+        batch, job = self._batch, line.job
+        if batch.models and job.model not in batch.models:
+            return WireError(403, "model_not_allowed", "this key may not use that model", "model")
+        limit = batch.max_prompt_bytes
+        if limit is not None and job.prompt_bytes > limit:
+            message = f"the prompt has {job.prompt_bytes:,} bytes; this key allows {limit:,}"
+            return WireError(413, "prompt_too_large", message, "prompt")
+        return None
+
+    async def _texts(self) -> AsyncGenerator[Text | InvalidLine, None]:
+        """Yield the lines that are not blank; in the place of one that is wrong, the error."""
+        lines = InputLines()
+        async with aclosing(
+            self._files.read(self._batch.tenant, self._batch.input_file_id)
+        ) as pieces:
+            async for piece in pieces:
+                for count, text in enumerate(lines.feed(piece), start=1):
+                    yield text
+                    if count % LINES_AT_ONCE == 0:  # live jobs share this event loop
+                        await asyncio.sleep(0)
+        for text in lines.end():
+            yield text

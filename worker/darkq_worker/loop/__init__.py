@@ -1,0 +1,1 @@
+"""What a worker does all the time: claim, run, renew, report."""

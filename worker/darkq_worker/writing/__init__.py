@@ -1,0 +1,1 @@
+"""The event logs of all attempts of the process, in group commits."""
