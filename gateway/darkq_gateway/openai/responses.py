@@ -19,18 +19,9 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import web
 
-from darkq import (
-    MAX_PROMPT_BYTES,
-    InvalidJob,
-    Job,
-    JobCancelled,
-    JobFailed,
-    JobHandle,
-    JobNotFound,
-    ResultTimeout,
-    checked_metadata,
-)
+from darkq import InvalidJob, Job, JobCancelled, JobFailed, JobHandle, JobNotFound, ResultTimeout
 from darkq.openai.response import Repeated, item_id, repeated_in, repeated_of
+from darkq.protocol.job import MAX_PROMPT_BYTES, checked_metadata
 from darkq_gateway.http.bodies import read_undecoded
 from darkq_gateway.http.context import STREAMS, Caller, caller_of, owned_job
 from darkq_gateway.http.errors import ApiError

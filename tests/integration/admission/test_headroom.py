@@ -55,6 +55,7 @@ class Producers:
                 await asyncio.sleep(0.005)
 
 
+@pytest.mark.slow
 async def test_jobs_complete_while_producers_never_stop(
     redis: Redis,
     client: Client,

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Client, FileBatch, Files, FileStoreUnavailable, RedisUnavailable, Settings
+from darkq import Client, RedisUnavailable, Settings
 from darkq.batches.batch import Batch
-from darkq.errors import CorruptRecord
+from darkq.errors import CorruptRecord, FileStoreUnavailable
 from darkq.protocol.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
-from darkq.serving.file_batches import FileBatchState
-from darkq.serving.files import FileInfo
+from darkq.serving.file_batches import FileBatch, FileBatchState
+from darkq.serving.files import FileInfo, Files
 from darkq_worker.files import run as file_batch
 from darkq_worker.files import runner as file_batch_runners
 from darkq_worker.files.input import Input

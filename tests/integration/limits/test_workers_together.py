@@ -57,7 +57,8 @@ def check_the_book(darkai: LocalDarkAI, *windows: tuple[int, float]) -> None:
         assert min(spans_s, default=length_s) >= length_s, (count, length_s)
 
 
-@pytest.mark.timeout(120)  # eight processes take their time to start
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # eight processes take their time to start
 async def test_eight_workers_never_exceed_a_limit_by_one(
     client: Client,
     redis: Redis,

@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from darkq import FileBatch, Files, InvalidLine, LineError
+from darkq import InvalidLine
 from darkq.batches.input_lines import InputLines, Text
 from darkq.batches.lines import ForAllLines, Line, json_line
 from darkq.openai.errors import WireError
+from darkq.serving.file_batches import FileBatch, LineError
+from darkq.serving.files import Files
 
 LINES_AT_ONCE = 100
 _DIGEST_BYTES = 16
