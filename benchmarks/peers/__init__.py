@@ -5,8 +5,8 @@ streams as its users would: line by line, one publish per chunk. None of them ke
 fence. Where chunks are counted the clock runs from the first one; a one-chunk job counts as done
 when its chunk has been published, darkq's when nothing of it waits or runs any more.
 
-If a peer fails or passes its deadline, a row gives the reason. It is not asked again. The answers that
-it gave before count.
+If a peer fails or passes its deadline, a row gives the reason. It is not asked again. The answers
+that it gave before count.
 """
 
 from __future__ import annotations
