@@ -33,7 +33,7 @@ test-all: .venv/.installed ## run all tests
 	$(PYTEST)
 
 faults: .venv/.installed ## break everything, hundreds of times; exit 1 if a promise is not kept
-	@PYTHONPATH=tests .venv/bin/python -m faults --stock
+	@.venv/bin/python -m faults --stock
 
 check: .venv/.installed ## lint, format, types, import arrows, what deploys it
 	.venv/bin/ruff check && .venv/bin/ruff format --check
@@ -46,7 +46,7 @@ check: .venv/.installed ## lint, format, types, import arrows, what deploys it
 	.venv/bin/kubernetes-validate --strict --quiet --no-warn -k 1.37 $(MANIFESTS)
 
 docs: .venv/.installed ## write docs/reference anew, and the blocks of translated pages
-	@PYTHONPATH=tests .venv/bin/python -m support.reference
+	@.venv/bin/python -m support.reference
 
 bench: .venv/.installed ## darkq beside its baselines: some minutes, two cores
 	@.venv/bin/python -m benchmarks

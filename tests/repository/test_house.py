@@ -224,8 +224,8 @@ def test_all_tests_are_those_of_make_test_and_the_slow_ones(project: dict[str, A
 
 def test_every_file_of_tests_is_collected(pytestconfig: pytest.Config) -> None:
     left_out = pytestconfig.getini("norecursedirs")
-    for file in files_of(ROOT / "tests", "*.py"):
-        folders = file.relative_to(ROOT / "tests").parts[:-1]
+    for file in [*files_of(ROOT / "tests", "*.py"), *files_of(ROOT / "support", "*.py")]:
+        folders = file.relative_to(ROOT).parts[:-1]
         assert not any(fnmatch(folder, each) for folder in folders for each in left_out), file
         if not file.name.startswith("test_"):
             assert not re.search(r"^(async )?def test_", file.read_text(), re.M), file
