@@ -1,7 +1,7 @@
-"""The gateway is the proof that the library suffices: it uses nothing but its public names.
+"""The gateway uses the library's public names, and what it shares with worker and command.
 
-Beside them it uses what gateway, worker and command say in common: OpenAI's wire, and the words of
-refusals. These modules do no I/O.
+Shared are OpenAI's wire, API keys, files, repeated requests and telemetry. It does not use what
+speaks to Redis.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ SHARED = {
     "darkq.openai.body",
     "darkq.openai.errors",
     "darkq.openai.response",
+    "darkq.protocol.job",
     "darkq.protocol.validation",
+    "darkq.errors",
+    "darkq.operate.fleet",
+    "darkq.batches.answers",
+    "darkq.jobs.tail",
+    *(f"darkq.serving.{name}" for name in ("api_keys", "files", "file_batches", "request_dedup")),
+    *(f"darkq.telemetry.{name}" for name in ("export", "logging", "metrics", "tracing")),
 }
 
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis import Redis as SyncRedis
@@ -36,6 +37,8 @@ from darkq_worker.writing.attempt_log import AttemptLog, Entry
 from darkq_worker.writing.writer import Writer
 from support.servers import Server
 from support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = int(os.environ.get("DARKQ_MODEL_EXAMPLES", "60"))
 WORKERS = 2

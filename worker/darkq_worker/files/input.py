@@ -1,7 +1,8 @@
 """The input file of a batch: one request per line, checked while it is read.
 
-A line that is not a request, or whose `custom_id` is not unique, fails the whole batch before any
-job is enqueued. A line whose request is refused fails alone.
+A line that is not a request, or whose `custom_id` is missing or not unique, fails the whole batch
+before any job is enqueued, as at OpenAI: clients find their answers by that id. A line whose
+request is refused fails alone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from darkq import FileBatch, Files, InvalidLine, LineError
+from darkq import InvalidLine
 from darkq.batches.input_lines import InputLines, Text
 from darkq.batches.lines import ForAllLines, Line, json_line
 from darkq.openai.errors import WireError
+from darkq.serving.file_batches import FileBatch, LineError
+from darkq.serving.files import Files
 
 LINES_AT_ONCE = 100
 _DIGEST_BYTES = 16
@@ -74,7 +77,9 @@ class Input:
         if isinstance(text, InvalidLine):
             raise text
         try:
-            line = json_line(text.text, text.number, ForAllLines())
+            # A batch that has been checked goes on, even if this was not yet asked of it.
+            is_new = self._batch.state == "validating"
+            line = json_line(text.text, text.number, ForAllLines(), needs_custom_id=is_new)
         except InvalidLine as error:
             if error.custom_id is None:
                 raise

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from support.waiting import wait_until
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 
 
 # Each port is given once: its daemon may not listen there yet. The processes of pytest-xdist begin

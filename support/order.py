@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.option.order_seed is None:  # pytest-xdist hands its options on to its processes
-        config.option.order_seed = secrets.randbits(32)
+    given = getattr(config, "workerinput", {})  # to a process of pytest-xdist
+    if config.option.order_seed is None:
+        config.option.order_seed = given.get("order_seed", secrets.randbits(32))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give a process of pytest-xdist the seed."""
+    node.workerinput["order_seed"] = node.config.option.order_seed
 
 
 def pytest_report_header(config: pytest.Config) -> str:
