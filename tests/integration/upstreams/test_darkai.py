@@ -244,7 +244,7 @@ async def test_malformed_lines_are_logged_once_without_content(
             assert await ask(session, server.url) == ["a", "b"]
     records = [record for record in caplog.records if record.name.startswith("darkq")]
     assert [record.getMessage() for record in records] == [
-        "skipped malformed lines upstream=darkai lines=3"
+        "malformed lines skipped upstream=darkai lines=3"
     ]
     assert "secret" not in caplog.text
 

@@ -25,7 +25,7 @@ from darkq_worker.upstreams.base import (
 )
 from darkq_worker.upstreams.openai_errors import read_error, refusal_detail
 from darkq_worker.upstreams.openai_models import default_model, find_listed, parse_models
-from darkq_worker.upstreams.openai_request import find_refused, request_body
+from darkq_worker.upstreams.openai_request import build_body, find_refused
 from darkq_worker.upstreams.openai_wire import AnswerDecoder
 from support.openai_frames import DONE, delta, error, finish, frame, usage
 
@@ -226,7 +226,7 @@ def test_a_request() -> None:
     messages = (Message("developer", "Be brief."), Message("user", "Hi 🌸"))
     options = Options(temperature=0.5, max_tokens=7, stop=("\n",), seed=3)
     request = Request(prompt=messages, options=options)
-    assert json.loads(request_body(URL, request, "m")) == {
+    assert json.loads(build_body(URL, request, "m")) == {
         "model": "m",
         "messages": [
             {"role": "system", "content": "Be brief."},
@@ -240,7 +240,7 @@ def test_a_request() -> None:
         "seed": 3,
     }
     official = json.loads(
-        request_body("https://api.openai.com/v1", request, "m", refused={"stream_options"})
+        build_body("https://api.openai.com/v1", request, "m", refused={"stream_options"})
     )
     assert official["max_completion_tokens"] == 7
     assert not official.keys() & {"max_tokens", "stream_options"}
@@ -347,8 +347,8 @@ def test_what_a_service_can_be_asked_without(
 )
 def test_openai_itself_has_a_new_name_for_the_most_tokens(host: str) -> None:
     request = Request(prompt="hi", options=Options(max_tokens=7))
-    assert b'"max_completion_tokens":7' in request_body(f"https://{host}/v1", request, "m")
-    assert b'"max_tokens":7' in request_body(f"https://{host}.example/v1", request, "m")
+    assert b'"max_completion_tokens":7' in build_body(f"https://{host}/v1", request, "m")
+    assert b'"max_tokens":7' in build_body(f"https://{host}.example/v1", request, "m")
 
 
 LISTED = ("llama3.2:latest", "models/gemini-2.5-flash", "a/b", "x/gpt", "y/gpt", "vendor/m")

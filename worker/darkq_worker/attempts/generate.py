@@ -120,7 +120,7 @@ async def _copy(
             elif not chars:
                 raise EmptyAnswer("the upstream said that the answer is complete, and sent none")
             else:
-                span.ended(item)
+                span.record_end(item)
                 return item
     raise Truncated("the stream ended before the upstream said that the answer is complete")
 

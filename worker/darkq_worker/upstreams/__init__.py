@@ -1,4 +1,4 @@
-"""The LLM services that a worker can ask. `base` says what each of them promises."""
+"""The LLM services that a worker can call. `base` defines what each of them guarantees."""
 
 from __future__ import annotations
 

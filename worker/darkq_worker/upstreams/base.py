@@ -1,23 +1,20 @@
-"""What a worker needs of an LLM service, and nothing of any one service's wire.
+"""The interface of upstreams: what a worker needs of an LLM service, whatever its protocol.
 
-An upstream turns a request into a stream of text. The type carries the most important
-promise: a stream yields pieces of text and then exactly one `End`. A stream that stops
-without an `End` was cut off, whatever the transport said, and can never become a
-completed job.
+An upstream turns a request into a stream of text. The type carries the most important guarantee: a
+stream yields pieces of text and then exactly one `End`. A stream that stops without an `End` was
+cut off, whatever the transport reports, and never becomes a completed job.
 
     UpstreamError               .code .retryable .retry_after_s .status
     ├── Unreachable             connection refused, reset, DNS, TLS; a retry can help
-    ├── RateLimited             429, or its like inside a 200; a retry can help, later
+    ├── RateLimited             429, or the same inside a 200; a later retry can help
     ├── Overloaded              "at capacity", 5xx; a retry can help
-    ├── Truncated               the stream ended before the upstream said it was complete
-    ├── EmptyAnswer             the upstream said "complete" and sent no text
-    ├── TimedOut                nothing arrived for too long, or the whole took too long
-    ├── NotReady                what it serves is not known yet; nothing was asked of it
-    ├── ProtocolViolation       not the wire that was agreed: HTML, a line past the bound
+    ├── Truncated               the stream ended before the upstream reported its end
+    ├── EmptyAnswer             the upstream reported the end and sent no text
+    ├── TimedOut                no data for too long, or the whole call took too long
+    ├── NotReady                its models are not known yet; it was not called
+    ├── ProtocolViolation       not the expected protocol: HTML, a line that is too long
     └── Rejected                the request itself is refused; no retry can help
         └── UnknownModel
-
-A conversation as one string, for services that take one: their public clients' format.
 """
 
 from __future__ import annotations
@@ -38,9 +35,9 @@ from darkq.protocol.options import Options, refusal_of_option
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One call of an upstream.
 
-    `model` is a name as the job gave it, or None for the upstream's default. `proxy` is an
-    HTTP proxy URL for this call alone; None means the deployment's own, if it has one.
-    `options` are what the job wishes for; an upstream that cannot honour one refuses the call.
+    `model` is a name as the job gave it, or None for the upstream's default. `proxy` is the URL of
+    an HTTP proxy for this call; None means the proxy of the deployment, if any. `options` are the
+    generation options of the job; an upstream that does not support one refuses the call.
     """
 
     prompt: str | tuple[Message, ...]
@@ -53,7 +50,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
-    """The upstream said that the answer is complete. Always the last item of a stream."""
+    """The upstream reported that the answer is complete. Always the last item of a stream."""
 
     finish_reason: str = "stop"
     usage: Usage | None = None
@@ -64,49 +61,48 @@ class Upstream(Protocol):
 
     @property
     def name(self) -> str:
-        """What jobs, logs and events call it."""
+        """Its name in jobs, logs and events."""
         ...
 
     @property
     def kind(self) -> str:
-        """Which wire it speaks."""
+        """The protocol that it uses."""
         ...
 
     @property
     def options(self) -> AbstractSet[str]:
-        """The names of the options that it honours."""
+        """The names of the options that it supports."""
         ...
 
     @property
     def default_model(self) -> str:
-        """The model of a request that names none; empty where no model is known."""
+        """The model of a request without one; empty if no model is known."""
         ...
 
     @property
     def models(self) -> Sequence[str]:
-        """The models that it knows, canonical names only."""
+        """The canonical names of its models."""
         ...
 
     def resolve_model(self, model: str | None) -> str:
         """Return the canonical name of a model, an alias or None.
 
-        Raises `UnknownModel`, and `NotReady` where its models are not known yet.
+        Raises `UnknownModel`, and `NotReady` while its models are not known.
         """
         ...
 
     def stream(self, request: Request) -> AsyncGenerator[str | End, None]:
         """Yield the answer's text as it arrives, then one `End`.
 
-        Pieces are not empty. Raises `UpstreamError`, at any point. Closing the iterator, or
-        cancelling the task that reads it, closes the connection to the upstream before it
-        returns.
+        Pieces are not empty. Raises `UpstreamError` at any point. Closing the iterator, or
+        cancelling the task that reads it, closes the connection to the upstream first.
         """
         ...
 
     async def probe(self, *, timeout_s: float) -> None:
-        """Ask for the least that shows it works; return when it does.
+        """Make the smallest call that proves that it works.
 
-        Raises `UpstreamError` with the reason when it does not.
+        Raises `UpstreamError` if it does not.
         """
         ...
 
@@ -114,8 +110,8 @@ class Upstream(Protocol):
 class UpstreamError(Exception):
     """A call of an upstream failed.
 
-    `message` is for people and goes into the job's `failed` event: it never holds the
-    prompt, the answer or a key. `retry_after_s` is what the upstream asked for, if it did.
+    `message` is for people and becomes part of the job's `failed` event: it never contains the
+    prompt, the answer or a key. `retry_after_s` is the delay that the upstream asked for, if any.
     """
 
     code: ClassVar[str] = "upstream_error"
@@ -130,7 +126,7 @@ class UpstreamError(Exception):
         self.retry_after_s = retry_after_s
 
     def message_to(self, tenant: str | None) -> str:
-        """Return what a job's tenant may be told; None is a job without one."""
+        """Return the message for a tenant; None means a job without a tenant."""
         return self.message
 
 
@@ -171,21 +167,21 @@ class Rejected(UpstreamError):
     retryable = False
 
 
-_MAX_NAMES_TOLD = 30
+_MAX_NAMES = 30
 
 
 class Unserved(Rejected):
-    """A job asks for something by a name that nothing here has. `known` are the names there are.
+    """A job names something that does not exist here. `known` are the existing names.
 
-    The message lists them, and what the upstream said. The API key of a tenant may not be allowed
-    to see all of that, so `message_to` leaves it out.
+    The message lists them, with the upstream's message. The API key of a tenant may not be allowed
+    to see either, so `message_to` leaves them out.
     """
 
     kind: ClassVar[str]
 
     def __init__(self, name: str, known: Sequence[str], *, said: str = "") -> None:
-        names = ", ".join(known[:_MAX_NAMES_TOLD]) or "none"
-        more = f" and {len(known) - _MAX_NAMES_TOLD} more" if len(known) > _MAX_NAMES_TOLD else ""
+        names = ", ".join(known[:_MAX_NAMES]) or "none"
+        more = f" and {len(known) - _MAX_NAMES} more" if len(known) > _MAX_NAMES else ""
         words = f"; the upstream says: {said}" if said else ""
         super().__init__(f"unknown {self.kind} {name!r}; known: {names}{more}{words}")
         self.name = name
@@ -203,7 +199,7 @@ _GREETING = Request(prompt="Hi")
 
 
 async def greet(upstream: Upstream, *, timeout_s: float) -> None:
-    """Ask for a greeting; return with its first word. Raises `UpstreamError`."""
+    """Call with a greeting; return when text arrives. Raises `UpstreamError`."""
     try:
         async with asyncio.timeout(timeout_s), aclosing(upstream.stream(_GREETING)) as items:
             await anext(items)
@@ -212,26 +208,23 @@ async def greet(upstream: Upstream, *, timeout_s: float) -> None:
 
 
 def check_options(upstream: Upstream, options: Options | None) -> None:
-    """Raise `Rejected` for the first option that the upstream cannot honour."""
+    """Raise `Rejected` for the first option that the upstream does not support."""
     for name in options.given() if options else ():
         if name not in upstream.options:
             raise Rejected(refusal_of_option(upstream.name, name, upstream.options))
 
 
 def format_prompt(prompt: str | Sequence[Message]) -> str:
-    """Return a string as it is, and messages as `join_turns` does.
-
-    Raises `Rejected` when there is no message.
-    """
+    """Return a prompt as one string; see `join_turns`. Raises `Rejected` without a message."""
     if isinstance(prompt, str):
         return prompt
     return join_turns([(message.role, message.text) for message in prompt])
 
 
 def join_turns(turns: Sequence[tuple[str, str]]) -> str:
-    """Return the text of one turn verbatim, whatever its role; of several, the dialogue.
+    """Return a conversation as one string, in the format of public clients for such services.
 
-    Raises `Rejected` when there is none.
+    A single turn is returned verbatim, whatever its role. Raises `Rejected` without a turn.
     """
     if not turns:
         raise Rejected("the prompt has no messages")

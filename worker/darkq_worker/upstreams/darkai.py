@@ -1,9 +1,8 @@
-"""DarkAI: one POST, one stream of events. Its wire is `darkai_wire`, its transport `http_stream`.
+"""DarkAI: one POST, one stream of events. `darkai_wire` decodes it, `http` transports it.
 
-Timeouts: a call may take `timeout_s` in all. Within it, events must keep coming: after
-`idle_timeout_s` without any, the call is given up. Comments do not count. The server pings
-every 15 s whatever its model does, so a ping proves a live connection, but a model that hangs
-behind it would otherwise hold a worker's slot for the whole `timeout_s`.
+A call may take `timeout_s` in total, and fails after `idle_timeout_s` without an event. Comments
+are not events: the server sends one every 15 s, whatever its model does. That proves a live
+connection, but a hanging model would keep the slot of a worker for the whole `timeout_s`.
 """
 
 from __future__ import annotations
@@ -59,9 +58,9 @@ def resolve_model(model: str | None) -> str:
 class DarkAIUpstream:
     """The `Upstream` for DarkAI.
 
-    `session` stays its caller's: give it a connector without a limit, since time spent waiting
-    for a free connection counts as time that the upstream was silent. `proxy` is an HTTP proxy
-    for all calls whose request names none.
+    The caller keeps `session`. Its connector should have no limit: waiting for a free connection
+    counts as silence of the upstream. `proxy` is an HTTP proxy for all calls without one of their
+    own.
     """
 
     kind = "darkai"
@@ -117,13 +116,13 @@ class DarkAIUpstream:
             finally:
                 if answer.malformed:
                     facts = {"upstream": self.name, "lines": answer.malformed}
-                    _log.warning(LogLine("skipped malformed lines", **facts))
+                    _log.warning(LogLine("malformed lines skipped", **facts))
         yield End()
 
     async def probe(self, *, timeout_s: float) -> None:
-        """Ask for a greeting; return with its first word. Raises `UpstreamError`.
+        """Call with a greeting; return when text arrives. Raises `UpstreamError`.
 
-        It costs one call of the upstream's rate limit.
+        Costs one call of the upstream's rate limit.
         """
         await greet(self, timeout_s=timeout_s)
 
@@ -132,7 +131,7 @@ class DarkAIUpstream:
         try:
             body = msgspec.json.encode(fields)
         except UnicodeEncodeError:
-            raise Rejected("the prompt has a lone surrogate, which is no text in UTF-8") from None
+            raise Rejected("the prompt has a lone surrogate, which is not valid in UTF-8") from None
         return HttpStream(
             self._session,
             self._url,
@@ -147,7 +146,7 @@ class DarkAIUpstream:
 
 
 async def _check(http: HttpStream, prompt: str, retry_after_s: float | None) -> None:
-    """Raise `UpstreamError` unless it is a 200, sent as it is. `AnswerDecoder` judges the rest."""
+    """Raise `UpstreamError` unless it is an uncompressed 200. `AnswerDecoder` checks the rest."""
     refusal = await find_refusal(http)
     if refusal is not None:
         detail = quotable(error_detail(refusal.body), prompt)

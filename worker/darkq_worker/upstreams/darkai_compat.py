@@ -1,7 +1,7 @@
-"""The interface by which people know DarkAI, on top of the upstream.
+"""The interface of DarkAI's public client, on top of the upstream.
 
-Two things differ on purpose. `working` is measured, not set by hand. And errors raise
-`UpstreamError`, with the status and the reason, where the original fell silent.
+Two differences are intended. `working` is measured, not set by hand. And errors raise
+`UpstreamError` with status and reason; the original ignores them.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ URL_VARIABLE = "DARKQ_DARKAI_URL"
 
 
 class _EndpointFromEnvironment:
-    """Reads the variable at each access, until somebody sets the class attribute."""
+    """Reads the variable at each access, until the class attribute is set."""
 
     def __get__(self, instance: object, owner: type | None = None) -> str:
         return os.environ.get(URL_VARIABLE) or DEFAULT_URL
 
 
 class DarkAI:
-    """Answers of DarkAI, without a queue.
+    """Calls of DarkAI without a queue.
 
-    `api_endpoint` is, in this order: what was assigned to it, `DARKQ_DARKAI_URL`, the public
-    service. `working` is what the last `probe` found, and None before the first; a probe that
-    failed leaves its reason in `probe_error`.
+    `api_endpoint` is, in this order: the value assigned to it, `DARKQ_DARKAI_URL`, the public
+    service. `working` is the result of the last `probe`, and None before the first; `probe_error`
+    is the reason of a failed one.
     """
 
     url: ClassVar[str] = DEFAULT_URL
@@ -62,8 +62,8 @@ class DarkAI:
     def format_prompt(cls, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return messages (`role`, `content`) as the one string that DarkAI takes.
 
-        Of a content that is a list, its text parts count. Raises `Rejected` for no messages,
-        or for one that has no such content.
+        If a content is a list, its text parts are used. Raises `Rejected` without messages, or for
+        a message without text.
         """
         return join_turns([_turn(n, message) for n, message in enumerate(messages)])
 
@@ -94,7 +94,7 @@ class DarkAI:
 
     @classmethod
     async def probe(cls, *, timeout_s: float = 60.0) -> bool:
-        """Ask for a greeting, set `working` to whether one began to come, and return it."""
+        """Call with a greeting; set `working` to whether text arrived, and return it."""
         cls.probe_error = None
         async with aiohttp.ClientSession() as session:
             try:

@@ -1,19 +1,19 @@
-"""DarkAI's answer: bytes in, pieces of text out. No I/O.
+"""Decodes DarkAI's answers: bytes in, pieces of text out. No I/O.
 
     begin-stream → text-chunk{text} … → stream-end → final-response{message}
 
-Each is an SSE event whose data is `{"event": name, "data": {…}}`. Newer servers swap the last
-two, older ones send only `final-response`. Either of them says that the answer is complete;
-the text of `final-response` counts only where no chunk came before it, since it repeats them.
-`error{detail}` may come at any point, inside a 200. Other events are ignored.
+Each is an SSE event whose data is `{"event": name, "data": {…}}`. Newer servers swap the last two,
+older ones send only `final-response`. Each of the two means that the answer is complete. The text
+of `final-response` repeats the chunks, so it is used only if there were none. `error{detail}` may
+arrive at any point, inside a 200. Other events are ignored.
 
-Proxies send event streams under any Content-Type, and errors under that of event streams. So the
-first byte that is not blank says what a 200 holds: `<` a page, `{` or `[` JSON in place of events,
-any other byte events. That JSON is an error, read by its meaning, or one whole frame.
+Proxies send event streams with any Content-Type, and errors with that of event streams. So the
+first byte that is not blank decides what a 200 contains: `<` is a page, `{` or `[` is JSON instead
+of events, any other byte starts events. Such JSON is an error in any shape, or one whole frame.
 
-Nearly every frame is a text chunk, so there are two paths: typed decoding of those, straight
-from the bytes, and beside it a patient one for all else: the other events, lone surrogates,
-bytes that are no UTF-8, frames without a blank line between them.
+Nearly every frame is a text chunk, so there are two paths: typed decoding straight from the bytes,
+and a tolerant one for everything else: other events, lone surrogates, bytes that are not UTF-8,
+frames without a blank line between them.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class _TextChunk(msgspec.Struct, gc=False):
 
 
 class _Plain(msgspec.Struct, gc=False):
-    """An event of which only the name counts."""
+    """An event of which only the name is used."""
 
     event: Literal["begin-stream", "stream-end"]
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """Any event; each has one of the fields, or none."""
+    """Any event; it has at most one of the fields."""
 
     event: str
     text: str = ""
@@ -75,10 +75,10 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class AnswerDecoder:
-    """Reads one answer.
+    """Decodes one answer.
 
-    `got_frame` says whether the last chunk ended an event, of any kind: a server that merely
-    pings sends none. `malformed` counts the lines that were skipped.
+    `got_frame` is True if the last chunk ended an event of any kind: keep-alives do not.
+    `malformed` counts skipped lines.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class AnswerDecoder:
         self._has_text = False
         self._has_ended = False
         self._max_bytes = max_line_bytes
-        self._first = b""  # the beginning of the answer, without blanks
-        self._json: bytearray | None = None  # what came in place of events, as far as it has come
+        self._first = b""  # the start of the answer, without blanks
+        self._json: bytearray | None = None  # JSON instead of events, as far as received
         self._json_tries = 0
         self._has_events = False
         self._events = EventDecoder(max_line_bytes=max_line_bytes, max_event_bytes=max_line_bytes)
@@ -105,11 +105,11 @@ class AnswerDecoder:
     def feed(self, chunk: bytes) -> Iterator[str]:
         """Yield the pieces of text in `chunk`. Iterate to the end before the next call.
 
-        Raises `UpstreamError`, after the text before the fault.
+        Raises `UpstreamError`, after the text before the error.
         """
         self.got_frame = False
         if self._json is None and not self._has_events:
-            chunk = self._look(chunk)
+            chunk = self._detect(chunk)
         if self._json is not None:
             self._json += chunk
             yield from self._read_json()
@@ -131,22 +131,22 @@ class AnswerDecoder:
             raise ProtocolViolation(f"the upstream sent {error}", status=200) from None
 
     def feed_eof(self) -> None:
-        """Say that nothing more comes. Raises `UpstreamError` unless the answer is complete."""
+        """Handle the end of the stream. Raises `UpstreamError` unless the answer is complete."""
         if self.is_complete:
             return
         if self._has_ended:
             raise EmptyAnswer("the upstream sent no text", status=200)
         if self._json is not None:
-            for _ in self._read_json(at_eof=True):  # of an answer it would be read already
+            for _ in self._read_json(at_eof=True):  # raises; a whole answer was read before
                 pass
         if self._json is not None or self._is_foreign:
             raise ProtocolViolation(_NO_EVENTS.format("something else"), status=200)
         raise Truncated("the stream ended before the upstream said so", status=200)
 
-    def _look(self, chunk: bytes) -> bytes:
-        """Judge the answer by its first bytes; return those that are to be read.
+    def _detect(self, chunk: bytes) -> bytes:
+        """Find out from the first bytes what the answer contains; return the bytes to decode.
 
-        Raises `ProtocolViolation` for a page.
+        Raises `ProtocolViolation` for an HTML page.
         """
         if len(self._first) == _LONGEST_FIELD:
             return chunk
@@ -161,7 +161,7 @@ class AnswerDecoder:
 
     @property
     def _is_foreign(self) -> bool:
-        """Whether no event has come, and the first line is none of an event stream."""
+        """True if there was no event, and the first line is not a field of an event stream."""
         return bool(self._first) and not (
             self._has_events
             or self._first.startswith(_FIELDS)
@@ -169,7 +169,7 @@ class AnswerDecoder:
         )
 
     def _read_json(self, *, at_eof: bool = False) -> Iterator[str]:
-        """Read what came in place of events, as soon as it is whole JSON."""
+        """Read JSON instead of events, once it is whole."""
         data = self._json or b""
         self.got_frame = True
         if len(data) > self._max_bytes:
@@ -187,7 +187,7 @@ class AnswerDecoder:
                 continue
             if each.get("event") == "error" or find_error(each) is not None:
                 raise self._error(read_error(each))
-            frame = patient_frame(json.dumps(each).encode(), "message")
+            frame = tolerant_frame(json.dumps(each).encode(), "message")
             if frame is not None and frame.event == "final-response":
                 yield from self._apply(frame)
         if not self.is_complete:
@@ -198,13 +198,13 @@ class AnswerDecoder:
         return reported_error(said.detail, self._prompt, kind=said.kind, retry_after_s=wait_s)
 
     def _feed_other(self, event: ServerSentEvent) -> Iterator[str]:
-        frame = _plain_frame(event) or patient_frame(event.data, event.event)
+        frame = _plain_frame(event) or tolerant_frame(event.data, event.event)
         if frame is not None:
             yield from self._apply(frame)
             return
-        # A blank line may be missing: the neighbours of a malformed line are worth reading.
+        # A blank line may be missing, so that one event has several frames. Read each line.
         for line in event.data.split(b"\n", MAX_LINES_TRIED):
-            frame = patient_frame(line, event.event)
+            frame = tolerant_frame(line, event.event)
             if frame is None:
                 self.malformed += 1
             elif not self.is_complete:
@@ -217,7 +217,7 @@ class AnswerDecoder:
                 yield frame.text
             case "stream-end":
                 self._has_ended = True
-                self.is_complete = self._has_text  # without any, the final response may hold it
+                self.is_complete = self._has_text  # without text, the final response may have it
             case "final-response":
                 self._has_ended = True
                 if not self._has_text and frame.message:
@@ -230,7 +230,7 @@ class AnswerDecoder:
 
 
 def _plain_frame(event: ServerSentEvent) -> Frame | None:
-    """Return the frame that begins or ends every answer, None for any other."""
+    """Return a frame that begins or ends an answer, None for any other event."""
     if event.event == "error":
         return None
     try:
@@ -239,11 +239,11 @@ def _plain_frame(event: ServerSentEvent) -> Frame | None:
         return None
 
 
-def patient_frame(data: bytes, sse_event: str) -> Frame | None:
-    """Return the frame in `data`, or None where there is none.
+def tolerant_frame(data: bytes, sse_event: str) -> Frame | None:
+    """Return the frame in `data`, or None.
 
-    What an SSE event named `error` carries is an error, even where it is no frame: an answer
-    that holds one must not succeed.
+    An SSE event named `error` is an error even if it is not a frame: an answer with one must not
+    succeed.
     """
     is_error = sse_event == "error"
     text = data.decode(errors="replace")
@@ -266,9 +266,9 @@ def patient_frame(data: bytes, sse_event: str) -> Frame | None:
 
 
 def error_detail(body: bytes) -> str:
-    """Return what the body of a refusal says of it: FastAPI's JSON, or an SSE error event.
+    """Return the message in the body of a refusal: FastAPI's JSON, or an SSE error event.
 
-    Of a validation error only the place and the reason: it also holds the input.
+    Of a validation error only the location and the reason: it also contains the input.
     """
     try:
         refusal: Any = json.loads(body)
@@ -283,8 +283,8 @@ def error_detail(body: bytes) -> str:
 
 def _sse_error_detail(body: bytes) -> str:
     events = EventDecoder(max_line_bytes=len(body), max_event_bytes=len(body))
-    for event in events.feed(body + b"\n\n"):  # it may be cut, or end without its blank line
-        frame = patient_frame(event.data, "error")
+    for event in events.feed(body + b"\n\n"):  # it may be cut off, or end without a blank line
+        frame = tolerant_frame(event.data, "error")
         if frame is not None and frame.detail:
             return frame.detail
     return ""

@@ -1,31 +1,24 @@
-"""One request whose answer arrives piece by piece: its deadlines, its end, its failures.
+"""HTTP calls to upstreams: streaming responses, their deadlines, and kept connections.
 
-Two clocks bound a call. The total runs from the start, whatever happens. The idle clock runs
-only while somebody waits for bytes, and its owner restarts it when something of worth has
-come: so it is the owner who says whether a server that merely pings is alive. One watchdog timer
-enforces both. It begins with the request, and moves only when it rings: a read costs no timer.
+Two clocks bound a call. The total runs from the start. The idle clock runs only while a read waits
+for data, and the caller restarts it when something useful has arrived: so the caller decides
+whether a server that only sends keep-alives is alive. One watchdog timer enforces both. It starts
+with the request, and is set anew only when it fires: a read costs no timer.
 
-Leaving the block closes the connection, unless the answer was read to its end: then the
-session keeps it for the next call. A call whose kept connection died before a byte of its answer
-is sent once more over a new one: see `connections`.
+Leaving the block closes the connection, unless the response was read to its end. Then the session
+keeps it for the next call. A new connection costs a worker DNS, TCP and TLS: seven times the CPU of
+a short call over a kept one, and two round trips. So aiohttp's pool keeps connections, for less
+time than servers usually do, and each carries one call at a time. Two things are added here.
 
-Connections to upstreams, kept from one call to the next.
+**A server may close a kept connection while the next call is sent over it.** Probably it never read
+that call, and failing it would use up a try of a job. So a `CallConnection` records whether the
+connection had carried a call before, and whether any byte arrived since. If it had, and none did,
+the call is sent once more, over a new connection. A call that a server has begun to answer is never
+repeated.
 
-A new connection costs a worker DNS, TCP and TLS: seven times the CPU of a short call over a kept
-one, and two round trips. So aiohttp's pool keeps them, for less time than servers usually do, and
-one call at a time uses each. Two things are added here.
-
-**A server may close a kept connection just when the next call is sent over it.** That call was
-perhaps never read, and failing it would burn a try of a job for nothing. So `CallConnection` notes
-of each call whether its connection was used before, and whether a byte has come since: where
-the first is true and the second is not, the call is sent once more, over a connection that is
-new for certain. A server that has begun to answer is never asked twice.
-
-**What comes over an idle connection is no answer.** A late byte of the last answer, or a 408 that a
-proxy sends before it closes, would be read as the beginning of the next answer. A kept connection
-over which anything has come is closed.
-
-What came in place of an answer.
+**Data on an idle connection is not a response.** A late byte of the last response, or the 408 of a
+proxy before it closes, would be read as the start of the next response. So a kept connection that
+received anything while idle is closed.
 """
 
 from __future__ import annotations
@@ -54,7 +47,7 @@ from darkq_worker.upstreams.base import (
     UpstreamError,
 )
 from darkq_worker.upstreams.http_errors import http_error
-from darkq_worker.upstreams.traced import answered, requested
+from darkq_worker.upstreams.traced import record_request, record_status
 
 CONNECT_TIMEOUT_S = 30.0
 MAX_ERROR_BODY_BYTES = 64 << 10
@@ -67,18 +60,18 @@ RequestHeaders = NewType("RequestHeaders", Mapping[str, str])
 
 
 def prepare_headers(headers: Mapping[str, str], *, keeps_connection: bool = True) -> RequestHeaders:
-    """Return what all requests of an upstream send, to be made once and not for each call."""
+    """Return the headers of all requests of an upstream, so that a call need not merge them."""
     closing = {} if keeps_connection else {"connection": "close"}
     return RequestHeaders({**headers, "accept-encoding": "identity", **closing})
 
 
 class HttpStream:
-    """A request in flight, POST or, without a body, GET; use it as an async context manager.
+    """One request, POST or, without a body, GET; use it as an async context manager.
 
-    Redirects are not followed and compressed answers are not unpacked. Entering raises
-    `UpstreamError`; when it is cancelled, the connection is closed. `idle_setting` is the variable
-    that holds `idle_timeout_s`, for errors. Without `keeps_connection` no other call uses its
-    connection. With `sends_trace` the service hears which trace it is part of, if there is one.
+    Redirects are not followed, and compressed responses are not unpacked. Entering raises
+    `UpstreamError`; if it is cancelled, the connection is closed. `idle_setting` is the variable
+    that sets `idle_timeout_s`, for error messages. Without `keeps_connection` no other call uses
+    the connection. With `sends_trace` the trace context is sent to the service, if there is one.
     """
 
     def __init__(
@@ -112,7 +105,7 @@ class HttpStream:
         self._loop = asyncio.get_running_loop()
 
     async def open(self) -> Self:
-        """Send the request; return when an answer has begun. Raises `UpstreamError`."""
+        """Send the request; return when the response has begun. Raises `UpstreamError`."""
         now = self._loop.time()
         self._ends_at, self._idle_ends_at = now + self._timeout_s, now + self._idle_timeout_s
         opener = self._opener = cast("asyncio.Task[Any]", asyncio.current_task())
@@ -123,15 +116,16 @@ class HttpStream:
         except BaseException as error:
             self._watchdog.cancel()
             late, is_cancelled = self._late, isinstance(error, asyncio.CancelledError)
-            # As `asyncio.timeout` does it: a cancellation by anybody else is passed on.
+            # The watchdog cancels this task. As in `asyncio.timeout`, a cancellation by anyone else
+            # at the same time must go on, and is what `uncancel` reveals.
             if late is not None and opener.uncancel() <= cancels and is_cancelled:
                 raise late from None
             raise
         self._opener = None
         self._waiting = False
         self._idle_ends_at = self._loop.time() + self._idle_timeout_s
-        answered(self._response.status)
-        self._body = None  # a long prompt would stay for as long as its answer takes
+        record_status(self._response.status)
+        self._body = None  # frees the memory of a long prompt while the answer is streamed
         return self
 
     async def __aenter__(self) -> Self:
@@ -146,33 +140,33 @@ class HttpStream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connection, unless the answer was read to its end."""
+        """Close the connection, unless the response was read to its end."""
         self._watchdog.cancel()
-        if self._response.connection is not None:  # else the session has it back, or it is gone
+        if self._response.connection is not None:  # neither returned to the pool nor lost
             self._abort()
-            await asyncio.sleep(0)  # a transport closes its socket in the loop's next round
+            await asyncio.sleep(0)  # the transport closes its socket in the next loop iteration
 
     @property
     def status(self) -> int:
         return self._response.status
 
     def header(self, name: str) -> str | None:
-        """Return a header of the answer, if it is there."""
+        """Return a header of the response, or None."""
         return self._response.headers.get(name)
 
     def time(self) -> float:
-        """Return the time by the clock of its deadlines, in seconds."""
+        """Return the time of the clock of the deadlines, in seconds."""
         return self._loop.time()
 
     def restart_idle_clock(self) -> None:
-        """Say that something of worth has come."""
+        """Note that something useful has arrived."""
         self._only_keep_alives = False
         self._idle_ends_at = self._loop.time() + self._idle_timeout_s
 
     async def read(self) -> bytes:
-        """Return what has arrived, after waiting for it; at the end of the answer, `b""`.
+        """Wait for data and return it; `b""` at the end of the response.
 
-        Raises `TimedOut`, and `Truncated` when the connection broke.
+        Raises `TimedOut`, and `Truncated` if the connection broke.
         """
         content = self._response.content
         self._waiting = True
@@ -181,8 +175,8 @@ class HttpStream:
             if not data and not content.at_eof():
                 data = await content.readany()
             elif self._loop.time() >= self._ends_at:
-                raise self._lateness()
-            self._only_keep_alives = True  # until the owner says otherwise
+                raise self._lateness()  # data that is always ready never lets the watchdog run
+            self._only_keep_alives = True  # until the caller restarts the idle clock
             return data
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             raise self._late or _broken_answer(error, self.status) from None
@@ -190,7 +184,7 @@ class HttpStream:
             self._waiting = False
 
     async def read_error_body(self) -> bytes:
-        """Return the beginning of a refusal's body, as much as a few seconds bring."""
+        """Return the beginning of an error body, as much as arrives in a few seconds."""
         body = b""
         with contextlib.suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(ERROR_BODY_TIMEOUT_S):
@@ -199,8 +193,8 @@ class HttpStream:
         return body[:MAX_ERROR_BODY_BYTES]
 
     async def finish(self) -> None:
-        """Read the little that may follow, so that the session can keep the connection."""
-        if self._response.connection is None:  # it has come, and the session has it back
+        """Read the rest of the response, so that the session can keep the connection."""
+        if self._response.connection is None:  # the end was read: the pool has it already
             return
         with contextlib.suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(FINISH_TIMEOUT_S):
@@ -210,14 +204,16 @@ class HttpStream:
     async def _send(self) -> aiohttp.ClientResponse:
         method = "GET" if self._body is None else "POST"
         headers: Mapping[str, str] = self._headers
-        if trace := requested(self._url, method, sends_trace=self._sends_trace):
+        if trace := record_request(self._url, method, sends_trace=self._sends_trace):
             headers = {**headers, **trace}
+        # A server may close an idle connection just as we send. Only a call without any byte of
+        # response may be repeated, and only once, over a connection that cannot be stale.
         connection = CallConnection(is_kept_after=self._keeps_connection)
         try:
             try:
                 return await self._request(method, headers, connection)
             except (aiohttp.ClientError, OSError):
-                if not connection.is_unheard:
+                if not connection.is_stale:
                     raise
                 return await self._request(method, headers, CallConnection(is_new=True))
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
@@ -240,6 +236,8 @@ class HttpStream:
             )
 
     def _watch(self) -> None:
+        # One timer for the life of the call: when it fires early, because the deadlines have moved,
+        # it is only set again. So a read needs no timer of its own.
         now = self._loop.time()
         ends_at = min(self._ends_at, self._idle_ends_at if self._waiting else self._ends_at)
         if now < ends_at:
@@ -261,15 +259,15 @@ class HttpStream:
         return TimedOut(silence)
 
     def _abort(self) -> None:
-        """Close the connection if the answer still holds it. Whoever reads is woken."""
+        """Close the connection if the response still has it. A pending read is woken."""
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
-            connection.transport.abort()  # close() would first take its leave, over TLS for 30 s
+            connection.transport.abort()  # close() would wait up to 30 s for the end of TLS
         self._response.close()
 
 
 def _failed_request(error: Exception) -> UpstreamError:
-    """What it means that no answer began. No URL is told: one of a proxy may hold a password."""
+    """Return the error for a request without a response. No URL: a proxy's may have a password."""
     match error:
         case aiohttp.ClientHttpProxyError():
             return http_error(error.status, is_html=False, detail="said by the proxy")
@@ -289,14 +287,14 @@ def _failed_request(error: Exception) -> UpstreamError:
 
 
 def _broken_answer(error: Exception, status: int) -> UpstreamError:
-    """What it means that an answer broke off."""
+    """Return the error for a response that broke off."""
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | OSError):
         return Truncated("the connection broke in the middle of the answer", status=status)
     return ProtocolViolation("the upstream's answer is not HTTP", status=status)
 
 
 def _reason(error: Exception) -> str:
-    """The system's words for it: aiohttp's own name hosts and ports."""
+    """Return the text of the operating system: aiohttp's texts contain hosts and ports."""
     if isinstance(error, aiohttp.ClientSSLError):
         return "TLS failed, or the certificate is not trusted"
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
@@ -312,10 +310,10 @@ IDLE_CONNECTION_S = 4.0  # uvicorn, Node and cpp-httplib close an idle connectio
 
 
 class CallConnection:
-    """The connection of one call: in its block the session's connector is asked for one. Once only.
+    """The connection of one call. The session's connector assigns one inside the block.
 
-    With `is_new` none is used that has carried a call before; without `is_kept_after` it is closed
-    when the call ends.
+    With `is_new` the connection must not have carried a call before; without `is_kept_after` it is
+    closed when the call ends. Enter each instance only once.
     """
 
     __slots__ = ("_is_kept", "_is_kept_after", "_protocol", "_token", "is_new")
@@ -333,67 +331,70 @@ class CallConnection:
         _current_call.reset(self._token)
 
     def assign(self, protocol: _Protocol) -> None:
-        """Note which connection carries the call."""
+        """Record which connection carries the call."""
         self._protocol = protocol
         self._is_kept = protocol.calls > 0
         if not self._is_kept_after:
             protocol.force_close()
 
     @property
-    def is_unheard(self) -> bool:
-        """Tell whether it is a kept connection, over which nothing has come for this call."""
-        return self._is_kept and self._protocol is not None and not self._protocol.heard
+    def is_stale(self) -> bool:
+        """True for a kept connection on which nothing has arrived for this call."""
+        return self._is_kept and self._protocol is not None and not self._protocol.has_data
 
 
 _current_call: ContextVar[CallConnection | None] = ContextVar("darkq_call_connection", default=None)
 
 
 class _Protocol(ResponseHandler):
-    """A connection that counts its calls, and notes whether anything came since the last began."""
+    """A connection that counts its calls, and records whether the latest one has received data."""
 
     calls = 0
-    heard = False
+    has_data = False
 
     def data_received(self, data: bytes) -> None:
-        self.heard = True
+        self.has_data = True
         super().data_received(data)
 
 
 class CallConnector(aiohttp.TCPConnector):
-    """The connections of a worker's calls, without a bound: the worker's slots are the bound."""
+    """The connections of a worker's calls. They have no limit of their own: its slots are one."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(limit=0, keepalive_timeout=IDLE_CONNECTION_S, **options)
+        # The only way to use a protocol class of our own. `_factory` is private to aiohttp.
         make_protocol: Callable[..., ResponseHandler] = _Protocol
         self._factory = partial(make_protocol, loop=asyncio.get_running_loop())
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """Return a connection for a request: one that is kept and silent, else a new one."""
+        """Return a connection for a request: a kept one without unread data, or a new one."""
         call = _current_call.get()
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             if not isinstance(protocol, _Protocol):
                 return connection
+            # aiohttp returns kept connections too. Each one that does not fit is closed, so the
+            # loop ends at a new connection at the latest.
             wants_new = call is not None and call.is_new
             if protocol.calls == 0 or not (wants_new or protocol.should_close):
                 if call is not None:
                     call.assign(protocol)
                 protocol.calls += 1
-                protocol.heard = False
+                protocol.has_data = False
                 return connection
             connection.close()
 
 
-def notices_dead(session: aiohttp.ClientSession) -> bool:
-    """Tell whether a session's calls learn that their kept connection died unheard."""
+def detects_stale(session: aiohttp.ClientSession) -> bool:
+    """Return True if the calls of a session can detect a stale kept connection."""
     return isinstance(session.connector, CallConnector)
 
 
 def make_session() -> aiohttp.ClientSession:
-    """Make the one HTTP session of a worker: no cookies, nothing from the environment."""
+    """Make the HTTP session of a worker, without cookies and environment settings."""
     return aiohttp.ClientSession(
         connector=CallConnector(),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -403,7 +404,7 @@ def make_session() -> aiohttp.ClientSession:
 
 
 class Refusal(NamedTuple):
-    """An answer that is not 200. Of an HTML page, and of what is compressed, there is no body."""
+    """A response other than 200. HTML pages and compressed bodies are left out."""
 
     status: int
     is_html: bool
@@ -411,10 +412,10 @@ class Refusal(NamedTuple):
 
 
 async def find_refusal(http: HttpStream) -> Refusal | None:
-    """Return how the call was refused, or None for a 200 that is sent as it is.
+    """Return how the call was refused, or None for an uncompressed 200.
 
-    Of a 200 the Content-Type says nothing: relays and servers of their own making send event
-    streams under any. Its reader judges it by what it holds. Raises `ProtocolViolation`.
+    The Content-Type of a 200 is ignored: relays send event streams with any type. Its reader judges
+    the content. Raises `ProtocolViolation`.
     """
     packing = http.header("content-encoding")
     is_packed = packing is not None and packing.lower() not in ("", "identity")
@@ -422,11 +423,11 @@ async def find_refusal(http: HttpStream) -> Refusal | None:
         is_html = content_type(http) == "text/html"
         body = b"" if is_html or is_packed else await http.read_error_body()
         return Refusal(http.status, is_html, body)
-    if is_packed:  # unasked: a bomb, perhaps
+    if is_packed:  # not requested, so it may be a decompression bomb
         raise ProtocolViolation("the answer is compressed", status=http.status)
     return None
 
 
 def content_type(http: HttpStream) -> str:
-    """Return what the answer says that it is, in lower case, without parameters."""
+    """Return the media type of a response, in lower case, without parameters."""
     return (http.header("content-type") or "").partition(";")[0].strip().lower()

@@ -1,12 +1,12 @@
-"""What a refusal over HTTP means: whether a retry can help, and when. No I/O.
+"""Maps refusals to errors: whether a retry can help, and when. No I/O.
 
 402, 407, 422 and other 4xx     Rejected            the same request would fail again
-403, 404 … as an HTML page      ProtocolViolation   somebody in between answered
+403, 404 … as an HTML page      ProtocolViolation   a proxy answered instead
 408, 5xx                        Overloaded
 429                             RateLimited
-anything below 400, but 200     ProtocolViolation   redirects are not followed
+any other status below 400      ProtocolViolation   redirects are not followed
 
-What an upstream says of a failure inside its stream, where there is no status. No I/O.
+Inside a stream there is no status: there the text of an error decides.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from darkq_worker.upstreams.base import (
     UpstreamError,
 )
 
-MAX_RETRY_AFTER_S = 6 * 3600.0  # DarkAI's longest window; nobody's clock error stalls a job longer
+MAX_RETRY_AFTER_S = 6 * 3600.0  # DarkAI's longest window; a wrong clock delays a job no longer
 MAX_DETAIL_CHARS = 200
 _ECHO_CHARS = 16
 
@@ -33,7 +33,7 @@ _ECHO_CHARS = 16
 def http_error(
     status: int, *, is_html: bool, detail: str = "", retry_after_s: float | None = None
 ) -> UpstreamError:
-    """Return the error that a status other than 200 stands for."""
+    """Return the error for a status other than 200."""
     return _error_class(status, is_html)(
         _message(status, is_html, detail), status=status, retry_after_s=retry_after_s
     )
@@ -64,9 +64,9 @@ def _message(status: int, is_html: bool, detail: str) -> str:
 
 
 def quotable(detail: str, prompt: str) -> str:
-    """Return what an upstream says of a failure, short and printable, without the prompt.
+    """Return an upstream's message, short and printable, unless it quotes the prompt.
 
-    Services echo their input when they refuse it, and this text ends up in logs.
+    Services may echo a refused input, and the message is logged.
     """
     detail = detail[: MAX_DETAIL_CHARS * 2]
     windows = (detail[i : i + _ECHO_CHARS] for i in range(0, len(detail), _ECHO_CHARS))
@@ -79,9 +79,9 @@ def quotable(detail: str, prompt: str) -> str:
 
 
 def parse_retry_after(header: str | None, *, unit_s: float = 1.0) -> float | None:
-    """Return the seconds to wait that `Retry-After` asks for, within bounds, or None.
+    """Return the delay of a `Retry-After` header in seconds, bounded, or None.
 
-    It holds a number of units or an HTTP date (RFC 9110, § 10.2.3); what is neither is ignored.
+    It is a number of units or an HTTP date (RFC 9110, § 10.2.3); anything else is ignored.
     """
     if header is None:
         return None
@@ -101,7 +101,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS: tuple[tuple[type[UpstreamError], re.Pattern[str]], ...] = (
     (RateLimited, re.compile(r"rate.?limit|too many requests|throttl", re.IGNORECASE)),
     (
-        Rejected,  # the prompt is too long, and will be so next time
+        Rejected,  # the prompt is too long, and always will be
         re.compile(
             r"context.?(length|size|window|limit)|prompt is too long|input is too long|"
             r"(prompt|input|request).{0,40}(exceeds|longer than).{0,40}(context|token)|"
@@ -114,12 +114,12 @@ _KINDS: tuple[tuple[type[UpstreamError], re.Pattern[str]], ...] = (
 
 
 def clean(value: object) -> str:
-    """Return a string that is valid Unicode; anything else is no text."""
+    """Return a string as valid Unicode; an empty one for any other value."""
     return _LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else ""
 
 
-def kind_of(words: str) -> type[UpstreamError]:
-    """Return the kind of error that an upstream's words mean."""
+def find_kind(words: str) -> type[UpstreamError]:
+    """Return the class of error that a message means."""
     return next((kind for kind, pattern in _KINDS if pattern.search(words)), UpstreamError)
 
 
@@ -130,10 +130,10 @@ def reported_error(
     kind: type[UpstreamError] | None = None,
     retry_after_s: float | None = None,
 ) -> UpstreamError:
-    """Return the error that an upstream reports, of the kind that its words mean if none is given.
+    """Return the error that an upstream reports; by default of the class that `detail` means.
 
-    It quotes them as far as they do not repeat the prompt.
+    Its message quotes `detail`, unless that quotes the prompt.
     """
     quote = quotable(detail, prompt)
     message = f"the upstream reports: {quote}" if quote else "the upstream reports an error"
-    return (kind or kind_of(detail))(message, status=200, retry_after_s=retry_after_s)
+    return (kind or find_kind(detail))(message, status=200, retry_after_s=retry_after_s)

@@ -1,16 +1,15 @@
-"""Any service that speaks OpenAI's wire. That is `openai_wire`, the transport `http_stream`.
+"""Upstreams with OpenAI's API. `openai_wire` decodes the answers, `http` transports them.
 
-Its models are those that were configured, else those that it lists itself: `list_models` asks,
-and until it has been answered, `resolve_model` raises `NotReady`. A list that was asked for is not
-all that a service takes, so a job that can only mean this service may ask for a model that is not
-in it (`takes_unlisted`). Configured models are all that there are.
+The models are the configured ones, or those that the service lists: `list_models` requests them,
+and before its response, `resolve_model` raises `NotReady`. A service may accept models that it does
+not list. So a job for this service only may name an unlisted model (`takes_unlisted`), unless
+models are configured.
 
-Services differ in the fields that they take. One that refuses `stream_options`, or the word for
-the most tokens, is asked again without it or with the other word; what helped is remembered for
-the model.
+Services differ in the fields that they accept. If one refuses `stream_options`, or the name of the
+token limit, the call is repeated without it or with the other name. What succeeded is remembered
+for the model.
 
-Timeouts are those of DarkAI: a call may take `timeout_s` in all, and be silent for
-`idle_timeout_s`.
+A call may take `timeout_s` in total, and `idle_timeout_s` without data.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ from darkq_worker.upstreams.base import (
 from darkq_worker.upstreams.http import (
     HttpStream,
     Refusal,
+    detects_stale,
     find_refusal,
-    notices_dead,
     prepare_headers,
 )
 from darkq_worker.upstreams.http_errors import http_error, parse_retry_after, quotable
-from darkq_worker.upstreams.openai_errors import hidden, refusal_detail
+from darkq_worker.upstreams.openai_errors import hide_secret, refusal_detail
 from darkq_worker.upstreams.openai_models import default_model, find_listed, parse_models
-from darkq_worker.upstreams.openai_request import find_refused, request_body, text_of
+from darkq_worker.upstreams.openai_request import build_body, find_refused, join_prompt
 from darkq_worker.upstreams.openai_wire import MAX_LINE_BYTES, AnswerDecoder
 
 USAGE_TIMEOUT_S = 2.0
@@ -58,9 +57,9 @@ _log = logging.getLogger(__name__)
 class OpenAIUpstream:
     """The `Upstream` for an OpenAI-compatible service.
 
-    `url` is the base, like `http://127.0.0.1:11434/v1`. `models` come first and the first is the
-    default; without any the service is asked. `session` stays its caller's: `make_session` makes
-    one. Over any other no connection is kept.
+    `url` is the base, like `http://127.0.0.1:11434/v1`. The first of `models` is the default;
+    without any, the service lists them. The caller keeps `session`, made by `make_session`: any
+    other one keeps no connections.
     """
 
     kind = "openai"
@@ -93,8 +92,8 @@ class OpenAIUpstream:
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._max_line_bytes = max_line_bytes
-        # llama.cpp promises to keep a connection, and closes it once it has streamed.
-        self._keeps_connections = keeps_connections and notices_dead(session)
+        # llama.cpp announces to keep a connection, and closes it after each stream.
+        self._keeps_connections = keeps_connections and detects_stale(session)
         self._sends_trace = sends_trace
         self._variable = f"DARKQ_UPSTREAMS__{name.upper()}"
         self._idle_setting = f"{self._variable}__IDLE_TIMEOUT_S"
@@ -109,28 +108,28 @@ class OpenAIUpstream:
         )
         self._is_listed = bool(models)
         self._no_list: UpstreamError | None = None
-        self._refused: dict[str, frozenset[str]] = {}  # by model: fields that it does not take
+        self._refused: dict[str, frozenset[str]] = {}  # by model: fields that it does not accept
         self._unknown_reasons: set[str] = set()
 
     @property
     def default_model(self) -> str:
-        """The first configured model, or the first listed one that can chat."""
+        """The first configured model, or the first listed chat model."""
         return default_model(self.models) if self.lists_models else self.models[0]
 
     @property
     def takes_unlisted(self) -> bool:
-        """Tell whether it may be asked for a model that is not among `models`."""
+        """True if a call may name a model that is not in `models`."""
         return self.lists_models
 
     def knows(self, model: str) -> bool:
-        """Tell whether a model is one of `models` or an alias, to the letter."""
+        """Return True if a name is exactly one of `models` or an alias."""
         return model in self.models or model in self._aliases
 
     def resolve_model(self, model: str | None) -> str:
         """Return the canonical name of a model, an alias or None; see `find_listed`.
 
-        Raises `UnknownModel`, `NotReady` while the service is away, `Rejected` where it lists no
-        models, and `ProtocolViolation` where its list cannot be read.
+        Raises `UnknownModel`, `NotReady` while the service is unavailable, `Rejected` if it lists
+        no models, and `ProtocolViolation` if its list cannot be read.
         """
         if not self._is_listed:
             raise self._unlisted()
@@ -146,7 +145,7 @@ class OpenAIUpstream:
         return found
 
     def _unlisted(self) -> UpstreamError:
-        """Why the models are not known. A list that came and cannot be read is no outage."""
+        """Return why the models are not known. A list that cannot be read is not an outage."""
         error, remedy = self._no_list, f"name them in {self._variable}__MODELS"
         if isinstance(error, ProtocolViolation) and error.status is not None:
             return ProtocolViolation(
@@ -158,7 +157,7 @@ class OpenAIUpstream:
         return Rejected(f"{self.name} does not list its models: {error.message}; {remedy}")
 
     async def list_models(self) -> None:
-        """Ask the service for its models. Raises `UpstreamError`; those known before stay."""
+        """Request the list of models. Raises `UpstreamError`, and keeps the known ones then."""
         try:
             async with self._call("/models", None, None, LIST_TIMEOUT_S) as http:
                 if refusal := await find_refusal(http):
@@ -178,7 +177,7 @@ class OpenAIUpstream:
     async def stream(self, request: Request) -> AsyncGenerator[str | End, None]:
         """Yield the answer's text as it arrives, then one `End`. See `Upstream.stream`."""
         model = self._model_of(request)
-        prompt = text_of(request.prompt)
+        prompt = join_prompt(request.prompt)
         http = await self._ask(request, model, prompt)
         try:
             answer = AnswerDecoder(
@@ -194,7 +193,7 @@ class OpenAIUpstream:
                 if not answer.has_ended:
                     rest_ends_at = None
                     chunk = await http.read()
-                else:  # usage may follow, or text after a stop that was none
+                else:  # usage may follow, or text, if the stop was not the end
                     rest_ends_at = rest_ends_at or http.time() + USAGE_TIMEOUT_S
                     if (rest := await _read_rest(http, rest_ends_at)) is None:
                         break
@@ -211,9 +210,9 @@ class OpenAIUpstream:
         yield answer.end
 
     async def probe(self, *, timeout_s: float) -> None:
-        """Ask for a greeting; return with its first word. Raises `UpstreamError`.
+        """Call with a greeting; return when text arrives. Raises `UpstreamError`.
 
-        It costs one call of the upstream's rate limit, after one for its models where they are
+        Costs one call of the upstream's rate limit, and before that one for its models if they are
         not known.
         """
         try:
@@ -225,7 +224,7 @@ class OpenAIUpstream:
             raise TimedOut(f"no text came within {timeout_s:g} s") from None
 
     def _model_of(self, request: Request) -> str:
-        """Return the model to ask for. What `choose` let pass unlisted is asked for as it is."""
+        """Return the model of a call; an unlisted one that `choose` accepted is not changed."""
         try:
             return self.resolve_model(request.model)
         except (Rejected, ProtocolViolation):
@@ -234,10 +233,10 @@ class OpenAIUpstream:
             raise
 
     async def _ask(self, request: Request, model: str, prompt: str) -> HttpStream:
-        """Begin an answer. What the service refuses and can do without, it is asked without."""
+        """Start an answer. If the service refuses an optional field, call again without it."""
         known = refused = self._refused.get(model, frozenset())
         while True:
-            body = request_body(self._url, request, model, refused=refused)
+            body = build_body(self._url, request, model, refused=refused)
             http = self._call("/chat/completions", body, request.proxy, self._timeout_s)
             await http.open()
             is_refused = True
@@ -263,7 +262,7 @@ class OpenAIUpstream:
         self._refused[model] = refused
 
     def _note_reason(self, reason: str) -> None:
-        """Log an unknown finish reason, once for a worker's life."""
+        """Log an unknown finish reason, once per process."""
         if reason and reason not in self._unknown_reasons:
             if len(self._unknown_reasons) < MAX_REMEMBERED:
                 self._unknown_reasons.add(reason)
@@ -289,7 +288,7 @@ class OpenAIUpstream:
         self, http: HttpStream, refusal: Refusal, *, model: str = "", prompt: str = ""
     ) -> UpstreamError:
         said = refusal_detail(refusal.body)
-        detail = quotable(hidden(said.detail, self._api_key), prompt)
+        detail = quotable(hide_secret(said.detail, self._api_key), prompt)
         if model and said.is_about_model(refusal.status):
             known = [name for name in self.models if name != model]
             return UnknownModel(model, known, said=detail)
@@ -303,7 +302,7 @@ class OpenAIUpstream:
 
 
 async def _read_rest(http: HttpStream, ends_at: float) -> bytes | None:
-    """Return what follows a text that is whole; None where nothing does for too long."""
+    """Return data after a complete text; None if nothing arrives in time."""
     try:
         async with asyncio.timeout_at(ends_at):
             return await http.read()
@@ -312,7 +311,7 @@ async def _read_rest(http: HttpStream, ends_at: float) -> bytes | None:
 
 
 def _asked_wait_s(http: HttpStream) -> float | None:
-    """How long the service asks to stay away, in seconds."""
+    """Return the delay that the service asks for, in seconds."""
     for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         if (asked := http.header(name)) is not None:
             wait_s = parse_retry_after(asked, unit_s=unit_s)

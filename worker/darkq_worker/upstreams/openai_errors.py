@@ -1,7 +1,7 @@
-"""How a service on OpenAI's wire says that something is wrong. No I/O.
+"""Errors of services with OpenAI's API. No I/O.
 
-There is no one shape. Errors come as the body of a refusal, as the body of a 200, and as a frame
-inside a stream, so all three are read here, by meaning:
+Their shapes differ. An error may be the body of a refusal, the body of a 200, or a frame inside a
+stream. All three are read here, by meaning:
 
     {"error": {"message", "code", "type"}}      OpenAI, and most
     {"error": "…"}  [{"error": …}]              Ollama; Gemini
@@ -11,7 +11,7 @@ inside a stream, so all three are read here, by meaning:
     {"detail": "…" or [{"loc", "msg"}, …]}      FastAPI
     {"base_resp": {"status_code", "status_msg"}}    MiniMax
 
-A `message` may hold such an object once more, as JSON.
+A `message` may contain such an object again, as JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, Final
 import msgspec
 
 from darkq_worker.upstreams.base import Overloaded, RateLimited, Rejected, UpstreamError
-from darkq_worker.upstreams.http_errors import MAX_RETRY_AFTER_S, clean, kind_of
+from darkq_worker.upstreams.http_errors import MAX_RETRY_AFTER_S, clean, find_kind
 
 _MAX_DEPTH = 4
 _MAX_FAULTS = 20
@@ -73,7 +73,7 @@ _WAITS: Final = {
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """What a service says of a failure. `wait_s` is how long it asks to stay away, if it does."""
+    """A reported error. `wait_s` is the delay that the service asks for, if any."""
 
     detail: str = ""
     codes: tuple[str | int, ...] = ()
@@ -81,22 +81,22 @@ class Reported(msgspec.Struct, frozen=True):
 
     @property
     def kind(self) -> type[UpstreamError]:
-        """The kind of error that the first telling code means, else the words."""
+        """The class of error by the first known code, otherwise by the text."""
         for code in self.codes:
-            if (kind := _kind_of_code(code)) is not None:
+            if (kind := _find_code_kind(code)) is not None:
                 return kind
-        return kind_of(" ".join((*map(str, self.codes), self.detail)))
+        return find_kind(" ".join((*map(str, self.codes), self.detail)))
 
     @property
     def status(self) -> int:
-        """The status of HTTP that one of the codes is, 0 where none is."""
+        """The HTTP status among the codes, or 0."""
         numbers = (
             int(code) for code in self.codes if str(code).isdecimal() and len(str(code)) == 3
         )
         return next(numbers, 0)
 
     def is_about_model(self, status: int) -> bool:
-        """Tell whether a refusal with this status means that there is no such model."""
+        """Return True if a refusal with this status means that the model does not exist."""
         if any(str(code).lower() in ("model_not_found", "invalid_model") for code in self.codes):
             return True
         if status == 404:
@@ -105,9 +105,9 @@ class Reported(msgspec.Struct, frozen=True):
 
 
 def find_error(frame: dict[str, Any], *, beside_choices: bool = False) -> Reported | None:
-    """Return the error that a JSON object of a stream is, or None where it is none.
+    """Return the error in a JSON object of a stream, or None.
 
-    Beside `choices` only what cannot mean anything else counts.
+    Beside `choices`, only fields that always mean an error are used.
     """
     if frame.get("error") or frame.get("error_code"):
         return read_error(frame)
@@ -131,7 +131,7 @@ def find_error(frame: dict[str, Any], *, beside_choices: bool = False) -> Report
 
 
 def read_error(error: object) -> Reported:
-    """Read what is known to be an error: an object, a list of them, or a string."""
+    """Read a value that is known to be an error: an object, a list of them, or a string."""
     if isinstance(error, str):
         inner = _parsed(error)
         return Reported(clean(error)) if inner is None else read_error(inner)
@@ -141,28 +141,28 @@ def read_error(error: object) -> Reported:
     known = tuple(code for code in codes if code and type(code) in (str, int))
     waits = (wait_s for layer in layers if (wait_s := _wait_in(layer)) is not None)
     wait_s = next(waits, None)
-    return Reported(detail, known, _wait_told(detail) if wait_s is None else wait_s)
+    return Reported(detail, known, _find_wait_in_text(detail) if wait_s is None else wait_s)
 
 
 def refusal_detail(body: bytes) -> Reported:
-    """Return what the body of a refusal says, whatever its shape; plain text is its own words."""
+    """Return the error in the body of a refusal, in any shape; plain text is its message."""
     text = body.decode(errors="replace").strip().removeprefix("data:").strip()
     value = _parsed(text)
     if value is not None:
         return read_error(value)
-    for line in text.splitlines():  # an event stream, perhaps with an `event: error` before it
+    for line in text.splitlines():  # an event stream, maybe after a line `event: error`
         if line.startswith("data:") and (value := _parsed(line[5:])) is not None:
             return read_error(value)
     return Reported() if text.startswith(("<", "{", "[")) else Reported(clean(text))
 
 
-def hidden(detail: str, secret: str) -> str:
-    """Return what a service says, unless it repeats its key."""
-    return "(its words repeat a key and are left out)" if secret and secret in detail else detail
+def hide_secret(detail: str, secret: str) -> str:
+    """Return a message of a service, unless it quotes the API key."""
+    return "(a message that quotes a key is left out)" if secret and secret in detail else detail
 
 
 def _parsed(text: str) -> Any:
-    """Return the object or the list that a string holds as JSON, or None."""
+    """Parse a string that is a JSON object or list; None otherwise."""
     text = text.strip()
     if not text.startswith(("{", "[")):
         return None
@@ -173,7 +173,7 @@ def _parsed(text: str) -> Any:
 
 
 def _layers(error: object, depth: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield the objects in which an error is wrapped, the innermost first."""
+    """Yield the nested objects of an error, the innermost first."""
     if depth > _MAX_DEPTH:
         return
     if isinstance(error, str):
@@ -182,13 +182,13 @@ def _layers(error: object, depth: int = 0) -> Iterator[dict[str, Any]]:
         error = next((each for each in error if isinstance(each, dict)), None)
     if isinstance(error, dict):
         for name in (*_INNER, "message"):
-            if not isinstance(error.get(name), list):  # a list of faults is read by its owner
+            if not isinstance(error.get(name), list):  # `_words` reads lists of faults
                 yield from _layers(error.get(name), depth + 1)
         yield error
 
 
 def _words(error: dict[str, Any]) -> str:
-    """Return what one object says, in its own words. Of a list of faults: where, and what."""
+    """Return the message of one object; of a list of faults, their locations and messages."""
     for name in ("detail", "errors"):
         if isinstance(faults := error.get(name), list):
             return "; ".join(filter(None, map(_fault, faults[:_MAX_FAULTS])))
@@ -200,7 +200,7 @@ def _words(error: dict[str, Any]) -> str:
 
 
 def _fault(fault: object) -> str:
-    """One fault of a validation, without the input that it repeats."""
+    """Return one fault of a validation, without the input that it quotes."""
     if not isinstance(fault, dict):
         return clean(fault)
     words, place = _words({**fault, "detail": fault.get("detail")}), fault.get("loc")
@@ -210,7 +210,7 @@ def _fault(fault: object) -> str:
 
 
 def _find_inner(frame: dict[str, Any]) -> Reported | None:
-    """Find an error one wrapper further in."""
+    """Find an error one level deeper."""
     for name in ("data", "response", "body", "result"):
         inner = frame.get(name)
         if isinstance(inner, dict) and inner.get("error"):
@@ -219,7 +219,7 @@ def _find_inner(frame: dict[str, Any]) -> Reported | None:
 
 
 def _is_bad(code: object) -> bool:
-    """Tell whether a `code` that stands beside words says that something is wrong."""
+    """Return True if a `code` beside a message means an error."""
     if isinstance(code, bool) or not isinstance(code, str | int):
         return False
     return str(code).strip().lower() not in _FINE_CODES
@@ -231,13 +231,13 @@ def _is_bad_status(status: object) -> bool:
     return isinstance(status, int) and 400 <= status < 600
 
 
-def _kind_of_code(code: str | int) -> type[UpstreamError] | None:
+def _find_code_kind(code: str | int) -> type[UpstreamError] | None:
     if isinstance(code, str) and code.strip().isdecimal() and len(code) < 10:
         code = int(code)
     if isinstance(code, str):
         plain = re.sub("[^a-z]", "", code[:100].lower())
         return next((kind for kind, pattern in _CODE_KINDS if pattern.search(plain)), None)
-    if 40_000 <= code < 60_000:  # FastChat's: a status and two digits more
+    if 40_000 <= code < 60_000:  # FastChat's: a status and two more digits
         code //= 100
     if code == 429:
         return RateLimited
@@ -247,7 +247,7 @@ def _kind_of_code(code: str | int) -> type[UpstreamError] | None:
 
 
 def _wait_in(error: dict[str, Any]) -> float | None:
-    """Return the seconds to wait that an object names in a field of its own."""
+    """Return the delay in a field of an object, in seconds."""
     for name, unit_s in _WAITS.items():
         if (wait_s := _seconds(error.get(name), unit_s)) is not None:
             return wait_s
@@ -269,8 +269,8 @@ def _seconds(value: object, unit_s: float) -> float | None:
     return None if number is None else _bounded(number * unit_s)
 
 
-def _wait_told(words: str) -> float | None:
-    """Return the seconds of "Please try again in 1m6.5s", OpenAI's words and Groq's."""
+def _find_wait_in_text(words: str) -> float | None:
+    """Return the seconds in "Please try again in 1m6.5s", a text of OpenAI and Groq."""
     found = _TRY_AGAIN_IN.search(words[:2000])
     if found is None:
         return None

@@ -1,16 +1,16 @@
-"""One frame of an answer on OpenAI's wire: which text, which counts, which word. No I/O.
+"""Frames of OpenAI's API: their text, token counts and finish reasons. No I/O.
 
-Types are loose on purpose. Where a value is odd, its neighbours still count.
+The types are loose on purpose: a value of a wrong type does not invalidate the others.
 
-What services say about how a text ended. No I/O.
+Services have many names for each finish reason:
 
-    stop             the text is whole
-    length           it has as many tokens as it may
-    content_filter   the service held the rest back
-    tool_calls       the model wants a tool
-    broken           the service failed: the text is not whole
+    stop             the text is complete
+    length           it reached its token limit
+    content_filter   the service removed the rest
+    tool_calls       the model calls a tool
+    broken           the service failed: the text is not complete
 
-A word that is not in the table is kept as it is, and proves nothing.
+An unknown reason is kept unchanged, and does not prove that the text is complete.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PLACELESS: Final = (
 
 
 class OddContent(Exception):
-    """Where text should be there is something else: its one argument."""
+    """The content is not text. Its one argument is the content."""
 
 
 class _PlainDelta(msgspec.Struct, gc=False):
@@ -55,7 +55,7 @@ class _PlainChoice(msgspec.Struct, gc=False):
 
 
 class PlainFrame(msgspec.Struct, gc=False):
-    """A piece of text and nothing else, as nearly every frame is: whatever else is said is null."""
+    """A piece of text and nothing else, like nearly every frame: all other fields are null."""
 
     choices: tuple[_PlainChoice]
     usage: None = None
@@ -69,7 +69,7 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One choice. A whole completion has a `message`, the older wire of prompts has a `text`."""
+    """One choice. A whole completion has a `message`, the older completions API a `text`."""
 
     delta: Delta | None = None
     finish_reason: Any = None
@@ -103,7 +103,7 @@ def read_text(content: object) -> str:
 
 
 def read_part(part: object) -> str:
-    """Return the text of one part of a content; what a model thinks is no text of its answer."""
+    """Return the text of one part of a content; reasoning is not part of the answer."""
     if isinstance(part, str):
         return clean(part)
     if not isinstance(part, dict):
@@ -123,7 +123,7 @@ def read_part(part: object) -> str:
 
 
 def read_usage(usage: object, before: Usage | None) -> Usage | None:
-    """Return the counts known by now: a count of zero says nothing of an answer that has text."""
+    """Return the known token counts. A count of 0 is ignored: some services send it for unknown."""
     if not isinstance(usage, dict):
         return before
     get = usage.get
@@ -139,12 +139,12 @@ def read_usage(usage: object, before: Usage | None) -> Usage | None:
 
 
 def holds_text(frame: dict[str, Any]) -> bool:
-    """Tell whether an object that is no frame may hold a piece of the answer."""
+    """Return True if an object that is not a frame may contain a piece of the answer."""
     return any(frame.get(name) for name in _PLACELESS)
 
 
 def _count(count: object) -> int:
-    """Return a count of tokens, 0 where it is none."""
+    """Return a token count, or 0."""
     if type(count) is int and 0 < count <= _MAX_TOKENS:
         return count
     if isinstance(count, str) and count.strip().isdecimal() and len(count) < 20:
@@ -186,23 +186,23 @@ _CAPITAL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def find_meaning(word: str) -> str | None:
-    """Return what a service's word means: of the table above, or None for an unknown word."""
-    return _MEANINGS.get(word) or _MEANINGS.get(_plain(word))
+    """Return the meaning of a finish reason, as in the table above; None for an unknown one."""
+    return _MEANINGS.get(word) or _MEANINGS.get(_normalize(word))
 
 
 def is_nothing(reason: object) -> bool:
-    """Tell whether a service says that it goes on: null, and what some send for it."""
+    """Return True if a finish reason means none: null, or what some services send for it."""
     if not reason or not isinstance(reason, str):
         return not reason
-    return reason not in _MEANINGS and _plain(reason) in _NOTHING
+    return reason not in _MEANINGS and _normalize(reason) in _NOTHING
 
 
-def shown(word: str) -> str:
-    """Return a word that is in no table as it may stand in an event and in a log."""
+def sanitize(word: str) -> str:
+    """Return an unknown finish reason in a form that is safe for events and logs."""
     return re.sub(r"[^\w.:/-]", "_", word.strip()[:MAX_WORD_CHARS], flags=re.ASCII)
 
 
-def _plain(word: str) -> str:
-    """`MAX_TOKENS`, `maxTokens`, `max-tokens` and `FINISH_REASON_MAX_TOKENS` are one word."""
+def _normalize(word: str) -> str:
+    """Normalize: `MAX_TOKENS`, `maxTokens`, `FINISH_REASON_MAX_TOKENS` are all `max_tokens`."""
     word = _CAPITAL.sub("_", word.strip()[: 2 * MAX_WORD_CHARS]).lower()
     return word.replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")

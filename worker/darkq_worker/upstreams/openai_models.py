@@ -1,4 +1,4 @@
-"""The models that a service on OpenAI's wire lists, and the names that people give them. No I/O."""
+"""Model lists of services with OpenAI's API, and the short names of models. No I/O."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ _VARIANTS: Final = frozenset(
 def parse_models(body: bytes) -> list[str]:
     """Return the ids in a list of models. Raises `ProtocolViolation`.
 
-    The list stands in `data`, in `models`, or alone; its entries are objects or names.
+    The list is in `data`, in `models`, or the whole body; its entries are objects or names.
     """
     try:
-        listing: Any = json.loads(body)
+        listed: Any = json.loads(body)
     except (ValueError, RecursionError):
-        raise ProtocolViolation("the list of models is no JSON", status=200) from None
-    if isinstance(listing, dict):
-        if "data" not in listing and "models" not in listing:
-            raise ProtocolViolation("the list of models is none", status=200)
-        listing = listing.get("data") or listing.get("models") or []  # Ollama has null for none
-    if not isinstance(listing, list):
-        raise ProtocolViolation("the list of models is none", status=200)
-    ids = [_id_of(model) for model in listing]
+        raise ProtocolViolation("the list of models is not JSON", status=200) from None
+    if isinstance(listed, dict):
+        if "data" not in listed and "models" not in listed:
+            raise ProtocolViolation("the list of models is not a list", status=200)
+        listed = listed.get("data") or listed.get("models") or []  # Ollama has null for none
+    if not isinstance(listed, list):
+        raise ProtocolViolation("the list of models is not a list", status=200)
+    ids = [_find_id(model) for model in listed]
     if ids and not any(ids):
-        raise ProtocolViolation("the list of models names none", status=200)
+        raise ProtocolViolation("the list of models has no names", status=200)
     names = [name for name in dict.fromkeys(ids) if name.isprintable()]
     return [name for name in names if 0 < len(name) <= _MAX_NAME_CHARS][:MAX_MODELS]
 
 
-def _id_of(model: object) -> str:
+def _find_id(model: object) -> str:
     if isinstance(model, dict):
         return clean(model.get("id") or model.get("name") or model.get("model"))
     return clean(model)
 
 
 def default_model(names: Sequence[str]) -> str:
-    """Return the first model of a list that is not for embeddings, speech or images, or ""."""
+    """Return the first model that is not for embeddings, speech or images, or ""."""
     return next((name for name in names if not _NO_CHAT.search(name)), "")
 
 
 def find_listed(name: str, listed: Sequence[str]) -> str | None:
-    """Return what to ask for by a name that is not listed to the letter, or None.
+    """Return the model that a name means which is not listed exactly, or None.
 
-    `llama3.2` is Ollama's `llama3.2:latest`; `gemini-2.5-flash` is `models/gemini-2.5-flash`, and
-    any other name may lack its prefix where only one listed model ends with it. A variant of a
-    listed model, `…:nitro`, is asked for as it is.
+    `llama3.2` means Ollama's `llama3.2:latest`, and `gemini-2.5-flash` means
+    `models/gemini-2.5-flash`. Any other name may lack its prefix if only one listed model ends with
+    it. A variant of a listed model, such as `…:nitro`, is not changed.
     """
     for other in (f"{name}:latest", f"models/{name}", name.removeprefix("models/")):
         if other in listed:

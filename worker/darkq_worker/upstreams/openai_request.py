@@ -1,4 +1,4 @@
-"""What is sent on OpenAI's wire, and what of it a service refuses. No I/O."""
+"""Request bodies of OpenAI's API, and the fields in them that a service refuses. No I/O."""
 
 from __future__ import annotations
 
@@ -30,21 +30,18 @@ _NOT_TAKEN: Final = re.compile(
 )
 
 
-def request_body(
+def build_body(
     url: str, request: Request, model: str, *, refused: AbstractSet[str] = frozenset()
 ) -> bytes:
-    """Return a request for a stream, without the fields that the service refuses.
-
-    Raises `Rejected`.
-    """
+    """Return the body of a streaming request, without refused fields. Raises `Rejected`."""
     prompt = request.prompt
     messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     if not messages:
         raise Rejected("the prompt has no messages")
-    options = _options_of(url, request, refused) if request.options else {}
+    options = _build_options(url, request, refused) if request.options else {}
     fields: dict[str, Any] = {
         "model": model,
-        "messages": [_on_the_wire(message) for message in messages],
+        "messages": [_build_message(message) for message in messages],
         "stream": True,
         **options,
     }
@@ -53,55 +50,55 @@ def request_body(
     try:
         return msgspec.json.encode(fields)
     except UnicodeEncodeError:
-        raise Rejected("the prompt has a lone surrogate, which is no text in UTF-8") from None
+        raise Rejected("the prompt has a lone surrogate, which is not valid in UTF-8") from None
 
 
-def _options_of(url: str, request: Request, refused: AbstractSet[str]) -> dict[str, Any]:
+def _build_options(url: str, request: Request, refused: AbstractSet[str]) -> dict[str, Any]:
     options = request.options.given() if request.options else {}
     if MAX_TOKENS in options and _is_official(url):
-        options[MAX_COMPLETION_TOKENS] = options.pop(MAX_TOKENS)  # its own new name
-    for word, other in _OTHER.items():
-        if word in options and word in refused:
-            options[other] = options.pop(word)
+        options[MAX_COMPLETION_TOKENS] = options.pop(MAX_TOKENS)  # OpenAI's newer name
+    for name, other in _OTHER.items():
+        if name in options and name in refused:
+            options[other] = options.pop(name)
             break
     return options
 
 
-def find_refused(status: int, words: bytes, body: bytes, refused: AbstractSet[str]) -> str | None:
-    """Return the field of a request that was refused and can be left out or renamed, if one was.
+def find_refused(status: int, message: bytes, body: bytes, refused: AbstractSet[str]) -> str | None:
+    """Return the field that a refusal is about, if it can be left out or renamed, or None.
 
-    `words` is the body of the refusal, `body` that of the request.
+    `message` is the body of the refusal, `body` that of the request.
 
-    A word for the most tokens is refused where the other is named, or where it is said not to be
-    known; each is given up for the other once.
+    A name of the token limit is refused if the message has the other name, or says that this one is
+    unknown. The name is changed only once.
     """
     if status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
         return None
-    if USAGE not in refused and (b"stream_options" in words or b"include_usage" in words):
+    if USAGE not in refused and (b"stream_options" in message or b"include_usage" in message):
         return USAGE
     if refused & _OTHER.keys():
         return None
     sent = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    for word, other in _OTHER.items():
-        if word in sent and (
-            other.encode() in words or (word.encode() in words and _NOT_TAKEN.search(words))
+    for name, other in _OTHER.items():
+        if name in sent and (
+            other.encode() in message or (name.encode() in message and _NOT_TAKEN.search(message))
         ):
-            return word
+            return name
     return None
 
 
 def _is_official(url: str) -> bool:
-    """Tell whether it is OpenAI's own service, or Azure's of the same."""
+    """Return True for OpenAI's own service, also on Azure."""
     host = urlsplit(url).hostname or ""
     return host == _OFFICIAL_HOST or host.endswith(_OFFICIAL_DOMAINS)
 
 
-def _on_the_wire(message: Message) -> dict[str, str]:
-    """Only OpenAI itself knows `developer`, and it takes `system` for the same."""
+def _build_message(message: Message) -> dict[str, str]:
+    """Only OpenAI itself knows `developer`, and it accepts `system` for the same."""
     role = "system" if message.role == "developer" else message.role
     return {"role": role, "content": message.text}
 
 
-def text_of(prompt: str | Sequence[Message]) -> str:
-    """Return all that is said in a prompt."""
+def join_prompt(prompt: str | Sequence[Message]) -> str:
+    """Return the whole text of a prompt."""
     return prompt if isinstance(prompt, str) else "\n".join(message.text for message in prompt)

@@ -1,28 +1,29 @@
-"""The answer on OpenAI's wire, which many services speak: bytes in, pieces of text out. No I/O.
+"""Decodes answers of OpenAI's API, which many services offer: bytes in, text out. No I/O.
 
     choices[0].delta.content … → finish_reason → choices: [], usage → [DONE]
 
-Each is an SSE event with one JSON object, but for the last. Services differ in everything else, so
-there is one rule for the end. An answer is complete when
+Each is an SSE event with one JSON object, except the last. Services differ in everything else, so
+one rule decides about the end. An answer is complete if
 
-    - a finish reason that is known and good follows its last text, or
-    - `[DONE]` comes, or the stream ends after an unknown finish reason, and every frame
-      was understood.
+    - a known good finish reason follows its last text, or
+    - every frame was understood, and `[DONE]` arrives, or the stream ends after an unknown finish
+      reason.
 
-Anything else is `Truncated`, with a quote of what was not understood. Three things are kept apart:
+Anything else is `Truncated`, with a quote of what was not understood. Data that is not a usual
+frame is one of these:
 
-    error      says by any of its fields that something is wrong: raised, in its own kind
-    hole       began like a frame and cannot be read, or holds text that has no place: raised
-    foreign    any other object or line: `[DONE]` alone does not complete an answer that has one
+    error      one of its fields means an error: raised, with its own class
+    hole       starts like a frame and cannot be read, or has text in an unknown field: raised
+    foreign    any other object or line: with one, `[DONE]` alone does not complete the answer
 
-A stop proves nothing before the first text, and nothing any more once text has followed one: then
-only the end of the stream does. So after a stop the decoder reads on; `has_ended` says that the
-text is whole as far as anybody knows, `is_complete` that nothing can follow.
+A stop before the first text proves nothing, and neither does one after which more text arrived:
+then only the end of the stream ends the answer. So after a stop the decoder continues to read.
+`has_ended` means that the text is complete as far as known, `is_complete` that nothing can follow.
 
-There are three paths: typed decoding of a piece of text, straight from the bytes; the same of the
-other usual frames; and a patient one for lone surrogates, bytes that are no UTF-8, frames without a
-blank line between them, and JSON that stands in the stream as it is. A whole completion in place of
-a stream is such JSON.
+There are three paths: typed decoding of pieces of text, straight from the bytes; typed decoding of
+the other usual frames; and a tolerant path for lone surrogates, bytes that are not UTF-8, frames
+without a blank line between them, and bare JSON in the stream, such as a whole completion instead
+of a stream.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from darkq_worker.upstreams.base import (
     UpstreamError,
 )
 from darkq_worker.upstreams.http_errors import clean, quotable, reported_error
-from darkq_worker.upstreams.openai_errors import Reported, find_error, hidden, read_error
+from darkq_worker.upstreams.openai_errors import Reported, find_error, hide_secret, read_error
 from darkq_worker.upstreams.openai_frames import (
     BROKEN,
     Choice,
@@ -60,7 +61,7 @@ from darkq_worker.upstreams.openai_frames import (
     is_nothing,
     read_text,
     read_usage,
-    shown,
+    sanitize,
 )
 
 MAX_LINE_BYTES = 4 << 20
@@ -77,7 +78,7 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class AnswerDecoder:
-    """Reads one answer.
+    """Decodes one answer.
 
     `got_frame` says whether the last chunk held more than keep-alives. `unknown_reason` is a finish
     reason that is in no table, if the service gave one. `secret` is kept out of all errors; `model`
@@ -105,15 +106,15 @@ class AnswerDecoder:
         self._retry_after_s = retry_after_s
         self._max_bytes = max_line_bytes
         self._chars = 0
-        self._whole: str | None = None  # the text of a whole completion, which may come again
+        self._whole: str | None = None  # the text of a whole completion, which may be repeated
         self._reason = ""
-        self._reason_is_latest = False  # no text has come since
+        self._reason_is_latest = False  # no text has arrived since
         self._stops_early = False
         self._usage: Usage | None = None
         self._understood = False
         self._foreign = ""
-        self._late: UpstreamError | None = None  # what was wrong after a stop
-        self._open_json = bytearray()  # JSON of several lines, as far as it has come
+        self._late: UpstreamError | None = None  # an error after a stop
+        self._open_json = bytearray()  # JSON of several lines, as far as received
         self._json_lines = 0
         self._at_eof = False
         self._events = EventDecoder(
@@ -122,16 +123,16 @@ class AnswerDecoder:
 
     @property
     def end(self) -> End:
-        """How it ended, once it has."""
+        """The end of the answer, once it is complete."""
         return End(finish_reason=self._reason or "stop", usage=self._usage)
 
     def feed(self, chunk: bytes) -> Iterator[str]:
         """Yield the pieces of text in `chunk`. Iterate to the end before the next call.
 
-        Raises `UpstreamError`, after the text before the fault.
+        Raises `UpstreamError`, after the text before the error.
         """
         self.got_frame = False
-        expects_text = not self.has_ended  # after a stop, no time is spent on what rarely comes
+        expects_text = not self.has_ended  # text after a stop is rare: skip that path
         try:
             for event in self._events.feed(chunk):
                 if expects_text and event.event != "error":
@@ -142,7 +143,7 @@ class AnswerDecoder:
                     else:
                         self.got_frame = self._understood = True
                         if text:
-                            self._take(text)
+                            self._record_text(text)
                             yield text
                         continue
                 yield from self._feed_other(event)
@@ -154,7 +155,7 @@ class AnswerDecoder:
             self.is_complete = True
 
     def feed_eof(self) -> list[str]:
-        """Say that nothing more comes; return the text that an unfinished last event held.
+        """Handle the end of the stream; return the text of an unfinished last event.
 
         Raises `UpstreamError` unless the answer is complete.
         """
@@ -169,7 +170,7 @@ class AnswerDecoder:
         return texts
 
     def _feed_other(self, event: ServerSentEvent) -> Iterator[str]:
-        """Read what is not a piece of text alone: the end, the counts, and everything odd."""
+        """Read any event that is not just a piece of text."""
         if event.data == b"[DONE]" and event.event != "error":
             self._done()
             return
@@ -178,14 +179,14 @@ class AnswerDecoder:
         except _UNDECODABLE:
             frame = _NO_FRAME
         if not _is_usual(frame) or event.event == "error":
-            yield from self._feed_patiently(event)
+            yield from self._feed_tolerantly(event)
             return
         self.got_frame = True
         if text := self._apply(frame):
             yield text
 
-    def _feed_patiently(self, event: ServerSentEvent) -> Iterator[str]:
-        """Read what is none of the usual frames."""
+    def _feed_tolerantly(self, event: ServerSentEvent) -> Iterator[str]:
+        """Read an event that is not a usual frame."""
         text = event.data.decode(errors="replace")
         if event.event == STRAY:
             yield from self._feed_stray(text)
@@ -194,14 +195,14 @@ class AnswerDecoder:
         if event.event in _KEEP_ALIVES:
             return
         value = _parsed(text)
-        # A blank line may be missing: then each line is read by itself.
+        # A blank line may be missing, so that one event has several frames. Read each line.
         lines = [text] if value is not None else text.split("\n", MAX_LINES_TRIED)
         for line in lines:
             if not self.is_complete:
                 yield from self._feed_line(line, is_error=is_error)
 
     def _feed_stray(self, line: str) -> Iterator[str]:
-        """Read a line that stands in the stream as no field of it."""
+        """Read a line that is not a field of the event stream."""
         if self._open_json:
             self._open_json += line.encode() + b"\n"
             if len(self._open_json) > self._max_bytes:
@@ -221,14 +222,14 @@ class AnswerDecoder:
             yield from self._feed_line(line, is_error=False)
 
     def _close_json(self) -> Iterator[str]:
-        """Read the JSON that has come together; what is not whole stays, until the end."""
+        """Read the collected JSON if it is whole, or at the end of the stream."""
         text = self._open_json.decode(errors="replace")
         if _parsed(text) is not None or (self._at_eof and text):
             self._open_json.clear()
             yield from self._feed_line(text, is_error=False)
 
     def _feed_line(self, line: str, *, is_error: bool) -> Iterator[str]:
-        """Read one piece of data by what it says."""
+        """Read one piece of data by its content."""
         prefix = _DATA_PREFIX.match(line)
         line = line[prefix.end() if prefix else 0 :].rstrip()
         if not line or line.startswith(":"):  # some routers send comments as data
@@ -252,7 +253,7 @@ class AnswerDecoder:
             self._foreign = self._foreign or line
 
     def _read_object(self, value: dict[str, Any], line: str) -> str:
-        """Take note of an object, frame or not; return its text."""
+        """Process an object, frame or not; return its text."""
         if value.get("type") in _KEEP_ALIVES:
             return ""
         self.got_frame = True
@@ -272,7 +273,7 @@ class AnswerDecoder:
             return ""
 
     def _apply(self, frame: Frame) -> str:
-        """Take note of a frame; return its text."""
+        """Process a frame; return its text."""
         self._understood = True
         if frame.usage is not None:
             self._usage = read_usage(frame.usage, self._usage)
@@ -294,15 +295,15 @@ class AnswerDecoder:
         if choice.error:
             self._fail(self._error(read_error(choice.error)))
         if text:
-            self._take(text)
+            self._record_text(text)
         if reason:
-            self._finish(reason)
+            self._record_reason(reason)
         if choice.usage is not None:  # Moonshot's
             self._usage = read_usage(choice.usage, self._usage)
         return text
 
     def _read_choices(self, choices: list[Choice]) -> str:
-        """Return the text of a frame's choice: the first that has any. There is but one."""
+        """Return the text of the first choice with text; only one is ever requested."""
         try:
             for choice in choices:
                 if text := self._read_choice(choice):
@@ -319,16 +320,16 @@ class AnswerDecoder:
         message = choice.message
         whole = read_text(message.get("content") if isinstance(message, dict) else message)
         if not whole or (choice.delta is not None and (self._chars or not choice.finish_reason)):
-            return ""  # the sum of the deltas up to here
+            return ""  # it repeats the deltas so far
         if not self._chars:
             self._whole = whole
             return whole
         if whole != self._whole and (self._whole is not None or len(whole) != self._chars):
-            raise OddContent(message)  # it does not repeat the text, so what is it
+            raise OddContent(message)  # it differs from the deltas: part of the text is missing
         return ""
 
-    def _take(self, text: str) -> None:
-        """Take note that text has come. After a stop it shows that a stop ends nothing here."""
+    def _record_text(self, text: str) -> None:
+        """Record text. After a stop it shows that a stop of this service does not end the text."""
         if self._reason:
             self._stops_early = True
             self.has_ended = False
@@ -337,18 +338,18 @@ class AnswerDecoder:
                 raise self._late
         self._chars += len(text)
 
-    def _finish(self, reason: object) -> None:
-        """Take note of a finish reason."""
+    def _record_reason(self, reason: object) -> None:
+        """Record a finish reason."""
         if is_nothing(reason):
             return
         word = reason if isinstance(reason, str) else json.dumps(reason)
         meaning = find_meaning(word)
         if meaning == BROKEN:
-            said = f"the upstream broke its answer off: finish_reason {shown(word)!r}"
+            said = f"the upstream broke its answer off: finish_reason {sanitize(word)!r}"
             self._fail(Reported(codes=(word,)).kind(said, status=200))
         if meaning == BROKEN or self.has_ended or (meaning is None and self._has_good_reason):
             return
-        self._reason = meaning or shown(word)
+        self._reason = meaning or sanitize(word)
         self._reason_is_latest = True
         if meaning is None:
             self.unknown_reason = self._reason
@@ -357,30 +358,30 @@ class AnswerDecoder:
 
     @property
     def _has_good_reason(self) -> bool:
-        """Tell whether a finish reason that is known to be good follows the last text."""
+        """True if a known good finish reason follows the last text."""
         return self._reason_is_latest and self._reason != self.unknown_reason
 
     def _close_text(self) -> None:
-        """A good reason has come: the text is whole if nothing in it is missing."""
+        """Record a good finish reason: the text is complete unless a part is missing."""
         if self._open_json:
             self._fail(self._hole(self._open_json.decode(errors="replace")))
         self.has_ended = True
 
     def _done(self) -> None:
-        """Nothing more follows: judge what has come. Raises `UpstreamError`."""
+        """Complete the answer: nothing more follows. Raises `UpstreamError`."""
         if self._open_json:
             self._fail(self._hole(self._open_json.decode(errors="replace")))
         if self._foreign and not self.has_ended and not (self._has_good_reason and self._chars):
             raise self._not_understood()
         if not self._chars and self._reason in ("length", "content_filter"):
             why = f"the upstream sent no text: {self._reason}"
-            raise Rejected(why, status=200)  # and would send none again
+            raise Rejected(why, status=200)  # a retry would return the same
         if not self._chars:
             raise EmptyAnswer("the upstream sent no text", status=200)
         self.has_ended = self.is_complete = True
 
     def _fail(self, error: UpstreamError) -> None:
-        """Raise an error, unless the text is whole: then it waits for text that may still come."""
+        """Raise an error. After a complete text, keep it: it counts only if more text arrives."""
         if not self.has_ended:
             raise error
         self._late = self._late or error
@@ -402,7 +403,7 @@ class AnswerDecoder:
         return ProtocolViolation(f"HTTP 200, but no answer: {quote}", status=200)
 
     def _quote(self, words: str) -> str:
-        quote = quotable(hidden(words, self._secret), self._prompt)
+        quote = quotable(hide_secret(words, self._secret), self._prompt)
         return quote if len(quote) <= MAX_QUOTE_CHARS else quote[:MAX_QUOTE_CHARS] + "…"
 
     def _error(self, said: Reported) -> UpstreamError:
@@ -410,7 +411,7 @@ class AnswerDecoder:
             known = [name for name in self._models if name != self._model]
             return UnknownModel(self._model, known, said=self._quote(said.detail))
         return reported_error(
-            hidden(said.detail, self._secret),
+            hide_secret(said.detail, self._secret),
             self._prompt,
             kind=said.kind,
             retry_after_s=said.wait_s if self._retry_after_s is None else self._retry_after_s,
@@ -418,7 +419,7 @@ class AnswerDecoder:
 
 
 def _is_usual(frame: Frame) -> bool:
-    """Tell whether a frame has nothing but choices, or nothing but counts beside an empty list."""
+    """Return True if a frame has only choices, or only token counts beside an empty list."""
     return (
         frame.choices is not None
         and (bool(frame.choices) or frame.usage is not None)
@@ -428,7 +429,7 @@ def _is_usual(frame: Frame) -> bool:
 
 
 def _parsed(text: str) -> Any:
-    """Return the value of JSON; None for null and for what is none."""
+    """Return the value of a JSON text; None for null and for invalid JSON."""
     try:
         return _decode_json(text)
     except (ValueError, RecursionError):

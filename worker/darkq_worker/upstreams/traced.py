@@ -1,7 +1,7 @@
-"""The span of a call (CLIENT), and what its HTTP request tells of it.
+"""The span of an upstream call (CLIENT), with attributes of its HTTP request.
 
-Attributes follow OpenTelemetry's conventions for generative AI and HTTP. Of an address the host and
-the port are told, no path and no query; of the options none that may quote a prompt.
+Attributes follow OpenTelemetry's conventions for generative AI and HTTP. Of an address they have
+host and port, without path and query; of the options none that may quote a prompt.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _current_call: ContextVar[Span | None] = ContextVar("darkq_call", default=None)
 
 
 class CallSpan(Untraced):
-    """A call of an upstream. This one is not traced."""
+    """The span of a call; this class is the null object."""
 
     def first_chunk(self) -> None:
-        """Say that the first text has come."""
+        """Record that the first text arrived."""
 
-    def ended(self, end: End) -> None:
-        """Say how the answer ended."""
+    def record_end(self, end: End) -> None:
+        """Record the end of the answer."""
 
 
 UNTRACED_CALL = CallSpan()
@@ -46,9 +46,11 @@ class TracedCall(CallSpan):
         from opentelemetry.trace import SpanKind, use_span
 
         options = request.options
-        wishes = {f"gen_ai.request.{name}": getattr(options, name, None) for name in _OPTIONS}
-        most = getattr(options, "max_completion_tokens", None)
-        wishes["gen_ai.request.max_tokens"] = wishes["gen_ai.request.max_tokens"] or most
+        requested = {f"gen_ai.request.{name}": getattr(options, name, None) for name in _OPTIONS}
+        newer_name = getattr(options, "max_completion_tokens", None)
+        requested["gen_ai.request.max_tokens"] = (
+            requested["gen_ai.request.max_tokens"] or newer_name
+        )
         self._attempt = attempt
         self._span = tracer.start_span(
             f"chat {request.model}",
@@ -57,7 +59,7 @@ class TracedCall(CallSpan):
                 "gen_ai.operation.name": "chat",
                 "gen_ai.provider.name": upstream,
                 "gen_ai.request.model": request.model or "",
-                **{name: value for name, value in wishes.items() if value is not None},
+                **{name: value for name, value in requested.items() if value is not None},
             },
         )
         self._current: AbstractContextManager[object] = use_span(
@@ -89,15 +91,15 @@ class TracedCall(CallSpan):
         self._span.add_event("first chunk")
         self._attempt.add_event("first chunk")
 
-    def ended(self, end: End) -> None:
+    def record_end(self, end: End) -> None:
         self._span.set_attribute("gen_ai.response.finish_reasons", [end.finish_reason])
         if end.usage is not None:
             self._span.set_attribute("gen_ai.usage.input_tokens", end.usage.prompt_tokens)
             self._span.set_attribute("gen_ai.usage.output_tokens", end.usage.completion_tokens)
 
 
-def requested(url: str, method: str, *, sends_trace: bool) -> dict[str, str]:
-    """Note where a call's request goes; return the headers that carry the trace, if it may."""
+def record_request(url: str, method: str, *, sends_trace: bool) -> dict[str, str]:
+    """Record the address of a call; return the headers with the trace, if they may be sent."""
     span = _current_call.get()
     if span is None:
         return {}
@@ -109,8 +111,8 @@ def requested(url: str, method: str, *, sends_trace: bool) -> dict[str, str]:
     return {name: value for name, value in carried._asdict().items() if value}
 
 
-def answered(status: int) -> None:
-    """Note the status of the answer to a call's request."""
+def record_status(status: int) -> None:
+    """Record the HTTP status of a call."""
     span = _current_call.get()
     if span is not None:
         span.set_attribute("http.response.status_code", status)
