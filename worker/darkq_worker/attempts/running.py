@@ -239,9 +239,8 @@ class Attempt:
         if not self.claim.record:
             return Failed("expired", "the job waited for longer than DARKQ_JOB_TTL_S")
         if self.claim.leases_lost > self._settings.worker_max_lost_leases:
-            return Failed(
-                "worker_lost", f"{self.claim.leases_lost} workers died or lost touch running it"
-            )
+            lost = self.claim.leases_lost
+            return Failed("worker_lost", f"{lost} workers died or lost their lease running it")
         record = self._read(self.claim.record)
         if isinstance(record, JobRecord) and record.f != FUNCTION:
             return Failed("unknown_function", f"this worker has no function {record.f[:80]!r}")

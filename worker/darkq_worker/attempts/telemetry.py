@@ -5,7 +5,7 @@ The span of an attempt (CONSUMER) is part of the trace of the producer that enqu
     enqueue ──► attempt ──► chat <model> ──► the upstream, if `sends_trace` is set
 
 Attributes follow OpenTelemetry's conventions for messaging, if these have a name. Without tracing,
-null objects stand in for spans.
+spans are null objects.
 
 Metrics are numbers in memory. Each heartbeat adds to Redis what was counted since the last one, in
 one call, or in none if nothing was counted. A killed worker loses the counts since its last

@@ -13,8 +13,8 @@ no slot, no try, no event in the log.
 
 An upstream without limits costs no round trip: its calls are neither admitted nor recorded. Each
 worker counts failures itself. After `breaker_failures` of them in a row it opens the breaker for
-all workers. A worker that knows of an open breaker asks for each call. Other workers learn of it
-with their next failure or heartbeat.
+all workers. A worker that has seen an open breaker asks for each call. Others see it with their
+next failure or heartbeat.
 
 How a call ended says something about the service as a whole (`CallEnd`):
 

@@ -1,8 +1,8 @@
 """The presence of a worker: its health record, and the drain requests of operators.
 
 The health record is renewed regularly, whatever happens to the servers of the worker's jobs. Drain
-requests are read when their channel says so, and with each health check, in case a message was
-lost.
+requests are read after a message of their channel, and with each health check, in case a message
+was lost.
 """
 
 from __future__ import annotations

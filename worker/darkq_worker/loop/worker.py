@@ -182,7 +182,7 @@ class LeasedWorker(Worker):
             orders = names.worker_orders(self._worker_id)
             stack.enter_context(self._live.listening(orders, self._draining))
             await self._claiming.claim_due()  # the first claim also reads the clock of Redis
-            self._log("worker ready", jobs_at_once=self.max_jobs)
+            logger.info(LogLine("worker ready", jobs_at_once=self.max_jobs, worker=self._worker_id))
             while True:
                 await self._poll_iteration()
 
@@ -199,9 +199,6 @@ class LeasedWorker(Worker):
     def _search(self, partition: int) -> None:
         """Claim nothing from a partition until its leases have been renewed."""
         self._claiming.search(partition)
-
-    def _log(self, event: str, level: int = logging.INFO, **fields: object) -> None:
-        logger.log(level, LogLine(event, **fields, worker=self._worker_id))
 
     async def record_health(self) -> None:
         """Write the health record, every `HEALTH_INTERVAL_S`; see `darkq.operate.workers`."""
@@ -221,11 +218,12 @@ class LeasedWorker(Worker):
 
     def handle_sig_wait_for_completion(self, signum: Signals) -> None:
         """Stop claiming, and let jobs finish within the grace; a second signal hands them back."""
+        fields = {"signal": signum.name, "jobs": len(self.tasks), "worker": self._worker_id}
         if self.allow_pick_jobs:
-            self._log("shutdown requested", signal=signum.name, jobs=len(self.tasks))
+            logger.info(LogLine("shutdown requested", **fields))
             super().handle_sig_wait_for_completion(signum)
         else:
-            self._log("shutdown forced", signal=signum.name, jobs=len(self.tasks))
+            logger.info(LogLine("shutdown forced", **fields))
             self.handle_sig(signum)
 
     def _leave(self, patient: bool) -> None:
@@ -254,9 +252,9 @@ class LeasedWorker(Worker):
                 await self._metrics.send()
                 await sign_out(self.pool, self._worker_id)
         except (TimeoutError, RedisError, OSError) as error:
-            level = logging.WARNING
-            self._log("Redis unavailable during shutdown", level, error=brief(error))
-        self._log("worker stopped")
+            fields = {"error": brief(error), "worker": self._worker_id}
+            logger.warning(LogLine("Redis unavailable during shutdown", **fields))
+        logger.info(LogLine("worker stopped", worker=self._worker_id))
 
 
 class Wakeups:
