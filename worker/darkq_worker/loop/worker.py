@@ -16,14 +16,14 @@ from `main` to `close`. Different, and why:
                ├── heartbeat: leases of jobs, leases of calls, metrics
                └── health check
 
-**The path of a job, from its claim to its settlement, is nine files; start here, at `main`:**
+The path of an attempt from its claim to its settlement is nine files. Start reading at `main`.
 
     loop/claiming          when to claim, and how much
     leases                 the claim itself
     attempts/running       a task per attempt; its outcome
     attempts/generate      the choice of an upstream; its answer, copied into the event log
     limits/calls           admission of the call
-    upstreams/base         what an upstream promises
+    upstreams/base         what an upstream guarantees
     writing/attempt_log    text as numbered events, and the flush that carries them
     writing/writer         flushes to Redis
     attempts/settlement    what is stored at the end
