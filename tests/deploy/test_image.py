@@ -55,7 +55,7 @@ def test_what_goes_in_is_enough_for_the_wheel_and_holds_nothing_else(tmp_path: P
     (build,) = re.findall(r"python (-m hatchling build --target wheel) --directory /dist", TEXT)
     subprocess.run(
         [sys.executable, *build.split(), "--directory", out],
-        cwd=source, capture_output=True, timeout=50, check=True,
+        cwd=source, capture_output=True, timeout=100, check=True,
     )  # fmt: skip
     (wheel,) = out.glob("*.whl")
     packages = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
@@ -115,7 +115,7 @@ async def test_as_the_first_process_it_hears_sigterm(
     darkq.environment |= {"DARKQ_GATEWAY_PORT": "0", "DARKQ_DARKAI_URL": "http://127.0.0.1:1/chat"}
     process = darkq.start(command, command=[*alone(), sys.executable, "-m", "darkq_cli"])
     word = {"worker": "worker ready", "gateway": "listening on"}[command]
-    await wait_until("its start", lambda: process.says(word), 15)
+    await wait_until("its start", lambda: process.says(word))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (first,) = map(int, children)
     assert "NSpid:" in (status := Path(f"/proc/{first}/status").read_text())

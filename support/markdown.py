@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from support.repository import files_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 REMARKS = ("not run", "save as", "exit code", "given")
 

@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 
 from support.repository import files_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 KUBERNETES = ROOT / "deploy/kubernetes"
 SYSTEMD = ROOT / "deploy/systemd"
