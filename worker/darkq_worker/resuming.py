@@ -15,7 +15,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from darkq import scripts
-from darkq.event import Cursor
+from darkq.event import Cursor, Started, decode
 from darkq.line import Command
 from darkq_worker.attempt_log import AttemptLog
 from darkq_worker.flush import is_hopeless
@@ -31,10 +31,17 @@ class Standing(NamedTuple):
     begun: Any
 
     def holds_another_run(self, log: AttemptLog) -> bool:
-        """Return True if another run has begun this attempt."""
-        return (
-            isinstance(self.begun, list) and self.begun != [] and self.begun[0][1][1] != log.started
-        )
+        """Return True if another run has begun this attempt.
+
+        A run that ends before it begins writes its end where `started` would be: without a
+        `started` of ours, an entry of another kind may be our own end, whose reply was lost.
+        """
+        if not isinstance(self.begun, list) or not self.begun:
+            return False
+        entry: bytes = self.begun[0][1][1]
+        if log.started is None:
+            return isinstance(decode(entry), Started)
+        return entry != log.started
 
 
 async def load_scripts(connection: AbstractConnection, *, in_cluster: bool) -> None:
