@@ -296,6 +296,7 @@ async def test_a_cancelled_batch_keeps_what_was_answered(
         await sdk.batches.cancel(batch.id)
 
 
+@pytest.mark.slow
 async def test_a_batch_outlives_the_workers_that_run_it(
     sdk: AsyncOpenAI,
     make_settings: Callable[..., Settings],
