@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +11,12 @@ from redis.asyncio import Redis
 
 from darkq.protocol.keys import PRIORITIES, JobKeys, control, queue, wake
 from darkq.redis import scripts
+from darkq.redis.scripts import Argument
 
 MAX_RENEWALS_PER_CALL = 500
 _FIELDS = 9
 _CLAIM_ASKS = 3
+_SET_BACK_JOBS = 1000
 _CANCELLED, _LEASE_LOST = 1, 2
 
 
@@ -86,6 +89,10 @@ class Leases:
         self._valid_ms = int(min(timeout_s, lease_s / 2) * 1000)
         self._clocks: dict[int, float] = {}
         """Per partition: the clock of its Redis minus the loop's clock, ms; never too large."""
+        self._respite_until_s: dict[int, float] = {}
+        """Per partition: until when expired leases are left to their owners."""
+        self._set_back_ms: dict[int, float] = {}
+        """Per partition: by how much its clock was set back, until its queues are corrected."""
 
     async def claim(
         self,
@@ -104,27 +111,52 @@ class Leases:
         due, or None. If a reply is lost, its jobs wait until their leases expire.
 
         Redis refuses a claim that arrives after its validity. The refusal contains the time of
-        Redis, which the first claim does not know yet: so it is sent twice. The same happens after
-        a clock step. A claim that took as long as its validity has seen an outage, and is repeated
-        with a respite.
+        Redis, which the first claim does not know: so the first claim is sent twice. A later claim
+        is refused if Redis was unavailable for longer than its validity, or if its clock was set
+        forward. Then leases have expired whose owners are alive: for half a lease, every claim has
+        a respite.
+
+        If the clock was set back by more than a lease, the next claim corrects the queues first.
         """
+        await self._correct_queues(partition)
         clock_s = asyncio.get_running_loop().time
         for _ in range(_CLAIM_ASKS):
-            asked_s, now_ms = clock_s(), self._now_ms(partition)
+            expected_ms = self._now_ms(partition)
+            if clock_s() < self._respite_until_s.get(partition, -math.inf):
+                respite_s = max(respite_s, self._lease_ms / 2000)
             now_ms, *reply = await self._claim_call(
-                partition, slots, bulk_slots, suspects, respite_s, now_ms
+                partition, slots, bulk_slots, suspects, respite_s, expected_ms
             )
             self._clocks[partition] = now_ms - clock_s() * 1000
             if reply:
                 break
-            # The refusal may come from a Redis that was frozen: let the owners renew first.
-            if (clock_s() - asked_s) * 1000 >= self._valid_ms:
-                respite_s = max(respite_s, self._lease_ms / 2000)
+            if expected_ms:  # not the first claim: let the owners renew first
+                self._respite_until_s[partition] = clock_s() + self._lease_ms / 2000
         else:
             return [], 0.0
         due_ms, *fields = reply
         claims = [self._claim(fields[n : n + _FIELDS]) for n in range(0, len(fields), _FIELDS)]
+        # The scores of running and deferred jobs are too far in the future by as much as the clock
+        # was set back: they would wait for that long.
+        if expected_ms - now_ms > self._lease_ms:
+            already_ms = self._set_back_ms.get(partition, 0)
+            self._set_back_ms[partition] = already_ms + expected_ms - now_ms
+            return claims, 0.0
         return claims, None if due_ms < 0 else due_ms / 1000
+
+    async def _correct_queues(self, partition: int) -> None:
+        """Correct the scores of future jobs, if the clock was set back: see set_back.lua."""
+        if partition not in self._set_back_ms:
+            return
+        back_ms = f"{self._set_back_ms[partition]:.3f}"
+        for priority in PRIORITIES:
+            begin = b""
+            while True:
+                args: list[Argument] = [back_ms, self._lease_ms, begin, _SET_BACK_JOBS]
+                begin = await scripts.set_back(self._redis, [queue(partition, priority)], args)
+                if not begin:
+                    break
+        del self._set_back_ms[partition]
 
     def _now_ms(self, partition: int) -> float:
         """Return the time of a partition's Redis, or slightly less; 0 if it is unknown."""

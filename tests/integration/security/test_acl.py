@@ -54,6 +54,7 @@ SCRIPTS = {
             "claim",
             "wake",
             "pass_on",
+            "set_back",
             "renew",
             "append",
             "finish",

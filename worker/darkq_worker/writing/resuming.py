@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
-from darkq.event import Cursor
+from darkq.event import Cursor, Started, decode
 from darkq.redis import scripts
 from darkq.redis.raw import Command
 from darkq_worker.writing.attempt_log import AttemptLog, is_permanent
@@ -33,10 +33,17 @@ class LogState(NamedTuple):
     begun: Any
 
     def is_of_another_run(self, log: AttemptLog) -> bool:
-        """Return True if another run has begun this attempt."""
-        return (
-            isinstance(self.begun, list) and self.begun != [] and self.begun[0][1][1] != log.started
-        )
+        """Return True if another run has begun this attempt.
+
+        A run that ends before it begins writes its end instead of `started`. So if our log has no
+        `started`, an entry of another type may be our own end, whose reply was lost.
+        """
+        if not isinstance(self.begun, list) or not self.begun:
+            return False
+        entry: bytes = self.begun[0][1][1]
+        if log.started is None:
+            return isinstance(decode(entry), Started)
+        return entry != log.started
 
 
 async def load_scripts(connection: AbstractConnection, *, in_cluster: bool) -> None:
