@@ -158,12 +158,14 @@ class Call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # Also after a cancellation or an error of this worker: "left" frees the slot at once, and
+        # otherwise it would stay in use until the lease of the call expires.
         await self._gate.record_end(self._token, self._end, self._retry_after_s)
 
     async def record_answer(self) -> None:
         """Record that the first text arrived."""
         self._answered = True
-        if not self._own_proxy:
+        if not self._own_proxy:  # an answer over another way proves nothing about ours
             self._gate.reset_failures()
         if self._records_answer:
             await self._gate.record_answer(self._token)
@@ -254,6 +256,7 @@ class Gate:
                 await asyncio.sleep(OUTAGE_PAUSE_S)
         if answer not in ("go", "probe"):
             raise CallDeferred(float(answer), self._upstream)
+        # Not before the reply: a renewal meanwhile would add a call that may be deferred.
         self._in_progress[call_token(claim)] = None
         # An answer ends the probe of a breaker. It also fixes the call's time of arrival: until
         # then the call counts in each window.
@@ -274,10 +277,12 @@ class Gate:
         self._count(end)
         was_admitted = call in self._in_progress
         self._in_progress.pop(call, None)
+        # Redis does not know a call that was not admitted. But its failure may open the breaker.
         if not was_admitted and end not in ("failed", "limited"):
             return
         argument = int(retry_after_s * 1000) if end == "limited" else 0
         if end == "failed":
+            # Each worker counts for itself: a shared count would cost a round trip per call.
             argument = int(self._failures >= self._failures_to_open)
         await self._report([call, end, argument])
 
@@ -295,7 +300,7 @@ class Gate:
             args += [call, *_call_state(answered_s)]
         self._renewed = ended | self._in_progress.keys()
         step = MAX_CALLS_PER_SCRIPT * 3
-        for start in range(0, max(1, len(args)), step):
+        for start in range(0, max(1, len(args)), step):  # without calls too: it reads the breaker
             await self._send(args[start : start + step])
         self._renewed -= ended  # kept until here: an error above repeats the ends
 

@@ -88,6 +88,7 @@ class Promoter:
 
     async def _run(self, partition: int) -> None:
         try:
+            # Jobs that are added during a call share the next one.
             while pending := self._pending.pop(partition, None):
                 await self._make_due(partition, list(pending.values()))
         finally:
@@ -95,6 +96,7 @@ class Promoter:
 
     async def _make_due(self, partition: int, turns: Sequence[Turn]) -> None:
         loop = asyncio.get_running_loop()
+        # A timer beside the call, and not a timeout: the call goes on, and other jobs may pass.
         slow = loop.call_later(_PATIENCE_S, self._set_aside, partition, turns)
         try:
             gone = await make_due(self._redis, partition, turns)

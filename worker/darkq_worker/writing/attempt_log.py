@@ -54,6 +54,7 @@ class Budget:
     def spend(self, chars: int) -> None:
         """Count new text, or release sent text: a negative number."""
         self.spent += chars
+        # An event is set or cleared only when the limit is crossed: this runs for each chunk.
         if self.exhausted != (self.spent >= self.limit):
             self.exhausted = not self.exhausted
             if self.exhausted:
@@ -307,6 +308,7 @@ class Flush:
         self._received = 0
         partitions: dict[int, list[_Part]] = {}
         for log in logs:
+            # Always all unsent events: after a reconnect, these are more than the latest one.
             if entries := log.seal():
                 self.logs.append(log)
                 part = _Part(log, entries, log.sealed)

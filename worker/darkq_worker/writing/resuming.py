@@ -67,6 +67,7 @@ async def read_log_states(
     await _send(connection, commands)
     states: dict[AttemptLog, LogState] = {}
     for log in logs:
+        # Every reply must be read, also an error: the next log's replies come after it.
         replies = [await _read_reply(connection) for _ in LogState._fields]
         states[log] = LogState(*replies)
     return states
