@@ -134,7 +134,7 @@ async def test_an_idle_chunk_is_one_round_trip(
         assert await watch.calls() == [AN_EVENT]
 
 
-async def test_what_waits_shares_a_round_trip_and_a_jobs_chunks_an_event(
+async def test_waiting_chunks_share_a_round_trip_and_an_event_per_job(
     settings: Settings, hand: Hand, watch: Watch
 ) -> None:
     async with writing(settings) as writer:
@@ -219,7 +219,7 @@ async def test_a_heartbeat_of_1000_jobs_is_two_round_trips(
     assert calls[0].inner == calls[1].inner == half + Counter(TIME=1)
 
 
-async def test_an_idle_worker_asks_once_per_poll_and_nothing_else(
+async def test_idle_worker_makes_one_call_per_poll(
     watch: Watch, make_settings: MakeSettings, start_worker: StartWorker
 ) -> None:
     """Twice a second by default. Its health record comes on top, every ten seconds."""

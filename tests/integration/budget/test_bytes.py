@@ -44,13 +44,13 @@ async def far_client(wire: Wire, make_settings: MakeSettings) -> AsyncIterator[C
         yield client
 
 
-async def test_a_job_enqueued(far_client: Client, wire: Wire) -> None:
+async def test_bytes_of_one_enqueued_job(far_client: Client, wire: Wire) -> None:
     before = wire.bytes
     await far_client.enqueue("hello")
     assert wire.bytes - before == Bytes(sent=425, received=4)
 
 
-async def test_a_job_more_in_bulk(far_client: Client, wire: Wire) -> None:
+async def test_bytes_of_one_more_job_in_enqueue_many(far_client: Client, wire: Wire) -> None:
     start = wire.bytes
     await far_client.enqueue_many(["hello"] * 100)
     hundred = wire.bytes
@@ -61,7 +61,7 @@ async def test_a_job_more_in_bulk(far_client: Client, wire: Wire) -> None:
     assert more.received == less.received == 4
 
 
-async def test_a_job_claimed(hand: Hand, wire: Wire) -> None:
+async def test_bytes_of_one_claimed_job(hand: Hand, wire: Wire) -> None:
     async with Redis.from_url(wire.url) as redis:
         leases = Leases(redis, "worker", lease_s=15, job_ttl_s=86_400)
         await hand.take()
@@ -77,7 +77,9 @@ async def test_a_job_claimed(hand: Hand, wire: Wire) -> None:
         assert wire.bytes - begin == Bytes(sent=247, received=215)
 
 
-async def test_a_chunk_and_the_end(hand: Hand, wire: Wire, make_settings: MakeSettings) -> None:
+async def test_bytes_of_one_chunk_and_of_the_settlement(
+    hand: Hand, wire: Wire, make_settings: MakeSettings
+) -> None:
     async with writing(make_settings(redis_url=wire.url)) as writer:
         await open_logs(writer, hand, 1)  # connects
         claim = await hand.take()
@@ -105,7 +107,7 @@ async def test_a_chunk_and_the_end(hand: Hand, wire: Wire, make_settings: MakeSe
         assert (finish.sent - len(result), finish.received) == (627, 4)
 
 
-async def test_the_log_of_a_job_takes_no_page_of_redis(
+async def test_event_log_of_a_small_job_uses_no_extra_memory_page(
     far_client: Client, redis: Redis, hand: Hand
 ) -> None:
     """Red when it is made by XADD instead of being copied: that sets 4 KB aside."""

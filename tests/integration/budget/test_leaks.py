@@ -63,7 +63,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def test_nothing_is_kept_of_a_job_that_is_over(
+async def test_ended_jobs_leave_nothing_in_the_memory_of_a_worker(
     make_settings: Callable[..., Settings],
     redis: Redis,
     start_darkai: Callable[..., Awaitable[LocalDarkAI]],

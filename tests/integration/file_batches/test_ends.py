@@ -77,7 +77,7 @@ async def fed(orders: Orders, settings: Settings, redis: Redis) -> Callable[...,
     return fed
 
 
-async def test_an_input_deleted_before_it_was_checked_fails_the_batch(
+async def test_input_deleted_before_validation_fails_the_batch(
     orders: Orders, settings: Settings
 ) -> None:
     record = await orders.order(3)
@@ -87,7 +87,7 @@ async def test_an_input_deleted_before_it_was_checked_fails_the_batch(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_an_input_deleted_in_the_middle_fails_it_with_what_was_answered(
+async def test_input_deleted_during_the_run_fails_the_batch_with_its_answers(
     orders: Orders, settings: Settings, fed: Callable[..., Any]
 ) -> None:
     """Red when the next runner only says that the file is gone, again and again."""
@@ -100,7 +100,7 @@ async def test_an_input_deleted_in_the_middle_fails_it_with_what_was_answered(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_an_input_deleted_when_all_its_lines_were_added_is_not_missed(
+async def test_input_deleted_after_all_lines_were_added_is_not_needed(
     orders: Orders, settings: Settings, fed: Callable[..., Any]
 ) -> None:
     record = await fed(5, 5)
@@ -125,7 +125,7 @@ async def test_a_batch_without_input_can_be_cancelled_and_expires(
     assert len(errors) == 3
 
 
-async def test_an_expiry_whose_cancelling_fails_at_first_comes_all_the_same(
+async def test_batch_expires_even_if_its_first_cancellation_fails(
     orders: Orders, settings: Settings, fed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when the error of `cancel` ends the task that watches the window."""
@@ -145,7 +145,7 @@ async def test_an_expiry_whose_cancelling_fails_at_first_comes_all_the_same(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_store_that_fails_for_a_while_is_waited_for(
+async def test_batch_waits_for_a_failing_file_store(
     orders: Orders, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_batch_runners, "LOOK_S", 0.02)
@@ -169,7 +169,7 @@ async def test_a_store_that_fails_for_a_while_is_waited_for(
 
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize(("fails", "state"), [("put_part", "failed"), ("read", "failed")])
-async def test_a_store_that_fails_for_good_ends_the_batch(
+async def test_permanently_failing_file_store_fails_the_batch(
     orders: Orders,
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
@@ -196,7 +196,7 @@ async def test_a_store_that_fails_for_good_ends_the_batch(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_what_was_answered_is_delivered_when_the_store_comes_back_after_the_end(
+async def test_answers_are_delivered_if_the_file_store_recovers_after_the_end(
     orders: Orders, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when a batch that was given up is left alone: its parts are deleted an hour later."""
@@ -227,7 +227,7 @@ async def _is_closed(orders: Orders) -> bool:
     return await orders.client.file_batches.open() == []
 
 
-async def test_a_feeder_that_dies_ends_the_run_at_once(
+async def test_error_while_adding_lines_ends_the_run_at_once(
     orders: Orders, settings: Settings, fed: Callable[..., Any]
 ) -> None:
     """Red when its error is only seen after the next page, which may never come."""
@@ -240,7 +240,7 @@ async def test_a_feeder_that_dies_ends_the_run_at_once(
     assert time.monotonic() - began_s < 10
 
 
-async def test_lost_lines_of_a_cancelled_batch_are_in_the_errors(
+async def test_lost_lines_of_a_cancelled_batch_are_in_the_error_file(
     orders: Orders, settings: Settings, fed: Callable[..., Any], redis: Redis
 ) -> None:
     """Red when only lines beyond the last one added are told: line 2 would be in neither file."""
@@ -278,7 +278,7 @@ async def test_a_job_lost_after_the_cancellation_does_not_keep_the_batch_open(
 
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("is_closed", [False, True])
-async def test_a_job_deleted_before_its_end_was_collected_is_run_again(
+async def test_job_deleted_before_its_end_was_stored_runs_again(
     orders: Orders, settings: Settings, fed: Callable[..., Any], *, is_closed: bool
 ) -> None:
     """Red when the batch waits for what is deleted, or when the line is in neither file."""
@@ -299,7 +299,7 @@ async def has_answered(batch: Batch, count: int) -> bool:
     return (await batch.status()).completed == count
 
 
-async def test_a_job_cancelled_and_deleted_by_itself_does_not_keep_the_batch_open(
+async def test_job_cancelled_and_deleted_singly_does_not_keep_the_batch_open(
     orders: Orders,
     settings: Settings,
     make_settings: Callable[..., Settings],
@@ -322,7 +322,7 @@ async def test_a_job_cancelled_and_deleted_by_itself_does_not_keep_the_batch_ope
     assert (sorted(output), errors) == (["c0", "c1"], [])
 
 
-async def test_too_many_lines_are_said_once(
+async def test_too_many_lines_are_one_error(
     orders: Orders, make_settings: Callable[..., Settings]
 ) -> None:
     record = await orders.order(300)
@@ -347,7 +347,7 @@ async def test_a_batch_that_redis_has_lost_fails(
     assert (ended.state, [e.code for e in ended.errors]) == ("failed", ["batch_lost"])
 
 
-async def test_what_others_put_among_the_batches_stops_nothing_else(
+async def test_foreign_batch_ids_stop_no_other_batch(
     client: Client,
     orders: Orders,
     settings: Settings,
@@ -377,7 +377,7 @@ async def test_what_others_put_among_the_batches_stops_nothing_else(
     assert ended.state == "completed"
 
 
-async def test_what_others_put_among_the_batches_hides_none(
+async def test_foreign_batch_ids_hide_no_batch(
     client: Client, orders: Orders, redis: Redis
 ) -> None:
     """Red when one id or record that cannot be read fails the whole list."""

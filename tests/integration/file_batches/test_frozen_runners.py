@@ -144,7 +144,7 @@ async def check(orders: Orders, batch_id: str, where: object) -> None:
 
 @pytest.mark.usefixtures("worker", "no_pauses")
 @pytest.mark.parametrize("meanwhile", [False, True])
-async def test_wherever_a_runner_freezes_each_line_is_in_the_output_once(
+async def test_runner_suspended_at_any_step_writes_each_line_once(
     orders: Orders, settings: Settings, redis: Redis, meanwhile: bool
 ) -> None:
     """Red when parts have the same name for every runner (one is replaced), when a part counts

@@ -48,7 +48,7 @@ async def test_a_tenant_with_many_batches_does_not_keep_another_waiting(
 
 
 @pytest.mark.usefixtures("no_pauses")
-async def test_of_one_tenant_the_oldest_is_first(
+async def test_oldest_batch_of_a_tenant_runs_first(
     orders: Orders, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when the newest goes first, and when a slot moves though that makes nobody more equal."""
@@ -75,7 +75,7 @@ async def test_of_one_tenant_the_oldest_is_first(
 
 
 @pytest.mark.usefixtures("no_pauses")
-async def test_more_tenants_than_slots_take_turns(
+async def test_tenants_share_slots_in_turns(
     orders: Orders, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when a slot is given up only by a tenant that has two."""

@@ -194,7 +194,7 @@ def check_the_book(arrivals_ms: list[float], windows: Windows) -> None:
 
 
 @pytest.mark.slow
-async def test_the_public_service_is_used_to_the_full_and_never_exceeded(clock: Clock) -> None:
+async def test_limits_of_the_public_service_are_used_fully_and_never_exceeded(clock: Clock) -> None:
     """Red when a grant counts from the question, or a window is left out of `room`."""
     day = Day(clock, 1, DARKAI, lag_ms=0)
     jobs = [day.door.job("bulk") for _ in range(170)]
@@ -208,7 +208,7 @@ async def test_the_public_service_is_used_to_the_full_and_never_exceeded(clock: 
     assert day.asked.total() / len(jobs) < 4
 
 
-async def test_an_urgent_job_goes_next_and_the_others_keep_their_order(clock: Clock) -> None:
+async def test_interactive_job_is_next_and_bulk_jobs_keep_their_order(clock: Clock) -> None:
     day = Day(clock, 2, ((2, 60_000),), lag_ms=0)
     bulk = [day.door.job("bulk") for _ in range(20)]
     urgent = day.door.job("interactive")
@@ -220,7 +220,7 @@ async def test_an_urgent_job_goes_next_and_the_others_keep_their_order(clock: Cl
     check_the_book(day.arrivals_ms, ((2, 60_000),))
 
 
-async def test_slots_of_the_cancelled_are_not_lost(clock: Clock) -> None:
+async def test_turns_of_cancelled_jobs_are_used_by_others(clock: Clock) -> None:
     """Red when nobody is called."""
     windows = ((2, 60_000),)
     day = Day(clock, 3, windows, p_cancelled=0.6)
@@ -244,7 +244,7 @@ async def test_slots_of_the_cancelled_are_not_lost(clock: Clock) -> None:
     p_death=st.sampled_from([0.0, 0.2]),
 )
 @pytest.mark.slow
-async def test_whatever_happens_no_limit_is_exceeded_and_nobody_is_forgotten(
+async def test_random_faults_exceed_no_limit_and_forget_no_job(
     clock: Clock,
     seed: int,
     windows: list[tuple[int, int]],

@@ -70,7 +70,7 @@ async def beating(redis: Redis, limits: Limits, lease_s: float) -> AsyncIterator
             await task
 
 
-async def test_calls_of_an_upstream_are_renewed_while_the_limits_of_another_are_away(
+async def test_calls_are_renewed_while_the_limits_of_another_upstream_are_unavailable(
     partly: PartlyAway, redis: Redis, make_settings: MakeSettings
 ) -> None:
     """Red when one task renews the calls of all upstreams, one after the other."""
@@ -93,7 +93,7 @@ async def test_calls_of_an_upstream_are_renewed_while_the_limits_of_another_are_
     await others.aclose()
 
 
-async def test_jobs_of_a_partition_that_is_away_hold_up_no_other(
+async def test_unavailable_partition_delays_no_other_jobs(
     partly: PartlyAway, redis: Redis, make_settings: MakeSettings
 ) -> None:
     """Red when a job that cannot be made due keeps its place before the others, and when what

@@ -85,7 +85,7 @@ async def test_eight_workers_never_exceed_a_limit_by_one(
     assert max(came_s) - min(came_s) < 9, "and they are used: two rounds of the longer window"
 
 
-async def test_one_after_the_other_in_the_order_they_came(
+async def test_jobs_call_a_limited_upstream_in_order(
     client: Client,
     make_settings: MakeSettings,
     start_darkai: StartDarkAI,
@@ -105,7 +105,7 @@ async def test_one_after_the_other_in_the_order_they_came(
     assert time.monotonic() - begun_s < 10, "who waits is called when a place is free"
 
 
-async def test_urgent_jobs_do_not_stand_behind_bulk(
+async def test_interactive_jobs_are_admitted_before_bulk_jobs(
     client: Client,
     make_settings: MakeSettings,
     start_darkai: StartDarkAI,
@@ -125,7 +125,7 @@ async def test_urgent_jobs_do_not_stand_behind_bulk(
     assert order == list(range(10))
 
 
-async def test_who_waits_holds_no_slot_and_burns_no_try(
+async def test_deferred_job_holds_no_slot_and_uses_no_try(
     client: Client,
     redis: Redis,
     make_settings: MakeSettings,
@@ -158,7 +158,7 @@ async def test_who_waits_holds_no_slot_and_burns_no_try(
         await job.cancel()
 
 
-async def test_the_turn_of_a_cancelled_job_goes_to_the_next(
+async def test_turn_of_a_cancelled_job_goes_to_the_next_job(
     client: Client,
     make_settings: MakeSettings,
     start_darkai: StartDarkAI,
@@ -176,7 +176,7 @@ async def test_the_turn_of_a_cancelled_job_goes_to_the_next(
     check_the_book(darkai, (1, 1.0))
 
 
-async def test_places_of_a_killed_worker_are_free_within_its_lease(
+async def test_call_slots_of_a_killed_worker_are_free_within_its_lease(
     client: Client,
     make_settings: MakeSettings,
     start_darkai: StartDarkAI,
@@ -200,7 +200,7 @@ async def test_places_of_a_killed_worker_are_free_within_its_lease(
     assert came_s - killed_s <= 1 + 1
 
 
-async def test_a_429_keeps_all_workers_away(
+async def test_429_stops_the_calls_of_all_workers(
     client: Client,
     make_settings: MakeSettings,
     start_darkai: StartDarkAI,
@@ -223,7 +223,7 @@ async def test_a_429_keeps_all_workers_away(
 
 
 class TestBreaker:
-    async def test_it_opens_for_all_tries_one_at_a_time_and_closes_by_itself(
+    async def test_breaker_opens_for_all_workers_probes_singly_and_closes(
         self,
         client: Client,
         redis: Redis,
@@ -258,7 +258,7 @@ class TestBreaker:
         burnt = sum([(await job.status()).tries for job in jobs]) - sum(tries)
         assert burnt <= 4, "and nobody else burns a try"
 
-    async def test_after_an_outage_everything_is_done_soon(
+    async def test_all_jobs_complete_soon_after_an_upstream_outage(
         self,
         client: Client,
         make_settings: MakeSettings,

@@ -93,14 +93,14 @@ async def ask(upstream: Upstream) -> str:
     return text
 
 
-async def test_calls_one_after_another_share_a_connection(make: Make, kept: list[Step]) -> None:
+async def test_sequential_calls_share_a_connection(make: Make, kept: list[Step]) -> None:
     async with ScriptedServer(kept) as server:
         upstream = make(server)
         assert [await ask(upstream) for _ in range(3)] == ["Hello"] * 3
     assert [request.connection for request in server.requests] == [1, 1, 1]
 
 
-async def test_calls_at_the_same_time_share_none(make: Make, kept: list[Step]) -> None:
+async def test_concurrent_calls_share_no_connection(make: Make, kept: list[Step]) -> None:
     gate = asyncio.Event()
     async with ScriptedServer([gate, *kept]) as server:
         upstream = make(server)
@@ -112,7 +112,7 @@ async def test_calls_at_the_same_time_share_none(make: Make, kept: list[Step]) -
 
 
 @pytest.mark.parametrize("end", [[], [RESET]], ids=["closed", "reset"])
-async def test_a_kept_connection_that_dies_unheard_costs_nothing(
+async def test_stale_kept_connection_is_replaced_without_an_error(
     make: Make, kept: list[Step], end: list[Step]
 ) -> None:
     """Red where a call is lost with the connection that a service closes under it."""
@@ -123,7 +123,7 @@ async def test_a_kept_connection_that_dies_unheard_costs_nothing(
     assert server.requests[1].body == server.requests[2].body
 
 
-async def test_a_connection_that_is_closed_between_two_calls_is_not_used(
+async def test_connection_closed_between_two_calls_is_not_used(
     make: Make, last: list[Step]
 ) -> None:
     async with ScriptedServer(last) as server:
@@ -147,7 +147,7 @@ async def test_a_connection_that_is_closed_between_two_calls_is_not_used(
     ],
     ids=range(8),
 )
-async def test_no_call_is_made_twice_once_a_byte_of_its_answer_has_come(
+async def test_call_is_not_repeated_after_a_byte_of_its_answer(
     make: Make, kept: list[Step], script: Sequence[Step], error: type[UpstreamError]
 ) -> None:
     """Red where `heard` is not asked: the second call would be answered."""
@@ -160,14 +160,16 @@ async def test_no_call_is_made_twice_once_a_byte_of_its_answer_has_come(
 
 
 @pytest.mark.parametrize("end", [[], [RESET]], ids=["closed", "reset"])
-async def test_a_new_connection_that_dies_is_a_failure(make: Make, end: list[Step]) -> None:
+async def test_call_over_a_new_connection_is_not_repeated(make: Make, end: list[Step]) -> None:
     async with ScriptedServer(end) as server:
         with pytest.raises(Unreachable):
             await ask(make(server))
     assert len(server.requests) == 1
 
 
-async def test_the_second_connection_is_new_and_the_last(make: Make, kept: list[Step]) -> None:
+async def test_repeated_call_uses_a_new_connection_and_is_the_last(
+    make: Make, kept: list[Step]
+) -> None:
     """A service that was restarted has closed all that were kept: they are not tried in turn."""
     gate = asyncio.Event()
     slow: list[Step] = [gate, *kept]
@@ -183,7 +185,7 @@ async def test_the_second_connection_is_new_and_the_last(make: Make, kept: list[
     assert server.requests[-1].connection == 5
 
 
-async def test_what_comes_over_an_idle_connection_is_no_answer(
+async def test_data_on_an_idle_connection_is_not_an_answer(
     make: Make, wire: str, kept: list[Step]
 ) -> None:
     """Red where a 408 that a proxy sends before it closes is read as the next answer."""
@@ -200,7 +202,7 @@ async def test_what_comes_over_an_idle_connection_is_no_answer(
     assert [request.connection for request in server.requests] == [1, 2]
 
 
-async def test_a_connection_is_kept_for_a_short_time(
+async def test_idle_connection_is_closed_after_a_short_time(
     make: Make, kept: list[Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "IDLE_CONNECTION_S", 0.02)
@@ -215,7 +217,7 @@ async def test_a_connection_is_kept_for_a_short_time(
     assert [request.connection for request in server.requests] == [1, 2]
 
 
-async def test_a_service_that_cannot_keep_connections_is_told_so(
+async def test_keeps_connections_false_sends_connection_close(
     session: aiohttp.ClientSession,
 ) -> None:
     script: list[Step] = [CHUNKED, chunked(OPENAI_BODY), LAST_CHUNK, NEXT_REQUEST]
@@ -229,7 +231,7 @@ async def test_a_service_that_cannot_keep_connections_is_told_so(
     assert {request.headers["connection"] for request in server.requests} == {"close"}
 
 
-async def test_a_call_that_is_let_go_closes_its_kept_connection(
+async def test_cancelled_call_closes_its_kept_connection(
     make: Make, kept: list[Step], wire: str
 ) -> None:
     """Cancellation must reach the service: what is kept is never a call in progress."""

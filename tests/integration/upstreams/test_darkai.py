@@ -85,7 +85,7 @@ async def ask(
 # The request
 
 
-async def test_request_on_the_wire(session: aiohttp.ClientSession) -> None:
+async def test_request_has_the_expected_headers_and_body(session: aiohttp.ClientSession) -> None:
     async with ScriptedServer([head(), *ANSWER]) as server:
         await ask(session, server.url, Request(prompt="Привет 🌸", model="gpt-4o"))
     (request,) = server.requests
@@ -107,7 +107,9 @@ async def test_request_on_the_wire(session: aiohttp.ClientSession) -> None:
         ("gpt-3.5-turbo", "gpt-3.5-turbo"),
     ],
 )
-async def test_model(session: aiohttp.ClientSession, model: str | None, sent: str) -> None:
+async def test_model_and_aliases_are_sent(
+    session: aiohttp.ClientSession, model: str | None, sent: str
+) -> None:
     messages = (Message("system", "Be brief."), Message("user", "Hello"))
     async with ScriptedServer([head(), *ANSWER]) as server:
         await ask(session, server.url, Request(prompt=messages, model=model))
@@ -135,7 +137,7 @@ async def test_upstream_protocol(session: aiohttp.ClientSession) -> None:
         (Request(prompt="\ud83d"), Rejected, "surrogate"),
     ],
 )
-async def test_bad_request_is_refused_before_anything_is_sent(
+async def test_invalid_request_is_refused_before_sending(
     session: aiohttp.ClientSession, request_: Request, kind: type[UpstreamError], reason: str
 ) -> None:
     async with ScriptedServer([head(), *ANSWER]) as server:
@@ -154,7 +156,7 @@ async def test_recorded_answer(session: aiohttp.ClientSession) -> None:
     assert text.startswith("Весна идёт, весне дорогу! 🌸\n")
 
 
-async def test_chunks_come_as_they_are_sent(session: aiohttp.ClientSession) -> None:
+async def test_chunks_are_yielded_as_they_arrive(session: aiohttp.ClientSession) -> None:
     first, second = asyncio.Event(), asyncio.Event()
     script: list[Step] = [head(), chunk("a"), first, chunk("b"), second, END]
     async with (
@@ -168,7 +170,7 @@ async def test_chunks_come_as_they_are_sent(session: aiohttp.ClientSession) -> N
         assert await anext(items) == End()
 
 
-async def test_answer_in_single_bytes(session: aiohttp.ClientSession) -> None:
+async def test_answer_in_single_bytes_is_decoded(session: aiohttp.ClientSession) -> None:
     body = chunked(*[bytes([byte]) for byte in ANSWER[0]]) + b"0\r\n\r\n"
     async with ScriptedServer([head(**CHUNKED), body]) as server:
         assert await ask(session, server.url) == ["Hello, ", "world"]
@@ -198,7 +200,7 @@ async def answer_of(session: aiohttp.ClientSession) -> list[str]:
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
-async def test_a_whole_answer_as_json_is_an_answer(
+async def test_whole_answer_as_json_is_accepted(
     session: aiohttp.ClientSession, content_type: str
 ) -> None:
     data = b'{"event": "final-response", "data": {"message": "Hello"}}'
@@ -206,7 +208,7 @@ async def test_a_whole_answer_as_json_is_an_answer(
         assert await ask(session, server.url) == ["Hello"]
 
 
-async def test_finished_answer_leaves_the_connection_to_the_next(
+async def test_finished_answer_keeps_the_connection_for_the_next_call(
     session: aiohttp.ClientSession,
 ) -> None:
     script: list[Step] = [head(**CHUNKED), chunked(*ANSWER), b"0\r\n\r\n", NEXT_REQUEST]
@@ -216,7 +218,7 @@ async def test_finished_answer_leaves_the_connection_to_the_next(
         assert [request.connection for request in server.requests] == [1, 1, 1]
 
 
-async def test_rest_of_an_answer_is_waited_for_a_moment(session: aiohttp.ClientSession) -> None:
+async def test_rest_of_an_answer_is_read_for_a_short_time(session: aiohttp.ClientSession) -> None:
     gate = asyncio.Event()
     first: list[Step] = [head(**CHUNKED), chunked(chunk("a") + END), gate, b"0\r\n\r\n"]
     async with ScriptedServer([*first, NEXT_REQUEST], first) as server:
@@ -226,7 +228,7 @@ async def test_rest_of_an_answer_is_waited_for_a_moment(session: aiohttp.ClientS
         assert [request.connection for request in server.requests] == [1, 1]
 
 
-async def test_server_that_never_closes_does_not_hold_the_end_up(
+async def test_server_that_never_closes_does_not_delay_the_end(
     session: aiohttp.ClientSession,
 ) -> None:
     async with ScriptedServer([head(), chunk("a") + END, STALL]) as server:
@@ -435,7 +437,9 @@ FAILURES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-async def test_failure(session: aiohttp.ClientSession, name: str) -> None:
+async def test_failed_answers_raise_their_error_class(
+    session: aiohttp.ClientSession, name: str
+) -> None:
     script, kind, retry_after_s, status = FAILURES[name]
     async with ScriptedServer(script) as server:
         with pytest.raises(UpstreamError) as caught:
@@ -466,14 +470,16 @@ async def test_failure(session: aiohttp.ClientSession, name: str) -> None:
         ("redirect", "HTTP 302 Found, a redirect, which is not followed"),
     ],
 )
-async def test_failure_says_why(session: aiohttp.ClientSession, name: str, reason: str) -> None:
+async def test_failure_message_has_the_reason(
+    session: aiohttp.ClientSession, name: str, reason: str
+) -> None:
     async with ScriptedServer(FAILURES[name][0]) as server:
         pattern = re.escape(reason).replace(r"\.\*", ".*")
         with pytest.raises(UpstreamError, match=pattern):
             await ask(session, server.url)
 
 
-async def test_text_before_an_error_is_given_out(session: aiohttp.ClientSession) -> None:
+async def test_text_before_an_error_is_yielded(session: aiohttp.ClientSession) -> None:
     pieces: list[str] = []
     async with ScriptedServer([head(), BEGIN + chunk("a") + chunk("b") + CAPACITY]) as server:
         with pytest.raises(Overloaded):
@@ -499,7 +505,7 @@ async def test_redirect_is_not_followed(session: aiohttp.ClientSession) -> None:
         assert elsewhere.requests == []
 
 
-async def test_error_body_without_end_is_read_in_part(session: aiohttp.ClientSession) -> None:
+async def test_endless_error_body_is_read_in_part(session: aiohttp.ClientSession) -> None:
     script: list[Step] = [head("500 Oops"), Repeat(b"x" * 10_000, 0.001)]
     async with ScriptedServer(script) as server:
         with pytest.raises(Overloaded):
@@ -514,7 +520,9 @@ async def test_error_body_without_end_is_read_in_part(session: aiohttp.ClientSes
         ("http://nowhere.invalid/chat", "host name is not known"),
     ],
 )
-async def test_unreachable(session: aiohttp.ClientSession, url: str, reason: str) -> None:
+async def test_connection_errors_are_unreachable_with_a_reason(
+    session: aiohttp.ClientSession, url: str, reason: str
+) -> None:
     with pytest.raises(Unreachable, match=reason) as caught:
         await ask(session, url)
     assert caught.value.retryable
@@ -522,7 +530,7 @@ async def test_unreachable(session: aiohttp.ClientSession, url: str, reason: str
     assert "127.0.0.1" not in caught.value.message
 
 
-async def test_server_without_tls(session: aiohttp.ClientSession) -> None:
+async def test_server_without_tls_is_unreachable(session: aiohttp.ClientSession) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 This is a plain port\r\n\r\n")
@@ -535,7 +543,7 @@ async def test_server_without_tls(session: aiohttp.ClientSession) -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/chat", "http://[::1/chat"])
-async def test_url_that_is_none(session: aiohttp.ClientSession, url: str) -> None:
+async def test_invalid_url_is_rejected(session: aiohttp.ClientSession, url: str) -> None:
     with pytest.raises(Rejected, match="URL"):
         await ask(session, url)
 
@@ -554,7 +562,9 @@ async def test_url_that_is_none(session: aiohttp.ClientSession, url: str) -> Non
     ],
     ids=["no head", "no body", "after a chunk", "only pings", "pings after an empty end"],
 )
-async def test_idle_timeout(session: aiohttp.ClientSession, script: Sequence[Step]) -> None:
+async def test_silence_ends_in_the_idle_timeout(
+    session: aiohttp.ClientSession, script: Sequence[Step]
+) -> None:
     async with ScriptedServer(script) as server:
         with pytest.raises(TimedOut, match=r"nothing came for 0\.2 s") as caught:
             await asyncio.wait_for(ask(session, server.url, idle_timeout_s=0.2), 5)
@@ -562,7 +572,7 @@ async def test_idle_timeout(session: aiohttp.ClientSession, script: Sequence[Ste
         await asyncio.wait_for(server.client_gone.wait(), 5)
 
 
-async def test_idle_timeout_ends_a_wait_that_aiohttp_forgets(
+async def test_idle_timeout_ends_a_wait_without_an_aiohttp_timeout(
     session: aiohttp.ClientSession,
 ) -> None:
     """A broken HTTP chunk makes aiohttp close the connection, but it wakes no reader."""
@@ -577,7 +587,7 @@ async def test_idle_timeout_ends_a_wait_that_aiohttp_forgets(
                 await asyncio.wait_for(anext(items), 5)
 
 
-async def test_total_timeout(session: aiohttp.ClientSession) -> None:
+async def test_total_timeout_ends_an_active_answer(session: aiohttp.ClientSession) -> None:
     async with ScriptedServer([head(), Repeat(chunk("a"), 0.02)]) as server:
         pieces: list[str] = []
         with pytest.raises(TimedOut, match=r"not complete within 0\.4 s"):
@@ -586,7 +596,9 @@ async def test_total_timeout(session: aiohttp.ClientSession) -> None:
         await asyncio.wait_for(server.client_gone.wait(), 5)
 
 
-async def test_total_timeout_before_the_head(session: aiohttp.ClientSession) -> None:
+async def test_total_timeout_applies_before_the_response_headers(
+    session: aiohttp.ClientSession,
+) -> None:
     """Red if the deadline does not hold, or leaves the task marked as cancelled."""
     async with ScriptedServer([STALL]) as server:
         with pytest.raises(TimedOut, match=r"not complete within 0\.2 s"):
@@ -596,13 +608,13 @@ async def test_total_timeout_before_the_head(session: aiohttp.ClientSession) -> 
     assert task.cancelling() == 0
 
 
-async def test_frames_of_any_kind_keep_a_call_alive(session: aiohttp.ClientSession) -> None:
+async def test_frames_of_any_type_restart_the_idle_clock(session: aiohttp.ClientSession) -> None:
     script: list[Step] = [head(), Repeat(BEGIN, 0.05, times=10), *ANSWER]
     async with ScriptedServer(script) as server:
         assert await ask(session, server.url, idle_timeout_s=0.3) == ["Hello, ", "world"]
 
 
-async def test_time_of_a_slow_reader_is_not_the_upstreams(session: aiohttp.ClientSession) -> None:
+async def test_time_of_a_slow_reader_is_not_idle_time(session: aiohttp.ClientSession) -> None:
     gate = asyncio.Event()
     async with ScriptedServer([head(), chunk("a"), gate, chunk("b") + END]) as server:
         upstream = DarkAIUpstream(session, url=server.url, idle_timeout_s=0.1)
@@ -641,7 +653,7 @@ def test_cancelling_the_reader_closes_the_connection_before_it_returns(run: Runn
 
 
 @RUNNERS
-def test_cancelling_before_the_head_closes_the_connection(run: Runner) -> None:
+def test_cancelling_before_the_response_headers_closes_the_connection(run: Runner) -> None:
     server = BlockingServer(b"")
     server.start()
 
@@ -678,7 +690,7 @@ def test_closing_the_iterator_closes_the_connection_before_it_returns(run: Runne
     "script",
     [[head("403 No", **HTML), STALL], [head(**HTML), b"<", STALL], [head(), b"<", STALL]],
 )
-async def test_refusal_closes_the_connection_too(
+async def test_refusal_closes_the_connection(
     session: aiohttp.ClientSession, script: list[Step]
 ) -> None:
     async with ScriptedServer(script) as server:
@@ -690,13 +702,13 @@ async def test_refusal_closes_the_connection_too(
 # Proxies
 
 
-async def test_proxy_of_the_deployment(session: aiohttp.ClientSession) -> None:
+async def test_proxy_of_the_deployment_is_used(session: aiohttp.ClientSession) -> None:
     async with ScriptedServer([head(), *ANSWER]) as server, HttpProxy("user:pass") as proxy:
         assert await ask(session, server.url, proxy=proxy.url) == ["Hello, ", "world"]
         assert proxy.targets == [server.url]
 
 
-async def test_proxy_of_a_request_wins(session: aiohttp.ClientSession) -> None:
+async def test_proxy_of_a_request_has_precedence(session: aiohttp.ClientSession) -> None:
     async with ScriptedServer([head(), *ANSWER]) as server, HttpProxy() as proxy:
         request = Request(prompt=PROMPT, proxy=proxy.url)
         assert await ask(session, server.url, request, proxy="http://127.0.0.1:1")
@@ -704,7 +716,7 @@ async def test_proxy_of_a_request_wins(session: aiohttp.ClientSession) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://nowhere.invalid/chat", "https://nowhere.invalid/chat"])
-async def test_proxy_that_refuses(session: aiohttp.ClientSession, url: str) -> None:
+async def test_refusing_proxy_fails_the_call(session: aiohttp.ClientSession, url: str) -> None:
     async with HttpProxy("user:right") as proxy:
         wrong = proxy.url.replace("right", "wrong")
         with pytest.raises(Rejected, match="HTTP 407") as caught:
@@ -713,7 +725,7 @@ async def test_proxy_that_refuses(session: aiohttp.ClientSession, url: str) -> N
     assert "wrong" not in str(caught.value)
 
 
-async def test_proxy_that_is_not_there(session: aiohttp.ClientSession) -> None:
+async def test_missing_proxy_is_unreachable(session: aiohttp.ClientSession) -> None:
     with pytest.raises(Unreachable, match="to the proxy: connection refused") as caught:
         await ask(session, "http://nowhere.invalid/", proxy="http://user:secret@127.0.0.1:1")
     assert "secret" not in str(caught.value)
@@ -722,7 +734,7 @@ async def test_proxy_that_is_not_there(session: aiohttp.ClientSession) -> None:
 # The probe
 
 
-async def test_probe_returns_with_the_first_word(session: aiohttp.ClientSession) -> None:
+async def test_probe_returns_with_the_first_text(session: aiohttp.ClientSession) -> None:
     async with ScriptedServer([head(), BEGIN + chunk("H"), STALL]) as server:
         await DarkAIUpstream(session, url=server.url).probe(timeout_s=5)
         await asyncio.wait_for(server.client_gone.wait(), 5)
@@ -737,7 +749,7 @@ async def test_probe_returns_with_the_first_word(session: aiohttp.ClientSession)
         ([head(), BEGIN + END + final("")], EmptyAnswer),
     ],
 )
-async def test_probe_that_fails(
+async def test_failed_probe_raises_its_error(
     session: aiohttp.ClientSession, script: Sequence[Step], kind: type[UpstreamError]
 ) -> None:
     async with ScriptedServer(script) as server:

@@ -41,7 +41,7 @@ def measured_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 # The three uses
 
 
-async def test_a_poem_about_spring(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_compat_example_poem(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ScriptedServer([head(), answer(POEM)]) as server:
         monkeypatch.setenv("DARKQ_DARKAI_URL", server.url)
         messages = [{"role": "user", "content": "Write a poem about spring"}]
@@ -52,7 +52,7 @@ async def test_a_poem_about_spring(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.requests[0].json == {"query": "Write a poem about spring", "model": "gpt-4o"}
 
 
-async def test_a_joke_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_compat_example_joke_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ScriptedServer([head(), answer(JOKE)]) as server, HttpProxy("me:secret") as proxy:
         monkeypatch.setattr(DarkAI, "api_endpoint", server.url)
         messages = [{"role": "user", "content": "Tell me a joke"}]
@@ -66,7 +66,7 @@ async def test_a_joke_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "proxy-authorization" not in server.requests[0].headers
 
 
-async def test_a_model_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_compat_unknown_model_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ScriptedServer([head(), answer(JOKE)]) as server:
         monkeypatch.setattr(DarkAI, "api_endpoint", server.url)
         messages = [{"role": "user", "content": "Hello"}]
@@ -80,7 +80,7 @@ async def test_a_model_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> N
 # The rest of the interface
 
 
-def test_attributes() -> None:
+def test_compat_class_attributes() -> None:
     assert DarkAI.url == DarkAI.api_endpoint == "https://darkai.foundation/chat"
     assert DarkAI.supports_stream is True
     assert DarkAI.default_model == "llama-3-70b"
@@ -89,7 +89,7 @@ def test_attributes() -> None:
     assert inspect.isasyncgenfunction(DarkAI.create_async_generator)
 
 
-def test_get_model() -> None:
+def test_compat_get_model() -> None:
     assert DarkAI.get_model("") == DarkAI.get_model(None) == DarkAI.default_model
     assert DarkAI.get_model("llama-3.1-70b") == "llama-3-70b"
     assert DarkAI.get_model("gpt-4o") == "gpt-4o"
@@ -97,7 +97,7 @@ def test_get_model() -> None:
         DarkAI.get_model("GPT-4o")
 
 
-def test_endpoint_that_was_assigned_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compat_assigned_endpoint_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARKQ_DARKAI_URL", "http://127.0.0.1:1/from-environment")
     assert DarkAI.api_endpoint == "http://127.0.0.1:1/from-environment"
     monkeypatch.setattr(DarkAI, "api_endpoint", "http://127.0.0.1:1/assigned")
@@ -133,7 +133,7 @@ def test_endpoint_that_was_assigned_wins(monkeypatch: pytest.MonkeyPatch) -> Non
         ),
     ],
 )
-def test_format_prompt(messages: list[dict[str, Any]], prompt: str) -> None:
+def test_compat_format_prompt(messages: list[dict[str, Any]], prompt: str) -> None:
     assert DarkAI.format_prompt(messages) == prompt
 
 
@@ -145,19 +145,21 @@ def test_format_prompt(messages: list[dict[str, Any]], prompt: str) -> None:
         ([{"content": "a"}], r"messages\[0\]"),
     ],
 )
-async def test_bad_messages(messages: list[dict[str, Any]], reason: str) -> None:
+async def test_compat_invalid_messages_are_refused(
+    messages: list[dict[str, Any]], reason: str
+) -> None:
     with pytest.raises(Rejected, match=reason):
         await anext(DarkAI.create_async_generator("gpt-4o", messages))
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "127.0.0.1:1"])
-async def test_bad_proxy(proxy: str) -> None:
+async def test_compat_invalid_proxy_is_refused(proxy: str) -> None:
     messages = [{"role": "user", "content": "Hello"}]
     with pytest.raises(Rejected, match="proxy must be a URL"):
         await anext(DarkAI.create_async_generator("gpt-4o", messages, proxy=proxy))
 
 
-async def test_errors_raise_with_status_and_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_compat_errors_have_status_and_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     messages = [{"role": "user", "content": "Hello"}]
     at_capacity = error("Model is at capacity. Please try again later.")
     scripts = ([head("503 Busy"), at_capacity], [head(), chunk("a"), at_capacity], [head()])
@@ -200,7 +202,9 @@ async def test_closing_and_cancelling_close_the_connection(monkeypatch: pytest.M
 # `working`
 
 
-async def test_working_is_what_the_last_probe_found(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_compat_working_is_the_result_of_the_last_probe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     scripts: list[list[Step]] = [
         [head(), BEGIN + chunk("H"), STALL],
         [head("502 Bad")],

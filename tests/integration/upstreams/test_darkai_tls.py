@@ -37,7 +37,7 @@ def server(authority: trustme.CA) -> BlockingServer:
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def test_closing_does_not_wait_for_the_peer_to_take_its_leave(
+def test_close_does_not_wait_for_the_tls_shutdown_of_the_peer(
     run: Callable[[Coroutine[Any, Any, None]], None],
     server: BlockingServer,
     authority: trustme.CA,
@@ -56,7 +56,7 @@ def test_closing_does_not_wait_for_the_peer_to_take_its_leave(
     server.join(5)
 
 
-async def test_certificate_that_nobody_trusts(server: BlockingServer) -> None:
+async def test_untrusted_certificate_is_unreachable(server: BlockingServer) -> None:
     async with aiohttp.ClientSession() as session:
         items = DarkAIUpstream(session, url=server.url).stream(Request(prompt="Hello"))
         with pytest.raises(Unreachable, match="certificate is not trusted"):

@@ -57,7 +57,9 @@ async def ask(upstream: OpenAIUpstream, request: Request) -> tuple[list[str], En
     raise AssertionError("a stream must not stop without an End")
 
 
-async def test_it_lists_its_model_and_streams(session: aiohttp.ClientSession, url: str) -> None:
+async def test_llama_cpp_lists_its_model_and_streams(
+    session: aiohttp.ClientSession, url: str
+) -> None:
     upstream = OpenAIUpstream(session, name="llama", url=url, api_key=KEY)
     await upstream.list_models()
     assert upstream.models == ("smollm2",)
@@ -73,16 +75,14 @@ async def test_it_lists_its_model_and_streams(session: aiohttp.ClientSession, ur
     assert "".join(again) == "".join(pieces), "the options were honoured"
 
 
-async def test_it_refuses_a_wrong_key(session: aiohttp.ClientSession, url: str) -> None:
+async def test_llama_cpp_refuses_a_wrong_key(session: aiohttp.ClientSession, url: str) -> None:
     upstream = OpenAIUpstream(session, name="llama", url=url, api_key="wrong", models=["smollm2"])
     with pytest.raises(Rejected, match="HTTP 401") as caught:
         await ask(upstream, Request(prompt="Hi"))
     assert "wrong" not in caught.value.message
 
 
-async def test_it_refuses_a_prompt_that_is_too_long(
-    session: aiohttp.ClientSession, url: str
-) -> None:
+async def test_llama_cpp_refuses_a_long_prompt(session: aiohttp.ClientSession, url: str) -> None:
     upstream = OpenAIUpstream(session, name="llama", url=url, api_key=KEY, models=["smollm2"])
     with pytest.raises(UpstreamError) as caught:
         await ask(upstream, Request(prompt="many words " * 400))
@@ -90,7 +90,7 @@ async def test_it_refuses_a_prompt_that_is_too_long(
     assert "many words" not in caught.value.message
 
 
-async def test_a_worker_runs_jobs_with_it(
+async def test_worker_runs_jobs_with_llama_cpp(
     client: Client,
     make_settings: Callable[..., Settings],
     start_worker: Callable[[Settings], asyncio.Task[None]],

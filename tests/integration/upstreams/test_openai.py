@@ -81,7 +81,7 @@ async def ask(upstream: Upstream, **wishes: Any) -> tuple[str, End]:
 # The request
 
 
-async def test_request_on_the_wire(session: aiohttp.ClientSession) -> None:
+async def test_request_has_the_expected_headers_and_body(session: aiohttp.ClientSession) -> None:
     async with ScriptedServer([head(), BODY]) as server:
         upstream = make(session, server, aliases={"small": "n"})
         text, end = await ask(upstream, model="small", options=Options(temperature=0.5))
@@ -113,7 +113,7 @@ async def test_upstream_protocol(session: aiohttp.ClientSession) -> None:
         upstream.resolve_model("m:latest")
 
 
-async def test_a_service_that_does_not_know_stream_options_is_asked_without(
+async def test_service_without_stream_options_is_called_without_them(
     session: aiohttp.ClientSession,
 ) -> None:
     refusal = b'{"error": {"message": "Unknown parameter: \'stream_options\'"}}'
@@ -127,7 +127,7 @@ async def test_a_service_that_does_not_know_stream_options_is_asked_without(
     assert asked == [True, False, False], "it is remembered"
 
 
-async def test_each_model_is_asked_in_its_own_words(session: aiohttp.ClientSession) -> None:
+async def test_refused_fields_are_remembered_per_model(session: aiohttp.ClientSession) -> None:
     """Red where one model that refuses `stream_options` ends usage for all of a router."""
     refusal = b'{"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs"}]}'
     refused: list[Step] = [head("422 Bad", **JSON), refusal]
@@ -154,7 +154,7 @@ async def test_each_model_is_asked_in_its_own_words(session: aiohttp.ClientSessi
         ),
     ],
 )
-async def test_the_most_tokens_are_asked_for_in_the_word_that_is_taken(
+async def test_token_limit_is_sent_under_the_accepted_name(
     session: aiohttp.ClientSession, given: str, words: str, taken: str
 ) -> None:
     refused: list[Step] = [head("400 Bad", **JSON), said(words)]
@@ -169,7 +169,7 @@ async def test_the_most_tokens_are_asked_for_in_the_word_that_is_taken(
     assert words_sent == [{given: 7}, {taken: 7}, {taken: 7}], "it is remembered"
 
 
-async def test_a_refusal_of_both_words_is_told_after_two_calls(
+async def test_refusal_of_both_token_limit_names_fails_after_two_calls(
     session: aiohttp.ClientSession,
 ) -> None:
     words = "'max_tokens' or 'max_completion_tokens' is too large"
@@ -179,7 +179,7 @@ async def test_a_refusal_of_both_words_is_told_after_two_calls(
     assert len(server.requests) == 2
 
 
-async def test_another_400_is_not_asked_again(session: aiohttp.ClientSession) -> None:
+async def test_other_400_is_not_repeated(session: aiohttp.ClientSession) -> None:
     refusal = b'{"error": {"message": "stream_options and all else are bad"}}'
     async with ScriptedServer([head("400 Bad", **JSON), refusal]) as server:
         with pytest.raises(Rejected):
@@ -187,7 +187,7 @@ async def test_another_400_is_not_asked_again(session: aiohttp.ClientSession) ->
     assert len(server.requests) == 2
 
 
-async def test_an_upstream_refuses_options_that_it_cannot_honour(
+async def test_upstream_refuses_unsupported_options(
     session: aiohttp.ClientSession,
 ) -> None:
     async with ScriptedServer([head(), BODY]) as server:
@@ -200,7 +200,7 @@ async def test_an_upstream_refuses_options_that_it_cannot_honour(
 # The answer
 
 
-async def test_chunks_come_as_they_are_sent(session: aiohttp.ClientSession) -> None:
+async def test_chunks_are_yielded_as_they_arrive(session: aiohttp.ClientSession) -> None:
     first, second = asyncio.Event(), asyncio.Event()
     script: list[Step] = [head(), delta("a"), first, delta("b"), second, finish() + DONE]
     async with (
@@ -214,7 +214,7 @@ async def test_chunks_come_as_they_are_sent(session: aiohttp.ClientSession) -> N
         assert await anext(items) == End()
 
 
-async def test_answer_in_single_bytes(session: aiohttp.ClientSession) -> None:
+async def test_answer_in_single_bytes_is_decoded(session: aiohttp.ClientSession) -> None:
     body = chunked(*[bytes([byte]) for byte in BODY]) + b"0\r\n\r\n"
     async with ScriptedServer([head(**CHUNKED), body]) as server:
         assert (await ask(make(session, server)))[0] == "Hello, world"
@@ -223,7 +223,7 @@ async def test_answer_in_single_bytes(session: aiohttp.ClientSession) -> None:
 @pytest.mark.parametrize(
     "rest", [[RESET], [STALL], [Repeat(b": ping\n\n", 0.02)], [b"data: " + b"a" * 9000, STALL]]
 )
-async def test_what_follows_the_text_cannot_spoil_it(
+async def test_data_after_a_complete_text_does_not_fail_it(
     session: aiohttp.ClientSession, rest: list[Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("darkq_worker.upstreams.openai.USAGE_TIMEOUT_S", 0.1)
@@ -235,7 +235,7 @@ async def test_what_follows_the_text_cannot_spoil_it(
         assert await asyncio.wait_for(asked, 5) == ("a", End())
 
 
-async def test_reset_at_every_byte_is_whole_or_a_failure(session: aiohttp.ClientSession) -> None:
+async def test_reset_at_every_byte_completes_or_fails(session: aiohttp.ClientSession) -> None:
     """Nothing is told as complete before its `finish_reason`, and nothing is lost after it."""
     body = delta("Hello") + finish() + DONE
     ends = len(delta("Hello") + finish()) - 1
@@ -261,7 +261,7 @@ async def test_a_damaged_frame_is_quoted_in_the_failure_and_not_in_the_log(
     assert "an answer's text" not in caplog.text
 
 
-async def test_a_finish_reason_that_nobody_knows_is_logged_once(
+async def test_unknown_finish_reason_is_logged_once(
     session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with ScriptedServer([head(), delta("a") + finish("brand new") + DONE]) as server:
@@ -359,7 +359,9 @@ FAILURES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-async def test_failure(session: aiohttp.ClientSession, name: str) -> None:
+async def test_failed_answers_raise_their_error_class(
+    session: aiohttp.ClientSession, name: str
+) -> None:
     script, kind, retry_after_s, status = FAILURES[name]
     async with ScriptedServer(script) as server:
         with pytest.raises(UpstreamError) as caught:
@@ -374,14 +376,16 @@ async def test_failure(session: aiohttp.ClientSession, name: str) -> None:
         assert private not in failure.message
 
 
-async def test_a_list_of_faults_is_told_by_place_and_words(session: aiohttp.ClientSession) -> None:
+async def test_list_of_faults_is_quoted_by_location_and_message(
+    session: aiohttp.ClientSession,
+) -> None:
     """Red when only a `detail` that is a string is read."""
     async with ScriptedServer(FAILURES["422 with a list"][0]) as server:
         with pytest.raises(Rejected, match=r"body\.n: field required"):
             await ask(make(session, server))
 
 
-async def test_keep_alives_alone_are_a_timeout_that_names_its_setting(
+async def test_keep_alives_alone_end_in_a_timeout_that_names_its_setting(
     session: aiohttp.ClientSession,
 ) -> None:
     """Red where somebody whose job is queued upstream hears that nothing came."""
@@ -394,14 +398,16 @@ async def test_keep_alives_alone_are_a_timeout_that_names_its_setting(
 @pytest.mark.parametrize(
     "script", [[STALL], [head(), delta("a"), STALL], [head(), Repeat(b": ping\n\n", 0.02)]]
 )
-async def test_idle_timeout(session: aiohttp.ClientSession, script: list[Step]) -> None:
+async def test_silence_ends_in_the_idle_timeout(
+    session: aiohttp.ClientSession, script: list[Step]
+) -> None:
     async with ScriptedServer(script) as server:
         with pytest.raises(TimedOut, match=r"nothing came for 0\.2 s"):
             await asyncio.wait_for(ask(make(session, server, idle_timeout_s=0.2)), 5)
         await asyncio.wait_for(server.client_gone.wait(), 5)
 
 
-async def test_a_reader_that_takes_its_time_is_not_the_services_silence(
+async def test_time_of_a_slow_reader_is_not_idle_time_of_the_service(
     session: aiohttp.ClientSession,
 ) -> None:
     """Red where the idle clock runs while nobody waits for bytes."""
@@ -420,7 +426,7 @@ async def test_a_reader_that_takes_its_time_is_not_the_services_silence(
         assert await anext(items) == "b"
 
 
-async def test_total_timeout(session: aiohttp.ClientSession) -> None:
+async def test_total_timeout_ends_an_active_answer(session: aiohttp.ClientSession) -> None:
     async with ScriptedServer([head(), Repeat(delta("a"), 0.02)]) as server:
         with pytest.raises(TimedOut, match=r"not complete within 0\.3 s"):
             await asyncio.wait_for(ask(make(session, server, timeout_s=0.3)), 5)
@@ -436,7 +442,7 @@ async def test_closing_closes_the_connection_before_it_returns(
         await asyncio.wait_for(server.client_gone.wait(), 5)
 
 
-async def test_a_requests_proxy_is_used(session: aiohttp.ClientSession) -> None:
+async def test_proxy_of_a_request_is_used(session: aiohttp.ClientSession) -> None:
     async with ScriptedServer([head(), BODY]) as server, HttpProxy() as proxy:
         assert (await ask(make(session, server), proxy=proxy.url))[0] == "Hello, world"
         assert proxy.targets
@@ -447,7 +453,7 @@ async def test_a_requests_proxy_is_used(session: aiohttp.ClientSession) -> None:
 LISTED: list[Step] = [head(**JSON), b'{"data": [{"id": "b"}, {"id": "a"}]}']
 
 
-async def test_models_are_asked_for_where_none_are_configured(
+async def test_models_are_requested_if_none_are_configured(
     session: aiohttp.ClientSession,
 ) -> None:
     async with ScriptedServer(LISTED) as server:
@@ -476,7 +482,7 @@ async def test_models_are_asked_for_where_none_are_configured(
         ([head(**JSON), Repeat(b" " * 100_000, 0)], ProtocolViolation, ProtocolViolation),
     ],
 )
-async def test_a_list_that_does_not_come(
+async def test_missing_model_list_raises_by_its_cause(
     session: aiohttp.ClientSession,
     script: list[Step],
     listing: type[UpstreamError],
@@ -490,7 +496,7 @@ async def test_a_list_that_does_not_come(
             upstream.resolve_model("m")
 
 
-async def test_a_listed_model_is_found_by_the_name_that_people_write(
+async def test_listed_model_is_found_by_its_short_name(
     session: aiohttp.ClientSession,
 ) -> None:
     """Red where `llama3.2` is unknown to an Ollama that lists `llama3.2:latest`."""
@@ -504,7 +510,7 @@ async def test_a_listed_model_is_found_by_the_name_that_people_write(
     assert asked == ["llama3.2:latest", "llama3.2:latest", "a/b:nitro", "not-listed"]
 
 
-async def test_a_list_without_a_model_for_chats_has_no_default(
+async def test_list_without_a_chat_model_has_no_default(
     session: aiohttp.ClientSession,
 ) -> None:
     async with ScriptedServer([head(**JSON), b'[{"id": "nomic-embed-text"}]']) as server:
@@ -514,21 +520,21 @@ async def test_a_list_without_a_model_for_chats_has_no_default(
         upstream.resolve_model(None)
 
 
-async def test_a_list_under_any_content_type_is_read(session: aiohttp.ClientSession) -> None:
+async def test_model_list_with_any_content_type_is_read(session: aiohttp.ClientSession) -> None:
     async with ScriptedServer([head(content_type="text/plain"), LISTED[1]]) as server:
         upstream = make(session, server, models=())
         await upstream.list_models()
     assert upstream.models == ("b", "a")
 
 
-async def test_a_probe_asks_for_the_models_first(session: aiohttp.ClientSession) -> None:
+async def test_probe_requests_the_models_first(session: aiohttp.ClientSession) -> None:
     async with ScriptedServer(LISTED, [head(), BODY]) as server:
         await make(session, server, models=()).probe(timeout_s=5)
     assert [request.method for request in server.requests] == ["GET", "POST"]
     assert server.requests[1].json["model"] == "b"
 
 
-async def test_a_probe_waits_for_no_longer_than_it_is_told(session: aiohttp.ClientSession) -> None:
+async def test_probe_is_bounded_by_its_timeout(session: aiohttp.ClientSession) -> None:
     for models in (["m"], []):
         async with ScriptedServer([STALL]) as server:
             with pytest.raises(TimedOut, match=r"within 0\.2 s"):

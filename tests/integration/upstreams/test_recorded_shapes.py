@@ -326,7 +326,7 @@ def mismatch(became: Any, expected: dict[str, Any]) -> str | None:
     return f"has {wrong}" if wrong else None
 
 
-async def test_jobs_become_what_was_recorded(
+async def test_jobs_end_as_recorded_for_real_servers(
     client: Client, make_settings: MakeSettings, start_worker: StartWorker
 ) -> None:
     """Red where `[DONE]` ends any stream, and where a Content-Type is believed."""
@@ -339,7 +339,7 @@ async def test_jobs_become_what_was_recorded(
     assert {name: what for name, what in found.items() if what} == {}
 
 
-async def test_jobs_become_what_servers_mean(
+async def test_jobs_end_as_unusual_servers_mean(
     client: Client, make_settings: MakeSettings, start_worker: StartWorker
 ) -> None:
     """Red with any entry taken out of the tables of words, codes and shapes."""
@@ -449,7 +449,7 @@ def may_complete(said: list[Said]) -> str | None:
     cuts=[40],
 )
 @given(said=streams, cuts=st.lists(st.integers(1, 40), min_size=1, max_size=5))
-def test_frames_in_any_order_are_whole_or_a_failure(said: list[Said], cuts: list[int]) -> None:
+def test_frames_in_any_order_complete_or_fail(said: list[Said], cuts: list[int]) -> None:
     """Red where `[DONE]` forgives a hole, and where a stop ends an answer that goes on."""
     stream = b"".join(each.body for each in said)
     answer, text = AnswerDecoder(), ""
@@ -475,7 +475,7 @@ def test_frames_in_any_order_are_whole_or_a_failure(said: list[Said], cuts: list
 
 
 @pytest.mark.parametrize("words", ["a long secret prompt", "sk-12345"])
-def test_a_quote_repeats_neither_the_prompt_nor_the_key(words: str) -> None:
+def test_quoted_error_contains_neither_prompt_nor_key(words: str) -> None:
     answer = AnswerDecoder(prompt="a long secret prompt", secret="sk-12345")
     with pytest.raises(Truncated) as caught:
         list(answer.feed(delta("a") + b'data: {"choices": "' + words.encode() + b"\n\n"))

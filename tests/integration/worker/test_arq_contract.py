@@ -16,7 +16,7 @@ from darkq_worker.loop.worker import LeasedWorker
 KEYS = JobKeys(0, "ab" * 16)
 
 
-def test_the_version() -> None:
+def test_installed_arq_is_0_28() -> None:
     assert version("arq").startswith("0.28.")
 
 
@@ -29,7 +29,7 @@ def test_the_version() -> None:
         (KEYS.retry, constants.retry_key_prefix),
     ],
 )
-def test_the_key_formats(ours: str, prefix: str) -> None:
+def test_key_formats_are_those_of_arq(ours: str, prefix: str) -> None:
     assert ours == prefix + KEYS.arq_id
 
 
@@ -44,7 +44,7 @@ def test_the_key_formats(ours: str, prefix: str) -> None:
         ("close", ["self"]),
     ],
 )
-def test_what_we_override_has_the_same_shape(method: str, parameters: list[str]) -> None:
+def test_overridden_methods_have_the_signature_of_arq(method: str, parameters: list[str]) -> None:
     theirs, ours = getattr(Worker, method), getattr(LeasedWorker, method)
     assert list(inspect.signature(theirs).parameters) == parameters
     assert list(inspect.signature(ours).parameters) == parameters
@@ -52,11 +52,11 @@ def test_what_we_override_has_the_same_shape(method: str, parameters: list[str])
 
 
 @pytest.mark.parametrize("method", ["async_run", "handle_sig", "heart_beat"])
-def test_what_we_call_is_there(method: str) -> None:
+def test_called_methods_exist_in_arq(method: str) -> None:
     assert callable(getattr(Worker, method))
 
 
-def test_what_the_constructor_takes() -> None:
+def test_parameters_of_the_arq_worker_exist() -> None:
     taken = set(inspect.signature(Worker).parameters)
     assert taken >= {
         "functions", "queue_name", "redis_pool", "max_jobs", "job_completion_wait",
@@ -65,7 +65,7 @@ def test_what_the_constructor_takes() -> None:
     }  # fmt: skip
 
 
-def test_the_record_fields() -> None:
+def test_arq_reads_our_record_fields() -> None:
     """arq reads these fields, and no others, of what a deserializer returns."""
     job = {"t": 1, "f": "generate", "a": (), "k": {}, "et": 1}
     assert deserialize_job_raw(b"", deserializer=lambda _: job) == ("generate", (), {}, 1, 1)

@@ -58,7 +58,7 @@ async def claiming(
     return made, attempts
 
 
-async def test_a_job_that_came_behind_the_claim(
+async def test_job_that_arrives_during_a_claim_is_claimed_next(
     client: Client, late: LateRedis, make_settings: Callable[..., Settings]
 ) -> None:
     """Red when the claim's reply says when to ask next, whatever was said meanwhile."""
@@ -76,7 +76,7 @@ async def test_a_job_that_came_behind_the_claim(
     assert len(taken) == 1
 
 
-async def test_a_slot_that_was_freed_behind_the_claim(
+async def test_slot_freed_during_a_claim_is_used_next(
     redis: Redis, late: LateRedis, make_settings: Callable[..., Settings]
 ) -> None:
     """Red when the room before the call says whether a slot is a reason to ask again."""

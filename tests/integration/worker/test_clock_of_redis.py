@@ -44,7 +44,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     server.stop()
 
 
-async def test_put_forward_takes_no_job_from_a_worker_that_lives(stage: Stage) -> None:
+async def test_clock_set_forward_takes_no_job_from_a_live_worker(stage: Stage) -> None:
     """Red when a claim that is refused is asked again without a respite."""
     claims = [await stage.one.take() for _ in range(3)]
     stage.clock.put(STEP_S)
@@ -54,13 +54,13 @@ async def test_put_forward_takes_no_job_from_a_worker_that_lives(stage: Stage) -
     assert [await stage.lost(claim.keys) for claim in claims] == [0, 0, 0]
 
 
-async def test_put_forward_keeps_no_job_from_a_worker_that_lives(stage: Stage) -> None:
+async def test_clock_set_forward_keeps_no_job_from_a_live_worker(stage: Stage) -> None:
     waiting = await stage.one.enqueue()
     stage.clock.put(STEP_S)
     assert (await stage.other.claim_one()).keys == waiting
 
 
-async def test_set_back_past_a_lease_keeps_no_job_waiting(stage: Stage) -> None:
+async def test_clock_set_back_past_a_lease_keeps_no_job_waiting(stage: Stage) -> None:
     """Red when the claim after the one that sees it does not correct the queues."""
     await stage.one.claim()  # so that it knows the time
     old = [await stage.one.enqueue(priority=each) for each in ("interactive", "bulk")]
@@ -78,7 +78,7 @@ async def test_set_back_past_a_lease_keeps_no_job_waiting(stage: Stage) -> None:
     assert claimed == old
 
 
-async def test_set_back_by_less_than_a_lease_moves_nothing(stage: Stage) -> None:
+async def test_clock_set_back_by_less_than_a_lease_moves_no_job(stage: Stage) -> None:
     """Red when it does: each of many workers would take a part of every lease."""
     claim = await stage.one.take()
     await stage.other.claim()
@@ -89,7 +89,7 @@ async def test_set_back_by_less_than_a_lease_moves_nothing(stage: Stage) -> None
     assert await stage.redis.zscore(queue(0, "interactive"), claim.keys.arq_id) == before
 
 
-async def test_set_back_and_forward_again_takes_no_job_from_a_worker_that_lives(
+async def test_clock_set_back_and_forward_takes_no_job_from_a_live_worker(
     stage: Stage,
 ) -> None:
     claim = await stage.one.take()

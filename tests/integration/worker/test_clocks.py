@@ -32,7 +32,7 @@ def start_skewed(tmp_path: Path) -> Iterator[Callable[[Settings, int], WorkerPro
 
 
 @pytest.mark.parametrize("skew_s", [-300, 300])
-async def test_a_job_whose_upstream_is_not_listed_yet_stands_back_for_two_seconds(
+async def test_job_of_an_unlisted_upstream_is_deferred_for_two_seconds(
     client: Client,
     redis: Redis,
     make_settings: Callable[..., Settings],

@@ -125,7 +125,7 @@ async def test_a_killed_workers_job_runs_elsewhere_within_the_lease(
     assert (result.text, result.attempt) == (reader.text(2), 2)
 
 
-async def test_a_zombie_changes_nothing(
+async def test_suspended_worker_changes_nothing_after_its_lease(
     world: tuple[LocalDarkAI, Settings],
     client: Client,
     redis: Redis,
@@ -151,7 +151,7 @@ async def test_a_zombie_changes_nothing(
     assert (await job.result()).attempt == 2
 
 
-async def test_a_job_that_can_finish_within_the_grace_does(
+async def test_job_finishes_within_the_shutdown_grace(
     world: tuple[LocalDarkAI, Settings], client: Client, start_process: StartProcess
 ) -> None:
     darkai, settings = world
@@ -191,7 +191,7 @@ async def test_a_second_signal_hands_back_at_once_and_burns_no_try(
     assert (await job.result()).text == reader.text(2)
 
 
-async def test_a_second_signal_hands_back_what_a_claim_on_its_way_has_taken(
+async def test_second_signal_hands_back_jobs_of_a_claim_under_way(
     redis_server: Server,
     make_settings: MakeSettings,
     start_darkai: StartDarkAI,
@@ -242,7 +242,7 @@ async def durable_client(durable: Server) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_a_redis_that_is_killed_and_restarts_costs_nothing(
+async def test_killed_and_restarted_redis_loses_nothing(
     durable: Server,
     durable_client: Client,
     start_darkai: StartDarkAI,
@@ -266,7 +266,7 @@ async def test_a_redis_that_is_killed_and_restarts_costs_nothing(
     assert result.chunks == 60
 
 
-async def test_a_stopping_worker_does_not_wait_for_an_absent_redis(
+async def test_shutdown_does_not_wait_for_an_unavailable_redis(
     durable: Server,
     start_darkai: StartDarkAI,
     make_settings: MakeSettings,

@@ -69,7 +69,7 @@ async def read_to_the_end(job: JobHandle) -> list[AnyEvent]:
 
 
 @pytest.mark.parametrize("error", sorted(ERRORS))
-async def test_all_tasks_live_and_all_jobs_complete(
+async def test_error_replies_end_no_task_and_all_jobs_complete(
     error: str,
     redis: Redis,
     proxy: RefusingProxy,

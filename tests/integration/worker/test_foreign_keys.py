@@ -142,7 +142,7 @@ async def _all(items: Any) -> list[Any]:
     return [item async for item in items]
 
 
-async def test_the_table_names_all_keys() -> None:
+async def test_table_of_foreign_keys_has_all_keys() -> None:
     names = {place.name for place in places()}
     assert {"darkq:{p}:interactive", "arq:job:<id>", "darkq:keys", "darkq:{stats}"} <= names
     assert "darkq:limit:{<upstream>}:late" in names
@@ -150,7 +150,7 @@ async def test_the_table_names_all_keys() -> None:
 
 
 @pytest.mark.parametrize("odd", [False, True], ids=["another type", "odd bytes"])
-async def test_a_foreign_key_stops_nothing_else(
+async def test_foreign_key_stops_only_its_own_job(
     redis: Redis,
     settings: Settings,
     start_darkai: Callable[..., Awaitable[LocalDarkAI]],

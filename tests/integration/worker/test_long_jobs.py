@@ -64,7 +64,7 @@ async def test_a_job_that_is_handed_back_after_job_ttl_completes_elsewhere(
         assert (await job.result(timeout_s=20)).attempt == 2
 
 
-async def test_a_retry_that_is_due_after_job_ttl_is_made(
+async def test_retry_that_is_due_after_job_ttl_runs(
     make_settings: Callable[..., Settings],
     start_darkai: StartDarkAI,
     start_worker: StartWorker,

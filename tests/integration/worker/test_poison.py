@@ -55,7 +55,7 @@ class Crew:
 
 
 @pytest.mark.slow
-async def test_a_job_that_kills_its_workers_takes_no_neighbour_with_it(
+async def test_job_that_kills_its_workers_fails_alone(
     make_settings: Callable[..., Settings],
     start_darkai: Callable[..., Awaitable[LocalDarkAI]],
     start_process: Callable[[Settings], WorkerProcess],

@@ -71,7 +71,7 @@ async def test_a_job_goes_to_the_upstream_that_knows_its_model(
         assert caught.value.code == "unknown_model"
 
 
-async def test_options_reach_the_upstream_that_honours_them(
+async def test_options_are_sent_to_an_upstream_that_supports_them(
     client: Client,
     redis: Redis,
     make_settings: MakeSettings,
@@ -122,7 +122,7 @@ async def test_bad_options_are_refused_before_anything_is_stored(
     assert await redis.dbsize() == 0
 
 
-async def test_a_job_waits_while_the_models_are_not_known(
+async def test_job_is_deferred_until_the_model_list_arrives(
     client: Client,
     make_settings: MakeSettings,
     start_worker: StartWorker,
@@ -201,7 +201,7 @@ async def test_a_list_that_cannot_be_read_is_no_outage(
         assert (await named.result(timeout_s=10)).text == "other"
 
 
-async def test_the_most_tokens_keep_their_word_through_a_worker(
+async def test_max_tokens_and_max_completion_tokens_are_sent_as_given(
     client: Client, make_settings: MakeSettings, start_worker: StartWorker
 ) -> None:
     async with ScriptedServer(ANSWER) as server:
@@ -216,7 +216,7 @@ async def test_the_most_tokens_keep_their_word_through_a_worker(
         assert sent == [{"max_tokens": 7}, {"max_completion_tokens": 7}]
 
 
-async def test_what_workers_serve_is_told_without_addresses_and_keys(
+async def test_announcement_has_neither_addresses_nor_keys(
     client: Client,
     redis: Redis,
     make_settings: MakeSettings,
@@ -269,7 +269,7 @@ async def test_what_workers_serve_is_told_without_addresses_and_keys(
     assert await client.upstreams() == []
 
 
-async def test_a_probe_counts_and_waits_in_no_line(
+async def test_probe_counts_as_a_call_and_keeps_no_turn(
     redis: Redis, make_settings: MakeSettings
 ) -> None:
     rules = {"x": Rule((Window(1, 600.0),))}
@@ -285,7 +285,7 @@ async def test_a_probe_counts_and_waits_in_no_line(
     await limits.aclose()
 
 
-async def test_the_breaker_can_be_seen(
+async def test_upstream_status_shows_the_circuit_breaker(
     client: Client,
     make_settings: MakeSettings,
     start_worker: StartWorker,
@@ -308,9 +308,7 @@ async def test_the_breaker_can_be_seen(
 @pytest.mark.parametrize(
     "record", [b"", b"\xff", b"[]", b'{"v": 2, "upstreams": []}', b'{"upstreams": [{"name": 1}]}']
 )
-async def test_a_foreign_announcement_tells_of_nothing(
-    client: Client, redis: Redis, record: bytes
-) -> None:
+async def test_foreign_announcement_is_ignored(client: Client, redis: Redis, record: bytes) -> None:
     await sign_in(redis, "host:1:x")
     await redis.set("darkq:{workers}:host:1:x", "well", ex=60)
     await redis.set(served("host:1:x"), record, ex=60)
@@ -333,7 +331,7 @@ async def test_settings_that_name_no_upstream_are_refused(
     assert caught.value.setting == setting
 
 
-async def test_the_default_can_be_chosen(make_settings: MakeSettings) -> None:
+async def test_default_upstream_setting_is_used(make_settings: MakeSettings) -> None:
     upstreams = {name: {"url": "http://h/v1", "models": "m"} for name in ("b", "a")}
     orders = {
         (): ["darkai", "a", "b"],
@@ -346,7 +344,9 @@ async def test_the_default_can_be_chosen(make_settings: MakeSettings) -> None:
             assert [each.name for each in make_upstreams(settings, session)] == names
 
 
-def test_upstreams_come_from_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_upstreams_are_read_from_environment_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DARKQ_UPSTREAMS__MY_GPU__URL", "http://h:1/v1/")
     monkeypatch.setenv("DARKQ_UPSTREAMS__MY_GPU__API_KEY", "12345678")
@@ -375,7 +375,7 @@ def test_upstreams_come_from_variables(monkeypatch: pytest.MonkeyPatch, tmp_path
         ("A{B}__URL", "http://h/v1"),
     ],
 )
-def test_a_wrong_upstream_is_refused_by_its_variable(
+def test_invalid_upstream_setting_error_names_its_variable(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -388,7 +388,7 @@ def test_a_wrong_upstream_is_refused_by_its_variable(
     assert "hunter2" not in str(caught.value)
 
 
-def test_what_darkq_up_hands_to_its_processes(make_settings: MakeSettings) -> None:
+def test_settings_pass_to_the_processes_of_darkq_up(make_settings: MakeSettings) -> None:
     from darkq_cli.stack.stack import environment
 
     upstreams = {"other": {"url": "http://h/v1", "api_key": "k", "models": "m"}}

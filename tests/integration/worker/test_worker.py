@@ -70,7 +70,7 @@ async def world(
     return start
 
 
-async def test_the_main_job(world: Any, client: Client, redis: Redis) -> None:
+async def test_job_runs_from_enqueue_to_result(world: Any, client: Client, redis: Redis) -> None:
     await world()
     job = await client.enqueue("Tell me of spring.", model="gpt-4o", metadata={"user": "7"})
     events = await events_of(job)
@@ -111,7 +111,7 @@ async def test_an_enqueued_job_starts_without_waiting_for_the_poll(
     assert time.perf_counter() - begin < 5
 
 
-async def test_a_worker_that_takes_no_more_passes_the_word_on(
+async def test_drained_worker_passes_its_wakeup_to_another(
     world: Any, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A drained worker is noted as the others are. Red without `Claiming._pass_on`."""
@@ -166,7 +166,9 @@ async def test_slots_that_one_claim_cannot_fill_do_not_wait_for_the_poll(
     await asyncio.gather(*(job.cancel() for job in (*urgent, *bulk)))
 
 
-async def test_a_failed_attempt_is_tried_again_and_never_mixed(world: Any, client: Client) -> None:
+async def test_failed_attempt_is_retried_and_texts_are_never_mixed(
+    world: Any, client: Client
+) -> None:
     await world(Fault.parse("truncate=3"))
     job = await client.enqueue("once more")
     events = await events_of(job)
@@ -179,7 +181,7 @@ async def test_a_failed_attempt_is_tried_again_and_never_mixed(world: Any, clien
     assert result.text.startswith(text_of(events, 1))
 
 
-async def test_tries_run_out(world: Any, client: Client) -> None:
+async def test_job_fails_when_its_tries_are_used_up(world: Any, client: Client) -> None:
     darkai = await world(Fault.parse("error=2"), Fault.parse("error=2"), Fault.parse("error=2"))
     job = await client.enqueue("never", tries=2)
     events = await events_of(job)
@@ -202,7 +204,7 @@ async def test_tries_run_out(world: Any, client: Client) -> None:
         ("429-in-200", "rate_limited"),
     ],
 )
-async def test_no_spoilt_answer_is_ever_completed(
+async def test_damaged_answer_never_completes(
     world: Any, client: Client, fault: str, code: str
 ) -> None:
     await world(Fault.parse(fault))
@@ -213,16 +215,14 @@ async def test_no_spoilt_answer_is_ever_completed(
 
 
 @pytest.mark.parametrize("fault", ["malformed", "split=1", "swap", "final-only", "cr", "raw-utf8"])
-async def test_a_strange_but_whole_answer_is_completed(
-    world: Any, client: Client, fault: str
-) -> None:
+async def test_unusual_but_whole_answer_completes(world: Any, client: Client, fault: str) -> None:
     await world(Fault.parse(fault), chunks=8)
     plain = await (await client.enqueue(f"[fault: {fault}] same")).result(timeout_s=10)
     again = await (await client.enqueue("same")).result(timeout_s=10)
     assert plain.text == again.text != ""
 
 
-async def test_an_unknown_model_fails_at_once_and_says_what_is_known(
+async def test_unknown_model_fails_at_once_with_the_known_models(
     world: Any, client: Client
 ) -> None:
     darkai = await world()
@@ -255,7 +255,7 @@ async def test_an_answer_has_a_size_limit(world: Any, client: Client) -> None:
     assert caught.value.code == "answer_too_long"
 
 
-async def test_cancelling_closes_the_upstream_before_it_is_said(world: Any, client: Client) -> None:
+async def test_cancel_closes_the_upstream_before_its_event(world: Any, client: Client) -> None:
     """Red when `generate` does not close the stream before the settlement."""
     darkai = await world(chunks=200, chunks_per_s=20)
     job = await client.enqueue("endless")
@@ -278,7 +278,9 @@ async def test_cancelling_closes_the_upstream_before_it_is_said(world: Any, clie
     assert (await job.cancel()).state == "cancelled"
 
 
-async def test_cancelling_survives_a_missed_nudge(world: Any, client: Client, redis: Redis) -> None:
+async def test_cancel_works_without_its_pubsub_message(
+    world: Any, client: Client, redis: Redis
+) -> None:
     """The durable flag is found by the heartbeat. Red without HEXISTS in renew.lua."""
     await world(chunks=200, chunks_per_s=20, worker_lease_s=1)
     job = await client.enqueue("endless")
@@ -323,7 +325,7 @@ async def test_a_stopped_worker_hands_back_without_burning_a_try(
         (b'{"v":1,"f":"os.system","a":[],"k":{"job":{"prompt":"x"}},"et":1}', "unknown_function"),
     ],
 )
-async def test_a_hostile_or_missing_record_fails_its_job_and_no_more(
+async def test_hostile_or_missing_record_fails_only_its_job(
     world: Any, client: Client, redis: Redis, record: bytes | None, code: str
 ) -> None:
     hostile, good = await client.enqueue("one"), await client.enqueue("two")
@@ -338,9 +340,7 @@ async def test_a_hostile_or_missing_record_fails_its_job_and_no_more(
     assert (await good.result(timeout_s=10)).text
 
 
-async def test_a_job_that_kills_its_workers_is_given_up(
-    world: Any, client: Client, redis: Redis
-) -> None:
+async def test_job_that_kills_its_workers_fails(world: Any, client: Client, redis: Redis) -> None:
     job = await client.enqueue("poison")
     keys = JobKeys.parse(job.id)
     await redis.hset(keys.state, mapping={"held": 1, "lost": 3})
@@ -352,7 +352,7 @@ async def test_a_job_that_kills_its_workers_is_given_up(
     assert darkai.requests_seen == 0
 
 
-async def test_a_reader_of_an_expired_job_hears_its_end(
+async def test_reader_of_an_expired_job_gets_its_end(
     world: Any, client: Client, redis: Redis
 ) -> None:
     """Red when the log expires with the record."""
@@ -372,7 +372,7 @@ async def _gone(redis: Redis, key: str) -> bool:
     return not await redis.exists(key)
 
 
-async def test_workers_are_known_while_they_live(
+async def test_live_workers_are_listed(
     client: Client,
     redis: Redis,
     make_settings: MakeSettings,
@@ -394,7 +394,7 @@ async def _count(client: Client, count: int) -> bool:
     return len(await client.workers()) == count
 
 
-async def test_slots_that_no_bulk_job_could_get_are_refused(make_settings: MakeSettings) -> None:
+async def test_settings_without_a_bulk_slot_are_refused(make_settings: MakeSettings) -> None:
     with pytest.raises(ConfigurationError, match="DARKQ_WORKER_RESERVED_INTERACTIVE"):
         await run_worker(make_settings(worker_jobs=5, worker_reserved_interactive=5))
 

@@ -95,7 +95,9 @@ async def test_idle_one_chunk_is_one_event_and_one_call(
     assert [chunk.merged for chunk in await chunks_in(redis, claim.keys)] == [1] * 5
 
 
-async def test_what_waits_goes_out_as_one_event(writer: Writer, claim: Claim, redis: Redis) -> None:
+async def test_waiting_text_is_flushed_as_one_event(
+    writer: Writer, claim: Claim, redis: Redis
+) -> None:
     log = open_log(writer, claim)
     for n in range(100):
         log.add(f"{n} ")
@@ -129,7 +131,7 @@ async def test_many_logs_share_a_flush(writer: Writer, client: Client, redis: Re
         assert [chunk.text for chunk in await chunks_in(redis, claim.keys)] == ["word"]
 
 
-async def test_a_frozen_redis_stops_the_reading_and_costs_nothing(
+async def test_frozen_redis_pauses_reading_and_loses_nothing(
     writer: Writer, claim: Claim, redis: Redis, redis_server: Server
 ) -> None:
     """Red when `_resume` does not ask the logs where they stand: the flush before the freeze
@@ -158,7 +160,7 @@ async def test_a_frozen_redis_stops_the_reading_and_costs_nothing(
     assert [chunk.cursor.seq for chunk in chunks] == list(range(1, len(chunks) + 1))
 
 
-async def test_a_redis_that_forgot_what_it_had_acknowledged_is_told_again(
+async def test_events_that_redis_lost_are_sent_again(
     writer: Writer, claim: Claim, redis: Redis
 ) -> None:
     """As after a restart with `appendfsync everysec`. The events keep their ids and content."""
@@ -196,7 +198,7 @@ async def become_another_run(redis: Redis, claim: Claim) -> list[Any]:
     return list(await redis.xrange(claim.keys.events))
 
 
-async def test_a_log_of_another_run_with_our_number_is_left_alone(
+async def test_log_of_another_run_with_the_same_number_is_not_changed(
     writer: Writer, claim: Claim, redis: Redis
 ) -> None:
     """Red when `go_on` does not compare what began the attempt: two texts are joined."""
@@ -211,7 +213,7 @@ async def test_a_log_of_another_run_with_our_number_is_left_alone(
     assert await redis.xrange(claim.keys.events) == theirs
 
 
-async def test_an_end_that_waits_does_not_end_another_run_with_our_number(
+async def test_waiting_settlement_does_not_end_another_run_with_the_same_number(
     writer: Writer, claim: Claim, redis: Redis
 ) -> None:
     """Red when the settlement of such a log is sent: its result gets another run's text."""
@@ -224,7 +226,7 @@ async def test_an_end_that_waits_does_not_end_another_run_with_our_number(
     assert not await redis.exists(claim.keys.result)
 
 
-async def test_a_server_without_the_scripts_gets_them(
+async def test_writer_loads_scripts_into_a_new_server(
     writer: Writer, claim: Claim, redis: Redis
 ) -> None:
     log = open_log(writer, claim)
@@ -235,7 +237,7 @@ async def test_a_server_without_the_scripts_gets_them(
     assert [chunk.text for chunk in await chunks_in(redis, claim.keys)] == ["word"]
 
 
-async def test_a_superseded_attempt_is_told_and_frees_its_buffer(
+async def test_superseded_attempt_is_stopped_and_frees_its_buffer(
     writer: Writer, claim: Claim, redis: Redis
 ) -> None:
     lost: list[str] = []
@@ -258,7 +260,7 @@ async def chunks_in_or_none(redis: Redis, claim: Claim) -> list[Any]:
     return [id_ for id_, _ in entries if id_ not in (b"0-1", b"1-0", b"2-0")]
 
 
-async def test_the_end_may_come_in_the_midst_of_a_flush(
+async def test_settlement_during_a_flush_is_sent_after_it(
     writer: Writer, client: Client, redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Red when a closed log still counts as having work: its last chunk would go twice."""
@@ -276,7 +278,9 @@ async def test_the_end_may_come_in_the_midst_of_a_flush(
     assert not [record for record in caplog.records if record.name == "darkq.worker.writer"]
 
 
-async def test_a_stranger_cannot_finish(writer: Writer, claim: Claim, redis: Redis) -> None:
+async def test_settlement_with_a_foreign_token_changes_nothing(
+    writer: Writer, claim: Claim, redis: Redis
+) -> None:
     log = open_log(writer, claim)
     log.add("word")
     await wait_until("the flush", lambda: not log.has_work)
@@ -296,7 +300,7 @@ async def lingering(make_settings: MakeSettings, linger_s: float) -> AsyncIterat
         await task
 
 
-async def test_with_linger_text_that_comes_within_it_goes_together(
+async def test_text_within_the_linger_time_shares_a_flush(
     make_settings: MakeSettings, claim: Claim, redis: Redis
 ) -> None:
     async with lingering(make_settings, 0.2) as writer:
@@ -311,7 +315,7 @@ async def test_with_linger_text_that_comes_within_it_goes_together(
         assert [(c.text, c.merged) for c in await chunks_in(redis, claim.keys)] == [("0 1 2 3 ", 4)]
 
 
-async def test_the_setting_bounds_how_much_is_merged(
+async def test_max_event_chars_bounds_merged_text(
     make_settings: MakeSettings, claim: Claim, redis: Redis
 ) -> None:
     async with lingering(make_settings, 0.01) as writer:
@@ -323,7 +327,7 @@ async def test_the_setting_bounds_how_much_is_merged(
         assert merged == [("12345678", 2), ("9", 1), ("a text longer than that", 1), ("b", 1)]
 
 
-async def test_an_end_does_not_linger(
+async def test_settlement_is_sent_without_linger(
     make_settings: MakeSettings, claim: Claim, redis: Redis
 ) -> None:
     """Red when `settle` waits for a flush that lingers: here, for a second."""
@@ -337,7 +341,7 @@ async def test_an_end_does_not_linger(
         assert [chunk.text for chunk in await chunks_in(redis, claim.keys)] == ["word"]
 
 
-async def test_an_end_without_a_beginning_counts_when_its_reply_is_lost(
+async def test_settlement_without_started_counts_if_its_reply_is_lost(
     make_settings: MakeSettings, claim: Claim, redis: Redis
 ) -> None:
     """Red when our own end, which stands where `started` would, is taken for another run's."""

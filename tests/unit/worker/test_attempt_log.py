@@ -76,7 +76,7 @@ def test_started_comes_first_then_the_text(desk: Desk) -> None:
     assert (desk.log.model, desk.log.upstream, desk.log.chunks) == ("m", "u", 1)
 
 
-def test_what_waits_becomes_one_event_and_says_of_how_many(desk: Desk) -> None:
+def test_waiting_pieces_become_one_event_with_their_count(desk: Desk) -> None:
     desk.start()
     for text in ("a", "b", "c"):
         desk.log.add(text)
@@ -85,7 +85,7 @@ def test_what_waits_becomes_one_event_and_says_of_how_many(desk: Desk) -> None:
     assert desk.log.chunks == 3
 
 
-def test_what_was_sealed_stays_as_it_is_until_it_is_acknowledged(desk: Desk) -> None:
+def test_sealed_event_is_unchanged_until_acknowledged(desk: Desk) -> None:
     desk.start()
     desk.log.add("a")
     first = desk.log.seal()
@@ -96,7 +96,7 @@ def test_what_was_sealed_stays_as_it_is_until_it_is_acknowledged(desk: Desk) -> 
     assert [entry.id for entry in desk.log.seal()] == ["1-2"]
 
 
-def test_an_event_is_bounded_and_a_longer_piece_is_one_of_its_own() -> None:
+def test_event_size_is_bounded_and_a_longer_piece_is_one_event() -> None:
     desk = Desk(max_event_chars=5)
     desk.start()
     for text in ("abc", "de", "f", "ghijklmn", "o"):
@@ -112,7 +112,7 @@ def test_an_event_is_bounded_and_a_longer_piece_is_one_of_its_own() -> None:
     assert desk.held == 0
 
 
-def test_closing_seals_all_and_names_the_place_of_the_end() -> None:
+def test_close_seals_all_text_and_returns_the_cursor_of_the_end() -> None:
     desk = Desk(max_event_chars=2)
     desk.start()
     for text in "abcde":
@@ -122,7 +122,7 @@ def test_closing_seals_all_and_names_the_place_of_the_end() -> None:
     assert desk.log.close() == ("abcde", Cursor(1, 4)), "the same, however often"
 
 
-def test_an_attempt_that_never_started_ends_at_its_first_place(desk: Desk) -> None:
+def test_attempt_without_started_event_ends_at_sequence_0(desk: Desk) -> None:
     assert desk.log.close() == ("", Cursor(1, 0))
     assert desk.log.seal() == []
 
@@ -150,7 +150,7 @@ class TestResume:
             (Cursor(1, 3), [], 0),
         ],
     )
-    def test_goes_on_after_the_logs_last_event(
+    def test_resume_continues_after_the_last_event_in_redis(
         self, sent: Desk, last: Cursor, unsent: list[str], held: int
     ) -> None:
         sent.log.resume(last)
@@ -160,7 +160,7 @@ class TestResume:
         assert sent.lost == 0
 
     @pytest.mark.parametrize("last", [None, Cursor(2, 0), Cursor(1, 4), Cursor(7, 3)])
-    def test_a_log_of_somebody_else_is_lost(self, sent: Desk, last: Cursor | None) -> None:
+    def test_resume_loses_a_log_of_another_run(self, sent: Desk, last: Cursor | None) -> None:
         sent.log.add("waiting")
         sent.log.resume(last)
         assert (sent.log.lost, sent.lost) == (True, 1)
@@ -169,7 +169,7 @@ class TestResume:
         sent.log.lose()
         assert sent.lost == 1, "told once"
 
-    def test_an_abandoned_log_holds_nothing_whatever_redis_says(self, sent: Desk) -> None:
+    def test_dropped_log_ignores_late_acknowledgements(self, sent: Desk) -> None:
         """The question was on its way when the attempt ended. Red without the guard in
         `acknowledge`: the budget would shrink for good, and in the end the worker stand still.
         """
@@ -184,7 +184,7 @@ class TestResume:
 
 
 @given(st.lists(st.text(min_size=1, max_size=9), min_size=1), st.integers(1, 12))
-def test_the_events_hold_the_text_to_the_letter(pieces: list[str], limit: int) -> None:
+def test_events_contain_exactly_the_added_text(pieces: list[str], limit: int) -> None:
     desk = Desk(max_event_chars=limit)
     desk.start()
     for n, piece in enumerate(pieces):

@@ -7,7 +7,7 @@ import asyncio
 from darkq_worker.writing.attempt_log import Budget
 
 
-async def test_there_is_room_below_the_limit_and_none_at_it() -> None:
+async def test_budget_has_room_below_its_limit_only() -> None:
     budget = Budget(10)
     await asyncio.wait_for(budget.room(), 1)
     budget.spend(9)
@@ -17,7 +17,7 @@ async def test_there_is_room_below_the_limit_and_none_at_it() -> None:
     assert budget.exhausted
 
 
-async def test_whoever_waits_for_room_is_woken_by_what_is_given_back() -> None:
+async def test_released_budget_wakes_waiting_tasks() -> None:
     budget = Budget(10)
     budget.spend(25)
     waiting = [asyncio.create_task(budget.room()) for _ in range(2)]
@@ -29,7 +29,7 @@ async def test_whoever_waits_for_room_is_woken_by_what_is_given_back() -> None:
     await asyncio.wait_for(asyncio.gather(*waiting), 1)
 
 
-async def test_room_once_seen_may_be_gone_again() -> None:
+async def test_budget_can_be_exhausted_again_after_a_wait() -> None:
     budget = Budget(10)
     budget.spend(10)
     budget.spend(-10)

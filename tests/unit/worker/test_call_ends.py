@@ -31,32 +31,32 @@ def judge(
 
 
 @pytest.mark.parametrize("error", FAILURES)
-def test_no_answer_at_all_counts_against_it(error: UpstreamError) -> None:
+def test_failure_without_an_answer_counts_against_the_service(error: UpstreamError) -> None:
     assert judge(error) == "failed"
 
 
 @pytest.mark.parametrize("error", [*FAILURES, Truncated("x")])
-def test_what_breaks_off_later_does_not(error: UpstreamError) -> None:
+def test_failure_after_the_first_text_does_not_count(error: UpstreamError) -> None:
     assert judge(error, answered=True) == "left"
 
 
 @pytest.mark.parametrize("error", [Truncated("x"), EmptyAnswer("x")])
-def test_nor_does_what_may_lie_in_this_answer(error: UpstreamError) -> None:
+def test_truncated_or_empty_answer_does_not_count(error: UpstreamError) -> None:
     assert judge(error) == "left"
 
 
-def test_a_refusal_is_an_answer_unless_it_is_our_own() -> None:
+def test_refusal_by_the_service_shows_that_it_works() -> None:
     assert judge(Rejected("x", status=422)) == "alive"
     assert judge(Rejected("x")) == "left"
 
 
-def test_a_429_says_for_how_long_or_the_windows_do() -> None:
+def test_429_counts_as_limited_if_its_duration_is_known() -> None:
     assert judge(RateLimited("x"), has_windows=True) == "limited"
     assert judge(RateLimited("x", retry_after_s=0)) == "limited"
     assert judge(RateLimited("x")) == "failed"
 
 
 @pytest.mark.parametrize("error", [*FAILURES, RateLimited("x", retry_after_s=9)])
-def test_a_jobs_own_proxy_says_nothing_of_the_way_of_others(error: UpstreamError) -> None:
+def test_failure_over_the_own_proxy_of_a_job_does_not_count(error: UpstreamError) -> None:
     """Else one tenant could keep all others from an upstream. Red without `own_proxy`."""
     assert judge(error, own_proxy=True) == "left"

@@ -63,7 +63,7 @@ class Reading:
         return "".join(self.pieces), type(self.error) if self.error else None
 
 
-def test_recorded_stream() -> None:
+def test_recorded_darkai_stream() -> None:
     assert RECORDED.count(b"\r\n") == RECORDED.count(b"\n")
     reading = Reading(RECORDED)
     assert reading.outcome == (RECORDED_TEXT, None)
@@ -71,20 +71,20 @@ def test_recorded_stream() -> None:
     assert reading.decoder.malformed == 0
 
 
-def test_recorded_stream_of_a_newer_server() -> None:
+def test_recorded_darkai_stream_of_a_newer_server() -> None:
     assert NEWER.index(b'"event": "final-response"') < NEWER.index(b'"event": "stream-end"')
     assert Reading(NEWER).outcome == (NEWER_TEXT, None)
 
 
 @given(st.sets(st.integers(0, len(RECORDED)), max_size=60))
-def test_any_cuts(cuts: set[int]) -> None:
+def test_darkai_stream_is_decoded_from_any_chunks(cuts: set[int]) -> None:
     edges = [0, *sorted(cuts), len(RECORDED)]
     chunks = [RECORDED[a:b] for a, b in pairwise(edges)]
     assert Reading(*chunks).outcome == (RECORDED_TEXT, None)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r"])
-def test_other_line_ends_bom_and_raw_utf8(end: bytes) -> None:
+def test_other_line_ends_bom_and_raw_utf8_are_decoded(end: bytes) -> None:
     body = json.dumps({"event": "text-chunk", "data": {"text": "Весна 🌸"}}, ensure_ascii=False)
     stream = b"\xef\xbb\xbfdata: " + body.encode() + b"\r\n\r\n" + END
     stream = stream.replace(b"\r\n", end)
@@ -111,7 +111,7 @@ def test_other_line_ends_bom_and_raw_utf8(end: bytes) -> None:
         (chunk("a") + b'data: {"event":"final-response","data":{"message":null}}\n\n', "a"),
     ],
 )
-def test_complete(stream: bytes, text: str) -> None:
+def test_streams_with_an_end_are_complete(stream: bytes, text: str) -> None:
     assert Reading(stream).outcome == (text, None)
 
 
@@ -164,7 +164,7 @@ def test_empty_success_is_a_failure(stream: bytes) -> None:
         ("Too Many Requests", RateLimited),
     ],
 )
-def test_error_event(detail: str, kind: type[UpstreamError]) -> None:
+def test_error_event_raises_its_class(detail: str, kind: type[UpstreamError]) -> None:
     stream = BEGIN + chunk("some ") + chunk("text") + error(detail) + END + final("some text")
     reading = Reading(stream, decoder=AnswerDecoder(retry_after_s=7.0))
     assert reading.outcome == ("some text", kind)
@@ -184,14 +184,14 @@ def test_error_event(detail: str, kind: type[UpstreamError]) -> None:
         b'data: {"event": "error", "data": {"detail": "at capacity"}}\n\n',
     ],
 )
-def test_error_in_other_shapes(stream: bytes) -> None:
+def test_error_events_of_other_shapes_are_raised(stream: bytes) -> None:
     assert Reading(chunk("a") + stream + END).outcome == ("a", Overloaded)
 
 
 @pytest.mark.parametrize(
     "data", [b"[]", b'{"detail": ["x"]}', b'{"event": "error"}', b'{"event": "stream-end"}']
 )
-def test_error_that_says_nothing(data: bytes) -> None:
+def test_error_event_without_text_is_raised(data: bytes) -> None:
     reading = Reading(b"event: error\ndata: " + data + b"\n\n")
     assert reading.outcome == ("", UpstreamError)
     assert reading.error is not None
@@ -224,7 +224,7 @@ def test_malformed_line_is_skipped_and_counted(data: bytes) -> None:
     assert reading.decoder.malformed == 1
 
 
-def test_malformed_line_without_a_blank_line_does_not_take_its_neighbours_along() -> None:
+def test_malformed_line_without_blank_line_leaves_neighbouring_frames_intact() -> None:
     broken = b"data: {broken\r\n"
     stream = broken + chunk("a")[:-2] + chunk("b") + broken + END
     reading = Reading(stream)
@@ -258,7 +258,7 @@ def test_unknown_event_is_ignored(event: bytes) -> None:
     assert reading.decoder.malformed == 0
 
 
-def test_only_events_count_as_life() -> None:
+def test_only_events_restart_the_idle_clock() -> None:
     decoder = AnswerDecoder()
     for stream, is_life in [(BEGIN, True), (PING, False), (chunk("a"), True), (b":\n\n", False)]:
         assert list(decoder.feed(stream)) in ([], ["a"])
@@ -284,14 +284,14 @@ def test_lone_surrogates_become_replacement_characters(event: str, escaped: str,
     assert text.encode().decode() == text
 
 
-def test_bytes_that_are_no_utf8_become_replacement_characters() -> None:
+def test_invalid_utf8_becomes_replacement_characters() -> None:
     stream = b'data: {"event": "text-chunk", "data": {"text": "a\xff\xed\xa0\x80b"}}\n\n' + END
     text, fault = Reading(stream).outcome
     assert fault is None
     assert set(text) == {"a", "\ufffd", "b"}
 
 
-def test_line_past_the_bound() -> None:
+def test_line_past_the_size_limit_is_refused() -> None:
     stream = chunk("a") + final("x" * 2000)
     reading = Reading(stream, decoder=AnswerDecoder(max_line_bytes=1000))
     assert reading.outcome == ("a", ProtocolViolation)
@@ -299,7 +299,7 @@ def test_line_past_the_bound() -> None:
     assert "1,000 bytes" in reading.error.message
 
 
-def test_bound_does_not_matter_after_the_end() -> None:
+def test_size_limit_does_not_apply_after_the_end() -> None:
     stream = chunk("a") + END + final("x" * 2000)
     assert Reading(stream, decoder=AnswerDecoder(max_line_bytes=1000)).outcome == ("a", None)
 
@@ -338,7 +338,9 @@ def test_answer_of_a_mebibyte_fits_into_a_final_response() -> None:
         (529, False, Overloaded, True),
     ],
 )
-def test_status(status: int, is_html: bool, kind: type[UpstreamError], retryable: bool) -> None:
+def test_error_class_of_each_http_status(
+    status: int, is_html: bool, kind: type[UpstreamError], retryable: bool
+) -> None:
     error = http_error(status, is_html=is_html, detail="why", retry_after_s=3.0)
     assert type(error) is kind
     assert error.retryable is retryable
@@ -365,7 +367,7 @@ def test_status(status: int, is_html: bool, kind: type[UpstreamError], retryable
         (b"[" * 65536, ""),
     ],
 )
-def test_error_detail(body: bytes, detail: str) -> None:
+def test_detail_of_an_error_body(body: bytes, detail: str) -> None:
     assert error_detail(body) == detail
 
 
@@ -422,7 +424,7 @@ def test_quote_is_short_and_printable(prompt: str, before: str, after: str) -> N
         ("Wed, 99 Oct 2015 99:28:00 GMT", None),
     ],
 )
-def test_retry_after(header: str | None, wait_s: float | None) -> None:
+def test_retry_after_header_is_parsed(header: str | None, wait_s: float | None) -> None:
     assert parse_retry_after(header) == wait_s
 
 

@@ -37,12 +37,12 @@ def read(*messages: dict[str, Any]) -> Any:
         {"reasoning_content": None, "name": "bot", "refusal": ""},
     ],
 )
-def test_an_answer_comes_back_as_a_service_gave_it(more: dict[str, Any]) -> None:
+def test_assistant_message_with_extra_fields_is_accepted(more: dict[str, Any]) -> None:
     """Red when a field of `OF_ANSWERS`, or an empty one, is refused."""
     assert read({"role": "assistant", "content": "Because.", **more}) == (ASKED, ANSWERED)
 
 
-def test_an_answer_of_the_official_library_comes_back() -> None:
+def test_assistant_message_of_the_openai_library_is_accepted() -> None:
     message = ChatCompletionMessage(
         role="assistant", content="Because.", annotations=[], tool_calls=[]
     )
@@ -50,7 +50,7 @@ def test_an_answer_of_the_official_library_comes_back() -> None:
 
 
 @pytest.mark.parametrize("answer", [{"content": None}, {}, {"content": None, "tool_calls": []}])
-def test_an_answer_without_text_was_an_empty_one(answer: dict[str, Any]) -> None:
+def test_assistant_message_without_content_is_empty_text(answer: dict[str, Any]) -> None:
     assert read({"role": "assistant", **answer}) == (ASKED, Message("assistant", ""))
 
 
@@ -66,13 +66,15 @@ def test_an_answer_without_text_was_an_empty_one(answer: dict[str, Any]) -> None
         ({"role": "tool", "content": "x"}, "role must be"),
     ],
 )
-def test_what_would_change_the_answer_is_refused(message: dict[str, Any], said: str) -> None:
+def test_message_field_that_would_change_the_answer_is_refused(
+    message: dict[str, Any], said: str
+) -> None:
     with pytest.raises(InvalidJob, match=said) as caught:
         read_body({"messages": [{"role": "user", "content": "Why?"}, message]}, CHAT).job()
     assert caught.value.field == "messages[1]"
 
 
-def test_reasoning_beside_an_answer_of_a_response() -> None:
+def test_reasoning_items_beside_a_response_answer_are_ignored() -> None:
     """As `input += response.output` sends it back."""
     output = {"type": "output_text", "text": "Because.", "annotations": []}
     given = [

@@ -47,12 +47,12 @@ def read(data: bytes, size: int = 1 << 20, **options: Any) -> tuple[str, End]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1 << 20])
-def test_an_answer_in_pieces_of_any_size(size: int) -> None:
+def test_answer_is_decoded_from_chunks_of_any_size(size: int) -> None:
     end = End(finish_reason="stop", usage=Usage(prompt_tokens=3, completion_tokens=2))
     assert read(WHOLE, size) == (TEXT, end)
 
 
-def test_cut_anywhere_it_is_whole_or_truncated_and_never_else() -> None:
+def test_answer_cut_at_any_byte_is_whole_or_truncated() -> None:
     ends = WHOLE.index(finish()) + len(finish()) - 3  # the frame is whole without its blank line
     for cut in range(len(WHOLE)):
         answer = AnswerDecoder()
@@ -84,7 +84,7 @@ def test_cut_anywhere_it_is_whole_or_truncated_and_never_else() -> None:
     ],
     ids=range(11),
 )
-def test_what_ends_an_answer(data: bytes) -> None:
+def test_streams_that_complete_an_answer(data: bytes) -> None:
     assert read(data)[0] == "a"
 
 
@@ -118,7 +118,7 @@ def test_what_ends_an_answer(data: bytes) -> None:
     ],
     ids=range(24),
 )
-def test_what_is_no_end(data: bytes, kind: type[UpstreamError]) -> None:
+def test_streams_that_do_not_complete_an_answer(data: bytes, kind: type[UpstreamError]) -> None:
     with pytest.raises(UpstreamError) as caught:
         read(data, max_line_bytes=4000)
     assert type(caught.value) is kind
@@ -156,7 +156,7 @@ def test_a_stop_ends_the_text_and_not_the_stream() -> None:
     assert answer.end == End(usage=Usage(prompt_tokens=3, completion_tokens=1))
 
 
-def test_what_is_wrong_after_a_stop_counts_once_text_follows_it() -> None:
+def test_error_after_a_stop_is_raised_when_more_text_follows() -> None:
     """Red where a hole behind an early stop is forgotten."""
     for wrong in (error("boom"), b"data: {broken\n\n", b"data: " + b"a" * 5000 + b"\n\n"):
         answer = AnswerDecoder(max_line_bytes=4000)
@@ -179,7 +179,9 @@ def test_what_is_wrong_after_a_stop_counts_once_text_follows_it() -> None:
         ([frame(usage="many"), usage(0, 0)], None),
     ],
 )
-def test_the_last_true_counts_win(told: list[bytes], counts: tuple[int, int] | None) -> None:
+def test_last_valid_token_counts_are_used(
+    told: list[bytes], counts: tuple[int, int] | None
+) -> None:
     end = read(delta("a") + finish() + b"".join(told) + DONE)[1]
     known = counts and Usage(prompt_tokens=counts[0], completion_tokens=counts[1])
     assert end.usage == known
@@ -196,7 +198,7 @@ def test_json_on_many_lines_is_tried_a_bounded_number_of_times() -> None:
     assert time.process_time() - began_s < 5
 
 
-def test_lone_surrogates_and_bytes_that_are_no_utf_8() -> None:
+def test_lone_surrogates_and_invalid_utf8_are_replaced() -> None:
     lone = b'data: {"choices": [{"delta": {"content": "a\\ud83d"}}]}\n\n'
     broken = b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n'
     assert read(lone + broken + DONE)[0] == "a\ufffd\ufffd"
@@ -210,7 +212,7 @@ def test_errors_repeat_neither_the_prompt_nor_the_key() -> None:
         assert "sk-12345" not in caught.value.message
 
 
-def test_noise_never_passes_for_an_end() -> None:
+def test_random_data_never_completes_an_answer() -> None:
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
@@ -222,7 +224,7 @@ def test_noise_never_passes_for_an_end() -> None:
             read(bytes(data), chance.randrange(1, 80), max_line_bytes=4000)
 
 
-def test_a_request() -> None:
+def test_request_body_of_a_chat() -> None:
     messages = (Message("developer", "Be brief."), Message("user", "Hi 🌸"))
     options = Options(temperature=0.5, max_tokens=7, stop=("\n",), seed=3)
     request = Request(prompt=messages, options=options)
@@ -275,7 +277,7 @@ def test_a_request() -> None:
         (b"", ""),
     ],
 )
-def test_what_a_refusal_says(body: bytes, detail: str) -> None:
+def test_detail_of_a_refusal_in_any_shape(body: bytes, detail: str) -> None:
     assert refusal_detail(body).detail == detail
 
 
@@ -297,7 +299,7 @@ def test_what_a_refusal_says(body: bytes, detail: str) -> None:
         ({"code": "unheard_of"}, UpstreamError),
     ],
 )
-def test_the_kind_of_an_error(error: dict[str, Any], kind: type[UpstreamError]) -> None:
+def test_error_class_of_a_reported_error(error: dict[str, Any], kind: type[UpstreamError]) -> None:
     assert read_error({"error": error}).kind is kind
 
 
@@ -315,7 +317,7 @@ def test_the_kind_of_an_error(error: dict[str, Any], kind: type[UpstreamError]) 
         ({"retry_after": 1e9}, 6 * 3600.0),
     ],
 )
-def test_how_long_an_error_asks_to_stay_away(error: dict[str, Any], wait_s: float | None) -> None:
+def test_retry_delay_of_a_reported_error(error: dict[str, Any], wait_s: float | None) -> None:
     assert read_error({"error": error}).wait_s == wait_s
 
 
@@ -336,7 +338,7 @@ def test_how_long_an_error_asks_to_stay_away(error: dict[str, Any], wait_s: floa
         (500, b"Unknown parameter: stream_options", b"{}", None),
     ],
 )  # fmt: skip
-def test_what_a_service_can_be_asked_without(
+def test_refused_field_that_can_be_left_out_is_found(
     status: int, words: bytes, sent: bytes, field: str | None
 ) -> None:
     assert find_refused(status, words, sent, frozenset()) == field
@@ -345,7 +347,7 @@ def test_what_a_service_can_be_asked_without(
 @pytest.mark.parametrize(
     "host", ["api.openai.com", "eu.api.openai.com", "x.openai.azure.com", "x.services.ai.azure.com"]
 )
-def test_openai_itself_has_a_new_name_for_the_most_tokens(host: str) -> None:
+def test_openai_hosts_get_the_newer_name_of_max_tokens(host: str) -> None:
     request = Request(prompt="hi", options=Options(max_tokens=7))
     assert b'"max_completion_tokens":7' in build_body(f"https://{host}/v1", request, "m")
     assert b'"max_tokens":7' in build_body(f"https://{host}.example/v1", request, "m")
@@ -369,17 +371,17 @@ LISTED = ("llama3.2:latest", "models/gemini-2.5-flash", "a/b", "x/gpt", "y/gpt",
         ("", None),
     ],
 )
-def test_a_name_as_people_write_it(name: str, found: str | None) -> None:
+def test_short_model_name_finds_the_listed_model(name: str, found: str | None) -> None:
     assert find_listed(name, LISTED) == found
 
 
-def test_the_default_is_a_model_for_chats() -> None:
+def test_default_model_is_the_first_chat_model() -> None:
     others = ["nomic-embed-text", "bge-m3", "whisper-1", "tts-1", "dall-e-3", "omni-moderation"]
     assert default_model([*others, "llama3.2", "qwen3"]) == "llama3.2"
     assert default_model(others) == ""
 
 
-def test_a_list_of_models() -> None:
+def test_model_lists_of_any_shape_are_parsed() -> None:
     for bare in (b'[{"id": "b"}, {"id": "a"}]', b'["b", "a"]', b'{"models": [{"name": "b"}, "a"]}'):
         assert parse_models(bare) == ["b", "a"]
     assert parse_models(b"[]") == []
