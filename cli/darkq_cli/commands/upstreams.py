@@ -68,7 +68,7 @@ async def find(settings: Settings, timeout_s: float) -> list[Finding]:
     async with make_session() as session, _shared(settings) as (redis, limits), speaking_darkq():
         ours = make_upstreams(settings, session)
         answers = await asyncio.gather(*(_ask(each, limits, timeout_s) for each in ours))
-        served = ours.served()
+        served = ours.describe()
         stands, others = await _stand(redis, served)
     findings = [
         Finding(works=works, latency_s=latency_s, reason=reason, status=status)

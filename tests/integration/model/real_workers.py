@@ -53,7 +53,7 @@ class Worker:
         await wait_until(
             "the logs to be flushed", lambda: not any(run.log.has_work for run in self.runs)
         )
-        await self.writer.drained()
+        await self.writer.wait_drained()
 
     async def aclose(self) -> None:
         self._task.cancel()

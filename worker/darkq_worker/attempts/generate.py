@@ -166,7 +166,7 @@ class Upstreams:
             return similar
         raise unsure or UnknownModel(model, [name for each in self for name in each.models])
 
-    def served(self) -> list[Served]:
+    def describe(self) -> list[Served]:
         """Return the description of each upstream for operators, with its limits."""
         return [
             Served(

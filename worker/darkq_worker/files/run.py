@@ -65,7 +65,7 @@ class _Kind(NamedTuple):
     parts_id: str
 
 
-def kinds_of(batch_id: str) -> tuple[_Kind, _Kind]:
+def list_kinds(batch_id: str) -> tuple[_Kind, _Kind]:
     """Return the kinds of a batch: output and errors."""
     output, errors = (
         _Kind(name, f"file-{hashlib.sha256(f'{batch_id} {name}'.encode()).hexdigest()[:32]}")
@@ -86,7 +86,7 @@ class FileBatchRun:
         self._batch = batch
         self._record = record
         self._input = Input(files, record)
-        self._output, self._errors = kinds_of(record.id)
+        self._output, self._errors = list_kinds(record.id)
         self._parts = 0
 
     @property
@@ -443,7 +443,7 @@ async def delete_leftovers(client: Client, files: Files, batch_id: str) -> None:
     for file_id in await client.file_batches.begun(batch_id):
         if file_id not in named:
             await files.remove(record.tenant, file_id)
-    for kind in kinds_of(batch_id):
+    for kind in list_kinds(batch_id):
         await files.drop_parts(record.tenant, kind.parts_id)
     await client.file_batches.forget_leftovers(batch_id)
 

@@ -119,7 +119,7 @@ class Claiming:
                 with suppress(Exception):  # then a poll finds the jobs
                     await self._leases.pass_on(partition.number)
 
-    async def settled(self) -> None:
+    async def wait_for_claim(self) -> None:
         """Wait for a claim under way: otherwise its jobs would lose their leases."""
         async with self._one_at_a_time:
             pass

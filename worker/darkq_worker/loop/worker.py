@@ -206,7 +206,7 @@ class LeasedWorker(Worker):
         try:
             await super().record_health()
             if self._last_health_check != before:
-                announced = announcement(self._upstreams.served())
+                announced = announcement(self._upstreams.describe())
                 await sign_in(self.pool, self._worker_id, announced)
                 await self._draining.read(self.pool)
         except Exception:
@@ -234,7 +234,7 @@ class LeasedWorker(Worker):
 
     async def _sleep_until_tasks_complete(self) -> None:
         """Wait within the grace; first for a claim under way, whose jobs run here too."""
-        await self._claiming.settled()
+        await self._claiming.wait_for_claim()
         await super()._sleep_until_tasks_complete()
 
     async def close(self) -> None:
@@ -248,7 +248,7 @@ class LeasedWorker(Worker):
             await asyncio.wait(unfinished, timeout=_CLOSE_PATIENCE_S)
         try:
             async with asyncio.timeout(_CLOSE_PATIENCE_S):
-                await self._writer.drained()
+                await self._writer.wait_drained()
                 await self._metrics.send()
                 await sign_out(self.pool, self._worker_id)
         except (TimeoutError, RedisError, OSError) as error:

@@ -176,7 +176,7 @@ class OpenAIUpstream:
 
     async def stream(self, request: Request) -> AsyncGenerator[str | End, None]:
         """Yield the answer's text as it arrives, then one `End`. See `Upstream.stream`."""
-        model = self._model_of(request)
+        model = self._find_model(request)
         prompt = join_prompt(request.prompt)
         http = await self._ask(request, model, prompt)
         try:
@@ -223,7 +223,7 @@ class OpenAIUpstream:
         except TimeoutError:
             raise TimedOut(f"no text came within {timeout_s:g} s") from None
 
-    def _model_of(self, request: Request) -> str:
+    def _find_model(self, request: Request) -> str:
         """Return the model of a call; an unlisted one that `choose` accepted is not changed."""
         try:
             return self.resolve_model(request.model)

@@ -97,10 +97,10 @@ class Writer:
         writer.settle(settlement)
         return settlement.settled
 
-    async def drained(self) -> None:
+    async def wait_drained(self) -> None:
         """Wait until every settlement has reached Redis."""
         while waiting := [writer for writer in self._writers.values() if not writer.is_drained]:
-            await waiting[0].drained()
+            await waiting[0].wait_drained()
 
     async def run(self) -> None:
         """Hold connections while there is work for them, until cancelled."""
@@ -230,7 +230,7 @@ class ServerWriter:
         """True if every settlement has reached Redis."""
         return self._drained.is_set()
 
-    async def drained(self) -> None:
+    async def wait_drained(self) -> None:
         """Wait until every settlement has reached Redis."""
         await self._drained.wait()
 
