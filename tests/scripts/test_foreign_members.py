@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from darkq.event import Completed, encode
+from darkq.event import Completed
 from darkq.protocol.keys import queue
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
-from support.by_hand import Hand, started
+from support.by_hand import Hand, entries, started
 
 QUEUE = queue(0, "interactive")
 
@@ -101,8 +100,5 @@ async def test_a_log_that_becomes_something_else_refuses_its_own_events_alone(
     """Red when `append.lua` ends at such an error: no job of the worker could write any more."""
     spoilt, good = await hand.take(), await hand.take()
     await redis.set(spoilt.keys.events, "x", px=60_000)
-    args: list[Argument] = []
-    for claim in (spoilt, good):
-        args += [claim.keys.live, "1-0", encode(started(1))]
-    names = [spoilt.keys.events, good.keys.events]
-    assert await scripts.append(redis, names, args) == [0]
+    events = entries([started(1)])
+    assert await scripts.append(redis, [(spoilt.keys, events), (good.keys, events)]) == [0]

@@ -1,4 +1,4 @@
-"""`admit.lua` and `report.lua`: windows, places, turns, the breaker."""
+"""`limit_admit.lua` and `limit_report.lua`: windows, places, turns, the breaker."""
 
 # mypy: disable-error-code="misc"
 
@@ -9,7 +9,8 @@ import math
 import pytest
 from redis.asyncio import Redis
 
-from support.door import SECOND, Answer, Asker, Door
+from darkq.redis.scripts import Answer, CallWord
+from support.door import SECOND, Asker, Door
 from support.waiting import wait_until
 
 GO = Answer("go")
@@ -117,7 +118,7 @@ async def _past(door: Door, ms: float) -> bool:
 
 class TestOrder:
     async def test_nobody_overtakes_who_waits(self, redis: Redis) -> None:
-        """Red when `admit` looks at the room alone."""
+        """Red when `limit_admit` looks at the room alone."""
         door = Door(redis, concurrency=1)
         running, first, later = door.job(), door.job(), door.job()
         await door.ask(running, first)
@@ -203,7 +204,7 @@ class TestPlaces:
             assert not await admitted(door, door.job())
 
     async def test_a_beat_adds_again_what_redis_has_forgotten(self, redis: Redis) -> None:
-        """Red with `XX` in `renew` of report.lua."""
+        """Red with `XX` in `renew` of limit_report.lua."""
         door = Door(redis, (3, 60 * SECOND), concurrency=1)
         job = door.job()
         await door.tell(job, "calling")
@@ -395,7 +396,10 @@ class TestBreaker:
         """Red when any failure re-opens, or any answer closes."""
         door, _ = await self.probing(redis)
         before = await redis.hgetall(door.keys.breaker)
-        for word, argument in [("failed", 1), ("answered", 0), ("alive", 0), ("left", 0)]:
+        words: list[tuple[CallWord, int]] = [
+            ("failed", 1), ("answered", 0), ("alive", 0), ("left", 0)
+        ]  # fmt: skip
+        for word, argument in words:
             await door.tell(door.job(), word, argument)
             assert await redis.hgetall(door.keys.breaker) == before
 

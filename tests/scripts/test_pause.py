@@ -94,15 +94,15 @@ async def test_a_closed_queue_takes_no_new_job_but_knows_old_ones(redis: Redis) 
     await put(redis, first, key="k", digest="aa")
     await tell(redis, "closed", "interactive")
     ((verdict, known),) = await put(redis, again, key="k", digest="aa")
-    assert (verdict, known) == (b"duplicate", first.arq_id)
+    assert (verdict, known) == ("duplicate", first.arq_id)
     assert [receipt.verdict for receipt in await put(redis, first, new)] == [
-        b"duplicate",
-        b"closed",
+        "duplicate",
+        "closed",
     ]
     assert not await redis.exists(new.job, new.events)
-    assert (await put(redis, other, priority="bulk"))[0].verdict == b"new"
+    assert (await put(redis, other, priority="bulk"))[0].verdict == "new"
     await take_back(redis, "closed", "interactive", 1)
-    assert (await put(redis, new))[0].verdict == b"new"
+    assert (await put(redis, new))[0].verdict == "new"
 
 
 async def test_resuming_wakes_the_workers_of_every_partition(redis: Redis) -> None:

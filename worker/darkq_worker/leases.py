@@ -4,56 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import PRIORITIES, JobKeys, control, queue, wake
 from darkq.redis import scripts
+from darkq.redis.scripts import Claim, Claimed, Renewal
+
+__all__ = ["Claim", "Leases", "Renewal"]
 
 MAX_RENEWALS_PER_CALL = 500
-_FIELDS = 9
 _CLAIM_ASKS = 3
-_CANCELLED, _LEASE_LOST = 1, 2
-
-
-class Claim(NamedTuple):
-    """A job that this worker holds, as one attempt.
-
-    `record` is empty when it has expired. `place_ms` is where it stood in its queue: when it was
-    enqueued, or since when it was due, by the clock of Redis; `waited_s` is from then to the claim.
-    `lease_lost`: somebody had it until now, who neither ended nor kept it.
-    """
-
-    keys: JobKeys
-    priority_number: int
-    attempt: int
-    token: str
-    tries_burnt: int
-    leases_lost: int
-    cancelled: bool
-    record: bytes
-    place_ms: float = 0.0
-    waited_s: float = 0.0
-    lease_lost: bool = False
-
-    @property
-    def queue(self) -> str:
-        return queue(self.keys.partition, PRIORITIES[self.priority_number])
-
-    @property
-    def is_bulk(self) -> bool:
-        return PRIORITIES[self.priority_number] == "bulk"
-
-    def __repr__(self) -> str:
-        return f"Claim({self.keys.public_id!r}, attempt={self.attempt})"
-
-
-class Renewal(NamedTuple):
-    """What a heartbeat learnt of some claims."""
-
-    lost: list[Claim]
-    cancel: list[Claim]
 
 
 class Leases:
@@ -80,8 +40,8 @@ class Leases:
         """
         self._redis = redis
         self._worker_id = worker_id
-        self._lease_ms = int(lease_s * 1000)
-        self._job_ttl_ms = int(job_ttl_s * 1000)
+        self._lease_s = lease_s
+        self._job_ttl_s = job_ttl_s
         self._max_lost_leases = max_lost_leases
         self._counts_ms = int(min(timeout_s, lease_s / 2) * 1000)
         self._clocks: dict[int, float] = {}
@@ -111,19 +71,15 @@ class Leases:
         clock_s = asyncio.get_running_loop().time
         for _ in range(_CLAIM_ASKS):
             asked_s, now_ms = clock_s(), self._now_ms(partition)
-            now_ms, *reply = await self._claim_call(
+            claimed = await self._claim_call(
                 partition, slots, bulk_slots, suspects, respite_s, now_ms
             )
-            self._clocks[partition] = now_ms - clock_s() * 1000
-            if reply:
-                break
+            self._clocks[partition] = claimed.now_ms - clock_s() * 1000
+            if not claimed.too_late:
+                return claimed.claims, claimed.due_s
             if (clock_s() - asked_s) * 1000 >= self._counts_ms:
-                respite_s = max(respite_s, self._lease_ms / 2000)
-        else:
-            return [], 0.0
-        due_ms, *fields = reply
-        claims = [self._claim(fields[n : n + _FIELDS]) for n in range(0, len(fields), _FIELDS)]
-        return claims, None if due_ms < 0 else due_ms / 1000
+                respite_s = max(respite_s, self._lease_s / 2)
+        return [], 0.0
 
     def _now_ms(self, partition: int) -> float:
         """The clock of a partition's Redis, or a little less; 0 if it is not known."""
@@ -138,29 +94,24 @@ class Leases:
         suspects: int,
         respite_s: float,
         now_ms: float,
-    ) -> Any:
-        queues = [queue(partition, priority) for priority in PRIORITIES]
-        limits = {"interactive": slots, "bulk": bulk_slots}
+    ) -> Claimed:
         return await scripts.claim(
             self._redis,
-            [*queues, control(partition)],
-            [
-                self._worker_id,
-                self._lease_ms,
-                self._job_ttl_ms,
-                int(respite_s * 1000),
-                slots,
-                self._max_lost_leases,
-                suspects,
-                int(now_ms) + self._counts_ms,
-                *(limits[priority] for priority in PRIORITIES),
-            ],
+            partition,
+            worker_id=self._worker_id,
+            lease_s=self._lease_s,
+            job_ttl_s=self._job_ttl_s,
+            slots=slots,
+            slots_of={"interactive": slots, "bulk": bulk_slots},
+            respite_s=respite_s,
+            max_lost_leases=self._max_lost_leases,
+            suspects=suspects,
+            counts_until_ms=int(now_ms) + self._counts_ms,
         )
 
     async def pass_on(self, partition: int) -> None:
         """Let another worker take what this one was woken for. Raises what redis-py raises."""
-        queues = [queue(partition, priority) for priority in PRIORITIES]
-        await scripts.pass_on(self._redis, queues, [wake(partition), self._worker_id])
+        await scripts.worker_pass_on(self._redis, partition, self._worker_id)
 
     def is_suspect(self, claim: Claim) -> bool:
         """Tell whether one more lost lease ends the job."""
@@ -183,30 +134,9 @@ class Leases:
         renewal = Renewal([], [])
         for start in range(0, max(1, len(claims)), MAX_RENEWALS_PER_CALL):
             call = claims[start : start + MAX_RENEWALS_PER_CALL]
-            lost, cancel = await self._renew_call(partition, call)
-            renewal.lost.extend(call[number] for number in lost)
-            renewal.cancel.extend(call[number] for number in cancel)
+            part = await scripts.renew(
+                self._redis, partition, call, lease_s=self._lease_s, job_ttl_s=self._job_ttl_s
+            )
+            renewal.lost.extend(part.lost)
+            renewal.cancel.extend(part.cancel)
         return renewal
-
-    async def _renew_call(self, partition: int, claims: Sequence[Claim]) -> Any:
-        args: list[str | int] = [self._lease_ms, self._job_ttl_ms]
-        for claim in claims:
-            args += [claim.keys.arq_id, claim.priority_number, claim.attempt, claim.token]
-        queues = [queue(partition, priority) for priority in PRIORITIES]
-        return await scripts.renew(self._redis, queues, args)
-
-    def _claim(self, fields: Sequence[Any]) -> Claim:
-        arq_id, number, attempt, tries, lost, flags, record, place, waited_us = fields
-        return Claim(
-            keys=JobKeys.from_arq_id(arq_id.decode()),
-            priority_number=number,
-            attempt=attempt,
-            token=f"{self._worker_id}:{attempt}",
-            tries_burnt=tries,
-            leases_lost=lost,
-            cancelled=bool(flags & _CANCELLED),
-            record=record,
-            place_ms=float(place),
-            waited_s=waited_us / 1e6,
-            lease_lost=bool(flags & _LEASE_LOST),
-        )

@@ -25,7 +25,6 @@ from darkq.jobs.tail import EventBatch, last_cursor, latest_attempt
 from darkq.jobs.tail_span import traced
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
-from darkq.protocol.keys import failures as failed_jobs
 from darkq.protocol.record import Result, read_result, result_of
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
@@ -179,9 +178,8 @@ class JobHandle:
         Raises `JobUnfinished`, `JobNotFound`, `RedisUnavailable`.
         """
         keys = self._keys
-        names = [keys.result, keys.events, keys.failed, failed_jobs(keys.partition)]
         async with speaking_darkq():
-            if not await scripts.forget(self._redis, names, [keys.arq_id]):
+            if not await scripts.forget(self._redis, keys):
                 await read_status(self._redis, keys)
                 raise JobUnfinished(self.id)
 

@@ -206,7 +206,7 @@ async def test_calls_are_attended_after_whatever_went_wrong(
 async def test_a_call_that_is_sent_twice_counts_once(
     client: Client, redis: Redis, limits: dict[str, Any]
 ) -> None:
-    """As a client does whose reply was lost. Red when enter.lua does not know the call again."""
+    """A client repeats a call whose reply was lost. Red when apikey_enter.lua counts it again."""
     key, _ = await client.api_keys.create("alice", **limits)
     for _ in range(3):
         assert (await client.api_keys.enter(key, "one", lease_s=30)).verdict == "entered"
@@ -224,6 +224,14 @@ async def test_what_is_noted_of_calls_is_bounded(client: Client, redis: Redis) -
     key, _ = await client.api_keys.create("alice", rate_per_s=100_000)
     names = api_key_use(key.id)
     for n in range(1100):
-        await scripts.enter(redis, names, [0.01, 100_000, 0, 30_000, f"call {n}"])
+        await scripts.apikey_enter(
+            redis,
+            key.id,
+            f"call {n}",
+            interval_ms=0.01,
+            burst=100_000,
+            concurrency=0,
+            lease_s=30,
+        )
     assert await redis.zcard(names[1]) == 1000
     assert 0 < await redis.pttl(names[1]) <= 30_000

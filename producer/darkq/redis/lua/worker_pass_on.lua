@@ -1,4 +1,4 @@
--- Wake other workers in place of one that was woken and has no room, or claims no more.
+-- Wake other workers in place of one that was woken and has no free slot, or claims no more.
 --
 -- KEYS  the queues
 -- ARGV  wake channel, worker id

@@ -1,11 +1,11 @@
--- Write how far a batch over files has come, if the caller still runs it.
+-- Store the progress of a batch over files, if the caller still runs it.
 --
--- The record must be in the state that the caller found it in. So a final state is never left, and
--- what a runner did before it lost its lease does not undo what its successor did.
+-- The record must be in the state that the caller read. So a final state is never left, and a runner
+-- that has lost its lease cannot undo what its successor did.
 --
 -- KEYS  record, runner, outputs
--- ARGV  the runner's token, the state as the caller knows it, record, ttl in ms,
---       then the ids of the files that the caller is about to put together
+-- ARGV  the runner's token, the state as the caller read it, record, ttl in ms,
+--       then the ids of the files that the caller is about to assemble
 -- Returns '' | 'gone', or who has changed it: the token of the other runner, or 'another runner'.
 
 local key, runner, outputs = unpack(KEYS)
@@ -17,7 +17,7 @@ end
 if holder and holder ~= token then
   return holder
 end
-if known ~= record then -- else the call came twice
+if known ~= record then -- else this call was sent twice
   local readable, fields = pcall(cjson.decode, known)
   if not readable or (fields.state or 'validating') ~= expected then
     return 'another runner'

@@ -1,22 +1,22 @@
--- Say how calls of an upstream stand; free places, move the breaker, see who may come.
+-- Record the state of an upstream's calls: free their places, move the breaker, find who may go.
 --
--- The breaker opens when a worker says so, and half-opens by itself after the cool-down: the next
--- job that asks is the probe. An answer to it closes the breaker, its failure doubles the
--- cool-down. A probe that ended without telling anything makes room for another.
+-- The breaker opens when a worker says so, and is half-open once the cool-down has passed: the next
+-- job that asks is the probe. An answer to the probe closes the breaker; its failure doubles the
+-- cool-down. A probe that ends without either makes room for another one.
 --
 -- KEYS  as in limits.lua
 -- ARGV  after those of limits.lua three per call: call, word, argument. The words:
---       calling    goes on, and nothing has come yet
---       answering  goes on, and the service has answered; how many ms ago
---       answered   goes on; the service has just answered
---       left       has ended; says nothing of the service
+--       calling    in progress, no answer yet
+--       answering  in progress, and the service has answered; how many ms ago
+--       answered   in progress; the service has just answered
+--       left       has ended; says nothing about the service
 --       alive      has ended; the service works
---       failed     has ended; the service does not work; 1 if the breaker shall open
---       limited    has ended with a 429; ms for which to stay away, 0 if the service did not say
---       and of a job that waits, by its arq id in place of a call:
+--       failed     has ended; the service does not work; 1 if the breaker is to open
+--       limited    has ended with a 429; ms to stay away, 0 if the service did not say
+--       and of a waiting job, with its arq id in place of a call:
 --       gone       is in no queue any more
---       away       cannot be reached: others may pass it, and it keeps its rank
--- Returns 1 if the breaker is not closed; and jobs to be called, as in limits.lua
+--       away       its partition does not answer: others may pass it, and it keeps its rank
+-- Returns 1 if the breaker is not closed; and the jobs to make due, as in limits.lua.
 
 local function close()
   redis.call('HDEL', breaker, 'open_until', 'cooldown_ms', 'probe', 'probe_until')
@@ -27,11 +27,11 @@ local function open(cooldown_ms)
   redis.call('HDEL', breaker, 'probe', 'probe_until')
 end
 
--- Without a word from the service: the shortest window, and a longer one with each further
--- breach, since it does not say which window is full.
+-- If the service names no time: the shortest window, and a longer one with each further breach,
+-- since a 429 does not say which window is full.
 local function block(wait_ms)
   local blocked_until, breaches = breaker_field('blocked_until'), breaker_field('breaches')
-  if now >= blocked_until then -- else it was called before the block: the same breach
+  if now >= blocked_until then -- else the call began before the block: the same breach
     breaches = redis.call('HINCRBY', breaker, 'breaches', 1)
   end
   local window = windows[math.max(1, math.min(breaches, #windows))]
@@ -39,7 +39,7 @@ local function block(wait_ms)
   redis.call('HSET', breaker, 'blocked_until', score(math.max(until_ms, blocked_until)))
 end
 
--- What has run out, or was forgotten, while Redis was away is added again.
+-- Add again what has expired or was lost while Redis was away.
 local function renew(call, word, argument, is_probe)
   if concurrency > 0 then
     redis.call('ZADD', places, score(now + lease_ms), call)

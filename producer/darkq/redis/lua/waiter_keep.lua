@@ -1,11 +1,11 @@
--- Note, or keep, a caller among those who wait for a job.
+-- Add a caller to those who wait for a job, or renew its lease.
 --
 -- waiters  zset: callers; score = the end of their lease. A caller that has left keeps a lease for
---          as long as it may come back. The member '' says that the last one has stayed away.
+--          as long as it may come back. The member '' means that the last caller has left for good.
 --
 -- KEYS  waiters
 -- ARGV  caller, its lease in ms, ttl of the set in ms
--- Returns 1, or 0 when the job is to be cancelled since the last caller has stayed away.
+-- Returns 1, or 0 when the job is to be cancelled since the last caller has left for good.
 
 local waiters = KEYS[1]
 local caller, lease_ms, ttl_ms = unpack(ARGV)

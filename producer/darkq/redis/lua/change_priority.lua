@@ -1,8 +1,8 @@
--- Move waiting jobs of a partition from one queue to the other, each in its place by time.
+-- Move waiting jobs of a partition from one queue to the other; they keep their place by time.
 --
--- A record says the priority too: it is replaced if it still is what the caller has read.
+-- The job record contains the priority too: it is replaced if it still is what the caller read.
 --
--- KEYS  from, to
+-- KEYS  source queue, target queue
 -- ARGV  wake channel, most jobs in a queue, then three per job: arq id, its record, the new one
 -- Returns for each 'moved' | 'running' | 'gone' | 'full'.
 

@@ -1,17 +1,17 @@
--- Ask, for jobs in the order of their places, whether each may call an upstream now.
+-- Decide whether jobs may call an upstream now. They ask in the order of their places in the queue.
 --
--- Nobody overtakes: a job is admitted if there is room for it and for all who wait before it.
--- One that is not gets its turn: the time at which all windows will have room for it. Where only
--- the breaker puts jobs off there is no order to keep: workers that have not heard of it run some
--- without asking, and the probe must not wait for those.
+-- No job overtakes another: a job is admitted if there is room for it and for all jobs that wait
+-- before it. A job that is not admitted gets its turn: the time at which all windows will have room for
+-- it. If only the breaker puts jobs off, no order is kept: workers that have not yet learnt of it run
+-- some jobs without asking, and the probe must not wait for those.
 --
 -- KEYS  as in limits.lua
 -- ARGV  after those of limits.lua four per job: call, arq id, number of its priority (0 is the
 --       most urgent), its place in the queue
 -- Returns 1 if the breaker is not closed; per job 'go', 'probe' (its outcome will close or open
--- the breaker) or the time of its turn, epoch ms; and jobs to be called, as in limits.lua
+-- the breaker) or the time of its turn, epoch ms; and the jobs to make due, as in limits.lua.
 
-local function is_granted(call) -- a question that was sent twice has its answer already
+local function is_granted(call) -- true if this call was sent twice: it has its answer
   return redis.call('ZSCORE', grants, call) or redis.call('ZSCORE', places, call)
     or redis.call('HGET', breaker, 'probe') == call
 end

@@ -1,13 +1,13 @@
--- Take note that ends of a batch's jobs have been taken over, and forget what was kept for that.
+-- Record that ends of a batch's jobs have been taken over, and delete what was kept for that.
 --
 -- The caller names each end by its number and its stamp (`end_line.lua`), in the order of the log.
--- After a roll-back of Redis a number may stand for another end, or for none: the ends before the
+-- After a roll-back of Redis a number may belong to another end, or to none. Then the ends before the
 -- first such one are acknowledged, the rest is left, and the caller reads again.
 --
--- The ends of a page that is stored as a part of a file are acknowledged together or not at all,
--- and the part is noted in the same step: what is noted holds exactly what is acknowledged.
+-- The ends of a page that is stored as a part of a file are acknowledged together or not at all. The
+-- part is recorded in the same step, so a recorded part holds exactly the acknowledged ends.
 --
--- A line whose result had expired before counts as not ended, and is to be added again.
+-- A line whose result had expired counts as not ended, and has to be added again.
 --
 -- KEYS  batch, lines, ends, acknowledged, runner, parts
 -- ARGV  batch id, token, lease in ms, ttl in ms, how many ends to keep for those who follow the
@@ -30,7 +30,7 @@ redis.call('SET', runner, token, 'PX', lease_ms)
 local taken = tonumber(redis.call('HGET', batch, 'acknowledged') or 0)
 local entries = redis.call('XRANGE', ends, first .. '-0', (first + count - 1) .. '-0')
 local matched = 0
-if first > taken + 1 then -- the acknowledgement of those before is lost
+if first > taken + 1 then -- Redis has lost an earlier acknowledgement
   return 0
 end
 for n = 1, count do
@@ -63,7 +63,7 @@ for n = taken - first + 2, matched do
   end
 end
 redis.call('HSET', batch, 'acknowledged', taken)
--- One more is kept, so that a cursor before the first of them can be told from a rolled-back one.
+-- One more is kept. So a cursor just before the kept ends can be checked against a roll-back.
 redis.call('XTRIM', ends, 'MINID', math.max(0, taken - tonumber(kept)) .. '-0')
 for _, key in ipairs({ batch, lines, ends, acknowledged }) do
   redis.call('PEXPIRE', key, ttl_ms)

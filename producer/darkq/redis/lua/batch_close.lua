@@ -1,8 +1,8 @@
--- Say for good that a batch's input is complete, or that the batch is cancelled.
+-- Close a batch to new lines, for good: its input is complete, or the batch is cancelled.
 --
 -- KEYS  batch, lines
--- ARGV  channel, 'total' | 'cancel', how many lines must have been added for the former and for the
---       latter the time, epoch ms, then two per line whose job may be lost: line, arq id
+-- ARGV  channel, 'total' | 'cancel', for 'total' how many lines must have been added and for 'cancel'
+--       the time, epoch ms; then two per line whose job may be lost: line, arq id
 -- Returns 1; 0 when there is no such batch; -1 when fewer lines were added: Redis has lost some.
 
 local batch, lines, channel, what, value = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]

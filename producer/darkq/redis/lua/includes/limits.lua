@@ -1,25 +1,25 @@
--- What an upstream allows to all workers together: the common head of `admit` and `report`.
+-- What an upstream allows to all workers together. Included by `limit_admit` and `limit_report`.
 --
--- grants   calls of late; score = the latest time at which one can have reached the service:
---          the end of its lease until the service has answered, then the time of that. So a
---          service that counts arrivals cannot count more than we do, however slow the way is.
+-- grants   recent calls; score = the latest time at which a call can have reached the service. That
+--          is the end of its lease until the service has answered, then the time of the answer. So we
+--          never count fewer calls than the service does, however slow the network is.
 -- places   calls in progress; score = the end of their lease
 -- waiting  jobs that were put off, in the order in which they will be admitted
 -- due      the same jobs; score = when they come back to ask
--- late     jobs that did not come when they were due; score = their rank in `waiting`. They hold
---          up no other job, and have their rank again when they come
--- breaker  hash: open_until and cooldown_ms while it is open or half-open; probe and
---          probe_until, the call that tries; blocked_until and breaches, what a 429 left
+-- late     jobs that did not come when they were due; score = their rank in `waiting`. They do not
+--          hold up other jobs, and get their rank back when they come
+-- breaker  hash: open_until and cooldown_ms while it is open or half-open; probe and probe_until,
+--          the call that tests the service; blocked_until and breaches, set by a 429
 -- heard    string: when a script last ran here, and until when no call is admitted
 --
 -- Workers renew their calls four times per lease. If no script ran for half a lease, either Redis
--- was away or all workers were, and leases may have run out on calls that go on. No call is
--- admitted for half a lease then, so that each worker renews its own first.
+-- or all workers were away, and leases of running calls may have expired. Then no call is admitted for
+-- half a lease, so that each worker can first renew its own calls.
 --
 -- KEYS  those seven
--- ARGV  concurrency (0: no bound), lease, longest time a job is put off for, first and longest
---       cool-down of the breaker, number of windows, then per window: count, length; all times
---       in ms; after these what the call itself takes
+-- ARGV  concurrency (0: no limit), lease, longest time for which a job is put off, first and longest
+--       cool-down of the breaker, number of windows, then per window: calls, length; all times in
+--       ms; after these the script's own arguments
 
 local grants, places, waiting, due, breaker, late, heard = unpack(KEYS)
 local concurrency, lease_ms, horizon_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -30,11 +30,11 @@ for n = 7, first_arg - 1, 2 do
 end
 
 local MOST_CALLED = 100 -- in one reply
-local CALL_AGAIN_MS = 200 -- a job that was due or called, and has not come
-local PLACE_WAIT_MAX_MS = 600000 -- nobody knows when a place is free; who waits is called then
-local OUTAGE_MS = 3600000 -- calls are known for so long while no script runs
+local CALL_AGAIN_MS = 200 -- for a job that is due or was called, and has not come yet
+local PLACE_WAIT_MAX_MS = 600000 -- a free place has no known time; it calls jobs earlier
+local OUTAGE_MS = 3600000 -- for so long calls are remembered while no script runs
 local MOST_LATE = 10000
-local PRIORITY_SPAN = 4e12 -- more than any time in ms: a priority's jobs stand together
+local PRIORITY_SPAN = 4e12 -- above any time in ms, so that ranks sort by priority first
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
@@ -47,7 +47,7 @@ local function breaker_field(name)
   return tonumber(redis.call('HGET', breaker, name) or 0)
 end
 
-local function is_shut() -- not closed: a worker must ask, even where nothing else is limited
+local function is_shut() -- the breaker is not closed: workers must ask, even without other limits
   return redis.call('HEXISTS', breaker, 'open_until') == 1 or now < breaker_field('blocked_until')
 end
 
@@ -57,7 +57,7 @@ local function read_heard()
   return tonumber(at), tonumber(respite) or 0
 end
 
--- Until when no call is admitted, since calls may be in progress that are not known here.
+-- Return until when no call is admitted: unknown calls may be in progress after an outage.
 local function respite_until()
   local at, until_ms = read_heard()
   if in_order and at and now - at > lease_ms / 2 and (redis.call('EXISTS', places) == 1
@@ -80,7 +80,7 @@ local function expire()
   redis.call('PEXPIRE', breaker, math.ceil(busy_ms + longest_ms + lease_ms + 2 * ARGV[5]))
 end
 
--- How many calls may begin now.
+-- Return how many calls may begin now.
 local function room()
   local free = math.huge
   if now < math.max(breaker_field('blocked_until'), no_call_until) then
@@ -102,7 +102,7 @@ local function room()
   return free
 end
 
--- When a window has room for a call with so many others before it.
+-- Return when a window has room for a call that has so many others before it.
 local function window_turn(window, ahead)
   local place, rounds = ahead % window.count, math.floor(ahead / window.count)
   local inside = redis.call('ZCOUNT', grants, '(' .. score(now - window.ms), '+inf')
@@ -115,13 +115,13 @@ local function window_turn(window, ahead)
   return begin + rounds * window.ms
 end
 
--- When a job with so many others before it shall ask again: rather too early than too late.
+-- Return when a job with so many others before it asks again; too early is better than too late.
 local function turn(ahead)
   local at = math.max(now + 10, breaker_field('blocked_until'), no_call_until)
   if redis.call('HEXISTS', breaker, 'open_until') == 1 then
     local open_until = breaker_field('open_until')
     local shut_until = now < open_until and open_until or now + breaker_field('cooldown_ms')
-    at = math.max(at, shut_until + ahead) -- 1 ms each: not all of a long queue at once
+    at = math.max(at, shut_until + ahead) -- 1 ms apart, so that a long queue does not come at once
   end
   for _, window in ipairs(windows) do
     at = math.max(at, window_turn(window, ahead))
@@ -133,7 +133,7 @@ local function turn(ahead)
       at = math.max(at, now + math.min(wait_ms, PLACE_WAIT_MAX_MS))
     end
   end
-  return math.min(at, now + horizon_ms) + ahead / 1000 -- in order, also where turns are equal
+  return math.min(at, now + horizon_ms) + ahead / 1000 -- keeps the order of equal turns
 end
 
 local function forget(id)
@@ -142,7 +142,7 @@ local function forget(id)
   redis.call('ZREM', late, id)
 end
 
--- Let others pass a job that does not come, and keep its rank.
+-- Let other jobs pass one that does not come, and remember its rank.
 local function set_aside(id)
   local rank = redis.call('ZSCORE', waiting, id)
   forget(id)
@@ -155,8 +155,8 @@ local function set_aside(id)
   end
 end
 
--- Those first in line, as many as there is room for, unless they are on their way already:
--- three each: arq id, number of the priority, place in the queue.
+-- Return the first waiting jobs, as many as there is room for, without those just made due.
+-- Three fields each: arq id, number of the priority (from 0), place in the queue.
 local function called()
   local reply, free = {}, room()
   if free <= 0 then
@@ -167,7 +167,7 @@ local function called()
     local id, rank = first[n], tonumber(first[n + 1])
     local due_ms = tonumber(redis.call('ZSCORE', due, id) or 0)
     if free == math.huge then
-      forget(id) -- nobody waits for anybody any more
+      forget(id) -- nothing is limited any more, so no order is kept
     elseif due_ms > now then
       redis.call('ZADD', due, score(now), id)
     end

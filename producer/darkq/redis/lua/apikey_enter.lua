@@ -1,16 +1,15 @@
--- Let a call of an API key begin, if its rate and its places allow that.
+-- Let a call of an API key begin, if the key's rate and concurrency allow it.
 --
--- The rate is kept as one number, the time at which the key will have used nothing of it: each
--- call moves it on by an interval, and it may lie ahead of now by a burst less one.
+-- The rate is kept as one number: the time at which the key will have used up nothing of it. Each call
+-- moves that time on by an interval. It may be ahead of now by the burst less one interval.
 --
--- A client sends a call again when its reply was lost. So each call is noted with its id, and one
--- that is known is let in without being counted again. A key with places notes those in progress,
--- one with a rate alone the latest ones of a lease.
+-- A client repeats a call whose reply was lost. So each call is noted with its id, and a call that is
+-- known already is let in without being counted again. For a key with a concurrency limit the calls in
+-- progress are noted; for a key with a rate alone, the latest calls of one lease.
 --
 -- KEYS  rate, calls: a zset, score = end of the lease, epoch ms
--- ARGV  ms between calls (0: as many as it likes), burst, most calls at once (0: no bound),
---       lease in ms, call id
--- Returns 'entered', or 'rate' | 'places' and the ms to wait at least.
+-- ARGV  ms between calls (0: no rate), burst, most calls at once (0: no limit), lease in ms, call id
+-- Returns 'entered', or 'rate' | 'places'; and the ms to wait at least.
 
 local rate, calls = KEYS[1], KEYS[2]
 local interval_ms, burst = tonumber(ARGV[1]), tonumber(ARGV[2])

@@ -1,17 +1,17 @@
--- A batch, as the scripts that add its lines and end its jobs know it.
+-- A batch, as seen by the scripts that add its lines and end its jobs.
 --
--- A line is in one of three places: among `lines` with score 0 while its job has not ended, among
--- them with the number of its end until that is acknowledged, then as a bit of `acknowledged`.
--- So `lines` holds no more than the window, whatever the length of the input.
+-- A line is in one of three places. While its job has not ended it is in `lines` with score 0. From
+-- its end to its acknowledgement it is in `lines` with the number of its end. After that it is one bit
+-- of `acknowledged`. So `lines` is never larger than the window, whatever the length of the input.
 --
--- All keys are made from ids that carry the tag of the batch. A job knows its batch by the field
--- `batch` of its state: the batch's id and the line.
+-- All keys are built from ids that contain the batch's hash tag. The field `batch` of a job's state
+-- links it to its batch: `<id of the batch> <number of the line>`.
 
 local function batch_key(id, part)
   return 'darkq:batch:' .. id .. (part and ':' .. part or '')
 end
 
--- Why a line may not be added; nothing when it may. A job whose keys are lost is stored anew.
+-- Return why a line may not be added, nil if it may. A job whose keys were lost is stored again.
 local function refusal(batch, line, job, result)
   if redis.call('GETBIT', batch_key(batch.id, 'acknowledged'), line) == 1 then
     return 'acknowledged'
@@ -46,7 +46,7 @@ local function add_line(batch, line, job_id)
   end
 end
 
-local function keep_batch(batch)
+local function store_batch(batch)
   redis.call('HSET', batch_key(batch.id), 'added', batch.added, 'last', batch.last)
   redis.call('PEXPIRE', batch_key(batch.id, 'lines'), batch.ttl_ms)
   redis.call(PUBLISH, 'darkq:live:batch:' .. batch.id, 'added')

@@ -1,8 +1,8 @@
--- Forget jobs that have arrived at another Redis.
+-- Delete jobs that have arrived at another Redis.
 --
--- One that somebody has cancelled on its way stays, until who carries it has said so there.
+-- A job that was cancelled on the way stays, until the mover has cancelled it at the target.
 --
--- KEYS  jobs on their way
+-- KEYS  moving jobs
 -- ARGV  1 if cancellations have been passed on, then arq ids
 -- Returns for each 'gone', or 'cancel'.
 

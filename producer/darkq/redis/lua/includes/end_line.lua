@@ -1,9 +1,9 @@
--- A job has ended. If it is of a batch, that takes note of it in the same step.
+-- Record in a job's batch, in the same step, that the job has ended. Does nothing for other jobs.
 --
--- `mark` is the field `batch` of the job's state, or false; `batches.lua` says what it means.
+-- `mark` is the field `batch` of the job's state, or false; `batches.lua` describes it.
 --
--- The entry carries a stamp, the server's time in microseconds. After a failover, or a crash that
--- lost the latest writes, a number is given a second time, to another end: with another stamp.
+-- The entry has a stamp, the server's time in microseconds. After a failover, or a crash that lost the
+-- latest writes, Redis gives the same number to another end, but with another stamp.
 local function end_line(mark, job_id, outcome)
   local id, line = string.match(mark or '', '^(%S+) (%d+)$')
   local batch = id and 'darkq:batch:' .. id

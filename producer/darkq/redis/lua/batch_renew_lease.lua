@@ -1,8 +1,8 @@
--- Take or keep a batch's lease, or give it up; make the batch first, if asked to.
+-- Take, renew or give up a batch's lease; create the batch first, if asked to.
 --
 -- KEYS  batch, lines, ends, acknowledged, runner, list of batches
--- ARGV  batch id, token, lease in ms (0: give it up), ttl in ms, then to make it: field, value, …
--- Returns 'ours' | 'taken' | 'gone', and the token of who has it
+-- ARGV  batch id, token, lease in ms (0: give it up), ttl in ms, then to create it: field, value, …
+-- Returns 'ours' | 'taken' | 'gone', and the token of the holder.
 
 local batch, lines, ends, acknowledged, runner, list = unpack(KEYS)
 local id, token, lease_ms, ttl_ms = unpack(ARGV, 1, 4)

@@ -1,8 +1,8 @@
--- Remove a caller that has stayed away, and tell whether another waits for the job.
+-- Remove a caller that has left for good; return whether it was the last one.
 --
--- The answer is noted in the same step: a caller that comes for the job after the last has gone finds it.
+-- That is recorded in the same step, so that a caller who comes for the job later is refused.
 --
--- KEYS  waiters, as in waiters_keep.lua
+-- KEYS  waiters, as in waiter_keep.lua
 -- ARGV  caller, ttl of the set in ms
 -- Returns 1 when no caller waits for the job any more, else 0.
 

@@ -1,8 +1,8 @@
--- Put jobs that were on their way to another Redis back into their queue, each in its place.
+-- Put moving jobs back into their queue, each with its former score.
 --
--- KEYS  queue, jobs on their way
+-- KEYS  queue, moving jobs
 -- ARGV  wake channel, then arq ids
--- Returns how many.
+-- Returns how many were put back.
 
 local queue, moving = unpack(KEYS)
 local count = 0

@@ -1,11 +1,11 @@
--- Take in a job that was carried here from another Redis, once however often it comes.
+-- Store a job that comes from another Redis; the same job sent twice is stored once.
 --
--- What tells that it has come outlives the job: it may have ended and been forgotten here before
--- whoever carries it has heard of its arrival.
+-- The note of its arrival outlives the job. The job may have ended here and been deleted before the
+-- mover has received the reply.
 --
 -- KEYS  queue, job, result, retry, state, events, the note of its arrival, list of the tenant's jobs
 -- ARGV  arq id, its score, wake channel, job record, its ttl in ms, the latest attempt, ttl of the
---       note in ms, most jobs in a queue, most in a list, number of fields of the state, then its
+--       note in ms, most jobs in a queue, most in a list, number of fields of the state, then their
 --       names and values, then two per event: id, event
 -- Returns 'arrived' | 'known' | 'full'.
 

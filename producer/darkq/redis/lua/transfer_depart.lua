@@ -1,11 +1,12 @@
--- Take jobs out of a queue that is paused and closed, to be carried to another Redis.
+-- Take jobs out of a queue that is paused and closed, to be moved to another Redis.
 --
--- From here on nobody claims them, whatever is resumed; their keys stay until `let_go`. A job that
--- somebody holds, or may hold, stays; so does a line of a batch, which would part from it.
+-- From now on no worker can claim them, even if the queue is resumed. Their keys stay until
+-- `transfer_forget`. A running job stays, also if its lease has expired. So does a line of a batch,
+-- since the batch does not move with it.
 --
--- KEYS  queue, jobs on their way, the partition's control
+-- KEYS  queue, moving jobs, the partition's control
 -- ARGV  priority, then arq ids
--- Returns for each 'departed' | 'running' | 'line' | 'expired' | 'gone', or nothing at all when the
+-- Returns for each 'departed' | 'running' | 'line' | 'expired' | 'gone', or an empty list when the
 -- queue is not paused and closed.
 
 local queue, moving, control = unpack(KEYS)
