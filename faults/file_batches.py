@@ -16,8 +16,10 @@ from functools import partial
 from random import Random
 from typing import Any, TypeAlias
 
-from darkq import BatchTaken, Client, FileBatch, Files, NotReplicated, RedisUnavailable
+from darkq import BatchTaken, Client, NotReplicated, RedisUnavailable
 from darkq.protocol.keys import BatchKeys
+from darkq.serving.file_batches import FileBatch
+from darkq.serving.files import Files
 from faults.check import Tally
 from faults.stage import Setup, Stage
 from faults.suite import Fault

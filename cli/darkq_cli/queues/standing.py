@@ -7,7 +7,8 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Literal
 
-from darkq import Client, Notice, QueueStatus
+from darkq import Client, QueueStatus
+from darkq.operate.queue_state import Notice
 from darkq_cli.queues.progress import Progress
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal.options import Priority

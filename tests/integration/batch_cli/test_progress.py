@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from darkq import Client, Job, UpstreamStatus, WindowUse
+from darkq import Client, Job, UpstreamStatus
 from darkq.batches.lines import ForAllLines
+from darkq.operate.upstreams import WindowUse
 from darkq_cli.batch import progress
 from darkq_cli.batch.plan import Plan, decode, encode
 from darkq_cli.batch.progress import Progress, Standing, held_up, look

@@ -27,7 +27,8 @@ TOGETHER = [
 ]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kinds", TOGETHER, ids="+".join)
 async def test_every_promise_is_kept(kinds: tuple[str, ...]) -> None:
     seed = secrets.randbits(32)

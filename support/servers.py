@@ -12,7 +12,7 @@ from pathlib import Path
 
 import redis
 
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
 
 
 def binaries() -> dict[str, Path]:
