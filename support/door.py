@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import NamedTuple
 
 from redis.asyncio import Redis
@@ -13,6 +14,9 @@ from darkq.redis import scripts
 from darkq.redis.scripts import Answer, CallReport, CallWord, Limits, Question, Turn
 
 SECOND = 1000
+
+GO = Answer("go")
+PROBE = Answer("probe")
 
 
 class Asker(NamedTuple):
@@ -96,3 +100,20 @@ class Door:
     def _take_in(self, shut: bool, turns: list[Turn]) -> None:
         self.shut = shut
         self.called = [(arq_id.decode(), number, float(place)) for arq_id, number, place in turns]
+
+
+async def admitted(door: Door, job: Asker) -> bool:
+    """Ask for one job, and return whether its call may begin."""
+    return (await door.ask_one(job)).word != "wait"
+
+
+async def turns_s(door: Door, answers: list[Answer]) -> list[float]:
+    """How long each has to wait, in begun half seconds; 0 for those who may go."""
+    now_ms = await door.now_ms()
+    waits_ms = [max(0, answer.turn_ms - now_ms) for answer in answers]
+    return [math.ceil(wait_ms / 500 - 0.002) / 2 for wait_ms in waits_ms]
+
+
+async def is_past(door: Door, ms: float) -> bool:
+    """Whether a time has passed, by the clock of Redis."""
+    return await door.now_ms() > ms

@@ -96,3 +96,13 @@ async def test_an_attempt_that_was_not_given_out_here_begins_nothing(
     await redis.set(claim.keys.retry, 2, ex=60)
     assert await hand.append(claim, started(1)) == [0]
     assert await event_ids(redis, claim.keys) == ["0-1"]
+
+
+async def test_a_log_that_becomes_something_else_refuses_its_own_events_alone(
+    redis: Redis, hand: Hand
+) -> None:
+    """Red when `append.lua` ends at such an error: no job of the worker could write any more."""
+    spoilt, good = await hand.take(), await hand.take()
+    await redis.set(spoilt.keys.events, "x", px=60_000)
+    events = entries([started(1)])
+    assert await scripts.append(redis, [(spoilt.keys, events), (good.keys, events)]) == [0]

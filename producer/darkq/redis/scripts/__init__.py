@@ -19,6 +19,8 @@ from redis.asyncio import Redis
 
 from darkq.redis.scripts import batches, jobs, limits, transfer, workers
 from darkq.redis.scripts.batches import (
+    Acknowledged,
+    LeaseReply,
     PageEnd,
     batch_acknowledge,
     batch_close,
@@ -44,6 +46,7 @@ from darkq.redis.scripts.limits import (
     Answer,
     CallReport,
     CallWord,
+    Entered,
     Limits,
     Question,
     apikey_enter,
@@ -83,6 +86,7 @@ from darkq.redis.scripts.workers import (
 __all__ = [
     "ALL",
     "MOST_CALLED",
+    "Acknowledged",
     "Answer",
     "BatchLines",
     "CallReport",
@@ -92,6 +96,8 @@ __all__ = [
     "Claim",
     "Claimed",
     "EnqueueOutcome",
+    "Entered",
+    "LeaseReply",
     "Limits",
     "MovingJob",
     "NewJob",

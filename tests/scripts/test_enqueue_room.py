@@ -5,6 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq.event import Cursor
+from darkq.operate.queue_state import say, take_back
 from darkq.protocol.keys import JobKeys, queue
 from support.by_hand import WOKEN, Ear, Hand, asleep, put, snapshot
 
@@ -54,3 +55,19 @@ async def test_a_running_job_counts_and_a_finished_one_does_not(redis: Redis, ha
     assert (await put(redis, *new_jobs(1), limit=1))[0].verdict == "full"
     await hand.complete(claim, "text", Cursor(1, 0))
     assert (await put(redis, *new_jobs(1), limit=1))[0].verdict == "new"
+
+
+async def test_a_closed_queue_takes_no_new_job_but_knows_old_ones(redis: Redis) -> None:
+    first, again, new, other = [JobKeys.new(0) for _ in range(4)]
+    await put(redis, first, key="k", digest="aa")
+    await say(redis, "closed", "interactive", 1, by="me", why="a test")
+    ((verdict, known),) = await put(redis, again, key="k", digest="aa")
+    assert (verdict, known) == ("duplicate", first.arq_id)
+    assert [receipt.verdict for receipt in await put(redis, first, new)] == [
+        "duplicate",
+        "closed",
+    ]
+    assert not await redis.exists(new.job, new.events)
+    assert (await put(redis, other, priority="bulk"))[0].verdict == "new"
+    await take_back(redis, "closed", "interactive", 1)
+    assert (await put(redis, new))[0].verdict == "new"

@@ -7,8 +7,7 @@ from redis.asyncio import Redis
 
 from darkq.event import Completed
 from darkq.protocol.keys import queue
-from darkq.redis import scripts
-from support.by_hand import Hand, entries, started
+from support.by_hand import Hand, started
 
 QUEUE = queue(0, "interactive")
 
@@ -92,13 +91,3 @@ async def test_tries_that_are_no_number_are_none(redis: Redis, hand: Hand) -> No
     await redis.execute_command("HSET", claim.keys.state, "tries", "nine")
     assert await hand.release(claim, delay_ms=0, burns=True) == 1
     assert (await hand.claim_one()).tries_burnt == 1
-
-
-async def test_a_log_that_becomes_something_else_refuses_its_own_events_alone(
-    redis: Redis, hand: Hand
-) -> None:
-    """Red when `append.lua` ends at such an error: no job of the worker could write any more."""
-    spoilt, good = await hand.take(), await hand.take()
-    await redis.set(spoilt.keys.events, "x", px=60_000)
-    events = entries([started(1)])
-    assert await scripts.append(redis, [(spoilt.keys, events), (good.keys, events)]) == [0]

@@ -10,7 +10,7 @@ from darkq.jobs.cancel import cancel
 from darkq.operate.queue_state import Word, read_queue, say, take_back
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import JobKeys, control, queue
-from support.by_hand import Ear, Hand, put
+from support.by_hand import Hand
 
 
 async def tell(redis: Redis, word: Word, priority: Priority, partitions: int = 1) -> None:
@@ -87,32 +87,6 @@ async def test_a_job_to_be_cancelled_is_ended_when_it_stands_first(
     await tell(redis, "paused", "interactive")
     (again,) = await hand.claim()
     assert (again.keys, again.cancelled) == (claim.keys, True)
-
-
-async def test_a_closed_queue_takes_no_new_job_but_knows_old_ones(redis: Redis) -> None:
-    first, again, new, other = [JobKeys.new(0) for _ in range(4)]
-    await put(redis, first, key="k", digest="aa")
-    await tell(redis, "closed", "interactive")
-    ((verdict, known),) = await put(redis, again, key="k", digest="aa")
-    assert (verdict, known) == ("duplicate", first.arq_id)
-    assert [receipt.verdict for receipt in await put(redis, first, new)] == [
-        "duplicate",
-        "closed",
-    ]
-    assert not await redis.exists(new.job, new.events)
-    assert (await put(redis, other, priority="bulk"))[0].verdict == "new"
-    await take_back(redis, "closed", "interactive", 1)
-    assert (await put(redis, new))[0].verdict == "new"
-
-
-async def test_resuming_wakes_the_workers_of_every_partition(redis: Redis) -> None:
-    await tell(redis, "paused", "bulk", 2)
-    async with Ear(redis, "darkq:{0}:wake", "darkq:{1}:wake") as ear:
-        await take_back(redis, "paused", "bulk", 2)
-        assert sorted(await ear.heard()) == [
-            ("darkq:{0}:wake", b"jobs"),
-            ("darkq:{1}:wake", b"jobs"),
-        ]
 
 
 async def test_a_word_that_stands_in_some_partitions_is_seen_and_completed(redis: Redis) -> None:
