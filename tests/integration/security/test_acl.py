@@ -54,6 +54,7 @@ SCRIPTS = {
             "claim",
             "wake",
             "worker_pass_on",
+            "queue_set_back",
             "renew",
             "append",
             "finish",

@@ -587,9 +587,13 @@ async def test_total_timeout(session: aiohttp.ClientSession) -> None:
 
 
 async def test_total_timeout_before_the_head(session: aiohttp.ClientSession) -> None:
+    """Red if the deadline does not hold, or leaves the task marked as cancelled."""
     async with ScriptedServer([STALL]) as server:
         with pytest.raises(TimedOut, match=r"not complete within 0\.2 s"):
             await ask(session, server.url, timeout_s=0.2)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 async def test_frames_of_any_kind_keep_a_call_alive(session: aiohttp.ClientSession) -> None:

@@ -19,6 +19,11 @@ end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + time[2] / 1000
 local due_ms = delay_ms == '' and tonumber(place) or now_ms + delay_ms
+-- Readers get an event of a job that is handed over, but not of one that is put off to its turn. The
+-- score of a job that is handed over lies ahead only if the clock was set back: it is due all the same.
+if delay_ms == '' and #ARGV >= 10 then
+  due_ms = math.min(due_ms, now_ms)
+end
 -- A job that is to be cancelled is due at once: the worker that claims it ends it.
 if redis.call('HEXISTS', state, 'cancel') == 1 then
   due_ms = math.min(due_ms, now_ms)

@@ -31,6 +31,7 @@ _append = Script("append")
 _finish = Script("finish", includes=["drop", "end_line"])
 _release = Script("release", includes=["wake"])
 _make_due = Script("make_due", includes=["wake"])
+_queue_set_back = Script("queue_set_back")
 _worker_pass_on = Script("worker_pass_on", includes=["wake"])
 _worker_count = Script("worker_count")
 
@@ -291,6 +292,24 @@ async def make_due(redis: Redis, partition: int, turns: Sequence[Turn]) -> list[
         args += turn
     gone: list[int] = await _make_due(redis, _queues(partition), args)
     return [turns[number].arq_id for number in gone]
+
+
+async def queue_set_back(
+    redis: Redis,
+    queue_name: str,
+    *,
+    back_ms: float,
+    lease_s: float,
+    begin: bytes,
+    most_jobs: int,
+) -> bytes:
+    """Correct scores of a queue, from `begin` (b"": from now); return where the next call begins.
+
+    b"" means that nothing is left. See `queue_set_back.lua`.
+    """
+    args: list[Argument] = [f"{back_ms:.3f}", milliseconds(lease_s), begin, most_jobs]
+    following: bytes = await _queue_set_back(redis, [queue_name], args)
+    return following
 
 
 async def worker_pass_on(redis: Redis, partition: int, worker_id: str) -> None:
