@@ -1,6 +1,4 @@
-"""What each of darkq's roles needs to be allowed in Redis: the rules of docs/security.md, and for
-each of their words a call that shows whether a server would take it.
-"""
+"""The ACL rules of darkq's roles, as in docs/security.md, and a call that tests each word."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ RULES = {
     ),
 }
 
-# A call of each command, in its shortest form. None is ever executed.
+# The shortest call of each command. They are only queued, never executed.
 _CALLS = """
 CLIENT SETINFO LIB-NAME darkq
 COPY arq:doctor arq:doctor
@@ -95,32 +93,32 @@ ZSCORE arq:doctor m
 _WITH_SUBCOMMANDS = ("CLIENT", "SCRIPT")
 
 
-def _word(call: Sequence[str]) -> str:
-    """Return the word of a rule that allows a call."""
+def _find_word(call: Sequence[str]) -> str:
+    """Return the word of an ACL rule that allows a call."""
     parts = call[:2] if call[0] in _WITH_SUBCOMMANDS else call[:1]
     return f"+{'|'.join(parts).lower()}"
 
 
 CALLS: dict[str, Call] = {
-    _word(call): tuple(call) for line in _CALLS.split("\n") if (call := line.split())
+    _find_word(call): tuple(call) for line in _CALLS.split("\n") if (call := line.split())
 }
-"""A call of each command that a rule allows, by the rule's word for it."""
+"""A call of each command, by the word of a rule that allows it."""
 
 TRANSACTIONS = ("+multi", "+exec")
-"""What a call cannot stand for: they are asked by being used."""
+"""These cannot be queued in a transaction; using them tests them."""
 
 
-def calls_of(rule: str) -> dict[str, Call]:
-    """Return a call for each word of a rule, patterns included, but for `TRANSACTIONS`."""
+def build_calls(rule: str) -> dict[str, Call]:
+    """Return a call for each word of a rule, patterns included, except `TRANSACTIONS`."""
     words = [word for word in rule.split() if word[0] in "+~&" and word not in TRANSACTIONS]
-    listens = CALLS["+publish" if "+publish" in words else "+subscribe"]
+    subscribe = CALLS["+publish" if "+publish" in words else "+subscribe"]
     calls: dict[str, Call] = {}
     for word in words:
         name = f"{word[1:].removesuffix('*')}doctor"
         if word[0] == "~":
             calls[word] = ("EXISTS", name)
         elif word[0] == "&":
-            calls[word] = (listens[0], name, *listens[2:])
+            calls[word] = (subscribe[0], name, *subscribe[2:])
         else:
             calls[word] = CALLS[word]
     return calls

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from darkq_cli.doctor.command import names
+from darkq_cli.doctor.examine import list_names
 from support.command import Darkq
 from support.servers import Server, binaries, running
 from support.waiting import wait_until
@@ -36,13 +36,13 @@ def darkq(healthy: Server) -> Iterator[Darkq]:
 
 
 async def test_every_check_has_a_row_in_the_docs() -> None:
-    assert re.findall(r"^\| `([a-z ]+)` \|", DOCS.read_text(), re.MULTILINE) == names()
+    assert re.findall(r"^\| `([a-z ]+)` \|", DOCS.read_text(), re.MULTILINE) == list_names()
 
 
 async def test_warnings_are_no_failure(darkq: Darkq) -> None:
     done = await asyncio.to_thread(darkq, "doctor", "--json", "--no-probe")
     assert done.code == 0, done
-    assert [each["check"] for each in done.objects] == names()
+    assert [each["check"] for each in done.objects] == list_names()
     assert all(each.keys() == {"check", "of", "verdict", "found", "do"} for each in done.objects)
     verdicts = [each["verdict"] for each in done.objects]
     assert "problem" not in verdicts

@@ -17,14 +17,14 @@ from darkq.protocol.keys import worker as worker_key
 from darkq_local.local_darkai import LocalDarkAI
 from support.by_hand import Hand, started
 
-from .conftest import Findings, examine_all
+from .conftest import Results, examine_all
 
 WORKER = "host:1:hand"
 
 
 @pytest.fixture
-def look(make_settings: Callable[..., Settings]) -> Callable[..., Awaitable[Findings]]:
-    async def look(**changes: Any) -> Findings:
+def look(make_settings: Callable[..., Settings]) -> Callable[..., Awaitable[Results]]:
+    async def look(**changes: Any) -> Results:
         return await examine_all(make_settings(**changes))
 
     return look
@@ -125,14 +125,14 @@ async def test_an_upstream_that_answers(
     make_settings: Callable[..., Settings], start_darkai: StartDarkAI
 ) -> None:
     settings = make_settings(darkai_url=(await start_darkai()).url)
-    found = (await examine_all(settings, ask_upstreams=True))["upstream"]
+    found = (await examine_all(settings, call_upstreams=True))["upstream"]
     assert (found.of, found.verdict) == ("darkai", "ok")
     assert (await examine_all(settings))["upstream"].found == "--no-probe"
 
 
 async def test_an_upstream_that_does_not(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(darkai_url="http://127.0.0.1:1/chat")
-    found = (await examine_all(settings, ask_upstreams=True))["upstream"]
+    found = (await examine_all(settings, call_upstreams=True))["upstream"]
     assert (found.of, found.verdict) == ("darkai", "problem")
     assert "DARKQ_DARKAI_URL" in found.do
 
@@ -141,8 +141,8 @@ async def test_an_upstream_whose_limits_leave_no_room(
     make_settings: Callable[..., Settings], start_darkai: StartDarkAI
 ) -> None:
     settings = make_settings(darkai_url=(await start_darkai()).url, darkai_limits="1/3600")
-    assert (await examine_all(settings, ask_upstreams=True))["upstream"].verdict == "ok"
-    found = (await examine_all(settings, ask_upstreams=True))["upstream"]
+    assert (await examine_all(settings, call_upstreams=True))["upstream"].verdict == "ok"
+    found = (await examine_all(settings, call_upstreams=True))["upstream"]
     assert (found.verdict, found.found) == ("skipped", "not asked: its limits leave no room now")
 
 
@@ -151,4 +151,4 @@ async def test_no_upstream_is_asked_behind_the_back_of_redis(
 ) -> None:
     darkai = await start_darkai()
     settings = make_settings(darkai_url=darkai.url, redis_url="redis://127.0.0.1:1")
-    assert (await examine_all(settings, ask_upstreams=True))["upstream"].verdict == "skipped"
+    assert (await examine_all(settings, call_upstreams=True))["upstream"].verdict == "skipped"

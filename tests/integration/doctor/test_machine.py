@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from darkq import Settings
-from darkq_cli.doctor.findings import Finding
+from darkq_cli.doctor.checks import CheckResult
 from darkq_cli.doctor.machine import MACHINE
 
 
@@ -23,7 +23,7 @@ def make(tmp_path: Path) -> Callable[..., Settings]:
     return make
 
 
-async def look(settings: Settings) -> dict[str, Finding]:
+async def look(settings: Settings) -> dict[str, CheckResult]:
     return {found.check: found async for found in MACHINE.run(settings)}
 
 

@@ -14,13 +14,13 @@ from darkq_cli.doctor import roles
 from support.by_hand import snapshot
 from support.servers import Server, running
 
-from .conftest import Findings, examine_all, look
+from .conftest import Results, examine_all, look
 
 ROOT = Path(__file__).parents[3]
 DOCS = (ROOT / "docs/security.md").read_text()
 RULES = dict(re.findall(r"^ACL SETUSER darkq-(\w+) on >SECRET (.*)$", DOCS, re.MULTILINE))
 
-AsUser = Callable[[str], Awaitable[Findings]]
+AsUser = Callable[[str], Awaitable[Results]]
 
 
 def test_the_rules_are_those_of_the_docs() -> None:
@@ -40,7 +40,7 @@ async def look_as(
 ) -> AsyncIterator[AsUser]:
     """Run the checks of the server as a user with this rule."""
 
-    async def run(rule: str) -> Findings:
+    async def run(rule: str) -> Results:
         await admin.execute_command(
             "ACL", "SETUSER", "somebody", "reset", "on", ">x", *rule.split()
         )

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError, ResponseError
 
 from darkq import Settings
-from darkq_cli.doctor import connecting, keeping, together
+from darkq_cli.doctor import connecting, keeping, replicas
 from support.servers import Server, binaries, running
 from support.waiting import wait_until
 
@@ -281,7 +281,7 @@ async def test_replicas(
         assert found.verdict == "problem"
         assert "1 good replicas, and without 2" in found.found
         await master.config_set("min-replicas-to-write", 0)
-        monkeypatch.setattr(together, "_LAG_MAX_S", -1)
+        monkeypatch.setattr(replicas, "_LAG_MAX_S", -1)
         assert (await look(master, make()))["replication"].verdict == "warning"
 
 
