@@ -1,5 +1,6 @@
 """python -m benchmarks [NAME…] [--quick] [--json | --markdown] [--plots FOLDER]
 
+A benchmark that fails is a row that says why. The others still run, and the exit code is 1.
 `python -m benchmarks capacity --help` runs nothing: it calculates.
 """
 
@@ -10,14 +11,14 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import uvloop
 
 from benchmarks import capacity_text, report
-from benchmarks.figures import Answer
+from benchmarks.figures import Answer, Row, error_line
 from benchmarks.machine import THE_REST, describe, load, on_core
-from benchmarks.plots import draw
 from benchmarks.processes import upstream
 
 NAMES = (
@@ -52,15 +53,28 @@ def main() -> None:
     for name in [name for name in os.environ if name.startswith("DARKQ_")]:
         del os.environ[name]  # defaults are what is measured
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that every process is ended
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(1))
     machine = describe()
-    with on_core(THE_REST), upstream() as url:
-        answers = {
-            name: _run(name, url, options.repetitions, QUICK_SCALE if options.quick else 1.0)
-            for name in options.names or NAMES
-        }
-    machine.append(f"load average {load()} at the end")
+    answers: dict[str, Answer] = {}
+    try:
+        with on_core(THE_REST), upstream() as url:
+            for name in options.names or NAMES:
+                scale = QUICK_SCALE if options.quick else 1.0
+                answers[name] = _run(name, url, options.repetitions, scale)
+    finally:  # prints what there is when it is interrupted too
+        machine.append(f"load average {load()} at the end")
+        _print(answers, machine, options)
     if options.plots:
+        # matplotlib takes a second to import.
+        from benchmarks.plots import draw
+
         draw(answers, options.plots)
+    if any(found.has_failed for found in answers.values()):
+        sys.exit(1)
+
+
+def _print(answers: dict[str, Answer], machine: list[str], options: argparse.Namespace) -> None:
     if options.json:
         print(report.as_json(answers, machine))
     elif options.markdown:
@@ -71,10 +85,15 @@ def main() -> None:
 
 
 def _run(name: str, url: str, repetitions: int, scale: float) -> Answer:
-    benchmark = importlib.import_module(f"benchmarks.{name}")
-    question = (benchmark.__doc__ or "").splitlines()[0]
-    print(f"{name}: {question}", file=sys.stderr, flush=True)
-    found: Answer = uvloop.run(benchmark.answer(url, repetitions, scale))
+    """Run a benchmark. An error is a row, so that the results of the others are not lost."""
+    try:
+        benchmark = importlib.import_module(f"benchmarks.{name}")
+        question = (benchmark.__doc__ or "").splitlines()[0]
+        print(f"{name}: {question}", file=sys.stderr, flush=True)
+        found: Answer = uvloop.run(benchmark.answer(url, repetitions, scale))
+    except Exception as error:
+        traceback.print_exception(error)
+        found = Answer([Row.failed(name, error_line(error))], [])
     print(report.text(found), file=sys.stderr, flush=True)
     return found
 

@@ -2,8 +2,7 @@
 
 The unit costs of `docs/scale.md`, as `unit_costs` holds them. Every run has a fleet of its own, and
 runs that differ in one thing are told apart by it: chunks that go alone and together, in one
-partition and in 64, unread and read; an idle worker with few partitions and with many. Needs
-`PYTHONPATH=tests`.
+partition and in 64, unread and read; an idle worker with few partitions and with many.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+_MAX_ERROR_CHARS = 160
+
 
 class Figures(NamedTuple):
     """One number per repetition. Infinity means: it did not happen within the time given."""
@@ -22,6 +24,8 @@ class Figures(NamedTuple):
         return statistics.median(self.values)
 
     def __str__(self) -> str:
+        if not self.values:
+            return "none"
         if math.isinf(self.median):
             return "never"
         if len(self.values) == 1:
@@ -44,7 +48,7 @@ class Target(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One question and its answer: a ratio, ours by the baseline's."""
+    """One question and its answer: a ratio, ours by the baseline's. Or why there is no answer."""
 
     question: str
     unit: str
@@ -52,15 +56,24 @@ class Row(NamedTuple):
     baseline: Figures | None = None
     baseline_name: str = ""
     target: Target | None = None
+    failure: str = ""
+
+    @classmethod
+    def failed(cls, question: str, failure: str) -> Row:
+        return cls(question, "", Figures(()), failure=failure)
 
     @property
     def ratio(self) -> float | None:
-        return None if self.baseline is None else self.ours.median / self.baseline.median
+        if self.baseline is None or not self.ours.values:
+            return None
+        if not self.baseline.median:
+            return math.inf if self.ours.median else math.nan
+        return self.ours.median / self.baseline.median
 
     @property
     def reached(self) -> bool | None:
         """None where nothing was asked."""
-        if self.target is None:
+        if self.target is None or not self.ours.values:
             return None
         return self.target.is_reached(self.ours.median if self.ratio is None else self.ratio)
 
@@ -71,6 +84,20 @@ class Answer(NamedTuple):
     rows: list[Row]
     notes: list[str]
 
+    @property
+    def has_failed(self) -> bool:
+        return any(row.failure for row in self.rows)
+
+
+def error_line(error: BaseException) -> str:
+    """Return an error as one line; of a group of errors, the first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    text = " ".join(str(error).split())
+    if len(text) > _MAX_ERROR_CHARS:
+        text = text[: _MAX_ERROR_CHARS - 1] + "…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """Return the nearest-rank percentile."""
@@ -80,7 +107,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def number(value: float) -> str:
     """Three digits that count, and no exponent."""
-    if value == 0 or math.isinf(value):
+    if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     decimals = 2 - math.floor(math.log10(abs(value)))
     return f"{round(value, decimals):,.{max(0, decimals)}f}"

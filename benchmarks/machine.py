@@ -30,11 +30,24 @@ UNDER_TEST, THE_REST = 0, 1
 @contextmanager
 def on_core(role: int) -> Iterator[None]:
     """Run this process, and what it starts meanwhile, on the core of a role."""
-    if _CORES is None or sys.platform != "linux":
+    with _on(set() if _CORES is None else {_CORES[role]}):
+        yield
+
+
+@contextmanager
+def on_both_cores() -> Iterator[None]:
+    """Let what this process starts meanwhile choose its cores itself."""
+    with _on(set(_CORES or ())):
+        yield
+
+
+@contextmanager
+def _on(cores: set[int]) -> Iterator[None]:
+    if not cores or sys.platform != "linux":
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {_CORES[role]})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:

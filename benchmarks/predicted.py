@@ -3,7 +3,6 @@
 Streams of 20 chunks a second, a tenth of them read; cores and calls as measured, beside what
 `capacity` says. What it was made from: one worker with 100 and with 500 streams that nobody read,
 in one partition, and with 500 in 64.
-Needs `PYTHONPATH=tests`.
 """
 
 from __future__ import annotations

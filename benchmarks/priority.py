@@ -3,17 +3,20 @@
 As `pickup`, while `darkq batch run` keeps a worker's slots full but for ten that are reserved. Once
 its answers come at the pace of a model, 20 chunks a second in each slot, so that the worker has
 time; once they are one chunk each, as fast as two cores can. In turn with each, an idle worker on
-the same cores is asked.
+the same cores is asked. A batch that ends while it is asked is run again with twice as many lines,
+and the answers that it disturbed do not count.
 """
 
 from __future__ import annotations
 
 import asyncio
+import traceback
 
 from benchmarks.answers import burst, paced
 from benchmarks.batches import batch_run, files
-from benchmarks.figures import Answer, Figures, Row, Target, percentile
+from benchmarks.figures import Answer, Figures, Row, Target, error_line, percentile
 from benchmarks.pickup import RESERVED, latencies_ms
+from benchmarks.processes import Process
 from benchmarks.systems import Darkq, darkq
 from darkq.protocol.keys import queue
 
@@ -28,7 +31,12 @@ _FULL = 1500
 async def answer(url: str, repetitions: int, scale: float) -> Answer:
     jobs, rows = int(200 * scale), []
     for when, prompt, target in CASES:
-        busy, idle = await _in_turn(url, prompt, jobs, repetitions)
+        try:
+            busy, idle = await in_turn(url, prompt, jobs, repetitions)
+        except Exception as error:
+            traceback.print_exception(error)
+            rows.append(Row.failed(f"pick-up, {when}", error_line(error)))
+            continue
         for percent in (50, 99):
             figures, baseline = (
                 Figures.of([percentile(latencies, percent) for latencies in side])
@@ -39,22 +47,36 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
     return Answer(rows, [])
 
 
-async def _in_turn(
-    url: str, prompt: str, jobs: int, repetitions: int
+async def in_turn(
+    url: str, prompt: str, jobs: int, repetitions: int, lines: int = LINES
 ) -> tuple[list[list[float]], list[list[float]]]:
     """Return the latencies of a worker while a batch runs, and those of an idle one."""
-    busy, idle = [], []
+    busy: list[list[float]] = []
+    idle: list[list[float]] = []
     async with darkq(url, settings=RESERVED) as full, darkq(url) as free:
-        with files(LINES, prompt) as paths, batch_run(full, *paths) as process:
-            await _has_begun(full)
-            for _ in range(repetitions):
-                busy.append(await latencies_ms(full, jobs))
-                idle.append(await latencies_ms(free, jobs))
-            assert process.poll() is None, "the batch has ended too early"
+        while len(busy) < repetitions:
+            with files(lines, prompt) as paths, batch_run(full, *paths) as process:
+                await _has_begun(full, process)
+                while len(busy) < repetitions:
+                    pair = await latencies_ms(full, jobs), await latencies_ms(free, jobs)
+                    if _has_ended(process):
+                        break
+                    busy.append(pair[0])
+                    idle.append(pair[1])
+            lines *= 2
     return busy, idle
 
 
-async def _has_begun(system: Darkq) -> None:
-    """Wait until a batch has filled its window, or nearly so."""
-    while await system.redis.zcard(queue(0, "bulk")) < _FULL:  # noqa: ASYNC110 (another process's)
+async def _has_begun(system: Darkq, process: Process) -> None:
+    """Wait until a batch has filled its window, or nearly so. A short one ends before that."""
+    while not _has_ended(process):  # the queue is another process's
+        if await system.redis.zcard(queue(0, "bulk")) >= _FULL:
+            return
         await asyncio.sleep(0.01)
+
+
+def _has_ended(process: Process) -> bool:
+    """Tell whether the batch has ended. Raises `RuntimeError` if it has failed."""
+    if code := process.poll():
+        raise RuntimeError(f"darkq batch run ended with {code}")
+    return code is not None

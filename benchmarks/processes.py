@@ -37,7 +37,7 @@ def child(
             stdout=subprocess.PIPE,
             text=True,
             cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(_ROOT), **(environment or {})},
+            env=environment_with(environment or {}),
         )
     try:
         yield process
@@ -47,6 +47,11 @@ def child(
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
+
+
+def environment_with(more: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that can import this suite."""
+    return {**os.environ, "PYTHONPATH": str(_ROOT), **more}
 
 
 def module(name: str, *arguments: object) -> list[str]:

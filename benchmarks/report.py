@@ -12,6 +12,8 @@ _HEADER = ("question", "ours", "baseline", "ratio", "target", "reached")
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the table, as `_HEADER` names them."""
+    if row.failure:
+        return (row.question, f"failed: {row.failure}", "", "", "", "")
     reached = {True: "yes", False: "no", None: ""}[row.reached]
     return (
         row.question,
@@ -29,6 +31,8 @@ def text(answer: Answer) -> str:
 
 
 def _line(row: Row) -> str:
+    if row.failure:
+        return f"  {row.question}: failed: {row.failure}"
     question, ours, baseline, ratio, target, reached = cells(row)
     parts = [f"darkq {ours}", baseline]
     parts.append(
@@ -39,9 +43,12 @@ def _line(row: Row) -> str:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """All questions, in columns."""
+    """All questions, in columns. An error does not widen its column."""
+    rows = list(rows)
     lines = [_HEADER, *map(cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    in_columns = [_HEADER, *(cells(row) for row in rows if not row.failure)]
+    widths = [max(map(len, column)) for column in zip(*in_columns, strict=True)]
+    widths[0] = max(len(line[0]) for line in lines)
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
@@ -52,9 +59,14 @@ def markdown(answers: Mapping[str, Answer], machine: Sequence[str]) -> str:
     """The machine, the table and the notes, for `docs/benchmarks.md`."""
     lines = [*(f"- {line}" for line in machine), ""]
     lines += [f"| {' | '.join(_HEADER)} |", "|---" * len(_HEADER) + "|"]
-    lines += [f"| {' | '.join(cells(row))} |" for found in answers.values() for row in found.rows]
+    rows = [row for found in answers.values() for row in found.rows]
+    lines += [f"| {' | '.join(_escaped(row))} |" for row in rows]
     notes = [f"- `{name}`: {note}" for name, found in answers.items() for note in found.notes]
     return "\n".join([*lines, "", *notes])
+
+
+def _escaped(row: Row) -> list[str]:
+    return [cell.replace("|", "\\|") for cell in cells(row)]
 
 
 def as_json(answers: Mapping[str, Answer], machine: Sequence[str]) -> str:
@@ -70,6 +82,7 @@ def as_json(answers: Mapping[str, Answer], machine: Sequence[str]) -> str:
                 "ratio": row.ratio,
                 "target": str(row.target) if row.target else None,
                 "reached": row.reached,
+                "failure": row.failure or None,
             }
             for row in found.rows
         ]

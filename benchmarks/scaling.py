@@ -4,7 +4,7 @@ One-chunk jobs and endless answers, as fast as they go: 100 jobs at once per wor
 read. The ideal line is one worker's rate times their number. Workers take turns on the two cores;
 upstream, Redis and readers are on the second. So two workers and all else share what one had
 alone: what a job costs says more here than how many there are in a second. A cluster's masters
-share a core too. Needs `PYTHONPATH=tests`.
+share a core too.
 """
 
 from __future__ import annotations

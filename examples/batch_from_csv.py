@@ -1,4 +1,4 @@
-"""Answer a CSV of prompts. Killed at any moment and run again, it goes on where it was.
+"""Answer a CSV of prompts. If it is killed at any moment, run it again to continue.
 
     python batch_from_csv.py questions.csv answers.csv
 
@@ -30,14 +30,14 @@ async def main(source: Path, target: Path) -> None:
                 try:
                     await answer(client, source, kept)
                     break
-                except BatchTaken:  # by a run that was killed, for 15 seconds at most
+                except BatchTaken:  # by a killed run, for at most 15 seconds
                     await asyncio.sleep(1)
         write(source, target, kept)
     state.unlink()
 
 
 def opened(state: Path, source: Path, target: Path) -> sqlite3.Connection:
-    """Open what is kept of this input. Each statement is on the disk when it returns."""
+    """Open the state of this input. Each statement is on the disk when it returns."""
     if target.exists() and not state.exists():
         sys.exit(f"{target} is there already")
     kept = sqlite3.connect(state, isolation_level=None)
@@ -59,7 +59,7 @@ async def answer(client: Client, source: Path, kept: sqlite3.Connection) -> None
         kept.execute("UPDATE batch SET id = ?", (batch.id,))
         # For a DataFrame: batch.run(df.to_dict("records")), or df.itertuples(index=False).
         async for line in batch.run(rows(source)):
-            # It is acknowledged once the next one is asked for; until then it may come again.
+            # It is acknowledged when the next one is requested; until then it may be repeated.
             text = line.result.text if line.result else ""
             error = "" if line.result else line.message or line.outcome
             row = (line.number, text, error)

@@ -4,11 +4,11 @@
     curl -s localhost:8000/jobs --json '{"prompt": "Why do people queue?"}'
     curl -sN localhost:8000/jobs/<id>/events                 # or in a browser: new EventSource(…)
 
-A browser's EventSource reconnects by itself and says in `Last-Event-ID` what it has seen, so a
-reader loses nothing and sees nothing twice, whatever happens to the network or to this process.
-When nothing follows what it has seen, the answer is 204, and it does not come again.
+A browser's EventSource reconnects and sends the last event id in `Last-Event-ID`. So a reader
+misses no event and sees none twice, after any failure of the network or of this process. When no
+event follows, the answer is 204, and EventSource does not reconnect.
 
-Without `--timeout-graceful-shutdown` uvicorn waits at its end for every open stream, so for jobs.
+Without `--timeout-graceful-shutdown`, uvicorn waits for every open stream when it stops.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ async def create(question: Question, request: Request) -> dict[str, str]:
 
 @app.get("/jobs/{job_id}")
 async def show(job_id: str, request: Request) -> dict[str, object]:
-    """Tell where a job stands."""
+    """Return the status of a job."""
     client: Client = request.app.state.client
     status = await client.job(job_id).status()
     return {"id": status.job_id, "state": status.state, "attempt": status.attempt}
@@ -68,7 +68,7 @@ async def events(
     if last_event_id:
         check_cursor(last_event_id)
         if status.state in FINISHED and not await something_follows(job, last_event_id):
-            return Response(status_code=204)  # which ends an EventSource for good
+            return Response(status_code=204)  # which stops an EventSource permanently
 
     async def stream() -> AsyncGenerator[bytes, None]:
         async with aclosing(job.events(after=last_event_id)) as tail:
@@ -80,7 +80,7 @@ async def events(
 
 
 async def something_follows(job: JobHandle, after: str) -> bool:
-    """Tell whether a finished job has events after a cursor."""
+    """Return whether a finished job has events after a cursor."""
     async with aclosing(job.events(after)) as tail:
         async for _ in tail:
             return True

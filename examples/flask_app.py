@@ -36,7 +36,7 @@ def create() -> tuple[Response, int]:
 
 @app.get("/jobs/<job_id>")
 def show(job_id: str) -> Response:
-    """Tell where a job stands."""
+    """Return the status of a job."""
     status = client.job(job_id).status()
     return jsonify(id=status.job_id, state=status.state, attempt=status.attempt)
 
@@ -50,7 +50,7 @@ def events(job_id: str) -> Response:
     if after:
         check_cursor(after)
         if status.state in FINISHED and next(job.events(after), None) is None:
-            return Response(status=204)  # which ends an EventSource for good
+            return Response(status=204)  # which stops an EventSource permanently
 
     def stream() -> Iterator[bytes]:
         for each in job.events(after=after):

@@ -1,4 +1,4 @@
-"""Hosts whose clocks are minutes apart."""
+"""Hosts whose clocks are minutes apart, and a Redis whose clock is set while jobs run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from faults.stage import LEASE_S, Setup, Stage, is_ready
 from faults.suite import Fault
 from support.openai_frames import DONE, delta, finish
 from support.scripted_http import ScriptedServer, head
+from support.servers import clock_library
 
 SKEW_S = 300
+STEP_S = 3600
 JOBS = 8
 TURN_LIMIT_S = 5.0
 LISTED_WITHIN_S = 12
 
 _SKEWED = Setup(chunks=50)  # a stage of its own: no other fault may get such workers
+_STEPPED = Setup(chunks=120, sets_clock=True, worker={"worker_poll_s": 0.1})
 _PRODUCER = (
     "import sys; from darkq.sync import Client; client = Client(sys.argv[1]);"
     "print(*(client.enqueue(prompt, tries=2).id for prompt in sys.argv[2:]))"
@@ -120,8 +123,73 @@ async def _produce(stage: Stage, skew_s: int) -> list[Watch]:
     return [Watch(stage.client.job(i), prompt) for i, prompt in zip(ids, prompts, strict=True)]
 
 
+async def _has_words(watch: Watch, count: int) -> None:
+    await watch.until("some words", lambda w: len(w.events) > count)
+
+
+async def _begins(watch: Watch, attempts: int) -> None:
+    await watch.until("its turn", lambda w: w.attempts == attempts)
+
+
+async def redis_forward(stage: Stage, rng: Random) -> Tally:
+    """Redis' clock is put forward by an hour: every lease runs out, and no attempt begins anew.
+
+    Red when a claim that is refused is asked again without a respite (`Leases.claim`).
+    """
+    await stage.crew(2)
+    watches = await stage.submit_many(JOBS)
+    for watch in watches:
+        await _has_words(watch, rng.randrange(2, 10))
+    stage.clock.put(STEP_S)
+    tally = await judge_all(watches, stage.model.is_whole)
+    for watch in watches:
+        calls = stage.model.calls[watch.prompt]
+        tally.require(watch.attempts == 1, f"one attempt, not {watch.attempts}")
+        tally.require(calls == 1, f"one call of the upstream, not {calls}")
+    return tally
+
+
+async def redis_back(stage: Stage, rng: Random) -> Tally:
+    """Redis' clock is set back by an hour, and a worker is killed: what waits goes on.
+
+    Jobs of the killed worker begin anew within the lease and a second, those that waited in a
+    queue within a few claims, and what runs elsewhere is not disturbed. Recovery is from the step
+    of the clock. Red when nobody calls set_back.lua: jobs wait for that hour; and when it leaves
+    the keys of leases alone: the jobs of the killed worker do.
+    """
+    await stage.crew(2)
+    bulk = stage.client.queue("bulk")
+    await bulk.pause()
+    waiting = await stage.submit_many(JOBS, priority="bulk")
+    running = await stage.submit_many(JOBS)
+    for watch in running:
+        await _has_words(watch, rng.randrange(2, 10))
+    victim = await stage.holder(rng.choice(running).job)
+    assert victim is not None
+    victim.send(signal.SIGKILL)
+    await victim.wait()
+    stage.clock.put(-STEP_S)
+    stepped_s = time.monotonic()
+    orphans = [watch for watch in running if await stage.holder(watch.job) is victim]
+    await bulk.resume()
+    for watch in [*waiting, *orphans]:
+        await _begins(watch, 1 + (watch in orphans))
+    tally = await judge_all([*waiting, *running], stage.model.is_whole)
+    for watch in [*waiting, *orphans]:
+        tally.recovered(watch.restarted(stepped_s) or 0.0, LEASE_S + 1)
+    for watch in running:
+        wanted = 1 + (watch in orphans)
+        tally.require(watch.attempts == wanted, f"{wanted} attempts, not {watch.attempts}")
+    return tally
+
+
 FAULTS = [
     Fault("clocks: workers 10 min apart, one killed", workers, 3, _SKEWED),
     Fault("clocks: producers 10 min apart", producers, 3, _SKEWED),
     Fault("clocks: workers 10 min apart, models unknown", not_listed_yet, 2, _SKEWED),
 ]
+if clock_library() is not None:
+    FAULTS += [
+        Fault("clocks: Redis put forward by 1 h", redis_forward, 5, _STEPPED),
+        Fault("clocks: Redis set back by 1 h", redis_back, 5, _STEPPED),
+    ]

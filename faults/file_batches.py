@@ -16,8 +16,10 @@ from functools import partial
 from random import Random
 from typing import Any, TypeAlias
 
-from darkq import BatchTaken, Client, FileBatch, Files, NotReplicated, RedisUnavailable
+from darkq import BatchTaken, Client, NotReplicated, RedisUnavailable
 from darkq.protocol.keys import BatchKeys
+from darkq.serving.file_batches import FileBatch
+from darkq.serving.files import Files
 from faults.check import Tally
 from faults.stage import Setup, Stage
 from faults.suite import Fault
@@ -50,15 +52,15 @@ _SENTINEL = Setup(kind="sentinel", worker=_REPLICATED, chunks=12, chunks_per_s=8
 _SENTINEL_WAITS = Setup(kind="sentinel", worker=_WAITS, chunks=12, chunks_per_s=8.0)
 
 # A short lease, small pages and a slow store, so that most faults fall between two steps of a page.
-_SLOWLY = f"""if True:
+SLOWLY = f"""if True:
     import asyncio
     import darkq.batches.lease
-    from darkq.files import Files
-    from darkq_worker import file_batch, file_batch_runners
+    from darkq.serving.files import Files
+    from darkq_worker.files import run, runner
 
     darkq.batches.lease.LEASE_S = {BATCH_LEASE_S}
-    file_batch.PAUSE_S, file_batch_runners.LOOK_S = 0.2, 0.2
-    file_batch_runners.MAX_BACKOFF_S = 1.0
+    run.PAUSE_S, runner.LOOK_S = 0.2, 0.2
+    runner.MAX_BACKOFF_S = 1.0
 
     def slow(call):
         async def slowly(*args, **kwargs):
@@ -106,7 +108,7 @@ async def _struck(
     strikes: int = 3,
     states: Sequence[str] = ("completed",),
 ) -> Tally:
-    await stage.crew(2, prelude=_SLOWLY)
+    await stage.crew(2, prelude=SLOWLY)
     files = Files(stage.settings())
     record, asked = await _order(stage, files)
     for _ in range(strikes):
@@ -167,7 +169,7 @@ async def _kill(stage: Stage, rng: Random, record: FileBatch) -> None:
     worker.send(signal.SIGKILL)
     await worker.wait()
     stage.workers.remove(worker)
-    stage.start_worker(_SLOWLY)
+    stage.start_worker(SLOWLY)
 
 
 async def _freeze(stage: Stage, rng: Random, record: FileBatch) -> None:

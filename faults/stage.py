@@ -31,7 +31,7 @@ from faults.proxy import FaultProxy
 from support.cluster import RealCluster, running_cluster
 from support.processes import WorkerProcess
 from support.sentinel import Watched, running_sentinels
-from support.servers import Server, binaries
+from support.servers import Clock, Server, binaries
 from support.waiting import wait_until
 
 LEASE_S = 1.0
@@ -51,6 +51,7 @@ class Setup(NamedTuple):
     chunks_per_s: float = 60.0
     piece_bytes: int = 0
     through_proxy: bool = False
+    sets_clock: bool = False
 
 
 class Telltale:
@@ -98,10 +99,12 @@ class Telltale:
 class Stage:
     """Use it as an async context manager; whatever it started ends with it.
 
-    Of `server` with its `proxy`, `cluster` and `sentinel` a stage has what its setup asks for.
+    Of `server` with its `proxy` and `clock`, `cluster` and `sentinel` a stage has what its setup
+    asks for.
     """
 
     server: Server
+    clock: Clock
     proxy: FaultProxy
     cluster: RealCluster
     sentinel: Watched
@@ -140,6 +143,8 @@ class Stage:
                 self.sentinel = await self._stack.enter_async_context(watching)
                 return self.sentinel.url, self.sentinel.url
         self.server = Server(binary, self.directory, *options)
+        if self.setup.sets_clock:
+            self.clock = Clock(self.server)
         self.server.start()
         self._stack.callback(self.server.stop)
         self.proxy = await self._stack.enter_async_context(FaultProxy(self.server.socket))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,37 @@ from support.leaks import keys_without_ttl
 from support.processes import WorkerProcess
 from support.servers import Server, binaries, running
 
+pytest_plugins = ["support.order"]
+
 # How long an example takes says nothing about darkq: a fresh clone builds hypothesis' tables first.
 hypothesis.settings.register_profile(
     "darkq", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("darkq")
+
+
+def pytest_configure() -> None:
+    """Go on ignoring what `nohup` and `&` ignore, but do not have the processes of tests ignore it.
+
+    A process inherits SIG_IGN, but no handler.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage among the tests, while they are collected and after.
+
+    There are thousands of them: each look took 0.3 s, and there is one after each file.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,13 +4,21 @@ Each peer has an environment of its own and one worker process, as many jobs at 
 streams as its users would: line by line, one publish per chunk. None of them keeps a log or has a
 fence. Where chunks are counted the clock runs from the first one; a one-chunk job counts as done
 when its chunk has been published, darkq's when nothing of it waits or runs any more.
+
+If a peer fails or passes its deadline, a row gives the reason. It is not asked again. The answers
+that it gave before count.
 """
 
 from __future__ import annotations
 
-from benchmarks.figures import Answer, Figures, Row, Target
-from benchmarks.peers.measures import Measures, ask_darkq, ask_peer, ask_producer
-from benchmarks.peers.system import PEERS, running
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+
+from benchmarks.figures import Answer, Figures, Row, Target, error_line
+from benchmarks.peers.asking import DARKQ, ask
+from benchmarks.peers.environment import PEERS, python
+from benchmarks.peers.measures import Measures
+from benchmarks.processes import module
 
 QUESTIONS = {
     "chunks": ("chunks through one worker", "1/s"),
@@ -28,20 +36,45 @@ TARGETS = {
 }
 
 
+DEADLINE_S = 300.0
+"""For one repetition of one system, its start included. It takes 20 s."""
+
+
 async def answer(url: str, repetitions: int, scale: float) -> Answer:
-    ours: list[Measures] = []
-    theirs: dict[str, list[Measures]] = {name: [] for name in PEERS}
-    for _ in range(repetitions):
-        ours.append(await ask_darkq(url, scale))
-        for name in PEERS:
-            async with running(name, url) as peer:
-                found = await ask_peer(peer, scale)
-            theirs[name].append(found | await ask_producer(name, scale))
+    commands = {name: module("peers.one_system", name, url, scale) for name in (DARKQ, *PEERS)}
     rows = []
+    for name in PEERS:
+        try:
+            python(name)
+        except (OSError, subprocess.SubprocessError) as error:
+            rows.append(Row.failed(name, error_line(error)))
+            del commands[name]
+    return Answer([*await compare(commands, repetitions), *rows], [])
+
+
+async def compare(
+    commands: Mapping[str, Sequence[str]], repetitions: int, deadline_s: float = DEADLINE_S
+) -> list[Row]:
+    """Ask darkq and its peers in turn, each by its command."""
+    found: dict[str, list[Measures]] = {name: [] for name in commands}
+    failures: dict[str, str] = {}
+    for _ in range(repetitions):
+        for name, command in commands.items():
+            if name not in failures:
+                asked = await ask(command, deadline_s)
+                found[name].append(asked.measures)
+                if asked.failure:
+                    failures[name] = asked.failure
+    return [*_rows(found), *(Row.failed(*each) for each in failures.items())]
+
+
+def _rows(found: Mapping[str, Sequence[Measures]]) -> Iterator[Row]:
     for key, (question, unit) in QUESTIONS.items():
-        mine = Figures.of([measures[key] for measures in ours])
-        for name, all_found in theirs.items():
-            if all(key in measures for measures in all_found):
-                baseline = Figures.of([measures[key] for measures in all_found])
-                rows.append(Row(question, unit, mine, baseline, name, TARGETS.get(key)))
-    return Answer(rows, [])
+        figures = {
+            name: Figures.of([measures[key] for measures in repeated if key in measures])
+            for name, repeated in found.items()
+        }
+        ours = figures.pop(DARKQ)
+        for name, theirs in figures.items():
+            if theirs.values:
+                yield Row(question, unit, ours, theirs, name, TARGETS.get(key))

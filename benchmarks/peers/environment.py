@@ -1,4 +1,7 @@
-"""An environment per peer: they ask for versions of Redis's client that exclude each other."""
+"""An environment per peer: they ask for versions of Redis's client that exclude each other.
+
+Each is installed from `requirements-NAME.txt`, which pins everything and is made by `make pins`.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,24 @@ import sys
 import venv
 from pathlib import Path
 
+PEERS = ("saq", "taskiq", "streaq", "celery")
 _HOME = Path(__file__).parents[2] / ".venv-peers"
-_COMMON = ("aiohttp==3.14.5", "uvloop==0.23.0")
+_INSTALL_DEADLINE_S = 600.0
 
-PACKAGES: dict[str, tuple[str, ...]] = {
-    "saq": ("saq[hiredis]==0.26.4",),
-    "taskiq": ("taskiq==0.13.0", "taskiq-redis==1.2.4", "hiredis==3.5.0"),
-    "streaq": ("streaq==7.2.0", "redis==5.3.1"),
-    "celery": ("celery[redis]==5.7.0", "hiredis==3.5.0"),
-}
+
+def pin_file(peer: str) -> Path:
+    return Path(__file__).parent / f"requirements-{peer}.txt"
 
 
 def python(peer: str) -> Path:
     """Return the interpreter of a peer's environment, which is made at its first use."""
     home = _HOME / peer
-    interpreter, done = home / "bin" / "python", home / ".installed"
-    packages = "\n".join((*PACKAGES[peer], *_COMMON))
-    if not done.exists() or done.read_text() != packages:
+    interpreter, done, pins = home / "bin" / "python", home / ".installed", pin_file(peer)
+    if not done.exists() or done.read_text() != pins.read_text():
         print(f"installing {peer} into {home.relative_to(_HOME.parent)}", file=sys.stderr)
         venv.create(home, with_pip=True, clear=True)
         pip = [str(interpreter), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", *packages.split()], check=True)
-        done.write_text(packages)
+        install = [*pip, "install", "--no-deps", "--requirement", str(pins)]
+        subprocess.run(install, check=True, timeout=_INSTALL_DEADLINE_S)
+        done.write_text(pins.read_text())
     return interpreter

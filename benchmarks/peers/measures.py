@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
 
 from benchmarks import chunks, enqueue, overhead, pickup
 from benchmarks.answers import ARRIVAL, burst
 from benchmarks.figures import percentile
 from benchmarks.machine import UNDER_TEST, on_core
-from benchmarks.peers.system import CHANNELS, JOBS, Peer, order, producing_alone
+from benchmarks.peers.system import CHANNELS, JOBS, Peer, order, producing_alone, running
 from benchmarks.systems import darkq, frozen, listening
 
-Measures: TypeAlias = dict[str, float]
+Measures = dict[str, float]
 
 CHUNKS = 400
 PICKUPS = 200
@@ -23,51 +22,43 @@ ONE_CHUNK_JOBS = 2000
 SINGLE, MANY, BULK = 1000, 5000, 20_000
 
 
-async def ask_darkq(url: str, scale: float) -> Measures:
+async def ask_darkq(url: str, scale: float) -> AsyncIterator[Measures]:
     """darkq's answers, by the same measures as of the other benchmarks."""
     async with darkq(url, jobs=JOBS) as system:
         rate, _ = await chunks.rate(system, int(10 * CHUNKS * scale), from_enqueue=False)
-        latencies_ms = await pickup.latencies_ms(system, int(PICKUPS * scale))
+        yield {"chunks": rate}
+        yield _pickups(await pickup.latencies_ms(system, int(PICKUPS * scale)))
         jobs, _ = await overhead.rate(system, int(ONE_CHUNK_JOBS * scale))
-    found = _measures(rate, latencies_ms, jobs)
+        yield {"jobs": jobs}
     async with darkq() as producer:
-        client = producer.client
+        client, found = producer.client, Measures()
         with _timed(found, "one", SINGLE, scale) as count, on_core(UNDER_TEST):
             await enqueue.one_by_one(client.enqueue, count)
         with _timed(found, "at_once", MANY, scale) as count, on_core(UNDER_TEST):
             await enqueue.at_once(client.enqueue, count)
         with _timed(found, "bulk", BULK, scale) as count, on_core(UNDER_TEST):
             await producer.put(enqueue.PROMPT, count)
-    return found
+        yield found
 
 
-async def ask_peer(peer: Peer, scale: float) -> Measures:
-    """What a peer with a worker answers."""
-    return _measures(
-        await _chunk_rate(peer, int(CHUNKS * scale)),
-        await _pickups_ms(peer, int(PICKUPS * scale)),
-        await _job_rate(peer, int(ONE_CHUNK_JOBS * scale)),
-    )
-
-
-async def ask_producer(name: str, scale: float) -> Measures:
-    """What a peer's producer answers, with no worker running."""
-    found: Measures = {}
+async def ask_peer(name: str, url: str, scale: float) -> AsyncIterator[Measures]:
+    """A peer's answers: with a worker, then those of its producer alone."""
+    async with running(name, url) as peer:
+        yield {"chunks": await _chunk_rate(peer, int(CHUNKS * scale))}
+        yield _pickups(await _pickups_ms(peer, int(PICKUPS * scale)))
+        yield {"jobs": await _job_rate(peer, int(ONE_CHUNK_JOBS * scale))}
     with producing_alone(name) as producer:
         for how, count in (("one", SINGLE), ("at_once", MANY), ("bulk", BULK)):
             jobs = int(count * scale)
             took_s = await asyncio.to_thread(order, producer, how, enqueue.PROMPT, jobs)
             if took_s is not None:
-                found[how] = jobs / took_s
-    return found
+                yield {how: jobs / took_s}
 
 
-def _measures(rate: float, latencies_ms: list[float], jobs: float) -> Measures:
+def _pickups(latencies_ms: list[float]) -> Measures:
     return {
-        "chunks": rate,
         "pickup_p50": percentile(latencies_ms, 50),
         "pickup_p99": percentile(latencies_ms, 99),
-        "jobs": jobs,
     }
 
 

@@ -11,11 +11,10 @@ from typing import Any
 
 from benchmarks.answers import burst
 from benchmarks.machine import THE_REST, UNDER_TEST
-from benchmarks.peers.environment import PACKAGES, python
+from benchmarks.peers.environment import python
 from benchmarks.processes import Process, child, read_line, redis_server
 from benchmarks.systems import listening
 
-PEERS = tuple(PACKAGES)
 JOBS = 100
 CHANNELS = "peer:*"
 _START_TIMEOUT_S = 30.0

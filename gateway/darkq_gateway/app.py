@@ -20,7 +20,9 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from darkq import Client, Files, Settings, Tally
+from darkq import Client, Settings
+from darkq.serving.files import Files
+from darkq.telemetry.metrics import Tally
 from darkq_gateway.board import overview, page
 from darkq_gateway.board.overview import OVERVIEWS, Overviews
 from darkq_gateway.http import tracing

@@ -19,15 +19,11 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from darkq import (
-    Client,
-    ConfigurationError,
-    Files,
-    LogLine,
-    Settings,
-    exporting_traces,
-    set_up_logs,
-)
+from darkq import Client, ConfigurationError, Settings
+from darkq.serving.files import Files
+from darkq.telemetry.export import exporting as exporting_traces
+from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import set_up as set_up_logs
 from darkq_gateway.app import make_app
 from darkq_gateway.http.access_log import AccessLogger, WithoutTexts
 from darkq_gateway.http.connection import Connection, read_as_http_1_1

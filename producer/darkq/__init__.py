@@ -1,6 +1,12 @@
-"""Background text generation that you can reconnect to."""
+"""Background text generation that you can reconnect to.
 
-from darkq.batches.answers import chat_completion
+What operators and servers use is imported at its first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from darkq.batches.batch import Batch
 from darkq.batches.feed import Columns
 from darkq.batches.lines import ForAllLines, Line
@@ -10,7 +16,6 @@ from darkq.batches.tail import LineEvent
 from darkq.client import Client
 from darkq.errors import (
     ApiKeyNotFound,
-    AttemptSuperseded,
     BatchClosed,
     BatchFull,
     BatchNotFound,
@@ -21,9 +26,6 @@ from darkq.errors import (
     CorruptRecord,
     CursorGone,
     DarkqError,
-    FileNotFound,
-    FileStoreUnavailable,
-    FileTooLarge,
     IdempotencyConflict,
     InvalidJob,
     InvalidLine,
@@ -31,7 +33,6 @@ from darkq.errors import (
     JobFailed,
     JobNotFound,
     JobUnfinished,
-    NewerRecord,
     NotReplicated,
     QueueClosed,
     QueueFull,
@@ -57,42 +58,47 @@ from darkq.event import (
 from darkq.jobs.failed import FailedJob
 from darkq.jobs.handle import JobHandle
 from darkq.jobs.status import Status
-from darkq.jobs.tail import EventBatch
-from darkq.openai.body import Endpoint as OpenAIEndpoint
-from darkq.openai.body import read_body as read_openai_body
-from darkq.operate.fleet import Fleet
-from darkq.operate.purge import Purge, Purged
-from darkq.operate.queue import Backlog, QueueHandle
-from darkq.operate.queue_state import Notice, QueueStatus
-from darkq.operate.stats import Stats
-from darkq.operate.upstreams import UpstreamStatus, WindowUse
-from darkq.operate.workers import Drain, WorkerHandle, WorkerLeases
-from darkq.protocol.job import MAX_PROMPT_BYTES, RESERVED_METADATA, Job, Message, checked_metadata
+from darkq.protocol.job import Job, Message
 from darkq.protocol.options import Options
 from darkq.protocol.record import Result
-from darkq.serving.api_keys import ApiKey, ApiKeys, key_digest
-from darkq.serving.file_batches import FileBatch, LineError
-from darkq.serving.files import Content as FileContent
-from darkq.serving.files import FileInfo, Files
-from darkq.serving.files import Purpose as FilePurpose
-from darkq.serving.request_dedup import Held
 from darkq.settings.settings import Settings
-from darkq.telemetry.export import exporting as exporting_traces
-from darkq.telemetry.logging import LogLine
-from darkq.telemetry.logging import described as described_error
-from darkq.telemetry.logging import set_up as set_up_logs
-from darkq.telemetry.metrics import MEASURES, Measure, Tally
-from darkq.telemetry.tracing import TraceContext, tracer
+
+if TYPE_CHECKING:
+    from darkq.operate.purge import Purge, Purged
+    from darkq.operate.queue import Backlog, QueueHandle
+    from darkq.operate.queue_state import QueueStatus
+    from darkq.operate.stats import Stats
+    from darkq.operate.upstreams import UpstreamStatus
+    from darkq.operate.workers import Drain, WorkerHandle, WorkerLeases
+    from darkq.serving.api_keys import ApiKey
+
+_AT_FIRST_USE = {
+    "ApiKey": "darkq.serving.api_keys",
+    "Backlog": "darkq.operate.queue",
+    "Drain": "darkq.operate.workers",
+    "Purge": "darkq.operate.purge",
+    "Purged": "darkq.operate.purge",
+    "QueueHandle": "darkq.operate.queue",
+    "QueueStatus": "darkq.operate.queue_state",
+    "Stats": "darkq.operate.stats",
+    "UpstreamStatus": "darkq.operate.upstreams",
+    "WorkerHandle": "darkq.operate.workers",
+    "WorkerLeases": "darkq.operate.workers",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _AT_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_AT_FIRST_USE[name]), name)
+
 
 __all__ = [
-    "MAX_PROMPT_BYTES",
-    "MEASURES",
-    "RESERVED_METADATA",
     "AnyEvent",
     "ApiKey",
     "ApiKeyNotFound",
-    "ApiKeys",
-    "AttemptSuperseded",
     "Backlog",
     "Batch",
     "BatchClosed",
@@ -114,21 +120,10 @@ __all__ = [
     "DarkqError",
     "Drain",
     "Event",
-    "EventBatch",
     "Failed",
     "FailedJob",
-    "FileBatch",
-    "FileContent",
-    "FileInfo",
-    "FileNotFound",
-    "FilePurpose",
-    "FileStoreUnavailable",
-    "FileTooLarge",
-    "Files",
     "Finished",
-    "Fleet",
     "ForAllLines",
-    "Held",
     "IdempotencyConflict",
     "InvalidJob",
     "InvalidLine",
@@ -140,15 +135,9 @@ __all__ = [
     "JobUnfinished",
     "Line",
     "LineEnded",
-    "LineError",
     "LineEvent",
-    "LogLine",
-    "Measure",
     "Message",
-    "NewerRecord",
     "NotReplicated",
-    "Notice",
-    "OpenAIEndpoint",
     "Options",
     "Purge",
     "Purged",
@@ -166,21 +155,10 @@ __all__ = [
     "Started",
     "Stats",
     "Status",
-    "Tally",
-    "TraceContext",
     "Unknown",
     "UpstreamStatus",
     "Usage",
-    "WindowUse",
     "WorkerHandle",
     "WorkerLeases",
     "WorkerNotFound",
-    "chat_completion",
-    "checked_metadata",
-    "described_error",
-    "exporting_traces",
-    "key_digest",
-    "read_openai_body",
-    "set_up_logs",
-    "tracer",
 ]

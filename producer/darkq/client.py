@@ -16,7 +16,8 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import aclosing
-from typing import Any, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Self, Unpack
 
 from msgspec.structs import asdict
 from pydantic import SecretStr
@@ -30,23 +31,24 @@ from darkq.jobs.enqueue import Orders
 from darkq.jobs.failed import FailedJob
 from darkq.jobs.handle import JobHandle
 from darkq.jobs.status import Status
-from darkq.operate.fleet import Fleet, read_fleet
-from darkq.operate.purge import Purge
-from darkq.operate.queue import QueueHandle
-from darkq.operate.queue_state import QueueStatus, read_queues
-from darkq.operate.stats import Stats, read_stats
-from darkq.operate.upstreams import UpstreamStatus, list_upstreams
-from darkq.operate.workers import WorkerHandle, WorkerLeases, live_workers, read_leases
-from darkq.protocol.job import Job, Priority, Prompt
+from darkq.protocol.job import Job, JobArguments, Priority, Prompt
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
-from darkq.protocol.options import Options
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
 from darkq.redis.servers import servers_of
-from darkq.serving.api_keys import ApiKeys
-from darkq.serving.file_batches import FileBatches
-from darkq.serving.request_dedup import Reattachments, RepeatedRequests
 from darkq.settings.settings import Settings
+
+if TYPE_CHECKING:  # what a web app does not use is imported by the methods that do
+    from darkq.operate.fleet import Fleet
+    from darkq.operate.purge import Purge
+    from darkq.operate.queue import QueueHandle
+    from darkq.operate.queue_state import QueueStatus
+    from darkq.operate.stats import Stats
+    from darkq.operate.upstreams import UpstreamStatus
+    from darkq.operate.workers import WorkerHandle, WorkerLeases
+    from darkq.serving.api_keys import ApiKeys
+    from darkq.serving.file_batches import FileBatches
+    from darkq.serving.request_dedup import Reattachments, RepeatedRequests
 
 
 class Client:
@@ -73,50 +75,61 @@ class Client:
         self._redis = servers.client()
         self._live = Live(servers, patience_s=settings.redis_patience_s)
         self._orders = Orders(self._redis, settings)
-        self.purge = Purge(self._redis, settings)
-        self.api_keys = ApiKeys(self._redis)
-        self.reattachments = Reattachments(self._redis)
-        self.repeated_requests = RepeatedRequests(self._redis, ttl_s=settings.job_ttl_s)
-        self.file_batches = FileBatches(self._redis)
+
+    @cached_property
+    def purge(self) -> Purge:
+        """Cancels and deletes jobs by what they are."""
+        from darkq.operate.purge import Purge
+
+        return Purge(self._redis, self._settings)
+
+    @cached_property
+    def api_keys(self) -> ApiKeys:
+        """The API keys of gateways."""
+        from darkq.serving.api_keys import ApiKeys
+
+        return ApiKeys(self._redis)
+
+    @cached_property
+    def reattachments(self) -> Reattachments:
+        """Which job a request made last, and who waits for it."""
+        from darkq.serving.request_dedup import Reattachments
+
+        return Reattachments(self._redis)
+
+    @cached_property
+    def repeated_requests(self) -> RepeatedRequests:
+        """The seeds of requests that make many things."""
+        from darkq.serving.request_dedup import RepeatedRequests
+
+        return RepeatedRequests(self._redis, ttl_s=self._settings.job_ttl_s)
+
+    @cached_property
+    def file_batches(self) -> FileBatches:
+        """Batches over files."""
+        from darkq.serving.file_batches import FileBatches
+
+        return FileBatches(self._redis)
 
     async def enqueue(
         self,
         prompt: Prompt,
         *,
-        model: str | None = None,
-        upstream: str | None = None,
-        priority: Priority = "interactive",
-        timeout_s: float | None = None,
-        tries: int | None = None,
-        metadata: Mapping[str, str] | None = None,
-        proxy: str | None = None,
-        tenant: str | None = None,
-        options: Options | Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
+        **arguments: Unpack[JobArguments],
     ) -> JobHandle:
         """Store a job and return its handle. Once this returns, the job will be run.
 
         A prompt is a string or a list of messages. With an idempotency key, a second call
         with the same content returns the first one's job, as long as that is remembered
-        (`DARKQ_JOB_TTL_S`). `options` are those of `darkq.Options`; an upstream that cannot
-        honour one refuses the job. Tenants do not share keys. Concurrent calls share round trips.
-        Cancelled, the job may or may not have been stored.
+        (`DARKQ_JOB_TTL_S`); tenants do not share keys. The other arguments are those of
+        `Job.create`. An upstream that cannot honour an option refuses the job. Concurrent calls
+        share round trips. Cancelled, the job may or may not have been stored.
 
         Raises `InvalidJob` before anything is stored, `IdempotencyConflict` for a key used
         with another content, `QueueFull`, `QueueClosed`, `RedisUnavailable`.
         """
-        job = Job.create(
-            prompt,
-            model=model,
-            upstream=upstream,
-            priority=priority,
-            timeout_s=timeout_s,
-            tries=tries,
-            metadata=metadata,
-            proxy=proxy,
-            tenant=tenant,
-            options=options,
-        )
+        job = Job.create(prompt, **arguments)
         return await self.enqueue_job(job, idempotency_key=idempotency_key)
 
     async def enqueue_job(self, job: Job, *, idempotency_key: str | None = None) -> JobHandle:
@@ -220,11 +233,15 @@ class Client:
 
         One that was killed is listed for some seconds more. Raises `RedisUnavailable`.
         """
+        from darkq.operate.workers import live_workers
+
         async with speaking_darkq():
             return await live_workers(self._redis)
 
     def worker(self, worker_id: str) -> WorkerHandle:
         """Return the handle of a worker by its id, alive or not, to drain it."""
+        from darkq.operate.workers import WorkerHandle
+
         return WorkerHandle(worker_id, self._redis)
 
     async def upstreams(self) -> list[UpstreamStatus]:
@@ -232,11 +249,15 @@ class Client:
 
         Raises `RedisUnavailable`.
         """
+        from darkq.operate.upstreams import list_upstreams
+
         async with speaking_darkq():
             return await list_upstreams(self._redis)
 
     async def leases(self) -> list[WorkerLeases]:
         """Return how many jobs each worker that is alive runs. Raises `RedisUnavailable`."""
+        from darkq.operate.workers import live_workers, read_leases
+
         async with speaking_darkq():
             workers = await live_workers(self._redis)
             return await read_leases(self._redis, workers, self._settings.partitions)
@@ -246,6 +267,8 @@ class Client:
 
         Raises `RedisUnavailable`.
         """
+        from darkq.operate.queue_state import read_queues
+
         async with speaking_darkq():
             return await read_queues(self._redis, self._settings.partitions)
 
@@ -254,6 +277,8 @@ class Client:
 
         Raises `RedisUnavailable`.
         """
+        from darkq.operate.fleet import read_fleet
+
         async with speaking_darkq():
             return await read_fleet(self._redis, self._settings.partitions)
 
@@ -262,12 +287,16 @@ class Client:
 
         Raises `InvalidJob` for a priority that there is not.
         """
+        from darkq.operate.queue import QueueHandle
+
         if priority not in PRIORITIES:
             raise InvalidJob("priority", f"must be one of: {', '.join(PRIORITIES)}")
         return QueueHandle(priority, self._redis, self._settings)
 
     async def stats(self) -> Stats:
         """Return what all workers have counted together. Raises `RedisUnavailable`."""
+        from darkq.operate.stats import read_stats
+
         async with speaking_darkq():
             return await read_stats(self._redis)
 

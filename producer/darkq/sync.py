@@ -23,7 +23,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from darkq import client as asynchronous
 from darkq.batches import batch as async_batch
@@ -41,8 +41,7 @@ from darkq.operate.purge import Purged
 from darkq.operate.queue import Backlog
 from darkq.operate.queue_state import QueueStatus
 from darkq.operate.upstreams import UpstreamStatus
-from darkq.protocol.job import Job, Priority, Prompt
-from darkq.protocol.options import Options
+from darkq.protocol.job import Job, JobArguments, Priority, Prompt
 from darkq.protocol.record import Result
 from darkq.settings.settings import Settings
 
@@ -67,33 +66,13 @@ class Client:
         self,
         prompt: Prompt,
         *,
-        model: str | None = None,
-        upstream: str | None = None,
-        priority: Priority = "interactive",
-        timeout_s: float | None = None,
-        tries: int | None = None,
-        metadata: Mapping[str, str] | None = None,
-        proxy: str | None = None,
-        tenant: str | None = None,
-        options: Options | Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
+        **arguments: Unpack[JobArguments],
     ) -> JobHandle:
         """Store a job and return its handle; see `darkq.Client.enqueue`."""
         portal = self._open()
         job = portal.call(
-            portal.client.enqueue(
-                prompt,
-                model=model,
-                upstream=upstream,
-                priority=priority,
-                timeout_s=timeout_s,
-                tries=tries,
-                metadata=metadata,
-                proxy=proxy,
-                tenant=tenant,
-                options=options,
-                idempotency_key=idempotency_key,
-            )
+            portal.client.enqueue(prompt, idempotency_key=idempotency_key, **arguments)
         )
         return JobHandle(self, job.id, duplicate=job.duplicate)
 

@@ -76,7 +76,7 @@ async def test_a_worker_is_healthy_while_it_lives(checked: Checked, client: Clie
     assert worker["readinessProbe"]["exec"]["command"] == check
     lenient = worker["livenessProbe"]["exec"]["command"]
     process = checked.start(*worker["args"], darkai_url="http://127.0.0.1:1/chat")
-    await wait_until("the worker", client.workers, 15)
+    await wait_until("the worker", client.workers)
     for each in (image_check(process), check, lenient):
         done = await checked(each)
         assert done.code == 0, (each, done.err)
@@ -113,7 +113,7 @@ async def test_a_gateway_is_healthy_while_it_answers(
         gateway_host=host,
         gateway_port=str(free_port()),
     )
-    await wait_until("the gateway", lambda: process.says("listening on"), 15)
+    await wait_until("the gateway", lambda: process.says("listening on"))
     check = compose_check("gateway")
     for each in (image_check(process), check):
         done = await checked(each)

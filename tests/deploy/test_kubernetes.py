@@ -17,6 +17,7 @@ from kubernetes_validate import latest_version, validate
 from darkq import Settings
 from integration.gateway.test_memory import MOST_BYTES
 from support.deployment import KUBERNETES, ROOT, container, documents, manifests, objects, pod
+from support.repository import files_of
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 WORKLOADS = [
@@ -26,7 +27,7 @@ WORKLOADS = [
 ]
 SCHEMALESS = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
 CONFIG = objects("ConfigMap")["darkq-config"]["data"]
-KUSTOMIZATIONS = sorted(KUBERNETES.rglob("kustomization.yaml"))
+KUSTOMIZATIONS = files_of(KUBERNETES, "kustomization.yaml")
 SETTINGS = Settings(
     _env_file=None, **{k.removeprefix("DARKQ_").lower(): v for k, v in CONFIG.items()}
 )
@@ -49,7 +50,7 @@ def test_a_kustomization_names_what_is_there(file: Path) -> None:
     for name in found["resources"] + found.get("components", []):
         assert (file.parent / name).exists(), name
     if file.parent.name != "example":
-        beside = {each.name for each in file.parent.glob("*.yaml")} - {file.name}
+        beside = {each.name for each in files_of(file.parent, "*.yaml")} - {file.name}
         assert set(found["resources"]) == beside
 
 

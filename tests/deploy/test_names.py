@@ -10,6 +10,7 @@ import pytest
 from darkq import Settings
 from darkq.settings.upstreams import UpstreamSettings
 from support.deployment import ROOT
+from support.repository import files_of
 
 SETTINGS = {f"DARKQ_{field.upper()}" for field in Settings.model_fields}
 FIELDS = {field.upper() for field in UpstreamSettings.model_fields}
@@ -24,8 +25,8 @@ FILES = [
     ROOT / "docker-compose.yml",
     ROOT / "README.md",
     ROOT / "ARCHITECTURE.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-    *sorted(file for file in (ROOT / "deploy").rglob("*") if file.is_file()),
+    *files_of(ROOT / "docs", "*.md"),
+    *files_of(ROOT / "deploy"),
 ]
 
 

@@ -10,6 +10,7 @@ import yaml  # type: ignore[import-untyped]
 
 from support.command import Darkq
 from support.deployment import KUBERNETES, OPERATE, ROOT
+from support.repository import files_of
 
 TEXT = OPERATE.read_text()
 PROSE = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
@@ -43,7 +44,7 @@ def test_what_it_refers_to_on_this_page_and_in_the_repository_is_there() -> None
 
 def test_every_folder_of_manifests_is_explained() -> None:
     told = set(re.findall(r"^\| `([\w-]+)` \|", PROSE, re.M))
-    folders = {file.parent.name for file in KUBERNETES.rglob("kustomization.yaml")}
+    folders = {file.parent.name for file in files_of(KUBERNETES, "kustomization.yaml")}
     assert folders - {"example"} <= told
 
 

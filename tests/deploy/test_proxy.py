@@ -19,7 +19,8 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Files, FileStoreUnavailable
+from darkq.errors import FileStoreUnavailable
+from darkq.serving.files import Files
 from support.by_hand import Hand, chunk, started
 from support.http_api import Api
 from support.raw_http import (
@@ -31,6 +32,8 @@ from support.raw_http import (
 )
 from support.reverse_proxies import NAME, Proxied, caddy, nginx, proxy_before, snippet
 from support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 EVENTS = 20
 ROUNDS = 60

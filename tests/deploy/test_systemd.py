@@ -85,7 +85,7 @@ def test_secrets_get_the_names_of_settings() -> None:
 
 
 def test_both_units_are_hardened_alike_and_share_a_user() -> None:
-    marker = "# Nothing but its own folder, the network and its secrets.\n"
+    marker = "# Access only to its own folder, the network and its secrets.\n"
     hardening = {file.read_text().split(marker)[1] for file in UNITS}
     assert len(hardening) == 1
     assert "DynamicUser=yes\nUser=darkq\nStateDirectory=darkq\n" in hardening.pop()

@@ -16,7 +16,8 @@ REASON_CHARS = 15
 SKIPPED_AT_MOST = 1 / 3
 
 
-@pytest.mark.timeout(180)  # a page is long, and a busy machine slow
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # a page is long, and a busy machine slow
 @pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: str(path.relative_to(ROOT)))
 async def test_what_it_says_can_be_done(path: Path, reading: Read) -> None:
     async with reading(beside(path)) as reader:

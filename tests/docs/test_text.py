@@ -13,7 +13,8 @@ from support.markdown import ROOT, anchor, blocks_of, documents, headings_of, pr
 from support.reference import command
 from support.reference.translations import translations
 
-PAGES = [*documents(), ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
+OTHERS = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = [*documents(), *(ROOT / name for name in OTHERS)]
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")
 PAIRS = list(translations())
 
@@ -43,6 +44,14 @@ def test_the_index_leads_to_every_page() -> None:
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / target).resolve() for target, _ in LINK.findall(prose_of(index))}
     assert {path for path in documents() if path.parent != ROOT} - {index} <= linked
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_files_that_it_names_exist(path: Path) -> None:
+    """Red if a test or a module that a page names was moved, and the page was not changed."""
+    folders = "tests|producer|worker|gateway|local|cli|benchmarks|faults|deploy|examples"
+    named = set(re.findall(rf"`((?:{folders})/[\w./-]+)`", path.read_text()))
+    assert not {name for name in named if not (ROOT / name).exists()}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)

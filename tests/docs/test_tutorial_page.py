@@ -16,6 +16,8 @@ from support.doc_shell import Shell
 from support.markdown import ROOT, blocks_of
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 APP = "uvicorn app:app --port 8000"
 
 

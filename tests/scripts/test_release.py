@@ -88,3 +88,22 @@ async def test_a_queue_member_that_is_gone_is_not_made_anew(redis: Redis, hand: 
     await redis.zrem(INTERACTIVE, claim.keys.arq_id)
     await hand.release(claim, delay_ms=0)
     assert await redis.exists(INTERACTIVE) == 0
+
+
+async def test_a_job_handed_on_is_due_although_the_clock_was_set_back_since(
+    redis: Redis, hand: Hand
+) -> None:
+    """Red when its place is its score in any case: it waits until the clock comes there again."""
+    seconds, _ = await redis.time()
+    claim = await hand.take()
+    await hand.append(claim, started(1))
+    await hand.release(claim, chunk(1, 1), RETRYING, place_ms=(seconds + 3600) * 1000)
+    assert [again.keys for again in await hand.claim()] == [claim.keys]
+
+
+async def test_a_job_that_is_put_off_to_a_turn_waits_for_it(redis: Redis, hand: Hand) -> None:
+    """Red when a place in the future is never believed."""
+    seconds, _ = await redis.time()
+    claim = await hand.take()
+    await hand.release(claim, place_ms=(seconds + 3600) * 1000)
+    assert await hand.claim() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +11,12 @@ from redis.asyncio import Redis
 
 from darkq.protocol.keys import PRIORITIES, JobKeys, control, queue, wake
 from darkq.redis import scripts
+from darkq.redis.scripts import Argument
 
 MAX_RENEWALS_PER_CALL = 500
 _FIELDS = 9
 _CLAIM_ASKS = 3
+_SET_BACK_JOBS = 1000
 _CANCELLED, _LEASE_LOST = 1, 2
 
 
@@ -86,6 +89,10 @@ class Leases:
         self._counts_ms = int(min(timeout_s, lease_s / 2) * 1000)
         self._clocks: dict[int, float] = {}
         """Per partition: the clock of its Redis less the event loop's, ms; never too far ahead."""
+        self._respite_until_s: dict[int, float] = {}
+        """Per partition: until when leases that have run out are left to their owners."""
+        self._set_back_ms: dict[int, float] = {}
+        """Per partition: by how much its clock was set back, while its queues do not say so."""
 
     async def claim(
         self,
@@ -104,26 +111,50 @@ class Leases:
         Also returns the seconds until the next job is due, None when none waits. Sent twice
         after a lost reply, jobs of the first call wait for their lease to run out.
 
-        Redis refuses a claim that it comes to too late. So the first claim, and the first after
-        its clock was put forward, are asked twice: the refusal tells the time. One that has waited
-        for as long as a claim counts has seen an outage: it is asked again with a respite.
+        Redis refuses a claim that it comes to too late. So the first claim is asked twice: the
+        refusal tells the time. A later one is refused when Redis was away for as long as a claim
+        counts, or when its clock was put forward. Leases have run out then whose owners are alive:
+        for half a lease every claim has a respite.
+
+        When the clock was set back by more than a lease, the next claim first corrects the queues.
         """
+        await self._correct_queues(partition)
         clock_s = asyncio.get_running_loop().time
         for _ in range(_CLAIM_ASKS):
-            asked_s, now_ms = clock_s(), self._now_ms(partition)
+            expected_ms = self._now_ms(partition)
+            if clock_s() < self._respite_until_s.get(partition, -math.inf):
+                respite_s = max(respite_s, self._lease_ms / 2000)
             now_ms, *reply = await self._claim_call(
-                partition, slots, bulk_slots, suspects, respite_s, now_ms
+                partition, slots, bulk_slots, suspects, respite_s, expected_ms
             )
             self._clocks[partition] = now_ms - clock_s() * 1000
             if reply:
                 break
-            if (clock_s() - asked_s) * 1000 >= self._counts_ms:
-                respite_s = max(respite_s, self._lease_ms / 2000)
+            if expected_ms:
+                self._respite_until_s[partition] = clock_s() + self._lease_ms / 2000
         else:
             return [], 0.0
         due_ms, *fields = reply
         claims = [self._claim(fields[n : n + _FIELDS]) for n in range(0, len(fields), _FIELDS)]
+        if expected_ms - now_ms > self._lease_ms:
+            already_ms = self._set_back_ms.get(partition, 0)
+            self._set_back_ms[partition] = already_ms + expected_ms - now_ms
+            return claims, 0.0
         return claims, None if due_ms < 0 else due_ms / 1000
+
+    async def _correct_queues(self, partition: int) -> None:
+        """Move what is still to come, if the clock was set back: see set_back.lua."""
+        if partition not in self._set_back_ms:
+            return
+        back_ms = f"{self._set_back_ms[partition]:.3f}"
+        for priority in PRIORITIES:
+            begin = b""
+            while True:
+                args: list[Argument] = [back_ms, self._lease_ms, begin, _SET_BACK_JOBS]
+                begin = await scripts.set_back(self._redis, [queue(partition, priority)], args)
+                if not begin:
+                    break
+        del self._set_back_ms[partition]
 
     def _now_ms(self, partition: int) -> float:
         """The clock of a partition's Redis, or a little less; 0 if it is not known."""

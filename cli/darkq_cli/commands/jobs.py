@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,35 +16,9 @@ from darkq_cli.terminal.units import format_time
 
 if TYPE_CHECKING:
     from darkq import Client, JobHandle, Result, Status
+    from darkq.protocol.job import JobArguments
 
 CANCEL_TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True)
-class JobArguments:
-    """The arguments of `run` and `enqueue`."""
-
-    prompt: str
-    model: str | None = None
-    upstream: str | None = None
-    priority: opt.Priority = "interactive"
-    tries: int | None = None
-    timeout_s: float | None = None
-    idempotency_key: str | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
-
-    async def enqueue(self, client: Client) -> JobHandle:
-        """Store the job. Raises `InvalidJob`, `IdempotencyConflict`, `RedisUnavailable`."""
-        return await client.enqueue(
-            self.prompt,
-            model=self.model,
-            upstream=self.upstream,
-            priority=self.priority,
-            tries=self.tries,
-            timeout_s=self.timeout_s,
-            idempotency_key=self.idempotency_key,
-            metadata=self.metadata,
-        )
 
 
 def run(
@@ -70,13 +43,18 @@ def run(
     """
     from darkq_cli.terminal.reading import Reader, follow
 
-    arguments = JobArguments(
-        read_prompt(prompt), model, upstream, priority, tries, timeout_s, idempotency_key,
-        opt.parse_pairs(metadata),
-    )  # fmt: skip
+    text = read_prompt(prompt)
+    arguments: JobArguments = {
+        "model": model,
+        "upstream": upstream,
+        "priority": priority,
+        "tries": tries,
+        "timeout_s": timeout_s,
+        "metadata": opt.parse_pairs(metadata),
+    }
 
     async def enqueue_and_read(client: Client) -> None:
-        job = await arguments.enqueue(client)
+        job = await client.enqueue(text, idempotency_key=idempotency_key, **arguments)
         messages.say(f"job {job.id}", style="dim", id=job.id)
         await follow(client, Reader(job, as_json=as_json))
 
@@ -100,11 +78,18 @@ def enqueue(
     id=$(darkq enqueue "Write a haiku about queues.")
     darkq enqueue - --priority bulk < prompt.txt
     """
-    arguments = JobArguments(
-        read_prompt(prompt), model, upstream, priority, tries, timeout_s, idempotency_key,
-        opt.parse_pairs(metadata),
-    )  # fmt: skip
-    job = with_client(arguments.enqueue)
+    text = read_prompt(prompt)
+    arguments: JobArguments = {
+        "model": model,
+        "upstream": upstream,
+        "priority": priority,
+        "tries": tries,
+        "timeout_s": timeout_s,
+        "metadata": opt.parse_pairs(metadata),
+    }
+    job = with_client(
+        lambda client: client.enqueue(text, idempotency_key=idempotency_key, **arguments)
+    )
     if as_json:
         output.write_json({"id": job.id, "duplicate": job.duplicate})
     else:

@@ -18,7 +18,8 @@ from darkq_cli.terminal.redis import with_client
 from darkq_cli.terminal.units import format_time
 
 if TYPE_CHECKING:
-    from darkq import Backlog, Client, Notice, QueueHandle, QueueStatus
+    from darkq import Backlog, Client, QueueHandle, QueueStatus
+    from darkq.operate.queue_state import Notice
 
 app = typer.Typer(
     name="queues",

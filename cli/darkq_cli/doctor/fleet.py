@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from redis.asyncio import Redis
 
-from darkq import Fleet, Settings
+from darkq import Settings
+from darkq.operate.fleet import Fleet
 from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, failures, queue
 from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, skipped, warning
 from darkq_cli.terminal import messages, program

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from pydantic_settings import DotEnvSettingsSource
 
-from darkq import FileNotFound, Files, FileStoreUnavailable, Settings
-from darkq.serving.files import local_folder, new_file_id
+from darkq import Settings
+from darkq.errors import FileNotFound, FileStoreUnavailable
+from darkq.serving.files import Files, local_folder, new_file_id
 from darkq.settings.private_files import is_open_to_others
 from darkq.settings.upstreams import DARKAI
 from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, skipped, warning

@@ -24,7 +24,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from aiohttp import web
 
-from darkq import Client, Fleet
+from darkq import Client
+from darkq.operate.fleet import Fleet
 from darkq_gateway.board.pace import Pace, Paces
 from darkq_gateway.board.snapshot import (
     BatchRow,

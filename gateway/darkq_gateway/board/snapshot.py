@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from darkq import BatchNotFound, BatchStatus, Client, Fleet, Settings
+from darkq import BatchNotFound, BatchStatus, Client, Settings
+from darkq.operate.fleet import Fleet
 from darkq_gateway.board.pace import Pace
 from darkq_gateway.http.context import Caller
 

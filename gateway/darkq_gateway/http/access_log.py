@@ -11,7 +11,7 @@ import logging
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from darkq import LogLine
+from darkq.telemetry.logging import LogLine
 from darkq_gateway.http.context import CALLER, REQUEST_ID, ROUTE, TRACE_ID
 
 

@@ -18,7 +18,9 @@ from typing import TypeVar
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from darkq import ApiKey, Client, LogLine, RedisUnavailable, key_digest
+from darkq import ApiKey, Client, RedisUnavailable
+from darkq.serving.api_keys import key_digest
+from darkq.telemetry.logging import LogLine
 from darkq_gateway.http.context import CALLER, Caller
 from darkq_gateway.http.errors import ApiError
 

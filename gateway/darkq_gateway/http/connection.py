@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11
 
-from darkq import LogLine
+from darkq.telemetry.logging import LogLine
 from darkq_gateway.http.context import UNSUPPORTED_VERSION, identify
 from darkq_gateway.http.errors import (
     ApiError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
-from darkq import Measure, Tally
+from darkq.telemetry.metrics import Measure, Tally
 
 REQUESTS = Measure(
     "darkq_gateway_http_requests",

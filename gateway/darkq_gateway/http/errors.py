@@ -18,7 +18,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 import darkq
+from darkq.errors import FileNotFound, FileStoreUnavailable, FileTooLarge, NewerRecord
 from darkq.openai.errors import WireError
+from darkq.telemetry.logging import LogLine, described
 
 logger = logging.getLogger("darkq.gateway")
 
@@ -74,13 +76,13 @@ _ALIKE: Mapping[type[BaseException], tuple[int, str, str, float | None]] = {
     darkq.RedisUnavailable: (503, "unavailable", "the queue cannot be reached", 2),
     darkq.RedisFull: (503, "unavailable", "the queue cannot be reached", 2),
     darkq.NotReplicated: (503, "not_replicated", "stored, but on too few servers so far", None),
-    darkq.FileStoreUnavailable: (503, "unavailable", "the store of files does not answer", 2),
+    FileStoreUnavailable: (503, "unavailable", "the store of files does not answer", 2),
     darkq.JobUnfinished: (409, "job_unfinished", "the job has not ended; cancel it first", None),
     darkq.CorruptRecord: (409, "corrupt_record", "what is stored of this cannot be read", None),
     # Another gateway may be as new as the record: so 503, and it is worth while to come again.
-    darkq.NewerRecord: (503, "newer_record", "a newer version of darkq has written this", 10),
+    NewerRecord: (503, "newer_record", "a newer version of darkq has written this", 10),
     darkq.BatchNotFound: (404, "batch_not_found", "no such batch", None),
-    darkq.FileNotFound: (404, "file_not_found", "no such file", None),
+    FileNotFound: (404, "file_not_found", "no such file", None),
 }
 """Errors whose answer is always the same: status, code, message, when to come again."""
 
@@ -107,7 +109,7 @@ def error_of(error: BaseException) -> ApiError | None:
         case darkq.CursorGone():
             message = "the events after this cursor are gone; read the result instead"
             return ApiError(410, "cursor_gone", message, "after")
-        case darkq.FileTooLarge():
+        case FileTooLarge():
             message = f"a file may have {error.limit_bytes:,} bytes at most"
             return ApiError(413, "file_too_large", message, "file")
         case web.HTTPException():
@@ -191,7 +193,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if has_begun(request):
             route = request.match_info.route.resource
             where = route.canonical if route is not None else "?"
-            logger.warning(darkq.LogLine("response cut off", route=where, code=known.code))
+            logger.warning(LogLine("response cut off", route=where, code=known.code))
             raise ConnectionResetError from None
         return respond_error(request, known)
 
@@ -202,4 +204,4 @@ def _has_left(request: web.Request) -> bool:
 
 def log_bug(error: BaseException) -> None:
     """Log an error that nobody foresaw: where, and its type, since its text may hold a prompt."""
-    logger.error(darkq.LogLine("a request failed", exception=darkq.described_error(error)))
+    logger.error(LogLine("a request failed", exception=described(error)))

@@ -28,7 +28,8 @@ from contextlib import asynccontextmanager, suppress
 import msgspec
 from aiohttp import web
 
-from darkq import Settings, Tally
+from darkq import Settings
+from darkq.telemetry.metrics import Tally
 from darkq_gateway.http.counting import RELAY
 from darkq_gateway.http.errors import (
     ApiError,
@@ -86,7 +87,7 @@ class EventStream:
     async def send(self, frames: bytes, came_s: float | None = None) -> None:
         """Send whole events, and wait until the socket has room again.
 
-        `came_s` is when the first of them came, if they came live (`darkq.EventBatch`).
+        `came_s` is when the first of them came, if they came live (`EventBatch`).
         Raises `ConnectionResetError` when the reader has gone or takes nothing any more.
         """
         frames, self._held = self._held + frames, b""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from darkq import TraceContext, tracer
+from darkq.telemetry.tracing import TraceContext, tracer
 from darkq_gateway.http.context import TRACE_ID
 
 if TYPE_CHECKING:

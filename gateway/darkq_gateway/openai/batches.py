@@ -13,16 +13,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
-from darkq import (
-    BatchNotFound,
-    BatchStatus,
-    BatchTaken,
-    CorruptRecord,
-    FileBatch,
-    InvalidJob,
-    checked_metadata,
-)
+from darkq import BatchNotFound, BatchStatus, BatchTaken, CorruptRecord, InvalidJob
+from darkq.protocol.job import checked_metadata
 from darkq.protocol.validation import UNKNOWN, shown
+from darkq.serving.file_batches import FileBatch
 from darkq_gateway.http.bodies import read_undecoded
 from darkq_gateway.http.context import CLIENT, caller_of
 from darkq_gateway.http.errors import ApiError

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import web
 
-from darkq import Job, JobCancelled, JobFailed, JobHandle, chat_completion
+from darkq import Job, JobCancelled, JobFailed, JobHandle
+from darkq.batches.answers import chat_completion
 from darkq_gateway.http.bodies import read_undecoded
 from darkq_gateway.http.context import STREAMS, Caller, caller_of
 from darkq_gateway.http.errors import ApiError, openai_shape

@@ -16,7 +16,9 @@ from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
-from darkq import BatchNotFound, Client, DarkqError, Files, LogLine, Settings
+from darkq import BatchNotFound, Client, DarkqError, Settings
+from darkq.serving.files import Files
+from darkq.telemetry.logging import LogLine
 from darkq_gateway.http.errors import ApiError
 
 

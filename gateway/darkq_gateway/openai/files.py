@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 from aiohttp import hdrs, web
 
-from darkq import FileContent, FileInfo, FileNotFound, FilePurpose, Files, FileTooLarge
+from darkq.errors import FileNotFound, FileTooLarge
+from darkq.serving.files import Content as FileContent
+from darkq.serving.files import FileInfo, Files
+from darkq.serving.files import Purpose as FilePurpose
 from darkq_gateway.http.bodies import media_type
 from darkq_gateway.http.context import CLIENT, SETTINGS, caller_of
 from darkq_gateway.http.errors import ApiError

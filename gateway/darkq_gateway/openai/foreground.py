@@ -18,7 +18,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from aiohttp import web
 
-from darkq import DarkqError, Held, Job, JobHandle, JobNotFound, LogLine
+from darkq import DarkqError, Job, JobHandle, JobNotFound
+from darkq.serving.request_dedup import Held
+from darkq.telemetry.logging import LogLine
 from darkq_gateway.http.context import CLIENT, SETTINGS, STREAMS, caller_of, owned_job
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.repetitions import IDEMPOTENCY_KEY, RETRY_COUNT

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from darkq import OpenAIEndpoint
+from darkq.openai.body import Endpoint as OpenAIEndpoint
 from darkq.openai.errors import job_error
 from darkq_gateway.http.errors import ApiError
 

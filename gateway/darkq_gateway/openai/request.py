@@ -6,7 +6,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from darkq import InvalidJob, Job, OpenAIEndpoint, read_openai_body
+from darkq import InvalidJob, Job
+from darkq.openai.body import Endpoint as OpenAIEndpoint
+from darkq.openai.body import read_body as read_openai_body
 from darkq.protocol.validation import what_is_wrong
 from darkq_gateway.http.bodies import check_structure
 from darkq_gateway.http.context import Caller

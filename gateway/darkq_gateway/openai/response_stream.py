@@ -4,7 +4,8 @@
     started     response.in_progress; an output item and its text part are added
     chunk       response.output_text.delta
     retrying    the item is closed, incomplete; the next `started` adds another
-    completed   the item is closed, complete; response.completed
+    completed   the item is closed, complete; response.completed. An answer that was cut off, or
+                filtered, is not: its item is incomplete; response.incomplete
 
 A retry leaves the item of the lost attempt in its place, incomplete and without its text: whoever
 joins the texts of all items, as the SDK's `output_text` does, has those of one attempt.
@@ -34,7 +35,13 @@ from darkq import (
 )
 from darkq.openai.body import RESPONSES
 from darkq.openai.errors import job_error
-from darkq.openai.response import empty_response, item_id, response_usage, text_part
+from darkq.openai.response import (
+    INCOMPLETE_REASONS,
+    empty_response,
+    item_id,
+    response_usage,
+    text_part,
+)
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.openai.framing import failed
 
@@ -128,8 +135,8 @@ class ResponseStream:
     def _completed(self, event: Completed) -> list[Json]:
         self.response["usage"] = response_usage(event.usage)
         self.has_spoken = True
-        if event.finish_reason == "length":
-            self.response["incomplete_details"] = {"reason": "max_output_tokens"}
+        if (reason := INCOMPLETE_REASONS.get(event.finish_reason)) is not None:
+            self.response["incomplete_details"] = {"reason": reason}
             return self._end("incomplete", "response.incomplete", event.at_ms)
         events = self._close_item("completed")
         self.response["completed_at"] = event.at_ms // 1000

@@ -13,24 +13,15 @@ result. So an item can be looked up as long as that is there.
 from __future__ import annotations
 
 import re
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
 import msgspec
 from aiohttp import web
 
-from darkq import (
-    MAX_PROMPT_BYTES,
-    InvalidJob,
-    Job,
-    JobCancelled,
-    JobFailed,
-    JobHandle,
-    JobNotFound,
-    ResultTimeout,
-    checked_metadata,
-)
+from darkq import InvalidJob, Job, JobCancelled, JobFailed, JobHandle, JobNotFound, ResultTimeout
 from darkq.openai.response import Repeated, item_id, repeated_in, repeated_of
+from darkq.protocol.job import MAX_PROMPT_BYTES, checked_metadata
 from darkq_gateway.http.bodies import read_undecoded
 from darkq_gateway.http.context import STREAMS, Caller, caller_of, owned_job
 from darkq_gateway.http.errors import ApiError
@@ -110,12 +101,13 @@ async def delete(request: web.Request) -> web.Response:
     """Forget a Response; one that has not ended is cancelled first."""
     job, response = await _owned(request)
     now = await _so_far(job, response)
-    if now["status"] in ("queued", "in_progress"):
-        await job.cancel()
-        async with aclosing(job.events()) as events:
-            async for _ in events:
-                pass
-    await job.delete()
+    with suppress(JobNotFound):  # its batch has taken note of its end, and dropped it
+        if now["status"] in ("queued", "in_progress"):
+            await job.cancel()
+            async with aclosing(job.events()) as events:
+                async for _ in events:
+                    pass
+        await job.delete()
     return as_json({"id": PREFIX + job.id, "object": "response", "deleted": True})
 
 

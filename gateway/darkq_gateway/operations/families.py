@@ -14,7 +14,8 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.utils import floatToGoString
 
-from darkq import MEASURES, Measure, QueueStatus, Stats, Tally, UpstreamStatus
+from darkq import QueueStatus, Stats, UpstreamStatus
+from darkq.telemetry.metrics import MEASURES, Measure, Tally
 from darkq_gateway.http.counting import OWN
 
 MAX_UPSTREAMS = 100

@@ -18,6 +18,7 @@ import msgspec
 from darkq.openai.body import CHAT, Endpoint
 from darkq.openai.errors import WireError
 from darkq.openai.response import (
+    INCOMPLETE_REASONS,
     Repeated,
     empty_response,
     item_id,
@@ -86,8 +87,8 @@ def chat_completion(result: Result) -> dict[str, Any]:
 
 def response_object(result: Result) -> dict[str, Any]:
     """Return the answer as OpenAI's `response`."""
-    is_cut = _finish_reason(result) == "length"
-    status = "incomplete" if is_cut else "completed"
+    reason = INCOMPLETE_REASONS.get(_finish_reason(result))
+    status = "completed" if reason is None else "incomplete"
     message = {
         "id": item_id(result.job_id, result.attempt),
         "type": "message",
@@ -102,11 +103,11 @@ def response_object(result: Result) -> dict[str, Any]:
         | repeated.fields()
         | {
             "created_at": result.queued_ms // 1000,
-            "completed_at": None if is_cut else result.finished_ms // 1000,
+            "completed_at": result.finished_ms // 1000 if reason is None else None,
             "status": status,
             "model": result.model,
             "output": [message],
-            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "incomplete_details": None if reason is None else {"reason": reason},
             "usage": response_usage(result.usage),
         }
     )

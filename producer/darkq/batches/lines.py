@@ -69,10 +69,15 @@ def text_line(text: bytes, number: int, common: ForAllLines) -> Line:
     return Line(number=number, custom_id=_default_id(number), job=job)
 
 
-def json_line(text: bytes, number: int, common: ForAllLines) -> Line:
+def json_line(
+    text: bytes, number: int, common: ForAllLines, *, needs_custom_id: bool = False
+) -> Line:
     """Read a line of JSON. `number` is from 1. Raises `InvalidLine`."""
     fields = _object(text, number)
-    custom_id = _custom_id(fields.pop("custom_id", None), number)
+    given = fields.pop("custom_id", None)
+    if given is None and needs_custom_id:
+        raise InvalidLine(number, "custom_id", "is missing", "missing_required_parameter")
+    custom_id = _custom_id(given, number)
     if "body" not in fields and "prompt" in fields:
         return _plain(fields, number, custom_id, common)
     return _request(fields, number, custom_id, common)

@@ -19,10 +19,8 @@ from darkq.errors import (
 from darkq.event import START, AnyEvent, Cancelled, Chunk, Cursor, Failed, Started
 from darkq.jobs import cancel as cancellation
 from darkq.jobs import failed as failures
-from darkq.jobs import tail as event_log
 from darkq.jobs.status import Status, read_status
-from darkq.jobs.tail import EventBatch, last_cursor, latest_attempt
-from darkq.jobs.tail_span import traced
+from darkq.jobs.tail import EventBatch, history, last_cursor, latest_attempt, tail
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.keys import failures as failed_jobs
@@ -31,7 +29,6 @@ from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
 from darkq.settings.settings import Settings
-from darkq.telemetry.tracing import tracer
 
 
 class JobHandle:
@@ -73,24 +70,19 @@ class JobHandle:
                 for event in batch:
                     yield event
 
-    async def event_batches(self, after: str | None = None) -> AsyncGenerator[EventBatch, None]:
+    def event_batches(self, after: str | None = None) -> AsyncGenerator[EventBatch, None]:
         """Yield what `events` yields, as many at once as there are.
 
-        For whoever hands them on: a batch is written in one go.
+        For callers that hand them on: a batch is written in one go.
         """
-        async with aclosing(self._tail(Cursor.parse(after) if after else START)) as batches:
-            async for batch in batches:
-                yield batch
+        return tail(self._redis, self._live, self._keys, Cursor.parse(after) if after else START)
 
-    async def history(self) -> AsyncGenerator[list[AnyEvent], None]:
+    def history(self) -> AsyncGenerator[list[AnyEvent], None]:
         """Yield what the log holds now, from its beginning, without waiting for more.
 
         Raises `JobNotFound`, `CursorGone`, `RedisUnavailable`.
         """
-        past = event_log.history(self._redis, self._keys)
-        async with speaking_darkq(), aclosing(past) as batches:
-            async for batch in batches:
-                yield batch
+        return history(self._redis, self._keys)
 
     async def latest_attempt(self) -> str:
         """Return where the latest attempt begins: an `after` that passes over all void text.
@@ -112,7 +104,7 @@ class JobHandle:
         cursor = Cursor.parse(after or await self.latest_attempt())
         # Whoever comes with a cursor has had the text before it, if there was any.
         given = bool(after) and cursor.attempt > 0 and cursor.seq > 0
-        async with aclosing(self._tail(cursor)) as batches:
+        async with aclosing(self.event_batches(str(cursor))) as batches:
             async for batch in batches:
                 for event in batch:
                     if isinstance(event, Chunk):
@@ -185,14 +177,6 @@ class JobHandle:
                 await read_status(self._redis, keys)
                 raise JobUnfinished(self.id)
 
-    async def _tail(self, after: Cursor) -> AsyncGenerator[EventBatch, None]:
-        tail = event_log.tail(self._redis, self._live, self._keys, after)
-        if (found := tracer()) is not None:
-            tail = traced(tail, found, self._redis, self._keys)
-        async with speaking_darkq(), aclosing(tail) as batches:
-            async for batch in batches:
-                yield batch
-
     async def _wait(self) -> Result:
         """Wait for the end without reading the text on the way."""
         ended = False
@@ -202,7 +186,7 @@ class JobHandle:
             async with speaking_darkq():
                 last = await last_cursor(self._redis, self._keys)
             with suppress(CursorGone):  # the log is lost, but the result may be there
-                async with aclosing(self._tail(last)) as batches:
+                async with aclosing(self.event_batches(str(last))) as batches:
                     async for _ in batches:
                         pass
                 ended = True

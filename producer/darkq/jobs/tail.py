@@ -7,16 +7,13 @@
 The log is the truth and the channel is only fast. A message counts when it is the very next
 event after the cursor; anything else is either known already or a reason to read the log.
 
-What a job's event log holds, and what remains when it holds nothing more: one question each.
-
-Every function raises what redis-py raises.
+`tail` and `history` raise darkq's errors, all other functions those of redis-py.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -28,9 +25,11 @@ from darkq.errors import CursorGone, JobNotFound
 from darkq.event import START, TERMINAL, AnyEvent, Cursor
 from darkq.jobs.mailbox import Mailbox
 from darkq.jobs.status import read_status
+from darkq.jobs.tail_span import TailSpan
 from darkq.protocol.keys import PRIORITIES, JobKeys, queue
 from darkq.protocol.record import Failure, ResultRecord, read_result
 from darkq.redis.connections import is_away
+from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
 
 T = TypeVar("T")
@@ -60,31 +59,35 @@ async def tail(
     """Yield a job's events after a cursor, in batches as they come, to the terminal one.
 
     Raises `JobNotFound` at once for an unknown id, `CursorGone` when the log no longer holds
-    what follows the cursor, and what redis-py raises when Redis cannot be reached at first;
-    later it waits for as long as Redis is away. May be closed or cancelled at any point, and
-    resumed from the last event's cursor.
+    what follows the cursor, and `RedisUnavailable` when Redis cannot be reached at first; later
+    it waits for as long as Redis is away. May be closed or cancelled at any point, and resumed
+    from the last event's cursor.
     """
     reader = _Reader(redis, keys, after)
     mailbox = Mailbox(on_overflow=live.overflowed)
-    async with live.subscribed(keys.live, mailbox):
-        while True:
-            mailbox.forget()
-            async with aclosing(reader.catch_up()) as pages:
-                async for page in pages:
+    started = partial(read_started, redis, keys)
+    async with speaking_darkq(), live.subscribed(keys.live, mailbox):
+        with TailSpan(keys) as span:
+            while True:
+                mailbox.forget()
+                while page := await reader.next_page():
+                    await span.record(page, started)
                     yield EventBatch(page)
-            whole = not reader.ended
-            while whole and (messages := await mailbox.take(SILENCE_S)) is not None:
-                events, whole = reader.follow(messages)
-                if events:
-                    yield EventBatch(events, mailbox.came_s)
-            if reader.ended:
-                return
+                whole = not reader.ended
+                while whole and (messages := await mailbox.take(SILENCE_S)) is not None:
+                    events, whole = reader.follow(messages)
+                    if events:
+                        await span.record(events, started)
+                        yield EventBatch(events, mailbox.came_s)
+                if reader.ended:
+                    return
 
 
 async def history(redis: Redis, keys: JobKeys) -> AsyncGenerator[list[AnyEvent], None]:
     """Yield what the log holds now, without waiting for more. Raises as `tail` does."""
-    async with aclosing(_Reader(redis, keys, START).catch_up()) as pages:
-        async for page in pages:
+    reader = _Reader(redis, keys, START)
+    async with speaking_darkq():
+        while page := await reader.next_page():
             yield page
 
 
@@ -99,27 +102,28 @@ class _Reader:
         self._keys = keys
         self._reached_redis = False
         self._is_new = True
+        self._at_end = False
 
-    async def catch_up(self) -> AsyncGenerator[list[AnyEvent], None]:
-        """Yield what the log holds beyond the cursor, page by page."""
+    async def next_page(self) -> list[AnyEvent]:
+        """Return the log's next page after the cursor; empty when it holds no more for now."""
+        if self._at_end or self.ended:
+            self._at_end = False  # the next call asks again
+            return []
         page = await self._read_page()
         if not page:
-            look = partial(at_rest, started=self._started, is_new=self._is_new)
-            rest = await self._ask(look)
+            rest = await self._ask(partial(at_rest, started=self._started, is_new=self._is_new))
             self.ended = rest is not None
             page = rest or []
         self._is_new = False
-        while page:
-            self._advance(page)
-            yield page
-            more = len(page) == PAGE_EVENTS and not self.ended
-            page = await self._read_page() if more else []
+        self._advance(page)
+        self._at_end = 0 < len(page) < PAGE_EVENTS
+        return page
 
     async def _read_page(self) -> list[AnyEvent]:
         return await self._ask(partial(read_page, started=self._started))
 
     def follow(self, messages: Sequence[bytes]) -> tuple[list[AnyEvent], bool]:
-        """Return what live messages add, and whether they left no hole; nor did the job end."""
+        """Return the new events, and True if there was no gap and the job is still running."""
         events = [ev.decode(message) for message in messages]
         if any(self._begins_anew(event) for event in events):
             return [], False

@@ -1,26 +1,23 @@
-"""The span of one reader: from when it came to the end of the job, or to when it left.
+"""The span of one reader: from its start to the end of the job, or until it leaves.
 
-A reader that has a trace of its own, such as a web request, stays in it, and links to the attempts
-that it has read of. One that has none becomes part of the job's trace. Which that is, it hears from
-the attempts: so the span is made when all is over, and says when it began.
+If the reader has a trace, for example a web request, the span belongs to that trace and links to
+the attempts that were read. Otherwise the span joins the job's trace. Only the attempts' events
+name that trace, so the span is created at the end, with its true start time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
 
 import msgspec
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq.event import TERMINAL, Chunk, Cursor, Started
-from darkq.jobs import tail as log_pages
-from darkq.jobs.tail import EventBatch
+from darkq.event import TERMINAL, AnyEvent, Chunk, Cursor, Started
 from darkq.protocol.keys import JobKeys
-from darkq.telemetry.tracing import NOTHING, TraceContext, fail, messaging
+from darkq.telemetry.tracing import NOTHING, TraceContext, fail, messaging, tracer
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -29,52 +26,46 @@ if TYPE_CHECKING:
 _MAX_LINKS = 16
 
 
-async def traced(
-    tail: AsyncGenerator[EventBatch, None], tracer: Tracer, redis: Redis, keys: JobKeys
-) -> AsyncGenerator[EventBatch, None]:
-    """Yield what a tail yields. Raises what it raises, and nothing else."""
-    reading = _Reading(tracer, keys)
-    try:
-        async with aclosing(tail) as batches:
-            async for batch in batches:
-                if reading.is_new and batch[0].cursor.attempt and batch[0].cursor.seq:
-                    await reading.ask(redis, batch[0].cursor)
-                reading.take_note(batch)
-                yield batch
-    except Exception as error:
-        reading.error = type(error).__name__
-        raise
-    finally:
-        reading.end()
+class TailSpan:
+    """Records what a reader reads. Does nothing in a program that does not trace."""
 
-
-class _Reading:
-    """What one reader has read."""
-
-    def __init__(self, tracer: Tracer, keys: JobKeys) -> None:
+    def __init__(self, keys: JobKeys) -> None:
+        self._tracer = tracer()
+        if self._tracer is None:
+            return
         from opentelemetry.context import get_current
 
-        self.is_new = True
-        self.error = ""
-        self._tracer = tracer
         self._keys = keys
-        self._context = get_current()  # of who reads: this may end in another's
+        self._context = get_current()  # the reader's; the generator may end in another one
         self._began_ns = time.time_ns()
         self._first_text_ns = 0
         self._events = 0
         self._outcome = "left"
         self._attempts: dict[TraceContext, None] = {}
 
-    async def ask(self, redis: Redis, cursor: Cursor) -> None:
-        """Ask the log which attempt a cursor is in the middle of. Best effort."""
-        with suppress(RedisError, OSError, msgspec.MsgspecError, KeyError, ValueError):
-            self._note(await log_pages.read_started(redis, self._keys, cursor))
+    def __enter__(self) -> Self:
+        return self
 
-    def take_note(self, batch: EventBatch) -> None:
-        """Take note of what is handed on."""
-        self.is_new = False
-        self._events += len(batch)
-        for event in batch:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._tracer is not None:
+            failed = kind is not None and issubclass(kind, Exception)  # not when the reader left
+            self._end(self._tracer, kind.__name__ if failed and kind else "")
+
+    async def record(
+        self, events: list[AnyEvent], read_started: Callable[[Cursor], Awaitable[AnyEvent | None]]
+    ) -> None:
+        """Record events before they are handed on.
+
+        A reader that begins in the middle of an attempt asks the log for its `started` event.
+        """
+        if self._tracer is None:
+            return
+        first = events[0].cursor
+        if not self._events and first.attempt and first.seq:
+            with suppress(RedisError, OSError, msgspec.MsgspecError, KeyError, ValueError):
+                self._note(await read_started(first))
+        self._events += len(events)
+        for event in events:
             if isinstance(event, Chunk):
                 self._first_text_ns = self._first_text_ns or time.time_ns()
             else:
@@ -88,12 +79,11 @@ class _Reading:
         elif isinstance(event, TERMINAL):
             self._outcome = type(event).__name__.lower()
 
-    def end(self) -> None:
-        """Make the span."""
+    def _end(self, tracer: Tracer, error: str) -> None:
         from opentelemetry.trace import Link, SpanKind
 
         contexts = [context for c in self._attempts if (context := c.span_context())]
-        span = self._tracer.start_span(
+        span = tracer.start_span(
             "tail",
             context=self._parent(),
             kind=SpanKind.CONSUMER,
@@ -101,15 +91,15 @@ class _Reading:
                 **messaging("tail", "receive"),
                 "messaging.message.id": self._keys.public_id,
                 "darkq.events": self._events,
-                "darkq.outcome": "failed" if self.error else self._outcome,
+                "darkq.outcome": "failed" if error else self._outcome,
             },
             links=[Link(context) for context in contexts],
             start_time=self._began_ns,
         )
         if self._first_text_ns:
             span.add_event("first chunk", timestamp=self._first_text_ns)
-        if self.error:
-            fail(span, self.error)
+        if error:
+            fail(span, error)
         span.end()
 
     def _parent(self) -> Context | None:

@@ -8,7 +8,8 @@ Response is made from its job alone, by any process. Clients cannot write that n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -18,6 +19,10 @@ from darkq.protocol.job import RESERVED_METADATA, Job
 from darkq.protocol.validation import what_is_wrong
 
 MAX_LABEL_CHARS = 512
+INCOMPLETE_REASONS: Final = MappingProxyType(
+    {"length": "max_output_tokens", "content_filter": "content_filter"}
+)
+"""Why a Response is `incomplete`, by the finish reason of its job. After any other it is whole."""
 _Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_CHARS)] | None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
 import msgspec
@@ -67,6 +67,20 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 Prompt: TypeAlias = str | Iterable[Message | Mapping[str, Any]]
 
 NOT_PLAIN = "holds something else than plain data: make it with Job.create"
+
+
+class JobArguments(TypedDict, total=False):
+    """How a job is run: the keyword arguments of `Job.create` and `Client.enqueue`."""
+
+    model: str | None
+    upstream: str | None
+    priority: Priority
+    timeout_s: float | None
+    tries: int | None
+    metadata: Mapping[str, str] | None
+    proxy: str | None
+    tenant: str | None
+    options: Options | Mapping[str, Any] | None
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

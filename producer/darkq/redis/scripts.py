@@ -109,6 +109,7 @@ turn_file_batch = Script("turn_file_batch", durable=True)
 count = Script("count")
 publish = Script("publish")
 pass_on = Script("pass_on", head=["wake"])
+set_back = Script("set_back")
 waiters_keep = Script("waiters_keep")
 waiters_leave = Script("waiters_leave")
 

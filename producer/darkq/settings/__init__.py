@@ -1,1 +1,1 @@
-"""What a process is told by its environment and files."""
+"""Settings of a process, from its environment and files."""

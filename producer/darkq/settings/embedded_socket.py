@@ -17,7 +17,7 @@ MAX_SOCKET_PATH_BYTES = 100
 
 
 def socket_path(state_dir: Path) -> Path:
-    """Return the absolute path of the socket; whether anybody listens there is not looked at."""
+    """Return the absolute path of the socket. Does not check whether a server listens there."""
     home = os.path.realpath(state_dir)  # two spellings of a directory must not mean two servers
     direct = Path(home, "redis.sock")
     if len(os.fsencode(direct)) <= MAX_SOCKET_PATH_BYTES:
@@ -33,9 +33,9 @@ def url(socket: Path) -> str:
 
 
 def is_ours_alone(directory: Path) -> bool:
-    """Tell whether nobody else can put a socket there: a real directory, ours to write only.
+    """Return whether only this user can create a socket in it: a real directory of ours.
 
-    To be asked before connecting: /tmp is everybody's, and its names can be guessed.
+    Call it before connecting: every user can write to /tmp, and names there can be guessed.
     Raises `FileNotFoundError`.
     """
     found = directory.lstat()

@@ -52,7 +52,7 @@ def close_to_others(directory: Path) -> bool:
 
 
 def is_open_to_others(path: Path) -> bool:
-    """Tell whether the mode lets anybody but its owner do anything with a file or a folder."""
+    """Return whether the mode gives any user except the owner access to a file or folder."""
     return _HAS_MODES and bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 

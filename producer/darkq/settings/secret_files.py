@@ -32,7 +32,7 @@ class SecretFiles(NestedSecretsSettingsSource):
         )
 
     def validate_secrets_path(self, path: Path) -> None:
-        """Refuse what is no folder: whoever names one expects what is in it."""
+        """Reject a path that is no folder, because its files would be missing."""
         if not path.is_dir():
             raise ConfigurationError(FOLDER, f"is no folder: {path}")
 

@@ -53,7 +53,7 @@ def parse_models(text: str) -> Models:
 
 
 def check_name(name: str) -> str:
-    """Return an upstream's name, which stands in keys and variables. Raises `ValueError`."""
+    """Return the name of an upstream, which is part of keys and variables. Raises `ValueError`."""
     if not _NAME.fullmatch(name) or len(name) > _MAX_NAME_CHARS or name == DARKAI:
         raise ValueError(
             f"a name has up to {_MAX_NAME_CHARS} of a-z, 0-9, _ and -, and is not {DARKAI}"

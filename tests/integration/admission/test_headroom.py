@@ -55,6 +55,7 @@ class Producers:
                 await asyncio.sleep(0.005)
 
 
+@pytest.mark.slow
 async def test_jobs_complete_while_producers_never_stop(
     redis: Redis,
     client: Client,
@@ -78,12 +79,12 @@ async def test_jobs_complete_while_producers_never_stop(
     tasks = [asyncio.create_task(producers.produce()) for _ in range(PRODUCERS)]
     tasks.append(asyncio.create_task(watch()))
     try:
-        await wait_until("Redis to be full", lambda: producers.refused > 10, 20)
+        await wait_until("Redis to be full", lambda: producers.refused > 10)
         full = len(producers.ids)
         start_worker(make_settings(darkai_url=darkai.url, worker_jobs=20))
         await wait_until("more jobs to run than fit", lambda: darkai.requests_seen > 2 * full, 40)
         refused = producers.refused
-        await wait_until("producers to be refused still", lambda: producers.refused > refused, 20)
+        await wait_until("producers to be refused still", lambda: producers.refused > refused)
         assert not any(task.done() for task in tasks)
     finally:
         for task in tasks:

@@ -162,6 +162,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("worker")
 async def test_a_runner_that_is_killed_again_and_again_loses_no_line_and_runs_none_twice(
     client: Client,

@@ -20,6 +20,8 @@ from support.daemon import free_ports
 from support.servers import Server, binaries
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 ROWS = [f"row {number}" for number in range(40)]
 
 
@@ -81,14 +83,14 @@ async def test_a_run_waits_for_a_replica_and_yields_each_line_once(
         return len(found) >= count or running.done()
 
     async with Client(settings=settings) as client, client.batch(window=10) as batch:
-        await wait_until("a replica in step", in_step, 20)
+        await wait_until("a replica in step", in_step)
         running = asyncio.create_task(_run(batch, found))
         for lines in (1, 15, len(ROWS)):  # the first lines, some ends, the end of the input
             pair.stop_replica()
             with pytest.raises(NotReplicated):
                 await client.enqueue("another", idempotency_key=str(lines))
             if lines == 1:
-                await wait_until("the first lines", lambda: _has_lines(redis, batch), 20)
+                await wait_until("the first lines", lambda: _has_lines(redis, batch))
                 start_worker(settings)
             pair.let_replica_go_on()
             await wait_until("ends", partial(has, lines), 30)

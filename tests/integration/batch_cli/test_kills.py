@@ -13,6 +13,8 @@ from integration.batch_cli.conftest import Serve
 from support.batches import ids, left_in, prompts
 from support.command import Darkq, Running
 
+pytestmark = pytest.mark.slow
+
 # A killed runner's lease is waited for.
 _SHORT_LEASE = (
     "import darkq.batches.lease; darkq.batches.lease.LEASE_S = 0.3\n"

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from darkq import Client, Job, UpstreamStatus, WindowUse
+from darkq import Client, Job, UpstreamStatus
 from darkq.batches.lines import ForAllLines
+from darkq.operate.upstreams import WindowUse
 from darkq_cli.batch.plan import Plan, decode, encode
 from darkq_cli.batch.progress import BatchProgress, JobCounts, describe_delays, read_job_counts
 from darkq_cli.batch.state import Checkpoint, State

@@ -82,7 +82,7 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
 
 
 def test_version(alone: Darkq) -> None:
-    assert alone("--version").line.split() == ["darkq", "0.1.0"]
+    assert alone("--version").line.split() == ["darkq", "0.2.0"]
 
 
 def test_completion(alone: Darkq) -> None:

@@ -28,7 +28,7 @@ async def test_a_worker_works_and_is_seen_to(
     assert f"no worker of this host ({socket.gethostname()}) is alive" in unseen.err
     darkai = await start_darkai()
     process = darkq.start("worker", environment={"DARKQ_DARKAI_URL": darkai.url})
-    await wait_until("the worker", client.workers, 15)
+    await wait_until("the worker", client.workers)
     seen = await asyncio.to_thread(darkq, "worker", "--check")
     assert seen.code == 0
     assert f"{socket.gethostname()}:{process.pid}:" in seen.err
@@ -61,7 +61,7 @@ async def test_a_worker_alone_brings_its_redis(
 ) -> None:
     darkai = await start_darkai()
     process = alone.start("worker", environment={"DARKQ_DARKAI_URL": darkai.url})
-    await wait_until("the worker", lambda: process.says("worker ready"), 15)
+    await wait_until("the worker", lambda: process.says("worker ready"))
     running = alone.start("run", "hi")
     await wait_until("the answer", lambda: running.has_ended)
     assert len(running.out.split()) == 20
@@ -81,7 +81,7 @@ def healthz(url: str) -> dict[str, str]:
 
 async def test_a_local_darkai_serves_until_a_signal(alone: Darkq) -> None:
     server = alone.start("local-darkai", "--model", "markov", "--pace", "0", "--max-chunks", "5")
-    await wait_until("the address", lambda: server.says("/chat\n"), 15)
+    await wait_until("the address", lambda: server.says("/chat\n"))
     url = server.err.split()[-1]
     assert (await asyncio.to_thread(healthz, url))["kind"] == "markov"
     probed = await asyncio.to_thread(
@@ -136,7 +136,7 @@ async def test_a_probe_counts_in_the_limits_that_workers_share(
     darkai = await start_darkai()
     environment = {"DARKQ_DARKAI_URL": darkai.url, "DARKQ_DARKAI_LIMITS": "2/600"}
     up = alone.start("up", environment=environment)
-    await wait_until("the stack", lambda: up.says("darkq is up"), 20)
+    await wait_until("the stack", lambda: up.says("darkq is up"))
 
     async def probe() -> dict[str, Any]:
         done = await asyncio.to_thread(alone, "upstreams", "--json", environment=environment)
@@ -151,7 +151,7 @@ async def test_a_probe_counts_in_the_limits_that_workers_share(
         done = await asyncio.to_thread(alone, "upstreams", "--json", environment=nobody)
         return next((f for f in done.objects if f["name"] == "darkai"), {"workers": 0})
 
-    await wait_until("the announcement", is_announced, 20)
+    await wait_until("the announcement", is_announced)
     unasked = await probe_nothing()
     assert (unasked["works"], unasked["reason"]) == (None, "not asked: it is not configured here")
     assert darkai.requests_seen == 0

@@ -15,9 +15,9 @@ import pytest
 from redis.asyncio import Redis
 from rich.console import Console
 
-from darkq import Client, UpstreamStatus, WindowUse, WorkerLeases
+from darkq import Client, UpstreamStatus, WorkerLeases
 from darkq.operate.stats import Report, add
-from darkq.operate.upstreams import Served, announcement
+from darkq.operate.upstreams import Served, WindowUse, announcement
 from darkq.operate.workers import sign_in
 from darkq.protocol.keys import worker as worker_key
 from darkq.settings.parsing import Window

@@ -31,7 +31,7 @@ async def started(up: Running) -> Running:
 
 
 async def nothing_left(state: Path) -> None:
-    await wait_until("no process to be left", lambda: not processes_of(state), 20)
+    await wait_until("no process to be left", lambda: not processes_of(state))
 
 
 def pid_of(up: Running, what: str) -> int:

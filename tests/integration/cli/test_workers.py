@@ -30,7 +30,7 @@ async def test_workers_are_listed_stay_idle_and_go(
     async def alive() -> bool:
         return len(await client.workers()) == 2
 
-    await wait_until("the workers", alive, 20)
+    await wait_until("the workers", alive)
     ids = await client.workers()
     table = await call(darkq, "workers")
     assert (table.code, table.out.decode().count(" claims")) == (0, 2)

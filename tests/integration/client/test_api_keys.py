@@ -18,8 +18,8 @@ async def key_with(client: Client, **limits: float) -> ApiKey:
 
 async def test_a_dead_gateways_places_come_back(client: Client) -> None:
     key = await key_with(client, concurrency=1)
-    assert (await client.api_keys.enter(key, "dead", lease_s=0.2)).verdict == "entered"
-    assert (await client.api_keys.enter(key, "next", lease_s=0.2)).verdict == "places"
+    assert (await client.api_keys.enter(key, "dead", lease_s=1)).verdict == "entered"
+    assert (await client.api_keys.enter(key, "next", lease_s=1)).verdict == "places"
 
     async def free() -> bool:
         return (await client.api_keys.enter(key, "next", lease_s=5)).verdict == "entered"
@@ -29,9 +29,9 @@ async def test_a_dead_gateways_places_come_back(client: Client) -> None:
 
 async def test_a_place_is_held_for_as_long_as_it_is_renewed(client: Client) -> None:
     key = await key_with(client, concurrency=1)
-    await client.api_keys.enter(key, "long", lease_s=0.05)
+    await client.api_keys.enter(key, "long", lease_s=0.5)
     await client.api_keys.renew([(key, "long")], lease_s=30)
-    await asyncio.sleep(0.1)  # past its first lease
+    await asyncio.sleep(0.6)  # past its first lease
     assert (await client.api_keys.enter(key, "other", lease_s=5)).verdict == "places"
     await client.api_keys.leave(key, "long")
     assert (await client.api_keys.enter(key, "other", lease_s=5)).verdict == "entered"

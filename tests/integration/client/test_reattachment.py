@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from darkq import Client, Held
+from darkq import Client
 from darkq.protocol.keys import JobKeys, waiters
+from darkq.serving.request_dedup import Held
 from support.waiting import wait_until
 
 # A caller comes, leaves for good, or is lost with its gateway: then its lease must run out.

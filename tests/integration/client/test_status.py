@@ -49,7 +49,7 @@ async def test_deferred(client: Client, hand: Hand) -> None:
 
 async def test_a_job_whose_worker_died_is_queued_again(client: Client, redis: Redis) -> None:
     job = await client.enqueue("hi")
-    claim = await Hand(redis, lease_s=0.05).claim_one()
+    claim = await Hand(redis, lease_s=0.3).claim_one()
     await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
     status = await job.status()
     assert (status.state, status.attempt) == ("queued", 1)

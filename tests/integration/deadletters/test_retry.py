@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import (
-    AttemptSuperseded,
-    CannotRetry,
-    Client,
-    FailedJob,
-    JobFailed,
-    JobNotFound,
-    Settings,
-)
+from darkq import CannotRetry, Client, FailedJob, JobFailed, JobNotFound, Settings
 from darkq import sync as blocking
+from darkq.errors import AttemptSuperseded
 from darkq.event import Completed, Cursor, Failed, Queued, Started
 from darkq.jobs import failed as failures
 from darkq.protocol.keys import JobKeys

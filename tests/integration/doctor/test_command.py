@@ -93,7 +93,7 @@ async def test_the_embedded_server_is_healthy_and_none_is_started(darkq: Darkq) 
     assert (done.code, found["redis"]["verdict"]) == (0, "skipped")
     assert not darkq.state.exists(), "it has started none"
     up = darkq.start("up", "--model", "markov", environment=alone)
-    await wait_until("darkq to be up", lambda: up.says("darkq is up"), 30)
+    await wait_until("darkq to be up", lambda: up.says("darkq is up"), 60)
     done = await asyncio.to_thread(darkq, "doctor", "--json", "--no-probe", environment=alone)
     found = {each["check"]: each for each in done.objects}
     bad = {name for name, each in found.items() if each["verdict"] not in ("ok", "skipped")}

@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from darkq import Client, FileBatch, Files, Settings
+from darkq import Client, Settings
+from darkq.serving.file_batches import FileBatch
+from darkq.serving.files import Files
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker import main
 from darkq_worker.files import run as file_batch

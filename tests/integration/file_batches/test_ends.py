@@ -11,18 +11,19 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Client, FileBatch, Files, FileStoreUnavailable, RedisUnavailable, Settings
+from darkq import Client, RedisUnavailable, Settings
 from darkq.batches.batch import Batch
-from darkq.errors import CorruptRecord
+from darkq.errors import CorruptRecord, FileStoreUnavailable
 from darkq.protocol.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
-from darkq.serving.file_batches import FileBatchState
-from darkq.serving.files import FileInfo
+from darkq.serving.file_batches import FileBatch, FileBatchState
+from darkq.serving.files import FileInfo, Files
+from darkq_worker import main
 from darkq_worker.files import run as file_batch
 from darkq_worker.files import runner as file_batch_runners
 from darkq_worker.files.input import Input
 from darkq_worker.files.run import FileBatchRun
 from darkq_worker.files.runner import FileBatchRunners
-from integration.file_batches.conftest import Orders
+from integration.file_batches.conftest import NoRunners, Orders, StartDarkAI, StartWorker
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
@@ -273,6 +274,52 @@ async def test_a_job_lost_after_the_cancellation_does_not_keep_the_batch_open(
     record = await run(orders, orders.files, settings, record.id)
     assert record.state == "cancelled"
     assert sorted((await orders.told(record))[1]) == ["c0", "c1", "c2"]
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_a_job_deleted_before_its_end_was_collected_is_run_again(
+    orders: Orders, settings: Settings, fed: Callable[..., Any], *, is_closed: bool
+) -> None:
+    """Red when the batch waits for what is deleted, or when the line is in neither file."""
+    record = await fed(3, 3)
+    async with orders.client.batch(record.id) as batch:
+        if is_closed:
+            await batch.close_input()
+        await wait_until("the answers", lambda: has_answered(batch, 3))
+    for number in (1, 3):
+        await orders.client.job(BatchKeys.parse(record.id).job(number).public_id).delete()
+    record = await run(orders, orders.files, settings, record.id)
+    assert (record.state, record.completed, record.failed) == ("completed", 3, 0)
+    output, errors = await orders.told(record)
+    assert (sorted(output), errors) == (["c0", "c1", "c2"], [])
+
+
+async def has_answered(batch: Batch, count: int) -> bool:
+    return (await batch.status()).completed == count
+
+
+async def test_a_job_cancelled_and_deleted_by_itself_does_not_keep_the_batch_open(
+    orders: Orders,
+    settings: Settings,
+    make_settings: Callable[..., Settings],
+    fed: Callable[..., Any],
+    start_darkai: StartDarkAI,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when the batch waits for it, or when the line is in neither file."""
+    monkeypatch.setattr(main, "FileBatchRunners", NoRunners)
+    record = await fed(2, 2)
+    job = orders.client.job(BatchKeys.parse(record.id).job(1).public_id)
+    await job.cancel()
+    await job.delete()
+    darkai = await start_darkai(chunks=1)
+    start_worker(make_settings(darkai_url=darkai.url))
+    record = await run(orders, orders.files, settings, record.id)
+    assert (record.state, record.completed, record.failed) == ("completed", 2, 0)
+    output, errors = await orders.told(record)
+    assert (sorted(output), errors) == (["c0", "c1"], [])
 
 
 async def test_too_many_lines_are_said_once(

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import BatchTaken, Client, Files, Settings
+from darkq import BatchTaken, Client, Settings
 from darkq.batches import results as batch_ends
 from darkq.batches.batch import Batch
 from darkq.errors import BatchNotFound, CursorGone
 from darkq.protocol.keys import FILE_BATCHES_OPEN, BatchKeys
 from darkq.serving.file_batches import FileBatches
+from darkq.serving.files import Files
 from darkq_worker.files.run import FileBatchRun, delete_leftovers
 from integration.file_batches.conftest import Orders
 from support.waiting import wait_until

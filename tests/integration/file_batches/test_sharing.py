@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from darkq import FileBatch, Settings
+from darkq import Settings
+from darkq.serving.file_batches import FileBatch
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker.files import runner as file_batch_runners
 from darkq_worker.files.runner import AT_ONCE, FileBatchRunners

@@ -45,6 +45,7 @@ async def make_result(redis: Redis, size: int = LARGE) -> str:
     return f"/jobs/{claim.keys.public_id}/result"
 
 
+@pytest.mark.slow
 async def test_500_clients_without_a_key_that_take_nothing_are_let_go(
     redis_server: Server, redis: Redis, make_key: Any
 ) -> None:

@@ -18,7 +18,7 @@ from support.http_api import Api
 from support.raw_http import DeafClients, connection, make_request, read_response
 from support.servers import Server
 
-SOON_S = 6.0
+SOON_S = 12.0
 """Far below the 20 s that requests may take by default, far above a second of silence."""
 
 UPLOAD = upload_request(

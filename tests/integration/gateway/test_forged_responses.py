@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from darkq import RESERVED_METADATA, Job
+from darkq import Job
+from darkq.protocol.job import RESERVED_METADATA
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.record import Arguments, JobRecord, encode
 from support.by_hand import put

@@ -16,7 +16,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from darkq import Client, Files, FileStoreUnavailable, Settings
+from darkq import Client, Settings
+from darkq.errors import FileStoreUnavailable
+from darkq.serving.files import Files
 from darkq_gateway import app as app_module
 from darkq_gateway.http.auth import public
 from support.http_api import Api

@@ -37,6 +37,8 @@ from support.attacks import FILE, PART, upload_request
 from support.http_api import Api
 from support.raw_http import ConnectionEnded, connection, make_request, read_response
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT_SEED = 20260
 EXAMPLES = 25
 """Of each operation of the document; one takes longer than ten of the others."""

@@ -220,6 +220,17 @@ async def test_a_call_that_is_sent_twice_counts_once(
         assert (await client.api_keys.enter(key, "three", lease_s=30)).verdict == "entered"
 
 
+async def test_a_rate_is_used_up_at_most_after_the_clock_of_redis_was_set_back(
+    client: Client, redis: Redis
+) -> None:
+    """Red when enter.lua believes what it has noted: the key is refused for that hour."""
+    names = api_key_use("key")
+    used_ms = (int((await redis.time())[0]) + 3600) * 1000
+    await redis.set(names[0], used_ms, px=3_600_000)
+    verdict, wait_ms = await scripts.enter(redis, names, [100, 2, 0, 30_000, "call"])
+    assert (verdict, wait_ms) == (b"rate", 100)
+
+
 async def test_what_is_noted_of_calls_is_bounded(client: Client, redis: Redis) -> None:
     key, _ = await client.api_keys.create("alice", rate_per_s=100_000)
     names = api_key_use(key.id)

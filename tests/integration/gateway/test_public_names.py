@@ -1,28 +1,35 @@
-"""The gateway is the proof that the library suffices: it uses nothing but its public names.
+"""The gateway uses the library's public names, and what it shares with worker and command.
 
-Beside them it uses what gateway, worker and command say in common: OpenAI's wire, and the words of
-refusals. These modules do no I/O.
+Shared are OpenAI's wire, API keys, files, repeated requests and telemetry. It does not use what
+speaks to Redis.
 """
 
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import darkq
+from support.repository import ROOT, files_of
 
-GATEWAY = Path(__file__).parents[3] / "gateway"
+GATEWAY = ROOT / "gateway"
 SHARED = {
     "darkq.openai.body",
     "darkq.openai.errors",
     "darkq.openai.response",
+    "darkq.protocol.job",
     "darkq.protocol.validation",
+    "darkq.errors",
+    "darkq.operate.fleet",
+    "darkq.batches.answers",
+    "darkq.jobs.tail",
+    *(f"darkq.serving.{name}" for name in ("api_keys", "files", "file_batches", "request_dedup")),
+    *(f"darkq.telemetry.{name}" for name in ("export", "logging", "metrics", "tracing")),
 }
 
 
 def test_the_gateway_imports_public_names_only() -> None:
     private = []
-    for path in GATEWAY.rglob("*.py"):
+    for path in files_of(GATEWAY, "*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             if module.startswith("darkq.") and module not in SHARED:

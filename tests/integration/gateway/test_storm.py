@@ -32,7 +32,7 @@ GRACE_S = 1.0
 MAX_GROWTH_BYTES = 64 << 20
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.slow
 async def test_nobody_hears_what_is_anothers_and_nothing_is_left(
     make_settings: Callable[..., Settings], redis: Redis, start_process: Any

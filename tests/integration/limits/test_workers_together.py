@@ -57,7 +57,8 @@ def check_the_book(darkai: LocalDarkAI, *windows: tuple[int, float]) -> None:
         assert min(spans_s, default=length_s) >= length_s, (count, length_s)
 
 
-@pytest.mark.timeout(120)  # eight processes take their time to start
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # eight processes take their time to start
 async def test_eight_workers_never_exceed_a_limit_by_one(
     client: Client,
     redis: Redis,
@@ -185,12 +186,12 @@ async def test_places_of_a_killed_worker_are_free_within_its_lease(
     darkai = await start_darkai(*[Fault.parse("hang=1")] * 2, chunks=3)
     settings = make_settings(darkai_url=darkai.url, darkai_concurrency=2, worker_lease_s=1, **FAST)
     first = start_process(settings)
-    await wait_until("the first worker", lambda: first.ready, 20)
+    await wait_until("the first worker", lambda: first.ready)
     jobs = await enqueue(client, 5)
     await wait_until("two calls", lambda: darkai.requests_seen == 2)
     await wait_until("the others to wait", lambda: is_("deferred", *jobs[2:]))
     second = start_process(settings)
-    await wait_until("the second worker", lambda: second.ready, 20)
+    await wait_until("the second worker", lambda: second.ready)
     first.send(signal.SIGKILL)
     killed_s = time.monotonic()
     for job in jobs:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from darkq import MEASURES, QueueStatus, Stats, Tally, UpstreamStatus, WindowUse
+from darkq import QueueStatus, Stats, UpstreamStatus
+from darkq.operate.upstreams import WindowUse
+from darkq.telemetry.metrics import MEASURES, Tally
 from darkq_gateway.http.counting import OWN
 from darkq_gateway.operations.families import Process, System, of_process, of_system
 

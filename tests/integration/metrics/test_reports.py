@@ -33,6 +33,7 @@ from darkq_worker.writing.settlement import Finish
 from integration.budget.conftest import Watch, names, watch
 from integration.budget.test_budget import writing
 from support.by_hand import Hand
+from support.repository import files_of
 from support.servers import binaries, running
 
 __all__ = ["watch"]
@@ -69,7 +70,7 @@ def test_every_code_of_a_worker_is_a_label() -> None:
     """Those of upstreams' errors, and those that `Failed("…")` names."""
     assert whole_worker  # with which all errors are imported
     known = codes_of(UpstreamError)
-    for path in WORKER.rglob("*.py"):
+    for path in files_of(WORKER, "*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("oc.Failed", "Failed"):
                 first = node.args[0]

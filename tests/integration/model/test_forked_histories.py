@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis import Redis as SyncRedis
@@ -35,6 +36,8 @@ from darkq_worker.writing.settlement import Finish
 from darkq_worker.writing.writer import Writer
 from support.servers import Server
 from support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = int(os.environ.get("DARKQ_MODEL_EXAMPLES", "60"))
 WORKERS = 2

@@ -41,6 +41,8 @@ from integration.model.job_model import Job
 from integration.model.real_workers import Run, Worker
 from support.servers import Server
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("DARKQ_MODEL_EXAMPLES", "60"))
 STEPS = 40
 MOST_JOBS = 8

@@ -147,7 +147,7 @@ def test_within_a_span_a_line_names_it(traced: Traced) -> None:
 
 WARNING_PROGRAM = """
 import sys, warnings
-from darkq.logs import set_up
+from darkq.telemetry.logging import set_up
 set_up(sys.argv[1], "DEBUG")
 kept = {}
 for n in range(500):

@@ -58,7 +58,7 @@ async def start(
         darkai = await start_darkai(*plan, chunks=chunks, chunks_per_s=changes.pop("pace", 0))
         changes = {"darkai_url": darkai.url, "log_format": "json", "retry_base_s": 0.01, **changes}
         worker = start_process(make_settings(**changes))
-        await wait_until("the worker", lambda: worker.ready, 20)
+        await wait_until("the worker", lambda: worker.ready)
         return worker
 
     return start

@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import ApiKeys, Client, DarkqError, FileBatch, Files, JobCancelled, JobFailed, Settings
+from darkq import Client, DarkqError, JobCancelled, JobFailed, Settings
 from darkq.event import Cursor
 from darkq.operate.upstreams import Served, announcement
 from darkq.operate.workers import sign_in
 from darkq.protocol.keys import WORKERS, JobKeys, queue
 from darkq.protocol.keys import worker as worker_key
 from darkq.redis import pubsub as subscriber
+from darkq.serving.api_keys import ApiKeys
+from darkq.serving.file_batches import FileBatch
+from darkq.serving.files import Files
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_worker.files import run as file_batch
@@ -31,6 +34,7 @@ from darkq_worker.files import runner as file_batch_runners
 from darkq_worker.loop import worker as leased_worker
 from darkq_worker.main import run_worker
 from support.by_hand import Hand, chunk, started
+from support.repository import files_of
 from support.servers import Server, binaries, running
 from support.waiting import wait_until
 
@@ -50,6 +54,7 @@ SCRIPTS = {
             "claim",
             "wake",
             "pass_on",
+            "set_back",
             "renew",
             "append",
             "finish",
@@ -112,12 +117,15 @@ class World:
         claim = await self.hand.claim_one()
         assert claim.keys == keys
         text = asyncio.create_task(read(client, keys))
-        channel = await wait_until("the reader", lambda: self.redis.pubsub_channels("darkq:live:*"))
-        assert channel
-        await wait_until("its sign of life", self.has_pinged)
-        await self.hand.append(claim, started(claim.attempt), chunk(claim.attempt, 1))
-        await self.hand.complete(claim, "x", Cursor(claim.attempt, 2))
-        assert await text == "x"
+        try:
+            await wait_until("the reader", lambda: self.redis.pubsub_channels("darkq:live:*"))
+            await wait_until("its sign of life", self.has_pinged)
+            await self.hand.append(claim, started(claim.attempt), chunk(claim.attempt, 1))
+            await self.hand.complete(claim, "x", Cursor(claim.attempt, 2))
+            assert await text == "x"
+        finally:
+            text.cancel()
+            await asyncio.wait([text])
         assert (await client.job(keys.public_id).result(timeout_s=5)).text == "x"
 
     async def dead_worker(self) -> None:
@@ -241,7 +249,7 @@ async def follow_batch(world: World, client: Client) -> None:
 async def work(world: World) -> None:
     """Jobs that are completed, fail, are tried again, cancelled and left behind by a dead one."""
     admin = Client(settings=world.settings.model_copy(update={"redis_url": world_url(world)}))
-    lost = await Hand(world.redis, "dead", lease_s=0.05).take()
+    lost = await Hand(world.redis, "dead", lease_s=0.3).take()
     await Hand(world.redis, "dead").append(lost, started(1))
     expired = await world.hand.enqueue()
     await world.redis.delete(expired.job)
@@ -249,22 +257,25 @@ async def work(world: World) -> None:
     worker = asyncio.create_task(run_worker(world.settings, handle_signals=False))
     try:
         job = await admin.enqueue("tried again")
-        assert (await job.result(timeout_s=10)).attempt == 2
+        tried_again = await job.result(timeout_s=40)
         async with admin.batch() as batch:
             assert [end.outcome async for end in batch.run(["a line"])] == ["completed"]
         await run_file_batch(world, admin)
         refused = await admin.enqueue("refused", model="gpt-9")
         with suppress(JobFailed):
-            await refused.result(timeout_s=10)
+            await refused.result(timeout_s=40)
         with suppress(JobFailed):
-            await admin.job(expired.public_id).result(timeout_s=10)
-        assert (await admin.job(lost.keys.public_id).result(timeout_s=10)).attempt == 2
+            await admin.job(expired.public_id).result(timeout_s=40)
+        taken_over = await admin.job(lost.keys.public_id).result(timeout_s=40)
+        assert taken_over.attempt >= 2
+        # The first answer is cut, whichever of the two it is for; a limit may put either off.
+        assert tried_again.attempt + taken_over.attempt >= 4
         slow = await admin.enqueue("[fault: stall=2] to be cancelled")
         async for _ in slow.text():
             break
         await slow.cancel()
         with suppress(JobCancelled):
-            await slow.result(timeout_s=10)
+            await slow.result(timeout_s=40)
         unfinished = await admin.enqueue("[fault: stall=2] to be handed back")
         async for _ in unfinished.text():
             break
@@ -353,7 +364,7 @@ async def play(
         url = f"unix://darkq-{role}:secret@{redis_server.socket}?db={DATABASE}"
         settings = make_settings(
             redis_url=url, darkai_url=darkai.url, worker_lease_s=1, retry_base_s=0.01,
-            redis_patience_s=0.05, **changes,
+            redis_patience_s=5, **changes,
         )  # fmt: skip
         scene = asyncio.create_task(SCENARIOS[role](World(redis, settings, darkai)))
         while not scene.done() and not await refusals():
@@ -409,7 +420,7 @@ def test_a_rule_covers_every_branch_of_the_scripts(role: str) -> None:
 
 
 def test_every_script_is_of_a_role() -> None:
-    assert {path.stem for path in LUA.glob("*.lua")} == {
+    assert {path.stem for path in files_of(LUA, "*.lua")} == {
         *SCRIPTS["producer"],
         *SCRIPTS["worker"],
         *OPERATOR,

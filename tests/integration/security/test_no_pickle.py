@@ -19,13 +19,13 @@ from darkq.event import Cursor
 from darkq.protocol.keys import WORKERS, JobKeys, failures, idempotency, queue, wake, worker
 from darkq.protocol.record import deserialize, serialize
 from support.by_hand import Hand
+from support.repository import ROOT, files_of
 from support.waiting import wait_until
 
-ROOT = Path(__file__).parents[3]
 SOURCES = [
     path
     for folder in ("producer", "worker", "gateway", "local", "cli")
-    for path in (ROOT / folder).rglob("*.py")
+    for path in files_of(ROOT / folder, "*.py")
 ]
 LOADERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 

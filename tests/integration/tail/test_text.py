@@ -7,14 +7,8 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from darkq import (
-    AttemptSuperseded,
-    Client,
-    CursorGone,
-    JobCancelled,
-    JobFailed,
-    JobNotFound,
-)
+from darkq import Client, CursorGone, JobCancelled, JobFailed, JobNotFound
+from darkq.errors import AttemptSuperseded
 from darkq.event import Cursor
 from support.by_hand import Hand
 from support.waiting import wait_until

@@ -179,6 +179,33 @@ async def test_content_type_may_be_missing(session: aiohttp.ClientSession) -> No
         assert await ask(session, server.url) == ["Hello, ", "world"]
 
 
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "application/x-ndjson", "text/plain", "text/html"]
+)
+async def test_events_are_read_under_any_content_type(
+    session: aiohttp.ClientSession, content_type: str
+) -> None:
+    """Red where the answer is judged by its head: proxies write what they like there."""
+    for before in (b"", b"\xef\xbb\xbf", b"\r\n\n", b": ping\n\n"):
+        script = [head(content_type=content_type), before, *ANSWER]
+        async with ScriptedServer(script) as server:
+            assert await ask(session, server.url) == await answer_of(session)
+
+
+async def answer_of(session: aiohttp.ClientSession) -> list[str]:
+    async with ScriptedServer([head(), *ANSWER]) as server:
+        return await ask(session, server.url)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+async def test_a_whole_answer_as_json_is_an_answer(
+    session: aiohttp.ClientSession, content_type: str
+) -> None:
+    data = b'{"event": "final-response", "data": {"message": "Hello"}}'
+    async with ScriptedServer([head(content_type=content_type), data]) as server:
+        assert await ask(session, server.url) == ["Hello"]
+
+
 async def test_finished_answer_leaves_the_connection_to_the_next(
     session: aiohttp.ClientSession,
 ) -> None:
@@ -232,6 +259,11 @@ VALIDATION = (
     b'{"detail":[{"type":"missing","loc":["body","query"],"msg":"Field required",'
     b'"input":{"query":"a very secret prompt about spring"}}]}'
 )
+
+JSON_RATE_LIMIT = b'{"detail": "Rate limit exceeded, please try again after a short break."}'
+JSON = {"content_type": "application/json"}
+TEXT = {"content_type": "text/plain; charset=utf-8"}
+NO_EVENTS = (ProtocolViolation, None, 200)
 
 FAILURES: dict[str, Case] = {
     "429 with an SSE body": ([head("429 Slow"), RATE_LIMIT], RateLimited, None, 429),
@@ -317,9 +349,63 @@ FAILURES: dict[str, Case] = {
     "Cloudflare's 520": ([head("520 Huh", **HTML), b"<html>"], Overloaded, None, 520),
     "503 with seconds": ([head("503 Busy", retry_after="5")], Overloaded, 5.0, 503),
     "HTML with a 200": ([head(**HTML), b"<html>" + ANSWER[0]], ProtocolViolation, None, 200),
-    "JSON with a 200": (
-        [head(content_type="application/json"), *ANSWER],
-        ProtocolViolation,
+    "a page under the type of events": ([head(), b"\n <html>" + ANSWER[0]], *NO_EVENTS),
+    "JSON that is no error with a 200": ([head(**JSON), b'{"models": ["a"]}'], *NO_EVENTS),
+    "JSON that breaks off with a 200": ([head(**JSON), b'{"detail": "Rate li'], *NO_EVENTS),
+    "words that are no events": ([head(**TEXT), b"upstream connect error"], *NO_EVENTS),
+    "a JSON error under the type of events": ([head(), JSON_RATE_LIMIT], RateLimited, None, 200),
+    "a JSON error as plain text": ([head(**TEXT), JSON_RATE_LIMIT], RateLimited, None, 200),
+    "a JSON error as JSON": ([head(**JSON), JSON_RATE_LIMIT], RateLimited, None, 200),
+    "a JSON error in pieces": (
+        [
+            head(**CHUNKED),
+            *(chunked(JSON_RATE_LIMIT[n : n + 1]) for n in range(40)),
+            chunked(JSON_RATE_LIMIT[40:]),
+        ],
+        RateLimited,
+        None,
+        200,
+    ),
+    "a JSON error, and then an end": ([head(), JSON_RATE_LIMIT + END], RateLimited, None, 200),
+    "a JSON error whose connection stays": (
+        [head(**TEXT), JSON_RATE_LIMIT, STALL],
+        RateLimited,
+        None,
+        200,
+    ),
+    "a JSON error with seconds": (
+        [head(retry_after="9"), JSON_RATE_LIMIT],
+        RateLimited,
+        9.0,
+        200,
+    ),
+    "a JSON error that names its wait": (
+        [head(), b'{"error": {"message": "slow down", "code": 429, "retry_after": 7}}'],
+        RateLimited,
+        7.0,
+        200,
+    ),
+    "a JSON error that no retry can help": (
+        [head(), b'{"error": {"message": "No endpoints found", "code": 404}}'],
+        Rejected,
+        None,
+        200,
+    ),
+    "a JSON error that repeats the prompt": (
+        [head(**TEXT), b'{"detail": "cannot answer %s"}' % PROMPT.encode()],
+        UpstreamError,
+        None,
+        200,
+    ),
+    "an error frame as JSON": (
+        [head(**JSON), b'{"event": "error", "data": {"detail": "Model is at capacity."}}'],
+        Overloaded,
+        None,
+        200,
+    ),
+    "an empty answer as JSON": (
+        [head(**JSON), b'{"event": "final-response", "data": {"message": ""}}'],
+        EmptyAnswer,
         None,
         200,
     ),
@@ -370,6 +456,10 @@ async def test_failure(session: aiohttp.ClientSession, name: str) -> None:
     ("name", "reason"),
     [
         ("429 with an SSE body", "HTTP 429 Too Many Requests: Rate limit exceeded, please"),
+        ("a JSON error as plain text", "the upstream reports: Rate limit exceeded, please"),
+        ("a JSON error that no retry can help", "the upstream reports: No endpoints found"),
+        ("a page under the type of events", "HTTP 200, but an HTML page instead of events"),
+        ("words that are no events", "HTTP 200, but something else instead of events"),
         ("at capacity", "the upstream reports: Model is at capacity. Please try again later."),
         ("422", "HTTP 422 .*: ['body', 'query']: Field required"),
         ("Cloudflare's 520", "HTTP 520, with an HTML page"),
@@ -497,9 +587,13 @@ async def test_total_timeout(session: aiohttp.ClientSession) -> None:
 
 
 async def test_total_timeout_before_the_head(session: aiohttp.ClientSession) -> None:
+    """Red if the deadline does not hold, or leaves the task marked as cancelled."""
     async with ScriptedServer([STALL]) as server:
         with pytest.raises(TimedOut, match=r"not complete within 0\.2 s"):
             await ask(session, server.url, timeout_s=0.2)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 async def test_frames_of_any_kind_keep_a_call_alive(session: aiohttp.ClientSession) -> None:
@@ -580,8 +674,14 @@ def test_closing_the_iterator_closes_the_connection_before_it_returns(run: Runne
     server.join(5)
 
 
-async def test_refusal_closes_the_connection_too(session: aiohttp.ClientSession) -> None:
-    async with ScriptedServer([head(**HTML), STALL]) as server:
+@pytest.mark.parametrize(
+    "script",
+    [[head("403 No", **HTML), STALL], [head(**HTML), b"<", STALL], [head(), b"<", STALL]],
+)
+async def test_refusal_closes_the_connection_too(
+    session: aiohttp.ClientSession, script: list[Step]
+) -> None:
+    async with ScriptedServer(script) as server:
         with pytest.raises(ProtocolViolation):
             await ask(session, server.url)
         await asyncio.wait_for(server.client_gone.wait(), 5)

@@ -44,9 +44,9 @@ async def test_a_job_whose_upstream_is_not_listed_yet_stands_back_for_two_second
         upstreams = {"other": {"url": server.url.replace("/chat", "/v1")}}
         start_skewed(make_settings(darkai_url="none", upstreams=upstreams), skew_s)
         keys = JobKeys.parse((await client.enqueue("hi")).id)
-        await wait_until("the first attempt", lambda: has_attempt(redis, keys, 1), 20)
+        await wait_until("the first attempt", lambda: has_attempt(redis, keys, 1))
         first_s = time.monotonic()
-        await wait_until("the third attempt", lambda: has_attempt(redis, keys, 3), 20)
+        await wait_until("the third attempt", lambda: has_attempt(redis, keys, 3))
         assert time.monotonic() - first_s > 1.5 * NOT_READY_PAUSE_S
 
 

@@ -54,6 +54,7 @@ class Crew:
         self.workers.append(self._start())
 
 
+@pytest.mark.slow
 async def test_a_job_that_kills_its_workers_takes_no_neighbour_with_it(
     make_settings: Callable[..., Settings],
     start_darkai: Callable[..., Awaitable[LocalDarkAI]],
@@ -65,7 +66,7 @@ async def test_a_job_that_kills_its_workers_takes_no_neighbour_with_it(
     darkai = await start_darkai(chunks=30, chunks_per_s=40)
     settings = make_settings(
         darkai_url=darkai.url,
-        worker_lease_s=1.0,
+        worker_lease_s=3.0,
         worker_max_lost_leases=MAX_LOST_LEASES,
         worker_poll_s=0.2,
     )

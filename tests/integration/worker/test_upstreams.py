@@ -165,7 +165,7 @@ async def test_an_unlisted_model_is_judged_by_the_service(
         async def both_are_listed() -> bool:
             return [told.models for told in await client.upstreams()] == [("old",), ("x",)]
 
-        await wait_until("both lists", both_are_listed, 20)
+        await wait_until("both lists", both_are_listed)
         job = await client.enqueue("hi", upstream="other", model="brand-new")
         assert (await job.result(timeout_s=10)).model == "brand-new"
         assert server.requests[1].json["model"] == "brand-new"

@@ -22,6 +22,8 @@ from support.waiting import wait_until
 
 from .conftest import PARTITIONS
 
+pytestmark = pytest.mark.slow
+
 StartDarkAI = Callable[..., Awaitable[LocalDarkAI]]
 StartWorker = Callable[[Settings], asyncio.Task[None]]
 Run = Callable[..., Awaitable[Done]]

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import subprocess
+import sys
 
 import pytest
 
 from faults import table
 from faults.catalogue import CATALOGUE
+from faults.file_batches import SLOWLY
 from faults.suite import play
 
 # Most of a fault is waiting, so two kinds are played side by side.
@@ -27,7 +30,8 @@ TOGETHER = [
 ]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kinds", TOGETHER, ids="+".join)
 async def test_every_promise_is_kept(kinds: tuple[str, ...]) -> None:
     seed = secrets.randbits(32)
@@ -40,3 +44,10 @@ async def test_every_promise_is_kept(kinds: tuple[str, ...]) -> None:
 
 def test_every_kind_of_fault_is_played() -> None:
     assert sorted(kind for kinds in TOGETHER for kind in kinds) == sorted(CATALOGUE)
+
+
+def test_program_of_slow_workers_runs() -> None:
+    """Red if a name that it replaces has moved: most faults that use it are slow."""
+    command = [sys.executable, "-c", SLOWLY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr

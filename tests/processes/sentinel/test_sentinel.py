@@ -24,6 +24,8 @@ from support.sentinel import Watched, running_sentinels
 from support.servers import binaries
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 StartDarkAI = Callable[..., Awaitable[LocalDarkAI]]
 StartWorker = Callable[[Settings], asyncio.Task[None]]
 

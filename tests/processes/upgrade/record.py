@@ -22,8 +22,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from darkq import Client, FileBatch, Settings
+from darkq import Client, Settings
 from darkq.protocol.keys import STATS, JobKeys, limit_keys
+from darkq.serving.file_batches import FileBatch
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_local.models import load_model

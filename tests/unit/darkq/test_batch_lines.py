@@ -70,6 +70,15 @@ def test_without_a_custom_id_the_line_is_named_after_its_number() -> None:
     assert line({"prompt": "hi"}, 12).custom_id == "line-12"
 
 
+@pytest.mark.parametrize("fields", [{"prompt": "hi"}, {"prompt": "hi", "custom_id": None}])
+def test_a_line_that_needs_a_custom_id_is_refused_without(fields: dict[str, Any]) -> None:
+    """Red if it is called `line-12` over OpenAI's wire."""
+    with pytest.raises(InvalidLine) as refused:
+        json_line(json.dumps(fields).encode(), 12, PLAIN, needs_custom_id=True)
+    error = refused.value
+    assert (error.line, error.field, error.code) == (12, "custom_id", "missing_required_parameter")
+
+
 def test_what_all_lines_have_in_common_reaches_each_job() -> None:
     common = ForAllLines(model="m", upstream="u", priority="interactive", tries=2, timeout_s=3)
     job = line({"prompt": "hi"}, 1, common).job
@@ -267,12 +276,22 @@ def test_an_answer_is_what_openais_library_reads() -> None:
     assert Response.model_validate(body).output_text == "Because.\n"
 
 
-def test_an_answer_that_was_cut_says_so() -> None:
-    cut = result(finish_reason="length")
+@pytest.mark.parametrize(
+    ("finish_reason", "reason"),
+    [("length", "max_output_tokens"), ("content_filter", "content_filter")],
+)
+def test_an_answer_that_was_cut_says_so(finish_reason: str, reason: str) -> None:
+    """Red if a Response of a batch is `completed` where a live one is `incomplete`."""
+    from openai.types.responses import Response
+
+    cut = result(finish_reason=finish_reason)
     body = json.loads(answer_line("a", cut, CHAT))["response"]["body"]
-    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["choices"][0]["finish_reason"] == finish_reason
     body = json.loads(answer_line("a", cut, RESPONSES))["response"]["body"]
-    assert body["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert Response.model_validate(body).output_text == "Because.\n"
+    assert (body["status"], body["completed_at"]) == ("incomplete", None)
+    assert body["incomplete_details"] == {"reason": reason}
+    assert body["output"][0]["status"] == "incomplete"
 
 
 @given(st.text(), st.text())

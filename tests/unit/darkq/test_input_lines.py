@@ -78,7 +78,7 @@ TEXT = '{"prompt": "Why do people queue?"}\n{"prompt": "Почему?"}\n'
         (TEXT.encode("utf-16-be"), "the file is UTF-16: save it as UTF-8"),
         ("hi".encode("utf-16-le"), "the file is UTF-16: save it as UTF-8"),
         (TEXT.encode("utf-32"), "the file is UTF-32: save it as UTF-8"),
-        (gzip.compress(TEXT.encode()), "the file is packed with gzip: unpack it first"),
+        (gzip.compress(TEXT.encode(), mtime=0), "the file is packed with gzip: unpack it first"),
         (zstandard.compress(TEXT.encode()), "the file is packed with zstd: unpack it first"),
         (lzma.compress(TEXT.encode()), "the file is packed with xz: unpack it first"),
         (bz2.compress(TEXT.encode()), "the file is packed with bzip2: unpack it first"),

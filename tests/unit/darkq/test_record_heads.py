@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkq import CorruptRecord, Job, NewerRecord
+from darkq import CorruptRecord, Job
+from darkq.errors import NewerRecord
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.record import (
     HEADS_BYTES,

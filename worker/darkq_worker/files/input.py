@@ -1,7 +1,8 @@
 """The input of a batch over files: requests, a line each, checked as they are read.
 
-A line that cannot be read as a request, or whose `custom_id` comes twice, fails the batch before
-anything is asked. One whose request is refused fails alone, as it would live.
+A line that cannot be read as a request, or whose `custom_id` is missing or comes twice, fails the
+batch before anything is asked, as OpenAI does it: clients find their answers by that id. A line
+whose request is refused fails alone, as it would live.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from darkq import FileBatch, Files, InvalidLine, LineError
+from darkq import InvalidLine
 from darkq.batches.input_lines import InputLines, Text
 from darkq.batches.lines import ForAllLines, Line, json_line
 from darkq.openai.errors import WireError
+from darkq.serving.file_batches import FileBatch, LineError
+from darkq.serving.files import Files
 
 LINES_AT_ONCE = 100
 _DIGEST_BYTES = 16
@@ -74,7 +77,9 @@ class Input:
         if isinstance(text, InvalidLine):
             raise text
         try:
-            line = json_line(text.text, text.number, ForAllLines())
+            # A batch that has been checked goes on, even if this was not yet asked of it.
+            is_new = self._batch.state == "validating"
+            line = json_line(text.text, text.number, ForAllLines(), needs_custom_id=is_new)
         except InvalidLine as error:
             if error.custom_id is None:
                 raise

@@ -21,28 +21,19 @@ from typing import NamedTuple
 
 import msgspec
 
-from darkq import (
-    BatchStatus,
-    Client,
-    FileBatch,
-    FileNotFound,
-    Files,
-    FileStoreUnavailable,
-    LineError,
-    Settings,
-)
+from darkq import BatchStatus, Client, Settings
 from darkq.batches.answers import answer_line, failure_line, refusal_line
 from darkq.batches.batch import Batch
 from darkq.batches.lease import Part
 from darkq.batches.lines import Line
 from darkq.batches.results import Finished, Position
-from darkq.errors import BatchClosed, BatchFull, BatchTaken
+from darkq.errors import BatchClosed, BatchFull, BatchTaken, FileNotFound, FileStoreUnavailable
 from darkq.openai.errors import job_error
 from darkq.openai.response import repeated_in
 from darkq.protocol.keys import BatchKeys
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL
-from darkq.serving.file_batches import LEFTOVERS_KEPT_S, TTL_S, FileBatchState
-from darkq.serving.files import new_file_id
+from darkq.serving.file_batches import LEFTOVERS_KEPT_S, TTL_S, FileBatch, FileBatchState, LineError
+from darkq.serving.files import Files, new_file_id
 from darkq_worker.files.input import Input, RefusedLine
 
 MAX_ERRORS = 100

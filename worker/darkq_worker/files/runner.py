@@ -17,10 +17,12 @@ import time
 from collections import Counter
 from typing import NamedTuple
 
-from darkq import Client, DarkqError, Files, LogLine, Settings
+from darkq import Client, DarkqError, Settings
 from darkq.errors import BatchNotFound, BatchTaken, RedisUnavailable
 from darkq.redis.pool import brief
 from darkq.serving.file_batches import FileBatch
+from darkq.serving.files import Files
+from darkq.telemetry.logging import LogLine
 from darkq_worker.files.run import FileBatchRun, delete_leftovers
 
 logger = logging.getLogger("darkq.worker.files")

@@ -19,7 +19,6 @@ import msgspec
 from darkq.telemetry.logging import LogLine
 from darkq_worker.upstreams.base import (
     End,
-    ProtocolViolation,
     Rejected,
     Request,
     UnknownModel,
@@ -28,7 +27,7 @@ from darkq_worker.upstreams.base import (
     greet,
 )
 from darkq_worker.upstreams.darkai_wire import MAX_LINE_BYTES, AnswerDecoder, error_detail
-from darkq_worker.upstreams.http import HttpStream, content_type, find_refusal
+from darkq_worker.upstreams.http import HttpStream, find_refusal, prepare_headers
 from darkq_worker.upstreams.http_errors import http_error, parse_retry_after, quotable
 
 DEFAULT_URL: Final = "https://darkai.foundation/chat"
@@ -36,11 +35,13 @@ DEFAULT_MODEL: Final = "llama-3-70b"
 MODELS: Final = (DEFAULT_MODEL, "gpt-4o", "gpt-3.5-turbo")
 MODEL_ALIASES: Final[Mapping[str, str]] = MappingProxyType({"llama-3.1-70b": "llama-3-70b"})
 
-_HEADERS: Final = {
-    "accept": "text/event-stream",
-    "content-type": "application/json",
-    "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
-}
+_HEADERS: Final = prepare_headers(
+    {
+        "accept": "text/event-stream",
+        "content-type": "application/json",
+        "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    }
+)
 _log = logging.getLogger(__name__)
 
 
@@ -146,13 +147,10 @@ class DarkAIUpstream:
 
 
 async def _check(http: HttpStream, prompt: str, retry_after_s: float | None) -> None:
-    """Raise `UpstreamError` unless the answer is an event stream, sent as it is."""
+    """Raise `UpstreamError` unless it is a 200, sent as it is. `AnswerDecoder` judges the rest."""
     refusal = await find_refusal(http)
     if refusal is not None:
         detail = quotable(error_detail(refusal.body), prompt)
         raise http_error(
             refusal.status, is_html=refusal.is_html, detail=detail, retry_after_s=retry_after_s
         )
-    if (kind := content_type(http)) not in ("", "text/event-stream"):
-        what = "an HTML page" if kind == "text/html" else "something else"
-        raise ProtocolViolation(f"HTTP 200, but {what} instead of events", status=http.status)

@@ -27,7 +27,7 @@ URL_VARIABLE = "DARKQ_DARKAI_URL"
 
 
 class _EndpointFromEnvironment:
-    """Reads the variable at each access, until somebody sets the class attribute."""
+    """Reads the variable at each access, until the class attribute is set."""
 
     def __get__(self, instance: object, owner: type | None = None) -> str:
         return os.environ.get(URL_VARIABLE) or DEFAULT_URL

@@ -7,6 +7,10 @@ two, older ones send only `final-response`. Either of them says that the answer 
 the text of `final-response` counts only where no chunk came before it, since it repeats them.
 `error{detail}` may come at any point, inside a 200. Other events are ignored.
 
+Proxies send event streams under any Content-Type, and errors under that of event streams. So the
+first byte that is not blank says what a 200 holds: `<` a page, `{` or `[` JSON in place of events,
+any other byte events. That JSON is an error, read by its meaning, or one whole frame.
+
 Nearly every frame is a text chunk, so there are two paths: typed decoding of those, straight
 from the bytes, and beside it a patient one for all else: the other events, lone surrogates,
 bytes that are no UTF-8, frames without a blank line between them.
@@ -25,13 +29,19 @@ from darkq_worker.upstreams.base import (
     EmptyAnswer,
     ProtocolViolation,
     Truncated,
+    UpstreamError,
 )
 from darkq_worker.upstreams.http_errors import clean, reported_error
+from darkq_worker.upstreams.openai_errors import Reported, find_error, read_error
 
 # `final-response` holds the whole answer on one line, and JSON may spend 3 bytes where UTF-8
 # spends one: room for an answer of 1 MiB, the bound of a prompt.
 MAX_LINE_BYTES = 4 << 20
 MAX_LINES_TRIED = 64
+_BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data", b"event", b"id", b"retry", b":")
+_LONGEST_FIELD = 5
+_NO_EVENTS = "HTTP 200, but {} instead of events"
 
 
 class _Text(msgspec.Struct, gc=False):
@@ -60,6 +70,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 _decode_text_chunk = msgspec.json.Decoder(_TextChunk).decode
 _decode_plain = msgspec.json.Decoder(_Plain).decode
+_decode_first = json.JSONDecoder(strict=False).raw_decode
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -84,6 +95,11 @@ class AnswerDecoder:
         self._retry_after_s = retry_after_s
         self._has_text = False
         self._has_ended = False
+        self._max_bytes = max_line_bytes
+        self._first = b""  # the beginning of the answer, without blanks
+        self._json: bytearray | None = None  # what came in place of events, as far as it has come
+        self._json_tries = 0
+        self._has_events = False
         self._events = EventDecoder(max_line_bytes=max_line_bytes, max_event_bytes=max_line_bytes)
 
     def feed(self, chunk: bytes) -> Iterator[str]:
@@ -92,9 +108,15 @@ class AnswerDecoder:
         Raises `UpstreamError`, after the text before the fault.
         """
         self.got_frame = False
+        if self._json is None and not self._has_events:
+            chunk = self._look(chunk)
+        if self._json is not None:
+            self._json += chunk
+            yield from self._read_json()
+            return
         try:
             for event in self._events.feed(chunk):
-                self.got_frame = True
+                self.got_frame = self._has_events = True
                 try:
                     text = _decode_text_chunk(event.data).data.text
                 except _UNDECODABLE:
@@ -114,7 +136,66 @@ class AnswerDecoder:
             return
         if self._has_ended:
             raise EmptyAnswer("the upstream sent no text", status=200)
+        if self._json is not None:
+            for _ in self._read_json(at_eof=True):  # of an answer it would be read already
+                pass
+        if self._json is not None or self._is_foreign:
+            raise ProtocolViolation(_NO_EVENTS.format("something else"), status=200)
         raise Truncated("the stream ended before the upstream said so", status=200)
+
+    def _look(self, chunk: bytes) -> bytes:
+        """Judge the answer by its first bytes; return those that are to be read.
+
+        Raises `ProtocolViolation` for a page.
+        """
+        if len(self._first) == _LONGEST_FIELD:
+            return chunk
+        begun = (self._first + chunk).removeprefix(_BOM).lstrip()
+        self._first = begun[:_LONGEST_FIELD]
+        if begun.startswith(b"<"):
+            raise ProtocolViolation(_NO_EVENTS.format("an HTML page"), status=200)
+        if begun.startswith((b"{", b"[")):
+            self._json = bytearray()
+            return begun
+        return chunk
+
+    @property
+    def _is_foreign(self) -> bool:
+        """Whether no event has come, and the first line is none of an event stream."""
+        return bool(self._first) and not (
+            self._has_events
+            or self._first.startswith(_FIELDS)
+            or any(field.startswith(self._first) for field in _FIELDS)
+        )
+
+    def _read_json(self, *, at_eof: bool = False) -> Iterator[str]:
+        """Read what came in place of events, as soon as it is whole JSON."""
+        data = self._json or b""
+        self.got_frame = True
+        if len(data) > self._max_bytes:
+            raise ProtocolViolation(_NO_EVENTS.format("something else"), status=200)
+        if not at_eof:
+            if self._json_tries >= MAX_LINES_TRIED or not data[-8:].rstrip().endswith((b"}", b"]")):
+                return
+            self._json_tries += 1
+        try:
+            value: Any = _decode_first(data.decode(errors="replace"))[0]
+        except (ValueError, RecursionError):
+            return
+        for each in value if isinstance(value, list) else [value]:
+            if not isinstance(each, dict):
+                continue
+            if each.get("event") == "error" or find_error(each) is not None:
+                raise self._error(read_error(each))
+            frame = patient_frame(json.dumps(each).encode(), "message")
+            if frame is not None and frame.event == "final-response":
+                yield from self._apply(frame)
+        if not self.is_complete:
+            raise ProtocolViolation(_NO_EVENTS.format("something else"), status=200)
+
+    def _error(self, said: Reported) -> UpstreamError:
+        wait_s = said.wait_s if self._retry_after_s is None else self._retry_after_s
+        return reported_error(said.detail, self._prompt, kind=said.kind, retry_after_s=wait_s)
 
     def _feed_other(self, event: ServerSentEvent) -> Iterator[str]:
         frame = _plain_frame(event) or patient_frame(event.data, event.event)

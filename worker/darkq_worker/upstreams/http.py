@@ -2,9 +2,8 @@
 
 Two clocks bound a call. The total runs from the start, whatever happens. The idle clock runs
 only while somebody waits for bytes, and its owner restarts it when something of worth has
-come: so it is the owner who says whether a server that merely pings is alive. A watchdog
-timer enforces both. It begins with the first read that has to wait, and moves only when it rings,
-which makes a read cost nothing.
+come: so it is the owner who says whether a server that merely pings is alive. One watchdog timer
+enforces both. It begins with the request, and moves only when it rings: a read costs no timer.
 
 Leaving the block closes the connection, unless the answer was read to its end: then the
 session keeps it for the next call. A call whose kept connection died before a byte of its answer
@@ -40,7 +39,7 @@ from contextvars import ContextVar
 from functools import partial
 from http import HTTPStatus
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Self, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -64,6 +63,14 @@ FINISH_TIMEOUT_S = 0.1
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
 
+RequestHeaders = NewType("RequestHeaders", Mapping[str, str])
+
+
+def prepare_headers(headers: Mapping[str, str], *, keeps_connection: bool = True) -> RequestHeaders:
+    """Return what all requests of an upstream send, to be made once and not for each call."""
+    closing = {} if keeps_connection else {"connection": "close"}
+    return RequestHeaders({**headers, "accept-encoding": "identity", **closing})
+
 
 class HttpStream:
     """A request in flight, POST or, without a body, GET; use it as an async context manager.
@@ -80,7 +87,7 @@ class HttpStream:
         url: str,
         *,
         body: bytes | None,
-        headers: Mapping[str, str],
+        headers: RequestHeaders,
         proxy: str | None,
         timeout_s: float,
         idle_timeout_s: float,
@@ -99,20 +106,30 @@ class HttpStream:
         self._keeps_connection = keeps_connection
         self._sends_trace = sends_trace
         self._late: TimedOut | None = None
-        self._watchdog: asyncio.TimerHandle | None = None
+        self._opener: asyncio.Task[Any] | None = None
         self._waiting = True
         self._only_keep_alives = False
         self._loop = asyncio.get_running_loop()
 
     async def open(self) -> Self:
         """Send the request; return when an answer has begun. Raises `UpstreamError`."""
-        self._ends_at = self._loop.time() + self._timeout_s
-        self.restart_idle_clock()
+        now = self._loop.time()
+        self._ends_at, self._idle_ends_at = now + self._timeout_s, now + self._idle_timeout_s
+        opener = self._opener = cast("asyncio.Task[Any]", asyncio.current_task())
+        cancels = opener.cancelling()
+        self._watch()
         try:
-            async with asyncio.timeout_at(min(self._ends_at, self._idle_ends_at)):
-                self._response = await self._send()
-        except TimeoutError:
-            raise self._lateness() from None
+            self._response = await self._send()
+        except BaseException as error:
+            self._watchdog.cancel()
+            late, is_cancelled = self._late, isinstance(error, asyncio.CancelledError)
+            # As `asyncio.timeout` does it: a cancellation by anybody else is passed on.
+            if late is not None and opener.uncancel() <= cancels and is_cancelled:
+                raise late from None
+            raise
+        self._opener = None
+        self._waiting = False
+        self._idle_ends_at = self._loop.time() + self._idle_timeout_s
         answered(self._response.status)
         self._body = None  # a long prompt would stay for as long as its answer takes
         return self
@@ -130,9 +147,9 @@ class HttpStream:
 
     async def aclose(self) -> None:
         """Close the connection, unless the answer was read to its end."""
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-        if self._abort():
+        self._watchdog.cancel()
+        if self._response.connection is not None:  # else the session has it back, or it is gone
+            self._abort()
             await asyncio.sleep(0)  # a transport closes its socket in the loop's next round
 
     @property
@@ -162,9 +179,6 @@ class HttpStream:
         try:
             data = content.read_nowait()
             if not data and not content.at_eof():
-                if self._watchdog is None:  # most short answers come at once, and need none
-                    self._idle_ends_at = self._loop.time() + self._idle_timeout_s
-                    self._watch()
                 data = await content.readany()
             elif self._loop.time() >= self._ends_at:
                 raise self._lateness()
@@ -195,10 +209,9 @@ class HttpStream:
 
     async def _send(self) -> aiohttp.ClientResponse:
         method = "GET" if self._body is None else "POST"
-        trace = requested(self._url, method, sends_trace=self._sends_trace)
-        headers = {**self._headers, **trace, "accept-encoding": "identity"}
-        if not self._keeps_connection:
-            headers["connection"] = "close"
+        headers: Mapping[str, str] = self._headers
+        if trace := requested(self._url, method, sends_trace=self._sends_trace):
+            headers = {**headers, **trace}
         connection = CallConnection(is_kept_after=self._keeps_connection)
         try:
             try:
@@ -234,7 +247,10 @@ class HttpStream:
             self._watchdog = self._loop.call_at(next_look, self._watch)
             return
         self._late = self._lateness()
-        self._abort()
+        if self._opener is not None:
+            self._opener.cancel()
+        else:
+            self._abort()
 
     def _lateness(self) -> TimedOut:
         if self._loop.time() >= self._ends_at:
@@ -244,13 +260,12 @@ class HttpStream:
             silence += f" but keep-alives; where it queues for longer, raise {self._idle_setting}"
         return TimedOut(silence)
 
-    def _abort(self) -> bool:
+    def _abort(self) -> None:
         """Close the connection if the answer still holds it. Whoever reads is woken."""
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
             connection.transport.abort()  # close() would first take its leave, over TLS for 30 s
         self._response.close()
-        return connection is not None
 
 
 def _failed_request(error: Exception) -> UpstreamError:
@@ -302,6 +317,8 @@ class CallConnection:
     With `is_new` none is used that has carried a call before; without `is_kept_after` it is closed
     when the call ends.
     """
+
+    __slots__ = ("_is_kept", "_is_kept_after", "_protocol", "_token", "is_new")
 
     def __init__(self, *, is_new: bool = False, is_kept_after: bool = True) -> None:
         self.is_new = is_new
@@ -399,7 +416,8 @@ async def find_refusal(http: HttpStream) -> Refusal | None:
     Of a 200 the Content-Type says nothing: relays and servers of their own making send event
     streams under any. Its reader judges it by what it holds. Raises `ProtocolViolation`.
     """
-    is_packed = (http.header("content-encoding") or "identity").lower() != "identity"
+    packing = http.header("content-encoding")
+    is_packed = packing is not None and packing.lower() not in ("", "identity")
     if http.status != HTTPStatus.OK:
         is_html = content_type(http) == "text/html"
         body = b"" if is_html or is_packed else await http.read_error_body()

@@ -35,7 +35,13 @@ from darkq_worker.upstreams.base import (
     UpstreamError,
     greet,
 )
-from darkq_worker.upstreams.http import HttpStream, Refusal, find_refusal, notices_dead
+from darkq_worker.upstreams.http import (
+    HttpStream,
+    Refusal,
+    find_refusal,
+    notices_dead,
+    prepare_headers,
+)
 from darkq_worker.upstreams.http_errors import http_error, parse_retry_after, quotable
 from darkq_worker.upstreams.openai_errors import hidden, refusal_detail
 from darkq_worker.upstreams.openai_models import default_model, find_listed, parse_models
@@ -91,6 +97,16 @@ class OpenAIUpstream:
         self._keeps_connections = keeps_connections and notices_dead(session)
         self._sends_trace = sends_trace
         self._variable = f"DARKQ_UPSTREAMS__{name.upper()}"
+        self._idle_setting = f"{self._variable}__IDLE_TIMEOUT_S"
+        key = {"authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        common = {"user-agent": "darkq", **key}
+        self._list_headers = prepare_headers(
+            {"accept": "application/json", **common}, keeps_connection=self._keeps_connections
+        )
+        self._chat_headers = prepare_headers(
+            {"accept": "text/event-stream", "content-type": "application/json", **common},
+            keeps_connection=self._keeps_connections,
+        )
         self._is_listed = bool(models)
         self._no_list: UpstreamError | None = None
         self._refused: dict[str, frozenset[str]] = {}  # by model: fields that it does not take
@@ -256,23 +272,15 @@ class OpenAIUpstream:
     def _call(
         self, path: str, body: bytes | None, proxy: str | None, timeout_s: float
     ) -> HttpStream:
-        headers = {
-            "accept": "text/event-stream" if body else "application/json",
-            "user-agent": "darkq",
-        }
-        if body:
-            headers["content-type"] = "application/json"
-        if self._api_key:
-            headers["authorization"] = f"Bearer {self._api_key}"
         return HttpStream(
             self._session,
             self._url + path,
             body=body,
-            headers=headers,
+            headers=self._list_headers if body is None else self._chat_headers,
             proxy=proxy or self._proxy,
             timeout_s=timeout_s,
             idle_timeout_s=self._idle_timeout_s,
-            idle_setting=f"{self._variable}__IDLE_TIMEOUT_S",
+            idle_setting=self._idle_setting,
             keeps_connection=self._keeps_connections,
             sends_trace=self._sends_trace,
         )
@@ -305,5 +313,9 @@ async def _read_rest(http: HttpStream, ends_at: float) -> bytes | None:
 
 def _asked_wait_s(http: HttpStream) -> float | None:
     """How long the service asks to stay away, in seconds."""
-    wait_ms = parse_retry_after(http.header("retry-after-ms"), unit_s=0.001)
-    return parse_retry_after(http.header("retry-after")) if wait_ms is None else wait_ms
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        if (asked := http.header(name)) is not None:
+            wait_s = parse_retry_after(asked, unit_s=unit_s)
+            if wait_s is not None:
+                return wait_s
+    return None

@@ -25,7 +25,7 @@ _VARIANTS: Final = frozenset(
 def parse_models(body: bytes) -> list[str]:
     """Return the ids in a list of models. Raises `ProtocolViolation`.
 
-    The list stands in `data`, in `models`, or alone; its entries are objects or names.
+    The list is in `data`, in `models`, or alone; its entries are objects or names.
     """
     try:
         listing: Any = json.loads(body)

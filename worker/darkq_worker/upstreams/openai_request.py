@@ -41,13 +41,7 @@ def request_body(
     messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     if not messages:
         raise Rejected("the prompt has no messages")
-    options = request.options.given() if request.options else {}
-    if MAX_TOKENS in options and _is_official(url):
-        options[MAX_COMPLETION_TOKENS] = options.pop(MAX_TOKENS)  # its own new name
-    for word, other in _OTHER.items():
-        if word in options and word in refused:
-            options[other] = options.pop(word)
-            break
+    options = _options_of(url, request, refused) if request.options else {}
     fields: dict[str, Any] = {
         "model": model,
         "messages": [_on_the_wire(message) for message in messages],
@@ -60,6 +54,17 @@ def request_body(
         return msgspec.json.encode(fields)
     except UnicodeEncodeError:
         raise Rejected("the prompt has a lone surrogate, which is no text in UTF-8") from None
+
+
+def _options_of(url: str, request: Request, refused: AbstractSet[str]) -> dict[str, Any]:
+    options = request.options.given() if request.options else {}
+    if MAX_TOKENS in options and _is_official(url):
+        options[MAX_COMPLETION_TOKENS] = options.pop(MAX_TOKENS)  # its own new name
+    for word, other in _OTHER.items():
+        if word in options and word in refused:
+            options[other] = options.pop(word)
+            break
+    return options
 
 
 def find_refused(status: int, words: bytes, body: bytes, refused: AbstractSet[str]) -> str | None:

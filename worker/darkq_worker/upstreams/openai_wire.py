@@ -131,9 +131,10 @@ class AnswerDecoder:
         Raises `UpstreamError`, after the text before the fault.
         """
         self.got_frame = False
+        expects_text = not self.has_ended  # after a stop, no time is spent on what rarely comes
         try:
             for event in self._events.feed(chunk):
-                if event.event != "error":
+                if expects_text and event.event != "error":
                     try:
                         text = decode_plain(event.data).choices[0].delta.content
                     except _UNDECODABLE:
@@ -147,6 +148,7 @@ class AnswerDecoder:
                 yield from self._feed_other(event)
                 if self.is_complete:
                     return
+                expects_text = not self.has_ended
         except SSEError as error:
             self._fail(ProtocolViolation(f"the upstream sent {error}", status=200))
             self.is_complete = True
@@ -279,10 +281,13 @@ class AnswerDecoder:
         if not frame.choices:
             return ""
         choice = frame.choices[0]
-        content = choice.delta.content if choice.delta is not None else None
-        reason = choice.finish_reason
-        if type(content) is str and content and len(frame.choices) == 1:
+        delta, reason = choice.delta, choice.finish_reason
+        content = delta.content if delta is not None else None
+        is_only = len(frame.choices) == 1
+        if is_only and type(content) is str and content:
             text = content
+        elif is_only and content in (None, "") and delta is not None and choice.message is None:
+            text = ""
         else:
             text = self._read_choices(frame.choices)
             reason = first_with(frame.choices, "finish_reason")

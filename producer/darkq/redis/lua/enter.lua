@@ -30,6 +30,7 @@ if places > 0 and redis.call('ZCOUNT', calls, '(' .. now, '+inf') >= places then
 end
 if interval_ms > 0 then
   local used_ms = math.max(now_ms, tonumber(redis.call('GET', rate)) or 0)
+  used_ms = math.min(used_ms, now_ms + burst * interval_ms) -- the clock may have been set back
   local wait_ms = used_ms - now_ms - (burst - 1) * interval_ms
   if wait_ms > 0 then
     return { 'rate', math.ceil(wait_ms) }

@@ -19,6 +19,11 @@ end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + time[2] / 1000
 local due_ms = delay_ms == '' and tonumber(place) or now_ms + delay_ms
+-- Readers are told of a job that is handed on, not of one that is put off to a turn. Its place lies
+-- ahead only if the clock was set back since: it is due all the same.
+if delay_ms == '' and #ARGV >= 10 then
+  due_ms = math.min(due_ms, now_ms)
+end
 -- A job that is to be cancelled is due at once: whoever claims it will end it.
 if redis.call('HEXISTS', state, 'cancel') == 1 then
   due_ms = math.min(due_ms, now_ms)

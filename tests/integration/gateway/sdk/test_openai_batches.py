@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import openai
@@ -14,7 +15,7 @@ from openai.types import Batch
 from openai.types.chat import ChatCompletion
 from redis.asyncio import Redis
 
-from darkq import Settings
+from darkq import Client, JobNotFound, Settings
 from darkq.protocol.keys import BatchKeys
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
@@ -29,6 +30,9 @@ CHAT: Final = "/v1/chat/completions"
 OF_RESPONSES = (
     b'{"custom_id": "1", "method": "POST", "url": "/v1/responses", "body": {"input": "Hi"}}\n'
 )
+
+WITHOUT_ID = b'{"method": "POST", "url": "/v1/chat/completions", "body": {"messages": []}}\n'
+MISSING = "missing_required_parameter"
 
 
 def lines(count: int, model: str = "llama-3-70b") -> bytes:
@@ -234,6 +238,8 @@ async def test_the_ids_of_a_batch_are_like_live_ones(sdk: AsyncOpenAI, working: 
         (b"", "empty_file", None),
         (lines(2) + b"{nonsense\n", "invalid_json_line", 3),
         (lines(2) + lines(1), "duplicate_custom_id", 3),
+        (WITHOUT_ID + lines(2), MISSING, 1),
+        (lines(2) + WITHOUT_ID.replace(b"{", b'{"custom_id": null, ', 1), MISSING, 3),
         (OF_RESPONSES, "mismatched_url", 1),
         (lines(2).decode().encode("utf-16"), "invalid_json_line", 1),
         (lines(1) + b"\0" * 512 + b"\n", "invalid_json_line", 2),
@@ -296,6 +302,32 @@ async def test_a_cancelled_batch_keeps_what_was_answered(
         await sdk.batches.cancel(batch.id)
 
 
+async def test_a_running_response_of_a_batch_that_is_deleted_does_not_keep_it_open(
+    sdk: AsyncOpenAI, working: Working, client: Client
+) -> None:
+    """Red if the batch never ends, or if the line is in neither file or in both."""
+    await working(chunks=50, chunks_per_s=50)
+    data = b"".join(OF_RESPONSES.replace(b'"1"', b'"%d"' % n) for n in range(3))
+    stored = await sdk.files.create(file=data, purpose="batch")
+    begun = await sdk.batches.create(
+        input_file_id=stored.id, endpoint="/v1/responses", completion_window="24h"
+    )
+    job_id = BatchKeys.parse(begun.id).job(2).public_id
+
+    async def runs() -> bool:
+        with suppress(JobNotFound):
+            return (await client.job(job_id).status()).state == "running"
+        return False
+
+    await wait_until("the second line runs", runs)
+    await sdk.responses.delete(f"resp_{job_id}")
+    batch = await ended(sdk, begun.id)
+    assert batch.status == "completed"
+    answers, errors = [await read(sdk, f) for f in (batch.output_file_id, batch.error_file_id)]
+    assert sorted(line["custom_id"] for line in answers + errors) == ["0", "1", "2"]
+
+
+@pytest.mark.slow
 async def test_a_batch_outlives_the_workers_that_run_it(
     sdk: AsyncOpenAI,
     make_settings: Callable[..., Settings],

@@ -12,7 +12,8 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from darkq import Client, Files, Settings
+from darkq import Client, Settings
+from darkq.serving.files import Files
 from darkq_gateway.openai.file_limits import delete_expired
 from support.http_api import Api
 from support.waiting import wait_until

@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 
 from darkq import Settings
 from darkq_gateway.http import sse_response
+from integration.gateway.sdk.test_openai_batches import ended, read
 from support.http_api import Api
 from support.recorded_http import RecordedServer, Recording
 
@@ -144,3 +145,42 @@ async def test_a_prompt_that_is_too_long_has_the_code_that_clients_look_for(
     assert last.type == "response.failed"
     assert last.response.error is not None
     assert json.loads(last.response.error.model_dump_json())["code"] == "context_length_exceeded"
+
+
+@pytest.mark.usefixtures("refusing")
+@pytest.mark.parametrize(("endpoint", "param"), [(CHAT, "messages"), (RESPONSES, "input")])
+async def test_a_prompt_that_is_too_long_fails_its_line_of_a_batch_in_the_same_words(
+    sdk: AsyncOpenAI, endpoint: Any, param: str
+) -> None:
+    """Red if the line is in the output, has `error` beside `response`, or another code."""
+    asked = {"messages": HELLO} if endpoint == CHAT else {"input": "Hi"}
+    data = b"".join(
+        json.dumps(
+            {
+                "custom_id": model,
+                "method": "POST",
+                "url": endpoint,
+                "body": {"model": model, **asked},
+            }
+        ).encode()
+        + b"\n"
+        for model in TOO_LONG
+    )
+    stored = await sdk.files.create(file=data, purpose="batch")
+    batch = await sdk.batches.create(
+        input_file_id=stored.id, endpoint=endpoint, completion_window="24h"
+    )
+    batch = await ended(sdk, batch.id)
+    assert (batch.status, batch.output_file_id, batch.errors) == ("completed", None, None)
+    assert batch.request_counts is not None
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (0, len(TOO_LONG))
+    lines = {line["custom_id"]: line for line in await read(sdk, batch.error_file_id)}
+    assert lines.keys() == TOO_LONG.keys()
+    for line in lines.values():
+        assert line["error"] is None
+        assert line["response"]["status_code"] == 400
+        error = line["response"]["body"]["error"]
+        assert (error["code"], error["param"]) == ("context_length_exceeded", param)
+        assert error["type"] == "invalid_request_error"
+        assert error["message"].startswith(f"{param}: ")
+        assert "context" in error["message"]

@@ -44,6 +44,7 @@ def histories(draw: st.DrawFn) -> list[AnyEvent]:
     ends: list[AnyEvent] = [
         Completed(id=end, finish_reason="stop", usage=usage, at_ms=AT_MS),
         Completed(id=end, finish_reason="length", usage=usage, at_ms=AT_MS),
+        Completed(id=end, finish_reason="content_filter", usage=usage, at_ms=AT_MS),
         Failed(id=end, code="timeout", message="too slow", at_ms=AT_MS),
         Cancelled(id=end, at_ms=AT_MS),
     ]
@@ -131,3 +132,28 @@ def test_a_finish_reason_is_one_of_the_apis(value: str) -> None:
     chat = ChatStream("chatcmpl-1", 1, include_usage=False)
     (chunk,) = chat.feed(Completed(id="1-1", finish_reason=value))
     ChatCompletionChunk.model_validate(chunk)
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "reason"),
+    [("length", "max_output_tokens"), ("content_filter", "content_filter"), ("stop", None)],
+)
+def test_a_response_that_was_cut_off_or_filtered_is_incomplete(
+    finish_reason: str, reason: str | None
+) -> None:
+    """Red if a filtered answer is `completed`."""
+    status = "completed" if reason is None else "incomplete"
+    told, whole = respond(
+        [
+            Queued(id="0-1", at_ms=AT_MS),
+            Started(id="1-0", attempt=1, model="m", upstream="u", at_ms=AT_MS),
+            Chunk(id="1-1", text="Half"),
+            Completed(id="1-2", finish_reason=finish_reason, at_ms=AT_MS),
+        ]
+    )
+    assert told[-1]["type"] == f"response.{status}"
+    assert told[-1]["response"] == whole
+    response = Response.model_validate(whole)
+    assert (response.status, response.output_text) == (status, "Half")
+    assert whole["output"][0]["status"] == status
+    assert whole["incomplete_details"] == (None if reason is None else {"reason": reason})

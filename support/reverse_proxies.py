@@ -141,5 +141,5 @@ async def proxy_before(gateway: str, command: Command, place: Path) -> AsyncIter
                 return (await proxied.ask("GET", "/readyz")).status == 200
             return False
 
-        await wait_until(f"the proxy, whose log is {log}", is_ready, 15)
+        await wait_until(f"the proxy, whose log is {log}", is_ready)
         yield proxied

@@ -106,7 +106,7 @@ class Shell:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
             with suppress(AssertionError):
-                await wait_until("all have ended", lambda: not processes_of(home), 5)
+                await wait_until("all have ended", lambda: not processes_of(home))
         for process in filter(None, [self._python, self._bash]):
             await process.communicate(b"")  # which closes what it reads from
 

@@ -17,7 +17,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
+from support.repository import files_of
+
+ROOT = Path(__file__).parents[1]
+
 REMARKS = ("not run", "save as", "exit code", "given")
 
 _REMARK = re.compile(r"<!-- ([a-z ]+):\s(.*?)\s?-->", re.DOTALL)
@@ -42,7 +45,8 @@ class Block(NamedTuple):
 
 def documents() -> list[Path]:
     """The documents whose blocks are run: the README, and all below docs/."""
-    return [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+    readmes = [path for path in files_of(ROOT, "README*.md") if path.parent == ROOT]
+    return [*readmes, *files_of(ROOT / "docs", "*.md")]
 
 
 def blocks_of(path: Path) -> list[Block]:

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-ROOT = Path(__file__).parents[2]
+from support.repository import files_of
+
+ROOT = Path(__file__).parents[1]
+
 KUBERNETES = ROOT / "deploy/kubernetes"
 SYSTEMD = ROOT / "deploy/systemd"
 COMPOSE = [ROOT / "docker-compose.yml", ROOT / "deploy/compose/external-redis.yml"]
@@ -36,7 +39,7 @@ def documents(file: Path) -> list[dict[str, Any]]:
 
 def manifests() -> list[Path]:
     """The files that hold Kubernetes' objects."""
-    return [file for file in sorted(KUBERNETES.rglob("*.yaml")) if file.stem != "kustomization"]
+    return [file for file in files_of(KUBERNETES, "*.yaml") if file.stem != "kustomization"]
 
 
 def objects(kind: str) -> dict[str, dict[str, Any]]:

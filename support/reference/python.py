@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, get_origin
 
 import msgspec
@@ -25,9 +26,7 @@ GROUPS = {
 HANDED_OUT = {
     "JobHandle": "`Client.enqueue` and `Client.job` hand it out.",
     "Batch": "`Client.batch` hands it out.",
-    "ApiKeys": "`Client.api_keys` is one.",
 }
-_ENDPOINT = "OpenAIEndpoint"
 OTHERS = "For operators and servers"
 
 
@@ -52,7 +51,7 @@ def _belongs(title: str, name: str) -> bool:
     thing = getattr(darkq, name)
     is_error = isinstance(thing, type) and issubclass(thing, BaseException)
     is_event = getattr(thing, "__module__", "") == "darkq.event" or get_origin(thing) is not None
-    is_event = name in ("AnyEvent", "Event", "EventBatch") or (is_event and name != _ENDPOINT)
+    is_event = is_event or name in ("AnyEvent", "Event")
     if title == "Errors":
         return is_error
     return is_event if title == "Events" else title == OTHERS
@@ -121,8 +120,9 @@ def _methods(thing: type) -> Iterator[str]:
     for name, member in thing.__dict__.items():
         if name.startswith("_"):
             continue
-        kind = "property" if isinstance(member, property) else ""
-        function = member.fget if isinstance(member, property) else member
+        kind = "property" if isinstance(member, property | cached_property) else ""
+        function = member.func if isinstance(member, cached_property) else member
+        function = member.fget if isinstance(member, property) else function
         function = getattr(function, "__func__", function)
         if not inspect.isfunction(function):
             continue
@@ -137,6 +137,10 @@ def _methods(thing: type) -> Iterator[str]:
 def _signature(name: str, function: Any, *, skip: int = 0) -> str:
     signature = inspect.signature(function)
     parameters = list(signature.parameters.values())[skip:]
+    if parameters and "JobArguments" in str(parameters[-1].annotation):  # spelt out, for readers
+        created = inspect.signature(darkq.Job.create).parameters.values()
+        spelt_out = [each for each in created if each.kind is inspect.Parameter.KEYWORD_ONLY]
+        parameters = [*parameters[:-1], *spelt_out]
     kept = signature.replace(parameters=parameters)
     text = re.sub(r"""(: |-> )(['"])(.*?)\2(?=[,)]| =|$)""", r"\1\3", str(kept))
     if name == function.__name__ or "->" not in text:

@@ -21,7 +21,7 @@ async def wait_until(what: str, condition: Callable[[], T], timeout_s: float = .
 
 
 async def wait_until(
-    what: str, condition: Callable[[], T | Awaitable[T]], timeout_s: float = 10.0
+    what: str, condition: Callable[[], T | Awaitable[T]], timeout_s: float = 30.0
 ) -> T:
     """Ask again and again until the condition is true, and return what it said.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from darkq import Settings
 
-EXIT_TIMEOUT_S = 20.0
+EXIT_TIMEOUT_S = 60.0
 
 
 class WorkerProcess:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-EXIT_TIMEOUT_S = 30.0
+EXIT_TIMEOUT_S = 60.0
 
 
 class Done(NamedTuple):
