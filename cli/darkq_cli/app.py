@@ -76,7 +76,7 @@ def darkq(
 
     Text and JSON go to stdout, messages to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage,
     130 Ctrl-C. Settings are variables DARKQ_... or lines of .env. Without DARKQ_REDIS_URL, a
-    command starts a Redis on this machine, and the last one stops it.
+    command starts a Redis on this machine, and its last user stops it.
     """
 
 

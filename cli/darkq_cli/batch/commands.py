@@ -22,7 +22,7 @@ app = typer.Typer(
     name="batch",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Send many prompts from a file, and write the answers to another.",
+    help="Answer many prompts from a file.",
 )
 
 BatchArgument = Annotated[

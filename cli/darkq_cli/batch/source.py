@@ -241,8 +241,9 @@ class _Checker:
     def build_result(self, name: str, source: InputReader) -> CheckedInput:
         """Return the facts about the input. Raises `Problem` unless all lines are valid."""
         if self._invalid:
+            counts = f"{self._invalid:,} of {self.lines:,} lines"
             raise Problem(
-                f"{self._invalid:,} of {self.lines:,} lines of {name} are invalid; none was sent",
+                f"{counts} of {name} are invalid; nothing was sent",
                 "\n".join(self._list_errors()),
                 exit_code=USAGE_EXIT_CODE,
             )

@@ -25,7 +25,7 @@ def doctor(
     ] = False,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Check the system for problems, and print what to do about them. Changes nothing.
+    """Find problems, and print what to do about them. Changes nothing.
 
     It checks settings, this machine, Redis, workers, queues and upstreams. The exit code is 1 if
     there is a problem; warnings alone leave it 0. docs/doctor.md explains each check.

@@ -185,7 +185,7 @@ def local_darkai(
         float, typer.Option(min=0, help="Chunks per second of markov; 0 is without a limit.")
     ] = 20.0,
 ) -> None:
-    """Run a DarkAI here: the same HTTP API, answered by a small local model.
+    """Run a DarkAI on this machine, with a small local model.
 
     \b
     darkq local-darkai --port 8088

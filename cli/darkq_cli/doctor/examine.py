@@ -29,7 +29,7 @@ from darkq_local.server_binary import NoServer, find_server
 
 REDIS = "redis"
 TIMEOUT_S = 5.0
-_NO_REDIS = "Redis does not answer"
+_NO_REDIS = "no answer from Redis"
 
 SERVER: Checks[Server] = Checks(KEEPING, CONNECTING, REPLICAS, PERMISSIONS)
 

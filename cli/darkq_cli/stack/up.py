@@ -37,7 +37,7 @@ def up(*, model: Model | None, port: int | None, workers: int) -> None:
         try:
             interrupts.run(_up(plan, settings, redis))
         except KeyboardInterrupt:
-            messages.say("darkq has stopped; jobs and results are kept")
+            messages.say("darkq is down; jobs and results are kept")
 
 
 def _choose_model(settings: Settings, model: Model | None, port: int | None) -> Model | None:

@@ -162,7 +162,7 @@ def test_a_file_that_somebody_has_cut_is_not_written_to(make_plan: MakePlan) -> 
     with opened(plan) as (ledger, _):
         ledger.write(PAGES[0])
     os.truncate(plan.files.answers, 3)
-    with pytest.raises(Problem, match="somebody else has changed it"), opened(plan):
+    with pytest.raises(Problem, match="another program has changed it"), opened(plan):
         pass
     assert plan.files.answers.stat().st_size == 3
 
@@ -200,7 +200,7 @@ def test_a_full_disk_loses_nothing(make_plan: MakePlan, monkeypatch: pytest.Monk
 def test_a_device_that_is_full_is_no_file(make_plan: MakePlan) -> None:
     files = make_plan(1).files
     output_file = output_files.OutputFile(Path("/dev/full"), 0)
-    with closing(output_file), pytest.raises(Problem, match="no ordinary file"):
+    with closing(output_file), pytest.raises(Problem, match="not a regular file"):
         output_file.append(b"x")
     assert not files.answers.exists()
 
@@ -237,7 +237,7 @@ def test_a_file_for_failures_is_of_one_batch_until_that_is_over(tmp_path: Path) 
     one, two = StateFile(tmp_path / "one.darkq"), StateFile(tmp_path / "two.darkq")
     one.claim(errors)
     one.claim(errors)
-    with pytest.raises(Problem, match="is of another batch that is not over") as refused:
+    with pytest.raises(Problem, match="belongs to another unfinished batch") as refused:
         two.claim(errors)
     assert refused.value.exit_code == 2
     with pytest.raises(Problem, match=r"another darkq batch is writing .*errors\.jsonl"):
@@ -255,7 +255,7 @@ def test_a_file_for_failures_is_of_one_batch_until_that_is_over(tmp_path: Path) 
 def test_an_output_is_not_taken_for_another_s_failures(tmp_path: Path) -> None:
     output = StateFile(tmp_path / "out.jsonl.darkq")
     other = StateFile(tmp_path / "other.jsonl.darkq")
-    with pytest.raises(Problem, match="is of another batch that is not over"):
+    with pytest.raises(Problem, match="belongs to another unfinished batch"):
         other.claim(tmp_path / "out.jsonl")
     other.delete()
     output.delete()

@@ -49,8 +49,8 @@ async def test_a_new_attempt_is_set_apart(
     job, void, ended, line, text = screen.splitlines()
     assert job.startswith("job 0-")
     assert ended.startswith("attempt 1 ended: upstream_overloaded: ")
-    assert "; another begins in " in ended
-    assert line == "— attempt 2 starts over —"
+    assert "; the next starts in " in ended
+    assert line == "— attempt 2, from the beginning —"
     assert text.startswith(void)
     assert len(text.split()) == 20
 
@@ -69,7 +69,7 @@ async def test_ctrl_c_shows_how_to_read_on(
     terminal.type("\x03")
     code, screen = await terminal.end()
     assert code == 130
-    assert re.search(r"\w\^C\n+The job is still there\. .*:\n  \S+ tail 0-\w+ --after 1-", screen)
+    assert re.search(r"\w\^C\n+The job continues\. .*:\n  \S+ tail 0-\w+ --after 1-", screen)
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -81,7 +81,7 @@ async def test_ctrl_c_while_the_job_waits(
     terminal.type("\x03")
     code, screen = await terminal.end()
     assert code == 130
-    assert "^C\nThe job is still there." in screen
+    assert "^C\nThe job continues." in screen
     assert ("\x1b[2m" in screen) is not plain  # dim is no colour, but is left out as well
 
 

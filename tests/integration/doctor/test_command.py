@@ -67,10 +67,10 @@ async def test_a_redis_that_is_away_takes_one_line(darkq: Darkq) -> None:
     away = {"DARKQ_REDIS_URL": "redis://127.0.0.1:1"}
     done = await asyncio.to_thread(darkq, "doctor", "--no-probe", environment=away)
     assert done.code == 1
-    lines = [line for line in done.out.decode().splitlines() if "Redis does not answer" in line]
+    lines = [line for line in done.out.decode().splitlines() if "no answer from Redis" in line]
     assert [line.split()[0] for line in lines] == ["skipped", "skipped"]
     assert lines[0].endswith(", replication, cluster and permissions")
-    assert lines[1].endswith("; so are workers, queues, failed jobs and breakers")
+    assert lines[1].endswith("; also workers, queues, failed jobs and breakers")
 
 
 async def test_settings_that_do_not_load_are_a_problem(darkq: Darkq) -> None:

@@ -71,7 +71,7 @@ async def test_nobody_works(client: Client, redis: Redis, look: Any) -> None:
 async def test_somebody_works(redis: Redis, look: Any) -> None:
     await Hand(redis, WORKER).take()
     found = (await look())["workers"]
-    assert (found.verdict, found.found) == ("ok", "1 alive, which run 1 jobs")
+    assert (found.verdict, found.found) == ("ok", "1 alive, running 1 jobs")
 
 
 @pytest.mark.usefixtures("alive")
@@ -85,7 +85,7 @@ async def test_queues_that_fill_and_wait(client: Client, redis: Redis, look: Any
     await redis.zadd(queue(0, "interactive"), {job: 1})
     found = (await look())["queues"]
     assert found.verdict == "warning"
-    assert "the oldest interactive job has been due for" in found.found
+    assert "an interactive job has waited for" in found.found
 
 
 async def test_jobs_that_fail(redis: Redis, look: Any) -> None:
@@ -95,10 +95,10 @@ async def test_jobs_that_fail(redis: Redis, look: Any) -> None:
     await hand.append(claim, started(1))
     await hand.fail(claim, Cursor(1, 1))
     found = (await look())["failed jobs"]
-    assert (found.verdict, found.found) == ("warning", "1 are known, 1 of the last hour")
+    assert (found.verdict, found.found) == ("warning", "1 are stored, 1 of them from the last hour")
     await redis.zadd(failures(0), {claim.keys.arq_id: 1})
     found = (await look())["failed jobs"]
-    assert (found.verdict, found.found) == ("ok", "1 are known, 0 of the last hour")
+    assert (found.verdict, found.found) == ("ok", "1 are stored, 0 of them from the last hour")
 
 
 @pytest.mark.usefixtures("alive")
@@ -143,7 +143,7 @@ async def test_an_upstream_whose_limits_leave_no_room(
     settings = make_settings(darkai_url=(await start_darkai()).url, darkai_limits="1/3600")
     assert (await examine_all(settings, call_upstreams=True))["upstream"].verdict == "ok"
     found = (await examine_all(settings, call_upstreams=True))["upstream"]
-    assert (found.verdict, found.found) == ("skipped", "not asked: its limits leave no room now")
+    assert (found.verdict, found.found) == ("skipped", "not called: its limits leave no room now")
 
 
 async def test_no_upstream_is_asked_behind_the_back_of_redis(
