@@ -149,12 +149,8 @@ def list_(
         return found
 
     found = with_client(fetch)
-    if as_json:
-        for batch in found[:limit]:
-            output.write_json(batch)
-    elif found:
-        headings = ("batch", "begun", "state", "lines", "completed", "failed", "name")
-        output.write_table(headings, map(_build_row, found[:limit]))
+    headings = ("batch", "begun", "state", "lines", "completed", "failed", "name")
+    output.write_list(found[:limit], headings, _build_row, as_json=as_json)
     if not found:
         messages.say("there are no batches in Redis")
     elif len(found) > limit:

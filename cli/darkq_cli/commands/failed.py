@@ -37,12 +37,8 @@ def failed(
             return [job async for job in jobs]
 
     found = with_client(fetch)
-    if as_json:
-        for job in found[:limit]:
-            output.write_json(job)
-    elif found:
-        headings = ("job", "failed", "code", "model", "can be retried", "message")
-        output.write_table(headings, map(_build_row, found[:limit]))
+    headings = ("job", "failed", "code", "model", "can be retried", "message")
+    output.write_list(found[:limit], headings, _build_row, as_json=as_json)
     if not found:
         messages.say("no failed jobs are stored")
     elif len(found) > limit:

@@ -95,13 +95,9 @@ def list_(as_json: opt.JsonOption = False) -> None:
     darkq keys list
     """
     found = with_client(lambda client: client.api_keys.listed())
-    if as_json:
-        for key in found:
-            output.write_json(key)
-    elif found:
-        headings = ("key", "name", "tenant", "created", "expires", "limits")
-        output.write_table(headings, map(_build_row, found))
-    else:
+    headings = ("key", "name", "tenant", "created", "expires", "limits")
+    output.write_list(found, headings, _build_row, as_json=as_json)
+    if not found and not as_json:
         messages.say(f"no keys exist; to create one: {program.command()} keys create NAME")
 
 

@@ -300,7 +300,7 @@ def purge(
     """
     purge_jobs(
         lambda client, dry: client.queue(queue).purge(dry_run=dry),
-        f"jobs that wait in {queue}", "cancelled", dry_run=dry_run, yes=yes, as_json=as_json,
+        f"waiting jobs of {queue}", "cancelled", dry_run=dry_run, yes=yes, as_json=as_json,
     )  # fmt: skip
 
 
@@ -309,12 +309,8 @@ def _print_all(*, as_json: bool) -> None:
 
 
 def _print(queues: list[QueueStatus], *, as_json: bool) -> None:
-    if as_json:
-        for queue in queues:
-            output.write_json(queue)
-    else:
-        headings = ("queue", "waiting", "deferred", "running", "oldest waits", "state")
-        output.write_table(headings, map(_build_row, queues))
+    headings = ("queue", "waiting", "deferred", "running", "oldest waits", "state")
+    output.write_list(queues, headings, _build_row, as_json=as_json)
 
 
 def _build_row(queue: QueueStatus) -> Sequence[str]:

@@ -42,12 +42,8 @@ def workers(context: typer.Context, as_json: opt.JsonOption = False) -> None:
     if context.invoked_subcommand is not None:
         return
     found = with_client(lambda client: client.leases())
-    if as_json:
-        for worker in found:
-            output.write_json(worker)
-    elif found:
-        output.write_table(("worker", "running", "state"), map(_build_row, found))
-    else:
+    output.write_list(found, ("worker", "running", "state"), _build_row, as_json=as_json)
+    if not found and not as_json:
         messages.say(f"no live workers; to start one: {program.command()} worker")
 
 

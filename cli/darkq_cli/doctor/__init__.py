@@ -6,7 +6,7 @@ servers       each Redis server, and what it reports of itself
 keeping       server checks: does it keep its data
 connecting    server checks: can clients connect and get fast responses
 replicas      server checks: replicas, and the nodes of a cluster
-permissions   server checks: what its user may do; `roles` lists what darkq's roles need
+permissions   server checks: does its user have the permissions of darkq's roles
 fleet         partitions, workers, queues, failed jobs, circuit breakers
 probes        calls to upstreams
 examine       runs all of them

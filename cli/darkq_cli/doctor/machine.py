@@ -66,7 +66,9 @@ async def configuration(settings: Settings) -> CheckResult:
             names = f"DARKQ_{low.upper()} is above DARKQ_{high.upper()}"
             results.append(warning(names, f"Raise DARKQ_{high.upper()}"))
     given = len(settings.model_fields_set)
-    return combine(results, otherwise=f"valid; {given} settings given, the others have defaults")
+    return combine(
+        results, otherwise=f"valid; settings given: {given}, the others have their defaults"
+    )
 
 
 @MACHINE.check("unknown settings")

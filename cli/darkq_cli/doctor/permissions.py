@@ -7,14 +7,132 @@ transaction is never executed. Refused commands appear in the server's ACL LOG.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from redis.exceptions import ResponseError
 
 from darkq_cli.doctor.checks import CheckResult, Checks, ok, problem
-from darkq_cli.doctor.roles import RULES, TRANSACTIONS, Call, build_calls
 from darkq_cli.doctor.servers import Server
+
+Call: TypeAlias = tuple[str, ...]
+
+RULES = {
+    "worker": (
+        "resetkeys ~arq:* ~darkq:* resetchannels &darkq:* -@all +client|setinfo +select "
+        "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +script|load "
+        "+info +time +exists +get +set +psetex +del +expire +pexpire +pttl +rename +incr "
+        "+hget +hsetnx +hexists +hincrby +hdel +sadd +srem +zadd +zcard +zrem +zrange "
+        "+zrangebyscore +xadd +xrevrange +hmget +zscore +hset +zcount "
+        "+zrank +hgetall +xrange +getbit +copy +mget +setbit +xtrim +strlen"
+    ),
+    "producer": (
+        "resetkeys ~arq:* ~darkq:* resetchannels &darkq:* -@all +client|setinfo +select "
+        "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +info +time "
+        "+exists +get +getrange +mget +set +del +pexpire +rename +hset +hmget +smembers +srem "
+        "+zadd +zcard +zrem +zscore +zrevrangebyscore +xadd +xdel +xrange +xrevrange "
+        "+hget +hgetall +hincrby +hsetnx +getbit +setbit +zcount +zrangebyscore "
+        "+zrevrange +xtrim +copy +zremrangebyrank +expire +hscan +strlen"
+    ),
+    "reader": (
+        "resetkeys ~arq:* ~darkq:events:* ~darkq:state:* ~darkq:{* ~darkq:batch:* "
+        "~darkq:limit:* resetchannels &darkq:live:* -@all +client|setinfo +select +ping "
+        "+subscribe +unsubscribe +multi +exec +time +exists +get +getrange +mget +hmget +smembers "
+        "+zscore +xrange +xrevrange +hgetall +zcount +zrangebyscore +zrevrange"
+    ),
+}
+
+# The shortest call of each command. They are only queued, never executed.
+_CALLS = """
+CLIENT SETINFO LIB-NAME darkq
+COPY arq:doctor arq:doctor
+DEL arq:doctor
+EVAL return 1 arq:doctor
+EVALSHA 0000000000000000000000000000000000000000 1 arq:doctor
+EXISTS arq:doctor
+EXPIRE arq:doctor 1
+GET arq:doctor
+GETBIT arq:doctor 0
+GETRANGE arq:doctor 0 0
+HDEL arq:doctor f
+HEXISTS arq:doctor f
+HGET arq:doctor f
+HGETALL arq:doctor
+HINCRBY arq:doctor f 1
+HMGET arq:doctor f
+HSCAN arq:doctor 0
+HSET arq:doctor f v
+HSETNX arq:doctor f v
+INCR arq:doctor
+INFO
+MGET arq:doctor
+PEXPIRE arq:doctor 1
+PING
+PSETEX arq:doctor 1 v
+PTTL arq:doctor
+PUBLISH darkq:live:doctor v
+RENAME arq:doctor arq:doctor
+SADD arq:doctor m
+SCRIPT LOAD return
+SELECT 0
+SET arq:doctor v
+SETBIT arq:doctor 0 0
+SMEMBERS arq:doctor
+SREM arq:doctor m
+STRLEN arq:doctor
+SUBSCRIBE darkq:live:doctor
+TIME
+UNSUBSCRIBE darkq:live:doctor
+XADD arq:doctor * f v
+XDEL arq:doctor 0-1
+XRANGE arq:doctor - +
+XREVRANGE arq:doctor + -
+XTRIM arq:doctor MAXLEN 0
+ZADD arq:doctor 0 m
+ZCARD arq:doctor
+ZCOUNT arq:doctor -inf +inf
+ZRANGE arq:doctor 0 0
+ZRANGEBYSCORE arq:doctor -inf +inf
+ZRANK arq:doctor m
+ZREM arq:doctor m
+ZREMRANGEBYRANK arq:doctor 0 0
+ZREVRANGE arq:doctor 0 0
+ZREVRANGEBYSCORE arq:doctor +inf -inf
+ZSCORE arq:doctor m
+"""
+_WITH_SUBCOMMANDS = ("CLIENT", "SCRIPT")
+
+
+def _find_word(call: Sequence[str]) -> str:
+    """Return the word of an ACL rule that allows a call."""
+    parts = call[:2] if call[0] in _WITH_SUBCOMMANDS else call[:1]
+    return f"+{'|'.join(parts).lower()}"
+
+
+CALLS: dict[str, Call] = {
+    _find_word(call): tuple(call) for line in _CALLS.split("\n") if (call := line.split())
+}
+"""A call of each command, by the word of a rule that allows it."""
+
+TRANSACTIONS = ("+multi", "+exec")
+"""These cannot be queued in a transaction; using them tests them."""
+
+
+def build_calls(rule: str) -> dict[str, Call]:
+    """Return a call for each word of a rule, patterns included, except `TRANSACTIONS`."""
+    words = [word for word in rule.split() if word[0] in "+~&" and word not in TRANSACTIONS]
+    subscribe = CALLS["+publish" if "+publish" in words else "+subscribe"]
+    calls: dict[str, Call] = {}
+    for word in words:
+        name = f"{word[1:].removesuffix('*')}doctor"
+        if word[0] == "~":
+            calls[word] = ("EXISTS", name)
+        elif word[0] == "&":
+            calls[word] = (subscribe[0], name, *subscribe[2:])
+        else:
+            calls[word] = CALLS[word]
+    return calls
+
 
 _NO_COMMAND = "no permissions to run the"
 _NO_ACCESS = "ermissions to access"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from darkq_cli.terminal import messages
+
+T = TypeVar("T")
 
 
 class TextOutput:
@@ -52,6 +54,21 @@ def write_facts(facts: Mapping[str, str]) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         write_line(f"{name:<{width}}  {messages.replace_controls(value)}")
+
+
+def write_list(
+    items: Sequence[T],
+    headings: Sequence[str],
+    build_row: Callable[[T], Sequence[str]],
+    *,
+    as_json: bool,
+) -> None:
+    """Write one JSON object for each item, or a table with a row for each."""
+    if as_json:
+        for item in items:
+            write_json(item)
+    elif items:
+        write_table(headings, map(build_row, items))
 
 
 def write_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

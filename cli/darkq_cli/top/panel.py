@@ -9,9 +9,8 @@ from rich.text import Text
 
 from darkq_cli.terminal import messages, output
 from darkq_cli.terminal.units import format_duration, format_time
-from darkq_cli.top.history import History
 from darkq_cli.top.reading import Outage, Reading
-from darkq_cli.top.tables import render_tables
+from darkq_cli.top.tables import History, render_tables
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

@@ -27,7 +27,7 @@ async def test_a_queue_is_counted_confirmed_and_purged(darkq: Darkq, client: Cli
     assert (await client.queue("bulk").status()).waiting == 3
     done = await call(darkq, "queues", "purge", "bulk", "--yes")
     assert done.code == 0
-    assert "jobs that wait in bulk cancelled  3" in done.out.decode()
+    assert "waiting jobs of bulk cancelled  3" in done.out.decode()
     assert (await jobs[0].status()).state == "cancelled"
 
 

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Settings
-from darkq_cli.doctor import roles
+from darkq_cli.doctor import permissions
 from support.by_hand import snapshot
 from support.servers import Server, running
 
@@ -24,14 +24,14 @@ AsUser = Callable[[str], Awaitable[Results]]
 
 
 def test_the_rules_are_those_of_the_docs() -> None:
-    assert {role: rule.split() for role, rule in roles.RULES.items()} == {
+    assert {role: rule.split() for role, rule in permissions.RULES.items()} == {
         role: rule.split() for role, rule in RULES.items()
     }
 
 
 def test_there_is_a_call_for_each_word() -> None:
     words = {word for rule in RULES.values() for word in rule.split() if word[0] == "+"}
-    assert words == {*roles.CALLS, *roles.TRANSACTIONS}
+    assert words == {*permissions.CALLS, *permissions.TRANSACTIONS}
 
 
 @pytest.fixture
