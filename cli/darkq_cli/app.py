@@ -81,7 +81,7 @@ def darkq(
 
 
 _GROUPS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "Begin": (system.demo, system.up),
+    "Start": (system.demo, system.up),
     "Jobs": (
         jobs.run,
         jobs.enqueue,

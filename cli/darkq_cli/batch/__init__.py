@@ -1,7 +1,7 @@
 """`darkq batch`: reads prompts from a file, and writes their answers to another.
 
 commands     options and help; list, show and cancel
-start        begins a batch, or resumes one
+start        starts a batch, or resumes one
 source       the lines of the input, and the check of all of them before the first is sent
 plan         what a batch is to do; kept in its state
 state        the checkpoint of a batch: one SQLite file beside the output

@@ -84,6 +84,7 @@ class Feeder:
             yield page
 
     def _unfinished(self, page: list[tuple[int, Text]]) -> list[Line]:
+        # A resume, or a new batch after a loss, sends only lines without a result here.
         left = set(self._ledger.find_unfinished([number for number, _ in page]))
         format_ = self._plan.format
         return [

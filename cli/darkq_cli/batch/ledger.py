@@ -72,6 +72,7 @@ class Ledger:
         )
         lines = [HeldLine(line.number, line.failed, line.text) for line in fresh]
         if self._state.plan.ordered:
+            # Two commits: a kill in between leaves lines held, and the next start releases them.
             held = msgspec.structs.replace(checkpoint, held=checkpoint.held + len(lines))
             self._state.commit(held, hold=lines)
             self._release()

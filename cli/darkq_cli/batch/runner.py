@@ -98,6 +98,7 @@ class Runner:
         return self._client.batch(batch_id) if batch_id else None
 
     async def _run_with_retries(self) -> None:
+        # The time limit counts from the last progress, so a slow batch is never given up.
         last_s, seen = time.monotonic(), self._state.checkpoint.ended
         batch = self._find_batch() or self._create()
         while not self._state.complete:
@@ -105,6 +106,8 @@ class Runner:
             try:
                 await self._run_once(batch)
                 if not self._state.complete:
+                    # The batch has ended in Redis, and lines are missing here. Without any
+                    # progress, a replacement would only repeat that.
                     if self._state.checkpoint.ended == before:
                         raise Problem("Redis has lost all lines of the batch")
                     batch = self._replace()
@@ -142,6 +145,8 @@ class Runner:
             feeding = asyncio.create_task(self._feeder.feed(batch))
             collecting = asyncio.create_task(self._collect(batch))
             try:
+                # Normally all lines are sent first. Collecting ends first when the batch was
+                # cancelled, or fails; then there is nothing left to send.
                 await asyncio.wait([feeding, collecting], return_when=asyncio.FIRST_COMPLETED)
                 if not collecting.done():
                     feeding.result()
@@ -156,6 +161,7 @@ class Runner:
         async with aclosing(batch.collected()) as pages:
             async for page in pages:
                 known = [finished for finished in page if finished.outcome != "missing"]
+                # First on disk, then acknowledged: a kill in between delivers the page again.
                 self._ledger.write(build_ended_lines(known, self._state.plan.endpoint))
                 await batch.acknowledge(page)
                 self._feeder.notify_written()

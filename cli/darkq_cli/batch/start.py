@@ -210,7 +210,7 @@ def _start(file: StateFile, arguments: BatchArguments) -> State:
             lines=checked.lines,
             fingerprint=checked.fingerprint,
         )
-        return file.begin(plan)
+        return file.start(plan)
     except BaseException:
         if files.spooled:
             files.source.unlink(missing_ok=True)

@@ -111,7 +111,7 @@ class StateFile:
             checkpoint = msgspec.json.decode(checkpoint, type=Checkpoint)
         return State(self._path, self._database, plan, checkpoint)
 
-    def begin(self, plan: Plan) -> State:
+    def start(self, plan: Plan) -> State:
         """Start a batch. Raises `Problem` when it cannot be written."""
         checkpoint = Checkpoint()
         with _translate_errors(self._path), _transaction(self._database) as database:

@@ -106,6 +106,7 @@ class Stack:
         death = asyncio.create_task(wait_for_death(self._children()))
         try:
             await asyncio.wait([task, death], return_when=asyncio.FIRST_COMPLETED)
+            # If both are done, the work counts: its result or its error says more.
             if not task.done():
                 raise death.result()
             return task.result()

@@ -64,6 +64,7 @@ class Reader:
         `JobHandle.events` raises. After a cancellation, reading can resume from `cursor`.
         """
         after = self.cursor
+        # Events of earlier attempts are of use to programs only: their text is void.
         if after is None and not self._as_json:
             after = await self._job.latest_attempt()
         try:

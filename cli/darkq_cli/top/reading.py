@@ -106,6 +106,7 @@ class Trend:
         if self._samples and not _has_grown(self._samples[-1], sample):
             self._samples.clear()  # Redis was replaced or flushed
         self._samples.append(sample)
+        # Keep one sample at least as old as the interval, so that a rate spans all of it.
         while len(self._samples) > 2 and sample.at_s - self._samples[1].at_s >= RATE_OVER_S:
             self._samples.popleft()
         first = self._samples[0]

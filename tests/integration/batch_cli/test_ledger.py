@@ -26,7 +26,7 @@ MakePlan = Callable[..., Plan]
 def opened(plan: Plan) -> Iterator[tuple[Ledger, State]]:
     """The ledger of a plan, begun or taken up."""
     with closing(StateFile(plan.files.state)) as file:
-        state = file.load() or file.begin(plan)
+        state = file.load() or file.start(plan)
         with closing(Ledger(state)) as ledger:
             yield ledger, state
 

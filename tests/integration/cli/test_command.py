@@ -53,7 +53,7 @@ def test_help_lists_commands_in_groups_and_all_of_them() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
     groups = re.findall(r"^(\w+):\n((?:  .*\n)+)", text, re.MULTILINE)
     listed = {group: re.findall(r"^  (\S+) ", rows, re.MULTILINE) for group, rows in groups[1:]}
-    assert list(listed) == ["Begin", "Jobs", "Processes", "Operation"]
+    assert list(listed) == ["Start", "Jobs", "Processes", "Operation"]
     groups_of_their_own = {"batch", "keys", "queues", "workers", "purge"}
     found = {name for names in listed.values() for name in names}
     assert found == {*SUBCOMMANDS, *groups_of_their_own}
