@@ -34,7 +34,9 @@ QueueArgument = Annotated[
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, in one line.")]
 ByOption = Annotated[
     str | None,
-    typer.Option("--by", metavar="NAME", help="Who requests it.", show_default="user@host"),
+    typer.Option(
+        "--by", metavar="NAME", help="The person who requests it.", show_default="user@host"
+    ),
 ]
 
 

@@ -77,7 +77,9 @@ def drain(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option("--by", metavar="NAME", help="Who requests it.", show_default="user@host"),
+        typer.Option(
+            "--by", metavar="NAME", help="The person who requests it.", show_default="user@host"
+        ),
     ] = None,
     as_json: opt.JsonOption = False,
 ) -> None:
