@@ -1,226 +1,14 @@
-"""`admit.lua` and `report.lua`: windows, places, turns, the breaker."""
+"""`limits.lua`: what both scripts of an upstream's limits share."""
 
 # mypy: disable-error-code="misc"
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from redis.asyncio import Redis
 
-from support.door import SECOND, Answer, Asker, Door
+from support.door import SECOND, Door, admitted, is_past
 from support.waiting import wait_until
-
-GO = Answer("go")
-PROBE = Answer("probe")
-
-
-async def admitted(door: Door, job: Asker) -> bool:
-    return (await door.ask_one(job)).word != "wait"
-
-
-async def turns_s(door: Door, answers: list[Answer]) -> list[float]:
-    """How long each has to wait, in begun half seconds; 0 for those who may go."""
-    now_ms = await door.now_ms()
-    waits_ms = [max(0, answer.turn_ms - now_ms) for answer in answers]
-    return [math.ceil(wait_ms / 500 - 0.002) / 2 for wait_ms in waits_ms]
-
-
-class TestWindows:
-    async def test_each_job_gets_the_turn_at_which_all_windows_have_room(
-        self, redis: Redis
-    ) -> None:
-        """Red when a turn looks at one window alone, or not at those who wait before."""
-        door = Door(redis, (2, 60 * SECOND), (3, 3600 * SECOND))
-        answers = await door.ask(*(door.job() for _ in range(8)))
-        assert await turns_s(door, answers) == [0, 0, 60, 3600, 3600, 3600, 7200, 7200]
-        assert [answer.word for answer in answers[:3]] == ["go", "go", "wait"]
-
-    async def test_turns_at_the_same_time_keep_the_order(self, redis: Redis) -> None:
-        door = Door(redis, (2, 60 * SECOND))
-        answers = await door.ask(*(door.job() for _ in range(6)))
-        turns = [answer.turn_ms for answer in answers[2:]]
-        assert turns == sorted(set(turns))
-
-    @pytest.mark.parametrize("limits", [([(2, 60 * SECOND)], 0), ([], 2)])
-    async def test_a_question_asked_twice_is_one_call(
-        self, redis: Redis, limits: tuple[list[tuple[int, int]], int]
-    ) -> None:
-        """A reply may be lost. Red without either half of `is_granted`."""
-        windows, concurrency = limits
-        door = Door(redis, *windows, concurrency=concurrency)
-        job = door.job()
-        assert await door.ask(job, job) == [GO, GO]
-        assert await door.ask(job, door.job()) == [GO, GO]
-        assert not await admitted(door, door.job())
-
-    async def test_a_call_counts_whatever_becomes_of_it(self, redis: Redis) -> None:
-        door = Door(redis, (1, 60 * SECOND))
-        job = door.job()
-        await door.ask(job)
-        await door.tell(job, "failed")
-        assert not await admitted(door, door.job())
-
-    async def test_a_call_counts_from_when_it_has_surely_arrived(self, redis: Redis) -> None:
-        """The service counts arrivals, and the way there may be slow.
-
-        Red when a grant is stamped with the time of the question.
-        """
-        door = Door(redis, (1, 600))
-        first, second = door.job(), door.job()
-        await door.ask(first)
-        begun_ms = await door.now_ms()
-        await wait_until("the window to pass", lambda: _past(door, begun_ms + 650))
-        assert not await admitted(door, second)
-        answered_ms = await door.now_ms()
-        await door.tell(first, "answered")
-        assert not await admitted(door, second)
-        await wait_until("the second to be admitted", lambda: admitted(door, second))
-        assert await door.now_ms() - answered_ms >= 599
-
-    async def test_a_call_of_a_dead_worker_has_arrived_by_the_end_of_its_lease(
-        self, redis: Redis
-    ) -> None:
-        door = Door(redis, (1, 100), lease_ms=100)
-        dead, waiting = door.job(), door.job()
-        begun_ms = await door.now_ms()
-        await door.ask(dead)
-        await wait_until("the next to be admitted", lambda: admitted(door, waiting))
-        assert await door.now_ms() - begun_ms >= 199
-
-    async def test_a_call_that_goes_on_unanswered_keeps_counting(self, redis: Redis) -> None:
-        """Red when `calling` does not renew the grant."""
-        door = Door(redis, (1, 60), lease_ms=400)
-        job, begun_ms = door.job(), await door.now_ms()
-        await door.ask(job)
-        while await door.now_ms() < begun_ms + 1000:
-            await door.tell(job, "calling")
-            assert not await admitted(door, door.job())
-
-    async def test_nobody_is_put_off_for_longer_than_the_horizon(self, redis: Redis) -> None:
-        door = Door(redis, (1, 3600 * SECOND), horizon_ms=60 * SECOND)
-        answers = await door.ask(*(door.job() for _ in range(4)))
-        assert await turns_s(door, answers) == [0, 60, 60, 60]
-
-    async def test_a_limit_that_was_lowered_holds_at_once(self, redis: Redis) -> None:
-        wide = Door(redis, (4, 60 * SECOND))
-        await wide.ask(*(wide.job() for _ in range(4)))
-        narrow = Door(redis, (2, 60 * SECOND))
-        answers = await narrow.ask(*(narrow.job() for _ in range(3)))
-        assert await turns_s(narrow, answers) == [60, 60, 120]
-
-
-async def _past(door: Door, ms: float) -> bool:
-    return await door.now_ms() > ms
-
-
-class TestOrder:
-    async def test_nobody_overtakes_who_waits(self, redis: Redis) -> None:
-        """Red when `admit` looks at the room alone."""
-        door = Door(redis, concurrency=1)
-        running, first, later = door.job(), door.job(), door.job()
-        await door.ask(running, first)
-        await door.tell(running, "left")
-        assert not await admitted(door, later)
-        assert await admitted(door, first)
-
-    async def test_who_asks_first_may_have_come_last(self, redis: Redis) -> None:
-        door = Door(redis, concurrency=1)
-        running, first, later = door.job(), door.job(), door.job()
-        await door.ask(running, later)
-        await door.ask(first)
-        await door.tell(running, "left")
-        assert door.was_called() == [first.keys.arq_id]
-        assert not await admitted(door, later)
-        assert await admitted(door, first)
-
-    async def test_a_job_comes_back_with_the_place_it_had(self, redis: Redis) -> None:
-        """Its score in the queue is another by then."""
-        door = Door(redis, concurrency=1)
-        running, first, later = door.job(), door.job(), door.job()
-        await door.ask(running, first, later)
-        back = first._replace(attempt=2, place_ms=door.job().place_ms)
-        await door.tell(running, "left")
-        assert await admitted(door, back)
-
-    async def test_interactive_jobs_do_not_stand_behind_bulk(self, redis: Redis) -> None:
-        """Red when the waiting are in order of their places alone."""
-        door = Door(redis, (1, 60 * SECOND))
-        bulk = [door.job("bulk") for _ in range(3)]
-        await door.ask(*bulk)
-        answers = await door.ask(door.job(), door.job("bulk"))
-        assert await turns_s(door, answers) == [60, 240]
-
-    async def test_who_does_not_come_is_waited_for_no_longer_than_a_lease(
-        self, redis: Redis
-    ) -> None:
-        """A job that was cancelled meanwhile, say. Red when `late` is kept."""
-        door = Door(redis, concurrency=1, lease_ms=400)
-        running, gone, next_one = door.job(), door.job(), door.job()
-        await door.ask(running, gone, next_one)
-        await door.tell(running, "left")
-        assert door.was_called() == [gone.keys.arq_id]
-        assert not await admitted(door, next_one)
-        await wait_until("the next one to be admitted", lambda: admitted(door, next_one))
-
-
-class TestPlaces:
-    async def test_a_place_is_free_when_its_call_has_ended(self, redis: Redis) -> None:
-        door = Door(redis, concurrency=2)
-        jobs = [door.job() for _ in range(4)]
-        answers = await door.ask(*jobs)
-        assert [answer.word for answer in answers] == ["go", "go", "wait", "wait"]
-        await door.tell(jobs[0], "answered")
-        assert door.called == []
-        await door.tell(jobs[0], "left")
-        assert door.called == [(jobs[2].keys.arq_id, 0, jobs[2].place_ms)]
-        answers = await door.ask(jobs[3], jobs[2])
-        assert [answer.word for answer in answers] == ["wait", "go"]
-
-    async def test_who_was_called_is_not_called_again_at_once(self, redis: Redis) -> None:
-        door = Door(redis, concurrency=1)
-        jobs = [door.job("bulk") for _ in range(2)]
-        await door.ask(*jobs)
-        await door.tell(jobs[0], "left")
-        assert door.called == [(jobs[1].keys.arq_id, 1, jobs[1].place_ms)]
-        await door.beat()
-        assert door.called == []
-
-    async def test_a_place_of_a_dead_worker_is_free_after_its_lease(self, redis: Redis) -> None:
-        door = Door(redis, concurrency=1, lease_ms=150)
-        dead, waiting = door.job(), door.job()
-        answer = (await door.ask(dead, waiting))[1]
-        assert (await turns_s(door, [answer]))[0] <= 0.5
-        await wait_until("the waiting job to be admitted", lambda: admitted(door, waiting))
-
-    async def test_a_beat_keeps_a_place(self, redis: Redis) -> None:
-        door = Door(redis, concurrency=1, lease_ms=400)
-        job, begun_ms = door.job(), await door.now_ms()
-        await door.ask(job)
-        while await door.now_ms() < begun_ms + 1000:
-            await door.tell(job, "answering")
-            assert not await admitted(door, door.job())
-
-    async def test_a_beat_adds_again_what_redis_has_forgotten(self, redis: Redis) -> None:
-        """Red with `XX` in `renew` of report.lua."""
-        door = Door(redis, (3, 60 * SECOND), concurrency=1)
-        job = door.job()
-        await door.tell(job, "calling")
-        assert not await admitted(door, door.job())
-        await door.tell(job, "left")
-        assert await redis.zcard(door.keys.grants) == 1, "it counts in the window too"
-
-    async def test_a_forgotten_call_counts_from_its_answer(self, redis: Redis) -> None:
-        """Red when `answering` does not restore the grant, or counts it from now."""
-        door = Door(redis, (1, 60 * SECOND))
-        await door.tell(door.job(), "answering", 20 * SECOND)
-        assert await turns_s(door, await door.ask(door.job())) == [40]
-
-    async def test_a_window_says_nothing_where_there_is_no_concurrency(self, redis: Redis) -> None:
-        door = Door(redis, (2, 60 * SECOND))
-        await door.tell(door.job(), "calling")
-        assert await redis.exists(door.keys.places) == 0
 
 
 class TestOutages:
@@ -236,7 +24,7 @@ class TestOutages:
         running, waiting = door.job(), door.job()
         await door.ask(running, waiting)
         away_ms = await door.now_ms()
-        await wait_until("two leases", lambda: _past(door, away_ms + 800))
+        await wait_until("two leases", lambda: is_past(door, away_ms + 800))
         assert not await admitted(door, waiting)
         await door.tell(running, "calling")
         back_ms = await door.now_ms()
@@ -254,7 +42,7 @@ class TestOutages:
         await door.tell(before, "answered")
         await door.tell(before, "left")
         quiet_ms = await door.now_ms()
-        await wait_until("two leases", lambda: _past(door, quiet_ms + 400))
+        await wait_until("two leases", lambda: is_past(door, quiet_ms + 400))
         assert await admitted(door, door.job())
 
     async def test_a_foreign_word_about_the_last_script_is_ignored(self, redis: Redis) -> None:
@@ -298,7 +86,7 @@ class TestLate:
         await wait_until("the first to be late", is_late)
         assert await admitted(door, second), "it holds up no other job"
         younger = door.job()
-        late = first._replace(attempt=2, place_ms=door.job().place_ms)
+        late = first._replace(attempt=2, queued_at_ms=door.job().queued_at_ms)
         await door.ask(younger, late)
         await door.tell(second, "left")
         assert not await admitted(door, younger)
@@ -330,135 +118,3 @@ class TestLate:
         await door.tell_of(away, "away")
         assert await redis.zcard(door.keys.late) == 10_000
         assert await redis.zscore(door.keys.late, "old 0") is None
-
-
-class TestBreaker:
-    async def test_it_opens_when_a_worker_says_so(self, redis: Redis) -> None:
-        door = Door(redis)
-        await door.tell(door.job(), "failed", 0)
-        assert await admitted(door, door.job())
-        await door.tell(door.job(), "failed", 1)
-        assert door.shut
-        assert await turns_s(door, await door.ask(door.job())) == [5]
-
-    async def test_then_one_job_tries(self, redis: Redis) -> None:
-        """Red without `probe_until` in `room`."""
-        door = Door(redis, cooldown_ms=100)
-        jobs = [door.job() for _ in range(4)]
-        await door.tell(door.job(), "failed", 1)
-        await door.ask(*jobs)
-        await wait_until("the cool-down to pass", lambda: admitted(door, jobs[0]))
-        assert not any([await admitted(door, job) for job in jobs[1:]])
-        assert await door.ask_one(jobs[0]) == PROBE, "asked twice, it is the same probe"
-
-    async def test_anybody_may_try(self, redis: Redis) -> None:
-        """Who waits first may have been run by a worker that does not know. Red in order."""
-        door = Door(redis, cooldown_ms=50)
-        await door.tell(door.job(), "failed", 1)
-        await door.ask(door.job(), door.job())
-        last = door.job()
-        await wait_until("the cool-down to pass", lambda: admitted(door, last))
-
-    async def test_an_answer_closes_it_and_calls_everybody(self, redis: Redis) -> None:
-        door, jobs = await self.probing(redis)
-        await door.tell(jobs[0], "answered")
-        assert not door.shut
-        assert door.was_called() == [job.keys.arq_id for job in jobs[1:]]
-        assert await redis.exists(door.keys.waiting, door.keys.due) == 0
-        assert await door.ask_one(door.job()) == GO
-
-    async def test_a_refusal_closes_it_too(self, redis: Redis) -> None:
-        door, jobs = await self.probing(redis)
-        await door.tell(jobs[0], "alive")
-        assert not door.shut
-
-    async def test_a_failure_doubles_the_cooldown_up_to_a_bound(self, redis: Redis) -> None:
-        door = Door(redis, cooldown_ms=40, cooldown_max_ms=100)
-        await door.tell(door.job(), "failed", 1)
-        for cooldown_ms in (80, 100, 100):
-            probe = door.job()
-            await wait_until("a probe", lambda probe=probe: admitted(door, probe))
-            await door.tell(probe, "failed")
-            assert await redis.hget(door.keys.breaker, "cooldown_ms") == b"%d" % cooldown_ms
-
-    async def test_a_probe_that_tells_nothing_makes_room_for_another(self, redis: Redis) -> None:
-        door, jobs = await self.probing(redis)
-        await door.tell(jobs[0], "left")
-        assert door.was_called() == [jobs[1].keys.arq_id]
-        assert await door.ask_one(jobs[1]) == PROBE
-
-    async def test_a_probe_whose_worker_died_does_too(self, redis: Redis) -> None:
-        door, jobs = await self.probing(redis, lease_ms=150)
-        await wait_until("another probe", lambda: admitted(door, jobs[1]))
-
-    async def test_calls_from_before_do_not_move_it(self, redis: Redis) -> None:
-        """Red when any failure re-opens, or any answer closes."""
-        door, _ = await self.probing(redis)
-        before = await redis.hgetall(door.keys.breaker)
-        for word, argument in [("failed", 1), ("answered", 0), ("alive", 0), ("left", 0)]:
-            await door.tell(door.job(), word, argument)
-            assert await redis.hgetall(door.keys.breaker) == before
-
-    @staticmethod
-    async def probing(redis: Redis, *, lease_ms: int = 15 * SECOND) -> tuple[Door, list[Asker]]:
-        """An upstream whose breaker is half-open: the first of four jobs tries."""
-        door = Door(redis, cooldown_ms=250, lease_ms=lease_ms)
-        jobs = [door.job() for _ in range(4)]
-        await door.tell(door.job(), "failed", 1)
-        await wait_until("the cool-down to pass", lambda: admitted(door, jobs[0]))
-        await door.ask(*jobs[1:])
-        return door, jobs
-
-
-class TestTooManyRequests:
-    async def test_it_keeps_everybody_away_for_a_window_then_for_a_longer_one(
-        self, redis: Redis
-    ) -> None:
-        """Whose turn it is to count is the service's. Red without `breaches`."""
-        door = Door(redis, (4, 500), (30, 1800 * SECOND))
-        first, second = door.job(), door.job()
-        await door.ask(first, second)
-        await door.tell(first, "limited")
-        assert door.shut
-        assert await turns_s(door, await door.ask(door.job())) == [0.5]
-        await door.tell(second, "limited")  # called before the block
-        later = door.job()
-        await wait_until("the block to end", lambda: admitted(door, later))
-        await door.tell(later, "limited")
-        assert await turns_s(door, await door.ask(door.job())) == [1800]
-
-    async def test_an_answer_forgets_the_breach(self, redis: Redis) -> None:
-        door = Door(redis, (4, 100), (30, 1800 * SECOND))
-        first = door.job()
-        await door.ask(first)
-        await door.tell(first, "limited")
-        later = door.job()
-        await wait_until("the block to end", lambda: admitted(door, later))
-        await door.tell(later, "answered")
-        await door.tell(later, "limited")
-        assert (await turns_s(door, await door.ask(door.job())))[0] <= 0.5
-
-    async def test_what_the_service_asks_for_counts_when_it_is_more(self, redis: Redis) -> None:
-        door = Door(redis, (4, 60 * SECOND))
-        job = door.job()
-        await door.ask(job)
-        await door.tell(job, "limited", 90 * SECOND)
-        assert await turns_s(door, await door.ask(door.job())) == [90]
-
-    async def test_it_is_an_answer_to_a_probe(self, redis: Redis) -> None:
-        door = Door(redis, cooldown_ms=50)
-        job = door.job()
-        await door.tell(door.job(), "failed", 1)
-        await wait_until("the cool-down to pass", lambda: admitted(door, job))
-        await door.tell(job, "limited", 60 * SECOND)
-        assert await redis.hget(door.keys.breaker, "open_until") is None
-        assert await turns_s(door, await door.ask(door.job())) == [60]
-
-
-async def test_where_nothing_is_limited_nothing_is_kept(redis: Redis) -> None:
-    door = Door(redis)
-    job = door.job()
-    assert await door.ask_one(job) == GO
-    for word in ("answered", "answering", "left"):
-        await door.tell(job, word)
-    assert await redis.keys("*") == []

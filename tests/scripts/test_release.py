@@ -52,7 +52,7 @@ async def test_a_job_handed_on_goes_before_those_that_came_later(redis: Redis, h
     seconds, microseconds = await redis.time()
     claim = await hand.take()
     others = [await hand.enqueue() for _ in range(3)]
-    await hand.release(claim, place_ms=seconds * 1000 + microseconds // 1000 - 1)
+    await hand.release(claim, queued_at_ms=seconds * 1000 + microseconds // 1000 - 1)
     claims = await hand.claim()
     assert [again.keys for again in claims] == [claim.keys, *others]
     assert claims[0].tries_burnt == 0
@@ -97,7 +97,7 @@ async def test_a_job_handed_on_is_due_although_the_clock_was_set_back_since(
     seconds, _ = await redis.time()
     claim = await hand.take()
     await hand.append(claim, started(1))
-    await hand.release(claim, chunk(1, 1), RETRYING, place_ms=(seconds + 3600) * 1000)
+    await hand.release(claim, chunk(1, 1), RETRYING, queued_at_ms=(seconds + 3600) * 1000)
     assert [again.keys for again in await hand.claim()] == [claim.keys]
 
 
@@ -105,5 +105,5 @@ async def test_a_job_that_is_put_off_to_a_turn_waits_for_it(redis: Redis, hand: 
     """Red when a place in the future is never believed."""
     seconds, _ = await redis.time()
     claim = await hand.take()
-    await hand.release(claim, place_ms=(seconds + 3600) * 1000)
+    await hand.release(claim, queued_at_ms=(seconds + 3600) * 1000)
     assert await hand.claim() == []

@@ -151,7 +151,7 @@ async def take_back(redis: Redis, word: Word, priority: Priority, partitions: in
     """Take a word back in every partition, and wake the workers."""
     for partition in range(partitions):
         await redis.execute_command("HDEL", control(partition), f"{word}:{priority}")
-        await scripts.publish(redis, [control(partition)], [wake(partition), "jobs"])
+        await scripts.publish(redis, wake(partition), "jobs", key=control(partition))
 
 
 def read_notice(values: Iterable[bytes | None]) -> Notice | None:

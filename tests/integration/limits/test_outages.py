@@ -47,8 +47,8 @@ async def partly(settings: Settings) -> AsyncIterator[PartlyAway]:
     await redis.aclose()
 
 
-def claim_of(keys: JobKeys, place_ms: float) -> Claim:
-    return Claim(keys, 0, 1, "token", 0, 0, False, b"", place_ms)
+def claim_of(keys: JobKeys, queued_at_ms: float) -> Claim:
+    return Claim(keys, 0, 1, "token", 0, 0, False, b"", queued_at_ms)
 
 
 @asynccontextmanager
@@ -100,7 +100,7 @@ async def test_unavailable_partition_delays_no_other_jobs(
     cannot be reached takes the answer to another's question with it."""
     rules = {"upstream": Rule(concurrency=1)}
     limits = Limits(partly, rules, rules, make_settings())
-    away = [claim_of(JobKeys.new(0), place_ms=1.0 + n) for n in range(30)]
+    away = [claim_of(JobKeys.new(0), queued_at_ms=1.0 + n) for n in range(30)]
     here = JobKeys.new(1)
     await put(redis, here)
     async with limits.call("upstream", claim_of(JobKeys.new(1), 0.0), own_proxy=False):

@@ -389,9 +389,9 @@ def test_invalid_upstream_setting_error_names_its_variable(
 
 
 def test_settings_pass_to_the_processes_of_darkq_up(make_settings: MakeSettings) -> None:
-    from darkq_cli.stack.stack import environment
+    from darkq_cli.stack.stack import build_environment
 
     upstreams = {"other": {"url": "http://h/v1", "api_key": "k", "models": "m"}}
     settings = make_settings(upstreams=upstreams)
-    told = json.loads(environment(settings)["DARKQ_UPSTREAMS"])
+    told = json.loads(build_environment(settings)["DARKQ_UPSTREAMS"])
     assert Settings.model_validate({"upstreams": told}).upstreams == settings.upstreams

@@ -11,15 +11,14 @@ the clock of Redis: no clock of a worker decides when a job is due.
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple, TypeAlias, assert_never
+from typing import NamedTuple, TypeAlias, assert_never
 
 from darkq import event as ev
 from darkq.jobs.cancel import CANCELLED
-from darkq.protocol.keys import failures, wake
 from darkq.protocol.record import FUNCTION, Details, Failure, JobRecord, ResultRecord, encode
 from darkq.protocol.record import Outcome as EndName
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument, Script
+from darkq.redis.raw import Command
 from darkq.settings.settings import Settings
 from darkq_worker.leases import Claim
 from darkq_worker.upstreams.base import End
@@ -111,32 +110,17 @@ class Finish(Settlement):
         super().__init__(claim, log)
         self._event = event
         self._result = result
-        self._result_ttl_ms = int(result_ttl_s * 1000)
+        self._result_ttl_s = result_ttl_s
         self._failed = failed
 
-    def call(self) -> tuple[Script, list[str], list[Argument]]:
-        keys = self.claim.keys
-        return (
-            scripts.finish,
-            [
-                self.claim.queue,
-                keys.in_progress,
-                keys.job,
-                keys.retry,
-                keys.state,
-                keys.result,
-                keys.events,
-                *((keys.failed, failures(keys.partition)) if self._failed else ()),
-            ],
-            [
-                keys.arq_id,
-                self.claim.attempt,
-                self.claim.token,
-                keys.live,
-                self._result,
-                self._result_ttl_ms,
-                *_flat([*self.log.seal(), self._event]),
-            ],
+    def command(self, *, in_cluster: bool) -> Command:
+        return scripts.finish_call(
+            self.claim,
+            [*self.log.seal(), self._event],
+            result=self._result,
+            result_ttl_s=self._result_ttl_s,
+            failed=self._failed,
+            in_cluster=in_cluster,
         )
 
 
@@ -160,33 +144,21 @@ class Release(Settlement):
     ) -> None:
         super().__init__(claim, log)
         self._events = [event] if event else []
-        self._delay_ms: Argument = "" if delay_s is None else int(delay_s * 1000)
-        self._queued_at_ms = f"{queued_at_ms:.3f}"
+        self._delay_s = delay_s
+        self._queued_at_ms = queued_at_ms
         self._burns_try = burns_try
-        self._job_ttl_ms = int(job_ttl_s * 1000)
+        self._job_ttl_s = job_ttl_s
 
-    def call(self) -> tuple[Script, list[str], list[Argument]]:
-        keys = self.claim.keys
-        return (
-            scripts.release,
-            [self.claim.queue, keys.in_progress, keys.retry, keys.state, keys.events],
-            [
-                keys.arq_id,
-                self.claim.attempt,
-                self.claim.token,
-                keys.live,
-                wake(keys.partition),
-                self._delay_ms,
-                self._queued_at_ms,
-                int(self._burns_try),
-                self._job_ttl_ms,
-                *_flat([*self.log.seal(), *self._events]),
-            ],
+    def command(self, *, in_cluster: bool) -> Command:
+        return scripts.release_call(
+            self.claim,
+            [*self.log.seal(), *self._events],
+            delay_s=self._delay_s,
+            queued_at_ms=self._queued_at_ms,
+            burns_try=self._burns_try,
+            job_ttl_s=self._job_ttl_s,
+            in_cluster=in_cluster,
         )
-
-
-def _flat(entries: list[Entry]) -> list[Any]:
-    return [field for entry in entries for field in entry]
 
 
 def make_settlement(

@@ -6,8 +6,8 @@
 A lease cannot fence the file store: a runner that was suspended past its lease continues to write
 there, beside its successor. So each runner writes under names of its own, and one script in Redis
 decides which of them are valid. A page of ends is stored as a part `<number>-<token>`; the script
-`acknowledge` records the part together with its ends. The recorded parts become a file with a new
-id, and the script that ends the batch makes that file the output. Files without a record are
+`batch_acknowledge` records the part together with its ends. The recorded parts become a file with
+a new id, and the script that ends the batch makes that file the output. Files without a record are
 deleted an hour after the end.
 """
 

@@ -44,7 +44,7 @@ from darkq.protocol.keys import JobKeys, limit_keys
 from darkq.redis import scripts
 from darkq.redis.group_commit import GroupCommit
 from darkq.redis.pool import brief
-from darkq.redis.scripts import Argument
+from darkq.redis.scripts import Answer, CallReport, Question
 from darkq.settings.parsing import Window
 from darkq.settings.settings import Settings
 from darkq.telemetry.logging import LogLine
@@ -218,16 +218,17 @@ class Gate:
         self._renewed: set[str] = set()
         self._asks = GroupCommit(self._ask, max_items=_MAX_ADMISSIONS_PER_SCRIPT)
         self._promoter = Promoter(redis, self._report)
-        self._limits: list[Argument] = [
+        self._limits = scripts.Limits(
             rule.concurrency,
-            int(settings.worker_lease_s * 1000),
-            int(settings.job_ttl_s * 500),  # half: each claim extends the record to a whole TTL
-            int(settings.breaker_cooldown_s * 1000),
-            int(settings.breaker_cooldown_max_s * 1000),
-            len(rule.windows),
-        ]
-        for window in rule.windows:
-            self._limits += [window.calls, int(window.length_s * 1000 * _CLOCKS_DIFFER)]
+            lease_ms=int(settings.worker_lease_s * 1000),
+            horizon_ms=int(settings.job_ttl_s * 500),  # half: a claim extends the record's TTL
+            cooldown_ms=int(settings.breaker_cooldown_s * 1000),
+            cooldown_max_ms=int(settings.breaker_cooldown_max_s * 1000),
+            windows=[
+                (window.calls, int(window.length_s * 1000 * _CLOCKS_DIFFER))
+                for window in rule.windows
+            ],
+        )
 
     @property
     def needs_admission(self) -> bool:
@@ -254,23 +255,23 @@ class Gate:
                     )
                 has_logged = True
                 await asyncio.sleep(OUTAGE_PAUSE_S)
-        if answer not in ("go", "probe"):
-            raise CallDeferred(float(answer), self._upstream)
+        if answer.word == "wait":
+            raise CallDeferred(answer.turn_ms, self._upstream)
         # Not before the reply: a renewal meanwhile would add a call that may be deferred.
         self._in_progress[call_token(claim)] = None
         # An answer ends the probe of a breaker. It also fixes the call's time of arrival: until
         # then the call counts in each window.
-        return answer == "probe" or bool(self.rule.windows)
+        return answer.word == "probe" or bool(self.rule.windows)
 
     async def withdraw(self, claim: Claim) -> None:
         """Remove a deferred job from the waiting ones. Raises what redis-py raises."""
-        await self._send([claim.keys.arq_id, "gone", ""])
+        await self._send([CallReport(claim.keys.arq_id, "gone")])
 
     async def record_answer(self, call: str) -> None:
         """Record that the service has answered a call."""
         if call in self._in_progress:
             self._in_progress[call] = time.monotonic()
-            await self._report([call, "answered", ""])
+            await self._report([CallReport(call, "answered")])
 
     async def record_end(self, call: str, end: CallEnd, retry_after_s: float = 0) -> None:
         """Record how a call ended, if Redis needs it. Without it the lease of the call expires."""
@@ -284,7 +285,7 @@ class Gate:
         if end == "failed":
             # Each worker counts for itself: a shared count would cost a round trip per call.
             argument = int(self._failures >= self._failures_to_open)
-        await self._report([call, end, argument])
+        await self._report([CallReport(call, end, argument)])
 
     def reset_failures(self) -> None:
         """Count failures from 0 again: the service has answered."""
@@ -295,13 +296,12 @@ class Gate:
         # Redis adds a renewed call again if it does not know it. So a renewal that arrives after
         # the end of its call would hold a slot for one lease: the next renewal repeats that end.
         ended = self._renewed - self._in_progress.keys()
-        args: list[Argument] = [field for call in ended for field in (call, "left", "")]
-        for call, answered_s in self._in_progress.items():
-            args += [call, *_call_state(answered_s)]
+        reports = [CallReport(call, "left") for call in ended]
+        reports += [_report_call(*call) for call in self._in_progress.items()]
         self._renewed = ended | self._in_progress.keys()
-        step = MAX_CALLS_PER_SCRIPT * 3
-        for start in range(0, max(1, len(args)), step):  # without calls too: it reads the breaker
-            await self._send(args[start : start + step])
+        # Without calls too: it also reads the breaker.
+        for start in range(0, max(1, len(reports)), MAX_CALLS_PER_SCRIPT):
+            await self._send(reports[start : start + MAX_CALLS_PER_SCRIPT])
         self._renewed -= ended  # kept until here: an error above repeats the ends
 
     async def aclose(self) -> None:
@@ -315,32 +315,32 @@ class Gate:
         elif end == "alive":
             self._failures = 0
 
-    async def _ask(self, claims: Sequence[Claim]) -> list[str]:
-        args: list[Argument] = []
-        for claim in claims:
-            args += [
-                call_token(claim),
-                claim.keys.arq_id,
-                claim.priority_number,
-                claim.queued_at_ms,
-            ]
-        shut, answers, called = await scripts.admit(self._redis, self._keys, [*self._limits, *args])
-        self._note_breaker(is_open=bool(shut))
-        self._promoter.promote(called)
-        return [answer.decode() for answer in answers]
+    async def _ask(self, claims: Sequence[Claim]) -> list[Answer]:
+        questions = [
+            Question(
+                call_token(claim), claim.keys.arq_id, claim.priority_number, claim.queued_at_ms
+            )
+            for claim in claims
+        ]
+        is_open, answers, turns = await scripts.limit_admit(
+            self._redis, self._keys, self._limits, questions
+        )
+        self._note_breaker(is_open=is_open)
+        self._promoter.promote(turns)
+        return answers
 
-    async def _report(self, args: Sequence[Argument]) -> None:
+    async def _report(self, reports: Sequence[CallReport]) -> None:
         try:
-            await self._send(args)
+            await self._send(reports)
         except (RedisError, OSError) as error:
             logger.warning(
                 LogLine("call update failed", upstream=self._upstream, error=brief(error))
             )
 
-    async def _send(self, args: Sequence[Argument]) -> None:
-        shut, called = await scripts.report(self._redis, self._keys, [*self._limits, *args])
-        self._note_breaker(is_open=bool(shut))
-        self._promoter.promote(called)
+    async def _send(self, reports: Sequence[CallReport]) -> None:
+        is_open, turns = await scripts.limit_report(self._redis, self._keys, self._limits, reports)
+        self._note_breaker(is_open=is_open)
+        self._promoter.promote(turns)
 
     def _note_breaker(self, *, is_open: bool) -> None:
         if is_open == self._is_open:
@@ -352,8 +352,8 @@ class Gate:
             logger.warning(LogLine("circuit breaker closed", upstream=self._upstream))
 
 
-def _call_state(answered_s: float | None) -> tuple[str, Argument]:
-    """Return the state of a call in progress, as `report.lua` takes it."""
+def _report_call(call: str, answered_s: float | None) -> CallReport:
+    """Return the report of a call in progress."""
     if answered_s is None:
-        return "calling", ""
-    return "answering", int((time.monotonic() - answered_s) * 1000)
+        return CallReport(call, "calling")
+    return CallReport(call, "answering", int((time.monotonic() - answered_s) * 1000))

@@ -13,27 +13,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue, wake
+from darkq.protocol.keys import PRIORITIES, JobKeys
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
+from darkq.redis.scripts import CallReport, CallWord, Turn
 
-_FIELDS = 3
-_MAX_JOBS_PER_REPLY = 100  # as in limits.lua
 _MAX_PENDING = 500
 _PATIENCE_S = 1.0
-
-
-class Turn(NamedTuple):
-    """A job to be made due, as `limits.lua` returns it."""
-
-    arq_id: bytes
-    queue_number: int
-    queued_at: bytes
 
 
 class Promoter:
@@ -44,7 +33,7 @@ class Promoter:
     """
 
     def __init__(
-        self, redis: Redis, report: Callable[[Sequence[Argument]], Awaitable[None]]
+        self, redis: Redis, report: Callable[[Sequence[CallReport]], Awaitable[None]]
     ) -> None:
         self._redis = redis
         self._report = report
@@ -53,12 +42,11 @@ class Promoter:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._reports: set[asyncio.Task[None]] = set()
 
-    def promote(self, called: Sequence[Any]) -> None:
-        """Make jobs due, given by three fields per job, as `limits.lua` returns them."""
+    def promote(self, turns: Sequence[Turn]) -> None:
+        """Make the jobs due that a reply of Redis names."""
         foreign: list[bytes] = []
         away: list[bytes] = []
-        for n in range(0, len(called), _FIELDS):
-            turn = Turn(*called[n : n + _FIELDS])
+        for turn in turns:
             keys = JobKeys.of_member(turn.arq_id)
             if keys is None or turn.queue_number not in range(len(PRIORITIES)):
                 foreign.append(turn.arq_id)  # not written by darkq
@@ -67,8 +55,8 @@ class Promoter:
                 away.append(turn.arq_id)
             self._add(keys.partition, turn)
         # A full reply may hide jobs behind it: a report returns the next ones.
-        if foreign or away or len(called) >= _MAX_JOBS_PER_REPLY * _FIELDS:
-            self._report_soon(_fields(foreign, "gone") + _fields(away, "away"))
+        if foreign or away or len(turns) >= scripts.MOST_CALLED:
+            self._report_soon(_reports(foreign, "gone") + _reports(away, "away"))
 
     async def aclose(self) -> None:
         """Stop promoting jobs."""
@@ -99,14 +87,14 @@ class Promoter:
         # A timer beside the call, and not a timeout: the call goes on, and other jobs may pass.
         slow = loop.call_later(_PATIENCE_S, self._set_aside, partition, turns)
         try:
-            gone = await make_due(self._redis, partition, turns)
+            gone = await scripts.make_due(self._redis, partition, turns)
         except (RedisError, OSError):
             if partition not in self._away:
                 self._set_aside(partition, turns)
         else:
             self._away.discard(partition)
             if gone:
-                await self._report(_fields(gone, "gone"))
+                await self._report(_reports(gone, "gone"))
         finally:
             slow.cancel()
 
@@ -114,25 +102,16 @@ class Promoter:
         """Report the jobs of a partition that does not respond as `away`: others may pass them."""
         self._away.add(partition)
         pending = self._pending.get(partition, {})
-        self._report_soon(_fields([*(turn.arq_id for turn in turns), *pending], "away"))
+        self._report_soon(_reports([*(turn.arq_id for turn in turns), *pending], "away"))
 
-    def _report_soon(self, args: Sequence[Argument]) -> None:
+    def _report_soon(self, reports: Sequence[CallReport]) -> None:
         async def report() -> None:
-            await self._report(args)
+            await self._report(reports)
 
         task = asyncio.create_task(report(), name="darkq-set-aside")
         self._reports.add(task)
         task.add_done_callback(self._reports.discard)
 
 
-def _fields(arq_ids: Sequence[bytes], state: str) -> list[Argument]:
-    return [field for arq_id in arq_ids for field in (arq_id, state, "")]
-
-
-async def make_due(redis: Redis, partition: int, turns: Sequence[Turn]) -> list[bytes]:
-    """Restore the scores of jobs and wake workers; return those that are in no queue."""
-    args: list[Argument] = [wake(partition)]
-    for turn in turns:
-        args += turn
-    queues = [queue(partition, priority) for priority in PRIORITIES]
-    return [turns[n].arq_id for n in await scripts.make_due(redis, queues, args)]
+def _reports(arq_ids: Sequence[bytes], word: CallWord) -> list[CallReport]:
+    return [CallReport(arq_id, word) for arq_id in arq_ids]

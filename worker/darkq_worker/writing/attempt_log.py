@@ -25,7 +25,6 @@ from darkq.protocol.keys import JobKeys
 from darkq.redis import scripts
 from darkq.redis.durability import WaitRule
 from darkq.redis.raw import Command
-from darkq.redis.scripts import Argument, Script
 from darkq.telemetry.metrics import CHUNK_RELAY, CHUNKS, Tally
 from darkq_worker.leases import Claim
 
@@ -266,8 +265,8 @@ class Settlement:
         self.log = log
         self.settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    def call(self) -> tuple[Script, list[str], list[Argument]]:
-        """Return the script with its keys and arguments, unsent text included."""
+    def command(self, *, in_cluster: bool) -> Command:
+        """Return the script call that ends the attempt, unsent text included."""
         raise NotImplementedError
 
 
@@ -356,33 +355,22 @@ def is_permanent(error: Exception) -> bool:
 
 
 def _append(parts: Sequence[_Part], in_cluster: bool) -> _Call:
-    keys: list[str] = []
-    args: list[str | bytes] = []
-    for log, entries, _ in parts:
-        events, live = log.keys.events, log.keys.live
-        for id_, event in entries:
-            keys.append(events)
-            args += (live, id_, event)
-
-    def on_reply(refused: Iterable[int]) -> None:
+    def on_reply(refused: Sequence[int]) -> None:
         # One refused event means that a later attempt exists: the whole log is lost.
-        refusing = set(refused)
-        first = 0
-        for log, entries, stored in parts:
-            numbers = range(first, first + len(entries))
-            first = numbers.stop
-            if refusing.isdisjoint(numbers):
-                log.acknowledge(stored)
+        accepted = scripts.append_accepted(refused, [len(part.entries) for part in parts])
+        for part, is_accepted in zip(parts, accepted, strict=True):
+            if is_accepted:
+                part.log.acknowledge(part.stored)
             else:
-                log.lose()
+                part.log.lose()
 
-    return scripts.append.call(keys, args, in_cluster=in_cluster), on_reply
+    logs = [(part.log.keys, part.entries) for part in parts]
+    return scripts.append_call(logs, in_cluster=in_cluster), on_reply
 
 
 def _settle(settlement: Settlement, in_cluster: bool, on_settled: _OnSettled) -> _Call:
-    script, keys, args = settlement.call()
-    command = script.call(keys, args, in_cluster=in_cluster)
-    return command, lambda reply: on_settled(settlement, reply == 1)
+    command = settlement.command(in_cluster=in_cluster)
+    return command, lambda reply: on_settled(settlement, scripts.was_ours(reply))
 
 
 def _on_replicated(

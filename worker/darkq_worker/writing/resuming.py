@@ -48,7 +48,7 @@ class LogState(NamedTuple):
 
 async def load_scripts(connection: AbstractConnection, *, in_cluster: bool) -> None:
     """Load all scripts into the server. Raises what redis-py raises."""
-    sources = [script.source(in_cluster=in_cluster) for script in scripts.ALL]
+    sources = [script.source(in_cluster=in_cluster) for script in scripts.ALL.values()]
     await _send(connection, [("SCRIPT", "LOAD", source) for source in sources])
     for _ in sources:
         await connection.read_response()
