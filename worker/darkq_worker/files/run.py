@@ -294,11 +294,11 @@ class FileBatchRun:
         answered = await self._batch.answered_lines()
         missing = self._record.total - int.from_bytes(answered).bit_count()
         gone = missing > 0 and not await self._has_input()
-        missing_lines = _no_lines() if gone or not missing else self._unanswered_lines(answered)
+        missing_lines = None if gone or not missing else self._unanswered_lines(answered)
         output_id, error_id = new_file_id(), new_file_id()
         await self._set_state(self._record.state, begins=(output_id, error_id))
         try:
-            output = await self._write_file(output_id, self._output, _no_lines())
+            output = await self._write_file(output_id, self._output, None)
             errors = await self._write_file(error_id, self._errors, missing_lines)
             end, why = self._end(status.state in ("cancelled", "cancelling"), gone=gone)
             await self._set_state(
@@ -344,7 +344,7 @@ class FileBatchRun:
                 await self._files.remove(self._record.tenant, file_id)
 
     async def _write_file(
-        self, file_id: str, kind: _Kind, more: AsyncGenerator[bytes, None]
+        self, file_id: str, kind: _Kind, more: AsyncGenerator[bytes, None] | None
     ) -> str | None:
         """Make a file of the parts of a kind; None if it would be empty."""
         tenant = self._record.tenant
@@ -354,9 +354,10 @@ class FileBatchRun:
             async with aclosing(self._files.parts(tenant, kind.parts_id, names)) as parts:
                 async for part in parts:
                     yield part
-            async with aclosing(more):
-                async for line in more:
-                    yield line
+            if more is not None:
+                async with aclosing(more):
+                    async for line in more:
+                        yield line
 
         name = f"{self._record.id}_{kind.name}.jsonl"
         info = await self._files.create(
@@ -451,9 +452,3 @@ async def delete_leftovers(client: Client, files: Files, batch_id: str) -> None:
 def _has_bit(bits: bytes, number: int) -> bool:
     byte = number >> 3
     return byte < len(bits) and bool(bits[byte] & 0x80 >> (number & 7))
-
-
-async def _no_lines() -> AsyncGenerator[bytes, None]:
-    nothing: tuple[bytes, ...] = ()
-    for line in nothing:
-        yield line
