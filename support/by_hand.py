@@ -11,17 +11,7 @@ from redis.asyncio import Redis
 from darkq import event as ev
 from darkq.event import AnyEvent, Cursor
 from darkq.protocol.job import Job, Priority
-from darkq.protocol.keys import (
-    JobKeys,
-    control,
-    failures,
-    idempotency,
-    idle,
-    queue,
-    tenant_jobs,
-    wake,
-    wake_one,
-)
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
 from darkq.redis import scripts
 from darkq.redis.scripts import Argument
@@ -47,13 +37,21 @@ async def put(
 ) -> list[Receipt]:
     """Enqueue jobs of one partition in one call."""
     partition = jobs[0].partition
-    keys = [queue(partition, priority), tenant_jobs(partition, None)]
+    keys = [PartitionKeys(partition).queue(priority), PartitionKeys(partition).tenant_jobs(None)]
     queued = ev.encode(ev.Queued(id="0-1", at_ms=1))
-    args: list[Argument] = [wake(partition), ttl_ms, limit, 1000, queued, 1, len(jobs)]
+    args: list[Argument] = [
+        PartitionKeys(partition).wake,
+        ttl_ms,
+        limit,
+        1000,
+        queued,
+        1,
+        len(jobs),
+    ]
     for job in jobs:
         args += [job.arq_id, record, 0, digest]
-        keys += [idempotency(partition, key)] if digest else []
-    replies = await scripts.enqueue(redis, [*keys, control(partition)], args)
+        keys += [PartitionKeys(partition).idempotency(key)] if digest else []
+    replies = await scripts.enqueue(redis, [*keys, PartitionKeys(partition).control], args)
     receipts = [Receipt(b"new", job.arq_id) for job in jobs]
     for number, verdict, arq_id in zip(*[iter(replies)] * 3, strict=True):
         receipts[number] = Receipt(verdict, arq_id.decode())
@@ -115,7 +113,13 @@ class Hand:
     ) -> int:
         keys = claim.keys
         names = [claim.queue, keys.in_progress, keys.retry, keys.state, keys.events]
-        args: list[Argument] = [keys.arq_id, claim.attempt, claim.token, keys.live, wake(0)]
+        args: list[Argument] = [
+            keys.arq_id,
+            claim.attempt,
+            claim.token,
+            keys.live,
+            PartitionKeys(0).wake,
+        ]
         args += ["" if delay_ms is None else delay_ms, place_ms, int(burns), TTL_MS]
         args += _flat(events)
         return cast(int, await scripts.release(self.redis, names, args))
@@ -134,7 +138,7 @@ class Hand:
         record = result_record(keys, failure, attempt=claim.attempt, queue=claim.queue)
         event = ev.Failed(id=str(at), code=failure.code, message=failure.message, at_ms=record.ft)
         names = [keys.in_progress, keys.job, keys.retry, keys.state, keys.result, keys.events]
-        names = [claim.queue, *names, keys.failed, failures(keys.partition)]
+        names = [claim.queue, *names, keys.failed, PartitionKeys(keys.partition).failed]
         args: list[Argument] = [keys.arq_id, claim.attempt, claim.token, keys.live]
         args += [encode(record), ttl_ms, *_flat([event])]
         assert await scripts.finish(self.redis, names, args) == 1
@@ -142,7 +146,11 @@ class Hand:
 
 
 def result_record(
-    keys: JobKeys, answer: str | Failure, *, attempt: int = 1, queue: str = queue(0, "interactive")
+    keys: JobKeys,
+    answer: str | Failure,
+    *,
+    attempt: int = 1,
+    queue: str = PartitionKeys(0).queue("interactive"),
 ) -> ResultRecord:
     outcome = "completed"
     if isinstance(answer, Failure):
@@ -193,7 +201,7 @@ async def snapshot(redis: Redis) -> dict[bytes, bytes]:
     return {key: await redis.dump(key) for key in sorted(await redis.keys("*"))}
 
 
-WOKEN = wake_one(0, "sleeper")
+WOKEN = PartitionKeys(0).wake_worker("sleeper")
 """The channel of a worker that `asleep` notes."""
 
 
@@ -201,7 +209,7 @@ async def asleep(
     redis: Redis, *workers: str, priority: Priority = "interactive", free: int = 1
 ) -> None:
     """Note workers with room for jobs, as `claim` does."""
-    name = idle(0, priority)
+    name = PartitionKeys(0).idle(priority)
     await redis.zadd(name, dict.fromkeys(workers or ("sleeper",), -free))
     await redis.pexpire(name, TTL_MS)
 

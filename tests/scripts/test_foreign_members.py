@@ -6,12 +6,12 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq.event import Completed, encode
-from darkq.protocol.keys import queue
+from darkq.protocol.keys import PartitionKeys
 from darkq.redis import scripts
 from darkq.redis.scripts import Argument
 from support.by_hand import Hand, started
 
-QUEUE = queue(0, "interactive")
+QUEUE = PartitionKeys(0).queue("interactive")
 
 
 @pytest.mark.parametrize(

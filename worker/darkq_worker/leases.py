@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import PRIORITIES, JobKeys, control, queue, wake
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.redis import scripts
 from darkq.redis.scripts import Argument
 
@@ -42,7 +42,7 @@ class Claim(NamedTuple):
 
     @property
     def queue(self) -> str:
-        return queue(self.keys.partition, PRIORITIES[self.priority_number])
+        return PartitionKeys(self.keys.partition).queue(PRIORITIES[self.priority_number])
 
     @property
     def is_bulk(self) -> bool:
@@ -151,7 +151,9 @@ class Leases:
             begin = b""
             while True:
                 args: list[Argument] = [back_ms, self._lease_ms, begin, _SET_BACK_JOBS]
-                begin = await scripts.set_back(self._redis, [queue(partition, priority)], args)
+                begin = await scripts.set_back(
+                    self._redis, [PartitionKeys(partition).queue(priority)], args
+                )
                 if not begin:
                     break
         del self._set_back_ms[partition]
@@ -170,11 +172,11 @@ class Leases:
         respite_s: float,
         now_ms: float,
     ) -> Any:
-        queues = [queue(partition, priority) for priority in PRIORITIES]
+        queues = PartitionKeys(partition).queues
         limits = {"interactive": slots, "bulk": bulk_slots}
         return await scripts.claim(
             self._redis,
-            [*queues, control(partition)],
+            [*queues, PartitionKeys(partition).control],
             [
                 self._worker_id,
                 self._lease_ms,
@@ -190,8 +192,8 @@ class Leases:
 
     async def pass_on(self, partition: int) -> None:
         """Let another worker take what this one was woken for. Raises what redis-py raises."""
-        queues = [queue(partition, priority) for priority in PRIORITIES]
-        await scripts.pass_on(self._redis, queues, [wake(partition), self._worker_id])
+        queues = PartitionKeys(partition).queues
+        await scripts.pass_on(self._redis, queues, [PartitionKeys(partition).wake, self._worker_id])
 
     def is_suspect(self, claim: Claim) -> bool:
         """Tell whether one more lost lease ends the job."""
@@ -223,7 +225,7 @@ class Leases:
         args: list[str | int] = [self._lease_ms, self._job_ttl_ms]
         for claim in claims:
             args += [claim.keys.arq_id, claim.priority_number, claim.attempt, claim.token]
-        queues = [queue(partition, priority) for priority in PRIORITIES]
+        queues = PartitionKeys(partition).queues
         return await scripts.renew(self._redis, queues, args)
 
     def _claim(self, fields: Sequence[Any]) -> Claim:

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from darkq.client import Client
 from darkq.errors import ConfigurationError
 from darkq.operate.upstreams import announcement
-from darkq.protocol.keys import wake
+from darkq.protocol.keys import PartitionKeys
 from darkq.protocol.record import FUNCTION
 from darkq.redis.pubsub import Live
 from darkq.redis.servers import servers_of
@@ -165,7 +165,7 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             limits=limits,
             counting=counting,
             serves=lambda: announcement(upstreams.served(rules)),
-            owner=lambda partition: servers.owner(wake(partition)),
+            owner=lambda partition: servers.owner(PartitionKeys(partition).wake),
             ctx=ctx,
             handle_signals=handle_signals,
         )

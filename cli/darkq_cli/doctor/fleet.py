@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from darkq import Settings
 from darkq.operate.fleet import Fleet
-from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, failures, queue
+from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, PartitionKeys
 from darkq_cli.doctor.findings import Answer, Checks, ok, problem, skipped, warning, worst_of
 from darkq_cli.terminal import messages, program
 from darkq_cli.terminal.durations import span
@@ -36,7 +36,7 @@ FLEET: Checks[Whole] = Checks()
 async def partitions(whole: Whole) -> Answer:
     ours = whole.settings.partitions
     names = [
-        (partition, queue(partition, priority))
+        (partition, PartitionKeys(partition).queue(priority))
         for partition in range(ours, MAX_PARTITIONS)
         for priority in PRIORITIES
     ]
@@ -112,8 +112,8 @@ async def failed_jobs(whole: Whole) -> Answer:
     since_ms = whole.fleet.at_ms - _LATELY_S * 1000
     pipe = whole.redis.pipeline(transaction=False)
     for partition in range(whole.settings.partitions):
-        pipe.zcount(failures(partition), "-inf", "+inf")
-        pipe.zcount(failures(partition), since_ms, "+inf")
+        pipe.zcount(PartitionKeys(partition).failed, "-inf", "+inf")
+        pipe.zcount(PartitionKeys(partition).failed, since_ms, "+inf")
     counts = await pipe.execute()
     known, late = sum(counts[0::2]), sum(counts[1::2])
     found = f"{known:,} are known, {late:,} of the last hour"

@@ -25,7 +25,7 @@ from darkq.batches.results import Finished, Position
 from darkq.errors import BatchNotFound, BatchTaken, InvalidJob, JobNotFound
 from darkq.jobs import cancel as cancellation
 from darkq.protocol.job import checked_metadata, checked_name
-from darkq.protocol.keys import BatchKeys, batches
+from darkq.protocol.keys import BatchKeys, PartitionKeys
 from darkq.protocol.plain import plain
 from darkq.redis import scripts
 from darkq.redis.pool import brief, speaking_darkq
@@ -112,7 +112,7 @@ class BatchLease:
         for field, value in (made_with or {}).items():
             args += [field, value]
         verdict, holder = await scripts.keep_batch(
-            self._redis, [*names, batches(keys.partition)], args
+            self._redis, [*names, PartitionKeys(keys.partition).batches], args
         )
         if verdict == b"gone":
             raise BatchNotFound(keys.public_id)

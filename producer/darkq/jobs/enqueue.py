@@ -17,17 +17,7 @@ from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull
 from darkq.event import Cursor
 from darkq.jobs.tenant_jobs import MAX_LISTED
 from darkq.protocol.job import NOT_PLAIN, Job, Priority, check_idempotency_key
-from darkq.protocol.keys import (
-    PRIORITIES,
-    BatchKeys,
-    JobKeys,
-    control,
-    idempotency,
-    partition_of,
-    queue,
-    tenant_jobs,
-    wake,
-)
+from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys, PartitionKeys, choose_partition
 from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq.redis import scripts
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL, GroupCommit
@@ -176,7 +166,7 @@ class Orders:
         if idempotency_key is None:
             return _Order.of(JobKeys.new(self._any_partition()), job, carried)
         idempotency_key = check_idempotency_key(idempotency_key)
-        partition = partition_of(idempotency_key, self._settings.partitions, job.tenant)
+        partition = choose_partition(idempotency_key, self._settings.partitions, job.tenant)
         return _Order.of(JobKeys.new(partition), job, carried, idempotency_key)
 
     async def _store(self, orders: Sequence[_Order], *batch: str | int) -> list[_Receipt]:
@@ -189,15 +179,20 @@ class Orders:
         for order in orders:
             kind = kinds.setdefault((order.priority, order.tenant), len(kinds))
             if order.idempotency_key is not None:
-                remembered.append(idempotency(partition, order.idempotency_key, order.tenant))
+                remembered.append(
+                    PartitionKeys(partition).idempotency(order.idempotency_key, order.tenant)
+                )
             args += (order.keys.arq_id, order.record, kind, order.digest)
         names = [
             name
             for priority, tenant in kinds
-            for name in (queue(partition, priority), tenant_jobs(partition, tenant))
+            for name in (
+                PartitionKeys(partition).queue(priority),
+                PartitionKeys(partition).tenant_jobs(tenant),
+            )
         ]
         head: list[Argument] = [
-            wake(partition),
+            PartitionKeys(partition).wake,
             int(self._settings.job_ttl_s * 1000),
             self._settings.queue_max_jobs,
             MAX_LISTED,
@@ -205,7 +200,7 @@ class Orders:
             len(kinds),
             len(orders),
         ]
-        names += [*remembered, control(partition)]
+        names += [*remembered, PartitionKeys(partition).control]
         async with speaking_darkq():
             replies = await scripts.enqueue(self._redis, names, [*head, *args, *batch])
         receipts = [_Receipt(b"new", order.keys) for order in orders]
@@ -224,7 +219,7 @@ class Orders:
     ) -> QueueFull | QueueClosed | RedisFull:
         if verdict == b"memory":
             return RedisFull(stored_ids)
-        name = queue(order.keys.partition, order.priority)
+        name = PartitionKeys(order.keys.partition).queue(order.priority)
         if verdict == b"closed":
             return QueueClosed(name, stored_ids)
         return QueueFull(name, self._settings.queue_max_jobs, stored_ids)

@@ -18,7 +18,7 @@ from darkq.errors import CannotRetry, CorruptRecord, QueueFull
 from darkq.event import Cursor
 from darkq.jobs.status import read_status
 from darkq.protocol.job import Job
-from darkq.protocol.keys import PRIORITIES, JobKeys, failures, queue, wake
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Failure, ResultRecord, read_job, read_result
 from darkq.redis import scripts
 from darkq.settings.settings import Settings
@@ -60,7 +60,12 @@ async def listed(redis: Redis, partitions: Iterable[int]) -> AsyncGenerator[list
         while True:
             # By score and not by place: places shift when a job is run again.
             page = await redis.zrevrangebyscore(
-                failures(partition), before, "-inf", start=0, num=PAGE_JOBS, withscores=True
+                PartitionKeys(partition).failed,
+                before,
+                "-inf",
+                start=0,
+                num=PAGE_JOBS,
+                withscores=True,
             )
             fresh = [arq_id for arq_id, _ in page if arq_id not in seen]
             if fresh:
@@ -165,12 +170,12 @@ async def _revive(
             keys.result,
             keys.events,
             keys.failed,
-            failures(keys.partition),
+            PartitionKeys(keys.partition).failed,
         ],
         [
             keys.arq_id,
             keys.live,
-            wake(keys.partition),
+            PartitionKeys(keys.partition).wake,
             known,
             attempt,
             int(settings.job_ttl_s * 1000),
@@ -184,5 +189,5 @@ async def _revive(
 
 def _queue_of(keys: JobKeys, record: ResultRecord) -> str:
     """The queue it came from; a record may name anything, and a job has two to choose from."""
-    names = [queue(keys.partition, priority) for priority in PRIORITIES]
+    names = PartitionKeys(keys.partition).queues
     return record.q if record.q in names else names[0]

@@ -22,8 +22,7 @@ from darkq.jobs import failed as failures
 from darkq.jobs.status import Status, read_status
 from darkq.jobs.tail import EventBatch, history, last_cursor, latest_attempt, tail
 from darkq.protocol.job import Job
-from darkq.protocol.keys import JobKeys
-from darkq.protocol.keys import failures as failed_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Result, read_result, result_of
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
@@ -171,7 +170,7 @@ class JobHandle:
         Raises `JobUnfinished`, `JobNotFound`, `RedisUnavailable`.
         """
         keys = self._keys
-        names = [keys.result, keys.events, keys.failed, failed_jobs(keys.partition)]
+        names = [keys.result, keys.events, keys.failed, PartitionKeys(keys.partition).failed]
         async with speaking_darkq():
             if not await scripts.forget(self._redis, names, [keys.arq_id]):
                 await read_status(self._redis, keys)

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from darkq.errors import JobNotFound
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.record import (
     HEADS_BYTES,
     CutShort,
@@ -116,7 +116,7 @@ def _ask_of(pipe: Pipeline, keys: JobKeys, limit_bytes: int | None) -> None:
     pipe.hmget(keys.state, ["tries", "cancel"])
     pipe.time()
     for priority in PRIORITIES:
-        pipe.zscore(queue(keys.partition, priority), keys.arq_id)
+        pipe.zscore(PartitionKeys(keys.partition).queue(priority), keys.arq_id)
 
 
 def _read(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None) -> Status | None:

@@ -26,7 +26,7 @@ from darkq.event import START, TERMINAL, AnyEvent, Cursor
 from darkq.jobs.mailbox import Mailbox
 from darkq.jobs.status import read_status
 from darkq.jobs.tail_span import TailSpan
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.record import Failure, ResultRecord, read_result
 from darkq.redis.connections import is_away
 from darkq.redis.pool import speaking_darkq
@@ -315,7 +315,7 @@ async def _read_rest(redis: Redis, keys: JobKeys) -> tuple[bytes | None, bool]:
         pipe.get(keys.result)
         pipe.exists(keys.job)
         for priority in PRIORITIES:
-            pipe.zscore(queue(keys.partition, priority), keys.arq_id)
+            pipe.zscore(PartitionKeys(keys.partition).queue(priority), keys.arq_id)
         result, has_record, *scores = await pipe.execute()
     return result, bool(has_record) or any(score is not None for score in scores)
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from darkq.errors import CorruptRecord
 from darkq.jobs.status import Status, read_statuses
-from darkq.protocol.keys import JobKeys, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 
 MAX_LISTED = 1000
 _PAGE_JOBS = 20  # of whose records the heads are in memory at a time
@@ -23,7 +23,7 @@ async def latest(redis: Redis, partitions: int, *, tenant: str | None, limit: in
     """Return how a tenant's latest jobs stand, the newest first; what has expired is left out."""
     async with redis.pipeline(transaction=False) as pipe:
         for partition in range(partitions):
-            name = tenant_jobs(partition, tenant)
+            name = PartitionKeys(partition).tenant_jobs(tenant)
             pipe.zrevrange(name, 0, min(limit, MAX_LISTED) - 1, withscores=True)
         lists = await pipe.execute()
     newest = nlargest(limit, (job for jobs in lists for job in jobs), key=lambda job: job[1])

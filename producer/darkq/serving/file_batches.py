@@ -22,7 +22,12 @@ from redis.asyncio import Redis
 from darkq.errors import BatchNotFound, BatchTaken, CorruptRecord, NewerRecord
 from darkq.openai.body import Endpoint
 from darkq.protocol.job import checked_metadata
-from darkq.protocol.keys import FILE_BATCHES_ENDED, FILE_BATCHES_OPEN, BatchKeys, file_batches_of
+from darkq.protocol.keys import (
+    FILE_BATCHES_ENDED,
+    FILE_BATCHES_OPEN,
+    BatchKeys,
+    tenant_file_batches,
+)
 from darkq.protocol.record import decode_head, tenant_of
 from darkq.redis import scripts
 from darkq.redis.pool import is_wrong_type, speaking_darkq
@@ -106,7 +111,7 @@ class FileBatches:
         Raises `InvalidJob` for its metadata.
         """
         checked_metadata(record.metadata)
-        key, ours = BatchKeys.parse(record.id).files, file_batches_of(_digest(record.tenant))
+        key, ours = BatchKeys.parse(record.id).files, tenant_file_batches(_digest(record.tenant))
         async with speaking_darkq():
             await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S, nx=True)
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -164,7 +169,7 @@ class FileBatches:
         No more records are read than are returned; one that cannot be read is left out. Raises
         `BatchNotFound` when `after` is not in the list.
         """
-        ours = file_batches_of(_digest(tenant))
+        ours = tenant_file_batches(_digest(tenant))
         async with speaking_darkq():
             await self._drop_expired(ours)
             ids = await self._ids(ours, after, limit + 1, oldest_first=oldest_first)

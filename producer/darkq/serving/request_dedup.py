@@ -25,7 +25,7 @@ from redis.asyncio import Redis
 
 from darkq.errors import IdempotencyConflict
 from darkq.protocol.job import check_idempotency_key
-from darkq.protocol.keys import JobKeys, reattachment, request_seed, waiters
+from darkq.protocol.keys import JobKeys, reattachment, request_seed
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.scripts import Argument
@@ -87,12 +87,12 @@ class Reattachments:
 
         `hold` tells a caller that comes later.
         """
-        key = waiters(JobKeys.parse(held.job_id))
+        key = JobKeys.parse(held.job_id).waiters
         async with speaking_darkq():
             return bool(await scripts.waiters_leave(self._redis, [key], [held.holder, _SET_TTL_MS]))
 
     async def _keep(self, held: Held, lease_s: float) -> bool:
-        key = waiters(JobKeys.parse(held.job_id))
+        key = JobKeys.parse(held.job_id).waiters
         args: list[Argument] = [held.holder, int(lease_s * 1000), _SET_TTL_MS]
         async with speaking_darkq():
             return bool(await scripts.waiters_keep(self._redis, [key], args))

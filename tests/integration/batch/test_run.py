@@ -27,7 +27,7 @@ from darkq import (
 )
 from darkq.batches.feed import numbered
 from darkq.jobs.enqueue import Orders
-from darkq.protocol.keys import BatchKeys, JobKeys, failures, queue
+from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
 from support.waiting import wait_until
 
 JobKeysLeft = Callable[[], Awaitable[list[bytes]]]
@@ -117,7 +117,7 @@ async def test_how_lines_fail_is_told_and_nothing_of_them_is_kept(
     assert found[2].message
     status = await batch.status()
     assert (status.completed, status.failed, status.state) == (1, 1, "completed")
-    assert await redis.exists(failures(0)) == 0
+    assert await redis.exists(PartitionKeys(0).failed) == 0
     assert await job_keys() == []
 
 
@@ -147,7 +147,7 @@ async def test_a_line_added_again_changes_nothing(client: Client, redis: Redis) 
         await batch.add_many(lines(3, 2, 1, 4, prompt="another"))
         status = await batch.status()
         assert (status.added, status.last_line, status.outstanding) == (4, 4, 4)
-        assert await redis.zcard(queue(0, "bulk")) == 4
+        assert await redis.zcard(PartitionKeys(0).queue("bulk")) == 4
         assert await batch.add("five") == 5
 
 

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Job, JobFailed, JobNotFound, QueueFull, Settings
 from darkq.event import Chunk, Completed, Started
-from darkq.protocol.keys import JobKeys, idempotency
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq.sync import Client as SyncClient
 from darkq.telemetry.tracing import NOTHING, TraceContext
@@ -247,10 +247,10 @@ async def test_it_changes_no_idempotency_digest(
     traced: Traced, client: Client, redis: Redis
 ) -> None:
     first = await client.enqueue(PROMPT, idempotency_key="k")
-    digest = await redis.get(idempotency(0, "k", None))
+    digest = await redis.get(PartitionKeys(0).idempotency("k", None))
     second = await client.enqueue(PROMPT, idempotency_key="k")
     assert (second.id, second.duplicate) == (first.id, True)
-    assert await redis.get(idempotency(0, "k", None)) == digest
+    assert await redis.get(PartitionKeys(0).idempotency("k", None)) == digest
     assert [span.attributes.get("darkq.duplicate") for span in traced.named("enqueue")] == [
         None, True,
     ]  # fmt: skip

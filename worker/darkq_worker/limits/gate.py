@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq.protocol.keys import PRIORITIES, JobKeys, limit_keys, queue, wake
+from darkq.protocol.keys import PRIORITIES, JobKeys, LimitKeys, PartitionKeys
 from darkq.redis import scripts
 from darkq.redis.group_commit import GroupCommit
 from darkq.redis.pool import brief
@@ -82,7 +82,7 @@ class Gate:
     def __init__(self, redis: Redis, upstream: str, rule: Rule, settings: Settings) -> None:
         self.rule = rule
         self._redis = redis
-        self._keys = limit_keys(upstream)
+        self._keys = LimitKeys.of_upstream(upstream)
         self._upstream = upstream
         self._failures_to_open = settings.breaker_failures
         self._failures = 0
@@ -318,10 +318,10 @@ def _words(arq_ids: Sequence[bytes], word: str) -> list[Argument]:
 
 async def make_due(redis: Redis, partition: int, turns: Sequence[Turn]) -> list[bytes]:
     """Move jobs back to their places and wake workers; return those that are in no queue."""
-    args: list[Argument] = [wake(partition)]
+    args: list[Argument] = [PartitionKeys(partition).wake]
     for turn in turns:
         args += turn
-    queues = [queue(partition, priority) for priority in PRIORITIES]
+    queues = PartitionKeys(partition).queues
     return [turns[n].arq_id for n in await scripts.make_due(redis, queues, args)]
 
 

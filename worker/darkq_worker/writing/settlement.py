@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from darkq.protocol.keys import failures, wake
+from darkq.protocol.keys import PartitionKeys
 from darkq.redis import scripts
 from darkq.redis.scripts import Argument, Script
 from darkq_worker.leases import Claim
@@ -62,7 +62,7 @@ class Finish:
                 keys.state,
                 keys.result,
                 keys.events,
-                *((keys.failed, failures(keys.partition)) if self._failed else ()),
+                *((keys.failed, PartitionKeys(keys.partition).failed) if self._failed else ()),
             ],
             [
                 keys.arq_id,
@@ -113,7 +113,7 @@ class Release:
                 self.claim.attempt,
                 self.claim.token,
                 keys.live,
-                wake(keys.partition),
+                PartitionKeys(keys.partition).wake,
                 self._delay_ms,
                 self._place_ms,
                 int(self._burns_try),
