@@ -26,7 +26,7 @@ from darkq.serving.files import Files
 from darkq.settings.settings import Settings
 from darkq.settings.upstreams import DARKAI
 from darkq.telemetry import logging as logs
-from darkq.telemetry.export import exporting
+from darkq.telemetry.export import export_traces
 from darkq_worker.attempts.generate import generate
 from darkq_worker.attempts.metrics import Counting
 from darkq_worker.attempts.routing import Upstreams
@@ -187,10 +187,10 @@ def main(settings: Settings | None = None) -> None:
     Raises `ConfigurationError`.
     """
     settings = settings or Settings.load()
-    logs.set_up(settings.log_format, settings.worker_log_level)
+    logs.configure_logging(settings.log_format, settings.worker_log_level)
     logging.getLogger("arq").setLevel(logging.WARNING)  # it would print arguments
     _collect_garbage_seldom()
-    with exporting("darkq-worker"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with export_traces("darkq-worker"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run_worker(settings))
 
 

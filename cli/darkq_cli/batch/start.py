@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from darkq import DarkqError, Settings
 from darkq.batches.lines import ForAllLines
-from darkq.protocol.job import Job, checked_name
+from darkq.protocol.job import Job, check_name
 from darkq_cli.batch import progress, runner
 from darkq_cli.batch.files import sync_directory
 from darkq_cli.batch.ledger import Registry
@@ -92,7 +92,7 @@ def for_all_lines(**options: Any) -> ForAllLines:
 
 def run(wish: Wish, *, dry_run: bool, as_json: bool) -> None:
     """Run a batch, or go on with the one that was begun with the same words."""
-    checked_name("name", wish.name)
+    check_name("name", wish.name)
     if dry_run:
         _dry_run(wish, as_json=as_json)
         return

@@ -63,7 +63,7 @@ async def read_batch(redis: Redis, keys: BatchKeys) -> BatchStatus:
     return found
 
 
-async def listed_batches(
+async def list_batches(
     redis: Redis, partitions: Iterable[int]
 ) -> AsyncGenerator[BatchStatus, None]:
     """Yield the batches, the latest used first within a partition."""
@@ -73,7 +73,7 @@ async def listed_batches(
             page = await redis.zrevrange(
                 PartitionKeys(partition).batches, start, start + _PAGE_BATCHES - 1
             )
-            known = [keys for member in page if (keys := BatchKeys.of_member(member)) is not None]
+            known = [keys for member in page if (keys := BatchKeys.from_member(member)) is not None]
             for status in await _read(redis, known):
                 if isinstance(status, BatchStatus):
                     yield status

@@ -49,7 +49,9 @@ class FailedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"FailedJob(job_id={self.job_id!r}, code={self.code!r})"
 
 
-async def listed(redis: Redis, partitions: Iterable[int]) -> AsyncGenerator[list[FailedJob], None]:
+async def list_failed(
+    redis: Redis, partitions: Iterable[int]
+) -> AsyncGenerator[list[FailedJob], None]:
     """Yield what has failed, page by page, the latest first within a partition.
 
     What is run again in the meantime is left out, and moves nothing else.
@@ -77,7 +79,7 @@ async def listed(redis: Redis, partitions: Iterable[int]) -> AsyncGenerator[list
 
 
 async def _described(redis: Redis, arq_ids: Sequence[bytes]) -> list[FailedJob]:
-    jobs = [keys for arq_id in arq_ids if (keys := JobKeys.of_member(arq_id)) is not None]
+    jobs = [keys for arq_id in arq_ids if (keys := JobKeys.from_member(arq_id)) is not None]
     async with redis.pipeline(transaction=False) as pipe:
         for keys in jobs:
             pipe.get(keys.result)

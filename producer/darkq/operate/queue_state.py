@@ -25,7 +25,7 @@ from redis.asyncio import Redis
 from darkq.errors import InvalidJob
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
-from darkq.protocol.plain import plain
+from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
 
 _MOST_LOOKED_AT = 10_000
@@ -186,4 +186,4 @@ def checked_note(field: str, text: str) -> str:
     if len(text) > MAX_NOTE_CHARS or not text.isprintable():
         reason = f"must be one line of at most {MAX_NOTE_CHARS} characters"
         raise InvalidJob(field, reason)
-    return str(plain(text))
+    return str(to_plain(text))

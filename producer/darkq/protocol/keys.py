@@ -58,7 +58,7 @@ class JobKeys(NamedTuple):
         return f"{self.partition}-{self.random}"
 
     @classmethod
-    def of_member(cls, member: bytes) -> JobKeys | None:
+    def from_member(cls, member: bytes) -> JobKeys | None:
         """Read a member of a list of jobs; None for a member that darkq did not write."""
         try:
             return cls.from_arq_id(member.decode())
@@ -138,9 +138,9 @@ class BatchKeys(NamedTuple):
         return cls(int(match[1]), match[2])
 
     @classmethod
-    def of_member(cls, member: bytes) -> BatchKeys | None:
+    def from_member(cls, member: bytes) -> BatchKeys | None:
         """Read a member of the list of batches; None for a member that darkq did not write."""
-        found = JobKeys.of_member(member)
+        found = JobKeys.from_member(member)
         return None if found is None else cls(*found)
 
     @property

@@ -21,14 +21,14 @@ from redis.asyncio import Redis
 
 from darkq.errors import BatchNotFound, BatchTaken, CorruptRecord, NewerRecord
 from darkq.openai.body import Endpoint
-from darkq.protocol.job import checked_metadata
+from darkq.protocol.job import check_metadata
 from darkq.protocol.keys import (
     FILE_BATCHES_ENDED,
     FILE_BATCHES_OPEN,
     BatchKeys,
     tenant_file_batches,
 )
-from darkq.protocol.record import decode_head, tenant_of
+from darkq.protocol.record import decode_head, read_tenant
 from darkq.redis import scripts
 from darkq.redis.pool import is_wrong_type, speaking_darkq
 
@@ -110,7 +110,7 @@ class FileBatches:
 
         Raises `InvalidJob` for its metadata.
         """
-        checked_metadata(record.metadata)
+        check_metadata(record.metadata)
         key, ours = BatchKeys.parse(record.id).files, tenant_file_batches(_digest(record.tenant))
         async with speaking_darkq():
             await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S, nx=True)
@@ -299,10 +299,10 @@ def _read(data: bytes, batch_id: str) -> FileBatch:
     """Read a record. Raises `CorruptRecord`, `NewerRecord`."""
     try:
         if decode_head(data).is_newer:
-            raise NewerRecord(batch_id, tenant_of(data))
+            raise NewerRecord(batch_id, read_tenant(data))
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise CorruptRecord(batch_id, tenant_of(data)) from None
+        raise CorruptRecord(batch_id, read_tenant(data)) from None
 
 
 def _can_be_batch(batch_id: str) -> bool:

@@ -26,7 +26,7 @@ from darkq import (
     Settings,
 )
 from darkq.batches.feed import numbered
-from darkq.jobs.enqueue import Orders
+from darkq.jobs.enqueue import Enqueuer
 from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
 from support.waiting import wait_until
 
@@ -296,14 +296,16 @@ async def test_what_a_batch_cannot_be_made_with_is_refused_at_once(
 async def test_a_line_that_waits_for_room_is_not_sent_over_and_over(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent, put_lines = 0, Orders.put_lines
+    sent, put_lines = 0, Enqueuer.put_lines
 
-    async def counted(orders: Orders, batch: BatchKeys, some: list[tuple[int, Job]]) -> list[bytes]:
+    async def counted(
+        orders: Enqueuer, batch: BatchKeys, some: list[tuple[int, Job]]
+    ) -> list[bytes]:
         nonlocal sent
         sent += len(some)
         return await put_lines(orders, batch, some)
 
-    monkeypatch.setattr(Orders, "put_lines", counted)
+    monkeypatch.setattr(Enqueuer, "put_lines", counted)
     rows = 400
     async with client.batch(window=40) as batch:
         assert len([end async for end in batch.run(["x"] * rows)]) == rows

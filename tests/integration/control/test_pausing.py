@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Job, JobCancelled, QueueClosed, Settings
 from darkq.batches.lines import Line
-from darkq.jobs.enqueue import Orders
+from darkq.jobs.enqueue import Enqueuer
 from darkq.operate.queue_state import MAX_NOTE_CHARS
 from darkq.protocol.keys import BatchKeys, PartitionKeys
 from darkq.sync import Client as SyncClient
@@ -83,7 +83,7 @@ async def test_a_closed_queue_refuses_and_runs_out(
 
 async def test_lines_of_a_batch_wait_until_their_queue_is_open(client: Client) -> None:
     """`full` is what a batch waits for; `closed` would be its end."""
-    orders = Orders(client._redis, client._settings)
+    orders = Enqueuer(client._redis, client._settings)
     async with client.batch() as batch:
         keys, line = BatchKeys.parse(batch.id), a_line()
         numbered = (line.number, line.job)
