@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from darkq.errors import DarkqError
 from darkq.redis.pool import brief
-from darkq.telemetry.logging import LogRecord, describe_error
+from darkq.telemetry.logging import LogEvent, describe_error
 
 logger = logging.getLogger("darkq.worker")
 
@@ -34,11 +34,11 @@ class Trouble:
     def met(self, error: Exception) -> None:
         """Say that it fails, unless that was the last thing said."""
         if self._met is None:
-            logger.warning(LogRecord(self._failing, error=kind_of(error)))
+            logger.warning(LogEvent(self._failing, error=kind_of(error)))
         self._met = kind_of(error)
 
     def over(self) -> None:
         """Say that it works again, if it did not."""
         if self._met is not None:
-            logger.info(LogRecord(self._works, after=self._met))
+            logger.info(LogEvent(self._works, after=self._met))
         self._met = None

@@ -29,7 +29,7 @@ from darkq.protocol.keys import BatchKeys, PartitionKeys
 from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
 from darkq.redis.pool import brief, speaking_darkq
-from darkq.telemetry.logging import LogRecord
+from darkq.telemetry.logging import LogEvent
 
 logger = logging.getLogger("darkq.batch")
 
@@ -100,7 +100,7 @@ class BatchLease:
                 if said != (said := brief(error)):
                     batch = self._keys.public_id
                     logger.warning(
-                        LogRecord("cannot renew the batch's lease", batch=batch, error=said)
+                        LogEvent("cannot renew the batch's lease", batch=batch, error=said)
                     )
             else:
                 said = ""

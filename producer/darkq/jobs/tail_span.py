@@ -1,4 +1,4 @@
-"""The span of one reader: from its start to the end of the job, or until it leaves.
+"""The span of one reader: from its start to the end of the job, or until it stops.
 
 If the reader has a trace, for example a web request, the span belongs to that trace and links to
 the attempts that were read. Otherwise the span joins the job's trace. Only the attempts' events
@@ -42,7 +42,7 @@ class TailSpan:
         from opentelemetry.context import get_current
 
         self._keys = keys
-        self._context = get_current()  # the reader's; the generator may end in another one
+        self._context = get_current()  # the reader's; the generator may be closed in another
         self._began_ns = time.time_ns()
         self._first_text_ns = 0
         self._events = 0
@@ -54,15 +54,15 @@ class TailSpan:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._tracer is not None:
-            failed = kind is not None and issubclass(kind, Exception)  # not when the reader left
+            failed = kind is not None and issubclass(kind, Exception)  # not when the reader stopped
             self._end(self._tracer, kind.__name__ if failed and kind else "")
 
     async def record(
         self, events: list[AnyEvent], read_started: Callable[[Cursor], Awaitable[AnyEvent | None]]
     ) -> None:
-        """Record events before they are handed on.
+        """Record events before they are yielded.
 
-        A reader that begins in the middle of an attempt asks the log for its `started` event.
+        A reader that starts within an attempt reads the `started` event of that from the log.
         """
         if self._tracer is None:
             return

@@ -110,7 +110,7 @@ async def test_a_failure_is_kept_for_its_own_time(
     await redis.pexpire(keys.failed, 1)
     await wait_until("the prompt to expire", lambda: gone(redis, keys.failed))
     assert [job.kept for job in await failed_jobs(client)] == [False]
-    with pytest.raises(CannotRetry, match="prompt is not kept any more"):
+    with pytest.raises(CannotRetry, match="prompt is no longer kept"):
         await job.retry()
 
 
@@ -135,7 +135,7 @@ async def test_whoever_waits_for_the_result_may_see_the_second_life(
     keys = await hand.enqueue()
     job = client.job(keys.public_id)
     claim = await hand.claim_one()
-    stored, looks = type(job)._stored, 0
+    stored, looks = type(job)._read_stored, 0
 
     async def retried_in_between(self: Any) -> Any:
         nonlocal looks
@@ -149,7 +149,7 @@ async def test_whoever_waits_for_the_result_may_see_the_second_life(
             await hand.complete(await hand.claim_one(), "at last", Cursor(3, 0))
         return answer
 
-    monkeypatch.setattr(type(job), "_stored", retried_in_between)
+    monkeypatch.setattr(type(job), "_read_stored", retried_in_between)
     assert (await job.result(timeout_s=10)).text == "at last"
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from opentelemetry import trace
 
-from darkq.telemetry.export import export_traces, exporters
+from darkq.telemetry.export import export_traces, find_exporters
 from darkq.telemetry.tracing import tracer
 
 from .conftest import Traced
@@ -42,7 +42,7 @@ URL = "http://127.0.0.1:9"
     ],
 )
 def test_the_variables_say_where_spans_go(variables: dict[str, str], names: list[str]) -> None:
-    assert exporters(variables) == names
+    assert find_exporters(variables) == names
 
 
 @pytest.mark.parametrize("name", ["nobodys", "otlp"])

@@ -51,10 +51,11 @@ def everything(secret: str) -> list[Any]:
     chunk = ev.Chunk(id="1-1", text=secret)
     return [
         message, parts, parts.content, job, Job.create(secret), record, record.k, details, result,
-        build_result(result), chunk, News([chunk], hole=False), Entry("1-1", ev.encode(chunk)),
+        build_result(result), chunk, News([chunk], gap=False), Entry("1-1", ev.encode(chunk)),
         Status(job_id="j", state="queued", metadata=job.metadata),
         Request(prompt=secret, proxy=proxy), Request(prompt=(message,)),
-        Claim(keys, 0, 1, "w:1", 0, 0, False, encode(record)), _NewJob.of(keys, job, NO_CONTEXT, "k"),
+        Claim(keys, 0, 1, "w:1", 0, 0, False, encode(record)),
+        _NewJob.encode(keys, job, NO_CONTEXT, "k"),
     ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogRecord, describe_error
+from darkq.telemetry.logging import LogEvent, describe_error
 from darkq_worker.attempts.attempt import Attempt, Function
 from darkq_worker.attempts.log_line import report
 from darkq_worker.attempts.metrics import Counting
@@ -83,7 +83,7 @@ class Running:
         error = None if task.cancelled() else task.exception()
         if error is not None:  # its lease will run out, and the job is claimed again
             job_id, found = attempt.claim.keys.public_id, describe_error(error)
-            line = LogRecord("attempt broken", job=job_id, exception=found, worker=self._worker_id)
+            line = LogEvent("attempt broken", job=job_id, exception=found, worker=self._worker_id)
             logger.error(line)
 
     def _hand_back(self, attempt: Attempt) -> None:

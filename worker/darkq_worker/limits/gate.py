@@ -41,7 +41,7 @@ from darkq.redis.pool import brief
 from darkq.redis.scripts import Argument
 from darkq.settings.parsing import Window
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogRecord
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.leases import Claim
 
 logger = logging.getLogger("darkq.worker")
@@ -201,10 +201,10 @@ class Gate:
         if shut != self._shut:
             self._shut = shut
             event = "calls are put off" if shut else "calls are let go"
-            logger.warning(LogRecord(event, upstream=self._upstream))
+            logger.warning(LogEvent(event, upstream=self._upstream))
 
     def _complain(self, event: str, error: Exception) -> None:
-        logger.warning(LogRecord(event, upstream=self._upstream, error=brief(error)))
+        logger.warning(LogEvent(event, upstream=self._upstream, error=brief(error)))
 
 
 def _standing(answered_s: float | None) -> tuple[str, Argument]:

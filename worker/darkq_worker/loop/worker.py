@@ -41,7 +41,7 @@ from darkq.protocol.record import deserialize, serialize
 from darkq.redis.pool import brief
 from darkq.redis.pubsub import Live
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogRecord
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.attempts.metrics import Counting
 from darkq_worker.attempts.running import Running
 from darkq_worker.leases import Claim, Leases
@@ -197,7 +197,7 @@ class LeasedWorker(Worker):
         self._wake.set()
 
     def _say(self, event: str, level: int = logging.INFO, **facts: object) -> None:
-        logger.log(level, LogRecord(event, **facts, worker=self._worker_id))
+        logger.log(level, LogEvent(event, **facts, worker=self._worker_id))
 
     async def record_health(self) -> None:
         """Give a sign of life, now and then; see `darkq.workers`."""
