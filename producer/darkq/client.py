@@ -23,11 +23,11 @@ from msgspec.structs import asdict
 from pydantic import SecretStr
 
 from darkq.batches.batch import Batch
-from darkq.batches.status import BatchStatus, listed_batches
+from darkq.batches.status import BatchStatus, list_batches
 from darkq.errors import InvalidJob
 from darkq.jobs import failed as failures
 from darkq.jobs import tenant_jobs as listing
-from darkq.jobs.enqueue import Orders
+from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.failed import FailedJob
 from darkq.jobs.handle import JobHandle
 from darkq.jobs.status import Status
@@ -74,7 +74,7 @@ class Client:
         self._loop = servers.loop
         self._redis = servers.client()
         self._live = Live(servers, patience_s=settings.redis_patience_s)
-        self._orders = Orders(self._redis, settings)
+        self._orders = Enqueuer(self._redis, settings)
 
     @cached_property
     def purge(self) -> Purge:
@@ -165,7 +165,7 @@ class Client:
         At most `limit` of them; None means all that are kept (`DARKQ_FAILED_TTL_S`). Raises
         `RedisUnavailable`.
         """
-        found = failures.listed(self._redis, range(self._settings.partitions))
+        found = failures.list_failed(self._redis, range(self._settings.partitions))
         async with speaking_darkq(), aclosing(found) as pages:
             left = limit
             async for page in pages:
@@ -182,7 +182,7 @@ class Client:
         """
         async with speaking_darkq():
             partitions = self._settings.partitions
-            return await listing.latest(self._redis, partitions, tenant=tenant, limit=limit)
+            return await listing.list_latest(self._redis, partitions, tenant=tenant, limit=limit)
 
     def batch(
         self,
@@ -223,7 +223,7 @@ class Client:
 
         Raises `RedisUnavailable`.
         """
-        found = listed_batches(self._redis, range(self._settings.partitions))
+        found = list_batches(self._redis, range(self._settings.partitions))
         async with speaking_darkq(), aclosing(found) as statuses:
             async for status in statuses:
                 yield status

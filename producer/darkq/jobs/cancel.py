@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from darkq import event as ev
 from darkq.errors import JobNotFound
 from darkq.event import Cursor
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Details, Failure, ResultRecord, encode, read_job
 from darkq.redis import scripts
 
@@ -36,7 +36,7 @@ async def cancel(
             r=CANCELLED,
             st=now_ms,
             ft=now_ms,
-            q=queue(keys.partition, record.job.priority if record else "interactive"),
+            q=PartitionKeys(keys.partition).queue(record.job.priority if record else "interactive"),
             id=keys.arq_id,
             d=Details(
                 outcome="cancelled",

@@ -16,27 +16,21 @@ from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull
 from darkq.event import Cursor
 from darkq.jobs.tenant_jobs import MAX_LISTED
 from darkq.protocol.job import NOT_PLAIN, Job, check_idempotency_key
-from darkq.protocol.keys import (
-    PRIORITIES,
-    BatchKeys,
-    JobKeys,
-    partition_of,
-    queue,
-)
+from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys, PartitionKeys, choose_partition
 from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq.redis import scripts
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL, GroupCommit
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.scripts import BatchLines, EnqueueOutcome, NewJob, Receipt
 from darkq.settings.settings import Settings
-from darkq.telemetry.tracing import NOTHING, TraceContext, enqueueing
+from darkq.telemetry.tracing import NO_CONTEXT, TraceContext, enqueue_span
 
 MAX_JOBS_PER_CALL = 500
 _REFUSED = ("full", "closed", "memory")
 _NO_ROOM = ("full", "wait")
 
 
-class _Order(NewJob):
+class _NewJob(NewJob):
     """A job on its way into Redis, encoded: what cannot be is its own caller's error alone."""
 
     __slots__ = ()
@@ -46,9 +40,9 @@ class _Order(NewJob):
         cls,
         keys: JobKeys,
         job: Job,
-        carried: TraceContext = NOTHING,
+        carried: TraceContext = NO_CONTEXT,
         idempotency_key: str | None = None,
-    ) -> _Order:
+    ) -> _NewJob:
         """Encode a job. Raises `InvalidJob` for one made by hand that is no plain data."""
         record = JobRecord(
             k=Arguments(job),
@@ -68,14 +62,14 @@ class _Order(NewJob):
     def size(self) -> int:
         return len(self.record)
 
-    def in_partition(self, partition: int) -> _Order:
+    def in_partition(self, partition: int) -> _NewJob:
         return self._replace(keys=self.keys._replace(partition=partition))
 
     def __repr__(self) -> str:
         return f"_Order({self.keys.public_id})"
 
 
-class Orders:
+class Enqueuer:
     """A client's jobs on their way into Redis. Concurrent calls share round trips."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -83,7 +77,7 @@ class Orders:
         self._settings = settings
         # One queue of orders per partition: a script call touches one partition only.
         self._waiting = [
-            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL, size=_Order.size)
+            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL, size=_NewJob.size)
             for _ in range(settings.partitions)
         ]
 
@@ -93,7 +87,7 @@ class Orders:
         Raises `InvalidJob` for a key that can be none, `IdempotencyConflict`, `QueueFull`,
         `QueueClosed`, `RedisFull`, `RedisUnavailable`.
         """
-        with enqueueing(job.priority) as span:
+        with enqueue_span(job.priority) as span:
             order = self._order(job, idempotency_key, span.carried)
             verdict, keys = await self._waiting[order.keys.partition].submit(order)
             if verdict == "conflict":
@@ -111,7 +105,7 @@ class Orders:
         Raises `QueueFull`, `QueueClosed` and `RedisFull`, which name those that were stored, and
         `RedisUnavailable`.
         """
-        with enqueueing(count=len(jobs)) as span:
+        with enqueue_span(count=len(jobs)) as span:
             return await self._put_many(jobs, span.carried, seed)
 
     async def _put_many(
@@ -119,7 +113,7 @@ class Orders:
     ) -> list[JobKeys]:
         stored: list[JobKeys] = []
         orders_of_all = (
-            _Order.of(_keys_of(seed, number), job, carried) for number, job in enumerate(jobs)
+            _NewJob.of(_keys_of(seed, number), job, carried) for number, job in enumerate(jobs)
         )
         for call in _in_calls(orders_of_all):
             partition = self._any_partition() if seed is None else self._partition_of(seed)
@@ -142,8 +136,8 @@ class Orders:
         `enqueue.lua` names the verdicts. What comes behind a line that has no room has none
         either, and is not sent. Raises `RedisUnavailable`.
         """
-        with enqueueing(count=len(lines)) as span:
-            orders = (_Order.of(batch.job(number), job, span.carried) for number, job in lines)
+        with enqueue_span(count=len(lines)) as span:
+            orders = (_NewJob.of(batch.job(number), job, span.carried) for number, job in lines)
             verdicts: list[EnqueueOutcome] = []
             for some in _in_calls(orders):
                 sent = lines[len(verdicts) : len(verdicts) + len(some)]
@@ -160,15 +154,15 @@ class Orders:
         for waiting in self._waiting:
             await waiting.aclose()
 
-    def _order(self, job: Job, idempotency_key: str | None, carried: TraceContext) -> _Order:
+    def _order(self, job: Job, idempotency_key: str | None, carried: TraceContext) -> _NewJob:
         if idempotency_key is None:
-            return _Order.of(JobKeys.new(self._any_partition()), job, carried)
+            return _NewJob.of(JobKeys.new(self._any_partition()), job, carried)
         idempotency_key = check_idempotency_key(idempotency_key)
-        partition = partition_of(idempotency_key, self._settings.partitions, job.tenant)
-        return _Order.of(JobKeys.new(partition), job, carried, idempotency_key)
+        partition = choose_partition(idempotency_key, self._settings.partitions, job.tenant)
+        return _NewJob.of(JobKeys.new(partition), job, carried, idempotency_key)
 
     async def _store(
-        self, orders: Sequence[_Order], lines: BatchLines | None = None
+        self, orders: Sequence[_NewJob], lines: BatchLines | None = None
     ) -> list[Receipt]:
         """Run the script for orders of one partition. Sent twice it stores once."""
         now_ms = int(time.time() * 1000)
@@ -190,19 +184,19 @@ class Orders:
         return secrets.randbelow(self._settings.partitions)
 
     def _refusal(
-        self, verdict: EnqueueOutcome, order: _Order, stored_ids: Sequence[str] = ()
+        self, verdict: EnqueueOutcome, order: _NewJob, stored_ids: Sequence[str] = ()
     ) -> QueueFull | QueueClosed | RedisFull:
         if verdict == "memory":
             return RedisFull(stored_ids)
-        name = queue(order.keys.partition, order.priority)
+        name = PartitionKeys(order.keys.partition).queue(order.priority)
         if verdict == "closed":
             return QueueClosed(name, stored_ids)
         return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
 
 
-def _in_calls(orders: Iterable[_Order]) -> Iterator[list[_Order]]:
+def _in_calls(orders: Iterable[_NewJob]) -> Iterator[list[_NewJob]]:
     """Cut orders into calls of a bounded number of jobs and bytes, each encoded when it is due."""
-    call: list[_Order] = []
+    call: list[_NewJob] = []
     call_bytes = 0
     for order in orders:
         call_bytes += order.size()

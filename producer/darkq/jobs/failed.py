@@ -18,7 +18,7 @@ from darkq.errors import CannotRetry, CorruptRecord, QueueFull
 from darkq.event import Cursor
 from darkq.jobs.status import read_status
 from darkq.protocol.job import Job
-from darkq.protocol.keys import PRIORITIES, JobKeys, failures, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Failure, ResultRecord, read_job, read_result
 from darkq.redis import scripts
 from darkq.settings.settings import Settings
@@ -49,7 +49,9 @@ class FailedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"FailedJob(job_id={self.job_id!r}, code={self.code!r})"
 
 
-async def listed(redis: Redis, partitions: Iterable[int]) -> AsyncGenerator[list[FailedJob], None]:
+async def list_failed(
+    redis: Redis, partitions: Iterable[int]
+) -> AsyncGenerator[list[FailedJob], None]:
     """Yield what has failed, page by page, the latest first within a partition.
 
     What is run again in the meantime is left out, and moves nothing else.
@@ -60,7 +62,12 @@ async def listed(redis: Redis, partitions: Iterable[int]) -> AsyncGenerator[list
         while True:
             # By score and not by place: places shift when a job is run again.
             page = await redis.zrevrangebyscore(
-                failures(partition), before, "-inf", start=0, num=PAGE_JOBS, withscores=True
+                PartitionKeys(partition).failed,
+                before,
+                "-inf",
+                start=0,
+                num=PAGE_JOBS,
+                withscores=True,
             )
             fresh = [arq_id for arq_id, _ in page if arq_id not in seen]
             if fresh:
@@ -72,7 +79,7 @@ async def listed(redis: Redis, partitions: Iterable[int]) -> AsyncGenerator[list
 
 
 async def _described(redis: Redis, arq_ids: Sequence[bytes]) -> list[FailedJob]:
-    jobs = [keys for arq_id in arq_ids if (keys := JobKeys.of_member(arq_id)) is not None]
+    jobs = [keys for arq_id in arq_ids if (keys := JobKeys.from_member(arq_id)) is not None]
     async with redis.pipeline(transaction=False) as pipe:
         for keys in jobs:
             pipe.get(keys.result)
@@ -164,5 +171,5 @@ async def retry(redis: Redis, keys: JobKeys, settings: Settings) -> None:
 
 def _queue_of(keys: JobKeys, record: ResultRecord) -> str:
     """The queue it came from; a record may name anything, and a job has two to choose from."""
-    names = [queue(keys.partition, priority) for priority in PRIORITIES]
+    names = PartitionKeys(keys.partition).queues
     return record.q if record.q in names else names[0]

@@ -20,10 +20,10 @@ from darkq.event import START, AnyEvent, Cancelled, Chunk, Cursor, Failed, Start
 from darkq.jobs import cancel as cancellation
 from darkq.jobs import failed as failures
 from darkq.jobs.status import Status, read_status
-from darkq.jobs.tail import EventBatch, history, last_cursor, latest_attempt, tail
+from darkq.jobs.tail import EventBatch, find_latest_attempt, read_history, read_last_cursor, tail
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
-from darkq.protocol.record import Result, read_result, result_of
+from darkq.protocol.record import Result, build_result, read_result
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
@@ -81,7 +81,7 @@ class JobHandle:
 
         Raises `JobNotFound`, `CursorGone`, `RedisUnavailable`.
         """
-        return history(self._redis, self._keys)
+        return read_history(self._redis, self._keys)
 
     async def latest_attempt(self) -> str:
         """Return where the latest attempt begins: an `after` that passes over all void text.
@@ -90,7 +90,7 @@ class JobHandle:
         long the job waits. Raises `JobNotFound` when a job that ran is lost, `RedisUnavailable`.
         """
         async with speaking_darkq():
-            return str(await latest_attempt(self._redis, self._keys))
+            return str(await find_latest_attempt(self._redis, self._keys))
 
     async def text(self, after: str | None = None) -> AsyncGenerator[str, None]:
         """Yield the answer as it comes, beginning with the latest attempt's first word.
@@ -182,7 +182,7 @@ class JobHandle:
             if ended:  # the log has outlived the result, or the job is run again
                 await self.status()
             async with speaking_darkq():
-                last = await last_cursor(self._redis, self._keys)
+                last = await read_last_cursor(self._redis, self._keys)
             with suppress(CursorGone):  # the log is lost, but the result may be there
                 async with aclosing(self.event_batches(str(last))) as batches:
                     async for _ in batches:
@@ -193,7 +193,7 @@ class JobHandle:
     async def _stored(self) -> Result | None:
         async with speaking_darkq():
             record = await self._redis.get(self._keys.result)
-        return result_of(read_result(record, self._keys)) if record is not None else None
+        return build_result(read_result(record, self._keys)) if record is not None else None
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r})"

@@ -11,14 +11,14 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from darkq.errors import JobNotFound
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.record import (
     HEADS_BYTES,
     CutShort,
     JobRecord,
     ResultRecord,
-    job_head,
-    result_head,
+    read_job_head,
+    read_result_head,
 )
 
 State: TypeAlias = Literal[
@@ -116,13 +116,13 @@ def _ask_of(pipe: Pipeline, keys: JobKeys, limit_bytes: int | None) -> None:
     pipe.hmget(keys.state, ["tries", "cancel"])
     pipe.time()
     for priority in PRIORITIES:
-        pipe.zscore(queue(keys.partition, priority), keys.arq_id)
+        pipe.zscore(PartitionKeys(keys.partition).queue(priority), keys.arq_id)
 
 
 def _read(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None) -> Status | None:
     has_result, result, has_job, job, held, attempt, (tries, cancel), now, *scores = replies
     if has_result or result:
-        return _finished(keys, result_head(result, keys, limit_bytes))
+        return _finished(keys, read_result_head(result, keys, limit_bytes))
     score = next((score for score in scores if score is not None), None)
     has_job = has_job or job
     if not has_job and score is None:
@@ -131,7 +131,7 @@ def _read(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None) -> Sta
     state = _state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0)
     return _unfinished(
         keys,
-        job_head(job, keys, limit_bytes) if has_job else None,
+        read_job_head(job, keys, limit_bytes) if has_job else None,
         state,
         attempt=int(attempt or 0),
         tries=int(tries or 0),

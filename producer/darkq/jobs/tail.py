@@ -26,7 +26,7 @@ from darkq.event import START, TERMINAL, AnyEvent, Cursor
 from darkq.jobs.mailbox import Mailbox
 from darkq.jobs.status import read_status
 from darkq.jobs.tail_span import TailSpan
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.record import Failure, ResultRecord, read_result
 from darkq.redis.connections import is_away
 from darkq.redis.pool import speaking_darkq
@@ -83,7 +83,7 @@ async def tail(
                     return
 
 
-async def history(redis: Redis, keys: JobKeys) -> AsyncGenerator[list[AnyEvent], None]:
+async def read_history(redis: Redis, keys: JobKeys) -> AsyncGenerator[list[AnyEvent], None]:
     """Yield what the log holds now, without waiting for more. Raises as `tail` does."""
     reader = _Reader(redis, keys, START)
     async with speaking_darkq():
@@ -111,7 +111,9 @@ class _Reader:
             return []
         page = await self._read_page()
         if not page:
-            rest = await self._ask(partial(at_rest, started=self._started, is_new=self._is_new))
+            rest = await self._ask(
+                partial(read_remaining, started=self._started, is_new=self._is_new)
+            )
             self.ended = rest is not None
             page = rest or []
         self._is_new = False
@@ -196,13 +198,13 @@ PAGE_EVENTS = 256
 _Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
 
 
-async def last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
+async def read_last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
     """Return the place of the log's last event, or `START` when there is no log."""
     last = await redis.xrevrange(keys.events, count=1)
     return Cursor.parse(last[0][0]) if last else START
 
 
-async def latest_attempt(redis: Redis, keys: JobKeys) -> Cursor:
+async def find_latest_attempt(redis: Redis, keys: JobKeys) -> Cursor:
     """Return the place of the event before the latest attempt, or `START`.
 
     Between two attempts it is the place before the `retrying` event, which says why and how long
@@ -277,7 +279,7 @@ async def read_started(redis: Redis, keys: JobKeys, cursor: Cursor) -> AnyEvent 
     return _decode(entries[0]) if entries else None
 
 
-async def at_rest(
+async def read_remaining(
     redis: Redis, keys: JobKeys, cursor: Cursor, *, started: AnyEvent | None, is_new: bool
 ) -> list[AnyEvent] | None:
     """Say what remains when the log holds nothing after the cursor; None: wait for more.
@@ -315,7 +317,7 @@ async def _read_rest(redis: Redis, keys: JobKeys) -> tuple[bytes | None, bool]:
         pipe.get(keys.result)
         pipe.exists(keys.job)
         for priority in PRIORITIES:
-            pipe.zscore(queue(keys.partition, priority), keys.arq_id)
+            pipe.zscore(PartitionKeys(keys.partition).queue(priority), keys.arq_id)
         result, has_record, *scores = await pipe.execute()
     return result, bool(has_record) or any(score is not None for score in scores)
 
@@ -325,11 +327,11 @@ def _from_result(result: ResultRecord) -> list[AnyEvent]:
     at = Cursor(result.t, 0)
     if isinstance(result.r, str):
         chunk = ev.Chunk(id=str(Cursor(at.attempt, 1)), text=result.r, merged=result.d.chunks)
-        return [chunk, terminal_event(result, Cursor(at.attempt, 2))]
-    return [terminal_event(result, at)]
+        return [chunk, build_terminal_event(result, Cursor(at.attempt, 2))]
+    return [build_terminal_event(result, at)]
 
 
-def terminal_event(result: ResultRecord, at: Cursor) -> ev.Terminal:
+def build_terminal_event(result: ResultRecord, at: Cursor) -> ev.Terminal:
     """Return the event that ends the job of a result record."""
     if isinstance(result.r, Failure):
         if result.r.type == "JobCancelled":

@@ -17,7 +17,13 @@ from redis.exceptions import RedisError
 
 from darkq.event import TERMINAL, AnyEvent, Chunk, Cursor, Started
 from darkq.protocol.keys import JobKeys
-from darkq.telemetry.tracing import NOTHING, TraceContext, fail, messaging, tracer
+from darkq.telemetry.tracing import (
+    NO_CONTEXT,
+    TraceContext,
+    mark_failed,
+    messaging_attributes,
+    tracer,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -73,8 +79,8 @@ class TailSpan:
 
     def _note(self, event: object) -> None:
         if isinstance(event, Started):
-            carried = TraceContext.checked(event.traceparent)
-            if carried is not NOTHING and len(self._attempts) < _MAX_LINKS:
+            carried = TraceContext.parse(event.traceparent)
+            if carried is not NO_CONTEXT and len(self._attempts) < _MAX_LINKS:
                 self._attempts[carried] = None
         elif isinstance(event, TERMINAL):
             self._outcome = type(event).__name__.lower()
@@ -88,7 +94,7 @@ class TailSpan:
             context=self._parent(),
             kind=SpanKind.CONSUMER,
             attributes={
-                **messaging("tail", "receive"),
+                **messaging_attributes("tail", "receive"),
                 "messaging.message.id": self._keys.public_id,
                 "darkq.events": self._events,
                 "darkq.outcome": "failed" if error else self._outcome,
@@ -99,12 +105,12 @@ class TailSpan:
         if self._first_text_ns:
             span.add_event("first chunk", timestamp=self._first_text_ns)
         if error:
-            fail(span, error)
+            mark_failed(span, error)
         span.end()
 
     def _parent(self) -> Context | None:
         from opentelemetry.trace import get_current_span
 
         has_own = get_current_span(self._context).get_span_context().is_valid
-        first = next(iter(self._attempts), NOTHING)
+        first = next(iter(self._attempts), NO_CONTEXT)
         return self._context if has_own else first.context() or self._context

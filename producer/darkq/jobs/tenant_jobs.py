@@ -13,21 +13,23 @@ from redis.asyncio import Redis
 
 from darkq.errors import CorruptRecord
 from darkq.jobs.status import Status, read_statuses
-from darkq.protocol.keys import JobKeys, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 
 MAX_LISTED = 1000
 _PAGE_JOBS = 20  # of whose records the heads are in memory at a time
 
 
-async def latest(redis: Redis, partitions: int, *, tenant: str | None, limit: int) -> list[Status]:
+async def list_latest(
+    redis: Redis, partitions: int, *, tenant: str | None, limit: int
+) -> list[Status]:
     """Return how a tenant's latest jobs stand, the newest first; what has expired is left out."""
     async with redis.pipeline(transaction=False) as pipe:
         for partition in range(partitions):
-            name = tenant_jobs(partition, tenant)
+            name = PartitionKeys(partition).tenant_jobs(tenant)
             pipe.zrevrange(name, 0, min(limit, MAX_LISTED) - 1, withscores=True)
         lists = await pipe.execute()
     newest = nlargest(limit, (job for jobs in lists for job in jobs), key=lambda job: job[1])
-    jobs = [keys for member, _ in newest if (keys := JobKeys.of_member(member)) is not None]
+    jobs = [keys for member, _ in newest if (keys := JobKeys.from_member(member)) is not None]
     found: list[Status] = []
     for start in range(0, len(jobs), _PAGE_JOBS):
         found += await _readable(redis, jobs[start : start + _PAGE_JOBS])

@@ -16,9 +16,9 @@ import msgspec
 from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
-from darkq.protocol.options import Options, checked
-from darkq.protocol.plain import plain
-from darkq.protocol.validation import NOT_ALLOWED, Wrong, what_is_wrong
+from darkq.protocol.options import Options, check_options
+from darkq.protocol.plain import to_plain
+from darkq.protocol.validation import NOT_ALLOWED, Problem, explain_error
 
 Priority: TypeAlias = Literal["interactive", "bulk"]
 Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
@@ -134,20 +134,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Strings and numbers may be of subclasses, and become Python's own. Raises `InvalidJob`,
         which names the field.
         """
-        priority = plain(priority)
+        priority = to_plain(priority)
         if priority not in ("interactive", "bulk"):
             raise InvalidJob("priority", "must be 'interactive' or 'bulk'")
         return cls(
             prompt=_prompt(prompt),
-            model=checked_name("model", model),
-            upstream=checked_name("upstream", upstream),
+            model=check_name("model", model),
+            upstream=check_name("upstream", upstream),
             priority=priority,
             timeout_s=_timeout_s(timeout_s),
             tries=_tries(tries),
-            metadata={} if metadata is None else checked_metadata(metadata),
+            metadata={} if metadata is None else check_metadata(metadata),
             proxy=_proxy(proxy),
-            tenant=checked_name("tenant", tenant),
-            options=checked(options),
+            tenant=check_name("tenant", tenant),
+            options=check_options(options),
         )
 
     def with_metadata(self, **more: str) -> Job:
@@ -168,51 +168,53 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
     """A string that is not blank, or at least one message; UTF-8 of bounded size."""
-    checked: str | tuple[Message, ...]
+    check_options: str | tuple[Message, ...]
     texts: tuple[str, ...]
     if isinstance(prompt, str):
-        text: str = plain(prompt)
-        checked, texts = text, (text,)
+        text: str = to_plain(prompt)
+        check_options, texts = text, (text,)
     elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
         raise InvalidJob("prompt", f"must be a string or a list of messages, not {_type(prompt)}")
     else:
-        checked = tuple(_message(n, m) for n, m in enumerate(islice(prompt, MAX_MESSAGES + 1)))
-        texts = tuple(message.text for message in checked)
-        parts = sum(1 if isinstance(m.content, str) else len(m.content) for m in checked)
-        if max(len(checked), parts) > MAX_MESSAGES:
+        check_options = tuple(
+            _message(n, m) for n, m in enumerate(islice(prompt, MAX_MESSAGES + 1))
+        )
+        texts = tuple(message.text for message in check_options)
+        parts = sum(1 if isinstance(m.content, str) else len(m.content) for m in check_options)
+        if max(len(check_options), parts) > MAX_MESSAGES:
             raise InvalidJob("prompt", f"has more than {MAX_MESSAGES:,} messages or parts")
     if not any(map(str.strip, texts)):
         raise InvalidJob("prompt", "is empty")
     size = sum(_utf8_bytes("prompt", text) for text in texts)
     if size > MAX_PROMPT_BYTES:
         raise InvalidJob("prompt", f"has {size:,} bytes; the limit is {MAX_PROMPT_BYTES:,}")
-    return checked
+    return check_options
 
 
 def _message(index: int, message: object) -> Message:
     field = f"prompt[{index}]"
     try:
-        checked = msgspec.convert(_builtins(message), Message)
-        _utf8_bytes(field, checked.text)
+        check_options = msgspec.convert(_builtins(message), Message)
+        _utf8_bytes(field, check_options.text)
     except msgspec.ValidationError as error:
-        raise InvalidJob(field, _of_message(what_is_wrong(error))) from None
-    return checked
+        raise InvalidJob(field, _of_message(explain_error(error))) from None
+    return check_options
 
 
 def _builtins(message: object) -> object:
     """Take a message apart: one made by hand may hold anything, and so may its parts."""
     if isinstance(message, Message):
         message = {"role": message.role, "content": message.content}
-    fields = plain(message, 3)  # its fields, the list of its parts, the fields of a part
+    fields = to_plain(message, 3)  # its fields, the list of its parts, the fields of a part
     if isinstance(fields, dict) and isinstance(parts := fields.get("content"), list):
         fields["content"] = [
-            {"type": "text", "text": plain(part.text)} if isinstance(part, TextPart) else part
+            {"type": "text", "text": to_plain(part.text)} if isinstance(part, TextPart) else part
             for part in parts
         ]
     return fields
 
 
-def _of_message(wrong: Wrong) -> str:
+def _of_message(wrong: Problem) -> str:
     if wrong.path == "role" and wrong.reason == NOT_ALLOWED:
         return "role must be system, developer, user or assistant"
     reason = "must be text" if wrong.field.endswith("].type") else wrong.reason
@@ -226,7 +228,7 @@ def _utf8_bytes(field: str, text: str) -> int:
         raise InvalidJob(field, "has a lone surrogate, which is no text in UTF-8") from None
 
 
-def checked_name(field: str, name: str | None) -> str | None:
+def check_name(field: str, name: str | None) -> str | None:
     """Return what something may be called. Raises `InvalidJob`."""
     if name is None:
         return None
@@ -234,11 +236,11 @@ def checked_name(field: str, name: str | None) -> str | None:
         raise InvalidJob(field, f"must be a string, not {_type(name)}")
     if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
         raise InvalidJob(field, f"must be 1 to {MAX_NAME_CHARS} printable characters")
-    return str(plain(name))
+    return str(to_plain(name))
 
 
 def _timeout_s(timeout_s: float | None) -> float | None:
-    timeout_s = plain(timeout_s)
+    timeout_s = to_plain(timeout_s)
     if timeout_s is None:
         return None
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
@@ -249,7 +251,7 @@ def _timeout_s(timeout_s: float | None) -> float | None:
 
 
 def _tries(tries: int | None) -> int | None:
-    tries = plain(tries)
+    tries = to_plain(tries)
     if tries is None:
         return None
     if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= MAX_TRIES:
@@ -259,7 +261,7 @@ def _tries(tries: int | None) -> int | None:
 
 def check_idempotency_key(key: str) -> str:
     """Return an idempotency key as plain text. Raises `InvalidJob` for one that can be none."""
-    key = plain(key)
+    key = to_plain(key)
     if not isinstance(key, str) or not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS:
         reason = f"must be a string of 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters"
         raise InvalidJob("idempotency_key", reason)
@@ -270,15 +272,15 @@ def check_idempotency_key(key: str) -> str:
     return key
 
 
-def checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return a client's notes for a job or a batch. Raises `InvalidJob`."""
-    checked = _bounded(metadata)
-    if len(checked) > MAX_METADATA_PAIRS:
-        reason = f"has {len(checked):,} entries; the limit is {MAX_METADATA_PAIRS:,}"
+    check_options = _bounded(metadata)
+    if len(check_options) > MAX_METADATA_PAIRS:
+        reason = f"has {len(check_options):,} entries; the limit is {MAX_METADATA_PAIRS:,}"
         raise InvalidJob("metadata", reason)
-    if any(key.startswith(RESERVED_METADATA) for key in checked):
+    if any(key.startswith(RESERVED_METADATA) for key in check_options):
         raise InvalidJob("metadata", f"names that begin with {RESERVED_METADATA} are reserved")
-    return checked
+    return check_options
 
 
 def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -286,18 +288,18 @@ def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
         isinstance(key, str) and isinstance(value, str) for key, value in metadata.items()
     ):
         raise InvalidJob("metadata", "must map strings to strings")
-    checked: dict[str, str] = plain(metadata, 1)
+    check_options: dict[str, str] = to_plain(metadata, 1)
     size = sum(
         _utf8_bytes("metadata", key) + _utf8_bytes("metadata", value)
-        for key, value in checked.items()
+        for key, value in check_options.items()
     )
     if size > MAX_METADATA_BYTES:
         raise InvalidJob("metadata", f"has {size:,} bytes; the limit is {MAX_METADATA_BYTES:,}")
-    return checked
+    return check_options
 
 
 def _proxy(proxy: str | None) -> str | None:
-    proxy = plain(proxy)
+    proxy = to_plain(proxy)
     if proxy is None:
         return None
     reason = "must be a URL like http://[user:password@]host:port"

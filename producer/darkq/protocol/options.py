@@ -15,8 +15,8 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
-from darkq.protocol.plain import plain
-from darkq.protocol.validation import what_is_wrong
+from darkq.protocol.plain import to_plain
+from darkq.protocol.validation import explain_error
 
 MAX_TOKENS = 10_000_000
 MAX_STOP_SEQUENCES = 16
@@ -62,19 +62,19 @@ OPTIONS = frozenset(Options.__struct_fields__)
 _REFUSED = re.compile(r"\S+ cannot honour the option (\w+); it honours: ")
 
 
-def refusal_of_option(upstream: str, name: str, honoured: Iterable[str]) -> str:
+def format_refusal(upstream: str, name: str, honoured: Iterable[str]) -> str:
     """Return the message of a job whose upstream cannot honour an option."""
     known = ", ".join(sorted(honoured)) or "none"
     return f"{upstream} cannot honour the option {name}; it honours: {known}"
 
 
-def refused_option(message: str) -> str | None:
+def parse_refusal(message: str) -> str | None:
     """Return the option that a message of `refusal_of_option` names; None for any other message."""
     found = _REFUSED.match(message)
     return found[1] if found else None
 
 
-def checked(options: Options | Mapping[str, Any] | None) -> Options | None:
+def check_options(options: Options | Mapping[str, Any] | None) -> Options | None:
     """Return the options, or None where none is set. Raises `InvalidJob`, which names the one.
 
     `stop` may be a single string.
@@ -85,7 +85,7 @@ def checked(options: Options | Mapping[str, Any] | None) -> Options | None:
         options = options.given()
     if not isinstance(options, Mapping):
         raise InvalidJob("options", f"must be Options or a mapping, not {type(options).__name__}")
-    wishes: dict[str, Any] = plain(options, 2)  # the options, the list of stop sequences
+    wishes: dict[str, Any] = to_plain(options, 2)  # the options, the list of stop sequences
     for name, value in wishes.items():
         if name not in OPTIONS:
             raise InvalidJob("options", f"knows no {str(name)[:40]!r}; known: {_names()}")
@@ -105,7 +105,7 @@ def _check(name: str, value: object) -> None:
         for stop in value if isinstance(value, tuple | list) else ():
             stop.encode()
     except msgspec.ValidationError as error:  # its text names types and bounds, never values
-        raise InvalidJob(f"options.{name}", what_is_wrong(error).reason) from None
+        raise InvalidJob(f"options.{name}", explain_error(error).reason) from None
     except UnicodeEncodeError:
         raise InvalidJob(f"options.{name}", "has a lone surrogate") from None
 

@@ -13,7 +13,7 @@ from typing import Any
 _EXACT = frozenset((str, bool, int, float, type(None)))
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def to_plain(value: Any, depth: int = 0) -> Any:
     """Return a string or number as Python's own type; anything else as it is.
 
     Containers become plain too, for so many levels. What lies deeper is for the reader to refuse.
@@ -27,7 +27,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Real):
         return float(value)
     if depth > 0 and isinstance(value, Mapping):
-        return {plain(key): plain(item, depth - 1) for key, item in value.items()}
+        return {to_plain(key): to_plain(item, depth - 1) for key, item in value.items()}
     if depth > 0 and isinstance(value, list | tuple):
-        return [plain(item, depth - 1) for item in value]
+        return [to_plain(item, depth - 1) for item in value]
     return value

@@ -165,7 +165,7 @@ def read_job(data: bytes, keys: JobKeys) -> JobRecord:
         _refuse_newer(data, keys)
         return decode_job(data)
     except _UNREADABLE:  # the reason may quote the record: it goes no further
-        raise CorruptRecord(keys.public_id, tenant_of(data)) from None
+        raise CorruptRecord(keys.public_id, read_tenant(data)) from None
 
 
 def read_result(data: bytes, keys: JobKeys) -> ResultRecord:
@@ -174,7 +174,7 @@ def read_result(data: bytes, keys: JobKeys) -> ResultRecord:
         _refuse_newer(data, keys)
         return decode_result(data)
     except _UNREADABLE:
-        raise CorruptRecord(keys.public_id, tenant_of(data)) from None
+        raise CorruptRecord(keys.public_id, read_tenant(data)) from None
 
 
 HEADS_BYTES = (4 << 10, 192 << 10)
@@ -186,7 +186,7 @@ class CutShort(Exception):
     """The head of a record does not tell enough. Read more of it."""
 
 
-def job_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> JobRecord:
+def read_job_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> JobRecord:
     """Read a job's record but for its prompt, from its first `limit_bytes` (None: from all of it).
 
     Raises `CutShort`, `CorruptRecord`, `NewerRecord`.
@@ -196,7 +196,7 @@ def job_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> JobRecord:
     return _without_text(head, b'"prompt":', b'"prompt":""}}}', _job_decoder, keys)
 
 
-def result_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> ResultRecord:
+def read_result_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> ResultRecord:
     """Read a result but for its answer, as `job_head` does."""
     if limit_bytes is None or len(head) < limit_bytes:
         return read_result(head, keys)
@@ -225,7 +225,7 @@ def _without_text(
 
 def _refuse_newer(data: bytes, keys: JobKeys) -> None:
     if decode_head(data).is_newer:
-        raise NewerRecord(keys.public_id, tenant_of(data))
+        raise NewerRecord(keys.public_id, read_tenant(data))
 
 
 class _Owned(msgspec.Struct, frozen=True):
@@ -236,7 +236,7 @@ class _Owned(msgspec.Struct, frozen=True):
     tenant: Any = None
 
 
-def tenant_of(data: bytes) -> str | None:
+def read_tenant(data: bytes) -> str | None:
     """Return whose record it is, though the rest cannot be read; None where that cannot either."""
     try:
         found = msgspec.json.decode(data, type=_Owned)
@@ -264,12 +264,12 @@ def deserialize(data: bytes) -> dict[str, Any]:
         return {"t": job.t, "f": job.f, "a": job.a, "k": {"job": job.job}, "et": job.et}
     result = decode_result(data)
     if isinstance(result.r, Failure):
-        error = error_of(result, result.r)
+        error = build_error(result, result.r)
         fields["r"] = asyncio.CancelledError() if isinstance(error, JobCancelled) else error
     return fields
 
 
-def error_of(record: ResultRecord, failure: Failure) -> JobFailed | JobCancelled:
+def build_error(record: ResultRecord, failure: Failure) -> JobFailed | JobCancelled:
     """Return the error that a finished job without text raises."""
     job_id = _public_id(record.id)
     if failure.type == "JobCancelled":
@@ -304,10 +304,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return f"Result(job_id={self.job_id!r}, chars={len(self.text)}, model={self.model!r})"
 
 
-def result_of(record: ResultRecord) -> Result:
+def build_result(record: ResultRecord) -> Result:
     """Return the answer of a finished job. Raises `JobFailed` or `JobCancelled`."""
     if isinstance(record.r, Failure):
-        raise error_of(record, record.r)
+        raise build_error(record, record.r)
     return Result(
         job_id=JobKeys.from_arq_id(record.id).public_id,
         text=record.r,

@@ -29,7 +29,7 @@ UNKNOWN = "cannot be honoured: leave it out"
 NOT_ALLOWED = "is none of the allowed values"
 
 
-class Wrong(NamedTuple):
+class Problem(NamedTuple):
     """A path like `content[0].text`, "" for the value itself, and a reason without any value.
 
     `name` is a field there that is missing or unknown.
@@ -50,22 +50,22 @@ class Wrong(NamedTuple):
         return f"`{self.name}` {self.reason}" if self.name else self.reason
 
 
-def what_is_wrong(error: msgspec.ValidationError) -> Wrong:
+def explain_error(error: msgspec.ValidationError) -> Problem:
     """Return what a value must be instead, and where."""
     text = str(error)
     found = _PATH.search(text)
     path, reason = (found[1], text[: found.start()]) if found else ("", text)
     if (field := _FIELD.match(reason)) is not None:
         is_missing = field[1].startswith("missing")
-        return Wrong(path, "is missing" if is_missing else UNKNOWN, shown(field[2]))
+        return Problem(path, "is missing" if is_missing else UNKNOWN, show_name(field[2]))
     if (expected := _EXPECTED.match(reason)) is not None:
-        return Wrong(path, _must_be(expected))
+        return Problem(path, _must_be(expected))
     if "enum" in reason or reason.startswith("Invalid value"):  # these quote the value
-        return Wrong(path, NOT_ALLOWED)
-    return Wrong(path, reason)
+        return Problem(path, NOT_ALLOWED)
+    return Problem(path, reason)
 
 
-def shown(name: str) -> str:
+def show_name(name: str) -> str:
     """Return the name of an unknown field, or "…" for what may be text and no name."""
     return name if name.isidentifier() and len(name) <= _MAX_NAME_CHARS else "…"
 

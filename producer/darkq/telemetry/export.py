@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from darkq.telemetry.logging import LogLine, described
+from darkq.telemetry.logging import LogEvent, describe_error
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -31,7 +31,7 @@ _BY_PROTOCOL = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
 @contextmanager
-def exporting(service: str) -> Iterator[None]:
+def export_traces(service: str) -> Iterator[None]:
     """Trace for the length of the block, if that is configured; send what is left at its end.
 
     That may take `FLUSH_S` seconds. Never raises of itself: what is wrong with it is logged.
@@ -80,10 +80,12 @@ def _provider(names: list[str], service: str) -> TracerProvider | None:
         for name in names:
             provider.add_span_processor(BatchSpanProcessor(_load(name)()))
     except Exception as error:  # of somebody's variables, in somebody's exporter
-        logger.warning(LogLine("no traces", exporters=",".join(names), error=described(error)))
+        logger.warning(
+            LogEvent("no traces", exporters=",".join(names), error=describe_error(error))
+        )
         return None
     trace.set_tracer_provider(provider)
-    logger.info(LogLine("traces are sent", exporters=",".join(names)))
+    logger.info(LogEvent("traces are sent", exporters=",".join(names)))
     return provider
 
 

@@ -34,7 +34,7 @@ _BARE = re.compile(r"[\w.:/@%+,{}*-]+")
 _to_json = json.JSONEncoder(separators=(",", ":"), default=str).encode  # all of it in ASCII
 
 
-class LogLine:
+class LogEvent:
     """What happened, in the same words each time, and the facts of this time; None is no fact."""
 
     __slots__ = ("event", "facts")
@@ -47,7 +47,7 @@ class LogLine:
         return _with(self.event, self.facts)
 
 
-def set_up(log_format: LogFormat, level: str) -> None:
+def configure_logging(log_format: LogFormat, level: str) -> None:
     """Log on stderr, Python's warnings included. Handlers that a program already has stay alone."""
     _log_warnings()
     handler = logging.StreamHandler(sys.stderr)
@@ -80,7 +80,7 @@ class Json(logging.Formatter):
 FORMATTERS: dict[LogFormat, type[logging.Formatter]] = {"console": Console, "json": Json}
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Tell an exception without its text: its type, and where it came by, the innermost first."""
     return " from ".join(map(_one, _chain(error)))
 
@@ -101,7 +101,7 @@ def _log_warnings() -> None:
         if where not in shown:
             shown.add(where)
             place = f"{filename}:{lineno}"
-            _warnings_logger.warning(LogLine("python warning", category=where[0], at=place))
+            _warnings_logger.warning(LogEvent("python warning", category=where[0], at=place))
 
     warnings.showwarning = show
     # "default", what applies otherwise, would keep each text for good in a `__warningregistry__`.
@@ -119,13 +119,13 @@ def _second(at_s: int) -> str:
 
 
 def _parts(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
-    if isinstance(record.msg, LogLine):
+    if isinstance(record.msg, LogEvent):
         event, facts = record.msg.event, record.msg.facts
     else:
         event, facts = _message(record), {}
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
-        facts = {**facts, "exception": described(error)}
+        facts = {**facts, "exception": describe_error(error)}
     return event, {**facts, **current_ids()}
 
 

@@ -34,32 +34,32 @@ class TraceContext(NamedTuple):
     tracestate: str = ""
 
     @classmethod
-    def checked(cls, traceparent: object, tracestate: object = "") -> TraceContext:
+    def parse(cls, traceparent: object, tracestate: object = "") -> TraceContext:
         """Return what anybody may have written, or nothing where it is none, or too long."""
         if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
-            return NOTHING
+            return NO_CONTEXT
         usable = isinstance(tracestate, str) and len(tracestate) <= _MAX_TRACESTATE_CHARS
         if usable and _TRACESTATE.fullmatch(str(tracestate)):
             return cls(traceparent, str(tracestate))
         return cls(traceparent)
 
     @classmethod
-    def of_record(cls, record: bytes) -> TraceContext:
+    def from_record(cls, record: bytes) -> TraceContext:
         """Return what a job's record carries, or nothing, whatever the record is."""
         try:
             found = _in_record.decode(record)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return NOTHING
-        return cls.checked(found.traceparent, found.tracestate)
+            return NO_CONTEXT
+        return cls.parse(found.traceparent, found.tracestate)
 
     @classmethod
-    def of_span(cls, span: Span) -> TraceContext:
+    def from_span(cls, span: Span) -> TraceContext:
         """Return the context of a span, to be carried to another process."""
         context = span.get_span_context()
         if not context.is_valid:
-            return NOTHING
+            return NO_CONTEXT
         ids = f"{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-        return cls.checked(f"00-{ids}", context.trace_state.to_header())
+        return cls.parse(f"00-{ids}", context.trace_state.to_header())
 
     def span_context(self) -> SpanContext | None:
         """Return it as OpenTelemetry knows it. Only where a tracer is."""
@@ -90,7 +90,7 @@ class _InRecord(msgspec.Struct):
     tracestate: Any = ""
 
 
-NOTHING = TraceContext()
+NO_CONTEXT = TraceContext()
 _in_record = msgspec.json.Decoder(_InRecord)
 _last: tuple[object, Any] = (None, None)
 
@@ -121,7 +121,7 @@ def current_ids() -> dict[str, str]:
     return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
 
-def fail(span: Span, code: str) -> None:
+def mark_failed(span: Span, code: str) -> None:
     """Say that what a span stands for has failed, and by what code; nothing else of why."""
     from opentelemetry.trace import StatusCode
 
@@ -129,7 +129,9 @@ def fail(span: Span, code: str) -> None:
     span.set_status(StatusCode.ERROR)
 
 
-def messaging(operation: str, kind: Literal["send", "receive", "process"]) -> dict[str, str]:
+def messaging_attributes(
+    operation: str, kind: Literal["send", "receive", "process"]
+) -> dict[str, str]:
     """Return the attributes that all spans of a queue have."""
     return {
         "messaging.system": "darkq",
@@ -138,7 +140,7 @@ def messaging(operation: str, kind: Literal["send", "receive", "process"]) -> di
     }
 
 
-class Untraced:
+class SpanScope:
     """A block that is not traced: what spans are where nobody traces."""
 
     def __enter__(self) -> Self:
@@ -153,26 +155,26 @@ class Untraced:
         pass
 
 
-class Enqueueing(Untraced):
+class EnqueueSpan(SpanScope):
     """Jobs on their way into Redis. `carried` goes with them. This one is not traced."""
 
-    carried = NOTHING
+    carried = NO_CONTEXT
 
     def stored(self, job_id: str, *, duplicate: bool) -> None:
         """Say under which id a job is stored."""
 
 
-class _TracedEnqueueing(Enqueueing):
+class _TracedEnqueueing(EnqueueSpan):
     def __init__(self, tracer: Tracer, queue: str | None, count: int | None) -> None:
         from opentelemetry.trace import SpanKind
 
-        attributes: dict[str, str | int] = {**messaging("enqueue", "send")}
+        attributes: dict[str, str | int] = {**messaging_attributes("enqueue", "send")}
         if queue is not None:
             attributes["messaging.destination.name"] = queue
         if count is not None:
             attributes["messaging.batch.message_count"] = count
         self._span = tracer.start_span("enqueue", kind=SpanKind.PRODUCER, attributes=attributes)
-        self.carried = TraceContext.of_span(self._span)
+        self.carried = TraceContext.from_span(self._span)
 
     def __exit__(
         self,
@@ -181,7 +183,7 @@ class _TracedEnqueueing(Enqueueing):
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            fail(self._span, type(error).__name__)
+            mark_failed(self._span, type(error).__name__)
         self._span.end()
 
     def stored(self, job_id: str, *, duplicate: bool) -> None:
@@ -190,10 +192,10 @@ class _TracedEnqueueing(Enqueueing):
             self._span.set_attribute("darkq.duplicate", True)
 
 
-_UNTRACED = Enqueueing()
+_UNTRACED = EnqueueSpan()
 
 
-def enqueueing(queue: str | None = None, count: int | None = None) -> Enqueueing:
+def enqueue_span(queue: str | None = None, count: int | None = None) -> EnqueueSpan:
     """Return a context manager for storing a job, or `count` of them: a PRODUCER span."""
     found = tracer()
     return _UNTRACED if found is None else _TracedEnqueueing(found, queue, count)
