@@ -45,30 +45,17 @@ async def cancel(
             ),
         )
         event = ev.Cancelled(id=str(Cursor(attempt + 1, 0)), at_ms=now_ms)
-        verdict = await scripts.cancel(
+        outcome = await scripts.cancel(
             redis,
-            [
-                keys.in_progress,
-                keys.job,
-                keys.retry,
-                keys.state,
-                keys.result,
-                keys.events,
-                *PartitionKeys(keys.partition).queues,
-            ],
-            [
-                keys.arq_id,
-                keys.live,
-                PartitionKeys(keys.partition).wake,
-                attempt,
-                encode(result),
-                int(result_ttl_s * 1000),
-                event.id,
-                ev.encode(event),
-                *(("waiting",) if only_waiting else ()),
-            ],
+            keys,
+            attempt=attempt,
+            result=encode(result),
+            result_ttl_s=result_ttl_s,
+            event_id=event.id,
+            event=ev.encode(event),
+            only_waiting=only_waiting,
         )
-        if verdict == b"unknown":
+        if outcome == "unknown":
             raise JobNotFound(keys.public_id)
-        if verdict != b"again":
-            return bool(verdict == b"cancelled")
+        if outcome != "again":
+            return outcome == "cancelled"

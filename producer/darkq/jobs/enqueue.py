@@ -6,7 +6,6 @@ import hashlib
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -16,30 +15,25 @@ from darkq import event as ev
 from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull, RedisFull
 from darkq.event import Cursor
 from darkq.jobs.tenant_jobs import MAX_LISTED
-from darkq.protocol.job import NOT_PLAIN, Job, Priority, check_idempotency_key
+from darkq.protocol.job import NOT_PLAIN, Job, check_idempotency_key
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys, PartitionKeys, choose_partition
 from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq.redis import scripts
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL, GroupCommit
 from darkq.redis.pool import speaking_darkq
-from darkq.redis.scripts import Argument
+from darkq.redis.scripts import BatchLines, EnqueueOutcome, NewJob, Receipt
 from darkq.settings.settings import Settings
 from darkq.telemetry.tracing import NO_CONTEXT, TraceContext, enqueue_span
 
 MAX_JOBS_PER_CALL = 500
-_REFUSED = (b"full", b"closed", b"memory")
-_NO_ROOM = (b"full", b"wait")
+_REFUSED = ("full", "closed", "memory")
+_NO_ROOM = ("full", "wait")
 
 
-class _NewJob(NamedTuple):
+class _EncodedJob(NewJob):
     """A job that is encoded before it is grouped with others: an error is only its caller's."""
 
-    keys: JobKeys
-    priority: Priority
-    tenant: str | None
-    record: bytes
-    idempotency_key: str | None = None
-    digest: str = ""
+    __slots__ = ()
 
     @classmethod
     def encode(
@@ -48,7 +42,7 @@ class _NewJob(NamedTuple):
         job: Job,
         context: TraceContext = NO_CONTEXT,
         idempotency_key: str | None = None,
-    ) -> _NewJob:
+    ) -> _EncodedJob:
         """Encode a job. Raises `InvalidJob` if it is not plain data: `Job(…)` does not validate."""
         record = JobRecord(
             k=Arguments(job),
@@ -68,16 +62,11 @@ class _NewJob(NamedTuple):
     def size(self) -> int:
         return len(self.record)
 
-    def in_partition(self, partition: int) -> _NewJob:
+    def in_partition(self, partition: int) -> _EncodedJob:
         return self._replace(keys=self.keys._replace(partition=partition))
 
     def __repr__(self) -> str:
-        return f"_Order({self.keys.public_id})"
-
-
-class _Receipt(NamedTuple):
-    verdict: bytes
-    keys: JobKeys
+        return f"_EncodedJob({self.keys.public_id})"
 
 
 class Enqueuer:
@@ -88,7 +77,7 @@ class Enqueuer:
         self._settings = settings
         # One per partition: the keys of a script call must be of one partition.
         self._waiting = [
-            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL, size=_NewJob.size)
+            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL, size=_EncodedJob.size)
             for _ in range(settings.partitions)
         ]
 
@@ -100,13 +89,14 @@ class Enqueuer:
         """
         with enqueue_span(job.priority) as span:
             new = self._encode(job, idempotency_key, span.carried)
-            verdict, keys = await self._waiting[new.keys.partition].submit(new)
-            if verdict == b"conflict":
+            outcome, keys = await self._waiting[new.keys.partition].submit(new)
+            if outcome == "conflict":
                 raise IdempotencyConflict(idempotency_key or "", keys.public_id)
-            if verdict in _REFUSED:
-                raise self._build_refusal(verdict, new)
-            span.stored(keys.public_id, duplicate=keys != new.keys)
-            return keys, keys != new.keys
+            if outcome in _REFUSED:
+                raise self._build_refusal(outcome, new)
+            duplicate = keys != new.keys
+            span.stored(keys.public_id, duplicate=duplicate)
+            return keys, duplicate
 
     async def put_many(self, jobs: Sequence[Job], seed: str | None = None) -> list[JobKeys]:
         """Store jobs and return their keys, in order.
@@ -123,7 +113,7 @@ class Enqueuer:
     ) -> list[JobKeys]:
         stored: list[JobKeys] = []
         encoded = (
-            _NewJob.encode(_derive_keys(seed, number), job, context)
+            _EncodedJob.encode(_derive_keys(seed, number), job, context)
             for number, job in enumerate(jobs)
         )
         for call in _split_calls(encoded):
@@ -133,76 +123,60 @@ class Enqueuer:
                 receipts = await self._store(new_jobs)
             except RedisFull as error:
                 raise RedisFull([keys.public_id for keys in stored]) from error
-            stored += [keys for verdict, keys in receipts if verdict not in _REFUSED]
-            for new, (verdict, _) in zip(new_jobs, receipts, strict=True):
-                if verdict in _REFUSED:
-                    raise self._build_refusal(verdict, new, [keys.public_id for keys in stored])
+            stored += [keys for outcome, keys in receipts if outcome not in _REFUSED]
+            for new, (outcome, _) in zip(new_jobs, receipts, strict=True):
+                if outcome in _REFUSED:
+                    raise self._build_refusal(outcome, new, [keys.public_id for keys in stored])
         return stored
 
-    async def put_lines(self, batch: BatchKeys, lines: Sequence[tuple[int, Job]]) -> list[bytes]:
-        """Store numbered jobs of a batch in order; return a verdict for each (see `enqueue.lua`).
+    async def put_lines(
+        self, batch: BatchKeys, lines: Sequence[tuple[int, Job]]
+    ) -> list[EnqueueOutcome]:
+        """Store numbered jobs of a batch in order; return the outcome for each (see `enqueue.lua`).
 
-        If there is no room for a line, the lines after it are not sent and get the same verdict.
+        If there is no room for a line, the lines after it are not sent and get the same outcome.
         Raises `RedisUnavailable`.
         """
         with enqueue_span(count=len(lines)) as span:
-            encoded = (_NewJob.encode(batch.job(n), job, span.carried) for n, job in lines)
-            verdicts: list[bytes] = []
+            encoded = (_EncodedJob.encode(batch.job(n), job, span.carried) for n, job in lines)
+            outcomes: list[EnqueueOutcome] = []
             for some in _split_calls(encoded):
-                sent = lines[len(verdicts) : len(verdicts) + len(some)]
+                sent = lines[len(outcomes) : len(outcomes) + len(some)]
                 numbers = [number for number, _ in sent]
-                receipts = await self._store(some, batch.tagged_id, *numbers)
-                verdicts += [verdict for verdict, _ in receipts]
-                if verdicts[-1] in _NO_ROOM:
+                receipts = await self._store(some, BatchLines(batch, numbers))
+                outcomes.extend(receipt.outcome for receipt in receipts)
+                if outcomes[-1] in _NO_ROOM:
                     break
-            return verdicts + verdicts[-1:] * (len(lines) - len(verdicts))
+            outcomes += outcomes[-1:] * (len(lines) - len(outcomes))
+            return outcomes
 
     async def aclose(self) -> None:
         """Send the waiting jobs."""
         for waiting in self._waiting:
             await waiting.aclose()
 
-    def _encode(self, job: Job, idempotency_key: str | None, context: TraceContext) -> _NewJob:
+    def _encode(self, job: Job, idempotency_key: str | None, context: TraceContext) -> _EncodedJob:
         if idempotency_key is None:
-            return _NewJob.encode(JobKeys.new(self._pick_partition()), job, context)
+            return _EncodedJob.encode(JobKeys.new(self._pick_partition()), job, context)
         idempotency_key = check_idempotency_key(idempotency_key)
         partition = choose_partition(idempotency_key, self._settings.partitions, job.tenant)
-        return _NewJob.encode(JobKeys.new(partition), job, context, idempotency_key)
+        return _EncodedJob.encode(JobKeys.new(partition), job, context, idempotency_key)
 
-    async def _store(self, new_jobs: Sequence[_NewJob], *batch: str | int) -> list[_Receipt]:
+    async def _store(
+        self, new_jobs: Sequence[_EncodedJob], lines: BatchLines | None = None
+    ) -> list[Receipt]:
         """Run the script for jobs of one partition. A repeated call stores no job twice."""
-        shared = PartitionKeys(new_jobs[0].keys.partition)
-        # A job has the number of its kind, so that the script gets each queue and list once.
-        kinds: dict[tuple[Priority, str | None], int] = {}
-        remembered: list[str] = []
-        args: list[Argument] = []
-        for new in new_jobs:
-            kind = kinds.setdefault((new.priority, new.tenant), len(kinds))
-            if new.idempotency_key is not None:
-                remembered.append(shared.idempotency(new.idempotency_key, new.tenant))
-            args += (new.keys.arq_id, new.record, kind, new.digest)
-        names = [
-            name
-            for priority, tenant in kinds
-            for name in (shared.queue(priority), shared.tenant_jobs(tenant))
-        ]
-        names += [*remembered, shared.control]
-        event = ev.Queued(id=str(Cursor(0, 1)), at_ms=int(time.time() * 1000))
-        head: list[Argument] = [
-            shared.wake,
-            int(self._settings.job_ttl_s * 1000),
-            self._settings.queue_max_jobs,
-            MAX_LISTED,
-            ev.encode(event),
-            len(kinds),
-            len(new_jobs),
-        ]
+        now_ms = int(time.time() * 1000)
         async with speaking_darkq():
-            replies = await scripts.enqueue(self._redis, names, [*head, *args, *batch])
-        receipts = [_Receipt(b"new", new.keys) for new in new_jobs]
-        for number, verdict, arq_id in zip(*[iter(replies)] * 3, strict=True):
-            receipts[number] = _Receipt(verdict, JobKeys.from_arq_id(arq_id.decode()))
-        return receipts
+            return await scripts.enqueue(
+                self._redis,
+                new_jobs,
+                event=ev.encode(ev.Queued(id=str(Cursor(0, 1)), at_ms=now_ms)),
+                job_ttl_s=self._settings.job_ttl_s,
+                queue_max_jobs=self._settings.queue_max_jobs,
+                max_listed=MAX_LISTED,
+                lines=lines,
+            )
 
     def _pick_partition(self, seed: str | None = None) -> int:
         """Pick a random partition, or always the same one for a seed."""
@@ -210,19 +184,19 @@ class Enqueuer:
         return secrets.randbelow(partitions) if seed is None else int(seed, 16) % partitions
 
     def _build_refusal(
-        self, verdict: bytes, job: _NewJob, stored_ids: Sequence[str] = ()
+        self, outcome: EnqueueOutcome, job: NewJob, stored_ids: Sequence[str] = ()
     ) -> QueueFull | QueueClosed | RedisFull:
-        if verdict == b"memory":
+        if outcome == "memory":
             return RedisFull(stored_ids)
         name = PartitionKeys(job.keys.partition).queue(job.priority)
-        if verdict == b"closed":
+        if outcome == "closed":
             return QueueClosed(name, stored_ids)
         return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
 
 
-def _split_calls(jobs: Iterable[_NewJob]) -> Iterator[list[_NewJob]]:
+def _split_calls(jobs: Iterable[_EncodedJob]) -> Iterator[list[_EncodedJob]]:
     """Split jobs into calls of a limited number of jobs and bytes. Encodes jobs lazily."""
-    call: list[_NewJob] = []
+    call: list[_EncodedJob] = []
     call_bytes = 0
     for job in jobs:
         call_bytes += job.size()

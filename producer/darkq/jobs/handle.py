@@ -22,7 +22,7 @@ from darkq.jobs import failed as failures
 from darkq.jobs.status import Status, read_status
 from darkq.jobs.tail import EventBatch, find_latest_attempt, read_history, read_last_cursor, tail
 from darkq.protocol.job import Job
-from darkq.protocol.keys import JobKeys, PartitionKeys
+from darkq.protocol.keys import JobKeys
 from darkq.protocol.record import Result, build_result, read_result
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
@@ -170,9 +170,8 @@ class JobHandle:
         Raises `JobUnfinished`, `JobNotFound`, `RedisUnavailable`.
         """
         keys = self._keys
-        names = [keys.result, keys.events, keys.failed, PartitionKeys(keys.partition).failed]
         async with speaking_darkq():
-            if not await scripts.forget(self._redis, names, [keys.arq_id]):
+            if not await scripts.forget(self._redis, keys):
                 await read_status(self._redis, keys)
                 raise JobUnfinished(self.id)
 

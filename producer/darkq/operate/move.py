@@ -17,7 +17,6 @@ from redis.asyncio import Redis
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
 from darkq.settings.settings import Settings
 
 
@@ -50,14 +49,9 @@ async def give_back(redis: Redis, priority: Priority, partitions: int) -> int:
     """
     count = 0
     for partition in range(partitions):
-        names = [
-            PartitionKeys(partition).queue(priority),
-            PartitionKeys(partition).moving(priority),
-        ]
-        async with aclosing(pages(redis, names[1])) as found:
+        async with aclosing(pages(redis, PartitionKeys(partition).moving(priority))) as found:
             async for page in found:
-                args = [PartitionKeys(partition).wake, *(keys.arq_id for keys in page)]
-                count += await scripts.give_back(redis, names, args)
+                count += await scripts.transfer_give_back(redis, priority, page)
         await redis.execute_command("HDEL", PartitionKeys(partition).control, f"moving:{priority}")
     return count
 
@@ -65,17 +59,24 @@ async def give_back(redis: Redis, priority: Priority, partitions: int) -> int:
 async def _shift(
     redis: Redis, jobs: Sequence[JobKeys], source: Priority, target: Priority, settings: Settings
 ) -> Counter[str]:
-    partition = jobs[0].partition
-    args: list[Argument] = [PartitionKeys(partition).wake, settings.queue_max_jobs]
     verdicts = Counter[str]()
+    readable: list[scripts.ChangedRecord] = []
     for keys, record in zip(jobs, await redis.mget([keys.job for keys in jobs]), strict=True):
         changed = None if record is None else _with_priority(record, target)
         if record is None or changed is None:
             verdicts["gone"] += 1  # it has expired, or is none: a claim will end it
         else:
-            args += [keys.arq_id, record, changed]
-    names = [PartitionKeys(partition).queue(source), PartitionKeys(partition).queue(target)]
-    verdicts.update(verdict.decode() for verdict in await scripts.shift(redis, names, args))
+            readable.append(scripts.ChangedRecord(keys, record, changed))
+    verdicts.update(
+        await scripts.change_priority(
+            redis,
+            source,
+            target,
+            jobs[0].partition,
+            readable,
+            queue_max_jobs=settings.queue_max_jobs,
+        )
+    )
     return verdicts
 
 

@@ -152,7 +152,7 @@ async def take_back(redis: Redis, word: Word, priority: Priority, partitions: in
     for partition in range(partitions):
         await redis.execute_command("HDEL", PartitionKeys(partition).control, f"{word}:{priority}")
         await scripts.publish(
-            redis, [PartitionKeys(partition).control], [PartitionKeys(partition).wake, "jobs"]
+            redis, PartitionKeys(partition).wake, "jobs", key=PartitionKeys(partition).control
         )
 
 

@@ -192,8 +192,7 @@ class WorkerHandle:
         return seconds, micros
 
     async def _tell(self) -> None:
-        channel = WorkerKeys(self.id).drain_request
-        await scripts.publish(self._redis, [channel], [channel, "orders"])
+        await scripts.publish(self._redis, WorkerKeys(self.id).drain_request, "orders")
 
     def __repr__(self) -> str:
         return f"WorkerHandle({self.id!r})"

@@ -28,6 +28,7 @@ from darkq import (
 from darkq.batches.feed import numbered
 from darkq.jobs.enqueue import Enqueuer
 from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
+from darkq.redis.scripts import EnqueueOutcome
 from support.waiting import wait_until
 
 JobKeysLeft = Callable[[], Awaitable[list[bytes]]]
@@ -300,7 +301,7 @@ async def test_a_line_that_waits_for_room_is_not_sent_over_and_over(
 
     async def counted(
         orders: Enqueuer, batch: BatchKeys, some: list[tuple[int, Job]]
-    ) -> list[bytes]:
+    ) -> list[EnqueueOutcome]:
         nonlocal sent
         sent += len(some)
         return await put_lines(orders, batch, some)

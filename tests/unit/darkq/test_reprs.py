@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from darkq import InvalidJob
 from darkq import event as ev
-from darkq.jobs.enqueue import _NewJob
+from darkq.jobs.enqueue import _EncodedJob
 from darkq.jobs.status import Status
 from darkq.jobs.tail import News
 from darkq.protocol.job import MAX_PROMPT_BYTES, Job, Message, TextPart
@@ -55,7 +55,7 @@ def everything(secret: str) -> list[Any]:
         Status(job_id="j", state="queued", metadata=job.metadata),
         Request(prompt=secret, proxy=proxy), Request(prompt=(message,)),
         Claim(keys, 0, 1, "w:1", 0, 0, False, encode(record)),
-        _NewJob.encode(keys, job, NO_CONTEXT, "k"),
+        _EncodedJob.encode(keys, job, NO_CONTEXT, "k"),
     ]  # fmt: skip
 
 
