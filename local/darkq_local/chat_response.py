@@ -1,7 +1,7 @@
-"""One answer, from the model's pieces to the bytes of a response, with what is wrong with it.
+"""One chat response: the pieces of a model as SSE, with the faults that were asked for.
 
-The order of events is the wire's; `Fault` bends it. A second task sends the pings, so they go
-on while the model is silent; a lock keeps each event in one piece between the two.
+Events have the order of DarkAI's wire; `Fault` changes it. A second task sends the pings, so that
+they continue while the model is silent. A lock keeps the bytes of each event together.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ HEADERS = {
 _MALFORMED = ("data: {not json", 'data: {"event": "text-chunk"}', 'data: ["text-chunk"]', "data:")
 
 
-class Answer:
-    """Sends one answer over a response that is not prepared yet."""
+class ChatResponse:
+    """Streams one response to a request."""
 
     def __init__(self, request: web.Request, fault: Fault, *, ping_interval_s: float) -> None:
         self.response = web.StreamResponse(headers=HEADERS)
@@ -44,9 +44,9 @@ class Answer:
         self._malformed = itertools.cycle(_MALFORMED)
 
     async def send(self, query: str, pieces: AsyncGenerator[str, None]) -> Outcome:
-        """Send the whole answer, and close `pieces`.
+        """Send the whole response, and close `pieces`.
 
-        Raises what `pieces` raises, and `ConnectionResetError` when the client has left.
+        Raises what `pieces` raises, and `ConnectionResetError` after the client has disconnected.
         """
         await self.response.prepare(self._request)
         async with contextlib.aclosing(pieces), self._pings() as pings:
@@ -62,7 +62,7 @@ class Answer:
         return "complete" if self._fault == Fault() else "fault"
 
     async def fail(self, detail: str) -> None:
-        """Tell the client why there is no more text."""
+        """Send an error event."""
         await self._write(self._dialect.error(detail))
 
     async def _send_chunks(self, pieces: AsyncGenerator[str, None]) -> None:
@@ -92,13 +92,13 @@ class Answer:
 
     async def _break_off(self, cut: Cut, pings: asyncio.Task[None]) -> None:
         if cut.kind == "reset":
-            reset(self._request)
+            reset_connection(self._request)
         elif cut.kind == "error":
             await self.fail(cut.detail)
         elif cut.kind in ("stall", "hang"):
             if cut.kind == "stall":
                 pings.cancel()
-            await asyncio.Event().wait()  # ends when the client leaves or the server stops
+            await asyncio.Event().wait()  # until the client disconnects or the server stops
 
     @contextlib.asynccontextmanager
     async def _pings(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -123,10 +123,10 @@ class Answer:
             for start in range(0, len(data), size):
                 await self.response.write(data[start : start + size])
                 if size < len(data):
-                    await asyncio.sleep(0)  # or several writes would reach the socket as one
+                    await asyncio.sleep(0)  # without this, several writes reach the socket as one
 
 
-def reset(request: web.Request) -> None:
+def reset_connection(request: web.Request) -> None:
     """Close the connection with a TCP RST."""
     transport = request.transport
     if transport is None:
@@ -136,8 +136,8 @@ def reset(request: web.Request) -> None:
     transport.abort()
 
 
-def refuse(refusal: Refusal) -> web.Response:
-    """The response that takes an answer's place."""
+def build_refusal(refusal: Refusal) -> web.Response:
+    """Build the response that a refusal asks for."""
     if refusal.kind == "rate-limit":
         body = Fault().dialect.error(wire.RATE_LIMITED)
         return web.Response(status=refusal.status, body=body, headers=HEADERS)
@@ -145,11 +145,14 @@ def refuse(refusal: Refusal) -> web.Response:
         return web.json_response({"detail": "the request was refused"}, status=refusal.status)
     headers = {"Server": "cloudflare", "CF-RAY": "0000000000000000-AMS"}
     return web.Response(
-        status=refusal.status, text=_page(refusal.status), content_type="text/html", headers=headers
+        status=refusal.status,
+        text=_build_page(refusal.status),
+        content_type="text/html",
+        headers=headers,
     )
 
 
-def _page(status: int) -> str:
+def _build_page(status: int) -> str:
     title = {403: "Attention Required!", 502: "502: Bad gateway", 520: "520: Web server error"}
     heading = title.get(status, f"{status}: Error")
     return (
