@@ -93,7 +93,7 @@ async def test_what_may_not_be_asked_is_skipped(look_as: AsUser) -> None:
     assert skipped == found.keys() - {"latency", "clock", "permissions"}
     for name in skipped:
         assert found[name].found.startswith("the server does not tell: "), found[name]
-        assert found[name].do.startswith("Look by hand: ")
+        assert found[name].do.startswith("Check by hand: ")
 
 
 async def test_a_worker_may_ask_info_but_no_config(look_as: AsUser) -> None:
