@@ -50,7 +50,7 @@ def fields_of(call: ast.Call) -> frozenset[str] | None:
 
 
 def events_in(path: Path) -> Iterator[Event]:
-    """The events that a module logs with `LogLine` or `OutageLog`."""
+    """The events that a module logs with `LogEvent` or `OutageLog`."""
     tree = ast.parse(path.read_text())
     levels = {
         id(argument): node.func.attr.upper().replace("EXCEPTION", "ERROR")
@@ -66,7 +66,7 @@ def events_in(path: Path) -> Iterator[Event]:
         if not isinstance(node, ast.Call) or not node.args:
             continue
         fields = fields_of(node)
-        if name_of(node.func) == "LogLine" and place != OUTAGE_LOG:
+        if name_of(node.func) == "LogEvent" and place != OUTAGE_LOG:
             yield Event(text_of(node.args[0], tree), levels.get(id(node)), fields, place)
         elif name_of(node.func) == "OutageLog":
             failed, recovered = (text_of(argument, tree) for argument in node.args)

@@ -15,7 +15,7 @@ from darkq.redis.servers import servers_of
 from darkq.serving.files import Files
 from darkq.settings.settings import Settings
 from darkq.telemetry import logging as logs
-from darkq.telemetry.export import exporting
+from darkq.telemetry.export import export_traces
 from darkq_worker.attempts.telemetry import WorkerMetrics
 from darkq_worker.files.runner import FileBatchRunners
 from darkq_worker.leases import Leases
@@ -112,10 +112,10 @@ def main(settings: Settings | None = None) -> None:
     Raises `ConfigurationError`.
     """
     settings = settings or Settings.load()
-    logs.set_up(settings.log_format, settings.worker_log_level)
+    logs.configure_logging(settings.log_format, settings.worker_log_level)
     logging.getLogger("arq").setLevel(logging.WARNING)  # it would log the arguments of jobs
     _reduce_garbage_collection()
-    with exporting("darkq-worker"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with export_traces("darkq-worker"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run_worker(settings))
 
 

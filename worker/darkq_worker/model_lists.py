@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 
 from darkq.redis.backoff import backoff_s
-from darkq.telemetry.logging import LogLine, described
+from darkq.telemetry.logging import LogEvent, describe_error
 from darkq_worker.upstreams.base import Upstream, UpstreamError
 from darkq_worker.upstreams.openai import OpenAIUpstream
 
@@ -33,14 +33,14 @@ async def _refresh(upstream: OpenAIUpstream) -> None:
         try:
             await upstream.list_models()
         except Exception as error:  # no response of a service may end the worker
-            logger.warning(LogLine("model list failed", upstream=upstream.name, **_reason(error)))
+            logger.warning(LogEvent("model list failed", upstream=upstream.name, **_reason(error)))
             pause_s = backoff_s(failures, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
             failures += 1
             await asyncio.sleep(pause_s)
             continue
         if upstream.models != known:
             logger.info(
-                LogLine(
+                LogEvent(
                     "model list updated",
                     upstream=upstream.name,
                     models=len(upstream.models),
@@ -54,4 +54,4 @@ async def _refresh(upstream: OpenAIUpstream) -> None:
 def _reason(error: Exception) -> dict[str, str]:
     if isinstance(error, UpstreamError):
         return {"code": error.code, "reason": error.message}
-    return {"exception": described(error)}
+    return {"exception": describe_error(error)}

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from darkq.errors import DarkqError
 from darkq.redis.pool import brief
-from darkq.telemetry.logging import LogLine, described
+from darkq.telemetry.logging import LogEvent, describe_error
 
 logger = logging.getLogger("darkq.worker")
 
@@ -20,10 +20,10 @@ OUTAGE_PAUSE_S = 0.25
 """The pause between two calls while Redis is unavailable."""
 
 
-def describe_error(error: Exception) -> str:
+def name_error(error: Exception) -> str:
     """Describe an error without its text; an unexpected one with its stack frames."""
     is_expected = isinstance(error, RedisError | OSError | DarkqError)
-    return brief(error) if is_expected else described(error)
+    return brief(error) if is_expected else describe_error(error)
 
 
 class OutageLog:
@@ -38,11 +38,11 @@ class OutageLog:
     def record_failure(self, error: Exception) -> None:
         """Log the failure, unless the previous call failed too."""
         if self._last_error is None:
-            logger.warning(LogLine(self._failed, **self._fields, error=describe_error(error)))
-        self._last_error = describe_error(error)
+            logger.warning(LogEvent(self._failed, **self._fields, error=name_error(error)))
+        self._last_error = name_error(error)
 
     def record_success(self) -> None:
         """Log the recovery, if the previous call failed."""
         if self._last_error is not None:
-            logger.info(LogLine(self._recovered, **self._fields, after=self._last_error))
+            logger.info(LogEvent(self._recovered, **self._fields, after=self._last_error))
         self._last_error = None

@@ -12,7 +12,7 @@ from darkq.redis.cluster_client import ClusterRedis
 from darkq.redis.connections import UNAVAILABLE
 from darkq.redis.pool import ONE_OF_A_CLUSTER, brief
 from darkq.redis.servers import each_server
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.outage_log import OUTAGE_PAUSE_S, OutageLog, logger
 
 
@@ -31,7 +31,7 @@ async def check_redis(redis: Redis) -> None:
             outage.record_failure(error)
             await asyncio.sleep(OUTAGE_PAUSE_S)
         except RedisError as error:
-            logger.warning(LogLine("maxmemory-policy check failed", error=brief(error)))
+            logger.warning(LogEvent("maxmemory-policy check failed", error=brief(error)))
             return
         else:
             outage.record_success()

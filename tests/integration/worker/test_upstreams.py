@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, ConfigurationError, InvalidJob, JobFailed, Options, Settings, Usage
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import limit_keys, served
+from darkq.protocol.keys import LimitKeys, WorkerKeys
 from darkq.settings.parsing import Window
 from darkq.sync import Client as SyncClient
 from darkq_local.faults import Fault
@@ -94,7 +94,9 @@ async def test_options_are_sent_to_an_upstream_that_supports_them(
             await refused.result(timeout_s=10)
         assert caught.value.code == "rejected"
         assert darkai.requests_seen == 0
-        assert not await redis.exists(limit_keys("darkai").grants), "it counts as no call"
+        assert not await redis.exists(LimitKeys.of_upstream("darkai").grants), (
+            "it counts as no call"
+        )
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ async def test_announcement_has_neither_addresses_nor_keys(
             "other",
         ]
     for worker in await client.workers():
-        told = await redis.get(served(worker))
+        told = await redis.get(WorkerKeys(worker).upstreams)
         assert told is not None
         for private in (b"sk-secret", b"user-host", b"127.0.0.1", b"http"):
             assert private not in told
@@ -279,7 +281,7 @@ async def test_probe_counts_as_a_call_and_keeps_no_turn(
     with pytest.raises(CallDeferred):
         async with limits.probe("x"):
             pytest.fail("one call is all that is allowed")
-    keys = limit_keys("x")
+    keys = LimitKeys.of_upstream("x")
     assert await redis.zcard(keys.grants) == 1
     assert not await redis.exists(keys.waiting, keys.due)
     await limits.aclose()
@@ -311,7 +313,7 @@ async def test_upstream_status_shows_the_circuit_breaker(
 async def test_foreign_announcement_is_ignored(client: Client, redis: Redis, record: bytes) -> None:
     await sign_in(redis, "host:1:x")
     await redis.set("darkq:{workers}:host:1:x", "well", ex=60)
-    await redis.set(served("host:1:x"), record, ex=60)
+    await redis.set(WorkerKeys("host:1:x").upstreams, record, ex=60)
     assert await client.upstreams() == []
 
 

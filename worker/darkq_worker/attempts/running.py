@@ -25,7 +25,7 @@ from darkq.protocol.keys import PRIORITIES
 from darkq.protocol.record import FUNCTION, Head, JobRecord, decode_head, decode_job
 from darkq.redis.backoff import backoff_s
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogLine, described
+from darkq.telemetry.logging import LogEvent, describe_error
 from darkq_worker.attempts.generate import AttemptContext, Upstreams, generate
 from darkq_worker.attempts.settlement import (
     Cancelled,
@@ -169,10 +169,10 @@ class RunningAttempts:
         error = None if task.cancelled() else task.exception()
         if error is not None:  # its lease will expire, and the job is claimed again
             logger.error(
-                LogLine(
+                LogEvent(
                     "attempt crashed",
                     job=attempt.claim.keys.public_id,
-                    exception=described(error),
+                    exception=describe_error(error),
                     worker=self._worker_id,
                 )
             )
@@ -226,7 +226,7 @@ class Attempt:
             return self._judge_error(error, record.job)
         except Exception as error:
             job_id = self.claim.keys.public_id
-            logger.error(LogLine("attempt crashed", job=job_id, exception=described(error)))
+            logger.error(LogEvent("attempt crashed", job=job_id, exception=describe_error(error)))
             return Failed("internal_error", f"{type(error).__name__} in the worker; see its log")
         finally:
             self.task = None  # from here on the task settles, and `stop` must not cancel it
@@ -332,9 +332,9 @@ def log_end(outcome: Outcome, attempt: Attempt, log: AttemptLog, worker_id: str)
         "worker": worker_id,
     }
     if isinstance(outcome, Completed | Failed | Cancelled):
-        logger.log(level, LogLine("job ended", **fields))
+        logger.log(level, LogEvent("job ended", **fields))
     else:
-        logger.log(level, LogLine("attempt ended", **fields))
+        logger.log(level, LogEvent("attempt ended", **fields))
 
 
 def _find_code(outcome: Outcome) -> str | None:

@@ -27,7 +27,13 @@ from redis.exceptions import RedisError
 from darkq.operate.stats import Report, add
 from darkq.protocol.keys import PRIORITIES
 from darkq.telemetry import metrics as m
-from darkq.telemetry.tracing import TraceContext, Untraced, fail, messaging, tracer
+from darkq.telemetry.tracing import (
+    SpanScope,
+    TraceContext,
+    mark_failed,
+    messaging_attributes,
+    tracer,
+)
 from darkq_worker.attempts.settlement import (
     Cancelled,
     Completed,
@@ -116,7 +122,7 @@ class WorkerMetrics:
         return Report(self._number, numbers, chars, self._budget.limit)
 
 
-class AttemptSpan(Untraced):
+class AttemptSpan(SpanScope):
     """The span of an attempt, current inside its block; this class is the null object.
 
     `record_end` may be called after the block. Readers receive `traceparent`.
@@ -148,10 +154,10 @@ class _TracedAttempt(AttemptSpan):
         self._tracer = tracer
         self._span = tracer.start_span(
             "attempt",
-            context=TraceContext.of_record(claim.record).context(),
+            context=TraceContext.from_record(claim.record).context(),
             kind=SpanKind.CONSUMER,
             attributes={
-                **messaging("attempt", "process"),
+                **messaging_attributes("attempt", "process"),
                 "messaging.destination.name": PRIORITIES[claim.priority_number],
                 "messaging.destination.partition.id": str(claim.keys.partition),
                 "messaging.message.id": claim.keys.public_id,
@@ -161,7 +167,7 @@ class _TracedAttempt(AttemptSpan):
                 "darkq.worker": claim.token.rpartition(":")[0],
             },
         )
-        self.traceparent = TraceContext.of_span(self._span).traceparent
+        self.traceparent = TraceContext.from_span(self._span).traceparent
         self._current: AbstractContextManager[object] = use_span(
             self._span, record_exception=False, set_status_on_exception=False
         )
@@ -178,7 +184,7 @@ class _TracedAttempt(AttemptSpan):
     ) -> None:
         self._current.__exit__(kind, error, traceback)
         if isinstance(error, Exception):  # a bug in the worker: `record_end` is never called
-            fail(self._span, type(error).__name__)
+            mark_failed(self._span, type(error).__name__)
             self._span.end()
 
     def call(self, upstream: str, request: Request) -> CallSpan:
@@ -191,13 +197,13 @@ class _TracedAttempt(AttemptSpan):
         span.set_attribute("darkq.chars", log.chars)
         match outcome:
             case Failed(code):
-                fail(span, code)
+                mark_failed(span, code)
             case TryAgain(reason, delay_s):
                 span.add_event("retry", {"darkq.reason": reason, "darkq.retry_in_s": delay_s})
-                fail(span, reason)
+                mark_failed(span, reason)
             case Lost():
                 span.add_event("lease lost")
-                fail(span, "lease_lost")
+                mark_failed(span, "lease_lost")
             case Cancelled() | HandBack() | Deferred():
                 span.add_event(str(outcome))
         span.end()

@@ -23,7 +23,7 @@ from darkq.redis.backoff import backoff_s
 from darkq.redis.pool import brief
 from darkq.serving.file_batches import FileBatch
 from darkq.serving.files import Files
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.files.run import FileBatchRun, delete_leftovers
 from darkq_worker.outage_log import OutageLog
 
@@ -141,7 +141,7 @@ class FileBatchRunners:
         return is_free
 
     async def _replace(self, victim: _Running, batch: _Open) -> None:
-        logger.info(LogLine("batch paused", for_batch=batch.batch_id))
+        logger.info(LogEvent("batch paused", for_batch=batch.batch_id))
         if victim.task is not None:
             victim.task.cancel()
             await asyncio.wait([victim.task])
@@ -182,7 +182,7 @@ class FileBatchRunners:
             if batch_id not in self._unreadable:
                 self._unreadable.add(batch_id)
                 logger.warning(
-                    LogLine("batch record unreadable", batch=batch_id, error=brief(error))
+                    LogEvent("batch record unreadable", batch=batch_id, error=brief(error))
                 )
             return False
         self._tenants[batch_id] = record.tenant
@@ -209,7 +209,7 @@ class FileBatchRunners:
             self._log_failure(batch_id, error)
             self._back_off(batch_id)
         else:
-            logger.info(LogLine("batch ended", batch=batch_id))
+            logger.info(LogEvent("batch ended", batch=batch_id))
         finally:
             del self._running[batch_id]
 
@@ -222,7 +222,7 @@ class FileBatchRunners:
             self._back_off(batch_id)
 
     def _log_failure(self, batch_id: str, error: Exception) -> None:
-        logger.warning(LogLine("batch run failed", batch=batch_id, error=brief(error)))
+        logger.warning(LogEvent("batch run failed", batch=batch_id, error=brief(error)))
 
     def _back_off(self, batch_id: str) -> None:
         failures = self._backoffs.get(batch_id, (0, 0.0))[0] + 1
@@ -239,7 +239,7 @@ class FileBatchRunners:
             except RedisUnavailable:
                 raise
             except Exception as error:
-                logger.warning(LogLine("batch cleanup failed", batch=batch_id, error=brief(error)))
+                logger.warning(LogEvent("batch cleanup failed", batch=batch_id, error=brief(error)))
                 await self._client.file_batches.close(batch_id)
 
 

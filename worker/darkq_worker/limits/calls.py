@@ -40,14 +40,14 @@ from typing import Literal, NamedTuple, Self, TypeAlias
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq.protocol.keys import JobKeys, limit_keys
+from darkq.protocol.keys import JobKeys, LimitKeys
 from darkq.redis import scripts
 from darkq.redis.group_commit import GroupCommit
 from darkq.redis.pool import brief
 from darkq.redis.scripts import Answer, CallReport, Question
 from darkq.settings.parsing import Window
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.leases import Claim
 from darkq_worker.limits.promotion import Promoter
 from darkq_worker.outage_log import OUTAGE_PAUSE_S
@@ -209,7 +209,7 @@ class Gate:
     def __init__(self, redis: Redis, upstream: str, rule: Rule, settings: Settings) -> None:
         self.rule = rule
         self._redis = redis
-        self._keys = limit_keys(upstream)
+        self._keys = LimitKeys.of_upstream(upstream)
         self._upstream = upstream
         self._failures_to_open = settings.breaker_failures
         self._failures = 0
@@ -249,7 +249,7 @@ class Gate:
             except (RedisError, OSError) as error:
                 if not has_logged:
                     logger.warning(
-                        LogLine(
+                        LogEvent(
                             "call admission failed", upstream=self._upstream, error=brief(error)
                         )
                     )
@@ -334,7 +334,7 @@ class Gate:
             await self._send(reports)
         except (RedisError, OSError) as error:
             logger.warning(
-                LogLine("call update failed", upstream=self._upstream, error=brief(error))
+                LogEvent("call update failed", upstream=self._upstream, error=brief(error))
             )
 
     async def _send(self, reports: Sequence[CallReport]) -> None:
@@ -347,9 +347,9 @@ class Gate:
             return
         self._is_open = is_open
         if is_open:
-            logger.warning(LogLine("circuit breaker open", upstream=self._upstream))
+            logger.warning(LogEvent("circuit breaker open", upstream=self._upstream))
         else:
-            logger.warning(LogLine("circuit breaker closed", upstream=self._upstream))
+            logger.warning(LogEvent("circuit breaker closed", upstream=self._upstream))
 
 
 def _report_call(call: str, answered_s: float | None) -> CallReport:

@@ -47,7 +47,7 @@ class Promoter:
         foreign: list[bytes] = []
         away: list[bytes] = []
         for turn in turns:
-            keys = JobKeys.of_member(turn.arq_id)
+            keys = JobKeys.from_member(turn.arq_id)
             if keys is None or turn.queue_number not in range(len(PRIORITIES)):
                 foreign.append(turn.arq_id)  # not written by darkq
                 continue

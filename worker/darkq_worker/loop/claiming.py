@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 
-from darkq.protocol.keys import wake
+from darkq.protocol.keys import PartitionKeys
 from darkq.redis.pool import is_wrong_type
 from darkq.redis.servers import Servers
 from darkq.settings.settings import Settings
@@ -190,7 +190,7 @@ class Claiming:
                 self._search_for(each)
 
     def _owner(self, number: int) -> object:
-        return self._servers.owner(wake(number))
+        return self._servers.owner(PartitionKeys(number).wake)
 
     def _search_for(self, partition: _Partition) -> None:
         partition.search = asyncio.create_task(self._find(partition), name="darkq-search")

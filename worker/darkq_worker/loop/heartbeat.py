@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.attempts.running import Attempt
 from darkq_worker.attempts.telemetry import WorkerMetrics
 from darkq_worker.leases import Leases
@@ -87,7 +87,7 @@ class Heartbeat:
         for claim in renewal.lost:
             if attempts[claim].stop("lost"):  # otherwise it was settled before the renewal
                 job_id, attempt = claim.keys.public_id, claim.attempt
-                logger.warning(LogLine("lease lost", job=job_id, attempt=attempt))
+                logger.warning(LogEvent("lease lost", job=job_id, attempt=attempt))
         for claim in renewal.cancel:
             attempts[claim].stop("cancelled")
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from redis.asyncio import Redis
 
 from darkq.operate.workers import Drain, read_order
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.outage_log import OutageLog
 
 logger = logging.getLogger("darkq.worker")
@@ -97,10 +97,10 @@ class Draining:
             return
         self._request = request
         if request is None:
-            logger.info(LogLine("drain withdrawn"))
+            logger.info(LogEvent("drain withdrawn"))
             return
         exits = not request.stay
-        logger.info(LogLine("drain requested", by=request.by or "?", exits=exits))
+        logger.info(LogEvent("drain requested", by=request.by or "?", exits=exits))
         if exits:
             self._leaves = True
             self._leave(request.patient)

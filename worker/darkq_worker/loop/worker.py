@@ -51,7 +51,7 @@ from darkq.redis.pool import brief
 from darkq.redis.pubsub import Live
 from darkq.redis.servers import Servers
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.attempts.generate import Upstreams, generate
 from darkq_worker.attempts.running import RunningAttempts
 from darkq_worker.attempts.telemetry import WorkerMetrics
@@ -91,13 +91,13 @@ class LeasedWorker(Worker):
         super().__init__(
             # arq insists on functions, and never calls them here: `RunningAttempts` does.
             [func(cast(Any, generate), name=FUNCTION)],
-            queue_name=names.queue(0, "interactive"),
+            queue_name=names.PartitionKeys(0).queue("interactive"),
             redis_pool=cast(ArqRedis, redis),  # of which only what any client can do is used
             max_jobs=settings.worker_jobs,
             job_completion_wait=math.ceil(settings.worker_shutdown_grace_s),
             handle_signals=handle_signals,
             health_check_interval=HEALTH_INTERVAL_S,
-            health_check_key=names.worker(worker_id),
+            health_check_key=names.WorkerKeys(worker_id).health,
             job_serializer=serialize,
             job_deserializer=deserialize,
         )
@@ -171,18 +171,20 @@ class LeasedWorker(Worker):
         with ExitStack() as stack:
             for partition in self._settings.find_worker_partitions():
                 channels = {
-                    names.wake(partition): False,
-                    names.wake_one(partition, self._worker_id): True,
+                    names.PartitionKeys(partition).wake: False,
+                    names.PartitionKeys(partition).wake_worker(self._worker_id): True,
                 }
                 for channel, is_own in channels.items():
                     sink = Wakeups(
                         partition, self._claiming, self._running, self._heartbeat, is_own=is_own
                     )
                     stack.enter_context(self._live.listening(channel, sink))
-            orders = names.worker_orders(self._worker_id)
+            orders = names.WorkerKeys(self._worker_id).drain_request
             stack.enter_context(self._live.listening(orders, self._draining))
             await self._claiming.claim_due()  # the first claim also reads the clock of Redis
-            logger.info(LogLine("worker ready", jobs_at_once=self.max_jobs, worker=self._worker_id))
+            logger.info(
+                LogEvent("worker ready", jobs_at_once=self.max_jobs, worker=self._worker_id)
+            )
             while True:
                 await self._poll_iteration()
 
@@ -220,10 +222,10 @@ class LeasedWorker(Worker):
         """Stop claiming, and let jobs finish within the grace; a second signal hands them back."""
         fields = {"signal": signum.name, "jobs": len(self.tasks), "worker": self._worker_id}
         if self.allow_pick_jobs:
-            logger.info(LogLine("shutdown requested", **fields))
+            logger.info(LogEvent("shutdown requested", **fields))
             super().handle_sig_wait_for_completion(signum)
         else:
-            logger.info(LogLine("shutdown forced", **fields))
+            logger.info(LogEvent("shutdown forced", **fields))
             self.handle_sig(signum)
 
     def _leave(self, patient: bool) -> None:
@@ -253,8 +255,8 @@ class LeasedWorker(Worker):
                 await sign_out(self.pool, self._worker_id)
         except (TimeoutError, RedisError, OSError) as error:
             fields = {"error": brief(error), "worker": self._worker_id}
-            logger.warning(LogLine("Redis unavailable during shutdown", **fields))
-        logger.info(LogLine("worker stopped", worker=self._worker_id))
+            logger.warning(LogEvent("Redis unavailable during shutdown", **fields))
+        logger.info(LogEvent("worker stopped", worker=self._worker_id))
 
 
 class Wakeups:

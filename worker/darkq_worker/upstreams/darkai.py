@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.upstreams.base import (
     End,
     Rejected,
@@ -116,7 +116,7 @@ class DarkAIUpstream:
             finally:
                 if answer.malformed:
                     facts = {"upstream": self.name, "lines": answer.malformed}
-                    _log.warning(LogLine("malformed lines skipped", **facts))
+                    _log.warning(LogEvent("malformed lines skipped", **facts))
         yield End()
 
     async def probe(self, *, timeout_s: float) -> None:

@@ -355,16 +355,16 @@ def is_permanent(error: Exception) -> bool:
 
 
 def _append(parts: Sequence[_Part], in_cluster: bool) -> _Call:
+    logs = [(log.keys, entries) for log, entries, _ in parts]
+
     def on_reply(refused: Sequence[int]) -> None:
         # One refused event means that a later attempt exists: the whole log is lost.
-        accepted = scripts.append_accepted(refused, [len(part.entries) for part in parts])
-        for part, is_accepted in zip(parts, accepted, strict=True):
-            if is_accepted:
+        for part, accepted in zip(parts, scripts.append_accepted(refused, logs), strict=True):
+            if accepted:
                 part.log.acknowledge(part.stored)
             else:
                 part.log.lose()
 
-    logs = [(part.log.keys, part.entries) for part in parts]
     return scripts.append_call(logs, in_cluster=in_cluster), on_reply
 
 
