@@ -6,6 +6,7 @@ from statistics import median
 from time import perf_counter, time
 from typing import Any
 
+from darkq.redis.servers import read_clock_ms
 from darkq_cli.doctor.findings import Answer, Checks, ok, problem, warning, worst_of
 from darkq_cli.doctor.keeping import megabytes
 from darkq_cli.doctor.servers import Server
@@ -41,7 +42,7 @@ async def latency(server: Server) -> Answer:
 
 @CONNECTING.check("slow commands", by_hand="SLOWLOG GET 10")
 async def slow_commands(server: Server) -> Answer:
-    now_s, _ = await server.redis.time()
+    now_s = await read_clock_ms(server.redis) / 1000
     entries: list[dict[str, Any]] = await server.redis.slowlog_get(_SLOW_ENTRIES)
     late = [entry for entry in entries if now_s - entry["start_time"] <= _SLOW_LATELY_S]
     slow = [entry for entry in late if entry["duration"] >= _SLOW_COMMAND_S * 1e6]
@@ -61,9 +62,9 @@ async def slow_commands(server: Server) -> Answer:
 @CONNECTING.check("clock", by_hand="redis-cli time; date +%s")
 async def clock(server: Server) -> Answer:
     began_s = time()
-    seconds, micros = await server.redis.time()
+    redis_s = await read_clock_ms(server.redis) / 1000
     ended_s = time()
-    ahead_s = (began_s + ended_s) / 2 - (seconds + micros / 1e6)
+    ahead_s = (began_s + ended_s) / 2 - redis_s
     unsure_s = (ended_s - began_s) / 2
     if abs(ahead_s) - unsure_s < _CLOCKS_DIFFER_S:
         return ok(f"this machine's differs from that of Redis by {abs(ahead_s):.3f} s")

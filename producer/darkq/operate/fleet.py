@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from darkq.operate.queue_state import QueueStatus, read_queues
 from darkq.operate.upstreams import UpstreamStatus, list_upstreams
 from darkq.operate.workers import WorkerLeases, live_workers, read_leases
+from darkq.redis.servers import read_clock_ms
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,10 +25,10 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
 async def read_fleet(redis: Redis, partitions: int) -> Fleet:
     """Return how everything stands. Raises what redis-py raises."""
-    seconds, micros = await redis.time()
+    at_ms = int(await read_clock_ms(redis))
     workers = await live_workers(redis)
     return Fleet(
-        at_ms=seconds * 1000 + micros // 1000,
+        at_ms=at_ms,
         queues=tuple(await read_queues(redis, partitions)),
         workers=tuple(await read_leases(redis, workers, partitions)),
         upstreams=tuple(await list_upstreams(redis)),

@@ -22,7 +22,7 @@ from darkq.protocol.keys import JobKeys, failures, queue, tenant_jobs
 from darkq.protocol.record import ResultRecord, read_job, read_result
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
-from darkq.redis.servers import scan
+from darkq.redis.servers import read_clock_ms, scan
 from darkq.settings.settings import Settings
 
 AT_ONCE = 20  # results, of megabytes at most
@@ -178,8 +178,7 @@ class Purge:
         return forget
 
     async def _before_ms(self, older_than_s: float) -> float:
-        seconds, micros = await self._redis.time()
-        return float(seconds * 1000 + micros / 1000 - older_than_s * 1000)
+        return await read_clock_ms(self._redis) - older_than_s * 1000
 
     async def _scan(self, pattern: str) -> AsyncGenerator[list[JobKeys], None]:
         """Yield the jobs that have a key like this, in no order, some of them twice."""

@@ -27,6 +27,7 @@ from darkq.protocol.job import Priority
 from darkq.protocol.keys import PRIORITIES, JobKeys, control, moving, queue, wake
 from darkq.protocol.plain import plain
 from darkq.redis import scripts
+from darkq.redis.servers import read_clock_ms
 
 _MOST_LOOKED_AT = 10_000
 _EXISTS_AT_ONCE = 500  # a short command each: others are served in between
@@ -59,8 +60,7 @@ async def read_queues(redis: Redis, partitions: int) -> list[QueueStatus]:
 
 async def read_queue(redis: Redis, priority: Priority, partitions: int) -> QueueStatus:
     """Return how a queue stands. Raises what redis-py raises."""
-    seconds, micros = await redis.time()
-    now_ms = seconds * 1000 + micros / 1000
+    now_ms = await read_clock_ms(redis)
     at, after = f"{now_ms:.3f}", f"({now_ms:.3f}"
     most = max(1, _MOST_LOOKED_AT // partitions)
     pipe = redis.pipeline(transaction=False)
@@ -134,10 +134,9 @@ async def say(
     redis: Redis, word: Word, priority: Priority, partitions: int, *, by: str | None, why: str
 ) -> None:
     """Say a word of a queue in every partition. Raises `InvalidJob` for a note that can be none."""
-    seconds, micros = await redis.time()
     note = _Note(
-        since_ms=seconds * 1000 + micros // 1000,
-        by=checked_note("by", whoever() if by is None else by),
+        since_ms=int(await read_clock_ms(redis)),
+        by=checked_note("by", name_operator() if by is None else by),
         why=checked_note("why", why),
     )
     text = msgspec.json.encode(note).decode()
@@ -163,7 +162,7 @@ def read_notice(values: Iterable[bytes | None]) -> Notice | None:
     return Notice(since_ms=latest.since_ms, by=latest.by, why=latest.why, partitions=len(notes))
 
 
-def whoever() -> str:
+def name_operator() -> str:
     """Name who runs this process: `<user>@<host>`."""
     try:
         user = getpass.getuser()

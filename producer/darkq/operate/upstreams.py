@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from darkq.operate.workers import live_workers
 from darkq.protocol.keys import limit_keys, served
+from darkq.redis.servers import read_clock_ms
 from darkq.settings.parsing import Window
 from darkq.telemetry.metrics import is_upstream_name
 
@@ -91,8 +92,7 @@ async def list_upstreams(redis: Redis) -> list[UpstreamStatus]:
 async def stand(redis: Redis, upstream: Served, *, workers: int) -> UpstreamStatus:
     """Return how an upstream stands now. Raises what redis-py raises."""
     keys = limit_keys(upstream.name)
-    seconds, micros = await redis.time()
-    now_ms = seconds * 1000 + micros / 1000
+    now_ms = await read_clock_ms(redis)
     pipe = redis.pipeline(transaction=False)
     pipe.hmget(keys.breaker, ["open_until", "blocked_until"])
     pipe.zcount(keys.places, f"({now_ms:.3f}", "+inf")

@@ -21,10 +21,11 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
 from darkq.errors import WorkerNotFound
-from darkq.operate.queue_state import checked_note, whoever
+from darkq.operate.queue_state import checked_note, name_operator
 from darkq.protocol.keys import PRIORITIES, WORKERS, JobKeys, queue, served, worker, worker_orders
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
+from darkq.redis.servers import read_clock_ms
 
 _SET_TTL_S = 24 * 3600
 _SERVES_TTL_S = 60
@@ -83,8 +84,7 @@ class WorkerLeases(msgspec.Struct, frozen=True, kw_only=True):
 
 async def read_leases(redis: Redis, workers: list[str], partitions: int) -> list[WorkerLeases]:
     """Return what these workers hold. Raises what redis-py raises."""
-    seconds, micros = await redis.time()
-    after = f"({seconds * 1000 + micros / 1000:.3f}"
+    after = f"({await read_clock_ms(redis):.3f}"
     pipe = redis.pipeline(transaction=False)
     for partition in range(partitions):
         for priority in PRIORITIES:
@@ -161,14 +161,10 @@ class WorkerHandle:
         told once: a process that is started anew is another worker. May be repeated. Raises
         `WorkerNotFound` when it is not alive, `InvalidJob` for a `by` that can be none.
         """
-        seconds, micros = await self._now()
-        drain = Drain(
-            since_ms=seconds * 1000 + micros // 1000,
-            by=checked_note("by", whoever() if by is None else by),
-            patient=patient,
-            stay=stay,
-        )
+        by = checked_note("by", name_operator() if by is None else by)
         async with speaking_darkq():
+            since_ms = int(await read_clock_ms(self._redis))
+            drain = Drain(since_ms=since_ms, by=by, patient=patient, stay=stay)
             if not await self._redis.exists(worker(self.id)):
                 raise WorkerNotFound(self.id)
             orders = worker_orders(self.id)
@@ -181,11 +177,6 @@ class WorkerHandle:
         async with speaking_darkq():
             await self._redis.delete(worker_orders(self.id))
             await self._tell()
-
-    async def _now(self) -> tuple[int, int]:
-        async with speaking_darkq():
-            seconds, micros = await self._redis.time()
-        return seconds, micros
 
     async def _tell(self) -> None:
         channel = worker_orders(self.id)

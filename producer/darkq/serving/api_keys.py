@@ -24,6 +24,7 @@ from darkq.protocol.keys import API_KEYS, api_key, api_key_use
 from darkq.protocol.plain import plain
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
+from darkq.redis.servers import read_clock_ms
 
 MAX_RATE_PER_S = 100_000.0
 MAX_CONCURRENCY = 1_000_000
@@ -184,11 +185,11 @@ class ApiKeys:
     async def renew(self, calls: Iterable[tuple[ApiKey, str]], *, lease_s: float) -> None:
         """Hold the places of calls for another lease."""
         async with speaking_darkq():
-            seconds, _ = await self._redis.time()  # by which `enter` finds what has lapsed
+            ends_ms = await read_clock_ms(self._redis) + lease_s * 1000
             async with self._redis.pipeline(transaction=False) as pipe:
                 for key, call_id in calls:
                     places = api_key_use(key.id)[1]
-                    pipe.zadd(places, {call_id: (seconds + lease_s) * 1000}, xx=True)
+                    pipe.zadd(places, {call_id: ends_ms}, xx=True)
                     pipe.pexpire(places, int(lease_s * 1000))
                 await pipe.execute()
 
