@@ -7,14 +7,14 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq.jobs.cancel import cancel
-from darkq.operate.queue_state import Word, read_queue, say, take_back
+from darkq.operate.queue_state import Mark, clear_mark, read_queue, set_mark
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import JobKeys, control, queue
 from support.by_hand import Ear, Hand, put
 
 
-async def tell(redis: Redis, word: Word, priority: Priority, partitions: int = 1) -> None:
-    await say(redis, word, priority, partitions, by="me", why="a test")
+async def tell(redis: Redis, word: Mark, priority: Priority, partitions: int = 1) -> None:
+    await set_mark(redis, word, priority, partitions, by="me", why="a test")
 
 
 async def test_a_paused_queue_gives_nothing_and_hides_nothing(redis: Redis, hand: Hand) -> None:
@@ -26,7 +26,7 @@ async def test_a_paused_queue_gives_nothing_and_hides_nothing(redis: Redis, hand
     assert [claim.keys for claim in claims] == [bulk]
     assert due_s is not None
     assert due_s > 29, "the bulk job's lease, and none of the jobs that are held back"
-    await take_back(redis, "paused", "interactive", 1)
+    await clear_mark(redis, "paused", "interactive", 1)
     assert [claim.keys for claim in await hand.claim()] == urgent
     assert not await redis.exists(control(0))
 
@@ -101,14 +101,14 @@ async def test_a_closed_queue_takes_no_new_job_but_knows_old_ones(redis: Redis) 
     ]
     assert not await redis.exists(new.job, new.events)
     assert (await put(redis, other, priority="bulk"))[0].verdict == b"new"
-    await take_back(redis, "closed", "interactive", 1)
+    await clear_mark(redis, "closed", "interactive", 1)
     assert (await put(redis, new))[0].verdict == b"new"
 
 
 async def test_resuming_wakes_the_workers_of_every_partition(redis: Redis) -> None:
     await tell(redis, "paused", "bulk", 2)
     async with Ear(redis, "darkq:{0}:wake", "darkq:{1}:wake") as ear:
-        await take_back(redis, "paused", "bulk", 2)
+        await clear_mark(redis, "paused", "bulk", 2)
         assert sorted(await ear.heard()) == [
             ("darkq:{0}:wake", b"jobs"),
             ("darkq:{1}:wake", b"jobs"),
@@ -120,7 +120,7 @@ async def test_a_word_that_stands_in_some_partitions_is_seen_and_completed(redis
     half = await read_queue(redis, "bulk", 3)
     assert half.paused is not None
     assert (half.paused.partitions, half.partitions, half.closed) == (2, 3, None)
-    await say(redis, "paused", "bulk", 3, by="you", why="again")
+    await set_mark(redis, "paused", "bulk", 3, by="you", why="again")
     whole = await read_queue(redis, "bulk", 3)
     assert whole.paused is not None
     assert (whole.paused.partitions, whole.paused.by, whole.paused.why) == (3, "you", "again")

@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 
-from darkq.batches.feed import marked
+from darkq.batches.feed import with_custom_id
 from darkq.batches.input_lines import InputLines, Text
 from darkq.batches.lines import ForAllLines, Line, json_line, text_line
 from darkq.errors import InvalidLine
@@ -229,7 +229,7 @@ class _Checker:
             if isinstance(text, InvalidLine):
                 raise text
             line = form.line(text)
-            marked(line)
+            with_custom_id(line)
             self._same_endpoint(line)
             self._unique(line)
         except InvalidLine as error:

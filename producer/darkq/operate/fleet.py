@@ -1,4 +1,4 @@
-"""What runs, all tenants together: queues, workers, upstreams, read at one time."""
+"""A snapshot for operators, of all tenants: queues, workers, upstreams."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from darkq.redis.servers import read_clock_ms
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """How everything stood at `at_ms`: epoch milliseconds by the clock of Redis, as all times here.
+    """The state at `at_ms`, epoch milliseconds by the clock of Redis, as all times here.
 
-    The queues come most urgent first, workers that are alive and upstreams that they serve by name.
+    Queues are sorted by urgency, live workers and the upstreams that they serve by name.
     """
 
     at_ms: int
@@ -24,7 +24,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_fleet(redis: Redis, partitions: int) -> Fleet:
-    """Return how everything stands. Raises what redis-py raises."""
+    """Return the current state. Raises what redis-py raises."""
     at_ms = int(await read_clock_ms(redis))
     workers = await live_workers(redis)
     return Fleet(

@@ -210,9 +210,14 @@ FILE_BATCHES_ENDED = "darkq:{files}:ended"
 """Names the list of those whose leftovers are to be deleted: a sorted set, score = when, in s."""
 
 
-def file_batches_of(tenant: str) -> str:
-    """Name the list of a tenant's batches over files. The tenant is its digest."""
-    return f"darkq:{{files}}:of:{tenant}"
+def file_batches_of(tenant: str | None) -> str:
+    """Name the list of a tenant's batches over files."""
+    return f"darkq:{{files}}:of:{tenant_digest(tenant)}"
+
+
+def tenant_digest(tenant: str | None) -> str:
+    """Return the name of a tenant in keys and paths, which contain nothing that a caller chose."""
+    return "open" if tenant is None else hashlib.sha256(tenant.encode()).hexdigest()[:32]
 
 
 def queue(partition: int, priority: Priority) -> str:
