@@ -19,7 +19,6 @@ from benchmarks.systems import settings_of
 from darkq import Client, Settings
 from darkq.protocol.keys import JobKeys, failures, limit_keys, queue
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
 from darkq.settings.parsing import Window
 from darkq_worker.leases import Claim, Leases
 from darkq_worker.limits.gate import Gate, NotNow, Rule
@@ -100,10 +99,8 @@ async def _fail(redis: Redis) -> None:
     await redis.set(keys.retry, 1, px=60_000)
     await redis.execute_command("HSET", keys.state, "held", "1")
     await redis.pexpire(keys.state, 60_000)
-    names = [queue(0, "interactive"), keys.in_progress, keys.job, keys.retry, keys.state]
-    names += [keys.result, keys.events, keys.failed, failures(0)]
-    args: list[Argument] = [keys.arq_id, 1, "t", keys.live, b"{}", 60_000]
-    assert await scripts.finish(redis, names, args) == 1
+    claim = Claim(keys, 0, 1, "t", 0, 0, False, b"")
+    assert await scripts.finish(redis, claim, [], result=b"{}", result_ttl_s=60, failed=True)
 
 
 async def _fill(redis: Redis, key: str, entries: int, score: float) -> None:

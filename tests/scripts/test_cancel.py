@@ -13,20 +13,22 @@ from darkq.jobs.status import read_status
 from darkq.protocol.keys import PRIORITIES, JobKeys, queue, tenant_jobs, wake
 from darkq.protocol.record import decode_result
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
 from support.by_hand import TTL_MS, Ear, Hand, chunk, event_ids, gone, snapshot, started
 from support.waiting import wait_until
 
 
-async def ask(redis: Redis, keys: JobKeys, *, attempt: int = 0) -> bytes:
+async def ask(redis: Redis, keys: JobKeys, *, attempt: int = 0) -> str:
     """One call of the script, by somebody who knows of `attempt` attempts."""
     event = Cancelled(id=f"{attempt + 1}-0", at_ms=1)
-    names = [keys.in_progress, keys.job, keys.retry, keys.state, keys.result, keys.events]
-    queues = [queue(keys.partition, priority) for priority in PRIORITIES]
-    args: list[Argument] = [keys.arq_id, keys.live, wake(keys.partition), attempt]
-    args += [b"result", TTL_MS, event.id, ev.encode(event)]
-    verdict: bytes = await scripts.cancel(redis, [*names, *queues], args)
-    return verdict
+    return await scripts.cancel(
+        redis,
+        keys,
+        attempt=attempt,
+        result=b"result",
+        result_ttl_s=TTL_MS / 1000,
+        event_id=event.id,
+        event=ev.encode(event),
+    )
 
 
 @pytest.mark.parametrize("priority", PRIORITIES)
@@ -55,7 +57,7 @@ async def test_a_running_job_gets_the_word_and_goes_on_until_its_worker_ends_it(
 ) -> None:
     claim = await hand.take()
     async with Ear(redis, claim.keys.live, wake(0)) as ear:
-        assert await ask(redis, claim.keys, attempt=1) == b"running"
+        assert await ask(redis, claim.keys, attempt=1) == "running"
         assert await ear.heard() == [(wake(0), f"cancel {claim.keys.arq_id}".encode())]
     assert await redis.execute_command("HGET", claim.keys.state, "cancel") == b"1"
     assert await redis.exists(claim.keys.result) == 0
@@ -65,9 +67,9 @@ async def test_a_running_job_gets_the_word_and_goes_on_until_its_worker_ends_it(
 
 async def test_a_running_job_may_be_asked_twice(redis: Redis, hand: Hand) -> None:
     claim = await hand.take()
-    assert await ask(redis, claim.keys, attempt=1) == b"running"
+    assert await ask(redis, claim.keys, attempt=1) == "running"
     before = await snapshot(redis)
-    assert await ask(redis, claim.keys, attempt=1) == b"running"
+    assert await ask(redis, claim.keys, attempt=1) == "running"
     assert await snapshot(redis) == before
 
 
@@ -76,7 +78,7 @@ async def test_a_finished_job_stays_what_it_is(redis: Redis, hand: Hand) -> None
     await hand.finish(claim, ev.Completed(id="1-0", at_ms=1))
     before = await snapshot(redis)
     async with Ear(redis, claim.keys.live, wake(0)) as ear:
-        assert await ask(redis, claim.keys) == b"finished"
+        assert await ask(redis, claim.keys) == "finished"
         assert await ear.heard() == []
     assert await snapshot(redis) == before
 
@@ -91,7 +93,7 @@ async def test_a_cancelled_job_may_be_cancelled_again(redis: Redis, hand: Hand) 
 
 async def test_an_unknown_job(redis: Redis) -> None:
     keys = JobKeys.new(0)
-    assert await ask(redis, keys) == b"unknown"
+    assert await ask(redis, keys) == "unknown"
     assert await redis.keys() == []
     with pytest.raises(JobNotFound):
         await cancel(redis, keys, result_ttl_s=60)
@@ -115,9 +117,9 @@ async def test_whoever_knows_of_another_attempt_must_look_again(
     claim = await hand.take()
     await hand.release(claim, delay_ms=60_000)
     before = await snapshot(redis)
-    assert await ask(redis, claim.keys, attempt=known) == b"again"
+    assert await ask(redis, claim.keys, attempt=known) == "again"
     assert await snapshot(redis) == before
-    assert await ask(redis, claim.keys, attempt=1) == b"cancelled"
+    assert await ask(redis, claim.keys, attempt=1) == "cancelled"
 
 
 async def test_a_job_whose_lease_has_run_out_may_still_run(redis: Redis) -> None:
@@ -126,7 +128,7 @@ async def test_a_job_whose_lease_has_run_out_may_still_run(redis: Redis) -> None
     claim = await hand.take()
     await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
     async with Ear(redis, claim.keys.live, wake(0)) as ear:
-        assert await ask(redis, claim.keys, attempt=1) == b"running"
+        assert await ask(redis, claim.keys, attempt=1) == "running"
         assert await ear.heard() == [(wake(0), f"cancel {claim.keys.arq_id}".encode())]
     assert await redis.exists(claim.keys.result) == 0
     assert (await read_status(redis, claim.keys)).state == "cancelling"
@@ -138,7 +140,7 @@ async def test_if_its_worker_is_dead_the_next_one_ends_it(redis: Redis) -> None:
     hand = Hand(redis, lease_s=0.3)
     claim = await hand.take()
     await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
-    assert await ask(redis, claim.keys, attempt=1) == b"running"
+    assert await ask(redis, claim.keys, attempt=1) == "running"
     (again,) = await wait_until("the next claim", hand.claim)
     assert (again.keys, again.attempt, again.cancelled) == (claim.keys, 2, True)
 
@@ -148,7 +150,7 @@ async def test_the_former_holder_can_write_nothing_after_it(redis: Redis, hand: 
     claim = await hand.take()
     await hand.append(claim, started(1), chunk(1, 1))
     await hand.release(claim, delay_ms=60_000)
-    assert await ask(redis, claim.keys, attempt=1) == b"cancelled"
+    assert await ask(redis, claim.keys, attempt=1) == "cancelled"
     before = await snapshot(redis)
     async with Ear(redis, claim.keys.live) as ear:
         assert await hand.append(claim, chunk(1, 2)) == [0]

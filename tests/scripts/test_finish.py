@@ -149,3 +149,22 @@ async def test_failures_that_are_over_are_dropped_a_thousand_at_a_time(
         await hand.fail(await hand.take(), Cursor(1, 1))
         left.append(await redis.zcard(failures(0)))
     assert left == [1501, 502, 3]
+
+
+COMPLETED_AT_ONCE = ev.Completed(id="1-0", at_ms=1)
+
+
+async def test_the_second_one_is_told_what_the_first_was(redis: Redis, hand: Hand) -> None:
+    """Red without the comparison of the results: a job that was done would count as lost."""
+    claim = await hand.take()
+    assert await hand.finish(claim, COMPLETED_AT_ONCE) == 1
+    log = await redis.xrange(claim.keys.events)
+    assert await hand.finish(claim, COMPLETED_AT_ONCE) == 1
+    assert await redis.xrange(claim.keys.events) == log
+
+
+async def test_somebody_elses_result_is_not_taken_for_ones_own(redis: Redis, hand: Hand) -> None:
+    claim = await hand.take()
+    assert await hand.finish(claim, COMPLETED_AT_ONCE, result=b"mine") == 1
+    assert await hand.finish(claim, COMPLETED_AT_ONCE, result=b"another's") == 0
+    assert await redis.get(claim.keys.result) == b"mine"

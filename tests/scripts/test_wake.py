@@ -5,7 +5,6 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq.protocol.keys import JobKeys, idle, wake_one
-from darkq_worker.leases import Leases
 from support.by_hand import WOKEN, Ear, Hand, asleep, put
 
 
@@ -101,17 +100,3 @@ async def test_who_finds_nothing_wakes_nobody(redis: Redis, hand: Hand) -> None:
     async with Ear(redis, WOKEN) as ear:
         await hand.claim()
         assert await woken(ear) == []
-
-
-async def test_a_word_is_passed_on_as_long_as_there_is_a_job(redis: Redis) -> None:
-    leases = Leases(redis, "stopping", lease_s=30, job_ttl_s=60)
-    await asleep(redis)
-    async with Ear(redis, WOKEN) as ear:
-        await leases.pass_on(0)
-        assert await woken(ear) == []
-        await put(redis, *new_jobs(1))
-        assert await woken(ear) == ["sleeper"]
-        await asleep(redis)
-        await leases.pass_on(0)
-        assert await woken(ear) == ["sleeper"]
-    assert await redis.exists(idle(0, "interactive")) == 0

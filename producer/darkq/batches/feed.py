@@ -28,11 +28,12 @@ from darkq.protocol.plain import plain
 from darkq.redis.durability import replicated
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL
 from darkq.redis.pool import speaking_darkq
+from darkq.redis.scripts import EnqueueOutcome
 
 LINES_PER_CALL = 200
 _PAUSE_S = 0.5
-_CLOSED = {b"closed": "its input is closed", b"cancelled": "it was cancelled"}
-_STORED = (b"new", b"duplicate", b"acknowledged")
+_CLOSED = {"closed": "its input is closed", "cancelled": "it was cancelled"}
+_STORED = ("new", "duplicate", "acknowledged")
 
 
 class Feed:
@@ -143,29 +144,29 @@ class Feed:
             return lines
         forgotten = self._forgotten
         verdicts = await self._put(some, alone=alone)
-        self._full = b"full" in verdicts
+        self._full = "full" in verdicts
         for verdict in verdicts:
-            if verdict == b"gone":
+            if verdict == "gone":
                 raise BatchNotFound(self._keys.public_id)
             if verdict in _CLOSED:
                 raise BatchClosed(self._keys.public_id, _CLOSED[verdict])
-        if b"wait" in verdicts:
+        if "wait" in verdicts:
             # The window was full when Redis answered. What was acknowledged since is free.
             self._free = self._forgotten - forgotten
         elif self._free is not None:
-            self._free -= verdicts.count(b"new")
+            self._free -= verdicts.count("new")
         answered = list(zip(some, verdicts, strict=True))
         for line, verdict in answered:
-            if verdict == b"acknowledged":  # by an earlier runner: it will never end again
+            if verdict == "acknowledged":  # by an earlier runner: it will never end again
                 self._outstanding.pop(line.number, None)
         left = [line for line, verdict in answered if verdict not in _STORED]
         return left + lines[len(some) :]
 
-    async def _put(self, lines: list[Line], *, alone: bool) -> list[bytes]:
+    async def _put(self, lines: list[Line], *, alone: bool) -> list[EnqueueOutcome]:
         """Store lines, and count them. With a reader beside it, also wait for replicas."""
         tries = 0
 
-        async def put() -> list[bytes]:
+        async def put() -> list[EnqueueOutcome]:
             nonlocal tries
             tries += 1
             async with speaking_darkq():
@@ -173,11 +174,11 @@ class Feed:
                 return await self._orders.put_lines(self._keys, jobs)
 
         verdicts = await (put() if alone else replicated(put))
-        self.added += verdicts.count(b"new")
+        self.added += verdicts.count("new")
         if tries > 1:
             # Some duplicates were new on an earlier try. A count that is too high is harmless:
             # `close_input` then refuses, and all lines are added again.
-            self.added += verdicts.count(b"duplicate")
+            self.added += verdicts.count("duplicate")
         return verdicts
 
     async def _wait(self, *, alone: bool) -> None:

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -24,7 +24,7 @@ from darkq.batches.results import Finished, Position
 from darkq.errors import BatchNotFound, BatchTaken, InvalidJob, JobNotFound
 from darkq.jobs import cancel as cancellation
 from darkq.protocol.job import checked_metadata, checked_name
-from darkq.protocol.keys import BatchKeys, batches
+from darkq.protocol.keys import BatchKeys
 from darkq.protocol.plain import plain
 from darkq.redis import scripts
 from darkq.redis.pool import brief, speaking_darkq
@@ -106,17 +106,18 @@ class BatchLease:
 
     async def _keep(self, lease_ms: int, made_with: Mapping[str, str | int] | None) -> None:
         keys = self._keys
-        names = [keys.batch, keys.lines, keys.ends, keys.acknowledged, keys.runner]
-        args: list[str | int] = [keys.tagged_id, self.token, lease_ms, self.ttl_ms]
-        for field, value in (made_with or {}).items():
-            args += [field, value]
-        verdict, holder = await scripts.keep_batch(
-            self._redis, [*names, batches(keys.partition)], args
+        outcome, holder = await scripts.batch_renew_lease(
+            self._redis,
+            keys,
+            self.token,
+            lease_ms=lease_ms,
+            ttl_ms=self.ttl_ms,
+            made_with=made_with,
         )
-        if verdict == b"gone":
+        if outcome == "gone":
             raise BatchNotFound(keys.public_id)
-        if verdict == b"taken":
-            raise BatchTaken(keys.public_id, holder.decode())
+        if outcome == "taken":
+            raise BatchTaken(keys.public_id, holder)
 
 
 def made_with(
@@ -153,24 +154,23 @@ async def close_input(redis: Redis, keys: BatchKeys, *, least: int) -> bool:
 
     Returns False and changes nothing if Redis has fewer than `least`. Raises `BatchNotFound`.
     """
-    return await _mark(redis, keys, "total", least)
+    return await _close(redis, keys, "total", least)
 
 
 async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
     """Refuse further lines, and cancel the unfinished jobs. Raises `BatchNotFound`."""
     now_ms = time.time_ns() // 1_000_000
-    await _mark(redis, keys, "cancel", now_ms)
+    await _close(redis, keys, "cancel", now_ms)
     lines = [int(line) for line in await redis.zrangebyscore(keys.lines, 0, 0)]
     left = iter(lines)
-    lost: list[str | int] = []
+    lost: list[int] = []
 
     async def cancel_some() -> None:
         for line in left:
-            job = keys.job(line)
             try:
-                await cancellation.cancel(redis, job, result_ttl_s=result_ttl_s)
+                await cancellation.cancel(redis, keys.job(line), result_ttl_s=result_ttl_s)
             except JobNotFound:  # its record has expired, so it would never end
-                lost.extend((line, job.arq_id))
+                lost.append(line)
 
     tasks = [asyncio.create_task(cancel_some()) for _ in range(_CANCELLED_AT_ONCE)]
     try:
@@ -180,7 +180,7 @@ async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
             task.cancel()
         await asyncio.wait(tasks)
     if lost:
-        await _mark(redis, keys, "cancel", now_ms, *lost)
+        await _close(redis, keys, "cancel", now_ms, lost)
 
 
 async def acknowledge(
@@ -202,27 +202,37 @@ async def acknowledge(
     first = positions[0].number
     if [each.number for each in positions] != list(range(first, first + len(page))):
         raise ValueError("a page is acknowledged in the order in which it was collected")
-    args: list[str | int] = [keys.tagged_id, lease.token, lease.lease_ms, lease.ttl_ms]
-    args += [KEPT_ENDS, keys.live, part.name if part else "", int(part.ttl_s * 1000) if part else 0]
-    args.append(first)
-    for end, position in zip(page, positions, strict=True):
-        kept = "keep" if end.number in keep else ""
-        args += [position.stamp, "1" if end.outcome == "missing" else kept]
-    verdict: int | bytes = await scripts.acknowledge(
+    ends = [
+        scripts.PageEnd(position.stamp, end.outcome == "missing", end.number in keep)
+        for end, position in zip(page, positions, strict=True)
+    ]
+    acknowledged = await scripts.batch_acknowledge(
         redis,
-        [keys.batch, keys.lines, keys.ends, keys.acknowledged, keys.runner, keys.parts],
-        args,
+        keys,
+        lease.token,
+        ends,
+        first=first,
+        lease_ms=lease.lease_ms,
+        ttl_ms=lease.ttl_ms,
+        kept_ends=KEPT_ENDS,
+        part=part.name if part else "",
+        part_ttl_s=part.ttl_s if part else 0,
     )
-    if isinstance(verdict, int):
-        return verdict
-    if verdict == b"gone":
+    if acknowledged.ends is not None:
+        return acknowledged.ends
+    if acknowledged.holder is None:
         raise BatchNotFound(keys.public_id)
-    raise BatchTaken(keys.public_id, verdict.decode())
+    raise BatchTaken(keys.public_id, acknowledged.holder)
 
 
-async def _mark(redis: Redis, keys: BatchKeys, what: str, least: int, *lost: str | int) -> bool:
-    args = [keys.live, what, least, *lost]
-    verdict: int = await scripts.mark_batch(redis, [keys.batch, keys.lines], args)
-    if not verdict:
+async def _close(
+    redis: Redis,
+    keys: BatchKeys,
+    what: Literal["total", "cancel"],
+    value: int,
+    lost: Sequence[int] = (),
+) -> bool:
+    outcome = await scripts.batch_close(redis, keys, what, value, lost)
+    if outcome == "gone":
         raise BatchNotFound(keys.public_id)
-    return verdict > 0
+    return outcome == "closed"

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from darkq import event as ev
 from darkq.errors import JobNotFound
 from darkq.event import Cursor
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue, wake
+from darkq.protocol.keys import JobKeys, queue
 from darkq.protocol.record import Details, Failure, ResultRecord, encode, read_job
 from darkq.redis import scripts
 
@@ -45,30 +45,17 @@ async def cancel(
             ),
         )
         event = ev.Cancelled(id=str(Cursor(attempt + 1, 0)), at_ms=now_ms)
-        verdict = await scripts.cancel(
+        outcome = await scripts.cancel(
             redis,
-            [
-                keys.in_progress,
-                keys.job,
-                keys.retry,
-                keys.state,
-                keys.result,
-                keys.events,
-                *(queue(keys.partition, priority) for priority in PRIORITIES),
-            ],
-            [
-                keys.arq_id,
-                keys.live,
-                wake(keys.partition),
-                attempt,
-                encode(result),
-                int(result_ttl_s * 1000),
-                event.id,
-                ev.encode(event),
-                *(("waiting",) if only_waiting else ()),
-            ],
+            keys,
+            attempt=attempt,
+            result=encode(result),
+            result_ttl_s=result_ttl_s,
+            event_id=event.id,
+            event=ev.encode(event),
+            only_waiting=only_waiting,
         )
-        if verdict == b"unknown":
+        if outcome == "unknown":
             raise JobNotFound(keys.public_id)
-        if verdict != b"again":
-            return bool(verdict == b"cancelled")
+        if outcome != "again":
+            return outcome == "cancelled"

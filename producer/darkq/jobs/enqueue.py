@@ -6,7 +6,6 @@ import hashlib
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -16,40 +15,31 @@ from darkq import event as ev
 from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull, RedisFull
 from darkq.event import Cursor
 from darkq.jobs.tenant_jobs import MAX_LISTED
-from darkq.protocol.job import NOT_PLAIN, Job, Priority, check_idempotency_key
+from darkq.protocol.job import NOT_PLAIN, Job, check_idempotency_key
 from darkq.protocol.keys import (
     PRIORITIES,
     BatchKeys,
     JobKeys,
-    control,
-    idempotency,
     partition_of,
     queue,
-    tenant_jobs,
-    wake,
 )
 from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq.redis import scripts
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL, GroupCommit
 from darkq.redis.pool import speaking_darkq
-from darkq.redis.scripts import Argument
+from darkq.redis.scripts import BatchLines, EnqueueOutcome, NewJob, Receipt
 from darkq.settings.settings import Settings
 from darkq.telemetry.tracing import NOTHING, TraceContext, enqueueing
 
 MAX_JOBS_PER_CALL = 500
-_REFUSED = (b"full", b"closed", b"memory")
-_NO_ROOM = (b"full", b"wait")
+_REFUSED = ("full", "closed", "memory")
+_NO_ROOM = ("full", "wait")
 
 
-class _Order(NamedTuple):
+class _Order(NewJob):
     """A job on its way into Redis, encoded: what cannot be is its own caller's error alone."""
 
-    keys: JobKeys
-    priority: Priority
-    tenant: str | None
-    record: bytes
-    idempotency_key: str | None = None
-    digest: str = ""
+    __slots__ = ()
 
     @classmethod
     def of(
@@ -85,11 +75,6 @@ class _Order(NamedTuple):
         return f"_Order({self.keys.public_id})"
 
 
-class _Receipt(NamedTuple):
-    verdict: bytes
-    keys: JobKeys
-
-
 class Orders:
     """A client's jobs on their way into Redis. Concurrent calls share round trips."""
 
@@ -111,7 +96,7 @@ class Orders:
         with enqueueing(job.priority) as span:
             order = self._order(job, idempotency_key, span.carried)
             verdict, keys = await self._waiting[order.keys.partition].submit(order)
-            if verdict == b"conflict":
+            if verdict == "conflict":
                 raise IdempotencyConflict(idempotency_key or "", keys.public_id)
             if verdict in _REFUSED:
                 raise self._refusal(verdict, order)
@@ -149,7 +134,9 @@ class Orders:
                     raise self._refusal(verdict, order, [keys.public_id for keys in stored])
         return stored
 
-    async def put_lines(self, batch: BatchKeys, lines: Sequence[tuple[int, Job]]) -> list[bytes]:
+    async def put_lines(
+        self, batch: BatchKeys, lines: Sequence[tuple[int, Job]]
+    ) -> list[EnqueueOutcome]:
         """Store numbered jobs of a batch, in their order; return the verdict on each.
 
         `enqueue.lua` names the verdicts. What comes behind a line that has no room has none
@@ -157,15 +144,16 @@ class Orders:
         """
         with enqueueing(count=len(lines)) as span:
             orders = (_Order.of(batch.job(number), job, span.carried) for number, job in lines)
-            verdicts: list[bytes] = []
+            verdicts: list[EnqueueOutcome] = []
             for some in _in_calls(orders):
                 sent = lines[len(verdicts) : len(verdicts) + len(some)]
                 numbers = [number for number, _ in sent]
-                receipts = await self._store(some, batch.tagged_id, *numbers)
-                verdicts += [verdict for verdict, _ in receipts]
+                receipts = await self._store(some, BatchLines(batch, numbers))
+                verdicts.extend(receipt.outcome for receipt in receipts)
                 if verdicts[-1] in _NO_ROOM:
                     break
-            return verdicts + verdicts[-1:] * (len(lines) - len(verdicts))
+            verdicts += verdicts[-1:] * (len(lines) - len(verdicts))
+            return verdicts
 
     async def aclose(self) -> None:
         """Send what waits."""
@@ -179,39 +167,21 @@ class Orders:
         partition = partition_of(idempotency_key, self._settings.partitions, job.tenant)
         return _Order.of(JobKeys.new(partition), job, carried, idempotency_key)
 
-    async def _store(self, orders: Sequence[_Order], *batch: str | int) -> list[_Receipt]:
+    async def _store(
+        self, orders: Sequence[_Order], lines: BatchLines | None = None
+    ) -> list[Receipt]:
         """Run the script for orders of one partition. Sent twice it stores once."""
         now_ms = int(time.time() * 1000)
-        partition = orders[0].keys.partition
-        kinds: dict[tuple[Priority, str | None], int] = {}
-        remembered: list[str] = []
-        args: list[Argument] = []
-        for order in orders:
-            kind = kinds.setdefault((order.priority, order.tenant), len(kinds))
-            if order.idempotency_key is not None:
-                remembered.append(idempotency(partition, order.idempotency_key, order.tenant))
-            args += (order.keys.arq_id, order.record, kind, order.digest)
-        names = [
-            name
-            for priority, tenant in kinds
-            for name in (queue(partition, priority), tenant_jobs(partition, tenant))
-        ]
-        head: list[Argument] = [
-            wake(partition),
-            int(self._settings.job_ttl_s * 1000),
-            self._settings.queue_max_jobs,
-            MAX_LISTED,
-            ev.encode(ev.Queued(id=str(Cursor(0, 1)), at_ms=now_ms)),
-            len(kinds),
-            len(orders),
-        ]
-        names += [*remembered, control(partition)]
         async with speaking_darkq():
-            replies = await scripts.enqueue(self._redis, names, [*head, *args, *batch])
-        receipts = [_Receipt(b"new", order.keys) for order in orders]
-        for number, verdict, arq_id in zip(*[iter(replies)] * 3, strict=True):
-            receipts[number] = _Receipt(verdict, JobKeys.from_arq_id(arq_id.decode()))
-        return receipts
+            return await scripts.enqueue(
+                self._redis,
+                orders,
+                event=ev.encode(ev.Queued(id=str(Cursor(0, 1)), at_ms=now_ms)),
+                job_ttl_s=self._settings.job_ttl_s,
+                queue_max_jobs=self._settings.queue_max_jobs,
+                max_listed=MAX_LISTED,
+                lines=lines,
+            )
 
     def _partition_of(self, seed: str) -> int:
         return int(seed, 16) % self._settings.partitions
@@ -220,12 +190,12 @@ class Orders:
         return secrets.randbelow(self._settings.partitions)
 
     def _refusal(
-        self, verdict: bytes, order: _Order, stored_ids: Sequence[str] = ()
+        self, verdict: EnqueueOutcome, order: _Order, stored_ids: Sequence[str] = ()
     ) -> QueueFull | QueueClosed | RedisFull:
-        if verdict == b"memory":
+        if verdict == "memory":
             return RedisFull(stored_ids)
         name = queue(order.keys.partition, order.priority)
-        if verdict == b"closed":
+        if verdict == "closed":
             return QueueClosed(name, stored_ids)
         return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
 

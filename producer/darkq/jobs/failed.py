@@ -18,7 +18,7 @@ from darkq.errors import CannotRetry, CorruptRecord, QueueFull
 from darkq.event import Cursor
 from darkq.jobs.status import read_status
 from darkq.protocol.job import Job
-from darkq.protocol.keys import PRIORITIES, JobKeys, failures, queue, wake
+from darkq.protocol.keys import PRIORITIES, JobKeys, failures, queue
 from darkq.protocol.record import Failure, ResultRecord, read_job, read_result
 from darkq.redis import scripts
 from darkq.settings.settings import Settings
@@ -142,44 +142,24 @@ async def retry(redis: Redis, keys: JobKeys, settings: Settings) -> None:
                 continue
             raise CannotRetry(keys.public_id, f"it is {status.state}")
         name = _queue_of(keys, record)
-        verdict = await _revive(redis, keys, name, data, record.t + 1, settings)
-        if verdict == b"queued":
-            return
-        if verdict == b"gone":
-            raise CannotRetry(keys.public_id, NOT_KEPT)
-        if verdict == b"full":
-            raise QueueFull(name, settings.queue_max_jobs)
-
-
-async def _revive(
-    redis: Redis, keys: JobKeys, name: str, known: bytes, attempt: int, settings: Settings
-) -> bytes:
-    event = ev.Queued(id=str(Cursor(attempt, 0)), at_ms=int(time.time() * 1000))
-    verdict: bytes = await scripts.revive(
-        redis,
-        [
+        event = ev.Queued(id=str(Cursor(record.t + 1, 0)), at_ms=int(time.time() * 1000))
+        outcome = await scripts.revive(
+            redis,
+            keys,
             name,
-            keys.job,
-            keys.retry,
-            keys.state,
-            keys.result,
-            keys.events,
-            keys.failed,
-            failures(keys.partition),
-        ],
-        [
-            keys.arq_id,
-            keys.live,
-            wake(keys.partition),
-            known,
-            attempt,
-            int(settings.job_ttl_s * 1000),
-            settings.queue_max_jobs,
-            event.id,
-            ev.encode(event),
-        ],
-    )
-    return verdict
+            known=data,
+            attempt=record.t + 1,
+            job_ttl_s=settings.job_ttl_s,
+            queue_max_jobs=settings.queue_max_jobs,
+            event_id=event.id,
+            event=ev.encode(event),
+        )
+        if outcome == "queued":
+            return
+        if outcome == "gone":
+            raise CannotRetry(keys.public_id, NOT_KEPT)
+        if outcome == "full":
+            raise QueueFull(name, settings.queue_max_jobs)
 
 
 def _queue_of(keys: JobKeys, record: ResultRecord) -> str:

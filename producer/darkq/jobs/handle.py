@@ -23,7 +23,6 @@ from darkq.jobs.status import Status, read_status
 from darkq.jobs.tail import EventBatch, history, last_cursor, latest_attempt, tail
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
-from darkq.protocol.keys import failures as failed_jobs
 from darkq.protocol.record import Result, read_result, result_of
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
@@ -171,9 +170,8 @@ class JobHandle:
         Raises `JobUnfinished`, `JobNotFound`, `RedisUnavailable`.
         """
         keys = self._keys
-        names = [keys.result, keys.events, keys.failed, failed_jobs(keys.partition)]
         async with speaking_darkq():
-            if not await scripts.forget(self._redis, names, [keys.arq_id]):
+            if not await scripts.forget(self._redis, keys):
                 await read_status(self._redis, keys)
                 raise JobUnfinished(self.id)
 

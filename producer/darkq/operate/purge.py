@@ -172,8 +172,7 @@ class Purge:
             if data is None or not chosen(read_result(data, keys)):
                 return None
             if not dry_run:
-                names = [keys.result, keys.events, keys.failed, failures(keys.partition)]
-                await scripts.forget(self._redis, names, [keys.arq_id])
+                await scripts.forget(self._redis, keys)
             return True
 
         return forget

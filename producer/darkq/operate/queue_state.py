@@ -147,7 +147,7 @@ async def clear_mark(redis: Redis, mark: Mark, priority: Priority, partitions: i
     """Remove a mark in every partition, and wake the workers."""
     for partition in range(partitions):
         await redis.execute_command("HDEL", control(partition), f"{mark}:{priority}")
-        await scripts.publish(redis, [control(partition)], [wake(partition), "jobs"])
+        await scripts.publish(redis, wake(partition), "jobs", key=control(partition))
 
 
 def read_notice(values: Iterable[bytes | None]) -> Notice | None:

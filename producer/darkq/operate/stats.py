@@ -1,7 +1,7 @@
 """The counters of all workers together, and the text that waits in each.
 
-A worker adds the counts of its `Tally` with its heartbeats; see `count.lua`. So the numbers outlive
-the workers, and one read of Redis is enough for any number of workers.
+A worker adds the counts of its `Tally` with its heartbeats; see `worker_count.lua`. So the numbers
+outlive the workers, and one read of Redis is enough for any number of workers.
 """
 
 from __future__ import annotations
@@ -50,11 +50,16 @@ class Stats(NamedTuple):
 
 async def add(redis: Redis, worker_id: str, report: Report) -> None:
     """Add a worker's report; the same one again changes nothing. Raises what redis-py raises."""
-    args: list[str | int] = [report.number, int(TTL_S * 1000), int(REPORT_TTL_S * 1000)]
-    args += [report.buffer_chars, report.buffer_most]
-    for field, number in report.numbers.items():
-        args += [write_field(field), number]
-    await scripts.count(redis, [STATS, worker_stats(worker_id)], args)
+    await scripts.worker_count(
+        redis,
+        worker_id,
+        number=report.number,
+        totals_ttl_s=TTL_S,
+        worker_ttl_s=REPORT_TTL_S,
+        buffer_chars=report.buffer_chars,
+        buffer_most=report.buffer_most,
+        increments={write_field(field): number for field, number in report.numbers.items()},
+    )
 
 
 async def read_stats(redis: Redis) -> Stats:

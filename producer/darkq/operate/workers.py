@@ -177,8 +177,7 @@ class WorkerHandle:
             await self._notify()
 
     async def _notify(self) -> None:
-        channel = worker_orders(self.id)
-        await scripts.publish(self._redis, [channel], [channel, "orders"])
+        await scripts.publish(self._redis, worker_orders(self.id), "orders")
 
     def __repr__(self) -> str:
         return f"WorkerHandle({self.id!r})"

@@ -177,15 +177,22 @@ class ApiKeys:
         per_s = key.rate_per_s
         interval_ms = 1000 / per_s if per_s else 0
         burst = max(1, int(per_s)) if per_s else 0
-        args = [interval_ms, burst, key.concurrency or 0, int(lease_s * 1000), call_id]
         async with speaking_darkq():
-            verdict, wait_ms = await scripts.enter(self._redis, api_key_use(key.id), args)
-        return Entry(verdict.decode(), wait_ms / 1000)
+            verdict, wait_s = await scripts.apikey_enter(
+                self._redis,
+                key.id,
+                call_id,
+                interval_ms=interval_ms,
+                burst=burst,
+                concurrency=key.concurrency or 0,
+                lease_s=lease_s,
+            )
+        return Entry(verdict, wait_s)
 
     async def renew(self, calls: Iterable[tuple[ApiKey, str]], *, lease_s: float) -> None:
         """Extend the leases of calls on their slots."""
         async with speaking_darkq():
-            # By the clock of Redis, by which `enter` finds the slots that have expired.
+            # By the clock of Redis, by which `apikey_enter` finds the slots that have expired.
             ends_ms = await read_clock_ms(self._redis) + lease_s * 1000
             async with self._redis.pipeline(transaction=False) as pipe:
                 for key, call_id in calls:

@@ -127,15 +127,19 @@ class FileBatches:
         keys = BatchKeys.parse(record.id)
         data = msgspec.json.encode(record)
         async with speaking_darkq():
-            verdict: bytes = await scripts.turn_file_batch(
+            outcome = await scripts.filebatch_advance(
                 self._redis,
-                [keys.files, keys.runner, keys.outputs],
-                [runner, before, data, TTL_S * 1000, *begins],
+                keys,
+                token=runner,
+                before=before,
+                record=data,
+                ttl_s=TTL_S,
+                outputs=begins,
             )
-        if verdict == b"gone":
+        if outcome == "gone":
             raise BatchNotFound(record.id)
-        if verdict:
-            raise BatchTaken(record.id, verdict.decode())
+        if outcome:
+            raise BatchTaken(record.id, outcome)
 
     async def parts(self, batch_id: str) -> list[str]:
         """Return the names of the acknowledged parts, in the order of their first ends."""

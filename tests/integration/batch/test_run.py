@@ -28,6 +28,7 @@ from darkq import (
 from darkq.batches.feed import rows_to_lines
 from darkq.jobs.enqueue import Orders
 from darkq.protocol.keys import BatchKeys, JobKeys, failures, queue
+from darkq.redis.scripts import EnqueueOutcome
 from support.waiting import wait_until
 
 JobKeysLeft = Callable[[], Awaitable[list[bytes]]]
@@ -298,7 +299,9 @@ async def test_a_line_that_waits_for_room_is_not_sent_over_and_over(
 ) -> None:
     sent, put_lines = 0, Orders.put_lines
 
-    async def counted(orders: Orders, batch: BatchKeys, some: list[tuple[int, Job]]) -> list[bytes]:
+    async def counted(
+        orders: Orders, batch: BatchKeys, some: list[tuple[int, Job]]
+    ) -> list[EnqueueOutcome]:
         nonlocal sent
         sent += len(some)
         return await put_lines(orders, batch, some)

@@ -153,11 +153,11 @@ async def test_a_probe_counts_in_the_limits_that_workers_share(
 
     await wait_until("the announcement", is_announced)
     unasked = await probe_nothing()
-    assert (unasked["works"], unasked["reason"]) == (None, "not asked: it is not configured here")
+    assert (unasked["works"], unasked["reason"]) == (None, "not called: it is not configured here")
     assert darkai.requests_seen == 0
     findings = [await probe() for _ in range(3)]
     assert [finding["works"] for finding in findings] == [True, True, None]
-    assert findings[2]["reason"] == "not asked: its limits leave no room now"
+    assert findings[2]["reason"] == "not called: its limits leave no room now"
     assert [finding["windows"][0]["used"] for finding in findings] == [1, 2, 2]
     assert findings[2]["waiting"] == 0, "a probe waits in no line"
     assert darkai.requests_seen == 2

@@ -217,7 +217,7 @@ async def test_cut_between_any_two_commands_no_job_is_lost_or_run_twice(
 ) -> None:
     """A worker at the target ends and forgets each job as soon as it comes.
 
-    Red without the note in arrive.lua, and with `let_go` before `arrive`.
+    Red without the note in transfer_arrive.lua, and with the deletion before the arrival.
     """
     cut_at = 0
     while True:

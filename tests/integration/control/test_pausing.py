@@ -88,10 +88,10 @@ async def test_lines_of_a_batch_wait_until_their_queue_is_open(client: Client) -
         keys, line = BatchKeys.parse(batch.id), a_line()
         numbered = (line.number, line.job)
         await client.queue("bulk").close()
-        assert await orders.put_lines(keys, [numbered]) == [b"full"]
+        assert await orders.put_lines(keys, [numbered]) == ["full"]
         assert (await batch.status()).added == 0
         await client.queue("bulk").open()
-        assert await orders.put_lines(keys, [numbered]) == [b"new"]
+        assert await orders.put_lines(keys, [numbered]) == ["new"]
 
 
 def a_line() -> Line:

@@ -17,14 +17,14 @@ from darkq.protocol.keys import worker as worker_key
 from darkq_local.local_darkai import LocalDarkAI
 from support.by_hand import Hand, started
 
-from .conftest import Findings, examine_all
+from .conftest import Results, examine_all
 
 WORKER = "host:1:hand"
 
 
 @pytest.fixture
-def look(make_settings: Callable[..., Settings]) -> Callable[..., Awaitable[Findings]]:
-    async def look(**changes: Any) -> Findings:
+def look(make_settings: Callable[..., Settings]) -> Callable[..., Awaitable[Results]]:
+    async def look(**changes: Any) -> Results:
         return await examine_all(make_settings(**changes))
 
     return look
@@ -71,7 +71,7 @@ async def test_nobody_works(client: Client, redis: Redis, look: Any) -> None:
 async def test_somebody_works(redis: Redis, look: Any) -> None:
     await Hand(redis, WORKER).take()
     found = (await look())["workers"]
-    assert (found.verdict, found.found) == ("ok", "1 alive, which run 1 jobs")
+    assert (found.verdict, found.found) == ("ok", "1 alive, running 1 jobs")
 
 
 @pytest.mark.usefixtures("alive")
@@ -85,7 +85,7 @@ async def test_queues_that_fill_and_wait(client: Client, redis: Redis, look: Any
     await redis.zadd(queue(0, "interactive"), {job: 1})
     found = (await look())["queues"]
     assert found.verdict == "warning"
-    assert "the oldest interactive job has been due for" in found.found
+    assert "an interactive job has waited for" in found.found
 
 
 async def test_jobs_that_fail(redis: Redis, look: Any) -> None:
@@ -95,10 +95,10 @@ async def test_jobs_that_fail(redis: Redis, look: Any) -> None:
     await hand.append(claim, started(1))
     await hand.fail(claim, Cursor(1, 1))
     found = (await look())["failed jobs"]
-    assert (found.verdict, found.found) == ("warning", "1 are known, 1 of the last hour")
+    assert (found.verdict, found.found) == ("warning", "1 are stored, 1 of them from the last hour")
     await redis.zadd(failures(0), {claim.keys.arq_id: 1})
     found = (await look())["failed jobs"]
-    assert (found.verdict, found.found) == ("ok", "1 are known, 0 of the last hour")
+    assert (found.verdict, found.found) == ("ok", "1 are stored, 0 of them from the last hour")
 
 
 @pytest.mark.usefixtures("alive")
@@ -125,14 +125,14 @@ async def test_an_upstream_that_answers(
     make_settings: Callable[..., Settings], start_darkai: StartDarkAI
 ) -> None:
     settings = make_settings(darkai_url=(await start_darkai()).url)
-    found = (await examine_all(settings, ask_upstreams=True))["upstream"]
+    found = (await examine_all(settings, call_upstreams=True))["upstream"]
     assert (found.of, found.verdict) == ("darkai", "ok")
     assert (await examine_all(settings))["upstream"].found == "--no-probe"
 
 
 async def test_an_upstream_that_does_not(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(darkai_url="http://127.0.0.1:1/chat")
-    found = (await examine_all(settings, ask_upstreams=True))["upstream"]
+    found = (await examine_all(settings, call_upstreams=True))["upstream"]
     assert (found.of, found.verdict) == ("darkai", "problem")
     assert "DARKQ_DARKAI_URL" in found.do
 
@@ -141,9 +141,9 @@ async def test_an_upstream_whose_limits_leave_no_room(
     make_settings: Callable[..., Settings], start_darkai: StartDarkAI
 ) -> None:
     settings = make_settings(darkai_url=(await start_darkai()).url, darkai_limits="1/3600")
-    assert (await examine_all(settings, ask_upstreams=True))["upstream"].verdict == "ok"
-    found = (await examine_all(settings, ask_upstreams=True))["upstream"]
-    assert (found.verdict, found.found) == ("skipped", "not asked: its limits leave no room now")
+    assert (await examine_all(settings, call_upstreams=True))["upstream"].verdict == "ok"
+    found = (await examine_all(settings, call_upstreams=True))["upstream"]
+    assert (found.verdict, found.found) == ("skipped", "not called: its limits leave no room now")
 
 
 async def test_no_upstream_is_asked_behind_the_back_of_redis(
@@ -151,4 +151,4 @@ async def test_no_upstream_is_asked_behind_the_back_of_redis(
 ) -> None:
     darkai = await start_darkai()
     settings = make_settings(darkai_url=darkai.url, redis_url="redis://127.0.0.1:1")
-    assert (await examine_all(settings, ask_upstreams=True))["upstream"].verdict == "skipped"
+    assert (await examine_all(settings, call_upstreams=True))["upstream"].verdict == "skipped"

@@ -390,9 +390,9 @@ def test_a_wrong_upstream_is_refused_by_its_variable(
 
 
 def test_what_darkq_up_hands_to_its_processes(make_settings: MakeSettings) -> None:
-    from darkq_cli.stack.stack import environment
+    from darkq_cli.stack.stack import build_environment
 
     upstreams = {"other": {"url": "http://h/v1", "api_key": "k", "models": "m"}}
     settings = make_settings(upstreams=upstreams)
-    told = json.loads(environment(settings)["DARKQ_UPSTREAMS"])
+    told = json.loads(build_environment(settings)["DARKQ_UPSTREAMS"])
     assert Settings.model_validate({"upstreams": told}).upstreams == settings.upstreams

@@ -102,11 +102,11 @@ def test_a_key_without_a_tag_has_no_neighbours() -> None:
 async def test_a_script_has_another_form_in_a_cluster(redis: Redis) -> None:
     """Both must work; tests/processes/cluster shows that a server accepts the second one."""
     keys = [queue(0, "interactive"), queue(0, "bulk")]
-    alone = scripts.claim.call(keys, [1], in_cluster=False)
-    among = scripts.claim.call(keys, [1], in_cluster=True)
+    alone = scripts.ALL["claim"].call(keys, [1], in_cluster=False)
+    among = scripts.ALL["claim"].call(keys, [1], in_cluster=True)
     assert alone[2:] == (2, *keys, 1)
     assert among[2:] == (3, *keys, never_there(keys[0]), 1)
-    for script in scripts.ALL:
+    for script in scripts.ALL.values():
         shas = [script.sha(), script.sha(in_cluster=True)]
         for n, sha in enumerate(shas):
             loaded = await redis.script_load(script.source(in_cluster=bool(n)).decode())

@@ -5,9 +5,10 @@
 
 A lease cannot fence the store of files: a runner that was frozen goes on writing there after
 another one has taken its place. So each runner writes under names of its own, and Redis decides in
-one step what counts. A page of ends is stored as a part `<number>-<token>`; `acknowledge` notes the
-part with the ends that it holds. The noted parts become a file with a new id; the script that
-ends the batch makes that file the output. What no record names is deleted an hour after the end.
+one step what counts. A page of ends is stored as a part `<number>-<token>`; `batch_acknowledge`
+notes the part with the ends that it holds. The noted parts become a file with a new id; the script
+that ends the batch makes that file its output. What no record names is deleted an hour after the
+end.
 """
 
 from __future__ import annotations
