@@ -62,7 +62,7 @@ class _ReaderProcess:
 async def frozen(stage: Stage, rng: Random) -> Tally:
     """A reader that does not read is dropped by Redis, wakes up, and has the same text.
 
-    Red when `Live` does not tell of a gap: the reader waits for ever, or misses text.
+    Red if `Live` does not report a gap: the reader waits without an end, or misses text.
     """
     limit = f"pubsub {MAX_OUTPUT_BYTES} {MAX_OUTPUT_BYTES} 0"
     await stage.redis.config_set("client-output-buffer-limit", limit)

@@ -35,6 +35,14 @@ from support.servers import Clock, Server, binaries
 from support.waiting import wait_until
 
 LEASE_S = 1.0
+
+UNLUCKY_WORKER: dict[str, Any] = {
+    "worker_max_lost_leases": 100,
+    "job_tries": 20,
+    "worker_jobs": 5,
+    "worker_reserved_interactive": 0,
+}
+"""Settings for faults that hit the same job far more often than real crashes do."""
 _PAUSE_S = 0.05
 
 Kind: TypeAlias = Literal["server", "cluster", "sentinel"]
@@ -131,7 +139,7 @@ class Stage:
         return self
 
     async def _start_redis(self) -> tuple[str, str]:
-        """Return where everybody finds it, and where it is found in spite of all faults."""
+        """Return the URL for workers and clients, and the URL that bypasses all faults."""
         binary, options = binaries()["valkey"], self.setup.redis
         match self.setup.kind:
             case "cluster":
@@ -185,7 +193,7 @@ class Stage:
         return self.workers[-1]
 
     def prompt(self) -> str:
-        """A prompt that nobody has used."""
+        """A new prompt."""
         self._prompts += 1
         return f"p{self._prompts}"
 

@@ -140,5 +140,5 @@ async def _count(redis: Redis, jobs: list[JobKeys]) -> Counter[str]:
 def _keys(arq_id: bytes) -> JobKeys | None:
     try:
         return JobKeys.from_arq_id(arq_id.decode())
-    except ValueError:  # anybody may have put it there; a claim will throw it out
+    except ValueError:  # not written by darkq; a claim will remove it
         return None

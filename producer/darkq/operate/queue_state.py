@@ -107,7 +107,7 @@ MAX_NOTE_CHARS = 200
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """Who has paused or closed a queue, when, why, and in how many `partitions`.
+    """The author, the time and the reason of a mark, and the number of its `partitions`.
 
     If partitions differ, this is the latest mark. `since_ms` is epoch milliseconds.
     """

@@ -129,7 +129,7 @@ _DRAIN_TTL_S = 30 * 24 * 3600
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
-    """A drain request: who made it, and when (epoch ms).
+    """A drain request, with its author and time (epoch ms).
 
     The worker claims no more jobs. When its running jobs have ended, it exits, or with `stay`
     remains idle. If it is `patient`, it waits for them without a limit. Otherwise it waits for
