@@ -52,7 +52,7 @@ class Feed:
         self._free: int | None = None  # room in the window; None: only Redis knows
         self._forgotten = 0
         self._full = False  # the queue, not the window
-        self._is_probe = False  # send one line, to learn whether there is room
+        self._probe = 0  # how many lines to send while the room is unknown; 0: all
 
     def go_on_from(self, status: BatchStatus) -> None:
         """Take the counts from the batch's status."""
@@ -136,9 +136,8 @@ class Feed:
         """Store as many lines as there is room for; return those that have to wait."""
         self._room.clear()
         count = None if self._makes_room_itself(alone=alone) else self._free
-        if count is None and self._is_probe:
-            count = 1
-        self._is_probe = False
+        if count is None and self._probe:
+            count, self._probe = self._probe, 2 * self._probe
         some = lines if count is None else lines[: max(0, count)]
         if not some:
             return lines
@@ -152,7 +151,7 @@ class Feed:
                 raise BatchClosed(self._keys.public_id, _CLOSED[verdict])
         if "wait" in verdicts:
             # The window was full when Redis answered. What was acknowledged since is free.
-            self._free = self._forgotten - forgotten
+            self._free, self._probe = self._forgotten - forgotten, 0
         elif self._free is not None:
             self._free -= verdicts.count("new")
         answered = list(zip(some, verdicts, strict=True))
@@ -190,9 +189,8 @@ class Feed:
                 await self._room.wait()
         except TimeoutError:
             # A queue with room again sends no message, and a window of which Redis has lost lines
-            # has more room than we count.
-            self._free = None
-            self._is_probe = True
+            # has more room than we count. Probe with one line, then with twice as many each time.
+            self._free, self._probe = None, 1
 
     def _makes_room_itself(self, *, alone: bool) -> bool:
         """Return True if no task but the current one takes results."""
