@@ -34,7 +34,7 @@ from darkq.batches.results import Feeding, Finished, LineEnded, Position, take_e
 from darkq.batches.status import BatchStatus, read_batch
 from darkq.batches.tail import SILENCE_S, BatchCursor, BatchTail, LineEvent
 from darkq.errors import BatchClosed, CursorGone
-from darkq.jobs.enqueue import Orders
+from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.mailbox import Mailbox
 from darkq.protocol.job import Job, Prompt
 from darkq.protocol.keys import BatchKeys
@@ -58,7 +58,7 @@ class Batch:
         keys: BatchKeys,
         redis: Redis,
         live: Live,
-        orders: Orders,
+        orders: Enqueuer,
         settings: Settings,
         *,
         new: bool,

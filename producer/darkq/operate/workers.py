@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError
 
 from darkq.errors import WorkerNotFound
 from darkq.operate.queue_state import checked_note, name_operator
-from darkq.protocol.keys import PRIORITIES, WORKERS, JobKeys, queue, served, worker, worker_orders
+from darkq.protocol.keys import PRIORITIES, WORKERS, JobKeys, PartitionKeys, WorkerKeys
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.servers import read_clock_ms
@@ -34,7 +34,7 @@ async def sign_in(redis: Redis, worker_id: str, serves: bytes = b"") -> None:
         pipe.sadd(WORKERS, worker_id)
         pipe.expire(WORKERS, _SET_TTL_S)
         if serves:
-            pipe.set(served(worker_id), serves, ex=_SERVES_TTL_S)
+            pipe.set(WorkerKeys(worker_id).upstreams, serves, ex=_SERVES_TTL_S)
         await pipe.execute()
 
 
@@ -42,7 +42,11 @@ async def sign_out(redis: Redis, worker_id: str) -> None:
     """Remove a worker that stops from the set, with its records and its drain request."""
     async with redis.pipeline(transaction=True) as pipe:
         pipe.srem(WORKERS, worker_id)
-        pipe.delete(worker(worker_id), served(worker_id), worker_orders(worker_id))
+        pipe.delete(
+            WorkerKeys(worker_id).health,
+            WorkerKeys(worker_id).upstreams,
+            WorkerKeys(worker_id).drain_request,
+        )
         await pipe.execute()
 
 
@@ -54,7 +58,7 @@ async def live_workers(redis: Redis) -> list[str]:
     """
     members: Any = await redis.execute_command("SMEMBERS", WORKERS)
     ids = sorted(member.decode(errors="replace") for member in members)
-    records = await redis.mget(map(worker, ids)) if ids else []
+    records = await redis.mget([WorkerKeys(id_).health for id_ in ids]) if ids else []
     alive = [id_ for id_, record in zip(ids, records, strict=True) if record is not None]
     if len(alive) < len(ids):
         with suppress(NoPermissionError):  # a read-only user leaves that to others
@@ -85,7 +89,7 @@ async def read_leases(redis: Redis, workers: list[str], partitions: int) -> list
     pipe = redis.pipeline(transaction=False)
     for partition in range(partitions):
         for priority in PRIORITIES:
-            name = queue(partition, priority)
+            name = PartitionKeys(partition).queue(priority)
             pipe.zrangebyscore(name, after, _MOST_SCORE_MS, 0, _MOST_LOOKED_AT, withscores=True)
     not_due = [job for jobs in await pipe.execute() for job in jobs]
     ends: dict[str, list[int]] = {worker_id: [] for worker_id in workers}
@@ -163,21 +167,21 @@ class WorkerHandle:
         async with speaking_darkq():
             since_ms = int(await read_clock_ms(self._redis))
             drain = Drain(since_ms=since_ms, by=by, patient=patient, stay=stay)
-            if not await self._redis.exists(worker(self.id)):
+            if not await self._redis.exists(WorkerKeys(self.id).health):
                 raise WorkerNotFound(self.id)
             data = msgspec.json.encode(drain)
-            await self._redis.set(worker_orders(self.id), data, ex=_DRAIN_TTL_S)
+            await self._redis.set(WorkerKeys(self.id).drain_request, data, ex=_DRAIN_TTL_S)
             await self._notify()
         return drain
 
     async def undrain(self) -> None:
         """Let a worker with `stay` claim again. A worker that is exiting still exits."""
         async with speaking_darkq():
-            await self._redis.delete(worker_orders(self.id))
+            await self._redis.delete(WorkerKeys(self.id).drain_request)
             await self._notify()
 
     async def _notify(self) -> None:
-        await scripts.publish(self._redis, worker_orders(self.id), "orders")
+        await scripts.publish(self._redis, WorkerKeys(self.id).drain_request, "orders")
 
     def __repr__(self) -> str:
         return f"WorkerHandle({self.id!r})"
@@ -185,12 +189,13 @@ class WorkerHandle:
 
 async def read_drain(redis: Redis, worker_id: str) -> Drain | None:
     """Return the drain request of a worker. Raises what redis-py raises."""
-    return _read(await redis.get(worker_orders(worker_id)))
+    return _read(await redis.get(WorkerKeys(worker_id).drain_request))
 
 
 async def read_drains(redis: Redis, worker_ids: list[str]) -> list[Drain | None]:
     """Return the drain requests of workers. Raises what redis-py raises."""
-    values = await redis.mget([worker_orders(id_) for id_ in worker_ids]) if worker_ids else []
+    names = [WorkerKeys(id_).drain_request for id_ in worker_ids]
+    values = await redis.mget(names) if names else []
     return [_read(value) for value in values]
 
 

@@ -18,7 +18,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import ConnectionError, ResponseError
 
 from darkq.errors import NotReplicated
-from darkq.protocol.keys import written
+from darkq.protocol.keys import replication_key
 from darkq.settings.settings import Settings
 
 Command: TypeAlias = tuple[Any, ...]
@@ -39,7 +39,7 @@ class WaitRule(NamedTuple):
     def commands(self, key: str) -> tuple[Command, Command]:
         """Return what to send after commands on the slot of a key: a write, and `WAIT`."""
         return (
-            ("SET", written(key), "", "PX", _WRITTEN_TTL_MS),
+            ("SET", replication_key(key), "", "PX", _WRITTEN_TTL_MS),
             ("WAIT", self.replicas, self.timeout_ms),
         )
 

@@ -28,7 +28,7 @@ from darkq.redis.pool import brief
 from darkq.redis.raw import RawConnection
 from darkq.redis.servers import Servers
 from darkq.redis.url import Address
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 
 logger = logging.getLogger("darkq.live")
 
@@ -221,7 +221,9 @@ class Subscriber:
                     await connection.disconnect(nowait=True)
             except Exception as error:  # any error: readers depend on the next connection
                 if self._failures == 0:
-                    line = LogLine("no subscriber connection, will keep trying", error=brief(error))
+                    line = LogEvent(
+                        "no subscriber connection, will keep trying", error=brief(error)
+                    )
                     logger.warning(line)
                 pause_s = backoff_s(self._failures, first_s=_BACKOFF_FIRST_S, most_s=_BACKOFF_MAX_S)
                 self._failures += 1

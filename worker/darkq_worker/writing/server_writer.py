@@ -26,7 +26,7 @@ from darkq.redis.raw import RawConnection
 from darkq.redis.servers import Servers
 from darkq.redis.url import Address
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.outage_log import kind_of
 from darkq_worker.writing.attempt_log import AttemptLog
 from darkq_worker.writing.flush import Flush, ask_standings, go_on, load_scripts
@@ -175,7 +175,7 @@ class ServerWriter:
 
     async def _pause(self, error: Exception) -> None:
         if self._failures == 0:
-            line = LogLine("flush failed, will try until Redis is back", error=kind_of(error))
+            line = LogEvent("flush failed, will try until Redis is back", error=kind_of(error))
             logger.warning(line)
         pause_s = backoff_s(self._failures, first_s=_BACKOFF_FIRST_S, most_s=_BACKOFF_MAX_S)
         self._failures += 1
