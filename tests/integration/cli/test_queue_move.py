@@ -77,6 +77,7 @@ async def test_killed_many_times_no_job_is_lost_and_none_is_run_twice(
     assert (standing.waiting, standing.moving) == (0, 0)
 
 
+@pytest.mark.slow
 async def test_ctrl_c_says_how_to_go_on_and_goes_on(
     darkq: Darkq, client: Client, there: Redis, other_server: Server
 ) -> None:

@@ -193,6 +193,7 @@ def check_the_book(arrivals_ms: list[float], windows: Windows) -> None:
             assert beyond - first > length_ms - 0.001
 
 
+@pytest.mark.slow
 async def test_the_public_service_is_used_to_the_full_and_never_exceeded(clock: Clock) -> None:
     """Red when a grant counts from the question, or a window is left out of `room`."""
     day = Day(clock, 1, DARKAI, lag_ms=0)
@@ -242,6 +243,7 @@ async def test_slots_of_the_cancelled_are_not_lost(clock: Clock) -> None:
     p_cancelled=st.sampled_from([0.0, 0.3]),
     p_death=st.sampled_from([0.0, 0.2]),
 )
+@pytest.mark.slow
 async def test_whatever_happens_no_limit_is_exceeded_and_nobody_is_forgotten(
     clock: Clock,
     seed: int,

@@ -23,6 +23,8 @@ from support.waiting import wait_until
 
 from .conftest import client_of
 
+pytestmark = pytest.mark.slow
+
 
 async def test_each_key_is_where_it_belongs(redis: ClusterRedis) -> None:
     for n in range(50):

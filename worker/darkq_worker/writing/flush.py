@@ -17,7 +17,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from darkq.errors import NotReplicated
-from darkq.event import Cursor
+from darkq.event import Cursor, Started, decode
 from darkq.redis import scripts
 from darkq.redis.durability import WaitRule
 from darkq.redis.raw import Command
@@ -153,10 +153,17 @@ class Standing(NamedTuple):
     begun: Any
 
     def holds_another_run(self, log: AttemptLog) -> bool:
-        """Return True if another run has begun this attempt."""
-        return (
-            isinstance(self.begun, list) and self.begun != [] and self.begun[0][1][1] != log.started
-        )
+        """Return True if another run has begun this attempt.
+
+        A run that ends before it begins writes its end in place of `started`. So if our log has no
+        `started`, an entry of another kind may be our own end, whose reply was lost.
+        """
+        if not isinstance(self.begun, list) or not self.begun:
+            return False
+        entry: bytes = self.begun[0][1][1]
+        if log.started is None:
+            return isinstance(decode(entry), Started)
+        return entry != log.started
 
 
 async def load_scripts(connection: AbstractConnection, *, in_cluster: bool) -> None:
