@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from redis.asyncio import Redis
 
@@ -97,6 +97,19 @@ class Door:
     async def now_ms(self) -> float:
         seconds, microseconds = await self._redis.time()
         return float(seconds * 1000 + microseconds / 1000)
+
+    async def let_pass(self, ms: float) -> None:
+        """Make time pass for the scripts: every time that they have noted is so much earlier."""
+        keys, redis = self.keys, cast(Any, self._redis)
+        for name in (keys.grants, keys.places, keys.due):
+            for member, score in await redis.zrange(name, 0, -1, withscores=True):
+                await redis.zadd(name, {member: score - ms})
+        for field, value in (await redis.hgetall(keys.breaker)).items():
+            if field in (b"open_until", b"probe_until", b"blocked_until"):
+                await redis.hset(keys.breaker, field, f"{float(value) - ms:.3f}")
+        if heard := await redis.get(keys.heard):
+            earlier = " ".join(f"{max(0.0, float(each) - ms):.3f}" for each in heard.split())
+            await redis.set(keys.heard, earlier, keepttl=True)
 
     def was_called(self) -> list[str]:
         """The jobs that were called with the last reply."""
