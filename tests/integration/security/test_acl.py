@@ -143,7 +143,7 @@ class World:
         before = await self.redis.zscore(name, arq_id)
 
         async def has_moved() -> bool:
-            return await self.redis.zscore(name, arq_id) != before
+            return bool(await self.redis.zscore(name, arq_id) != before)
 
         await wait_until("a heartbeat", has_moved)
 
