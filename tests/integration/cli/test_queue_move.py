@@ -91,7 +91,7 @@ async def test_ctrl_c_says_how_to_go_on_and_goes_on(
     mover.send(signal.SIGINT)
     done = await asyncio.to_thread(mover.done)
     assert done.code == 130
-    assert "say the same again" in done.err
+    assert "repeat the command" in done.err
     url = {"DARKQ_MOVE_TO_URL": other_server.url}
     again = await call(darkq, "queues", "move", "bulk", environment=url)
     assert again.code == 0

@@ -385,7 +385,7 @@ def test_an_interrupted_start_leaves_no_server(
         seen.append(is_locked(lock))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embedded, "ask", interrupt)
+    monkeypatch.setattr(embedded, "read_info", interrupt)
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     with bystander:
         lock.parent.mkdir(parents=True)
@@ -407,7 +407,7 @@ def test_another_command_that_hangs_is_not_waited_for_without_end(
     (state_dir / "redis").mkdir(parents=True)
     with FileLock(state_dir / "redis" / f"{name}.lock") as hanging:
         assert hanging.exclude(0)
-        with pytest.raises(ServerFailed, match="by another command, which hangs"):
+        with pytest.raises(ServerFailed, match="by another command, which does not"):
             embedded_redis(state_dir).__enter__()
 
 
@@ -459,7 +459,7 @@ def test_the_error_names_what_will_not_do(path_dir: Path, monkeypatch: pytest.Mo
     assert elf.startswith(f"{path_dir / 'valkey-server'} does not run")
     assert old == f"{path_dir / 'redis-server'} is version 6.0.16, needs 6.2"
     assert bare == f"{no_bits} is not executable (chmod +x it)"
-    assert mute == f"{path_dir / 'mute'} does not tell its version"
+    assert mute == f"{path_dir / 'mute'} does not print its version"
     assert old in str(failure.value)
 
 

@@ -25,7 +25,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, Job, Settings
 from darkq.errors import NewerRecord
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import VERSION, Arguments, JobRecord, encode
 from darkq.redis import scripts
 from darkq_local.local_darkai import LocalDarkAI
@@ -105,7 +105,7 @@ async def test_an_old_and_a_new_worker_share_the_work(
         if any(token in (holder or b"") for holder in held):
             return True
         before.send(signal.SIGCONT)
-        if not await redis.exists(queue(0, "interactive")):
+        if not await redis.exists(PartitionKeys(0).queue("interactive")):
             jobs.extend(await client.enqueue_many(Job.create(f"more {n}") for n in range(60)))
         return False
 
@@ -118,8 +118,8 @@ async def test_an_old_and_a_new_worker_share_the_work(
     assert {result.attempt for result in results} >= {1, 2}
     with zipfile.ZipFile(old) as sources:
         claim = hashlib.sha1(sources.read("darkq/lua/claim.lua")).hexdigest()
-    assert claim != scripts.claim.sha()
-    assert await redis.script_exists(claim, scripts.claim.sha()) == [True, True]
+    assert claim != scripts.ALL["claim"].sha()
+    assert await redis.script_exists(claim, scripts.ALL["claim"].sha()) == [True, True]
 
 
 async def test_a_new_worker_hands_over_to_an_old_one(
