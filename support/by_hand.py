@@ -11,12 +11,7 @@ from redis.asyncio import Redis
 from darkq import event as ev
 from darkq.event import AnyEvent, Cursor
 from darkq.protocol.job import Job, Priority
-from darkq.protocol.keys import (
-    JobKeys,
-    idle,
-    queue,
-    wake_one,
-)
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
 from darkq.redis import scripts
 from darkq_worker.leases import Claim, Leases
@@ -137,7 +132,11 @@ class Hand:
 
 
 def result_record(
-    keys: JobKeys, answer: str | Failure, *, attempt: int = 1, queue: str = queue(0, "interactive")
+    keys: JobKeys,
+    answer: str | Failure,
+    *,
+    attempt: int = 1,
+    queue: str = PartitionKeys(0).queue("interactive"),
 ) -> ResultRecord:
     outcome = "completed"
     if isinstance(answer, Failure):
@@ -188,7 +187,7 @@ async def snapshot(redis: Redis) -> dict[bytes, bytes]:
     return {key: await redis.dump(key) for key in sorted(await redis.keys("*"))}
 
 
-WOKEN = wake_one(0, "sleeper")
+WOKEN = PartitionKeys(0).wake_worker("sleeper")
 """The channel of a worker that `asleep` notes."""
 
 
@@ -196,7 +195,7 @@ async def asleep(
     redis: Redis, *workers: str, priority: Priority = "interactive", free: int = 1
 ) -> None:
     """Note workers with room for jobs, as `claim` does."""
-    name = idle(0, priority)
+    name = PartitionKeys(0).idle(priority)
     await redis.zadd(name, dict.fromkeys(workers or ("sleeper",), -free))
     await redis.pexpire(name, TTL_MS)
 

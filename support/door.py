@@ -9,7 +9,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import PRIORITIES, JobKeys, limit_keys
+from darkq.protocol.keys import PRIORITIES, JobKeys, LimitKeys
 from darkq.redis import scripts
 from darkq.redis.scripts import Answer, CallReport, CallWord, Limits, Question, Turn
 
@@ -45,7 +45,7 @@ class Door:
         cooldown_ms: int = 5 * SECOND,
         cooldown_max_ms: int = 40 * SECOND,
     ) -> None:
-        self.keys = limit_keys("test")
+        self.keys = LimitKeys.of_upstream("test")
         self.called: list[tuple[str, int, float]] = []
         self.shut = False
         self._redis = redis

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import BatchKeys, batches
+from darkq.protocol.keys import BatchKeys, PartitionKeys
 from darkq.redis import scripts
 from support.batches_by_hand import RUNNER, TTL_MS, make_batch
 from support.by_hand import snapshot
@@ -19,10 +19,10 @@ async def renew(
 async def test_a_batch_is_made_once_and_is_listed(redis: Redis) -> None:
     keys = await make_batch(redis)
     await renew(redis, keys, RUNNER)
-    assert await redis.zrange(batches(0), 0, -1) == [keys.tagged_id.encode()]
+    assert await redis.zrange(PartitionKeys(0).batches, 0, -1) == [keys.tagged_id.encode()]
     assert await redis.get(keys.runner) == RUNNER.encode()
     assert 20_000 < await redis.pttl(keys.runner) <= 30_000
-    for name in (keys.batch, batches(0)):
+    for name in (keys.batch, PartitionKeys(0).batches):
         assert 50_000 < await redis.pttl(name) <= 60_000, name
 
 

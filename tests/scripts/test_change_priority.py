@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from darkq.redis.scripts import ChangedRecord
 from support.by_hand import WOKEN, Ear, Hand, asleep, put, snapshot
@@ -22,13 +22,15 @@ async def change(
 async def test_a_job_keeps_its_place_and_its_time_to_live(redis: Redis) -> None:
     first, second = JobKeys.new(0), JobKeys.new(0)
     await put(redis, first, second, priority="bulk", ttl_ms=5000)
-    places = await redis.zrange(queue(0, "bulk"), 0, -1, withscores=True)
+    places = await redis.zrange(PartitionKeys(0).queue("bulk"), 0, -1, withscores=True)
     await asleep(redis)
     async with Ear(redis, WOKEN) as ear:
         assert await change(redis, second, first) == ["moved", "moved"]
         assert await ear.heard() == [(WOKEN, b"jobs")]
-    assert await redis.zrange(queue(0, "interactive"), 0, -1, withscores=True) == places
-    assert not await redis.exists(queue(0, "bulk"))
+    assert (
+        await redis.zrange(PartitionKeys(0).queue("interactive"), 0, -1, withscores=True) == places
+    )
+    assert not await redis.exists(PartitionKeys(0).queue("bulk"))
     assert await redis.get(first.job) == b"changed"
     assert 4000 < await redis.pttl(first.job) <= 5000
 
@@ -47,4 +49,4 @@ async def test_a_running_job_and_one_without_room_stay(redis: Redis, hand: Hand)
     await hand.claim_one()
     await put(redis, waiting, priority="bulk")
     assert await change(redis, running, waiting, limit=0) == ["running", "full"]
-    assert await redis.zcard(queue(0, "bulk")) == 2
+    assert await redis.zcard(PartitionKeys(0).queue("bulk")) == 2

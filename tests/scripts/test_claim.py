@@ -8,12 +8,12 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq.jobs.cancel import cancel
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from support.by_hand import Hand, gone, put, snapshot, started
 from support.waiting import wait_until
 
-INTERACTIVE = queue(0, "interactive")
+INTERACTIVE = PartitionKeys(0).queue("interactive")
 
 
 async def now_ms(redis: Redis) -> float:
@@ -26,7 +26,7 @@ async def test_a_claim_says_all_that_a_worker_needs(redis: Redis, hand: Hand) ->
     await put(redis, keys, record=b"\x00\xffrecord", priority="bulk")
     claim = await hand.claim_one()
     assert claim.keys == keys
-    assert (claim.queue, claim.is_bulk) == (queue(0, "bulk"), True)
+    assert (claim.queue, claim.is_bulk) == (PartitionKeys(0).queue("bulk"), True)
     assert (claim.attempt, claim.tries_burnt, claim.leases_lost) == (1, 0, 0)
     assert (claim.cancelled, claim.record) == (False, b"\x00\xffrecord")
 

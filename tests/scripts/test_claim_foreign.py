@@ -6,10 +6,10 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq.event import Completed
-from darkq.protocol.keys import queue
+from darkq.protocol.keys import PartitionKeys
 from support.by_hand import Hand, started
 
-QUEUE = queue(0, "interactive")
+QUEUE = PartitionKeys(0).queue("interactive")
 
 
 @pytest.mark.parametrize(

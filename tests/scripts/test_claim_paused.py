@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from darkq.jobs.cancel import cancel
 from darkq.operate.queue_state import Word, read_queue, say, take_back
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import JobKeys, control, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from support.by_hand import Hand
 
 
@@ -28,7 +28,7 @@ async def test_a_paused_queue_gives_nothing_and_hides_nothing(redis: Redis, hand
     assert due_s > 29, "the bulk job's lease, and none of the jobs that are held back"
     await take_back(redis, "paused", "interactive", 1)
     assert [claim.keys for claim in await hand.claim()] == urgent
-    assert not await redis.exists(control(0))
+    assert not await redis.exists(PartitionKeys(0).control)
 
 
 async def test_nothing_is_due_where_everything_is_paused(redis: Redis, hand: Hand) -> None:
@@ -56,7 +56,7 @@ async def test_a_paused_queue_still_ends_what_has_expired(redis: Redis, hand: Ha
     """One per call, and each says that there may be more."""
     first, second, third = [await hand.enqueue() for _ in range(3)]
     await redis.delete(first.job, second.job)
-    await redis.zadd(queue(0, "interactive"), {"no id": 1})
+    await redis.zadd(PartitionKeys(0).queue("interactive"), {"no id": 1})
     await tell(redis, "paused", "interactive")
     ended: list[JobKeys] = []
     while True:
@@ -65,7 +65,7 @@ async def test_a_paused_queue_still_ends_what_has_expired(redis: Redis, hand: Ha
         if due_s is None:
             break
     assert ended == [first, second]
-    assert await redis.zscore(queue(0, "interactive"), third.arq_id)
+    assert await redis.zscore(PartitionKeys(0).queue("interactive"), third.arq_id)
 
 
 async def test_a_waiting_job_is_cancelled_at_once(redis: Redis, hand: Hand) -> None:
@@ -82,7 +82,7 @@ async def test_a_job_to_be_cancelled_is_ended_when_it_stands_first(
     dead = Hand(redis, "dead")
     claim = await dead.take()
     await redis.delete(claim.keys.in_progress)
-    await redis.zadd(queue(0, "interactive"), {claim.keys.arq_id: 1})
+    await redis.zadd(PartitionKeys(0).queue("interactive"), {claim.keys.arq_id: 1})
     await cancel(redis, claim.keys, result_ttl_s=60)
     await tell(redis, "paused", "interactive")
     (again,) = await hand.claim()
@@ -103,7 +103,7 @@ async def test_a_word_that_stands_in_some_partitions_is_seen_and_completed(redis
 
 async def test_a_word_counts_whatever_it_says(redis: Redis, hand: Hand) -> None:
     await hand.enqueue()
-    await redis.hset(control(0), "paused:interactive", "not JSON")
+    await redis.hset(PartitionKeys(0).control, "paused:interactive", "not JSON")
     assert await hand.claim() == []
     status = await read_queue(redis, "interactive", 1)
     assert status.paused is not None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq_worker.leases import Claim, Leases
 from support.by_hand import Hand, started
 
-QUEUE = queue(0, "interactive")
+QUEUE = PartitionKeys(0).queue("interactive")
 MOST_LOST = 2
 
 

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import JobKeys, idempotency, queue, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from support.by_hand import WOKEN, Ear, Hand, asleep, event_ids, gone, put, snapshot
 from support.waiting import wait_until
 
@@ -28,19 +28,25 @@ async def test_a_new_job_is_stored_queued_logged_and_announced(
         assert await ear.heard() == [(WOKEN, b"jobs")]
     assert receipt == ("new", keys.arq_id)
     assert await redis.get(keys.job) == b"\x00\xffrecord"
-    assert await redis.zcard(queue(0, priority)) == 1
-    score = await redis.zscore(queue(0, priority), keys.arq_id)
+    assert await redis.zcard(PartitionKeys(0).queue(priority)) == 1
+    score = await redis.zscore(PartitionKeys(0).queue(priority), keys.arq_id)
     assert 0 <= score - before_ms < 10_000
     assert await event_ids(redis, keys) == ["0-1"]
     assert set(await redis.keys()) == {
-        name.encode() for name in (keys.job, keys.events, queue(0, priority), tenant_jobs(0, None))
+        name.encode()
+        for name in (
+            keys.job,
+            keys.events,
+            PartitionKeys(0).queue(priority),
+            PartitionKeys(0).tenant_jobs(None),
+        )
     }
 
 
 async def test_every_key_of_a_job_has_the_time_to_live(redis: Redis) -> None:
     keys = JobKeys.new(0)
     await put(redis, keys, key="k", digest="ab", ttl_ms=50_000)
-    for name in (keys.job, idempotency(0, "k")):
+    for name in (keys.job, PartitionKeys(0).idempotency("k")):
         assert 40_000 < await redis.pttl(name) <= 50_000, name
     assert 90_000 < await redis.pttl(keys.events) <= 100_000, "it tells of an expired job's end"
 
@@ -126,7 +132,10 @@ class TestIdempotency:
         await redis.pexpire(first.job, 1)
         await wait_until("the job to expire", lambda: gone(redis, first.job))
         assert await put(redis, second, key="k", digest=digest) == [("new", second.arq_id)]
-        assert await redis.get(idempotency(0, "k")) == f"{digest} {second.arq_id}".encode()
+        assert (
+            await redis.get(PartitionKeys(0).idempotency("k"))
+            == f"{digest} {second.arq_id}".encode()
+        )
 
     async def test_without_a_key_nothing_is_remembered(self, redis: Redis) -> None:
         first, second = new_jobs(2)

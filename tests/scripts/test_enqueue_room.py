@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 
 from darkq.event import Cursor
 from darkq.operate.queue_state import say, take_back
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from support.by_hand import WOKEN, Ear, Hand, asleep, put, snapshot
 
 
@@ -19,7 +19,7 @@ async def test_the_last_place_is_taken_and_not_one_more(redis: Redis) -> None:
     jobs = new_jobs(5)
     receipts = await put(redis, *jobs, limit=3)
     assert [receipt.verdict for receipt in receipts] == ["new"] * 3 + ["full"] * 2
-    assert await redis.zrange(queue(0, "interactive"), 0, -1) == [
+    assert await redis.zrange(PartitionKeys(0).queue("interactive"), 0, -1) == [
         keys.arq_id.encode() for keys in jobs[:3]
     ]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from support.by_hand import WOKEN, Ear, Hand, asleep, snapshot
 
-QUEUE = queue(0, "interactive")
+QUEUE = PartitionKeys(0).queue("interactive")
 
 
 def turn(keys: JobKeys, place: float = 1, number: int = 0) -> scripts.Turn:
@@ -49,7 +49,7 @@ async def test_a_job_that_is_in_no_queue_is_returned_and_not_added(
     ids = [each.arq_id for each in turns]
     assert await scripts.make_due(redis, 0, turns) == [ids[0], ids[2]]
     assert await redis.zrange(QUEUE, 0, -1) == [ids[1]]
-    assert not await redis.exists(queue(0, "bulk"))
+    assert not await redis.exists(PartitionKeys(0).queue("bulk"))
 
 
 async def test_a_running_job_keeps_its_lease(redis: Redis, hand: Hand) -> None:

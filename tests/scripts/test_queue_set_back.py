@@ -9,13 +9,13 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import queue
+from darkq.protocol.keys import PartitionKeys
 from darkq.redis import scripts
 from support.by_hand import Hand
 
 HOUR_MS = 3_600_000
 LEASE_MS = 30_000
-QUEUE = queue(0, "interactive")
+QUEUE = PartitionKeys(0).queue("interactive")
 
 
 async def step_back(redis: Redis) -> None:

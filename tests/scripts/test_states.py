@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from darkq import event as ev
 from darkq.event import AnyEvent, Cursor
 from darkq.jobs import cancel as cancellation
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from darkq_worker.leases import Claim
 from support.by_hand import TTL_MS, Hand, chunk, put, snapshot, started
@@ -260,7 +260,7 @@ async def test_a_waiting_job_is_cancelled_as_the_picture_says(redis: Redis) -> N
         job = await state(redis)
         assert steps("the job waits") == [("cancel", await cancel(redis, job))]
         assert await redis.get(job.keys.result) == b"cancelled"
-        assert not await redis.exists(queue(0, "interactive"), job.keys.job)
+        assert not await redis.exists(PartitionKeys(0).queue("interactive"), job.keys.job)
 
 
 async def test_a_running_job_is_cancelled_as_the_picture_says(redis: Redis) -> None:

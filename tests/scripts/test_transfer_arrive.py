@@ -7,7 +7,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq.protocol.keys import JobKeys, queue, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from support.by_hand import WOKEN, Ear, Hand, asleep, snapshot
 
@@ -42,7 +42,7 @@ async def test_all_that_is_known_of_the_job_arrives(redis: Redis, hand: Hand) ->
         assert await ear.heard() == [(WOKEN, b"jobs")]
     logged = await redis.xrange(keys.events)
     assert logged == [(b"0-1", {b"e": b"queued"}), (b"2-0", {b"e": b"started"})]
-    for name in (queue(0, "interactive"), tenant_jobs(0, "alice")):
+    for name in (PartitionKeys(0).queue("interactive"), PartitionKeys(0).tenant_jobs("alice")):
         assert await redis.zscore(name, keys.arq_id) == PLACE_MS
     claim = await hand.claim_one()
     assert (claim.attempt, claim.tries_burnt, claim.leases_lost) == (3, 1, 1)

@@ -8,11 +8,11 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq.operate.queue_state import say
-from darkq.protocol.keys import JobKeys, moving, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from support.by_hand import Hand, snapshot
 
-QUEUE, MOVING = queue(0, "interactive"), moving(0, "interactive")
+QUEUE, MOVING = PartitionKeys(0).queue("interactive"), PartitionKeys(0).moving("interactive")
 
 
 async def hold_up(redis: Redis) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import JobKeys, moving, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from support.by_hand import Hand
 
@@ -30,7 +30,7 @@ async def forget(redis: Redis, *jobs: JobKeys, cancels_passed_on: bool = False) 
 async def test_nothing_is_left_of_a_job(redis: Redis, hand: Hand) -> None:
     keys = await depart(redis, hand)
     assert await forget(redis, keys) == ["gone"]
-    assert await redis.keys() == [tenant_jobs(0, None).encode()]
+    assert await redis.keys() == [PartitionKeys(0).tenant_jobs(None).encode()]
 
 
 async def test_a_cancelled_job_stays_until_that_has_been_passed_on(
@@ -40,7 +40,9 @@ async def test_a_cancelled_job_stays_until_that_has_been_passed_on(
     keys, other = await depart(redis, hand), await depart(redis, hand)
     await redis.hset(keys.state, "cancel", "1")
     assert await forget(redis, keys, other) == ["cancel", "gone"]
-    assert await redis.zrange(moving(0, "interactive"), 0, -1) == [keys.arq_id.encode()]
+    assert await redis.zrange(PartitionKeys(0).moving("interactive"), 0, -1) == [
+        keys.arq_id.encode()
+    ]
     assert await redis.exists(keys.job)
     assert await forget(redis, keys, cancels_passed_on=True) == ["gone"]
-    assert not await redis.exists(keys.job, keys.state, moving(0, "interactive"))
+    assert not await redis.exists(keys.job, keys.state, PartitionKeys(0).moving("interactive"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import JobKeys, waiters
+from darkq.protocol.keys import JobKeys
 from darkq.redis import scripts
 
 KEYS = JobKeys(0, "a" * 32)
@@ -16,7 +16,7 @@ async def test_the_last_one_is_told_so(redis: Redis) -> None:
         await scripts.waiter_keep(redis, KEYS, caller, lease_s=60, ttl_s=100)
     assert not await scripts.waiter_leave(redis, KEYS, "a", ttl_s=100)
     assert await scripts.waiter_leave(redis, KEYS, "b", ttl_s=100)
-    assert 90_000 < await redis.pttl(waiters(KEYS)) <= 100_000
+    assert 90_000 < await redis.pttl(KEYS.waiters) <= 100_000
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import STATS, worker_stats
+from darkq.protocol.keys import STATS, WorkerKeys
 from darkq.redis import scripts
 
 
@@ -30,10 +30,10 @@ async def test_reports_of_workers_add_up(redis: Redis) -> None:
     await report(redis, "a", 2, {"jobs": 1})
     await report(redis, "b", 1, {"jobs": 4})
     assert await redis.hgetall(STATS) == {b"jobs": b"7", b"chunks": b"10"}
-    own = await redis.hgetall(worker_stats("a"))
+    own = await redis.hgetall(WorkerKeys("a").stats)
     assert own == {b"report": b"2", b"buffer_chars": b"2", b"buffer_most": b"100"}
     assert 50_000 < await redis.pttl(STATS) <= 60_000
-    assert 20_000 < await redis.pttl(worker_stats("a")) <= 30_000
+    assert 20_000 < await redis.pttl(WorkerKeys("a").stats) <= 30_000
 
 
 async def test_a_report_that_is_sent_twice_counts_once(redis: Redis) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import JobKeys, idle
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from support.by_hand import WOKEN, Ear, asleep, put
 
@@ -19,7 +19,7 @@ async def test_another_worker_is_woken_as_long_as_there_is_a_job(redis: Redis) -
         await asleep(redis)
         await scripts.worker_pass_on(redis, 0, "stopping")
         assert await ear.heard() == [(WOKEN, b"jobs")]
-    assert await redis.exists(idle(0, "interactive")) == 0
+    assert await redis.exists(PartitionKeys(0).idle("interactive")) == 0
 
 
 async def test_it_is_woken_no_more_itself(redis: Redis) -> None:
@@ -30,4 +30,4 @@ async def test_it_is_woken_no_more_itself(redis: Redis) -> None:
     async with Ear(redis, WOKEN) as ear:
         await scripts.worker_pass_on(redis, 0, "stopping")
         assert await ear.heard() == [(WOKEN, b"jobs")]
-    assert await redis.exists(idle(0, "interactive")) == 0
+    assert await redis.exists(PartitionKeys(0).idle("interactive")) == 0

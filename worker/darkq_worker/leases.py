@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import PRIORITIES, queue
+from darkq.protocol.keys import PRIORITIES, PartitionKeys
 from darkq.redis import scripts
 from darkq.redis.scripts import Claim, Claimed, Renewal
 
@@ -109,7 +109,7 @@ class Leases:
             while True:
                 begin = await scripts.queue_set_back(
                     self._redis,
-                    queue(partition, priority),
+                    PartitionKeys(partition).queue(priority),
                     back_ms=self._set_back_ms[partition],
                     lease_s=self._lease_s,
                     begin=begin,

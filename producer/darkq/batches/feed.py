@@ -19,10 +19,10 @@ from msgspec.structs import asdict
 from darkq.batches.lines import MAX_CUSTOM_ID_CHARS, ForAllLines, Line
 from darkq.batches.status import BatchStatus
 from darkq.errors import BatchClosed, BatchFull, BatchNotFound, InvalidJob, InvalidLine
-from darkq.jobs.enqueue import Orders
+from darkq.jobs.enqueue import Enqueuer
 from darkq.protocol.job import Job, Prompt
 from darkq.protocol.keys import BatchKeys
-from darkq.protocol.plain import plain
+from darkq.protocol.plain import to_plain
 from darkq.redis.durability import replicated
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL
 from darkq.redis.pool import speaking_darkq
@@ -37,7 +37,7 @@ _STORED = ("new", "duplicate", "acknowledged")
 class Feed:
     """Puts lines into a batch, and knows whether anybody makes room for more."""
 
-    def __init__(self, keys: BatchKeys, orders: Orders, window: int) -> None:
+    def __init__(self, keys: BatchKeys, orders: Enqueuer, window: int) -> None:
         self.window = window
         self.last_line = 0
         self.added = 0
@@ -235,7 +235,7 @@ def line_of(row: Row, number: int, columns: Columns, common: ForAllLines) -> Lin
             job = Job.create(prompt, **{name: getattr(common, name) for name in _COMMON})
     except InvalidJob as error:
         raise InvalidLine(number, error.field, error.reason) from None
-    name = f"line-{number}" if custom_id is None else plain(str(custom_id))
+    name = f"line-{number}" if custom_id is None else to_plain(str(custom_id))
     return Line(number=number, custom_id=name, job=job)
 
 

@@ -24,12 +24,12 @@ from redis.asyncio import Redis
 from darkq.batches.results import Finished, Position
 from darkq.errors import BatchNotFound, BatchTaken, InvalidJob, JobNotFound
 from darkq.jobs import cancel as cancellation
-from darkq.protocol.job import checked_metadata, checked_name
+from darkq.protocol.job import check_metadata, check_name
 from darkq.protocol.keys import BatchKeys
-from darkq.protocol.plain import plain
+from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
 from darkq.redis.pool import brief, speaking_darkq
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 
 logger = logging.getLogger("darkq.batch")
 
@@ -100,7 +100,7 @@ class BatchLease:
                 if said != (said := brief(error)):
                     batch = self._keys.public_id
                     logger.warning(
-                        LogLine("cannot renew the batch's lease", batch=batch, error=said)
+                        LogEvent("cannot renew the batch's lease", batch=batch, error=said)
                     )
             else:
                 said = ""
@@ -125,14 +125,14 @@ def made_with(
     *, name: str | None, window: int, metadata: Mapping[str, str] | None, ttl_ms: int
 ) -> dict[str, str | int]:
     """Return the fields of a new batch. Raises `InvalidJob`."""
-    window = plain(window)
+    window = to_plain(window)
     if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= MAX_WINDOW:
         raise InvalidJob("window", f"must be a whole number from 1 to {MAX_WINDOW:,}")
     return {
         "created_ms": int(time.time() * 1000),
-        "name": checked_name("name", name) or "",
+        "name": check_name("name", name) or "",
         "window": window,
-        "metadata": msgspec.json.encode(checked_metadata(metadata or {})).decode(),
+        "metadata": msgspec.json.encode(check_metadata(metadata or {})).decode(),
         "ttl_ms": ttl_ms,
     }
 

@@ -15,7 +15,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import JobKeys, control, moving, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from darkq.settings.settings import Settings
 
@@ -33,7 +33,7 @@ async def shifting(
     raises.
     """
     for partition in range(settings.partitions):
-        async with aclosing(pages(redis, queue(partition, source))) as found:
+        async with aclosing(pages(redis, PartitionKeys(partition).queue(source))) as found:
             async for page in found:
                 verdicts = await _shift(redis, page[:limit], source, target, settings)
                 limit = None if limit is None else limit - verdicts["moved"]
@@ -49,10 +49,10 @@ async def give_back(redis: Redis, priority: Priority, partitions: int) -> int:
     """
     count = 0
     for partition in range(partitions):
-        async with aclosing(pages(redis, moving(partition, priority))) as found:
+        async with aclosing(pages(redis, PartitionKeys(partition).moving(priority))) as found:
             async for page in found:
                 count += await scripts.transfer_give_back(redis, priority, page)
-        await redis.execute_command("HDEL", control(partition), f"moving:{priority}")
+        await redis.execute_command("HDEL", PartitionKeys(partition).control, f"moving:{priority}")
     return count
 
 

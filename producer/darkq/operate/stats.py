@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from darkq.operate.workers import live_workers
-from darkq.protocol.keys import STATS, worker_stats
+from darkq.protocol.keys import STATS, WorkerKeys
 from darkq.redis import scripts
 from darkq.telemetry.metrics import Field, read_numbers, write_field
 
@@ -93,7 +93,7 @@ async def _fields(redis: Redis) -> list[tuple[bytes, bytes]]:
 async def _buffers(redis: Redis, workers: Sequence[str]) -> list[tuple[int, int]]:
     pipe = redis.pipeline(transaction=False)
     for worker_id in workers:
-        pipe.hmget(worker_stats(worker_id), ["buffer_chars", "buffer_most"])
+        pipe.hmget(WorkerKeys(worker_id).stats, ["buffer_chars", "buffer_most"])
     replies = await pipe.execute(raise_on_error=False) if workers else []
     pairs = (reply for reply in replies if not isinstance(reply, Exception))
     return [(_number(chars), _number(most)) for chars, most in pairs]

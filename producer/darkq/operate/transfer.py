@@ -34,7 +34,7 @@ from darkq.jobs import cancel as cancellation
 from darkq.jobs.tenant_jobs import MAX_LISTED
 from darkq.operate.move import pages
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import JobKeys, control, moving, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import decode_job
 from darkq.redis import scripts
 from darkq.redis.servers import scan
@@ -88,7 +88,7 @@ class Transfer:
                 async for tally in tallies:
                     left = None if left is None else left - tally["moved"]
                     yield tally
-            await self._ask(self._source.hdel(control(partition), self._field))
+            await self._ask(self._source.hdel(PartitionKeys(partition).control, self._field))
 
     @property
     def _field(self) -> str:
@@ -96,7 +96,7 @@ class Transfer:
 
     async def _begin(self, partition: int) -> None:
         """Make sure that it may be moved, and that what is on its way is on its way there."""
-        name = control(partition)
+        name = PartitionKeys(partition).control
         words = [f"{word}:{self._priority}" for word in _NEEDED]
         if None in await self._ask(self._source.hmget(name, words)):
             raise CannotMove(self._priority, "pause and close it first, in every partition")
@@ -122,11 +122,11 @@ class Transfer:
         self, partition: int, limit: int | None
     ) -> AsyncGenerator[Counter[str], None]:
         """Carry what was left on its way, then the queue."""
-        on_their_way = moving(partition, self._priority)
+        on_their_way = PartitionKeys(partition).moving(self._priority)
         async with aclosing(pages(self._source, on_their_way)) as found:
             async for page in found:
                 yield await self._carry(page)
-        name = queue(partition, self._priority)
+        name = PartitionKeys(partition).queue(self._priority)
         async with aclosing(pages(self._source, name)) as found:
             async for page in found:
                 some = page if limit is None else page[:limit]
@@ -156,7 +156,7 @@ class Transfer:
             arrived = [keys for keys, v in zip(some, verdicts, strict=True) if v != "full"]
             await self._let_go(arrived)
             if len(arrived) < len(some):
-                name = queue(jobs[0].partition, self._priority)
+                name = PartitionKeys(jobs[0].partition).queue(self._priority)
                 raise QueueFull(name, self._settings.queue_max_jobs)
             tally["moved"] += sum(v in ("arrived", "known") for v in verdicts)
             tally["expired"] += verdicts.count("expired")
@@ -169,7 +169,7 @@ class Transfer:
                 pipe.pttl(keys.job)
                 pipe.get(keys.retry)
                 pipe.hmget(keys.state, _CARRIED)
-                pipe.zscore(moving(keys.partition, self._priority), keys.arq_id)
+                pipe.zscore(PartitionKeys(keys.partition).moving(self._priority), keys.arq_id)
                 pipe.xrange(keys.events)
             replies = await pipe.execute()
         return [_Load(*replies[n : n + 6]) for n in range(0, len(replies), 6)]
@@ -259,8 +259,8 @@ async def _carry(source: Redis, target: Redis, priority: Priority, names: Sequen
     ]
     async with source.pipeline(transaction=False) as pipe:
         for _, _, _, keys in noted:
-            pipe.zscore(queue(keys.partition, priority), keys.arq_id)
-            pipe.zscore(moving(keys.partition, priority), keys.arq_id)
+            pipe.zscore(PartitionKeys(keys.partition).queue(priority), keys.arq_id)
+            pipe.zscore(PartitionKeys(keys.partition).moving(priority), keys.arq_id)
         places = await pipe.execute() if noted else []
     waiting = [
         note

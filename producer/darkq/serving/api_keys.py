@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from darkq.errors import ApiKeyNotFound, InvalidJob
 from darkq.protocol.job import MAX_NAME_CHARS, MAX_PROMPT_BYTES
 from darkq.protocol.keys import API_KEYS, api_key, api_key_use
-from darkq.protocol.plain import plain
+from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
 
@@ -217,7 +217,7 @@ def key_digest(secret: str) -> str:
 def _name(field: str, name: str) -> str:
     if not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
         raise InvalidJob(field, f"must be 1 to {MAX_NAME_CHARS} printable characters")
-    return str(plain(name))
+    return str(to_plain(name))
 
 
 def _within(field: str, value: float, limit: float) -> float:
@@ -227,7 +227,7 @@ def _within(field: str, value: float, limit: float) -> float:
 
 
 def _count(field: str, value: int | None, limit: int) -> int | None:
-    value = plain(value)
+    value = to_plain(value)
     if value is not None and not (isinstance(value, int) and 1 <= value <= limit):
         raise InvalidJob(field, f"must be a whole number from 1 to {limit:,}")
     return value

@@ -21,9 +21,14 @@ from redis.asyncio import Redis
 
 from darkq.errors import BatchNotFound, BatchTaken, CorruptRecord, NewerRecord
 from darkq.openai.body import Endpoint
-from darkq.protocol.job import checked_metadata
-from darkq.protocol.keys import FILE_BATCHES_ENDED, FILE_BATCHES_OPEN, BatchKeys, file_batches_of
-from darkq.protocol.record import decode_head, tenant_of
+from darkq.protocol.job import check_metadata
+from darkq.protocol.keys import (
+    FILE_BATCHES_ENDED,
+    FILE_BATCHES_OPEN,
+    BatchKeys,
+    tenant_file_batches,
+)
+from darkq.protocol.record import decode_head, read_tenant
 from darkq.redis import scripts
 from darkq.redis.pool import is_wrong_type, speaking_darkq
 
@@ -105,8 +110,8 @@ class FileBatches:
 
         Raises `InvalidJob` for its metadata.
         """
-        checked_metadata(record.metadata)
-        key, ours = BatchKeys.parse(record.id).files, file_batches_of(_digest(record.tenant))
+        check_metadata(record.metadata)
+        key, ours = BatchKeys.parse(record.id).files, tenant_file_batches(_digest(record.tenant))
         async with speaking_darkq():
             await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S, nx=True)
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -168,7 +173,7 @@ class FileBatches:
         No more records are read than are returned; one that cannot be read is left out. Raises
         `BatchNotFound` when `after` is not in the list.
         """
-        ours = file_batches_of(_digest(tenant))
+        ours = tenant_file_batches(_digest(tenant))
         async with speaking_darkq():
             await self._drop_expired(ours)
             ids = await self._ids(ours, after, limit + 1, oldest_first=oldest_first)
@@ -298,10 +303,10 @@ def _read(data: bytes, batch_id: str) -> FileBatch:
     """Read a record. Raises `CorruptRecord`, `NewerRecord`."""
     try:
         if decode_head(data).is_newer:
-            raise NewerRecord(batch_id, tenant_of(data))
+            raise NewerRecord(batch_id, read_tenant(data))
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise CorruptRecord(batch_id, tenant_of(data)) from None
+        raise CorruptRecord(batch_id, read_tenant(data)) from None
 
 
 def _can_be_batch(batch_id: str) -> bool:

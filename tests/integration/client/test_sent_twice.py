@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from darkq import CannotRetry, Client, JobNotFound
 from darkq.event import Cancelled, Cursor, Queued
-from darkq.protocol.keys import BatchKeys, JobKeys, api_key_use, queue, tenant_jobs
+from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys, api_key_use
 from darkq.redis.scripts.script import Command, Script
 from support.by_hand import Hand
 
@@ -38,8 +38,8 @@ async def test_a_producers_scripts(client: Client, redis: Redis, sent: set[str])
     first = await client.enqueue("one", tenant="alice", idempotency_key="17")
     assert not first.duplicate
     many = await client.enqueue_many(["two", "three"])
-    assert await redis.zcard(queue(0, "interactive")) == 3
-    assert await redis.zcard(tenant_jobs(0, "alice")) == 1
+    assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 3
+    assert await redis.zcard(PartitionKeys(0).tenant_jobs("alice")) == 1
     assert [await redis.xlen(JobKeys.parse(job.id).events) for job in (first, *many)] == [1] * 3
     assert (await first.cancel()).state == "cancelled"
     events = [event async for event in first.events()]
@@ -67,7 +67,7 @@ async def test_a_failed_job_is_revived_once(
     sent: set[str] = request.getfixturevalue("sent")
     with pytest.raises(CannotRetry, match="it is queued"):
         await client.job(claim.keys.public_id).retry()
-    assert await redis.zcard(queue(0, "interactive")) == 1
+    assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 1
     assert await redis.get(claim.keys.retry) == b"2"
     assert "revive" in sent
 

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, Job, JobFailed, JobHandle, Settings
 from darkq.event import Started
-from darkq.protocol.keys import JobKeys, limit_keys
+from darkq.protocol.keys import JobKeys, LimitKeys
 from darkq.redis.scripts.script import Command, Script
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
@@ -29,7 +29,7 @@ StartWorker = Callable[[Settings], asyncio.Task[None]]
 MakeSettings = Callable[..., Settings]
 
 FAST = {"retry_base_s": 0.01, "retry_max_s": 0.02}
-KEYS = limit_keys("darkai")
+KEYS = LimitKeys.of_upstream("darkai")
 
 
 async def enqueue(client: Client, count: int, **wishes: Any) -> list[JobHandle]:

@@ -24,7 +24,7 @@ from darkq.jobs import failed as failures
 from darkq.jobs.cancel import cancel
 from darkq.jobs.status import read_status
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import PRIORITIES, JobKeys, idempotency
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.redis import scripts
 from darkq.redis.pool import pool
 from darkq_worker.attempts.outcome import Completed, Deferred, Failed
@@ -342,7 +342,7 @@ class Bench:
             job.recorded = False
         elif what == "key":  # the idempotency key's
             for key in [key for key, known in self.model.remembered.items() if known is job]:
-                await self.observer.delete(idempotency(0, key))
+                await self.observer.delete(PartitionKeys(0).idempotency(key))
                 del self.model.remembered[key]
         else:
             await self.observer.delete(keys.job, keys.retry, keys.state, keys.result, keys.events)

@@ -21,8 +21,7 @@ from darkq import Client, DarkqError, JobCancelled, JobFailed, Settings
 from darkq.event import Cursor
 from darkq.operate.upstreams import Served, announcement
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import WORKERS, JobKeys, queue
-from darkq.protocol.keys import worker as worker_key
+from darkq.protocol.keys import WORKERS, JobKeys, PartitionKeys, WorkerKeys
 from darkq.redis import pubsub as subscriber
 from darkq.serving.api_keys import ApiKeys
 from darkq.serving.file_batches import FileBatch
@@ -137,7 +136,7 @@ class World:
     async def live_worker(self) -> None:
         serves = Served(name="x", kind="openai", default_model="m", models=("m",))
         await sign_in(self.redis, "host:1:live", announcement([serves]))
-        await self.redis.set(worker_key("host:1:live"), "well", ex=60)
+        await self.redis.set(WorkerKeys("host:1:live").health, "well", ex=60)
 
     async def has_pinged(self) -> bool:
         clients = await self.redis.client_list(_type="pubsub")
@@ -197,7 +196,7 @@ async def let_in(world: World, client: Client) -> None:
 
 async def run_batch(world: World, client: Client) -> None:
     """Feed a batch, follow it, take its results, and cancel the rest."""
-    await world.redis.delete(queue(0, "interactive"), queue(0, "bulk"))
+    await world.redis.delete(PartitionKeys(0).queue("interactive"), PartitionKeys(0).queue("bulk"))
     async with client.batch() as batch:
         await batch.add("a")
         await batch.add("b")

@@ -10,7 +10,7 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError, ResponseError
 
 from darkq import Client, ConfigurationError, Settings
-from darkq.protocol.keys import JobKeys, never_there, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys, absent_key
 from darkq.redis import scripts
 from darkq.redis.cluster_client import ClusterRedis
 from darkq.redis.servers import each_server, servers_of
@@ -108,7 +108,7 @@ async def test_while_a_slot_is_on_the_move(cluster: RealCluster, redis: ClusterR
     target = next(node for node in await cluster.masters() if node is not source)
     await cluster.begin_move(slot, target)
     try:
-        assert await redis.exists(queue(3, "interactive")) == 1
+        assert await redis.exists(PartitionKeys(3).queue("interactive")) == 1
         await redis.set("{3}new", "x", ex=60)  # which the source has not: it is made at the target
         assert await redis.get("{3}new") == b"x"
         before = await source.ask("DBSIZE"), await target.ask("DBSIZE")
@@ -122,7 +122,7 @@ async def test_while_a_slot_is_on_the_move(cluster: RealCluster, redis: ClusterR
         await cluster.end_move(slot, source, target)
         ((verdict, _),) = await enqueueing
         assert verdict == "new"
-        assert await redis.zcard(queue(3, "interactive")) == 2
+        assert await redis.zcard(PartitionKeys(3).queue("interactive")) == 2
     finally:
         await cluster.move(slot, source)
 
@@ -156,8 +156,8 @@ async def test_a_script_comes_by_itself_to_each_server(redis: ClusterRedis) -> N
     for partition in range(8):
         keys = JobKeys.new(partition)
         assert (await put(redis, keys))[0].verdict == "new"
-        assert await redis.exists(never_there(keys.job)) == 0
-        await redis.delete(queue(partition, "interactive"))
+        assert await redis.exists(absent_key(keys.job)) == 0
+        await redis.delete(PartitionKeys(partition).queue("interactive"))
 
 
 async def test_a_dead_server_is_waited_for_as_long_as_there_is_patience(

@@ -34,14 +34,14 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq.protocol.keys import PRIORITIES, JobKeys, limit_keys
+from darkq.protocol.keys import PRIORITIES, JobKeys, LimitKeys
 from darkq.redis import scripts
 from darkq.redis.group_commit import GroupCommit
 from darkq.redis.pool import brief
 from darkq.redis.scripts import Answer, CallReport, CallWord, Limits, Question, Turn
 from darkq.settings.parsing import Window
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.leases import Claim
 
 logger = logging.getLogger("darkq.worker")
@@ -82,7 +82,7 @@ class Gate:
     def __init__(self, redis: Redis, upstream: str, rule: Rule, settings: Settings) -> None:
         self.rule = rule
         self._redis = redis
-        self._keys = limit_keys(upstream)
+        self._keys = LimitKeys.of_upstream(upstream)
         self._upstream = upstream
         self._failures_to_open = settings.breaker_failures
         self._failures = 0
@@ -203,10 +203,10 @@ class Gate:
         if shut != self._shut:
             self._shut = shut
             event = "calls are put off" if shut else "calls are let go"
-            logger.warning(LogLine(event, upstream=self._upstream))
+            logger.warning(LogEvent(event, upstream=self._upstream))
 
     def _complain(self, event: str, error: Exception) -> None:
-        logger.warning(LogLine(event, upstream=self._upstream, error=brief(error)))
+        logger.warning(LogEvent(event, upstream=self._upstream, error=brief(error)))
 
 
 def _standing(call: str, answered_s: float | None) -> CallReport:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import BatchKeys, batches
+from darkq.protocol.keys import BatchKeys, PartitionKeys
 from darkq.redis.scripts.script import Argument, Script, milliseconds
 
 _batch_renew_lease = Script("batch_renew_lease", includes=["drop"])
@@ -59,7 +59,9 @@ async def batch_renew_lease(
     args: list[Argument] = [keys.tagged_id, token, lease_ms, ttl_ms]
     for field, value in (made_with or {}).items():
         args += [field, value]
-    outcome, holder = await _batch_renew_lease(redis, [*names, batches(keys.partition)], args)
+    outcome, holder = await _batch_renew_lease(
+        redis, [*names, PartitionKeys(keys.partition).batches], args
+    )
     return LeaseReply(outcome.decode(), holder.decode())
 
 

@@ -8,18 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias, cast
 from redis.asyncio import Redis
 
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import (
-    PRIORITIES,
-    BatchKeys,
-    JobKeys,
-    control,
-    failures,
-    idempotency,
-    queue,
-    tenant_jobs,
-    waiters,
-    wake,
-)
+from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
 from darkq.redis.scripts.script import Argument, Script, milliseconds
 
 _enqueue = Script("enqueue", includes=["headroom", "wake", "batches"], durable=True)
@@ -81,19 +70,28 @@ async def enqueue(
     for job in jobs:
         kind = kinds.setdefault((job.priority, job.tenant), len(kinds))
         if job.idempotency_key is not None:
-            remembered.append(idempotency(partition, job.idempotency_key, job.tenant))
+            remembered.append(PartitionKeys(partition).idempotency(job.idempotency_key, job.tenant))
         fields += (job.keys.arq_id, job.record, kind, job.digest)
     names = [
         name
         for priority, tenant in kinds
-        for name in (queue(partition, priority), tenant_jobs(partition, tenant))
+        for name in (
+            PartitionKeys(partition).queue(priority),
+            PartitionKeys(partition).tenant_jobs(tenant),
+        )
     ]
     ttl_ms = milliseconds(job_ttl_s)
-    args: list[Argument] = [wake(partition), ttl_ms, queue_max_jobs, max_listed, event]
+    args: list[Argument] = [
+        PartitionKeys(partition).wake,
+        ttl_ms,
+        queue_max_jobs,
+        max_listed,
+        event,
+    ]
     args += [len(kinds), len(jobs), *fields]
     if lines is not None:
         args += [lines.keys.tagged_id, *lines.numbers]
-    replies = await _enqueue(redis, [*names, *remembered, control(partition)], args)
+    replies = await _enqueue(redis, [*names, *remembered, PartitionKeys(partition).control], args)
     receipts = [Receipt("new", job.keys) for job in jobs]
     for number, outcome, arq_id in zip(*[iter(replies)] * 3, strict=True):
         receipts[number] = Receipt(outcome.decode(), JobKeys.from_arq_id(arq_id.decode()))
@@ -113,8 +111,14 @@ async def cancel(
 ) -> CancelOutcome:
     """Cancel a job whose latest attempt is `attempt`. See `cancel.lua`."""
     names = [keys.in_progress, keys.job, keys.retry, keys.state, keys.result, keys.events]
-    names += [queue(keys.partition, priority) for priority in PRIORITIES]
-    args: list[Argument] = [keys.arq_id, keys.live, wake(keys.partition), attempt, result]
+    names += PartitionKeys(keys.partition).queues
+    args: list[Argument] = [
+        keys.arq_id,
+        keys.live,
+        PartitionKeys(keys.partition).wake,
+        attempt,
+        result,
+    ]
     args += [milliseconds(result_ttl_s), event_id, event]
     if only_waiting:
         args.append("waiting")
@@ -136,8 +140,14 @@ async def revive(
 ) -> ReviveOutcome:
     """Queue a failed job again, if its result still is `known`. See `revive.lua`."""
     names = [queue_name, keys.job, keys.retry, keys.state, keys.result, keys.events]
-    names += [keys.failed, failures(keys.partition)]
-    args: list[Argument] = [keys.arq_id, keys.live, wake(keys.partition), known, attempt]
+    names += [keys.failed, PartitionKeys(keys.partition).failed]
+    args: list[Argument] = [
+        keys.arq_id,
+        keys.live,
+        PartitionKeys(keys.partition).wake,
+        known,
+        attempt,
+    ]
     args += [milliseconds(job_ttl_s), queue_max_jobs, event_id, event]
     outcome: bytes = await _revive(redis, names, args)
     return cast(ReviveOutcome, outcome.decode())
@@ -145,7 +155,7 @@ async def revive(
 
 async def forget(redis: Redis, keys: JobKeys) -> bool:
     """Delete a job that has ended; return False if it has not. See `forget.lua`."""
-    names = [keys.result, keys.events, keys.failed, failures(keys.partition)]
+    names = [keys.result, keys.events, keys.failed, PartitionKeys(keys.partition).failed]
     return bool(await _forget(redis, names, [keys.arq_id]))
 
 
@@ -157,12 +167,12 @@ async def waiter_keep(
     See `waiter_keep.lua`.
     """
     args: list[Argument] = [caller, milliseconds(lease_s), milliseconds(ttl_s)]
-    return bool(await _waiter_keep(redis, [waiters(keys)], args))
+    return bool(await _waiter_keep(redis, [keys.waiters], args))
 
 
 async def waiter_leave(redis: Redis, keys: JobKeys, caller: str, *, ttl_s: float) -> bool:
     """Remove a caller; return True if no other one waits for the job. See `waiter_leave.lua`."""
-    return bool(await _waiter_leave(redis, [waiters(keys)], [caller, milliseconds(ttl_s)]))
+    return bool(await _waiter_leave(redis, [keys.waiters], [caller, milliseconds(ttl_s)]))
 
 
 async def publish(redis: Redis, channel: str, message: str, *, key: str | None = None) -> None:

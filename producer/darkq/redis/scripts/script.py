@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from darkq.protocol.keys import never_there
+from darkq.protocol.keys import absent_key
 from darkq.redis.cluster_client import ClusterRedis
 from darkq.redis.durability import WaitingRedis
 
@@ -60,7 +60,7 @@ class Script:
     def call(self, keys: Sequence[str], args: Sequence[Argument], *, in_cluster: bool) -> Command:
         """Return the command that runs the script, on a server that has loaded it."""
         if in_cluster:
-            keys = [*keys, never_there(keys[0])]
+            keys = [*keys, absent_key(keys[0])]
         return ("EVALSHA", self._shas[in_cluster], len(keys), *keys, *args)
 
     async def __call__(self, redis: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias, cast
 from redis.asyncio import Redis
 
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import JobKeys, control, moving, queue, tenant_jobs, wake
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis.scripts.script import Argument, Script, milliseconds
 
 _change_priority = Script("change_priority", includes=["wake"], durable=True)
@@ -54,10 +54,10 @@ async def change_priority(
     queue_max_jobs: int,
 ) -> list[ChangeOutcome]:
     """Move jobs of a partition from one queue to the other. See `change_priority.lua`."""
-    args: list[Argument] = [wake(partition), queue_max_jobs]
+    args: list[Argument] = [PartitionKeys(partition).wake, queue_max_jobs]
     for job in jobs:
         args += [job.keys.arq_id, job.known, job.changed]
-    names = [queue(partition, source), queue(partition, target)]
+    names = [PartitionKeys(partition).queue(source), PartitionKeys(partition).queue(target)]
     return cast(list[ChangeOutcome], _words(await _change_priority(redis, names, args)))
 
 
@@ -69,7 +69,11 @@ async def transfer_depart(
     See `transfer_depart.lua`.
     """
     partition = jobs[0].partition
-    names = [queue(partition, priority), moving(partition, priority), control(partition)]
+    names = [
+        PartitionKeys(partition).queue(priority),
+        PartitionKeys(partition).moving(priority),
+        PartitionKeys(partition).control,
+    ]
     outcomes = await _transfer_depart(redis, names, [priority, *(keys.arq_id for keys in jobs)])
     return cast(list[DepartOutcome], _words(outcomes))
 
@@ -85,9 +89,20 @@ async def transfer_arrive(
 ) -> ArriveOutcome:
     """Store a job that comes from another Redis. See `transfer_arrive.lua`."""
     keys = job.keys
-    names = [queue(keys.partition, priority), keys.job, keys.result, keys.retry, keys.state]
-    names += [keys.events, keys.moved, tenant_jobs(keys.partition, job.tenant)]
-    args: list[Argument] = [keys.arq_id, f"{job.place_ms:.3f}", wake(keys.partition), job.record]
+    names = [
+        PartitionKeys(keys.partition).queue(priority),
+        keys.job,
+        keys.result,
+        keys.retry,
+        keys.state,
+    ]
+    names += [keys.events, keys.moved, PartitionKeys(keys.partition).tenant_jobs(job.tenant)]
+    args: list[Argument] = [
+        keys.arq_id,
+        f"{job.place_ms:.3f}",
+        PartitionKeys(keys.partition).wake,
+        job.record,
+    ]
     args += [job.ttl_ms, job.attempt or "", milliseconds(note_ttl_s), queue_max_jobs, max_listed]
     args.append(len(job.state))
     for field, value in job.state.items():
@@ -103,7 +118,7 @@ async def transfer_forget(
 ) -> list[ForgetOutcome]:
     """Delete jobs of a partition that have arrived elsewhere. See `transfer_forget.lua`."""
     args: list[Argument] = [int(cancels_passed_on), *(keys.arq_id for keys in jobs)]
-    names = [moving(jobs[0].partition, priority)]
+    names = [PartitionKeys(jobs[0].partition).moving(priority)]
     return cast(list[ForgetOutcome], _words(await _transfer_forget(redis, names, args)))
 
 
@@ -113,8 +128,8 @@ async def transfer_give_back(redis: Redis, priority: Priority, jobs: Sequence[Jo
     See `transfer_give_back.lua`.
     """
     partition = jobs[0].partition
-    names = [queue(partition, priority), moving(partition, priority)]
-    args = [wake(partition), *(keys.arq_id for keys in jobs)]
+    names = [PartitionKeys(partition).queue(priority), PartitionKeys(partition).moving(priority)]
+    args = [PartitionKeys(partition).wake, *(keys.arq_id for keys in jobs)]
     return int(await _transfer_give_back(redis, names, args))
 
 

@@ -12,16 +12,7 @@ from typing import NamedTuple, TypeAlias
 from redis.asyncio import Redis
 
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import (
-    PRIORITIES,
-    STATS,
-    JobKeys,
-    control,
-    failures,
-    queue,
-    wake,
-    worker_stats,
-)
+from darkq.protocol.keys import PRIORITIES, STATS, JobKeys, PartitionKeys, WorkerKeys
 from darkq.redis.scripts.script import Argument, Command, Script, is_cluster, milliseconds
 
 _claim = Script("claim", includes=["wake"])
@@ -63,7 +54,7 @@ class Claim(NamedTuple):
 
     @property
     def queue(self) -> str:
-        return queue(self.keys.partition, PRIORITIES[self.priority_number])
+        return PartitionKeys(self.keys.partition).queue(PRIORITIES[self.priority_number])
 
     @property
     def is_bulk(self) -> bool:
@@ -121,7 +112,9 @@ async def claim(
     args: list[Argument] = [worker_id, milliseconds(lease_s), milliseconds(job_ttl_s)]
     args += [milliseconds(respite_s), slots, max_lost_leases, suspects, counts_until_ms]
     args += [slots_of[priority] for priority in PRIORITIES]
-    now_ms, *rest = await _claim(redis, [*_queues(partition), control(partition)], args)
+    now_ms, *rest = await _claim(
+        redis, [*_queues(partition), PartitionKeys(partition).control], args
+    )
     if not rest:
         return Claimed(now_ms, too_late=True, due_s=None, claims=[])
     due_ms, *fields = rest
@@ -201,7 +194,7 @@ def finish_call(
     names = [claim.queue, keys.in_progress, keys.job, keys.retry, keys.state, keys.result]
     names.append(keys.events)
     if failed:
-        names += [keys.failed, failures(keys.partition)]
+        names += [keys.failed, PartitionKeys(keys.partition).failed]
     args: list[Argument] = [keys.arq_id, claim.attempt, claim.token, keys.live, result]
     args.append(milliseconds(result_ttl_s))
     for entry in entries:
@@ -244,7 +237,7 @@ def release_call(
     keys = claim.keys
     names = [claim.queue, keys.in_progress, keys.retry, keys.state, keys.events]
     args: list[Argument] = [keys.arq_id, claim.attempt, claim.token, keys.live]
-    args += [wake(keys.partition), "" if delay_s is None else milliseconds(delay_s)]
+    args += [PartitionKeys(keys.partition).wake, "" if delay_s is None else milliseconds(delay_s)]
     args += [f"{place_ms:.3f}", int(burns_try), milliseconds(job_ttl_s)]
     for entry in entries:
         args += entry
@@ -284,7 +277,7 @@ def was_ours(reply: object) -> bool:
 
 async def make_due(redis: Redis, partition: int, turns: Sequence[Turn]) -> list[bytes]:
     """Make jobs due at their places; return those that are in no queue. See `make_due.lua`."""
-    args: list[Argument] = [wake(partition)]
+    args: list[Argument] = [PartitionKeys(partition).wake]
     for turn in turns:
         args += turn
     gone: list[int] = await _make_due(redis, _queues(partition), args)
@@ -311,7 +304,7 @@ async def queue_set_back(
 
 async def worker_pass_on(redis: Redis, partition: int, worker_id: str) -> None:
     """Wake another worker in place of this one. See `worker_pass_on.lua`."""
-    await _worker_pass_on(redis, _queues(partition), [wake(partition), worker_id])
+    await _worker_pass_on(redis, _queues(partition), [PartitionKeys(partition).wake, worker_id])
 
 
 async def worker_count(
@@ -330,8 +323,8 @@ async def worker_count(
     args += [buffer_chars, buffer_most]
     for field, increment in increments.items():
         args += [field, increment]
-    await _worker_count(redis, [STATS, worker_stats(worker_id)], args)
+    await _worker_count(redis, [STATS, WorkerKeys(worker_id).stats], args)
 
 
 def _queues(partition: int) -> list[str]:
-    return [queue(partition, priority) for priority in PRIORITIES]
+    return PartitionKeys(partition).queues
