@@ -21,9 +21,9 @@ from aiohttp import web
 
 from darkq import Client, ConfigurationError, Settings
 from darkq.serving.files import Files
-from darkq.telemetry.export import exporting as exporting_traces
-from darkq.telemetry.logging import LogLine
-from darkq.telemetry.logging import set_up as set_up_logs
+from darkq.telemetry.export import export_traces as exporting_traces
+from darkq.telemetry.logging import LogEvent
+from darkq.telemetry.logging import configure_logging as set_up_logs
 from darkq_gateway.app import make_app
 from darkq_gateway.http.access_log import AccessLogger, WithoutTexts
 from darkq_gateway.http.connection import Connection, read_as_http_1_1
@@ -97,7 +97,7 @@ async def serve(settings: Settings, *, started: Callable[[str], None] | None = N
                 started(url)
             await stop.wait()
             drain_s = settings.gateway_drain_s
-            logger.info(LogLine("stopping: streams end, requests may end", within_s=drain_s))
+            logger.info(LogEvent("stopping: streams end, requests may end", within_s=drain_s))
     finally:
         with suppress(NotImplementedError):
             for number in signals:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from darkq import DarkqError, Settings
 from darkq.batches.lines import ForAllLines
-from darkq.protocol.job import Job, checked_name
+from darkq.protocol.job import Job, check_name
 from darkq_cli.batch import runner
 from darkq_cli.batch.files import sync_directory
 from darkq_cli.batch.ledger import Registry
@@ -100,7 +100,7 @@ def build_common(**options: Any) -> ForAllLines:
 
 def run(arguments: BatchArguments, *, dry_run: bool, as_json: bool) -> None:
     """Run a batch, or resume the one that was started with the same arguments."""
-    checked_name("name", arguments.name)
+    check_name("name", arguments.name)
     if dry_run:
         _dry_run(arguments, as_json=as_json)
         return

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from darkq import Settings
 from darkq.operate.fleet import Fleet
-from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, failures, queue
+from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, PartitionKeys
 from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, skipped, warning
 from darkq_cli.terminal import messages, program
 from darkq_cli.terminal.units import format_duration
@@ -36,7 +36,7 @@ FLEET: Checks[FleetSubject] = Checks()
 async def partitions(subject: FleetSubject) -> CheckResult:
     ours = subject.settings.partitions
     names = [
-        (partition, queue(partition, priority))
+        (partition, PartitionKeys(partition).queue(priority))
         for partition in range(ours, MAX_PARTITIONS)
         for priority in PRIORITIES
     ]
@@ -112,8 +112,8 @@ async def failed_jobs(subject: FleetSubject) -> CheckResult:
     since_ms = subject.fleet.at_ms - _RECENT_S * 1000
     pipe = subject.redis.pipeline(transaction=False)
     for partition in range(subject.settings.partitions):
-        pipe.zcount(failures(partition), "-inf", "+inf")
-        pipe.zcount(failures(partition), since_ms, "+inf")
+        pipe.zcount(PartitionKeys(partition).failed, "-inf", "+inf")
+        pipe.zcount(PartitionKeys(partition).failed, since_ms, "+inf")
     counts = await pipe.execute()
     stored, recent = sum(counts[0::2]), sum(counts[1::2])
     found = f"{stored:,} are stored, {recent:,} of them from the last hour"

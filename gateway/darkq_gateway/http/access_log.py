@@ -11,7 +11,7 @@ import logging
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.context import CALLER, REQUEST_ID, ROUTE, TRACE_ID
 
 
@@ -22,7 +22,7 @@ class AccessLogger(AbstractAccessLogger):
         """Log a request that has been answered."""
         caller = request.get(CALLER)
         self.logger.info(
-            LogLine(
+            LogEvent(
                 "request",
                 method=_word(request.method),
                 route=request.get(ROUTE, "?"),

@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler
 
 from darkq import ApiKey, Client, RedisUnavailable
 from darkq.serving.api_keys import key_digest
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.context import CALLER, Caller
 from darkq_gateway.http.errors import ApiError
 
@@ -146,7 +146,7 @@ class Auth:
                     await work()
                 except Exception as error:  # whatever it is, the next time it may work
                     kind = type(error).__name__
-                    logger.warning(LogLine("calls not attended", at=work.__name__, error=kind))
+                    logger.warning(LogEvent("calls not attended", at=work.__name__, error=kind))
 
     async def _renew_places(self) -> None:
         limited = ((call.key, call.id) for call in self._calls if call.key is not None)
@@ -172,7 +172,7 @@ class Auth:
             if call.transport is not None:
                 call.transport.abort()
         if over:
-            logger.info(LogLine("calls ended whose key is gone", calls=len(over)))
+            logger.info(LogEvent("calls ended whose key is gone", calls=len(over)))
 
 
 AUTH = web.AppKey("auth", Auth)

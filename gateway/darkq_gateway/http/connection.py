@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11
 
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.context import UNSUPPORTED_VERSION, identify
 from darkq_gateway.http.errors import (
     ApiError,
@@ -164,7 +164,7 @@ class Connection(web.RequestHandler):
     def _cut_off(
         self, response: web.StreamResponse, reason: str
     ) -> tuple[web.StreamResponse, bool]:
-        logger.error(LogLine("response cut off", reason=reason))
+        logger.error(LogEvent("response cut off", reason=reason))
         self._abort()
         return response, True
 
@@ -215,7 +215,7 @@ class Connection(web.RequestHandler):
         unsent_now = self._wire.get_write_buffer_size()
         if unsent_bytes is not None and unsent_now >= unsent_bytes:
             closed = "connection closed: its client takes nothing"
-            logger.info(LogLine(closed, after_s=self._write_timeout_s))
+            logger.info(LogEvent(closed, after_s=self._write_timeout_s))
             self._abort()
             return
         self._progress_check = asyncio.get_running_loop().call_later(

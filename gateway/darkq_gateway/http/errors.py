@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler
 import darkq
 from darkq.errors import FileNotFound, FileStoreUnavailable, FileTooLarge, NewerRecord
 from darkq.openai.errors import WireError
-from darkq.telemetry.logging import LogLine, described
+from darkq.telemetry.logging import LogEvent, describe_error
 
 logger = logging.getLogger("darkq.gateway")
 
@@ -193,7 +193,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if has_begun(request):
             route = request.match_info.route.resource
             where = route.canonical if route is not None else "?"
-            logger.warning(LogLine("response cut off", route=where, code=known.code))
+            logger.warning(LogEvent("response cut off", route=where, code=known.code))
             raise ConnectionResetError from None
         return respond_error(request, known)
 
@@ -204,4 +204,4 @@ def _has_left(request: web.Request) -> bool:
 
 def log_bug(error: BaseException) -> None:
     """Log an error that nobody foresaw: where, and its type, since its text may hold a prompt."""
-    logger.error(LogLine("a request failed", exception=described(error)))
+    logger.error(LogEvent("a request failed", exception=describe_error(error)))

@@ -60,4 +60,4 @@ def _tracing(tracer: Tracer) -> Middleware:
 def _sent_context(request: web.Request) -> TraceContext:
     sent = request.headers.getall("traceparent", [])
     state = ",".join(request.headers.getall("tracestate", []))
-    return TraceContext.checked(sent[0] if len(sent) == 1 else "", state)
+    return TraceContext.parse(sent[0] if len(sent) == 1 else "", state)

@@ -14,8 +14,8 @@ import msgspec
 from aiohttp import web
 
 from darkq import BatchNotFound, BatchStatus, BatchTaken, CorruptRecord, InvalidJob
-from darkq.protocol.job import checked_metadata
-from darkq.protocol.validation import UNKNOWN, shown
+from darkq.protocol.job import check_metadata
+from darkq.protocol.validation import UNKNOWN, show_name
 from darkq.serving.file_batches import FileBatch
 from darkq_gateway.http.bodies import read_undecoded
 from darkq_gateway.http.context import CLIENT, caller_of
@@ -61,7 +61,7 @@ async def create(request: web.Request) -> web.Response:
         fields["endpoint"] = f"/v1{fields['endpoint']}"
     asked = take(fields, _Body)
     for name in fields:
-        raise ApiError(400, "invalid_parameter", UNKNOWN, shown(name))
+        raise ApiError(400, "invalid_parameter", UNKNOWN, show_name(name))
     metadata = _checked(asked.metadata)
     client, caller = request.app[CLIENT], caller_of(request)
     await request.app[FILES].info(caller.tenant, asked.input_file_id)  # is there, and is theirs
@@ -95,7 +95,7 @@ async def create(request: web.Request) -> web.Response:
 def _checked(metadata: dict[str, str]) -> dict[str, str]:
     """Return what may be noted beside a batch, as OpenAI bounds it. Raises `ApiError`."""
     try:
-        checked = checked_metadata(metadata)
+        checked = check_metadata(metadata)
     except InvalidJob as error:
         raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
     fits = all(len(k) <= MAX_KEY_CHARS and len(v) <= MAX_VALUE_CHARS for k, v in checked.items())

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from darkq import BatchNotFound, Client, DarkqError, Settings
 from darkq.serving.files import Files
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.errors import ApiError
 
 
@@ -99,7 +99,7 @@ async def _look_again_and_again(client: Client, files: Files) -> None:
         try:
             dropped = await delete_expired(client, files)
         except DarkqError as error:
-            logger.warning(LogLine("files not looked at", error=type(error).__name__))
+            logger.warning(LogEvent("files not looked at", error=type(error).__name__))
         else:
             if dropped:
-                logger.info(LogLine("expired files deleted", count=dropped))
+                logger.info(LogEvent("expired files deleted", count=dropped))

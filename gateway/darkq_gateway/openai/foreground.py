@@ -20,7 +20,7 @@ from aiohttp import web
 
 from darkq import DarkqError, Job, JobHandle, JobNotFound
 from darkq.serving.request_dedup import Held
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.context import CLIENT, SETTINGS, STREAMS, caller_of, owned_job
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.repetitions import IDEMPOTENCY_KEY, RETRY_COUNT
@@ -100,7 +100,7 @@ class Departures:
                 await client.job(held.job_id).cancel()
         except (DarkqError, ApiError) as error:  # the job's own deadline ends it
             kind = type(error).__name__
-            logger.warning(LogLine("a job whose client left was not cancelled", error=kind))
+            logger.warning(LogEvent("a job whose client left was not cancelled", error=kind))
 
 
 DEPARTURES = web.AppKey("departures", Departures)

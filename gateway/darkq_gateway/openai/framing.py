@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from darkq.openai.body import Endpoint as OpenAIEndpoint
-from darkq.openai.errors import job_error
+from darkq.openai.errors import build_job_error
 from darkq_gateway.http.errors import ApiError
 
 DONE = b"data: [DONE]\n\n"
@@ -36,5 +36,5 @@ _NO_MORE = {"x-should-retry": "false"}
 
 def failed(code: str, message: str, endpoint: OpenAIEndpoint) -> ApiError:
     """Return the answer for a job that ended without text."""
-    error = job_error(code, message, endpoint)
+    error = build_job_error(code, message, endpoint)
     return ApiError(error.status, error.code, error.message, error.param, headers=_NO_MORE)

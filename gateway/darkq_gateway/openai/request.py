@@ -9,7 +9,7 @@ import msgspec
 from darkq import InvalidJob, Job
 from darkq.openai.body import Endpoint as OpenAIEndpoint
 from darkq.openai.body import read_body as read_openai_body
-from darkq.protocol.validation import what_is_wrong
+from darkq.protocol.validation import explain_error
 from darkq_gateway.http.bodies import check_structure
 from darkq_gateway.http.context import Caller
 from darkq_gateway.http.errors import ApiError
@@ -34,7 +34,7 @@ def take(fields: dict[str, Any], kind: type[T]) -> T:
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        wrong = what_is_wrong(error)
+        wrong = explain_error(error)
         raise ApiError(400, "invalid_type", wrong.reason, wrong.field or None) from None
 
 

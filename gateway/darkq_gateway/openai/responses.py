@@ -20,8 +20,8 @@ import msgspec
 from aiohttp import web
 
 from darkq import InvalidJob, Job, JobCancelled, JobFailed, JobHandle, JobNotFound, ResultTimeout
-from darkq.openai.response import Repeated, item_id, repeated_in, repeated_of
-from darkq.protocol.job import MAX_PROMPT_BYTES, checked_metadata
+from darkq.openai.response import Repeated, item_id, parse_repeated, read_repeated
+from darkq.protocol.job import MAX_PROMPT_BYTES, check_metadata
 from darkq_gateway.http.bodies import read_undecoded
 from darkq_gateway.http.context import STREAMS, Caller, caller_of, owned_job
 from darkq_gateway.http.errors import ApiError
@@ -159,7 +159,7 @@ async def _owned(request: web.Request) -> tuple[JobHandle, ResponseStream]:
     if not response_id.startswith(PREFIX):
         raise JobNotFound(response_id)
     job = await owned_job(request, response_id.removeprefix(PREFIX))
-    repeated = repeated_in(job.status.metadata)
+    repeated = read_repeated(job.status.metadata)
     if repeated is None:  # a job, but no Response
         raise JobNotFound(response_id)
     return job.handle, _new(job.handle, repeated.fields())
@@ -188,12 +188,12 @@ class ResponseRequest(NamedTuple):
 def parse(fields: dict[str, Any], caller: Caller) -> ResponseRequest:
     """Read a request's body. Raises `ApiError`, which names the parameter."""
     try:
-        repeated = repeated_of(fields)
+        repeated = parse_repeated(fields)
         how = take(fields, _How)
         if how.background and not how.store:
             raise InvalidJob("store", "must not be false for a background response")
         job = make_job(fields, "/v1/responses", caller, metadata={})
-        checked_metadata(how.metadata)
+        check_metadata(how.metadata)
         job = repeated.beside(job)
     except InvalidJob as error:
         raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
@@ -248,7 +248,7 @@ async def _text_of(request: web.Request, wanted: str, field: str) -> str:
         raise not_found
     try:
         job = await owned_job(request, found[1])
-        if job.status.state != "completed" or repeated_in(job.status.metadata) is None:
+        if job.status.state != "completed" or read_repeated(job.status.metadata) is None:
             raise not_found
         result = await job.handle.result(1)
     except (JobNotFound, JobFailed, JobCancelled, ResultTimeout):

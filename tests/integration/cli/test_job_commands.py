@@ -188,7 +188,7 @@ async def test_a_result_that_is_not_there_yet(darkq: Darkq) -> None:
     assert f"job {job_id} is queued and has no result yet" in at_once.err
     assert f"result {job_id} --wait\n" in at_once.err
     assert (later.code, later.out) == (1, b"")
-    assert "was not finished within 0.2 s; it goes on" in later.err
+    assert "was not finished within 0.2 s; it continues" in later.err
 
 
 async def test_status_tells_what_is_known(darkq: Darkq, serve: Serve) -> None:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from darkq import Client
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import worker
+from darkq.protocol.keys import WorkerKeys
 from darkq_local.faults import Fault
 from support.command import Darkq
 from support.waiting import wait_until
@@ -43,7 +43,7 @@ async def test_a_worker_works_and_is_seen_to(
 async def test_a_worker_of_another_host_is_not_ours(
     darkq: Darkq, redis: Redis, client: Client
 ) -> None:
-    await redis.set(worker("elsewhere:1:00000000"), "healthy", ex=60)
+    await redis.set(WorkerKeys("elsewhere:1:00000000").health, "healthy", ex=60)
     await sign_in(redis, "elsewhere:1:00000000")
     assert await client.workers() == ["elsewhere:1:00000000"]
     assert (await asyncio.to_thread(darkq, "worker", "--check")).code == 1

@@ -19,7 +19,7 @@ from darkq import Client, UpstreamStatus, WorkerLeases
 from darkq.operate.stats import Report, add
 from darkq.operate.upstreams import Served, WindowUse, announcement
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import worker as worker_key
+from darkq.protocol.keys import WorkerKeys
 from darkq.settings.parsing import Window
 from darkq.telemetry import metrics as m
 from darkq_cli.top.panel import Panel
@@ -39,7 +39,7 @@ async def sign_in_hand(redis: Redis) -> None:
         name="x", kind="openai", default_model="m", models=("m",), windows=(Window(4, 60.0),)
     )
     await sign_in(redis, WORKER, announcement([serves]))
-    await redis.set(worker_key(WORKER), "well", ex=60)
+    await redis.set(WorkerKeys(WORKER).health, "well", ex=60)
 
 
 async def report(redis: Redis, number: int, completed: int, failed: int = 0) -> None:

@@ -12,8 +12,7 @@ from darkq import Client, Settings
 from darkq.event import Cursor
 from darkq.operate.upstreams import Served, announcement
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import failures, limit_keys, queue
-from darkq.protocol.keys import worker as worker_key
+from darkq.protocol.keys import LimitKeys, PartitionKeys, WorkerKeys
 from darkq_local.local_darkai import LocalDarkAI
 from support.by_hand import Hand, started
 
@@ -35,7 +34,7 @@ async def alive(redis: Redis) -> None:
     """A worker that is alive."""
     serves = Served(name="x", kind="openai", default_model="m", models=("m",))
     await sign_in(redis, WORKER, announcement([serves]))
-    await redis.set(worker_key(WORKER), "well", ex=60)
+    await redis.set(WorkerKeys(WORKER).health, "well", ex=60)
 
 
 async def test_jobs_in_partitions_where_nobody_looks(
@@ -44,7 +43,7 @@ async def test_jobs_in_partitions_where_nobody_looks(
     async with Client(settings=make_settings(partitions=4)) as client:
         for number in range(60):
             await client.enqueue(f"prompt {number}")
-    elsewhere = sum([await redis.zcard(queue(p, "interactive")) for p in (1, 2, 3)])
+    elsewhere = sum([await redis.zcard(PartitionKeys(p).queue("interactive")) for p in (1, 2, 3)])
     found = (await look(partitions=1))["partitions"]
     assert found.verdict == "problem"
     assert found.found.startswith(f"{elsewhere} jobs are in partitions 1-3, and with DARKQ_PART")
@@ -53,10 +52,10 @@ async def test_jobs_in_partitions_where_nobody_looks(
 
 
 async def test_a_partition_far_off(redis: Redis, look: Any) -> None:
-    await redis.zadd(queue(4095, "bulk"), {"{4095}" + "0" * 32: 1})
+    await redis.zadd(PartitionKeys(4095).queue("bulk"), {"{4095}" + "0" * 32: 1})
     found = (await look(partitions=4))["partitions"]
     assert "1 jobs are in partitions 4095" in found.found
-    await redis.delete(queue(4095, "bulk"))
+    await redis.delete(PartitionKeys(4095).queue("bulk"))
 
 
 async def test_nobody_works(client: Client, redis: Redis, look: Any) -> None:
@@ -81,8 +80,8 @@ async def test_queues_that_fill_and_wait(client: Client, redis: Redis, look: Any
     assert (await look(queue_max_jobs=9))["queues"].verdict == "problem"
     assert (await look(queue_max_jobs=10))["queues"].verdict == "warning"
     assert (await look(queue_max_jobs=20))["queues"].verdict == "ok"
-    (job, *_) = await redis.zrange(queue(0, "interactive"), 0, 0)
-    await redis.zadd(queue(0, "interactive"), {job: 1})
+    (job, *_) = await redis.zrange(PartitionKeys(0).queue("interactive"), 0, 0)
+    await redis.zadd(PartitionKeys(0).queue("interactive"), {job: 1})
     found = (await look())["queues"]
     assert found.verdict == "warning"
     assert "an interactive job has waited for" in found.found
@@ -96,7 +95,7 @@ async def test_jobs_that_fail(redis: Redis, look: Any) -> None:
     await hand.fail(claim, Cursor(1, 1))
     found = (await look())["failed jobs"]
     assert (found.verdict, found.found) == ("warning", "1 are stored, 1 of them from the last hour")
-    await redis.zadd(failures(0), {claim.keys.arq_id: 1})
+    await redis.zadd(PartitionKeys(0).failed, {claim.keys.arq_id: 1})
     found = (await look())["failed jobs"]
     assert (found.verdict, found.found) == ("ok", "1 are stored, 0 of them from the last hour")
 
@@ -105,7 +104,7 @@ async def test_jobs_that_fail(redis: Redis, look: Any) -> None:
 async def test_a_breaker_that_is_open(redis: Redis, look: Any) -> None:
     assert (await look())["breakers"].verdict == "ok"
     seconds, _ = await redis.time()
-    breaker = limit_keys("x").breaker
+    breaker = LimitKeys.of_upstream("x").breaker
     scribe: Any = redis  # redis-py types it for both of its clients
     await scribe.hset(breaker, "open_until", (seconds + 60) * 1000)
     await redis.expire(breaker, 60)

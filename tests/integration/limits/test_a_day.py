@@ -23,6 +23,7 @@ from fakeredis.commands_mixins import server_mixin
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from darkq.redis.scripts import CallWord
 from support.door import Asker, Door
 
 DARKAI = ((4, 60_000), (30, 1_800_000), (80, 21_600_000))
@@ -81,7 +82,7 @@ class Day:
         self._p_cancelled = p_cancelled
         self._p_death = p_death
         self._waiting: dict[str, Asker] = {}
-        self._calls: dict[str, tuple[Asker, str]] = {}
+        self._calls: dict[str, tuple[Asker, CallWord]] = {}
         self._future: list[tuple[float, int, Callable[[], Awaitable[None]]]] = []
 
     def at(self, ms: float, action: Callable[[], Awaitable[None]]) -> None:
