@@ -70,7 +70,7 @@ def run(
     window: Annotated[
         int,
         typer.Option(
-            "--window", metavar="N", min=1, max=100_000, help="Most lines in Redis at once."
+            "--window", metavar="N", min=1, max=100_000, help="Maximum number of lines in Redis."
         ),
     ] = 2000,
     model: Annotated[
@@ -129,7 +129,9 @@ def resume(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
 
 @app.command(name="list")
 def list_(
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Most rows.")] = 50,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of rows.")
+    ] = 50,
     as_json: opt.JsonOption = False,
 ) -> None:
     """List the batches in Redis, the latest first.

@@ -21,7 +21,9 @@ CONCURRENT_RETRIES = 16
 
 
 def failed(
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Most rows.")] = 50,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of rows.")
+    ] = 50,
     as_json: opt.JsonOption = False,
 ) -> None:
     """List failed jobs, the latest first.

@@ -36,12 +36,12 @@ def create(
         str | None,
         typer.Option(
             metavar="N/s",
-            help="Most requests: 5/s, 100/min, 1000/h. A request with many jobs counts once.",
+            help="Rate limit: 5/s, 100/min, 1000/h. A request with many jobs counts once.",
         ),
     ] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Most concurrent requests, streams included."),
+        typer.Option(metavar="N", min=1, help="Maximum concurrent requests, streams included."),
     ] = None,
     max_prompt_bytes: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Largest prompt.")

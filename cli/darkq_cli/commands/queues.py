@@ -186,7 +186,8 @@ def move(
         bool, typer.Option("--back", help="Return the jobs that an interrupted move has taken out.")
     ] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="Most jobs to move.")
+        int | None,
+        typer.Option("--limit", metavar="N", min=1, help="Maximum number of jobs to move."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count the jobs that would move or stay.")

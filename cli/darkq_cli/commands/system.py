@@ -72,7 +72,7 @@ def worker(
     """Run a worker until Ctrl-C or SIGTERM. Its log goes to stderr.
 
     After the signal it stops claiming. Running jobs get DARKQ_WORKER_SHUTDOWN_GRACE_S seconds to
-    end; the others go back to the queue. A second signal ends that time at once.
+    end. Those that do not end go back to the queue. A second signal skips the wait.
 
     \b
     DARKQ_REDIS_URL=redis://localhost darkq worker
@@ -180,7 +180,9 @@ def local_darkai(
     faults: Annotated[
         bool, typer.Option("--faults", help="Let requests ask for faults, to test clients.")
     ] = False,
-    max_chunks: Annotated[int, typer.Option(min=1, help="Most chunks in an answer.")] = 256,
+    max_chunks: Annotated[
+        int, typer.Option(min=1, help="Maximum number of chunks in an answer.")
+    ] = 256,
     pace: Annotated[
         float, typer.Option(min=0, help="Chunks per second of markov; 0 is without a limit.")
     ] = 20.0,

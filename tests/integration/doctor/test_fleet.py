@@ -47,7 +47,7 @@ async def test_jobs_in_partitions_where_nobody_looks(
     found = (await look(partitions=1))["partitions"]
     assert found.verdict == "problem"
     assert found.found.startswith(f"{elsewhere} jobs are in partitions 1-3, and with DARKQ_PART")
-    assert found.do.startswith("DARKQ_PARTITIONS=4 ")
+    assert found.do.startswith("Set DARKQ_PARTITIONS=4 ")
     assert (await look(partitions=4))["partitions"].verdict == "ok"
 
 

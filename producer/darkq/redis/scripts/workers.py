@@ -6,7 +6,6 @@ written to directly.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -166,14 +165,12 @@ def append_call(logs: Sequence[tuple[JobKeys, Entries]], *, in_cluster: bool) ->
     return _append.call(names, args, in_cluster=in_cluster)
 
 
-def append_accepted(refused: Sequence[int], counts: Sequence[int]) -> list[bool]:
-    """Read the reply to `append_call`: whether each log, of so many events, has accepted them."""
-    refusing = set(refused)
-    ends = list(itertools.accumulate(counts))
-    return [
-        refusing.isdisjoint(range(end - count, end))
-        for end, count in zip(ends, counts, strict=True)
-    ]
+def append_accepted(refused: Sequence[int], logs: Sequence[tuple[JobKeys, Entries]]) -> list[bool]:
+    """Read the reply to `append_call` with these logs: whether each has accepted its events."""
+    if not refused:  # nearly always
+        return [True] * len(logs)
+    refusing, end = set(refused), 0
+    return [refusing.isdisjoint(range(end, end := end + len(entries))) for _, entries in logs]
 
 
 async def append(redis: Redis, logs: Sequence[tuple[JobKeys, Entries]]) -> list[int]:
