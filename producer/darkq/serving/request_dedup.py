@@ -121,7 +121,7 @@ class RepeatedRequests:
         request had another body.
         """
         check_idempotency_key(key)
-        name = request_seed(_digest(tenant, path, b"key", key.encode()))
+        name = request_seed(request_digest(tenant, path, b"key", key.encode()))
         wanted, seed = hashlib.sha256(body).hexdigest(), new_seed()
         async with speaking_darkq():
             made = await self._redis.set(name, f"{wanted} {seed}", px=self._ttl_ms, nx=True)
@@ -135,7 +135,7 @@ class RepeatedRequests:
 
     async def by_body(self, *, tenant: str | None, path: str, body: bytes, again: bool) -> str:
         """Return the latest seed of this body; a new one unless the request comes `again`."""
-        name = request_seed(_digest(tenant, path, b"body", body))
+        name = request_seed(request_digest(tenant, path, b"body", body))
         async with speaking_darkq():
             note: bytes | None = await self._redis.get(name) if again else None
             if note is not None:
@@ -145,7 +145,8 @@ class RepeatedRequests:
         return seed
 
 
-def _digest(tenant: str | None, path: str, *parts: bytes) -> str:
+def request_digest(tenant: str | None, path: str, *parts: bytes) -> str:
+    """Return a digest of a request: equal for the same tenant, path and parts."""
     digest = hashlib.sha256(b"open" if tenant is None else b"tenant")
     for part in ((tenant or "").encode(), path.encode(), *parts):
         digest.update(b"%d:" % len(part) + part)
