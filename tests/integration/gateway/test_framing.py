@@ -341,7 +341,7 @@ async def test_a_slow_reader_of_a_file_gets_it_whole_or_is_cut_off(
     async with connection(api.url) as (reader, writer), asyncio.timeout(20):
         writer.write(make_request("GET", f"/v1/files/{file_id}/content"))
         await read_head(reader)
-        await wait_until("the reader to be let go", lambda: "takes nothing" in caplog.text)
+        await wait_until("the reader to be let go", lambda: "client does not read" in caplog.text)
         body = b""
         try:
             while data := await reader.read(1 << 20):
