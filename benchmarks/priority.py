@@ -18,7 +18,7 @@ from benchmarks.figures import Answer, Figures, Row, Target, error_line, percent
 from benchmarks.pickup import RESERVED, latencies_ms
 from benchmarks.processes import Process
 from benchmarks.systems import Darkq, darkq
-from darkq.protocol.keys import queue
+from darkq.protocol.keys import PartitionKeys
 
 LINES = 100_000
 CASES = (
@@ -70,7 +70,7 @@ async def in_turn(
 async def _has_begun(system: Darkq, process: Process) -> None:
     """Wait until a batch has nearly filled its window, or has ended before that."""
     while not _has_ended(process):  # the queue is another process's
-        if await system.redis.zcard(queue(0, "bulk")) >= _FULL:
+        if await system.redis.zcard(PartitionKeys(0).queue("bulk")) >= _FULL:
             return
         await asyncio.sleep(0.01)
 

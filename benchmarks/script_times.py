@@ -17,9 +17,8 @@ from benchmarks.figures import Answer, Figures, Row
 from benchmarks.processes import redis_server
 from benchmarks.systems import settings_of
 from darkq import Client, Settings
-from darkq.protocol.keys import JobKeys, failures, limit_keys, queue
+from darkq.protocol.keys import JobKeys, LimitKeys, PartitionKeys
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
 from darkq.settings.parsing import Window
 from darkq_worker.leases import Claim, Leases
 from darkq_worker.limits.gate import Gate, NotNow, Rule
@@ -48,13 +47,13 @@ async def _run(entries: int) -> dict[str, float]:
         settings = settings_of(url).model_copy(update={"queue_max_jobs": 2 * entries + 1000})
         async with Redis.from_url(url) as redis, Client(settings=settings) as client:
             leases = Leases(redis, "worker", lease_s=60, job_ttl_s=600)
-            await _fill(redis, queue(0, "interactive"), entries, _FAR_MS)
+            await _fill(redis, PartitionKeys(0).queue("interactive"), entries, _FAR_MS)
             slowest = {"enqueue 1": await _slowest(redis, lambda: client.enqueue("x"))}
             slowest["claim 1"] = await _slowest(
                 redis, lambda: leases.claim(0, slots=1, bulk_slots=1)
             )
             slowest |= await _limits(redis, settings, entries)
-            await _fill(redis, failures(0), entries, _NOW_MS)
+            await _fill(redis, PartitionKeys(0).failed, entries, _NOW_MS)
             slowest["finish, all listed failures over"] = await _slowest(
                 redis, lambda: _fail(redis)
             )
@@ -63,7 +62,7 @@ async def _run(entries: int) -> dict[str, float]:
 
 async def _limits(redis: Redis, settings: Settings, entries: int) -> dict[str, float]:
     slowest = {}
-    keys = limit_keys("x")
+    keys = LimitKeys.of_upstream("x")
     gate = Gate(redis, "x", Rule((Window(2_000_000, 60.0),), 1), settings)
     await _fill(redis, keys.waiting, entries, _NOW_MS)
     await _fill(redis, keys.due, entries, _FAR_MS)
@@ -100,10 +99,8 @@ async def _fail(redis: Redis) -> None:
     await redis.set(keys.retry, 1, px=60_000)
     await redis.execute_command("HSET", keys.state, "held", "1")
     await redis.pexpire(keys.state, 60_000)
-    names = [queue(0, "interactive"), keys.in_progress, keys.job, keys.retry, keys.state]
-    names += [keys.result, keys.events, keys.failed, failures(0)]
-    args: list[Argument] = [keys.arq_id, 1, "t", keys.live, b"{}", 60_000]
-    assert await scripts.finish(redis, names, args) == 1
+    claim = Claim(keys, 0, 1, "t", 0, 0, False, b"")
+    assert await scripts.finish(redis, claim, [], result=b"{}", result_ttl_s=60, failed=True)
 
 
 async def _fill(redis: Redis, key: str, entries: int, score: float) -> None:

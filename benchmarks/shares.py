@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from redis.crc import key_slot
 
-from darkq.protocol.keys import wake
+from darkq.protocol.keys import PartitionKeys
 
 SLOTS = 16384
 
@@ -25,4 +25,4 @@ def shares(partitions: int, masters: int) -> list[int]:
 
 @lru_cache(maxsize=16)
 def _slots(partitions: int) -> list[int]:
-    return [key_slot(wake(partition).encode()) for partition in range(partitions)]
+    return [key_slot(PartitionKeys(partition).wake.encode()) for partition in range(partitions)]

@@ -21,7 +21,7 @@ from benchmarks import naive
 from benchmarks.processes import child, module, redis_server
 from darkq import Chunk, Client, Settings
 from darkq import event as ev
-from darkq.protocol.keys import queue
+from darkq.protocol.keys import PartitionKeys
 from darkq_worker.leases import MAX_RENEWALS_PER_CALL, Leases
 
 Seen: TypeAlias = Callable[[str, int], object]
@@ -108,7 +108,7 @@ class Darkq:
             await self.put(prompt, streams)
 
     async def waiting(self) -> int:
-        return int(await self.redis.zcard(queue(0, "interactive")))
+        return int(await self.redis.zcard(PartitionKeys(0).queue("interactive")))
 
     async def occupy_fleet(self, count: int) -> None:
         elsewhere = Leases(self.redis, "elsewhere", lease_s=_HOUR_S, job_ttl_s=_HOUR_S)

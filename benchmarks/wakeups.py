@@ -16,7 +16,7 @@ from benchmarks.figures import Answer, Figures, Row
 from benchmarks.processes import redis_server
 from benchmarks.systems import settings_of
 from darkq import Client, Settings
-from darkq.protocol.keys import wake, wake_one
+from darkq.protocol.keys import PartitionKeys
 from darkq.redis.pubsub import Live
 from darkq.redis.servers import servers_of
 from darkq_worker.leases import Leases
@@ -72,7 +72,7 @@ async def _start_idle(
     leases = Leases(redis, name, lease_s=60, job_ttl_s=60)
     woken = asyncio.Event()
     sink = Wakeups(on_jobs=woken.set, on_cancel=lambda _: None, on_gap=lambda: None)
-    for channel_name in (wake(0), wake_one(0, name)):
+    for channel_name in (PartitionKeys(0).wake, PartitionKeys(0).wake_worker(name)):
         channel = stack.enter_context(live.listening(channel_name, sink))
         await channel.confirmed.wait()
     await leases.claim(0, slots=100, bulk_slots=90)

@@ -10,7 +10,7 @@ from random import Random
 
 from darkq import Client
 from darkq.event import Failed
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from faults.check import Tally, Watch, judge, judge_all
 from faults.stage import Stage
 from faults.suite import Fault
@@ -45,7 +45,7 @@ async def aged(stage: Stage, rng: Random) -> Tally:
 
 
 async def _pass_time(stage: Stage) -> None:
-    for name in (queue(0, priority) for priority in PRIORITIES):
+    for name in (PartitionKeys(0).queue(priority) for priority in PRIORITIES):
         for arq_id in await stage.redis.zrange(name, 0, -1):
             await stage.redis.zincrby(name, -AGE_S * 1000, arq_id)
             keys = JobKeys.from_arq_id(arq_id.decode())

@@ -154,8 +154,8 @@ async def redis_back(stage: Stage, rng: Random) -> Tally:
 
     Jobs of the killed worker begin anew within the lease and a second, those that waited in a
     queue within a few claims, and what runs elsewhere is not disturbed. Recovery is from the step
-    of the clock. Red when nobody calls set_back.lua: jobs wait for that hour; and when it leaves
-    the keys of leases alone: the jobs of the killed worker do.
+    of the clock. Red without queue_set_back.lua: jobs wait for that hour. Red when it leaves the
+    keys of leases alone: the jobs of the killed worker wait.
     """
     await stage.crew(2)
     bulk = stage.client.queue("bulk")

@@ -6,7 +6,7 @@ import asyncio
 from random import Random
 
 from darkq import Client, RedisUnavailable
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from faults.check import Tally, Watch, judge_all
 from faults.proxy import Direction, FaultProxy
 from faults.stage import Stage
@@ -95,7 +95,7 @@ async def at_once(stage: Stage, rng: Random) -> Tally:
 
 
 async def _one_waits(stage: Stage, job_id: str, tally: Tally) -> None:
-    waiting = await stage.redis.zrange(queue(0, "interactive"), 0, -1)
+    waiting = await stage.redis.zrange(PartitionKeys(0).queue("interactive"), 0, -1)
     tally.lost += JobKeys.parse(job_id).arq_id.encode() not in waiting
     tally.duplicated += max(0, len(waiting) - 1)
     await stage.client.job(job_id).cancel()

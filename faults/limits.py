@@ -31,7 +31,7 @@ _COUNTED = Setup(
 async def counted(away: Callable[[Stage], Awaitable[None]], stage: Stage, rng: Random) -> Tally:
     """Never one call too many.
 
-    Red with `XX` in `renew` of report.lua, and after SIGKILL without the respite.
+    Red with `XX` in `renew` of limit_report.lua, and after SIGKILL without the respite.
     """
     model = stage.model
     model.most_at_once = 0

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias
 from redis.asyncio import Redis
 
 from darkq import Client, JobHandle, NotReplicated, RedisUnavailable, Settings
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.redis.servers import servers_of
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_local.models.base import Turn
@@ -222,7 +222,7 @@ class Stage:
     async def nothing_left(self) -> None:
         """Wait until nothing is queued and nothing is held. Fails when something stays."""
         for partition, priority in itertools.product(range(self.partitions), PRIORITIES):
-            name = queue(partition, priority)
+            name = PartitionKeys(partition).queue(priority)
             await wait_until(f"{name} to be empty", partial(self._is_empty, name), 30)
 
     @property

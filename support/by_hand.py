@@ -11,27 +11,16 @@ from redis.asyncio import Redis
 from darkq import event as ev
 from darkq.event import AnyEvent, Cursor
 from darkq.protocol.job import Job, Priority
-from darkq.protocol.keys import (
-    JobKeys,
-    control,
-    failures,
-    idempotency,
-    idle,
-    queue,
-    tenant_jobs,
-    wake,
-    wake_one,
-)
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
 from darkq_worker.leases import Claim, Leases
 
 TTL_MS = 60_000
 
 
 class Receipt(NamedTuple):
-    verdict: bytes
+    verdict: str
     arq_id: str
 
 
@@ -46,18 +35,18 @@ async def put(
     limit: int = 1_000_000,
 ) -> list[Receipt]:
     """Enqueue jobs of one partition in one call."""
-    partition = jobs[0].partition
-    keys = [queue(partition, priority), tenant_jobs(partition, None)]
-    queued = ev.encode(ev.Queued(id="0-1", at_ms=1))
-    args: list[Argument] = [wake(partition), ttl_ms, limit, 1000, queued, 1, len(jobs)]
-    for job in jobs:
-        args += [job.arq_id, record, 0, digest]
-        keys += [idempotency(partition, key)] if digest else []
-    replies = await scripts.enqueue(redis, [*keys, control(partition)], args)
-    receipts = [Receipt(b"new", job.arq_id) for job in jobs]
-    for number, verdict, arq_id in zip(*[iter(replies)] * 3, strict=True):
-        receipts[number] = Receipt(verdict, arq_id.decode())
-    return receipts
+    receipts = await scripts.enqueue(
+        redis,
+        [
+            scripts.NewJob(job, priority, None, record, key if digest else None, digest)
+            for job in jobs
+        ],
+        event=ev.encode(ev.Queued(id="0-1", at_ms=1)),
+        job_ttl_s=ttl_ms / 1000,
+        queue_max_jobs=limit,
+        max_listed=1000,
+    )
+    return [Receipt(outcome, keys.arq_id) for outcome, keys in receipts]
 
 
 class Hand:
@@ -90,20 +79,14 @@ class Hand:
 
     async def append(self, claim: Claim, *events: AnyEvent) -> list[int]:
         """Return the numbers of the events that were refused."""
-        args: list[str | bytes] = []
-        for event in events:
-            args += [claim.keys.live, event.id, ev.encode(event)]
-        return cast(
-            list[int], await scripts.append(self.redis, [claim.keys.events] * len(events), args)
-        )
+        return await scripts.append(self.redis, [(claim.keys, entries(events))])
 
     async def finish(
         self, claim: Claim, *events: AnyEvent, result: bytes = b"result", ttl_ms: int = TTL_MS
-    ) -> int:
-        keys = claim.keys
-        names = [keys.in_progress, keys.job, keys.retry, keys.state, keys.result, keys.events]
-        args = [keys.arq_id, claim.attempt, claim.token, keys.live, result, ttl_ms, *_flat(events)]
-        return cast(int, await scripts.finish(self.redis, [claim.queue, *names], args))
+    ) -> bool:
+        return await scripts.finish(
+            self.redis, claim, entries(events), result=result, result_ttl_s=ttl_ms / 1000
+        )
 
     async def release(
         self,
@@ -112,13 +95,16 @@ class Hand:
         delay_ms: int | None = None,
         place_ms: int = 1,
         burns: bool = False,
-    ) -> int:
-        keys = claim.keys
-        names = [claim.queue, keys.in_progress, keys.retry, keys.state, keys.events]
-        args: list[Argument] = [keys.arq_id, claim.attempt, claim.token, keys.live, wake(0)]
-        args += ["" if delay_ms is None else delay_ms, place_ms, int(burns), TTL_MS]
-        args += _flat(events)
-        return cast(int, await scripts.release(self.redis, names, args))
+    ) -> bool:
+        return await scripts.release(
+            self.redis,
+            claim,
+            entries(events),
+            delay_s=None if delay_ms is None else delay_ms / 1000,
+            place_ms=place_ms,
+            burns_try=burns,
+            job_ttl_s=TTL_MS / 1000,
+        )
 
     async def complete(self, claim: Claim, text: str, at: Cursor) -> ResultRecord:
         """End a job as a worker does whose upstream said that the answer is complete."""
@@ -133,16 +119,24 @@ class Hand:
         failure = Failure(type="JobFailed", code="rejected", message="no")
         record = result_record(keys, failure, attempt=claim.attempt, queue=claim.queue)
         event = ev.Failed(id=str(at), code=failure.code, message=failure.message, at_ms=record.ft)
-        names = [keys.in_progress, keys.job, keys.retry, keys.state, keys.result, keys.events]
-        names = [claim.queue, *names, keys.failed, failures(keys.partition)]
-        args: list[Argument] = [keys.arq_id, claim.attempt, claim.token, keys.live]
-        args += [encode(record), ttl_ms, *_flat([event])]
-        assert await scripts.finish(self.redis, names, args) == 1
-        return encode(record)
+        result = encode(record)
+        assert await scripts.finish(
+            self.redis,
+            claim,
+            entries([event]),
+            result=result,
+            result_ttl_s=ttl_ms / 1000,
+            failed=True,
+        )
+        return result
 
 
 def result_record(
-    keys: JobKeys, answer: str | Failure, *, attempt: int = 1, queue: str = queue(0, "interactive")
+    keys: JobKeys,
+    answer: str | Failure,
+    *,
+    attempt: int = 1,
+    queue: str = PartitionKeys(0).queue("interactive"),
 ) -> ResultRecord:
     outcome = "completed"
     if isinstance(answer, Failure):
@@ -193,7 +187,7 @@ async def snapshot(redis: Redis) -> dict[bytes, bytes]:
     return {key: await redis.dump(key) for key in sorted(await redis.keys("*"))}
 
 
-WOKEN = wake_one(0, "sleeper")
+WOKEN = PartitionKeys(0).wake_worker("sleeper")
 """The channel of a worker that `asleep` notes."""
 
 
@@ -201,7 +195,7 @@ async def asleep(
     redis: Redis, *workers: str, priority: Priority = "interactive", free: int = 1
 ) -> None:
     """Note workers with room for jobs, as `claim` does."""
-    name = idle(0, priority)
+    name = PartitionKeys(0).idle(priority)
     await redis.zadd(name, dict.fromkeys(workers or ("sleeper",), -free))
     await redis.pexpire(name, TTL_MS)
 
@@ -236,5 +230,6 @@ class Ear:
             messages.append((message["channel"].decode(), message["data"]))
 
 
-def _flat(events: Sequence[AnyEvent]) -> list[str | bytes]:
-    return [field for event in events for field in (event.id, ev.encode(event))]
+def entries(events: Sequence[AnyEvent]) -> list[tuple[str, bytes]]:
+    """Events as the scripts take them: each with its id in the log."""
+    return [(event.id, ev.encode(event)) for event in events]

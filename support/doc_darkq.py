@@ -23,7 +23,7 @@ from pathlib import Path
 PYTHON = "doc-python"
 PRELOADED = (
     *("aiohttp", "openai", "rich.table", "support.doc_python"),
-    *(f"darkq_cli.{room}" for room in ("app", "batch.runner", "commands.jobs", "commands.keys")),
+    *(f"darkq_cli.{room}" for room in ("app", "batch.runner", "batch.start", "terminal.reading")),
 )
 _CALLER = """#!{python} -ISE
 import json, os, socket, sys

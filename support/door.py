@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import PRIORITIES, JobKeys, limit_keys
+from darkq.protocol.keys import PRIORITIES, JobKeys, LimitKeys
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
+from darkq.redis.scripts import Answer, CallReport, CallWord, Limits, Question, Turn
 
 SECOND = 1000
+
+GO = Answer("go")
+PROBE = Answer("probe")
 
 
 class Asker(NamedTuple):
@@ -29,13 +32,6 @@ class Asker(NamedTuple):
         return f"{self.keys.arq_id}:{self.attempt}"
 
 
-class Answer(NamedTuple):
-    """What a job was told: a word, or the time of its turn."""
-
-    word: str
-    turn_ms: float = 0.0
-
-
 class Door:
     """The limits of one upstream; times in ms."""
 
@@ -49,18 +45,13 @@ class Door:
         cooldown_ms: int = 5 * SECOND,
         cooldown_max_ms: int = 40 * SECOND,
     ) -> None:
-        self.keys = limit_keys("test")
+        self.keys = LimitKeys.of_upstream("test")
         self.called: list[tuple[str, int, float]] = []
         self.shut = False
         self._redis = redis
-        self._limits: list[Argument] = [
-            concurrency,
-            lease_ms,
-            horizon_ms,
-            cooldown_ms,
-            cooldown_max_ms,
-        ]
-        self._limits += [len(windows), *(field for window in windows for field in window)]
+        self._limits = Limits(
+            concurrency, lease_ms, horizon_ms, cooldown_ms, cooldown_max_ms, windows
+        )
         self._places = itertools.count(1_700_000_000_000)
 
     def job(self, priority: Priority = "interactive") -> Asker:
@@ -69,30 +60,31 @@ class Door:
 
     async def ask(self, *jobs: Asker) -> list[Answer]:
         """Ask for several jobs in one call."""
-        args: list[Argument] = []
-        for job in jobs:
-            args += [job.call, job.keys.arq_id, PRIORITIES.index(job.priority), job.place_ms]
-        shut, answers, called = await scripts.admit(self._redis, self.keys, self._limits + args)
-        self._take_in(shut, called)
-        return [_answer(answer.decode()) for answer in answers]
+        questions = [
+            Question(job.call, job.keys.arq_id, PRIORITIES.index(job.priority), job.place_ms)
+            for job in jobs
+        ]
+        shut, answers, turns = await scripts.limit_admit(
+            self._redis, self.keys, self._limits, questions
+        )
+        self._take_in(shut, turns)
+        return answers
 
     async def ask_one(self, job: Asker) -> Answer:
         (answer,) = await self.ask(job)
         return answer
 
-    async def tell(self, job: Asker, word: str, argument: int = 0) -> None:
+    async def tell(self, job: Asker, word: CallWord, argument: int = 0) -> None:
         """Say how a call stands."""
-        args = [*self._limits, job.call, word, argument]
-        self._take_in(*await scripts.report(self._redis, self.keys, args))
+        await self._report(CallReport(job.call, word, argument))
 
-    async def tell_of(self, job: Asker, word: str) -> None:
+    async def tell_of(self, job: Asker, word: CallWord) -> None:
         """Say what has become of a job that waits."""
-        args = [*self._limits, job.keys.arq_id, word, ""]
-        self._take_in(*await scripts.report(self._redis, self.keys, args))
+        await self._report(CallReport(job.keys.arq_id, word))
 
     async def beat(self) -> None:
         """Tell nothing, and hear what there is."""
-        self._take_in(*await scripts.report(self._redis, self.keys, self._limits))
+        await self._report()
 
     async def now_ms(self) -> float:
         seconds, microseconds = await self._redis.time()
@@ -102,11 +94,26 @@ class Door:
         """The jobs that were called with the last reply."""
         return [arq_id for arq_id, _, _ in self.called]
 
-    def _take_in(self, shut: int, called: Sequence[Any]) -> None:
-        self.shut = bool(shut)
-        triples = zip(called[::3], called[1::3], called[2::3], strict=True)
-        self.called = [(arq_id.decode(), number, float(place)) for arq_id, number, place in triples]
+    async def _report(self, *reports: CallReport) -> None:
+        self._take_in(*await scripts.limit_report(self._redis, self.keys, self._limits, reports))
+
+    def _take_in(self, shut: bool, turns: list[Turn]) -> None:
+        self.shut = shut
+        self.called = [(arq_id.decode(), number, float(place)) for arq_id, number, place in turns]
 
 
-def _answer(text: str) -> Answer:
-    return Answer(text) if text in ("go", "probe") else Answer("wait", float(text))
+async def admitted(door: Door, job: Asker) -> bool:
+    """Ask for one job, and return whether its call may begin."""
+    return (await door.ask_one(job)).word != "wait"
+
+
+async def turns_s(door: Door, answers: list[Answer]) -> list[float]:
+    """How long each has to wait, in begun half seconds; 0 for those who may go."""
+    now_ms = await door.now_ms()
+    waits_ms = [max(0, answer.turn_ms - now_ms) for answer in answers]
+    return [math.ceil(wait_ms / 500 - 0.002) / 2 for wait_ms in waits_ms]
+
+
+async def is_past(door: Door, ms: float) -> bool:
+    """Whether a time has passed, by the clock of Redis."""
+    return await door.now_ms() > ms

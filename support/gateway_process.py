@@ -30,7 +30,7 @@ async def darkq(
 
 async def listening(process: asyncio.subprocess.Process) -> str:
     assert process.stderr is not None
-    while line := (await asyncio.wait_for(process.stderr.readline(), 20)).decode():
+    while line := (await asyncio.wait_for(process.stderr.readline(), 60)).decode():
         if match := re.search(r"listening on (http://\S+)", line):
             return match[1]
     raise AssertionError("it has ended")

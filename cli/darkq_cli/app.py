@@ -1,6 +1,6 @@
-"""The `darkq` command and its subcommands.
+"""The tree of the commands, in the groups of `darkq --help`.
 
-Each subcommand imports what it needs when it is called, so that `--help` loads next to nothing.
+Each command imports what it needs when it is called, so that `--help` and completion are fast.
 """
 
 from __future__ import annotations
@@ -11,33 +11,23 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from darkq_cli.batch import commands as batch_commands
+from darkq_cli.batch import commands as batch
 from darkq_cli.commands import (
-    failed_options as failure_commands,
+    doctor,
+    failed,
+    jobs,
+    keys,
+    purge,
+    queues,
+    system,
+    top,
+    upstreams,
+    workers,
 )
-from darkq_cli.commands import (
-    job_options as job_commands,
-)
-from darkq_cli.commands import (
-    key_options as key_commands,
-)
-from darkq_cli.commands import (
-    operator_options as operator_commands,
-)
-from darkq_cli.commands import (
-    purge_options as purge_commands,
-)
-from darkq_cli.commands import (
-    system_options as system_commands,
-)
-from darkq_cli.commands import (
-    worker_options as worker_commands,
-)
-from darkq_cli.queues import commands as queue_commands
 
 
-class _InGroups(TyperGroup):
-    """Lists the commands in groups. Typer itself does so with its panels only."""
+class _CommandGroups(TyperGroup):
+    """Lists the commands in groups. Typer does that only with its rich panels."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(map(len, self.commands))
@@ -52,15 +42,15 @@ class _InGroups(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_InGroups,
+    cls=_CommandGroups,
     no_args_is_help=True,
-    rich_markup_mode=None,  # its panels triple the time of --help
+    rich_markup_mode=None,  # importing rich triples the time of --help
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
@@ -72,44 +62,46 @@ def _version(wanted: bool) -> None:
 def darkq(
     _: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Background text generation that you can reconnect to.
 
     \b
-    See it work:            darkq demo
-    Run it here:            darkq up
-    Ask, from elsewhere:    darkq run "Write a haiku about queues."
+    Try it:                     darkq demo
+    Run it on this machine:     darkq up
+    Send a prompt:              darkq run "Write a haiku about queues."
 
-    Text and JSON go to stdout, remarks to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage,
-    130 Ctrl-C. Settings are variables DARKQ_... or lines of .env; without DARKQ_REDIS_URL a
-    Redis is started here while it is needed.
+    Text and JSON go to stdout, messages to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage,
+    130 Ctrl-C. Settings are variables DARKQ_... or lines of .env. Without DARKQ_REDIS_URL, a
+    command starts a Redis on this machine, and its last user stops it.
     """
 
 
 _GROUPS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "Begin": (system_commands.demo, system_commands.up),
+    "Start": (system.demo, system.up),
     "Jobs": (
-        job_commands.run,
-        job_commands.enqueue,
-        job_commands.tail,
-        job_commands.result,
-        job_commands.status,
-        job_commands.cancel,
-        failure_commands.failed,
-        failure_commands.retry,
-        batch_commands.app,
+        jobs.run,
+        jobs.enqueue,
+        jobs.tail,
+        jobs.result,
+        jobs.status,
+        jobs.cancel,
+        failed.failed,
+        failed.retry,
+        batch.app,
     ),
-    "Processes": (system_commands.worker, system_commands.gateway, system_commands.local_darkai),
+    "Processes": (system.worker, system.gateway, system.local_darkai),
     "Operation": (
-        operator_commands.top,
-        operator_commands.doctor,
-        system_commands.upstreams,
-        queue_commands.app,
-        worker_commands.app,
-        purge_commands.app,
-        key_commands.app,
+        top.top,
+        doctor.doctor,
+        upstreams.upstreams,
+        queues.app,
+        workers.app,
+        purge.app,
+        keys.app,
     ),
 }
 for _group, _commands in _GROUPS.items():

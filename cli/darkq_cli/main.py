@@ -1,9 +1,9 @@
-"""Where the `darkq` command begins and ends: what went wrong becomes a line and an exit code.
+"""Entry point of the `darkq` command: turns errors into messages and exit codes.
 
-0  done        1  it failed; the reason is on stderr        2  wrong usage
-130  Ctrl-C (143 after SIGTERM, 129 when the terminal was closed)
+0  success        1  failure, with the reason on stderr        2  wrong usage
+130  Ctrl-C       143  SIGTERM       129  SIGHUP (a closed terminal)
 
-Nothing is imported here that takes long: `darkq --help` is to be quick.
+Slow imports are inside functions, so that `darkq --help` stays fast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from darkq_cli.terminal import interrupts
 
 
 def main() -> None:
-    """Run the command that the process's arguments ask for, and exit."""
+    """Run the command in `sys.argv`, and exit."""
     interrupts.install()
     try:
         from darkq_cli.app import app
@@ -27,10 +27,10 @@ def main() -> None:
             sys.exit(interrupts.exit_code())
         raise
     except Exception as error:
-        from darkq_cli.terminal.problems import problem_of
+        from darkq_cli.terminal.problems import explain
 
-        problem = problem_of(error)
-        if problem is None:  # a bug, and its traceback says where
+        problem = explain(error)
+        if problem is None:  # a bug: show its traceback
             raise
         problem.report()
         sys.exit(problem.exit_code)

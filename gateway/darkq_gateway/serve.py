@@ -21,9 +21,8 @@ from aiohttp import web
 
 from darkq import Client, ConfigurationError, Settings
 from darkq.serving.files import Files
-from darkq.telemetry.export import exporting as exporting_traces
-from darkq.telemetry.logging import LogLine
-from darkq.telemetry.logging import set_up as set_up_logs
+from darkq.telemetry.export import export_traces
+from darkq.telemetry.logging import LogEvent, configure_logging
 from darkq_gateway.app import make_app
 from darkq_gateway.http.connection import Connection, read_as_http_1_1
 from darkq_gateway.http.host_check import bracket_ipv6
@@ -97,7 +96,7 @@ async def serve(settings: Settings, *, started: Callable[[str], None] | None = N
                 started(url)
             await stop.wait()
             drain_s = settings.gateway_drain_s
-            logger.info(LogLine("shutting down", drain_s=drain_s))
+            logger.info(LogEvent("shutting down", drain_s=drain_s))
     finally:
         with suppress(NotImplementedError):
             for number in signals:
@@ -174,8 +173,8 @@ def main(settings: Settings | None = None, *, started: Callable[[str], None] | N
     Raises `ConfigurationError`, `RedisUnavailable`.
     """
     settings = settings or Settings.load()
-    set_up_logs(settings.log_format, "INFO")
-    with exporting_traces("darkq-gateway"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    configure_logging(settings.log_format, "INFO")
+    with export_traces("darkq-gateway"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(settings, started=started))
 
 

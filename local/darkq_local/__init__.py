@@ -1,0 +1,1 @@
+"""Everything on one machine: an embedded Redis, and a local DarkAI with a small model."""

@@ -1,16 +1,15 @@
 """One Redis server for all darkq commands that share a state directory.
 
-Whoever comes first starts it, the last one out stops it. Three locks carry all of that. The
-kernel drops the locks of a process that dies, so a crash leaves nothing to repair:
+The first user starts it, and the last one stops it. Three file locks coordinate that. The kernel
+releases the locks of a process that dies, so there is nothing to repair after a crash:
 
-    start.lock    exclusive, while somebody looks for the server, starts it or stops it
-    users.lock    shared, by everyone while using it: who gets it exclusively was the last one
-    server.lock   exclusive, by the server itself, which inherits it when it is started
+    start.lock    exclusive, while a process finds, starts or stops the server
+    users.lock    shared by all users; the one that gets it exclusively was the last
+    server.lock   exclusive, held by the server itself, which inherits it at its start
 
-server.lock is held exactly as long as the server lives. So there are never two servers on one
-data directory, a stale socket or pid file is never mistaken for a server, and the pid in the pid
-file is the server's whenever it is read. A server whose users were all killed goes on, and the
-next user finds it.
+server.lock is held exactly as long as the server lives. So a data directory never has two servers,
+and a stale socket or pid file is never taken for a server. While the lock is held, the pid in the
+pid file is the server's. If all users are killed, the server stays, and the next user finds it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from darkq_local.server_process import (
     EmbeddedRedis,
     ServerFailed,
     ServerFiles,
-    ask,
+    read_info,
     reap,
     start,
 )
@@ -41,28 +40,30 @@ if TYPE_CHECKING:
 __all__ = ["EmbeddedRedis", "NoServer", "ServerFailed", "embedded_redis"]
 
 START_TIMEOUT_S = 10.0
-LOAD_TIMEOUT_S = 300.0  # from the first "-LOADING": a large file is being read
+LOAD_TIMEOUT_S = 300.0  # from the first "-LOADING": Redis is reading a large file
 STOP_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 5.0
 
-_POLL_S = 0.005
+_POLL_INTERVAL_S = 0.005
 
 
 @contextmanager
 def embedded_redis(state_dir: Path) -> Iterator[EmbeddedRedis]:
-    """Use the server of `state_dir`: start it if nobody has, stop it if nobody else uses it.
+    """Use the server of `state_dir`: start it if none runs, stop it after its last user.
 
-    It encloses the event loop (`with embedded_redis(…): asyncio.run(…)`), because workers still
-    hand their jobs back while the loop ends; hence it is synchronous. No thread owns it: within a
-    loop, enter and leave it through `asyncio.to_thread`. Any number of threads and processes may
-    be inside, one of them more than once.
+    It is synchronous, because it encloses the event loop: `with embedded_redis(…): asyncio.run(…)`.
+    Workers return their jobs while the loop ends, and need Redis until then. Inside a loop, enter
+    and exit it through `asyncio.to_thread`; no thread owns it. Any number of threads and processes
+    can use it, and a process can enter it more than once.
 
     Raises `NoServer`, `ServerFailed`, and `ConfigurationError` for an unusable directory.
     """
     files = ServerFiles(state_dir)
     with FileLock(files.data / "users.lock") as users:
         if not users.share(STOP_TIMEOUT_S + KILL_TIMEOUT_S):
-            raise ServerFailed("is being stopped by another command, which hangs", files.log)
+            raise ServerFailed(
+                "is being stopped by another command, which does not finish", files.log
+            )
         try:
             yield _enter(files)
         finally:
@@ -70,16 +71,18 @@ def embedded_redis(state_dir: Path) -> Iterator[EmbeddedRedis]:
 
 
 def _enter(files: ServerFiles) -> EmbeddedRedis:
-    with _start_lock(files) as alone:
-        if not alone.exclude(LOAD_TIMEOUT_S + STOP_TIMEOUT_S):
-            raise ServerFailed("is being started by another command, which hangs", files.log)
+    with _start_lock(files) as start_lock:
+        if not start_lock.exclude(LOAD_TIMEOUT_S + STOP_TIMEOUT_S):
+            raise ServerFailed(
+                "is being started by another command, which does not finish", files.log
+            )
         return _find_or_start(files)
 
 
 def _leave(files: ServerFiles, users: FileLock) -> None:
-    with _start_lock(files) as alone:
-        # Whoever holds the start lock for so long is about to use the server: it is theirs now.
-        if alone.exclude(STOP_TIMEOUT_S) and users.exclude(0):
+    with _start_lock(files) as start_lock:
+        # A process that holds the start lock for so long is about to use the server, and stops it.
+        if start_lock.exclude(STOP_TIMEOUT_S) and users.exclude(0):
             _stop(files)
 
 
@@ -92,18 +95,18 @@ def _server_lock(files: ServerFiles) -> FileLock:
 
 
 def _find_or_start(files: ServerFiles) -> EmbeddedRedis:
-    """Return the server as soon as it answers, started here unless one is alive."""
+    """Start the server unless one is alive, and return it when it answers."""
     deadline = time.monotonic() + START_TIMEOUT_S
     started = loading = False
     while True:
         with _server_lock(files) as lock:
             if lock.exclude(0):
                 if started:
-                    raise ServerFailed(f"ended at its start with {reap(files)}", files.log)
+                    raise ServerFailed(f"exited at its start with code {reap(files)}", files.log)
                 start(files, find_server(), lock)
                 started = True
         try:
-            return ask(files)
+            return read_info(files)
         except BusyLoadingError:
             if not loading:
                 loading, deadline = True, time.monotonic() + LOAD_TIMEOUT_S
@@ -111,11 +114,11 @@ def _find_or_start(files: ServerFiles) -> EmbeddedRedis:
             pass  # not listening yet, or too busy to answer
         if time.monotonic() > deadline:
             raise ServerFailed("is alive, but does not answer", files.log)
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_INTERVAL_S)
 
 
 def _stop(files: ServerFiles) -> None:
-    """Stop the server if it lives; the caller holds both other locks alone."""
+    """Stop the server if it is alive. The caller holds both other locks exclusively."""
     with _server_lock(files) as lock:
         for kind, timeout_s in (
             (signal.SIGTERM, STOP_TIMEOUT_S),
@@ -124,7 +127,7 @@ def _stop(files: ServerFiles) -> None:
             if lock.exclude(0):
                 break
             with suppress(ProcessLookupError):
-                os.kill(_pid(files), kind)
+                os.kill(_read_pid(files), kind)
             if lock.exclude(timeout_s):
                 break
         else:
@@ -132,12 +135,12 @@ def _stop(files: ServerFiles) -> None:
         reap(files)
 
 
-def _pid(files: ServerFiles) -> int:
-    """Return the server's pid, true while server.lock is held; a new one writes it in a moment."""
+def _read_pid(files: ServerFiles) -> int:
+    """Return the pid of the server while server.lock is held. A new server writes it soon."""
     deadline = time.monotonic() + KILL_TIMEOUT_S
     while True:
         with suppress(FileNotFoundError, ValueError):
             return int(files.pid.read_text())
         if time.monotonic() > deadline:
             raise ServerFailed("has written no pid file", files.log)
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_INTERVAL_S)

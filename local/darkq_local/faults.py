@@ -1,29 +1,29 @@
-"""What can be wrong with an answer, on purpose: the failures that a client must survive.
+"""Faults of a response, to test clients.
 
-A fault is written as `NAME[=ARGUMENT]`, several joined by `;`. A request asks for one with
-the header `x-darkq-fault`, or by a query that starts with `[fault: ...] `. Both work only on
-a server that was started with faults on.
+A fault is written as `NAME[=ARGUMENT]`; `;` separates several. A request asks for one with the
+header `x-darkq-fault`, or with a query that starts with `[fault: ...] `. Both work only on a server
+that was started with faults.
 
     reset[=N]        after N chunks (default 1) the connection is reset
     stall[=N]        … nothing more is sent, and the connection stays open
-    hang[=N]         … no more text is sent, but the pings go on
+    hang[=N]         … no more text is sent, but the pings continue
     truncate[=N]     … the response ends cleanly, without `stream-end` or `final-response`
     error[=N[:TEXT]] … an `error` event ends the stream
     429              HTTP 429, with an `error` event as its body
     429-in-200       the same body with HTTP 200
-    html[=STATUS]    an HTML page as a proxy in front of the server sends it (default 502)
+    html[=STATUS]    an HTML page, as from a proxy (default 502)
     status=STATUS    that status, with a short JSON body
     slow=SECONDS     a pause before each chunk
-    split[=BYTES]    each write to the connection has at most so many bytes (default 1)
-    empty            no text at all, and yet a `final-response`
-    final-only       the whole text in `final-response`, and nothing before it
-    malformed        broken `data:` lines among the good ones
+    split[=BYTES]    at most this many bytes in each write to the connection (default 1)
+    empty            a `final-response` without any text
+    final-only       only a `final-response`, with the whole text
+    malformed        invalid `data:` lines between the valid ones
     swap             `final-response` before `stream-end`, which has a `thread_id`
-    lf, cr           lines end so, instead of in CRLF
-    bom              a byte order mark comes first
+    lf, cr           line ends other than CRLF
+    bom              a byte order mark at the start
     raw-utf8         the JSON is not ASCII-escaped
 
-N counts up to the answer's end: an answer with fewer chunks fails after its last one.
+A response with fewer than N chunks fails after its last one.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _MARKER = re.compile(r"\[fault: ([^\]]*)\] ?")
 
 
 class InvalidFault(ValueError):
-    """Not a fault that this server knows."""
+    """The text is not a fault that this server knows."""
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """The answer breaks off after so many chunks."""
+    """The response ends early, after `after_chunks`."""
 
     kind: Literal["reset", "stall", "hang", "truncate", "error"]
     after_chunks: int = 1
@@ -53,14 +53,14 @@ class Cut(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """No answer at all: another response takes its place."""
+    """Another response is sent instead."""
 
     kind: Literal["rate-limit", "html", "json"]
     status: int
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is wrong with one answer. The defaults are an answer in good health."""
+    """All faults of one response. The defaults are a response without faults."""
 
     cut: Cut | None = None
     refusal: Refusal | None = None
@@ -76,12 +76,12 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dialect(self) -> wire.Dialect:
-        """How this answer's events become bytes."""
+        """The format of the events of this response."""
         return wire.Dialect(line_end=self.line_end, ascii_only=self.ascii_only)
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """Read a fault as written above. Raises `InvalidFault`."""
+        """Parse a fault in the format above. Raises `InvalidFault`."""
         fields: dict[str, Any] = {}
         for part in filter(None, (part.strip() for part in text.split(";"))):
             name, _, argument = part.partition("=")
@@ -95,7 +95,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def split_marker(query: str) -> tuple[str | None, str]:
-    """The fault that a query asks for, if it does, and the query without that."""
+    """Return the fault that a query asks for, if any, and the query without it."""
     match = _MARKER.match(query)
     return (match[1], query[match.end() :]) if match else (None, query)
 
@@ -103,7 +103,7 @@ def split_marker(query: str) -> tuple[str | None, str]:
 _Fields: TypeAlias = dict[str, Any]
 
 
-def _natural(argument: str, default: int) -> int:
+def _parse_count(argument: str, default: int) -> int:
     number = int(argument or default)
     if number < 0:
         raise ValueError
@@ -111,33 +111,33 @@ def _natural(argument: str, default: int) -> int:
 
 
 def _cut(kind: Literal["reset", "stall", "hang", "truncate"]) -> Callable[[str], _Fields]:
-    return lambda argument: {"cut": Cut(kind, _natural(argument, 1))}
+    return lambda argument: {"cut": Cut(kind, _parse_count(argument, 1))}
 
 
-def _error(argument: str) -> _Fields:
+def _parse_error(argument: str) -> _Fields:
     chunks, _, detail = argument.partition(":")
-    return {"cut": Cut("error", _natural(chunks, 1), detail or wire.AT_CAPACITY)}
+    return {"cut": Cut("error", _parse_count(chunks, 1), detail or wire.AT_CAPACITY)}
 
 
 def _refusal(kind: Literal["rate-limit", "html", "json"], status: int) -> Callable[[str], _Fields]:
-    return lambda argument: {"refusal": Refusal(kind, _status(argument, status))}
+    return lambda argument: {"refusal": Refusal(kind, _parse_status(argument, status))}
 
 
-def _status(argument: str, default: int) -> int:
+def _parse_status(argument: str, default: int) -> int:
     status = int(argument or default)
     if not 200 <= status <= 599:
         raise ValueError
     return status
 
 
-def _split(argument: str) -> _Fields:
-    size = _natural(argument, 1)
+def _parse_split(argument: str) -> _Fields:
+    size = _parse_count(argument, 1)
     if size == 0:
         raise ValueError
     return {"split_bytes": size}
 
 
-def _slow(argument: str) -> _Fields:
+def _parse_slow(argument: str) -> _Fields:
     pause_s = float(argument)
     if not 0 <= pause_s <= 3600:
         raise ValueError
@@ -158,13 +158,13 @@ _FAULTS: dict[str, Callable[[str], _Fields]] = {
     "stall": _cut("stall"),
     "hang": _cut("hang"),
     "truncate": _cut("truncate"),
-    "error": _error,
+    "error": _parse_error,
     "429": _refusal("rate-limit", 429),
     "429-in-200": _refusal("rate-limit", 200),
     "html": _refusal("html", 502),
     "status": _refusal("json", 500),
-    "slow": _slow,
-    "split": _split,
+    "slow": _parse_slow,
+    "split": _parse_split,
     "empty": _plain(empty=True),
     "final-only": _plain(final_only=True),
     "malformed": _plain(malformed=True),

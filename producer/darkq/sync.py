@@ -7,10 +7,10 @@
         for piece in job.text():
             print(piece, end="", flush=True)
 
-One background thread runs an event loop for a client; it may be shared among threads. After
-a fork (gunicorn, multiprocessing) the child starts a thread and connections of its own. What it
-has inherited of its parent's it keeps and never touches: to collect a connection would unregister
-its socket from the parent's selector, which both processes share.
+Each client has a background thread with an event loop; threads may share a client. After a fork
+(gunicorn, multiprocessing) the child starts its own thread and connections. It keeps the inherited
+ones and never uses them: the garbage collection of a connection would unregister its socket from
+the parent's selector, which both processes share.
 
 `Client.batch` returns a batch without `await`, `Client.queue` a queue.
 """
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 _portals: weakref.WeakSet[_Portal] = weakref.WeakSet()
-_inherited: list[_Portal] = []  # of the process that this one was forked from: never collected
+_inherited: list[_Portal] = []  # of the parent process: referenced, so never collected
 
 
 class Client:
@@ -86,7 +86,7 @@ class Client:
         return JobHandle(self, self._open().client.job(job_id).id)
 
     def failed(self, limit: int | None = None) -> Iterator[FailedJob]:
-        """Yield the jobs that have failed; see `darkq.Client.failed`."""
+        """Yield the failed jobs; see `darkq.Client.failed`."""
         portal = self._open()
         return portal.iterate(portal.client.failed(limit))
 
@@ -103,18 +103,18 @@ class Client:
         window: int = 2000,
         metadata: Mapping[str, str] | None = None,
     ) -> Batch:
-        """Return the handle of a batch, new or known; see `darkq.Client.batch`."""
+        """Return the handle of a new or existing batch; see `darkq.Client.batch`."""
         portal = self._open()
         batch = portal.client.batch(batch_id, name=name, window=window, metadata=metadata)
         return Batch(portal, batch)
 
     def batches(self) -> Iterator[BatchStatus]:
-        """Yield where each batch stands; see `darkq.Client.batches`."""
+        """Yield the status of each batch; see `darkq.Client.batches`."""
         portal = self._open()
         return portal.iterate(portal.client.batches())
 
     def queues(self) -> list[QueueStatus]:
-        """Return how the queues stand; see `darkq.Client.queues`."""
+        """Return the status of the queues; see `darkq.Client.queues`."""
         portal = self._open()
         return portal.call(portal.client.queues())
 
@@ -124,9 +124,9 @@ class Client:
         return QueueHandle(portal, portal.client.queue(priority))
 
     def close(self) -> None:
-        """Send what waits, close all connections and end the thread.
+        """Send waiting jobs, close all connections and end the thread.
 
-        Calls that wait in other threads raise `concurrent.futures.CancelledError`.
+        Blocked calls of other threads raise `concurrent.futures.CancelledError`.
         """
         with self._lock:
             portal, self._portal = self._portal, None
@@ -139,8 +139,8 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _forked(self) -> None:
-        """Begin anew in a child: another thread of the parent may have held the lock."""
+    def _reset(self) -> None:
+        """Reset after a fork: another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
         self._portal = None
 
@@ -165,7 +165,7 @@ class JobHandle:
         return portal.iterate(job.events(after))
 
     def text(self, after: str | None = None) -> Iterator[str]:
-        """Yield the answer as it comes; see `darkq.JobHandle.text`."""
+        """Yield the text as it arrives; see `darkq.JobHandle.text`."""
         portal, job = self._reach()
         return portal.iterate(job.text(after))
 
@@ -175,7 +175,7 @@ class JobHandle:
         return portal.call(job.result(timeout_s))
 
     def status(self) -> Status:
-        """Return where the job stands; see `darkq.JobHandle.status`."""
+        """Return the job's status; see `darkq.JobHandle.status`."""
         portal, job = self._reach()
         return portal.call(job.status())
 
@@ -185,7 +185,7 @@ class JobHandle:
         return portal.call(job.cancel())
 
     def retry(self) -> Status:
-        """Run the job again, which has failed; see `darkq.JobHandle.retry`."""
+        """Return a failed job to its queue; see `darkq.JobHandle.retry`."""
         portal, job = self._reach()
         return portal.call(job.retry())
 
@@ -198,11 +198,12 @@ class JobHandle:
 
 
 class _Portal:
-    """An event loop in a thread of its own, and the client that lives there."""
+    """A thread with an event loop, and the client that belongs to it."""
 
     def __init__(self, redis_url: str | None, settings: Settings) -> None:
         self._loop = asyncio.new_event_loop()
-        self._lock = threading.RLock()  # a collected iterator may call while a call is made
+        # Reentrant: the garbage collector may close an iterator during a call, in the same thread.
+        self._lock = threading.RLock()
         self._closed = False
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="darkq-sync", daemon=True
@@ -216,14 +217,14 @@ class _Portal:
             raise
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the loop and wait; interrupted, it is cancelled.
+        """Run a coroutine in the loop and wait. An interrupt cancels the coroutine.
 
         Raises `RuntimeError` once the client is closed.
         """
         with self._lock:
             if self._closed:
                 coroutine.close()
-                raise RuntimeError("this client was closed, or is of the process before a fork")
+                raise RuntimeError("this client is closed, or belongs to the parent process")
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -232,7 +233,7 @@ class _Portal:
             raise
 
     def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
-        """Pull the items one by one; closing the iterator closes the generator."""
+        """Yield the items of a generator. Closing the iterator closes the generator."""
         try:
             while True:
                 try:
@@ -241,7 +242,8 @@ class _Portal:
                     return
                 yield item
         finally:
-            # Collected in the loop's own thread nobody may wait; the loop closes it by itself.
+            # If the garbage collector runs this in the loop's thread, waiting would deadlock.
+            # The loop then closes the generator by itself.
             if threading.current_thread() is not self._thread:
                 with suppress(RuntimeError):  # the client was closed first
                     self.call(_close(items))
@@ -257,17 +259,17 @@ class _Portal:
             self._stop()
 
     async def _end(self) -> None:
-        """Close the client, and tell whoever still waits."""
+        """Close the client, and cancel the calls that still wait."""
         await self.client.aclose()
         waiting = asyncio.all_tasks() - {asyncio.current_task()}
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
-        await self.client.aclose()  # what they opened on their way out
+        await self.client.aclose()  # connections that the cancelled calls have opened
 
-    def forked(self) -> None:
-        """Refuse calls in a child: the thread that would answer them is the parent's."""
+    def refuse(self) -> None:
+        """Reject calls in a child process: the thread that runs them exists only in the parent."""
         self._lock = threading.RLock()
         self._closed = True
 
@@ -291,11 +293,11 @@ async def _close(items: AsyncGenerator[T, None]) -> None:
 
 def _after_fork_in_child() -> None:
     for portal in list(_portals):
-        portal.forked()
+        portal.refuse()
         _inherited.append(portal)
     _portals.clear()
     for client in list(_clients):
-        client._forked()
+        client._reset()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -317,9 +319,9 @@ class Batch:
         common: ForAllLines = async_batch.FOR_ALL,
         after: str | None = None,
     ) -> Iterator[Finished]:
-        """Run the batch, feed rows, and yield how they ended; see `darkq.Batch.run`.
+        """Add rows, and yield the ended lines; see `darkq.Batch.run`.
 
-        The rows are pulled in the client's thread.
+        The rows are read in the client's thread.
         """
         return self._portal.iterate(self._run(rows, columns, common, after))
 
@@ -332,7 +334,7 @@ class Batch:
         return self._portal.iterate(self._batch.tail(after))
 
     def status(self) -> BatchStatus:
-        """Return where the batch stands; see `darkq.Batch.status`."""
+        """Return the batch's status; see `darkq.Batch.status`."""
         return self._portal.call(self._batch.status())
 
     def cancel(self) -> BatchStatus:
@@ -361,38 +363,38 @@ class QueueHandle:
         self._queue = queue
 
     def status(self) -> QueueStatus:
-        """Return how the queue stands; see `darkq.QueueHandle.status`."""
+        """Return the queue's status; see `darkq.QueueHandle.status`."""
         return self._portal.call(self._queue.status())
 
     def pause(self, *, why: str = "", by: str | None = None) -> QueueStatus:
-        """Let no worker begin its jobs; see `darkq.QueueHandle.pause`."""
+        """Stop workers from starting its jobs; see `darkq.QueueHandle.pause`."""
         return self._portal.call(self._queue.pause(why=why, by=by))
 
     def resume(self) -> QueueStatus:
-        """Let workers begin its jobs again; see `darkq.QueueHandle.resume`."""
+        """Let workers start its jobs again; see `darkq.QueueHandle.resume`."""
         return self._portal.call(self._queue.resume())
 
     def close(self, *, why: str = "", by: str | None = None) -> QueueStatus:
-        """Refuse new jobs; see `darkq.QueueHandle.close`."""
+        """Reject new jobs; see `darkq.QueueHandle.close`."""
         return self._portal.call(self._queue.close(why=why, by=by))
 
     def open(self) -> QueueStatus:
-        """Take new jobs again; see `darkq.QueueHandle.open`."""
+        """Accept new jobs again; see `darkq.QueueHandle.open`."""
         return self._portal.call(self._queue.open())
 
     def draining(self) -> Iterator[QueueStatus]:
-        """Yield how it stands until it is empty; see `darkq.QueueHandle.draining`."""
+        """Yield its status until it is empty; see `darkq.QueueHandle.draining`."""
         return self._portal.iterate(self._queue.draining())
 
     def move_to(self, target: QueueHandle, *, limit: int | None = None) -> Iterator[Backlog]:
         """Move waiting jobs to the other queue; see `darkq.QueueHandle.move_to`.
 
-        The target is of the same client: moving to another Redis is for `darkq queues move`.
+        The target must be of the same client. `darkq queues move` moves jobs to another Redis.
         """
         return self._portal.iterate(self._queue.move_to(target._queue, limit=limit))
 
     def purge(self, *, dry_run: bool = False) -> Iterator[Purged]:
-        """Cancel the jobs that wait; see `darkq.QueueHandle.purge`."""
+        """Cancel the waiting jobs; see `darkq.QueueHandle.purge`."""
         return self._portal.iterate(self._queue.purge(dry_run=dry_run))
 
     def __repr__(self) -> str:

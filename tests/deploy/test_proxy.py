@@ -33,6 +33,8 @@ from support.raw_http import (
 from support.reverse_proxies import NAME, Proxied, caddy, nginx, proxy_before, snippet
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 EVENTS = 20
 ROUNDS = 60
 FORGED = b"<script>forged</script>"

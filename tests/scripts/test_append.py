@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq.redis import scripts
-from support.by_hand import Ear, Hand, chunk, event_ids, snapshot, started
+from support.by_hand import Ear, Hand, chunk, entries, event_ids, snapshot, started
 from support.waiting import wait_until
 
 
@@ -51,14 +51,12 @@ async def test_once_one_event_is_refused_the_rest_of_that_log_is_too(
 async def test_each_log_of_a_call_stands_alone(redis: Redis, hand: Hand) -> None:
     one, two, three = [await hand.take() for _ in range(3)]
     await redis.xadd(two.keys.events, {"e": ev.encode(started(2))}, id="2-0")
-    keys: list[str] = []
-    args: list[str | bytes] = []
-    for claim in (one, two, three):
-        for event in (started(1), chunk(1, 1)):
-            keys.append(claim.keys.events)
-            args += [claim.keys.live, event.id, ev.encode(event)]
+    events = entries([started(1), chunk(1, 1)])
+    logs = [(claim.keys, events) for claim in (one, two, three)]
     async with Ear(redis, one.keys.live, two.keys.live, three.keys.live) as ear:
-        assert await scripts.append(redis, keys, args) == [2, 3]
+        refused = await scripts.append(redis, logs)
+        assert refused == [2, 3]
+        assert scripts.append_accepted(refused, logs) == [True, False, True]
         channels = [channel for channel, _ in await ear.heard()]
     assert channels == [one.keys.live] * 2 + [three.keys.live] * 2
     assert await event_ids(redis, one.keys) == ["0-1", "1-0", "1-1"]
@@ -84,7 +82,7 @@ async def test_appending_keeps_the_time_to_live(redis: Redis, hand: Hand) -> Non
 
 
 async def test_nothing_to_append(redis: Redis) -> None:
-    assert await scripts.append(redis, [], []) == []
+    assert await scripts.append(redis, []) == []
 
 
 async def test_an_attempt_that_was_not_given_out_here_begins_nothing(
@@ -98,3 +96,13 @@ async def test_an_attempt_that_was_not_given_out_here_begins_nothing(
     await redis.set(claim.keys.retry, 2, ex=60)
     assert await hand.append(claim, started(1)) == [0]
     assert await event_ids(redis, claim.keys) == ["0-1"]
+
+
+async def test_a_log_that_becomes_something_else_refuses_its_own_events_alone(
+    redis: Redis, hand: Hand
+) -> None:
+    """Red when `append.lua` ends at such an error: no job of the worker could write any more."""
+    spoilt, good = await hand.take(), await hand.take()
+    await redis.set(spoilt.keys.events, "x", px=60_000)
+    events = entries([started(1)])
+    assert await scripts.append(redis, [(spoilt.keys, events), (good.keys, events)]) == [0]

@@ -10,29 +10,31 @@ from darkq.errors import JobNotFound
 from darkq.event import Cancelled
 from darkq.jobs.cancel import cancel
 from darkq.jobs.status import read_status
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue, tenant_jobs, wake
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.record import decode_result
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
 from support.by_hand import TTL_MS, Ear, Hand, chunk, event_ids, gone, snapshot, started
 from support.waiting import wait_until
 
 
-async def ask(redis: Redis, keys: JobKeys, *, attempt: int = 0) -> bytes:
+async def ask(redis: Redis, keys: JobKeys, *, attempt: int = 0) -> str:
     """One call of the script, by somebody who knows of `attempt` attempts."""
     event = Cancelled(id=f"{attempt + 1}-0", at_ms=1)
-    names = [keys.in_progress, keys.job, keys.retry, keys.state, keys.result, keys.events]
-    queues = [queue(keys.partition, priority) for priority in PRIORITIES]
-    args: list[Argument] = [keys.arq_id, keys.live, wake(keys.partition), attempt]
-    args += [b"result", TTL_MS, event.id, ev.encode(event)]
-    verdict: bytes = await scripts.cancel(redis, [*names, *queues], args)
-    return verdict
+    return await scripts.cancel(
+        redis,
+        keys,
+        attempt=attempt,
+        result=b"result",
+        result_ttl_s=TTL_MS / 1000,
+        event_id=event.id,
+        event=ev.encode(event),
+    )
 
 
 @pytest.mark.parametrize("priority", PRIORITIES)
 async def test_a_waiting_job_is_gone_at_once(redis: Redis, hand: Hand, priority: str) -> None:
     keys = await hand.enqueue(priority="bulk" if priority == "bulk" else "interactive")
-    async with Ear(redis, keys.live, wake(0)) as ear:
+    async with Ear(redis, keys.live, PartitionKeys(0).wake) as ear:
         await cancel(redis, keys, result_ttl_s=60)
         ((channel, message),) = await ear.heard()
     assert channel == keys.live
@@ -42,8 +44,8 @@ async def test_a_waiting_job_is_gone_at_once(redis: Redis, hand: Hand, priority:
     assert await event_ids(redis, keys) == ["0-1", "1-0"]
     result = decode_result(await redis.get(keys.result))
     assert (result.d.outcome, result.s, result.t) == ("cancelled", False, 1)
-    assert result.q == queue(0, "bulk" if priority == "bulk" else "interactive")
-    left = (keys.result, keys.events, tenant_jobs(0, None))
+    assert result.q == PartitionKeys(0).queue("bulk" if priority == "bulk" else "interactive")
+    left = (keys.result, keys.events, PartitionKeys(0).tenant_jobs(None))
     assert set(await redis.keys()) == {name.encode() for name in left}
     assert await hand.claim() == []
     for name in (keys.result, keys.events):
@@ -54,9 +56,11 @@ async def test_a_running_job_gets_the_word_and_goes_on_until_its_worker_ends_it(
     redis: Redis, hand: Hand
 ) -> None:
     claim = await hand.take()
-    async with Ear(redis, claim.keys.live, wake(0)) as ear:
-        assert await ask(redis, claim.keys, attempt=1) == b"running"
-        assert await ear.heard() == [(wake(0), f"cancel {claim.keys.arq_id}".encode())]
+    async with Ear(redis, claim.keys.live, PartitionKeys(0).wake) as ear:
+        assert await ask(redis, claim.keys, attempt=1) == "running"
+        assert await ear.heard() == [
+            (PartitionKeys(0).wake, f"cancel {claim.keys.arq_id}".encode())
+        ]
     assert await redis.execute_command("HGET", claim.keys.state, "cancel") == b"1"
     assert await redis.exists(claim.keys.result) == 0
     assert await hand.append(claim, started(1), chunk(1, 1)) == []
@@ -65,9 +69,9 @@ async def test_a_running_job_gets_the_word_and_goes_on_until_its_worker_ends_it(
 
 async def test_a_running_job_may_be_asked_twice(redis: Redis, hand: Hand) -> None:
     claim = await hand.take()
-    assert await ask(redis, claim.keys, attempt=1) == b"running"
+    assert await ask(redis, claim.keys, attempt=1) == "running"
     before = await snapshot(redis)
-    assert await ask(redis, claim.keys, attempt=1) == b"running"
+    assert await ask(redis, claim.keys, attempt=1) == "running"
     assert await snapshot(redis) == before
 
 
@@ -75,8 +79,8 @@ async def test_a_finished_job_stays_what_it_is(redis: Redis, hand: Hand) -> None
     claim = await hand.take()
     await hand.finish(claim, ev.Completed(id="1-0", at_ms=1))
     before = await snapshot(redis)
-    async with Ear(redis, claim.keys.live, wake(0)) as ear:
-        assert await ask(redis, claim.keys) == b"finished"
+    async with Ear(redis, claim.keys.live, PartitionKeys(0).wake) as ear:
+        assert await ask(redis, claim.keys) == "finished"
         assert await ear.heard() == []
     assert await snapshot(redis) == before
 
@@ -91,7 +95,7 @@ async def test_a_cancelled_job_may_be_cancelled_again(redis: Redis, hand: Hand) 
 
 async def test_an_unknown_job(redis: Redis) -> None:
     keys = JobKeys.new(0)
-    assert await ask(redis, keys) == b"unknown"
+    assert await ask(redis, keys) == "unknown"
     assert await redis.keys() == []
     with pytest.raises(JobNotFound):
         await cancel(redis, keys, result_ttl_s=60)
@@ -104,7 +108,12 @@ async def test_a_job_that_waits_for_its_next_try(redis: Redis, hand: Hand) -> No
     await cancel(redis, claim.keys, result_ttl_s=60)
     assert await event_ids(redis, claim.keys) == ["0-1", "1-0", "1-1", "2-0"]
     assert decode_result(await redis.get(claim.keys.result)).t == 2
-    assert await redis.exists(queue(0, "interactive"), claim.keys.retry, claim.keys.state) == 0
+    assert (
+        await redis.exists(
+            PartitionKeys(0).queue("interactive"), claim.keys.retry, claim.keys.state
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize("known", [0, 2])
@@ -115,9 +124,9 @@ async def test_whoever_knows_of_another_attempt_must_look_again(
     claim = await hand.take()
     await hand.release(claim, delay_ms=60_000)
     before = await snapshot(redis)
-    assert await ask(redis, claim.keys, attempt=known) == b"again"
+    assert await ask(redis, claim.keys, attempt=known) == "again"
     assert await snapshot(redis) == before
-    assert await ask(redis, claim.keys, attempt=1) == b"cancelled"
+    assert await ask(redis, claim.keys, attempt=1) == "cancelled"
 
 
 async def test_a_job_whose_lease_has_run_out_may_still_run(redis: Redis) -> None:
@@ -125,9 +134,11 @@ async def test_a_job_whose_lease_has_run_out_may_still_run(redis: Redis) -> None
     hand = Hand(redis, lease_s=0.3)
     claim = await hand.take()
     await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
-    async with Ear(redis, claim.keys.live, wake(0)) as ear:
-        assert await ask(redis, claim.keys, attempt=1) == b"running"
-        assert await ear.heard() == [(wake(0), f"cancel {claim.keys.arq_id}".encode())]
+    async with Ear(redis, claim.keys.live, PartitionKeys(0).wake) as ear:
+        assert await ask(redis, claim.keys, attempt=1) == "running"
+        assert await ear.heard() == [
+            (PartitionKeys(0).wake, f"cancel {claim.keys.arq_id}".encode())
+        ]
     assert await redis.exists(claim.keys.result) == 0
     assert (await read_status(redis, claim.keys)).state == "cancelling"
     assert await hand.leases.renew([claim]) == ([], [claim])
@@ -138,7 +149,7 @@ async def test_if_its_worker_is_dead_the_next_one_ends_it(redis: Redis) -> None:
     hand = Hand(redis, lease_s=0.3)
     claim = await hand.take()
     await wait_until("the lease to run out", lambda: gone(redis, claim.keys.in_progress))
-    assert await ask(redis, claim.keys, attempt=1) == b"running"
+    assert await ask(redis, claim.keys, attempt=1) == "running"
     (again,) = await wait_until("the next claim", hand.claim)
     assert (again.keys, again.attempt, again.cancelled) == (claim.keys, 2, True)
 
@@ -148,7 +159,7 @@ async def test_the_former_holder_can_write_nothing_after_it(redis: Redis, hand: 
     claim = await hand.take()
     await hand.append(claim, started(1), chunk(1, 1))
     await hand.release(claim, delay_ms=60_000)
-    assert await ask(redis, claim.keys, attempt=1) == b"cancelled"
+    assert await ask(redis, claim.keys, attempt=1) == "cancelled"
     before = await snapshot(redis)
     async with Ear(redis, claim.keys.live) as ear:
         assert await hand.append(claim, chunk(1, 2)) == [0]
@@ -165,7 +176,7 @@ async def test_a_job_whose_record_has_expired_can_be_cancelled(redis: Redis, han
     await redis.delete(keys.job)
     await cancel(redis, keys, result_ttl_s=60)
     assert decode_result(await redis.get(keys.result)).d.outcome == "cancelled"
-    assert await redis.exists(queue(0, "interactive")) == 0
+    assert await redis.exists(PartitionKeys(0).queue("interactive")) == 0
 
 
 async def test_a_log_that_is_gone_is_not_made_anew(redis: Redis, hand: Hand) -> None:

@@ -8,12 +8,12 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq.jobs.cancel import cancel
-from darkq.protocol.keys import JobKeys, control, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from support.by_hand import Hand, gone, put, snapshot, started
 from support.waiting import wait_until
 
-INTERACTIVE = queue(0, "interactive")
+INTERACTIVE = PartitionKeys(0).queue("interactive")
 
 
 async def now_ms(redis: Redis) -> float:
@@ -26,7 +26,7 @@ async def test_a_claim_says_all_that_a_worker_needs(redis: Redis, hand: Hand) ->
     await put(redis, keys, record=b"\x00\xffrecord", priority="bulk")
     claim = await hand.claim_one()
     assert claim.keys == keys
-    assert (claim.queue, claim.is_bulk) == (queue(0, "bulk"), True)
+    assert (claim.queue, claim.is_bulk) == (PartitionKeys(0).queue("bulk"), True)
     assert (claim.attempt, claim.tries_burnt, claim.leases_lost) == (1, 0, 0)
     assert (claim.cancelled, claim.record) == (False, b"\x00\xffrecord")
 
@@ -206,10 +206,21 @@ class TestClaimGivenUpByItsSender:
         ids = await redis.zrange(INTERACTIVE, 0, -1)
         await redis.zadd(INTERACTIVE, dict.fromkeys(ids, 1))
         before, at_ms = await snapshot(redis), await now_ms(redis)
-        keys = [queue(0, "interactive"), queue(0, "bulk"), control(0)]
-        late: list[scripts.Argument] = ["w", 30_000, 60_000, 0, 9, 0, 9, int(at_ms) - 5, 9, 9]
-        (told_ms,) = await scripts.claim(redis, keys, late)
-        assert at_ms - 1 <= told_ms <= await now_ms(redis)
+        reply = await scripts.claim(
+            redis,
+            0,
+            worker_id="w",
+            lease_s=30,
+            job_ttl_s=60,
+            slots=9,
+            slots_of={"interactive": 9, "bulk": 9},
+            respite_s=0,
+            max_lost_leases=0,
+            suspects=9,
+            counts_until_ms=int(at_ms) - 5,
+        )
+        assert (reply.too_late, reply.due_s, reply.claims) == (True, None, [])
+        assert at_ms - 1 <= reply.now_ms <= await now_ms(redis)
         assert await snapshot(redis) == before
 
     async def test_the_first_claim_learns_the_time_and_takes(self, hand: Hand) -> None:
@@ -269,4 +280,4 @@ async def test_scripts_come_back_by_themselves_after_a_flush(redis: Redis, hand:
     await hand.enqueue()
     await redis.script_flush()
     assert len(await hand.claim()) == 1
-    assert await redis.script_exists(scripts.claim.sha()) == [True]
+    assert await redis.script_exists(scripts.ALL["claim"].sha()) == [True]

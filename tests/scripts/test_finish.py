@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from darkq import event as ev
 from darkq.event import Cursor
 from darkq.jobs.cancel import cancel
-from darkq.protocol.keys import JobKeys, failures, queue, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq_worker.leases import Claim
 from support.by_hand import Ear, Hand, chunk, event_ids, gone, snapshot, started
 from support.waiting import wait_until
@@ -30,7 +30,7 @@ async def test_a_job_of_ours_ends_with_text_result_and_event(redis: Redis, hand:
     keys = claim.keys
     assert await redis.get(keys.result) == b"\x00\xff"
     assert await event_ids(redis, keys) == ["0-1", "1-0", "1-1", "1-2"]
-    left = (keys.result, keys.events, tenant_jobs(0, None))
+    left = (keys.result, keys.events, PartitionKeys(0).tenant_jobs(None))
     assert set(await redis.keys()) == {name.encode() for name in left}
 
 
@@ -45,7 +45,7 @@ async def test_result_and_log_expire_together(redis: Redis, hand: Hand) -> None:
 async def test_a_bulk_job_leaves_its_own_queue(redis: Redis, hand: Hand) -> None:
     await hand.enqueue(priority="bulk")
     await hand.finish(await hand.claim_one())
-    assert await redis.exists(queue(0, "bulk")) == 0
+    assert await redis.exists(PartitionKeys(0).queue("bulk")) == 0
 
 
 async def test_a_lease_that_ran_out_unclaimed_is_still_ours_to_finish(redis: Redis) -> None:
@@ -143,9 +143,28 @@ async def test_failures_that_are_over_are_dropped_a_thousand_at_a_time(
     redis: Redis, hand: Hand
 ) -> None:
     """A million of them would keep everybody waiting. Red with ZREMRANGEBYSCORE."""
-    await redis.zadd(failures(0), {f"old {n}": n for n in range(2500)})
+    await redis.zadd(PartitionKeys(0).failed, {f"old {n}": n for n in range(2500)})
     left: list[int] = []
     for _ in range(3):
         await hand.fail(await hand.take(), Cursor(1, 1))
-        left.append(await redis.zcard(failures(0)))
+        left.append(await redis.zcard(PartitionKeys(0).failed))
     assert left == [1501, 502, 3]
+
+
+COMPLETED_AT_ONCE = ev.Completed(id="1-0", at_ms=1)
+
+
+async def test_the_second_one_is_told_what_the_first_was(redis: Redis, hand: Hand) -> None:
+    """Red without the comparison of the results: a job that was done would count as lost."""
+    claim = await hand.take()
+    assert await hand.finish(claim, COMPLETED_AT_ONCE) == 1
+    log = await redis.xrange(claim.keys.events)
+    assert await hand.finish(claim, COMPLETED_AT_ONCE) == 1
+    assert await redis.xrange(claim.keys.events) == log
+
+
+async def test_somebody_elses_result_is_not_taken_for_ones_own(redis: Redis, hand: Hand) -> None:
+    claim = await hand.take()
+    assert await hand.finish(claim, COMPLETED_AT_ONCE, result=b"mine") == 1
+    assert await hand.finish(claim, COMPLETED_AT_ONCE, result=b"another's") == 0
+    assert await redis.get(claim.keys.result) == b"mine"

@@ -6,11 +6,11 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq.jobs.cancel import cancel
-from darkq.protocol.keys import queue
+from darkq.protocol.keys import PartitionKeys
 from support.by_hand import WOKEN, Ear, Hand, asleep, chunk, event_ids, started
 from support.waiting import wait_until
 
-INTERACTIVE = queue(0, "interactive")
+INTERACTIVE = PartitionKeys(0).queue("interactive")
 RETRYING = ev.Retrying(id="1-2", attempt=1, reason="overloaded", retry_in_s=5, at_ms=1)
 
 

@@ -7,11 +7,11 @@ import asyncio
 from redis.asyncio import Redis
 
 from darkq.jobs.cancel import cancel
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from support.by_hand import Hand, gone, put, snapshot
 from support.waiting import wait_until
 
-INTERACTIVE = queue(0, "interactive")
+INTERACTIVE = PartitionKeys(0).queue("interactive")
 
 
 async def test_a_lease_that_is_ours_is_renewed(redis: Redis, hand: Hand) -> None:

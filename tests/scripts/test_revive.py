@@ -10,8 +10,9 @@ from darkq.errors import CannotRetry, JobNotFound, QueueFull
 from darkq.event import Cursor
 from darkq.jobs import failed as room
 from darkq.jobs.cancel import cancel
-from darkq.protocol.keys import JobKeys, failures, queue, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Failure, encode
+from darkq.redis import scripts
 from darkq.settings.settings import Settings
 from darkq_worker.leases import Claim
 from support.by_hand import (
@@ -34,6 +35,22 @@ async def retry(redis: Redis, keys: JobKeys, settings: Settings = SETTINGS) -> N
     await room.retry(redis, keys, settings)
 
 
+async def revive(redis: Redis, claim: Claim, known: bytes) -> str:
+    """One call of the script, by somebody who has read the result of attempt 1."""
+    event = ev.Queued(id="2-0", at_ms=1)
+    return await scripts.revive(
+        redis,
+        claim.keys,
+        claim.queue,
+        known=known,
+        attempt=2,
+        job_ttl_s=50,
+        queue_max_jobs=1000,
+        event_id=event.id,
+        event=ev.encode(event),
+    )
+
+
 async def failed(hand: Hand, *, ttl_ms: int = 60_000) -> Claim:
     """A job that has written two chunks and then failed."""
     claim = await hand.take()
@@ -45,11 +62,13 @@ async def failed(hand: Hand, *, ttl_ms: int = 60_000) -> Claim:
 async def test_a_failed_job_keeps_its_record_and_is_listed(redis: Redis, hand: Hand) -> None:
     claim = await failed(hand, ttl_ms=5000)
     keys = claim.keys
-    kept = {keys.result, keys.events, keys.failed, failures(0)}
-    assert set(await redis.keys()) == {name.encode() for name in kept | {tenant_jobs(0, None)}}
+    kept = {keys.result, keys.events, keys.failed, PartitionKeys(0).failed}
+    assert set(await redis.keys()) == {
+        name.encode() for name in kept | {PartitionKeys(0).tenant_jobs(None)}
+    }
     assert await redis.get(keys.failed) == claim.record
     seconds, _ = await redis.time()
-    ((member, score),) = await redis.zrange(failures(0), 0, -1, withscores=True)
+    ((member, score),) = await redis.zrange(PartitionKeys(0).failed, 0, -1, withscores=True)
     assert member == keys.arq_id.encode()
     assert abs(score - seconds * 1000) < 10_000
     for name in kept:
@@ -61,16 +80,18 @@ async def test_other_ends_keep_no_prompt(redis: Redis, hand: Hand) -> None:
     await hand.complete(completed, "text", Cursor(1, 0))
     waiting = await hand.enqueue()
     await cancel(redis, waiting, result_ttl_s=60)
-    assert await redis.exists(completed.keys.failed, waiting.failed, failures(0)) == 0
+    assert await redis.exists(completed.keys.failed, waiting.failed, PartitionKeys(0).failed) == 0
     assert await redis.exists(completed.keys.job, waiting.job) == 0
 
 
 async def test_the_list_forgets_what_is_not_kept_any_more(redis: Redis, hand: Hand) -> None:
     seconds, _ = await redis.time()
     now_ms = seconds * 1000
-    await redis.zadd(failures(0), {"long ago": now_ms - 61_000, "of late": now_ms - 30_000})
+    await redis.zadd(
+        PartitionKeys(0).failed, {"long ago": now_ms - 61_000, "of late": now_ms - 30_000}
+    )
     claim = await failed(hand, ttl_ms=60_000)
-    members = await redis.zrange(failures(0), 0, -1)
+    members = await redis.zrange(PartitionKeys(0).failed, 0, -1)
     assert members == [b"of late", claim.keys.arq_id.encode()]
 
 
@@ -78,7 +99,7 @@ async def test_an_expired_job_is_listed_and_cannot_be_run_again(redis: Redis, ha
     claim = await hand.take()
     await redis.delete(claim.keys.job)
     await hand.fail(claim, Cursor(1, 0))
-    assert await redis.zcard(failures(0)) == 1
+    assert await redis.zcard(PartitionKeys(0).failed) == 1
     before = await snapshot(redis)
     with pytest.raises(CannotRetry, match="prompt is not kept"):
         await retry(redis, claim.keys)
@@ -94,7 +115,13 @@ async def test_it_waits_again_as_a_new_job_does(redis: Redis, hand: Hand) -> Non
         (channel, queued), woken = await ear.heard()
     assert (channel, woken) == (keys.live, (WOKEN, b"jobs"))
     assert isinstance(ev.decode(queued), ev.Queued)
-    left = {keys.job, keys.retry, keys.events, queue(0, "interactive"), tenant_jobs(0, None)}
+    left = {
+        keys.job,
+        keys.retry,
+        keys.events,
+        PartitionKeys(0).queue("interactive"),
+        PartitionKeys(0).tenant_jobs(None),
+    }
     assert set(await redis.keys()) == {name.encode() for name in left}
     assert await redis.get(keys.job) == claim.record
     assert 40_000 < await redis.pttl(keys.job) <= 50_000
@@ -175,7 +202,7 @@ async def test_a_second_producer_still_gets_the_same_job(redis: Redis, hand: Han
     claim = await failed(hand)
     await retry(redis, claim.keys)
     before = await snapshot(redis)
-    assert (await put(redis, claim.keys))[0].verdict == b"duplicate"
+    assert (await put(redis, claim.keys))[0].verdict == "duplicate"
     assert await snapshot(redis) == before
 
 
@@ -197,9 +224,9 @@ async def test_two_at_once_run_it_again_once(redis: Redis, hand: Hand) -> None:
     """The second comes with a result that is not there any more. Red without that question."""
     claim = await failed(hand)
     known = await redis.get(claim.keys.result)
-    assert await room._revive(redis, claim.keys, claim.queue, known, 2, SETTINGS) == b"queued"
+    assert await revive(redis, claim, known) == "queued"
     before = await snapshot(redis)
-    assert await room._revive(redis, claim.keys, claim.queue, known, 2, SETTINGS) == b"again"
+    assert await revive(redis, claim, known) == "again"
     assert await snapshot(redis) == before
     with pytest.raises(CannotRetry, match="it is queued"):
         await retry(redis, claim.keys)
@@ -212,7 +239,7 @@ async def test_a_full_queue_takes_it_no_more_than_a_new_job(redis: Redis, hand: 
     before = await snapshot(redis)
     with pytest.raises(QueueFull) as caught:
         await retry(redis, claim.keys, Settings.model_validate({"queue_max_jobs": 1}))
-    assert (caught.value.queue, caught.value.limit) == (queue(0, "interactive"), 1)
+    assert (caught.value.queue, caught.value.limit) == (PartitionKeys(0).queue("interactive"), 1)
     assert await snapshot(redis) == before
 
 

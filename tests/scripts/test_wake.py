@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import JobKeys, idle, wake_one
-from darkq_worker.leases import Leases
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from support.by_hand import WOKEN, Ear, Hand, asleep, put
 
 
@@ -18,7 +17,7 @@ async def woken(ear: Ear) -> list[str]:
 
 
 def ear_of(redis: Redis, *workers: str) -> Ear:
-    return Ear(redis, *(wake_one(0, worker) for worker in workers))
+    return Ear(redis, *(PartitionKeys(0).wake_worker(worker) for worker in workers))
 
 
 async def test_one_job_wakes_one_worker(redis: Redis) -> None:
@@ -28,7 +27,7 @@ async def test_one_job_wakes_one_worker(redis: Redis) -> None:
     async with ear_of(redis, *names) as ear:
         await put(redis, *new_jobs(1))
         assert len(await woken(ear)) == 1
-    assert await redis.zcard(idle(0, "interactive")) == 19
+    assert await redis.zcard(PartitionKeys(0).idle("interactive")) == 19
 
 
 async def test_many_jobs_wake_two_workers(redis: Redis) -> None:
@@ -54,7 +53,7 @@ async def test_a_worker_that_has_died_costs_nothing(redis: Redis) -> None:
     async with Ear(redis, WOKEN) as ear:
         await put(redis, *new_jobs(1))
         assert await woken(ear) == ["sleeper"]
-    assert await redis.exists(idle(0, "interactive")) == 0
+    assert await redis.exists(PartitionKeys(0).idle("interactive")) == 0
 
 
 async def test_who_has_room_for_interactive_jobs_only_is_not_woken_for_bulk(redis: Redis) -> None:
@@ -69,11 +68,13 @@ async def test_a_claim_notes_the_room_that_is_left(redis: Redis, hand: Hand) -> 
     """Red when a queue's own slots are not counted, and when a full worker stays noted."""
     await put(redis, *new_jobs(2))
     await hand.claim(slots=4, bulk_slots=1)
-    assert await redis.zscore(idle(0, "interactive"), "hand") == -2
-    assert await redis.zscore(idle(0, "bulk"), "hand") == -1
+    assert await redis.zscore(PartitionKeys(0).idle("interactive"), "hand") == -2
+    assert await redis.zscore(PartitionKeys(0).idle("bulk"), "hand") == -1
     await put(redis, *new_jobs(1))
     await hand.claim(slots=1)
-    assert await redis.exists(idle(0, "interactive"), idle(0, "bulk")) == 0
+    assert (
+        await redis.exists(PartitionKeys(0).idle("interactive"), PartitionKeys(0).idle("bulk")) == 0
+    )
 
 
 async def test_a_claim_that_leaves_jobs_wakes_the_next(redis: Redis, hand: Hand) -> None:
@@ -101,17 +102,3 @@ async def test_who_finds_nothing_wakes_nobody(redis: Redis, hand: Hand) -> None:
     async with Ear(redis, WOKEN) as ear:
         await hand.claim()
         assert await woken(ear) == []
-
-
-async def test_a_word_is_passed_on_as_long_as_there_is_a_job(redis: Redis) -> None:
-    leases = Leases(redis, "stopping", lease_s=30, job_ttl_s=60)
-    await asleep(redis)
-    async with Ear(redis, WOKEN) as ear:
-        await leases.pass_on(0)
-        assert await woken(ear) == []
-        await put(redis, *new_jobs(1))
-        assert await woken(ear) == ["sleeper"]
-        await asleep(redis)
-        await leases.pass_on(0)
-        assert await woken(ear) == ["sleeper"]
-    assert await redis.exists(idle(0, "interactive")) == 0

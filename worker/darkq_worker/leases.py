@@ -5,58 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import PRIORITIES, JobKeys, control, queue, wake
+from darkq.protocol.keys import PRIORITIES, PartitionKeys
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
+from darkq.redis.scripts import Claim, Claimed, Renewal
+
+__all__ = ["Claim", "Leases", "Renewal"]
 
 MAX_RENEWALS_PER_CALL = 500
-_FIELDS = 9
 _CLAIM_ASKS = 3
 _SET_BACK_JOBS = 1000
-_CANCELLED, _LEASE_LOST = 1, 2
-
-
-class Claim(NamedTuple):
-    """A job that this worker holds, as one attempt.
-
-    `record` is empty when it has expired. `place_ms` is where it stood in its queue: when it was
-    enqueued, or since when it was due, by the clock of Redis; `waited_s` is from then to the claim.
-    `lease_lost`: somebody had it until now, who neither ended nor kept it.
-    """
-
-    keys: JobKeys
-    priority_number: int
-    attempt: int
-    token: str
-    tries_burnt: int
-    leases_lost: int
-    cancelled: bool
-    record: bytes
-    place_ms: float = 0.0
-    waited_s: float = 0.0
-    lease_lost: bool = False
-
-    @property
-    def queue(self) -> str:
-        return queue(self.keys.partition, PRIORITIES[self.priority_number])
-
-    @property
-    def is_bulk(self) -> bool:
-        return PRIORITIES[self.priority_number] == "bulk"
-
-    def __repr__(self) -> str:
-        return f"Claim({self.keys.public_id!r}, attempt={self.attempt})"
-
-
-class Renewal(NamedTuple):
-    """What a heartbeat learnt of some claims."""
-
-    lost: list[Claim]
-    cancel: list[Claim]
 
 
 class Leases:
@@ -83,8 +43,8 @@ class Leases:
         """
         self._redis = redis
         self._worker_id = worker_id
-        self._lease_ms = int(lease_s * 1000)
-        self._job_ttl_ms = int(job_ttl_s * 1000)
+        self._lease_s = lease_s
+        self._job_ttl_s = job_ttl_s
         self._max_lost_leases = max_lost_leases
         self._counts_ms = int(min(timeout_s, lease_s / 2) * 1000)
         self._clocks: dict[int, float] = {}
@@ -123,35 +83,38 @@ class Leases:
         for _ in range(_CLAIM_ASKS):
             expected_ms = self._now_ms(partition)
             if clock_s() < self._respite_until_s.get(partition, -math.inf):
-                respite_s = max(respite_s, self._lease_ms / 2000)
-            now_ms, *reply = await self._claim_call(
+                respite_s = max(respite_s, self._lease_s / 2)
+            claimed = await self._claim_call(
                 partition, slots, bulk_slots, suspects, respite_s, expected_ms
             )
-            self._clocks[partition] = now_ms - clock_s() * 1000
-            if reply:
+            self._clocks[partition] = claimed.now_ms - clock_s() * 1000
+            if not claimed.too_late:
                 break
             if expected_ms:
-                self._respite_until_s[partition] = clock_s() + self._lease_ms / 2000
+                self._respite_until_s[partition] = clock_s() + self._lease_s / 2
         else:
             return [], 0.0
-        due_ms, *fields = reply
-        claims = [self._claim(fields[n : n + _FIELDS]) for n in range(0, len(fields), _FIELDS)]
-        if expected_ms - now_ms > self._lease_ms:
-            already_ms = self._set_back_ms.get(partition, 0)
-            self._set_back_ms[partition] = already_ms + expected_ms - now_ms
-            return claims, 0.0
-        return claims, None if due_ms < 0 else due_ms / 1000
+        back_ms = expected_ms - claimed.now_ms
+        if back_ms > self._lease_s * 1000:
+            self._set_back_ms[partition] = self._set_back_ms.get(partition, 0) + back_ms
+            return claimed.claims, 0.0
+        return claimed.claims, claimed.due_s
 
     async def _correct_queues(self, partition: int) -> None:
-        """Move what is still to come, if the clock was set back: see set_back.lua."""
+        """Move what is still to come, if the clock was set back: see queue_set_back.lua."""
         if partition not in self._set_back_ms:
             return
-        back_ms = f"{self._set_back_ms[partition]:.3f}"
         for priority in PRIORITIES:
             begin = b""
             while True:
-                args: list[Argument] = [back_ms, self._lease_ms, begin, _SET_BACK_JOBS]
-                begin = await scripts.set_back(self._redis, [queue(partition, priority)], args)
+                begin = await scripts.queue_set_back(
+                    self._redis,
+                    PartitionKeys(partition).queue(priority),
+                    back_ms=self._set_back_ms[partition],
+                    lease_s=self._lease_s,
+                    begin=begin,
+                    most_jobs=_SET_BACK_JOBS,
+                )
                 if not begin:
                     break
         del self._set_back_ms[partition]
@@ -169,29 +132,24 @@ class Leases:
         suspects: int,
         respite_s: float,
         now_ms: float,
-    ) -> Any:
-        queues = [queue(partition, priority) for priority in PRIORITIES]
-        limits = {"interactive": slots, "bulk": bulk_slots}
+    ) -> Claimed:
         return await scripts.claim(
             self._redis,
-            [*queues, control(partition)],
-            [
-                self._worker_id,
-                self._lease_ms,
-                self._job_ttl_ms,
-                int(respite_s * 1000),
-                slots,
-                self._max_lost_leases,
-                suspects,
-                int(now_ms) + self._counts_ms,
-                *(limits[priority] for priority in PRIORITIES),
-            ],
+            partition,
+            worker_id=self._worker_id,
+            lease_s=self._lease_s,
+            job_ttl_s=self._job_ttl_s,
+            slots=slots,
+            slots_of={"interactive": slots, "bulk": bulk_slots},
+            respite_s=respite_s,
+            max_lost_leases=self._max_lost_leases,
+            suspects=suspects,
+            counts_until_ms=int(now_ms) + self._counts_ms,
         )
 
     async def pass_on(self, partition: int) -> None:
         """Let another worker take what this one was woken for. Raises what redis-py raises."""
-        queues = [queue(partition, priority) for priority in PRIORITIES]
-        await scripts.pass_on(self._redis, queues, [wake(partition), self._worker_id])
+        await scripts.worker_pass_on(self._redis, partition, self._worker_id)
 
     def is_suspect(self, claim: Claim) -> bool:
         """Tell whether one more lost lease ends the job."""
@@ -214,30 +172,9 @@ class Leases:
         renewal = Renewal([], [])
         for start in range(0, max(1, len(claims)), MAX_RENEWALS_PER_CALL):
             call = claims[start : start + MAX_RENEWALS_PER_CALL]
-            lost, cancel = await self._renew_call(partition, call)
-            renewal.lost.extend(call[number] for number in lost)
-            renewal.cancel.extend(call[number] for number in cancel)
+            part = await scripts.renew(
+                self._redis, partition, call, lease_s=self._lease_s, job_ttl_s=self._job_ttl_s
+            )
+            renewal.lost.extend(part.lost)
+            renewal.cancel.extend(part.cancel)
         return renewal
-
-    async def _renew_call(self, partition: int, claims: Sequence[Claim]) -> Any:
-        args: list[str | int] = [self._lease_ms, self._job_ttl_ms]
-        for claim in claims:
-            args += [claim.keys.arq_id, claim.priority_number, claim.attempt, claim.token]
-        queues = [queue(partition, priority) for priority in PRIORITIES]
-        return await scripts.renew(self._redis, queues, args)
-
-    def _claim(self, fields: Sequence[Any]) -> Claim:
-        arq_id, number, attempt, tries, lost, flags, record, place, waited_us = fields
-        return Claim(
-            keys=JobKeys.from_arq_id(arq_id.decode()),
-            priority_number=number,
-            attempt=attempt,
-            token=f"{self._worker_id}:{attempt}",
-            tries_burnt=tries,
-            leases_lost=lost,
-            cancelled=bool(flags & _CANCELLED),
-            record=record,
-            place_ms=float(place),
-            waited_s=waited_us / 1e6,
-            lease_lost=bool(flags & _LEASE_LOST),
-        )

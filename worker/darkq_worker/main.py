@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from darkq.client import Client
 from darkq.errors import ConfigurationError
 from darkq.operate.upstreams import announcement
-from darkq.protocol.keys import wake
+from darkq.protocol.keys import PartitionKeys
 from darkq.protocol.record import FUNCTION
 from darkq.redis.pubsub import Live
 from darkq.redis.servers import servers_of
@@ -26,7 +26,7 @@ from darkq.serving.files import Files
 from darkq.settings.settings import Settings
 from darkq.settings.upstreams import DARKAI
 from darkq.telemetry import logging as logs
-from darkq.telemetry.export import exporting
+from darkq.telemetry.export import export_traces
 from darkq_worker.attempts.generate import generate
 from darkq_worker.attempts.metrics import Counting
 from darkq_worker.attempts.routing import Upstreams
@@ -165,7 +165,7 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             limits=limits,
             counting=counting,
             serves=lambda: announcement(upstreams.served(rules)),
-            owner=lambda partition: servers.owner(wake(partition)),
+            owner=lambda partition: servers.owner(PartitionKeys(partition).wake),
             ctx=ctx,
             handle_signals=handle_signals,
         )
@@ -187,10 +187,10 @@ def main(settings: Settings | None = None) -> None:
     Raises `ConfigurationError`.
     """
     settings = settings or Settings.load()
-    logs.set_up(settings.log_format, settings.worker_log_level)
+    logs.configure_logging(settings.log_format, settings.worker_log_level)
     logging.getLogger("arq").setLevel(logging.WARNING)  # it would print arguments
     _collect_garbage_seldom()
-    with exporting("darkq-worker"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with export_traces("darkq-worker"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run_worker(settings))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from darkq.telemetry.logging import LogLine, described
+from darkq.telemetry.logging import LogEvent, describe_error
 from darkq_worker.upstreams.base import Upstream, UpstreamError
 from darkq_worker.upstreams.openai import OpenAIUpstream
 
@@ -33,7 +33,7 @@ async def _keep(upstream: OpenAIUpstream) -> None:
             await upstream.list_models()
         except Exception as error:  # nothing that a service says ends the worker
             facts = {"upstream": upstream.name, **_reason(error)}
-            logger.warning(LogLine("cannot list models", **facts))
+            logger.warning(LogEvent("cannot list models", **facts))
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
             continue
@@ -41,7 +41,7 @@ async def _keep(upstream: OpenAIUpstream) -> None:
             count = len(upstream.models)
             default = upstream.default_model or "none"
             known_facts = {"upstream": upstream.name, "default": default}
-            logger.info(LogLine("models are known", models=count, **known_facts))
+            logger.info(LogEvent("models are known", models=count, **known_facts))
         pause_s = _FIRST_PAUSE_S
         await asyncio.sleep(REFRESH_S)
 
@@ -49,4 +49,4 @@ async def _keep(upstream: OpenAIUpstream) -> None:
 def _reason(error: Exception) -> dict[str, str]:
     if isinstance(error, UpstreamError):
         return {"code": error.code, "reason": error.message}
-    return {"exception": described(error)}
+    return {"exception": describe_error(error)}

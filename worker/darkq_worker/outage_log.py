@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from darkq.errors import DarkqError
 from darkq.redis.pool import brief
-from darkq.telemetry.logging import LogLine, described
+from darkq.telemetry.logging import LogEvent, describe_error
 
 logger = logging.getLogger("darkq.worker")
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("darkq.worker")
 def kind_of(error: Exception) -> str:
     """Name an error, without its text; an unforeseen one with the places that it passed."""
     foreseen = isinstance(error, RedisError | OSError | DarkqError)
-    return brief(error) if foreseen else described(error)
+    return brief(error) if foreseen else describe_error(error)
 
 
 class Trouble:
@@ -34,11 +34,11 @@ class Trouble:
     def met(self, error: Exception) -> None:
         """Say that it fails, unless that was the last thing said."""
         if self._met is None:
-            logger.warning(LogLine(self._failing, error=kind_of(error)))
+            logger.warning(LogEvent(self._failing, error=kind_of(error)))
         self._met = kind_of(error)
 
     def over(self) -> None:
         """Say that it works again, if it did not."""
         if self._met is not None:
-            logger.info(LogLine(self._works, after=self._met))
+            logger.info(LogEvent(self._works, after=self._met))
         self._met = None

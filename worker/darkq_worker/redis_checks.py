@@ -13,7 +13,7 @@ from darkq.redis.cluster_client import ClusterRedis
 from darkq.redis.connections import UNAVAILABLE
 from darkq.redis.pool import ONE_OF_A_CLUSTER, brief
 from darkq.redis.servers import each_server
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 
 logger = logging.getLogger("darkq.worker")
 
@@ -33,12 +33,12 @@ async def refuse_unfit(redis: Redis) -> None:
                 await _refuse_half_a_cluster(server, redis)
         except UNAVAILABLE as error:
             if not absent:
-                logger.warning(LogLine("no Redis yet, will keep trying", error=brief(error)))
+                logger.warning(LogEvent("no Redis yet, will keep trying", error=brief(error)))
             absent = True
             await asyncio.sleep(_OUTAGE_PAUSE_S)
         except RedisError as error:
             facts = {"error": brief(error)}
-            logger.warning(LogLine("cannot check the maxmemory-policy of Redis", **facts))
+            logger.warning(LogEvent("cannot check the maxmemory-policy of Redis", **facts))
             return
         else:
             return

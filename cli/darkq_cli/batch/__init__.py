@@ -1,14 +1,15 @@
-"""`darkq batch`: many prompts from a file, their answers into another.
+"""`darkq batch`: reads prompts from a file, and writes their answers to another.
 
-commands     options and help
-source       the lines of the input, however it is packed
-check        the whole input, before the first line is sent
-plan         what a batch is to do, kept beside its output
-state        how far it has come: one SQLite file beside the output
-files        output files that only grow, and can be cut back
-ledger       answers into files, each line once, whatever dies in between
-runner       feeding, collecting, and leaving in a way that one can come back from
-standing     how many jobs run, and what holds up the others
-progress     how it is shown
-registry     which unfinished batches of this machine have their state where
+commands     options and help; list, show and cancel
+start        starts a batch, or resumes one
+source       the lines of the input, and the check of all of them before the first is sent
+plan         what a batch is to do; kept in its state
+state        the checkpoint of a batch: one SQLite file beside the output
+files        output files that only grow, and can be truncated to the checkpoint
+ledger       writes each answer exactly once; finds the states of unfinished batches
+feeding      sends lines to the batch
+runner       sends and collects, and survives outages of Redis
+progress     the progress bar, and the reasons for delays
+results      copies results from Redis, and prints lines as they end
+summary      the counts at the end
 """

@@ -1,32 +1,42 @@
-"""The commands about batches: their options and help. What they do is in other rooms."""
+"""The options and help of `darkq batch`, and its short subcommands: list, show, cancel."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
+from darkq_cli.terminal.redis import with_client
+from darkq_cli.terminal.units import format_time
+
+if TYPE_CHECKING:
+    from darkq import BatchStatus, Client
 
 app = typer.Typer(
     name="batch",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Many prompts from a file, their answers into another.",
+    help="Answer many prompts from a file.",
 )
 
-BatchArgument = Annotated[str, typer.Argument(metavar="ID", help="The id that batch run printed.")]
+BatchArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="The id that batch run has printed.")
+]
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="Where the answers go.")
+    Path, typer.Option("--output", "-o", metavar="FILE", help="The file for the answers.")
 ]
 ErrorsOption = Annotated[
     Path | None,
     typer.Option(
         "--errors",
         metavar="FILE",
-        help="Where failures go. Default: results.errors.jsonl beside results.jsonl.",
+        help="The file for failures. Default: results.errors.jsonl beside results.jsonl.",
     ),
 ]
 
@@ -35,11 +45,14 @@ ErrorsOption = Annotated[
 def run(
     source: Annotated[
         str,
-        typer.Argument(metavar="INPUT", help="A file or pipe, also packed; - is standard input."),
+        typer.Argument(
+            metavar="INPUT",
+            help="A file or a pipe, plain or compressed (gzip, zstd); - is standard input.",
+        ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Where the answers go."),
+        typer.Option("--output", "-o", metavar="FILE", help="The file for the answers."),
     ] = None,
     errors: ErrorsOption = None,
     ordered: Annotated[
@@ -49,19 +62,19 @@ def run(
         bool, typer.Option("--dry-run", help="Only check the whole input; write nothing.")
     ] = False,
     text: Annotated[
-        bool, typer.Option("--text", help="Each line is a prompt. So it is in a .txt file.")
+        bool, typer.Option("--text", help="Each line is a prompt, as in a .txt file.")
     ] = False,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="What batch list shows.")
+        str | None, typer.Option("--name", metavar="NAME", help="A name for batch list.")
     ] = None,
     window: Annotated[
         int,
         typer.Option(
-            "--window", metavar="N", min=1, max=100_000, help="Most lines in Redis at once."
+            "--window", metavar="N", min=1, max=100_000, help="Maximum number of lines in Redis."
         ),
     ] = 2000,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="For lines that name none.")
+        str | None, typer.Option("--model", metavar="NAME", help="For lines without a model.")
     ] = None,
     upstream: opt.UpstreamOption = None,
     priority: opt.PriorityOption = "bulk",
@@ -69,11 +82,11 @@ def run(
     timeout_s: opt.TimeoutOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Answer every line of a file, each once, whatever is killed in between.
+    """Answer each line of a file exactly once, even if processes are killed.
 
-    A line is a request of OpenAI's batch format, {"prompt": "..."}, or with --text a prompt. The
-    whole input is checked before the first line is sent. Ctrl-C leaves what was sent running, and
-    prints how to go on; the same command goes on, too. A second Ctrl-C cancels the batch.
+    A line is a request in OpenAI's batch format, {"prompt": "..."}, or with --text a prompt. It
+    checks the whole input before it sends the first line. Ctrl-C leaves the jobs running and prints
+    how to resume; the same command resumes too. A second Ctrl-C cancels the batch.
 
     \b
     darkq batch run prompts.jsonl -o results.jsonl
@@ -81,11 +94,11 @@ def run(
     sort -u prompts.txt | darkq batch run - --text -o results.jsonl
     """
     if output is None and not dry_run:
-        raise typer.BadParameter("missing, as there is no --dry-run", param_hint="-o")
+        raise typer.BadParameter("required without --dry-run", param_hint="-o")
     from darkq_cli.batch import start
 
     start.run(
-        start.Wish(
+        start.BatchArguments(
             source=source,
             output=output or Path(os.devnull),
             errors=errors,
@@ -93,7 +106,7 @@ def run(
             is_text=text,
             name=name,
             window=window,
-            common=start.for_all_lines(
+            common=start.build_common(
                 model=model, upstream=upstream, priority=priority, tries=tries, timeout_s=timeout_s
             ),
         ),
@@ -104,7 +117,7 @@ def run(
 
 @app.command()
 def resume(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
-    """Go on with a batch that was left, where it was begun.
+    """Resume an unfinished batch on the machine where it was started.
 
     \b
     darkq batch resume $id
@@ -117,46 +130,66 @@ def resume(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
 @app.command(name="list")
 def list_(
     limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")
+        int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of rows.")
     ] = 50,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """List the batches that Redis knows, the latest first.
+    """List the batches in Redis, the latest first.
 
     \b
     darkq batch list
     darkq batch list --json | jq -r .batch_id
     """
-    from darkq_cli.batch import looking
 
-    looking.list_(limit=limit, as_json=as_json)
+    async def fetch(client: Client) -> list[BatchStatus]:
+        found: list[BatchStatus] = []
+        async with aclosing(client.batches()) as batches:
+            async for batch in batches:
+                found.append(batch)
+                if len(found) > limit:  # one more than the limit shows whether there are more
+                    break
+        return found
+
+    found = with_client(fetch)
+    headings = ("batch", "begun", "state", "lines", "completed", "failed", "name")
+    output.write_list(found[:limit], headings, _build_row, as_json=as_json)
+    if not found:
+        messages.say("there are no batches in Redis")
+    elif len(found) > limit:
+        messages.say(f"To list more: {program.command()} batch list --limit {limit * 10}")
+
+
+def _build_row(batch: BatchStatus) -> Sequence[str]:
+    begun = format_time(batch.created_ms)
+    completed, failed = f"{batch.completed:,}", f"{batch.failed + batch.cancelled:,}"
+    lines = _format_lines(batch)
+    return batch.batch_id, begun, batch.state, lines, completed, failed, batch.name or ""
 
 
 @app.command()
 def show(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
-    """Print where a batch stands.
+    """Print the state of a batch.
 
     \b
     darkq batch show $id
     darkq batch show $id --json
     """
-    from darkq_cli.batch import looking
-
-    looking.show(batch_id, as_json=as_json)
+    _print(with_client(lambda client: client.batch(batch_id).status()), as_json=as_json)
 
 
 @app.command()
 def tail(
     batch_id: BatchArgument,
     chunks: Annotated[
-        bool, typer.Option("--chunks", help="Also the words of every line, as they come.")
+        bool, typer.Option("--chunks", help="Print also the text of each line, as it arrives.")
     ] = False,
     after: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Go on after what --json calls so.")
+        str | None,
+        typer.Option(metavar="CURSOR", help="Start after this cursor, which --json prints."),
     ] = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Print which lines of a batch end, and how, as it happens.
+    """Print the outcome of each line of a batch when it ends.
 
     Ctrl-C prints the command that reads on.
 
@@ -165,37 +198,56 @@ def tail(
     darkq batch tail $id --after 120
     darkq batch tail $id --chunks --json
     """
-    from darkq_cli.batch import looking as tailing
+    from darkq_cli.batch import results
 
-    tailing.tail(batch_id, chunks=chunks, after=after, as_json=as_json)
+    results.tail(batch_id, chunks=chunks, after=after, as_json=as_json)
 
 
 @app.command()
 def cancel(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
-    """Cancel the jobs of a batch that are not over, and print where it stands then.
+    """Cancel the unfinished jobs of a batch, and print its state.
 
     \b
     darkq batch cancel $id
     """
-    from darkq_cli.batch import looking
-
-    looking.cancel(batch_id, as_json=as_json)
+    _print(with_client(lambda client: client.batch(batch_id).cancel()), as_json=as_json)
 
 
-@app.command()
-def results(
+@app.command("results")
+def copy_results(
     batch_id: BatchArgument,
     output: OutputOption,
     errors: ErrorsOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Copy the answers that are there and that batch run has not written yet.
+    """Copy the answers that are in Redis and that batch run has not written yet.
 
-    They stay where they are, so batch resume writes them, too.
+    They stay in Redis, so batch resume writes them too.
 
     \b
     darkq batch results $id -o so-far.jsonl
     """
-    from darkq_cli.batch import looking
+    from darkq_cli.batch import results
 
-    looking.results(batch_id, output=output, errors=errors, as_json=as_json)
+    results.copy(batch_id, answers=output, errors=errors, as_json=as_json)
+
+
+def _print(status: BatchStatus, *, as_json: bool) -> None:
+    if as_json:
+        output.write_json(status)
+        return
+    facts = {"batch": status.batch_id, "state": status.state}
+    if status.name:
+        facts["name"] = status.name
+    facts["begun"] = format_time(status.created_ms)
+    facts["lines"] = _format_lines(status)
+    facts["running"] = f"{status.outstanding:,}"
+    for outcome in ("completed", "failed", "cancelled"):
+        facts[outcome] = f"{getattr(status, outcome):,}"
+    facts["not written yet"] = f"{status.ended - status.acknowledged:,}"
+    facts["runner"] = status.runner or "none"
+    output.write_facts(facts)
+
+
+def _format_lines(status: BatchStatus) -> str:
+    return f"{status.added:,} so far" if status.total is None else f"{status.total:,}"

@@ -1,4 +1,4 @@
-"""Output files that only grow, and can be cut back to a length that was committed."""
+"""Output files that only grow, and can be truncated to a committed length."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
 
-class Growing:
-    """One output file; it appears with its first line."""
+class OutputFile:
+    """One output file. It is created with its first line."""
 
     def __init__(self, path: Path, committed: int) -> None:
-        """Take up a file at its committed length. Raises `Problem` when it is shorter."""
+        """Open a file at its committed length. Raises `Problem` when it is shorter."""
         self.path = path
         self._fd: int | None = None
         self._length = committed
         if committed or path.exists():
-            self._cut()
+            self._truncate()
 
     def append(self, data: bytes) -> int:
-        """Write at the end; return the new length once the disk has it.
+        """Append, and return the new length when the data is on disk.
 
-        Raises `Problem` when the disk is full or fails: nothing has changed then.
+        Raises `Problem` when the disk is full or fails; the file is then unchanged.
         """
         if data:
             try:
@@ -34,7 +34,7 @@ class Growing:
                 os.fsync(fd)
             except OSError as error:
                 with suppress(OSError, Problem):
-                    self._cut()
+                    self._truncate()
                 raise Problem(f"cannot write {self.path}: {error.strerror}") from None
             self._length += len(data)
         return self._length
@@ -45,14 +45,14 @@ class Growing:
             os.close(self._fd)
             self._fd = None
 
-    def _cut(self) -> None:
-        """Cut off what was written and not committed: it comes again."""
+    def _truncate(self) -> None:
+        """Cut off what was written and not committed: Redis delivers it again."""
         size = self._size()
         if size < self._length:
             raise Problem(
-                f"{self.path} has {size:,} bytes, and {self._length:,} were written: somebody else "
-                "has changed it",
-                "Put it back, or delete it with its .darkq file and begin anew.",
+                f"{self.path} has {size:,} bytes, but {self._length:,} were written: another "
+                "program has changed it",
+                "Restore it, or delete it and its .darkq file and start again.",
             )
         if size > self._length:
             fd = self._open()
@@ -67,11 +67,11 @@ class Growing:
 
     def _open(self) -> int:
         if self._fd is None:
-            # Appending, so that nothing is overwritten whoever else writes.
+            # O_APPEND, so that a second writer cannot make us overwrite its data.
             self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 self.close()
-                raise Problem(f"{self.path} is no ordinary file", exit_code=USAGE_EXIT_CODE)
+                raise Problem(f"{self.path} is not a regular file", exit_code=USAGE_EXIT_CODE)
             sync_directory(self.path)
         return self._fd
 
@@ -82,20 +82,20 @@ def _write(fd: int, data: bytes) -> None:
         left = left[os.write(fd, left) :]
 
 
-_NO_SUCH_SYNC = frozenset(
+_SYNC_UNSUPPORTED = frozenset(
     (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EIO)
 )
-"""What SMB, FUSE and shared folders say to an fsync of a directory: there is no such thing."""
+"""The errors of fsync on a directory where SMB, FUSE or a shared folder does not support it."""
 
 
 def sync_directory(path: Path) -> None:
-    """Have a file's name on the disk, too, where the file system can do that."""
-    with suppress(PermissionError):  # one may write into a directory that one may not read
+    """Write the directory entry of a file to disk, if the file system supports that."""
+    with suppress(PermissionError):  # a directory can be writable but not readable
         fd = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(fd)
         except OSError as error:
-            if error.errno not in _NO_SUCH_SYNC:
+            if error.errno not in _SYNC_UNSUPPORTED:
                 raise
         finally:
             os.close(fd)

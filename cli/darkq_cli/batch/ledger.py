@@ -1,11 +1,10 @@
-"""Answers into files, each line once, whatever dies in between.
+"""Writes each answer exactly once, even if processes are killed.
 
-A page is on the disk when `take` returns, and may be acknowledged then. With `--ordered` a
-line that comes before its turn is held in the state, not in memory.
+A page is on disk when `Ledger.write` returns, and can be acknowledged then. With `--ordered`, a
+line that ends before its turn is held in the state, not in memory.
 
-Which unfinished batches of this machine have their state where: one small file for each.
-
-`darkq batch resume ID` looks here. Nothing that is read from Redis ever names a file.
+The registry holds one small file for each unfinished batch of this machine, which names its state.
+`darkq batch resume ID` reads only that: a name from Redis never becomes a path.
 """
 
 from __future__ import annotations
@@ -20,65 +19,66 @@ import msgspec
 
 from darkq import Settings
 from darkq.settings.private_files import make_folders, open_new
-from darkq_cli.batch.files import Growing
-from darkq_cli.batch.state import Held, Place, State
+from darkq_cli.batch.files import OutputFile
+from darkq_cli.batch.state import Checkpoint, HeldLine, State
 from darkq_cli.terminal.problems import Problem
 
 _RELEASED_BYTES = 8 << 20
 
 
-class Ended(NamedTuple):
-    """A line's end: `number` is its place among the lines, from 1; `line` is what to write."""
+class EndedLine(NamedTuple):
+    """A line that has ended: its number, from 1, and the text to write."""
 
     number: int
     failed: bool
-    line: bytes
+    text: bytes
     chunks: int = 0
     tokens: int = 0
 
 
 class Ledger:
-    """Writes a batch's output. Raises `Problem` where a disk is full, having changed nothing."""
+    """Writes the output of a batch. Raises `Problem` when a disk is full, without a change."""
 
     def __init__(self, state: State) -> None:
-        """Take up where the state says; what was written beyond that is cut off."""
+        """Continue at the checkpoint; the files are truncated to it."""
         self._state = state
-        self._began_s = time.monotonic() - state.place.elapsed_s
+        self._began_s = time.monotonic() - state.checkpoint.elapsed_s
         files = state.plan.files
-        self._answers = Growing(files.answers, state.place.answers_bytes)
-        self._errors = Growing(files.errors, state.place.errors_bytes)
-        self._release()  # a kill may have come between holding lines and writing them
+        self._answers = OutputFile(files.answers, state.checkpoint.answers_bytes)
+        self._errors = OutputFile(files.errors, state.checkpoint.errors_bytes)
+        self._release()  # a kill may have come after lines were held and before they were written
 
     @property
-    def place(self) -> Place:
-        """How far it has come."""
-        return self._state.place
+    def checkpoint(self) -> Checkpoint:
+        """The last committed progress."""
+        return self._state.checkpoint
 
-    def missing(self, numbers: Sequence[int]) -> list[int]:
-        """Return those of the lines that have not ended yet, as far as is known here."""
-        known = self._state.known(numbers)
+    def find_unfinished(self, numbers: Sequence[int]) -> list[int]:
+        """Return the lines that are neither written nor held."""
+        known = self._state.find_known(numbers)
         return [number for number in numbers if number not in known]
 
-    def take(self, page: Sequence[Ended]) -> None:
-        """Write what is new of a page; once this returns, it may be forgotten elsewhere."""
-        known = self._state.known(ended.number for ended in page)
-        # A line may come twice on a page as well.
-        fresh = list({e.number: e for e in page if e.number not in known}.values())
+    def write(self, page: Sequence[EndedLine]) -> None:
+        """Write the new lines of a page. When this returns, they can be acknowledged."""
+        known = self._state.find_known(line.number for line in page)
+        # By number, because a line can occur twice on a page.
+        fresh = list({line.number: line for line in page if line.number not in known}.values())
         if not fresh:
             return
-        place = msgspec.structs.replace(
-            self.place,
-            chunks=self.place.chunks + sum(ended.chunks for ended in fresh),
-            tokens=self.place.tokens + sum(ended.tokens for ended in fresh),
+        checkpoint = msgspec.structs.replace(
+            self.checkpoint,
+            chunks=self.checkpoint.chunks + sum(line.chunks for line in fresh),
+            tokens=self.checkpoint.tokens + sum(line.tokens for line in fresh),
         )
-        lines = [Held(ended.number, ended.failed, ended.line) for ended in fresh]
+        lines = [HeldLine(line.number, line.failed, line.text) for line in fresh]
         if self._state.plan.ordered:
-            held = msgspec.structs.replace(place, held=place.held + len(lines))
+            # Two commits: a kill in between leaves lines held, and the next start releases them.
+            held = msgspec.structs.replace(checkpoint, held=checkpoint.held + len(lines))
             self._state.commit(held, hold=lines)
             self._release()
         else:
-            place = self._write(place, lines)
-            self._state.commit(place, done=[line.number for line in lines])
+            checkpoint = self._append(checkpoint, lines)
+            self._state.commit(checkpoint, done=[line.number for line in lines])
 
     def close(self) -> None:
         """Close the files."""
@@ -86,23 +86,23 @@ class Ledger:
         self._errors.close()
 
     def _release(self) -> None:
-        """Write the lines whose turn has come."""
-        while lines := self._state.held_from(self.place.written + 1, _RELEASED_BYTES):
-            place = self._write(self.place, lines)
-            place = msgspec.structs.replace(place, held=place.held - len(lines))
+        """Write the held lines that follow the written ones without a gap."""
+        while lines := self._state.read_held(self.checkpoint.written + 1, _RELEASED_BYTES):
+            checkpoint = self._append(self.checkpoint, lines)
+            checkpoint = msgspec.structs.replace(checkpoint, held=checkpoint.held - len(lines))
             numbers = [line.number for line in lines]
-            self._state.commit(place, done=numbers, released=numbers)
+            self._state.commit(checkpoint, done=numbers, released=numbers)
 
-    def _write(self, place: Place, lines: Sequence[Held]) -> Place:
-        """Append to the files, and return the place to commit."""
-        answers = [line.line for line in lines if not line.failed]
-        errors = [line.line for line in lines if line.failed]
+    def _append(self, checkpoint: Checkpoint, lines: Sequence[HeldLine]) -> Checkpoint:
+        """Append to the files, and return the checkpoint to commit."""
+        answers = [line.text for line in lines if not line.failed]
+        errors = [line.text for line in lines if line.failed]
         return msgspec.structs.replace(
-            place,
+            checkpoint,
             answers_bytes=self._answers.append(b"".join(answers)),
             errors_bytes=self._errors.append(b"".join(errors)),
-            completed=place.completed + len(answers),
-            failed=place.failed + len(errors),
+            completed=checkpoint.completed + len(answers),
+            failed=checkpoint.failed + len(errors),
             elapsed_s=time.monotonic() - self._began_s,
         )
 
@@ -111,13 +111,13 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
 class Registry:
-    """The batches that began under a state directory and are not over."""
+    """The unfinished batches that were started with a state directory."""
 
     def __init__(self, settings: Settings) -> None:
         self._directory = settings.state_dir.resolve() / "batches"
 
     def add(self, batch_id: str, state: Path) -> None:
-        """Remember where a batch has its state. May be repeated."""
+        """Record where the state of a batch is. May be repeated."""
         entry = self._entry(batch_id)
         try:
             make_folders(self._directory)
@@ -130,7 +130,7 @@ class Registry:
             raise Problem(f"cannot write {entry}: {error.strerror}") from None
 
     def find(self, batch_id: str) -> Path | None:
-        """Return where a batch has its state; None for one that is unknown or over."""
+        """Return where the state of a batch is; None if it is unknown or finished."""
         try:
             state = Path(self._entry(batch_id).read_text())
         except OSError:
@@ -138,10 +138,10 @@ class Registry:
         return state if state.exists() else None
 
     def remove(self, batch_id: str) -> None:
-        """Forget a batch."""
+        """Remove a batch."""
         self._entry(batch_id).unlink(missing_ok=True)
 
     def _entry(self, batch_id: str) -> Path:
         if not _ID.fullmatch(batch_id):
-            raise Problem(f"{batch_id!r} is no id of a batch")
+            raise Problem(f"{batch_id!r} is not the id of a batch")
         return self._directory / batch_id

@@ -1,4 +1,4 @@
-"""What a batch is to do: kept in its state, so that a resume does the same."""
+"""What a batch is to do. The plan is kept in the state, so that a resume does the same."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import msgspec
 
 from darkq.batches.lines import ForAllLines
 from darkq.openai.body import Endpoint
-from darkq_cli.batch.source import Fingerprint, Form
+from darkq_cli.batch.source import Fingerprint, LineFormat
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
 
 class Files(msgspec.Struct, frozen=True, kw_only=True):
-    """The files of a batch, their paths absolute. `spooled` is an input that was piped in."""
+    """The files of a batch, as absolute paths. `spooled` means that the input came from a pipe."""
 
     source: Path
     answers: Path
@@ -26,26 +26,26 @@ class Files(msgspec.Struct, frozen=True, kw_only=True):
         return self.answers.with_name(f"{self.answers.name}.darkq")
 
     def check(self) -> None:
-        """Raise `Problem` unless they are four files, in directories that exist."""
+        """Raise `Problem` unless they are four different files in directories that exist."""
         paths = [self.source, self.answers, self.errors, self.state]
         if len({path.resolve() for path in paths}) < len(paths):
-            words = f"{self.answers} would be written to twice, or over the input"
+            words = f"two of the output files and the input are the same file: {self.answers}"
             raise Problem(words, exit_code=USAGE_EXIT_CODE)
         for path in (self.answers, self.errors):
             if not path.parent.is_dir():
-                words = f"there is no directory {path.parent}"
+                words = f"the directory {path.parent} does not exist"
                 raise Problem(words, exit_code=USAGE_EXIT_CODE)
             if path.exists() and not path.is_file():
-                raise Problem(f"{path} is no ordinary file", exit_code=USAGE_EXIT_CODE)
+                raise Problem(f"{path} is not a regular file", exit_code=USAGE_EXIT_CODE)
 
 
-def errors_beside(answers: Path) -> Path:
-    """Return where failures go unless told: `results.errors.jsonl` for `results.jsonl`."""
+def build_errors_path(answers: Path) -> Path:
+    """Return the default file for failures: `results.errors.jsonl` for `results.jsonl`."""
     return answers.with_name(f"{answers.stem}.errors{answers.suffix}")
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch is to do. `lines` are those that are not blank."""
+    """What a batch is to do. `lines` counts the lines that are not blank."""
 
     name: str | None
     files: Files
@@ -58,17 +58,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: Fingerprint
 
     @property
-    def form(self) -> Form:
-        return Form(self.is_text, self.common)
+    def format(self) -> LineFormat:
+        return LineFormat(self.is_text, self.common)
 
 
 def encode(plan: Plan, home: Path) -> bytes:
-    """Return the plan as JSON, its paths as seen from a directory: they may move together."""
+    """Return the plan as JSON. Paths are relative to `home`, so all files can move together."""
     return msgspec.json.encode(plan, enc_hook=lambda path: os.path.relpath(path, home))
 
 
 def decode(data: bytes, home: Path) -> Plan:
-    """Read a plan that was kept in a directory. Raises `msgspec.DecodeError` for anything else."""
+    """Read a plan that was kept in `home`. Raises `msgspec.DecodeError`."""
     return msgspec.json.decode(
         data, type=Plan, dec_hook=lambda kind, path: kind(os.path.normpath(home / path))
     )

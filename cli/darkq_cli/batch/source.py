@@ -1,9 +1,8 @@
-"""The lines of an input, however it is packed: plain, with gzip, with zstd.
+"""The lines of an input, plain or compressed with gzip or zstd, and their check.
 
-That is seen from its first bytes, so a name need not say it. One line is in memory at a time, and
-its length is bounded, so a file may be of any size.
-
-The whole input, before the first line is sent: a mistake on the last line costs nothing.
+The first bytes tell the compression. One line is in memory at a time and its length is limited, so
+the file can have any size. The whole input is checked before the first line is sent, so a mistake
+on the last line costs nothing.
 """
 
 from __future__ import annotations
@@ -25,93 +24,93 @@ from darkq.errors import InvalidLine
 from darkq.openai.body import CHAT, Endpoint
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem, require
 
-_PIECE_BYTES = 1 << 16
+_READ_BYTES = 1 << 16
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_ZSTD_STEP = 1 << 10
-"""So little may unpack to 32 MB."""
+_ZSTD_STEP_BYTES = 1 << 10
+"""Small, because this much can decompress to 32 MB."""
 
 
 class Fingerprint(NamedTuple):
-    """What tells whether an input is still the same: of the unpacked bytes."""
+    """Identifies the content of an input: size and digest of the decompressed bytes."""
 
     size: int
     sha256: str
 
 
-class Reading:
-    """One pass over an input. What it tells is of the bytes read so far."""
+class InputReader:
+    """One pass over an input. Its properties refer to the bytes read so far."""
 
-    def __init__(self, name: str, stream: IO[bytes], packed: IO[bytes]) -> None:
+    def __init__(self, name: str, stream: IO[bytes], compressed: IO[bytes]) -> None:
         self._name = name
         self._stream = stream
-        self._packed = packed
+        self._compressed = compressed
         self._hash = hashlib.sha256()
         self._size = 0
 
     @property
     def position(self) -> int:
-        """How many bytes of the file have been read, packed as they are."""
-        return self._packed.tell() if self._packed.seekable() else self._size
+        """How many bytes of the file were read, before decompression."""
+        return self._compressed.tell() if self._compressed.seekable() else self._size
 
     @property
     def fingerprint(self) -> Fingerprint:
         return Fingerprint(self._size, self._hash.hexdigest())
 
     def lines(self) -> Iterator[Text | InvalidLine]:
-        """Yield the lines that are not blank; in the place of one that is wrong, the error.
+        """Yield the lines that are not blank, and an error in place of an invalid one.
 
-        Raises `Problem` for a file that is damaged.
+        Raises `Problem` for a damaged file.
         """
         lines = InputLines()
-        while piece := self._take():
+        while piece := self._read():
             yield from lines.feed(piece)
         yield from lines.end()
 
-    def to_the_end(self) -> None:
-        """Read what is left, for the fingerprint."""
-        while self._take():
+    def read_to_end(self) -> None:
+        """Read the rest, for the fingerprint."""
+        while self._read():
             pass
 
-    def _take(self) -> bytes:
+    def _read(self) -> bytes:
         try:
-            piece = self._stream.read(_PIECE_BYTES)
+            piece = self._stream.read(_READ_BYTES)
         except (EOFError, gzip.BadGzipFile, zlib.error, _BadZstd):
-            words = f"{self._name} is damaged, or not packed as its name says"
+            words = f"{self._name} is damaged, or not compressed as its name says"
             raise Problem(words, exit_code=USAGE_EXIT_CODE) from None
         except OSError as error:
-            raise unreadable(self._name, error) from None
+            raise build_read_problem(self._name, error) from None
         self._hash.update(piece)
         self._size += len(piece)
         return piece
 
 
 @contextmanager
-def reading(path: Path, name: str = "") -> Iterator[Reading]:
-    """Open a file for one pass. Raises `Problem` when it cannot be read, which says its name."""
+def open_input(path: Path, name: str = "") -> Iterator[InputReader]:
+    """Open a file for one pass. Raises `Problem` with `name` when it cannot be read."""
     name = name or str(path)
     try:
         file = path.open("rb")
     except OSError as error:
-        raise unreadable(name, error) from None
-    with file, _unpacked(path, name, file) as stream:
-        yield Reading(name, stream, file)
+        raise build_read_problem(name, error) from None
+    with file, _decompress(path, name, file) as stream:
+        yield InputReader(name, stream, file)
 
 
-def unreadable(name: str, error: OSError) -> Problem:
+def build_read_problem(name: str, error: OSError) -> Problem:
     return Problem(f"cannot read {name}: {error.strerror}", exit_code=USAGE_EXIT_CODE)
 
 
-def _unpacked(path: Path, name: str, file: io.BufferedReader) -> IO[bytes]:
+def _decompress(path: Path, name: str, file: io.BufferedReader) -> IO[bytes]:
     try:
         head = file.peek(len(_ZSTD))[: len(_ZSTD)]
     except OSError as error:
-        raise unreadable(name, error) from None
+        raise build_read_problem(name, error) from None
     suffix = path.suffix.lower()
     if head.startswith(_GZIP) or (suffix == ".gz" and head != _ZSTD):
         return cast(IO[bytes], gzip.GzipFile(fileobj=file))
     if head == _ZSTD or suffix == ".zst":
         require("zstd", "zstandard")
-        return io.BufferedReader(_ZstdStream(file), _PIECE_BYTES)
+        return io.BufferedReader(_ZstdStream(file), _READ_BYTES)
     return file
 
 
@@ -120,7 +119,7 @@ class _BadZstd(Exception):
 
 
 class _ZstdStream(io.RawIOBase):
-    """Frame after frame, unpacked. `zstandard`'s own reader takes a torn file for a whole one."""
+    """Decompresses all frames. `zstandard`'s own reader accepts a truncated file."""
 
     def __init__(self, file: BinaryIO) -> None:
         from zstandard import ZstdDecompressor
@@ -129,7 +128,7 @@ class _ZstdStream(io.RawIOBase):
         self._decompressor = ZstdDecompressor()
         self._frame = self._decompressor.decompressobj()
         self._begun = False
-        self._packed = self._plain = b""
+        self._compressed = self._plain = b""
 
     def readable(self) -> bool:
         return True
@@ -144,73 +143,75 @@ class _ZstdStream(io.RawIOBase):
         return size
 
     def _step(self) -> bool:
-        """Unpack a little more; False at the end of the file."""
+        """Decompress a little more. Return False at the end of the file."""
         from zstandard import ZstdError
 
-        packed = self._packed or self._file.read(_ZSTD_STEP)
-        self._packed = b""
-        if not packed:
+        compressed = self._compressed or self._file.read(_ZSTD_STEP_BYTES)
+        self._compressed = b""
+        if not compressed:
             if self._begun:
                 raise _BadZstd
             return False
         try:
-            self._plain = self._frame.decompress(packed)
+            self._plain = self._frame.decompress(compressed)
         except ZstdError:
             raise _BadZstd from None
         self._begun = not self._frame.eof
         if self._frame.eof:
-            self._packed = self._frame.unused_data
+            self._compressed = self._frame.unused_data
             self._frame = self._decompressor.decompressobj()
         return True
 
 
-ERRORS_SHOWN = 10
-_STEP = 1000
+MAX_ERRORS_SHOWN = 10
+_REPORT_EVERY_LINES = 1000
 
 
-class Form(NamedTuple):
-    """How the lines of an input are read."""
+class LineFormat(NamedTuple):
+    """How the lines of an input are parsed."""
 
     is_text: bool
     common: ForAllLines
 
-    def line(self, text: Text) -> Line:
-        """Read a line. Raises `InvalidLine`."""
-        read = text_line if self.is_text else json_line
-        return read(text.text, text.number, self.common)
+    def parse(self, text: Text) -> Line:
+        """Parse a line. Raises `InvalidLine`."""
+        parse = text_line if self.is_text else json_line
+        return parse(text.text, text.number, self.common)
 
 
-class Checked(NamedTuple):
-    """What is known of an input without a mistake. `lines` are those that are not blank."""
+class CheckedInput(NamedTuple):
+    """The facts about a valid input. `lines` counts the lines that are not blank."""
 
     lines: int
     endpoint: Endpoint
     fingerprint: Fingerprint
 
 
-def check(path: Path, name: str, form: Form, tell: Callable[[int], object]) -> Checked:
-    """Read an input to its end. `tell` hears now and then how many bytes of the file are read.
+def check(
+    path: Path, name: str, format_: LineFormat, report: Callable[[int], object]
+) -> CheckedInput:
+    """Check all lines of an input. `report` is called with the bytes of the file read so far.
 
-    Raises `Problem`, which says the name of the input and its first mistakes.
+    Raises `Problem` with `name` and the first mistakes.
     """
-    with reading(path, name) as source, closing(_Checker()) as checker:
+    with open_input(path, name) as source, closing(_Checker()) as checker:
         for count, text in enumerate(source.lines()):
-            checker.take(text, form)
-            if count % _STEP == 0:
-                tell(source.position)
-        tell(source.position)
-        return checker.checked(name, source)
+            checker.check(text, format_)
+            if count % _REPORT_EVERY_LINES == 0:
+                report(source.position)
+        report(source.position)
+        return checker.build_result(name, source)
 
 
 class _Checker:
-    """Takes line after line; finds those that are wrong, or say what another has said."""
+    """Checks line after line: that each is valid, and that ids are unique."""
 
     def __init__(self) -> None:
         self.lines = 0
         self._endpoint: Endpoint | None = None
-        self._wrong = 0
+        self._invalid = 0
         self._errors: list[InvalidLine] = []
-        # On disk, in a file without a name: a set of a million ids would be 100 MB of memory.
+        # A temporary file on disk, because a set of a million ids needs 100 MB of memory.
         self._ids = sqlite3.connect("", isolation_level=None)
         self._ids.execute("PRAGMA journal_mode = OFF")
         self._ids.execute("PRAGMA synchronous = OFF")
@@ -219,51 +220,52 @@ class _Checker:
         self._ids.execute("BEGIN")
 
     def close(self) -> None:
-        """Drop the file."""
+        """Delete the temporary file."""
         self._ids.close()
 
-    def take(self, text: Text | InvalidLine, form: Form) -> None:
-        """Check one line more."""
+    def check(self, text: Text | InvalidLine, format_: LineFormat) -> None:
+        """Check one line."""
         self.lines += 1
         try:
             if isinstance(text, InvalidLine):
                 raise text
-            line = form.line(text)
+            line = format_.parse(text)
             marked(line)
-            self._same_endpoint(line)
-            self._unique(line)
+            self._check_endpoint(line)
+            self._check_unique(line)
         except InvalidLine as error:
-            self._wrong += 1
-            if len(self._errors) < ERRORS_SHOWN:
+            self._invalid += 1
+            if len(self._errors) < MAX_ERRORS_SHOWN:
                 self._errors.append(error)
 
-    def checked(self, name: str, source: Reading) -> Checked:
-        """Return what was found. Raises `Problem` unless all lines are right."""
-        if self._wrong:
+    def build_result(self, name: str, source: InputReader) -> CheckedInput:
+        """Return the facts about the input. Raises `Problem` unless all lines are valid."""
+        if self._invalid:
+            counts = f"{self._invalid:,} of {self.lines:,} lines"
             raise Problem(
-                f"{self._wrong:,} of {self.lines:,} lines of {name} are wrong; nothing was sent",
-                "\n".join(self._said()),
+                f"{counts} of {name} are invalid; nothing was sent",
+                "\n".join(self._list_errors()),
                 exit_code=USAGE_EXIT_CODE,
             )
         if not self.lines:
             raise Problem(f"{name} has no lines", exit_code=USAGE_EXIT_CODE)
-        return Checked(self.lines, self._endpoint or CHAT, source.fingerprint)
+        return CheckedInput(self.lines, self._endpoint or CHAT, source.fingerprint)
 
-    def _said(self) -> Iterator[str]:
+    def _list_errors(self) -> Iterator[str]:
         yield from map(str, self._errors)
-        if self._wrong > len(self._errors):
-            yield f"and {self._wrong - len(self._errors):,} more"
+        if self._invalid > len(self._errors):
+            yield f"and {self._invalid - len(self._errors):,} more"
 
-    def _same_endpoint(self, line: Line) -> None:
+    def _check_endpoint(self, line: Line) -> None:
         self._endpoint = self._endpoint or line.endpoint
         if line.endpoint != self._endpoint:
             reason = f"must be {self._endpoint}, as on the lines before"
             raise InvalidLine(line.number, "url", reason, "invalid_url")
 
-    def _unique(self, line: Line) -> None:
+    def _check_unique(self, line: Line) -> None:
         digest = hashlib.blake2b(line.custom_id.encode(), digest_size=16).digest()
         added = self._ids.execute("INSERT OR IGNORE INTO ids VALUES (?, ?)", (digest, line.number))
         if added.rowcount == 0:
             (first,) = self._ids.execute("SELECT line FROM ids WHERE digest = ?", (digest,))
-            reason = f"is that of line {first[0]}, too"
+            reason = f"is also that of line {first[0]}"
             raise InvalidLine(line.number, "custom_id", reason, "duplicate_custom_id")

@@ -1,11 +1,11 @@
-"""How far a batch has come: one SQLite file beside the output, `results.jsonl.darkq`.
+"""The checkpoint of a batch: one SQLite file beside the output, `results.jsonl.darkq`.
 
-Lines are written to the output first, then committed here, then acknowledged in Redis. What
-was written and not committed is cut off at the next start; what was committed and not
-acknowledged comes again and is known here. So each line is written once, wherever a kill falls.
+A line is first written to the output, then committed here, then acknowledged in Redis. The next
+start truncates what was written and not committed. Redis delivers again what was committed and not
+acknowledged, and the line is found here. So each line is written once, wherever a kill falls.
 
-The file is locked as long as it is open, by SQLite, and the kernel drops the lock with the
-process: two runners of one output exclude each other.
+SQLite locks the file while it is open, and the kernel releases the lock when the process dies. So
+there is at most one runner for an output.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from darkq_cli.batch.files import sync_directory
 from darkq_cli.batch.plan import Plan
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
+# "place" is the name of the checkpoint in files of all versions.
 _SCHEMA = """
     CREATE TABLE plan (json BLOB NOT NULL);
     CREATE TABLE place (json BLOB NOT NULL);
@@ -32,10 +33,10 @@ _SCHEMA = """
 """
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a batch has come: committed lengths of its files, in bytes, and counts.
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Committed progress: the lengths of the files in bytes, and counts of lines.
 
-    `batch_id` is "" until Redis is asked to make the batch.
+    `batch_id` is "" until the batch is created in Redis.
     """
 
     batch_id: str = ""
@@ -55,20 +56,20 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ended(self) -> int:
-        """How many lines are known here: in the files, or held."""
+        """How many lines have ended: those in the files, and those held."""
         return self.written + self.held
 
 
-class Held(NamedTuple):
-    """A line that waits for those before it."""
+class HeldLine(NamedTuple):
+    """A line that has ended before its turn; only with --ordered."""
 
     number: int
     failed: bool
-    line: bytes
+    text: bytes
 
 
 class StateFile:
-    """The file, locked until it is closed. Raises `Problem` while another process has it."""
+    """The file, locked until it is closed. Raises `Problem` while another process holds it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -77,57 +78,58 @@ class StateFile:
         self._claim: Path | None = None
 
     def claim(self, path: Path) -> None:
-        """Have a file to itself besides the output, as a link beside it shows. May be repeated.
+        """Reserve another output file, by a symbolic link beside it. May be repeated.
 
-        Raises `Problem` while it is of another batch that is not over.
+        Raises `Problem` while an unfinished batch has reserved it.
         """
         link = path.with_name(f"{path.name}.darkq")
-        while not _linked(link, self._path):
+        while not _link(link, self._path):
             if not link.is_symlink() or link.exists():
                 raise Problem(
-                    f"{path} is of another batch that is not over",
+                    f"{path} belongs to another unfinished batch",
                     "Choose another --errors.",
                     exit_code=USAGE_EXIT_CODE,
                 )
-            link.unlink(missing_ok=True)  # of a batch whose state is gone
+            link.unlink(missing_ok=True)  # its batch has no state any more
         self._claim = link
 
     @property
     def is_empty(self) -> bool:
-        """Tell whether no batch has begun here."""
-        with _in_words(self._path):
+        """Tell whether no batch was started here."""
+        with _translate_errors(self._path):
             tables = "SELECT count(*) FROM sqlite_master"
             return not self._deleted and self._database.execute(tables).fetchone()[0] == 0
 
     def load(self) -> State | None:
-        """Return the state of the batch that has begun here; None when none has."""
+        """Return the state of the batch that was started here, or None."""
         if self.is_empty:
             return None
-        with _in_words(self._path):
+        with _translate_errors(self._path):
             (plan,) = self._database.execute("SELECT json FROM plan").fetchone()
-            (place,) = self._database.execute("SELECT json FROM place").fetchone()
-            known = plans.decode(plan, self._path.parent), msgspec.json.decode(place, type=Place)
-        return State(self._path, self._database, *known)
+            (checkpoint,) = self._database.execute("SELECT json FROM place").fetchone()
+            plan = plans.decode(plan, self._path.parent)
+            checkpoint = msgspec.json.decode(checkpoint, type=Checkpoint)
+        return State(self._path, self._database, plan, checkpoint)
 
-    def begin(self, plan: Plan) -> State:
-        """Begin a batch. Raises `Problem` when that cannot be written."""
-        place = Place()
-        with _in_words(self._path), _committing(self._database) as database:
+    def start(self, plan: Plan) -> State:
+        """Start a batch. Raises `Problem` when it cannot be written."""
+        checkpoint = Checkpoint()
+        with _translate_errors(self._path), _transaction(self._database) as database:
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
             database.execute(
                 "INSERT INTO plan VALUES (?)", (plans.encode(plan, self._path.parent),)
             )
-            database.execute("INSERT INTO place VALUES (?)", (msgspec.json.encode(place),))
+            database.execute("INSERT INTO place VALUES (?)", (msgspec.json.encode(checkpoint),))
         sync_directory(self._path)
-        return State(self._path, self._database, plan, place)
+        return State(self._path, self._database, plan, checkpoint)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close and unlock the file."""
         self._database.close()
 
     def delete(self) -> None:
-        """Take it away: the batch is over, or has not begun."""
+        """Delete it, after the end of the batch or if none was started."""
         if self._claim is not None:
             self._claim.unlink(missing_ok=True)
         self._path.unlink()
@@ -137,21 +139,23 @@ class StateFile:
 
 
 class State:
-    """How far the batch of a state file has come."""
+    """The plan and the checkpoint of the batch in a state file."""
 
-    def __init__(self, path: Path, database: sqlite3.Connection, plan: Plan, place: Place) -> None:
+    def __init__(
+        self, path: Path, database: sqlite3.Connection, plan: Plan, checkpoint: Checkpoint
+    ) -> None:
         self.plan = plan
-        self.place = place
+        self.checkpoint = checkpoint
         self._path = path
         self._database = database
 
     @property
     def complete(self) -> bool:
         """Tell whether all lines are in the files."""
-        return self.place.written == self.plan.lines
+        return self.checkpoint.written == self.plan.lines
 
-    def known(self, numbers: Iterable[int]) -> set[int]:
-        """Return those of the lines that are written or held."""
+    def find_known(self, numbers: Iterable[int]) -> set[int]:
+        """Return the lines that are written or held."""
         wanted = msgspec.json.encode(list(numbers)).decode()
         query = (
             "SELECT number FROM done WHERE number IN (SELECT value FROM json_each(?1)) UNION ALL "
@@ -159,63 +163,63 @@ class State:
         )
         return {number for (number,) in self._database.execute(query, (wanted,))}
 
-    def held_from(self, number: int, max_bytes: int) -> list[Held]:
-        """Return the lines held without a gap from `number` on, as many as fit in so many bytes."""
-        found: list[Held] = []
+    def read_held(self, number: int, max_bytes: int) -> list[HeldLine]:
+        """Return the held lines from `number` up to a gap, about `max_bytes` at most."""
+        found: list[HeldLine] = []
         size = 0
         query = "SELECT number, failed, line FROM held WHERE number >= ? ORDER BY number"
         for row in self._database.execute(query, (number,)):
             if row[0] != number + len(found) or size >= max_bytes:
                 break
-            found.append(Held(row[0], bool(row[1]), row[2]))
+            found.append(HeldLine(row[0], bool(row[1]), row[2]))
             size += len(row[2])
         return found
 
     def commit(
         self,
-        place: Place,
+        checkpoint: Checkpoint,
         *,
         done: Sequence[int] = (),
-        hold: Sequence[Held] = (),
+        hold: Sequence[HeldLine] = (),
         released: Sequence[int] = (),
     ) -> None:
-        """Note what has been written, and what is held. Raises `Problem`: nothing has changed."""
-        with _in_words(self._path), _committing(self._database) as database:
+        """Commit in one transaction. Raises `Problem`, without a change."""
+        with _translate_errors(self._path), _transaction(self._database) as database:
             database.executemany("INSERT INTO done VALUES (?)", ((n,) for n in done))
             database.executemany("INSERT INTO held VALUES (?, ?, ?)", hold)
             database.executemany("DELETE FROM held WHERE number = ?", ((n,) for n in released))
-            database.execute("UPDATE place SET json = ?", (msgspec.json.encode(place),))
-        self.place = place
+            database.execute("UPDATE place SET json = ?", (msgspec.json.encode(checkpoint),))
+        self.checkpoint = checkpoint
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    with _in_words(path):
+    with _translate_errors(path):
         database = sqlite3.connect(path, timeout=0, isolation_level=None)
-        # The first write takes the lock, and keeps it.
+        # With EXCLUSIVE, the first write takes the lock until the file is closed.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = TRUNCATE")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("BEGIN EXCLUSIVE")
         database.execute("COMMIT")
-    if not path.exists():  # its last holder has just taken it away
+    if not path.exists():  # its last holder has deleted it before we locked it
         database.close()
         return _open(path)
     return database
 
 
-def _linked(link: Path, state: Path) -> bool:
-    """Point to a state; False when something else is there."""
+def _link(link: Path, state: Path) -> bool:
+    """Link to the state. Return False if another file is in the way."""
     try:
         link.symlink_to(state)
     except FileExistsError:
         return link.is_symlink() and link.readlink() == state
-    except OSError:  # no links here; outputs exclude each other all the same
+    except OSError:  # no symbolic links here; the locks on the outputs remain
         return True
     return True
 
 
 @contextmanager
-def _committing(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     database.execute("BEGIN IMMEDIATE")
     try:
         yield database
@@ -227,14 +231,14 @@ def _committing(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def _in_words(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
         if not _locks_work(path.parent):
             raise Problem(
-                f"the file system of {path.parent} locks no files, as {path.name} must be",
-                "It may be a share (SMB, NFS). Write to a local disk, and copy the answers later.",
+                f"the file system of {path.parent} has no file locks, which {path.name} needs",
+                "It may be a network share (SMB, NFS). Write to a local disk, and copy it later.",
             ) from None
         if "locked" in str(error):
             output = path.with_suffix("")
@@ -245,7 +249,7 @@ def _in_words(path: Path) -> Iterator[None]:
 
 
 def _locks_work(directory: Path) -> bool:
-    """Tell whether a new file can be locked. Where none can, SQLite always says "locked"."""
+    """Tell whether a file here can be locked. If not, SQLite reports every file as locked."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""What became of a batch, at its end."""
+"""The counts of a batch at its end."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from darkq_cli.terminal.problems import Problem
 _LINE_BYTES = 1 << 20
 
 
-def _near(path: str | None) -> str:
-    """A path as one would type it here."""
-    near = os.path.relpath(path or "")
-    return str(path) if near.startswith("..") else near
+def _shorten(path: str | None) -> str:
+    """Return a path relative to the working directory, if it is below that."""
+    relative = os.path.relpath(path or "")
+    return str(path) if relative.startswith("..") else relative
 
 
-def _first_failure(path: str | None) -> str:
-    """Tell what the first line of an errors file says; "" when it cannot be read."""
+def _read_first_failure(path: str | None) -> str:
+    """Describe the first line of an errors file; "" when it cannot be read."""
     try:
         with Path(path or "").open("rb") as file:
             failure = msgspec.json.decode(file.readline(_LINE_BYTES), type=_Failure)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return ""
-    return f"{failure.custom_id} is the first: {failure.error.code}: {failure.error.message}\n"
+    return f"The first is {failure.custom_id}: {failure.error.code}: {failure.error.message}\n"
 
 
 class _Error(msgspec.Struct):
@@ -41,7 +41,7 @@ class _Failure(msgspec.Struct):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts of a batch. `elapsed_s` is the time that its runners ran, all together."""
+    """The counts of a batch. `elapsed_s` is the total time of all its runners."""
 
     batch_id: str
     lines: int
@@ -54,32 +54,32 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     errors: str | None
 
     @classmethod
-    def of(cls, state: State) -> Self:
-        """Sum up a batch."""
-        plan, place = state.plan, state.place
+    def build(cls, state: State) -> Self:
+        """Build the summary of a batch."""
+        plan, checkpoint = state.plan, state.checkpoint
         return cls(
-            batch_id=place.batch_id,
+            batch_id=checkpoint.batch_id,
             lines=plan.lines,
-            completed=place.completed,
-            failed=place.failed,
-            chunks=place.chunks,
-            tokens=place.tokens,
-            elapsed_s=round(place.elapsed_s, 3),
+            completed=checkpoint.completed,
+            failed=checkpoint.failed,
+            chunks=checkpoint.chunks,
+            tokens=checkpoint.tokens,
+            elapsed_s=round(checkpoint.elapsed_s, 3),
             output=str(plan.files.answers),
-            errors=str(plan.files.errors) if place.failed else None,
+            errors=str(plan.files.errors) if checkpoint.failed else None,
         )
 
-    def facts(self) -> dict[str, str]:
-        """Return what to tell people."""
+    def list_facts(self) -> dict[str, str]:
+        """Return the counts as texts."""
         per_s = 1 / self.elapsed_s if self.elapsed_s else 0.0
         facts = {
             "batch": self.batch_id,
             "answered": f"{self.completed:,} of {self.lines:,} lines",
         }
         if self.completed:
-            facts["answered"] += f", into {_near(self.output)}"
+            facts["answered"] += f", into {_shorten(self.output)}"
         if self.errors:
-            facts["failed"] = f"{self.failed:,}, into {_near(self.errors)}"
+            facts["failed"] = f"{self.failed:,}, into {_shorten(self.errors)}"
         facts["time"] = f"{self.elapsed_s:,.1f} s, {self.lines * per_s:,.1f} lines/s"
         facts["chunks"] = f"{self.chunks:,}, {self.chunks * per_s:,.0f} chunks/s"
         if self.tokens:
@@ -91,7 +91,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         if self.failed:
             raise Problem(
                 f"{self.failed:,} of {self.lines:,} lines failed",
-                f"{_first_failure(self.errors)}See {_near(self.errors)}",
+                f"{_read_first_failure(self.errors)}See {_shorten(self.errors)}",
             )
         if self.completed < self.lines:
             raise Problem(f"{self.lines - self.completed:,} of {self.lines:,} lines are missing")

@@ -1,1 +1,5 @@
-"""One module a noun: jobs, keys, workers, upstreams."""
+"""The subcommands, one module per noun: their options, their help, and what they do.
+
+`darkq --help` imports these modules. So they import `darkq`, rich and the packages `stack`,
+`doctor` and `top` inside functions; types for annotations come from `if TYPE_CHECKING`.
+"""

@@ -1,137 +1,148 @@
-"""The commands about jobs that have failed: list them, and run them again."""
+"""`darkq failed` and `darkq retry`: failed jobs."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from darkq import CannotRetry, Client, DarkqError, FailedJob, JobNotFound, QueueFull
+import typer
+
 from darkq_cli.terminal import messages, output, program
+from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 from darkq_cli.terminal.redis import with_client
+from darkq_cli.terminal.units import format_time
 
-JOBS_AT_ONCE = 16
+if TYPE_CHECKING:
+    from darkq import Client, DarkqError, FailedJob
+
+CONCURRENT_RETRIES = 16
 
 
-def failed(*, limit: int, as_json: bool) -> None:
-    """Print the jobs that have failed."""
+def failed(
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of rows.")
+    ] = 50,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """List failed jobs, the latest first.
 
-    async def ask(client: Client) -> list[FailedJob]:
-        # One more than asked for tells whether there are more.
+    \b
+    darkq failed
+    darkq failed --limit 1000 --json | jq -r .code | sort | uniq -c
+    """
+
+    async def fetch(client: Client) -> list[FailedJob]:
+        # One job more than the limit shows whether there are more.
         async with aclosing(client.failed(limit + 1)) as jobs:
             return [job async for job in jobs]
 
-    found = with_client(ask)
-    if as_json:
-        for job in found[:limit]:
-            output.write_json(job)
-    elif found:
-        _print_table(found[:limit])
+    found = with_client(fetch)
+    headings = ("job", "failed", "code", "model", "can be retried", "message")
+    output.write_list(found[:limit], headings, _build_row, as_json=as_json)
     if not found:
-        messages.say("no job has failed, as far as they are kept")
+        messages.say("no failed jobs are stored")
     elif len(found) > limit:
-        messages.say(f"There are more: {program.command()} failed --limit {limit * 10}")
+        messages.say(f"To list more: {program.command()} failed --limit {limit * 10}")
 
 
-def _print_table(jobs: Sequence[FailedJob]) -> None:
-    from rich import box
-    from rich.table import Table
+def _build_row(job: FailedJob) -> Sequence[str]:
+    message = " ".join(job.message.split())
+    can_retry = "yes" if job.kept else "no"
+    return job.job_id, format_time(job.failed_ms), job.code, job.model or "", can_retry, message
 
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("job", no_wrap=True)
-    for heading in ("failed", "code", "model", "can be retried", "message"):
-        table.add_column(heading, overflow="fold")
-    for job in jobs:
-        at = datetime.fromtimestamp(job.failed_ms / 1000).astimezone()
-        table.add_row(
-            job.job_id,
-            f"{at:%Y-%m-%d %H:%M:%S}",
-            messages.harmless(job.code),
-            messages.harmless(job.model or ""),
-            "yes" if job.kept else "no",
-            " ".join(messages.harmless(job.message).split()),
+
+def retry(
+    job_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="From darkq failed.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All failed jobs that are stored.")] = False,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Queue failed jobs again.
+
+    A job keeps its id, and its count of tries starts at 0. Prints the ids of the queued jobs.
+
+    \b
+    darkq retry $id
+    darkq retry --all
+    """
+    named = job_ids or []
+    if bool(named) == every:
+        raise Problem(
+            "retry needs ids of jobs, or --all",
+            f"To list failed jobs: {program.command()} failed",
+            exit_code=USAGE_EXIT_CODE,
         )
-    messages.stdout_console().print(table)
+
+    async def retry_jobs(client: Client) -> _RetryCounts:
+        ids = _page_all_failed(client) if every else _page_named(named)
+        async with aclosing(ids) as pages:
+            return await _retry_pages(client, pages, as_json=as_json)
+
+    counts = with_client(retry_jobs)
+    if not as_json:
+        messages.say(f"{_count_jobs(counts.retried)} queued again")
+    if counts.refused and not every:
+        raise Problem(f"{_count_jobs(counts.refused)} cannot be retried")
 
 
-class _Tally(NamedTuple):
-    """How many jobs wait again, and how many do not."""
-
+class _RetryCounts(NamedTuple):
     retried: int
     refused: int
 
 
-def retry(job_ids: Sequence[str], *, every: bool, as_json: bool) -> None:
-    """Run jobs again, those named or all that can be.
-
-    Raises `Problem` when one that was named cannot be, `QueueFull` at the first that finds no
-    room.
-    """
-    if bool(job_ids) == every:
-        raise Problem(
-            "retry takes the ids of jobs, or --all",
-            f"Which have failed: {program.command()} failed",
-            exit_code=USAGE_EXIT_CODE,
-        )
-
-    async def again(client: Client) -> _Tally:
-        chosen = _all_failed(client) if every else _named(job_ids)
-        async with aclosing(chosen) as pages:
-            return await _retry_all(client, pages, as_json=as_json)
-
-    tally = with_client(again)
-    if not as_json:
-        messages.say(f"{_count(tally.retried)} wait{'s' if tally.retried == 1 else ''} again")
-    if tally.refused and not every:
-        raise Problem(f"{_count(tally.refused)} cannot be run again")
-
-
-def _count(jobs: int) -> str:
+def _count_jobs(jobs: int) -> str:
     return f"{jobs:,} job{'' if jobs == 1 else 's'}"
 
 
-async def _named(job_ids: Sequence[str]) -> AsyncGenerator[list[str], None]:
+async def _page_named(job_ids: Sequence[str]) -> AsyncGenerator[list[str], None]:
     unique = list(dict.fromkeys(job_ids))
-    for start in range(0, len(unique), JOBS_AT_ONCE):
-        yield unique[start : start + JOBS_AT_ONCE]
+    for start in range(0, len(unique), CONCURRENT_RETRIES):
+        yield unique[start : start + CONCURRENT_RETRIES]
 
 
-async def _all_failed(client: Client) -> AsyncGenerator[list[str], None]:
+async def _page_all_failed(client: Client) -> AsyncGenerator[list[str], None]:
     page: list[str] = []
-    unkept = 0
+    without_prompt = 0
     async with aclosing(client.failed()) as jobs:
         async for job in jobs:
-            unkept += not job.kept
+            without_prompt += not job.kept
             page += [job.job_id] if job.kept else []
-            if len(page) == JOBS_AT_ONCE:
+            if len(page) == CONCURRENT_RETRIES:
                 yield page
                 page = []
     yield page
-    if unkept:
-        messages.say(f"left out: {_count(unkept)} without a prompt any more", left_out=unkept)
+    if without_prompt:
+        text = f"left out: {_count_jobs(without_prompt)} whose prompt has expired"
+        messages.say(text, left_out=without_prompt)
 
 
-async def _retry_all(
+async def _retry_pages(
     client: Client, pages: AsyncGenerator[list[str], None], *, as_json: bool
-) -> _Tally:
+) -> _RetryCounts:
+    import asyncio
+
+    from darkq import QueueFull
+
     retried = refused = 0
     async for page in pages:
-        answers = await asyncio.gather(*(_retry_one(client, job_id) for job_id in page))
-        for job_id, refusal in zip(page, answers, strict=True):
-            _report(job_id, refusal, as_json=as_json)
+        refusals = await asyncio.gather(*(_retry_one(client, job_id) for job_id in page))
+        for job_id, refusal in zip(page, refusals, strict=True):
+            _print_outcome(job_id, refusal, as_json=as_json)
             retried += refusal is None
             refused += refusal is not None
-        for refusal in answers:
-            if isinstance(refusal, QueueFull):  # there is no room for the rest either
+        for refusal in refusals:
+            if isinstance(refusal, QueueFull):  # the next pages would be refused too
                 raise refusal
-    return _Tally(retried, refused)
+    return _RetryCounts(retried, refused)
 
 
 async def _retry_one(client: Client, job_id: str) -> DarkqError | None:
-    """Return why the job is not run again, None when it is."""
+    """Return why the job cannot be retried; None when it is queued."""
+    from darkq import CannotRetry, JobNotFound, QueueFull
+
     try:
         await client.job(job_id).retry()
     except (CannotRetry, JobNotFound, QueueFull) as error:
@@ -139,7 +150,7 @@ async def _retry_one(client: Client, job_id: str) -> DarkqError | None:
     return None
 
 
-def _report(job_id: str, refusal: DarkqError | None, *, as_json: bool) -> None:
+def _print_outcome(job_id: str, refusal: DarkqError | None, *, as_json: bool) -> None:
     if as_json:
         reason = "" if refusal is None else str(refusal)
         output.write_json({"id": job_id, "retried": refusal is None, "reason": reason})

@@ -1,106 +1,157 @@
-"""The commands about one job: put it in, read it, ask after it, stop it."""
+"""`darkq run`, `enqueue`, `tail`, `result`, `status` and `cancel`: one job."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field
-from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
-from darkq import (
-    Client,
-    JobCancelled,
-    JobFailed,
-    JobHandle,
-    Result,
-    ResultTimeout,
-    Status,
-)
-from darkq.jobs.status import FINISHED
-from darkq.protocol.job import MAX_PROMPT_BYTES, Priority
+import typer
+
 from darkq_cli.terminal import messages, output, program
+from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
-from darkq_cli.terminal.reading import Reader, follow
 from darkq_cli.terminal.redis import with_client
+from darkq_cli.terminal.units import format_time
+
+if TYPE_CHECKING:
+    from darkq import Client, JobHandle, Result, Status
+    from darkq.protocol.job import JobArguments
 
 CANCEL_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What `run` and `enqueue` are asked for. `prompt` may be `-`: standard input."""
+def run(
+    prompt: opt.PromptArgument,
+    model: opt.ModelOption = None,
+    upstream: opt.UpstreamOption = None,
+    priority: opt.PriorityOption = "interactive",
+    tries: opt.TriesOption = None,
+    timeout_s: opt.TimeoutOption = None,
+    idempotency_key: opt.IdempotencyKeyOption = None,
+    metadata: opt.MetadataOption = None,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Send a prompt, and print the answer as it arrives.
 
-    prompt: str
-    model: str | None = None
-    upstream: str | None = None
-    priority: Priority = "interactive"
-    tries: int | None = None
-    timeout_s: float | None = None
-    idempotency_key: str | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    Ctrl-C leaves the job running, and prints the command that reads on.
 
-    async def place(self, client: Client) -> JobHandle:
-        """Store the job. Raises `InvalidJob`, `IdempotencyConflict`, `RedisUnavailable`."""
-        return await client.enqueue(
-            self.prompt,
-            model=self.model,
-            upstream=self.upstream,
-            priority=self.priority,
-            tries=self.tries,
-            timeout_s=self.timeout_s,
-            idempotency_key=self.idempotency_key,
-            metadata=self.metadata,
-        )
+    \b
+    darkq run "Write a haiku about queues."
+    git diff | darkq run - --model gpt-4o
+    darkq run --json "Hello" | jq
+    """
+    from darkq_cli.terminal.reading import Reader, follow
 
+    text = read_prompt(prompt)
+    arguments: JobArguments = {
+        "model": model,
+        "upstream": upstream,
+        "priority": priority,
+        "tries": tries,
+        "timeout_s": timeout_s,
+        "metadata": opt.parse_pairs(metadata),
+    }
 
-def prompt_of(argument: str) -> str:
-    """Return the prompt that an argument stands for; `-` is all of standard input."""
-    if argument != "-":
-        return argument
-    if sys.stdin.isatty():
-        messages.say("The prompt, please; Ctrl-D on an empty line ends it.", style="dim")
-    try:
-        # One byte more than allowed is enough to be refused.
-        return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise Problem("standard input is not UTF-8", exit_code=USAGE_EXIT_CODE) from None
+    async def enqueue_and_read(client: Client) -> None:
+        job = await client.enqueue(text, idempotency_key=idempotency_key, **arguments)
+        messages.say(f"job {job.id}", style="dim", id=job.id)
+        await follow(client, Reader(job, as_json=as_json))
+
+    with_client(enqueue_and_read)
 
 
-def enqueue(order: Order, *, as_json: bool) -> None:
-    """Store a job and print its id."""
+def enqueue(
+    prompt: opt.PromptArgument,
+    model: opt.ModelOption = None,
+    upstream: opt.UpstreamOption = None,
+    priority: opt.PriorityOption = "interactive",
+    tries: opt.TriesOption = None,
+    timeout_s: opt.TimeoutOption = None,
+    idempotency_key: opt.IdempotencyKeyOption = None,
+    metadata: opt.MetadataOption = None,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Store a job and print its id. A worker runs it, now or later.
 
-    async def place(client: Client) -> JobHandle:
-        return await order.place(client)
-
-    job = with_client(place)
+    \b
+    id=$(darkq enqueue "Write a haiku about queues.")
+    darkq enqueue - --priority bulk < prompt.txt
+    """
+    text = read_prompt(prompt)
+    arguments: JobArguments = {
+        "model": model,
+        "upstream": upstream,
+        "priority": priority,
+        "tries": tries,
+        "timeout_s": timeout_s,
+        "metadata": opt.parse_pairs(metadata),
+    }
+    job = with_client(
+        lambda client: client.enqueue(text, idempotency_key=idempotency_key, **arguments)
+    )
     if as_json:
         output.write_json({"id": job.id, "duplicate": job.duplicate})
     else:
         output.write_line(job.id)
 
 
-def run(order: Order, *, as_json: bool) -> None:
-    """Store a job and print its answer as it comes."""
+def read_prompt(argument: str) -> str:
+    """Return the prompt. The argument `-` means all of standard input."""
+    from darkq.protocol.job import MAX_PROMPT_BYTES
 
-    async def place_and_read(client: Client) -> None:
-        job = await order.place(client)
-        messages.say(f"job {job.id}", style="dim", id=job.id)
-        await follow(client, Reader(job, as_json=as_json))
-
-    with_client(place_and_read)
-
-
-def tail(job_id: str, *, after: str | None, as_json: bool) -> None:
-    """Print a job's answer as it comes, from its beginning or after a cursor."""
-
-    async def read(client: Client) -> None:
-        await follow(client, Reader(client.job(job_id), after=after, as_json=as_json))
-
-    with_client(read)
+    if argument != "-":
+        return argument
+    if sys.stdin.isatty():
+        messages.say("Type the prompt. Ctrl-D on an empty line ends it.", style="dim")
+    try:
+        # One byte more than the limit is enough for the prompt to be refused.
+        return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Problem("standard input is not UTF-8", exit_code=USAGE_EXIT_CODE) from None
 
 
-def result(job_id: str, *, wait: bool, timeout_s: float | None, as_json: bool) -> None:
-    """Print a finished job's answer, or wait for it."""
+def tail(
+    job_id: opt.JobArgument,
+    after: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Start after this event, such as 1-42.")
+    ] = None,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Print a job's answer as it arrives, from its first word.
+
+    The output is the same whether it starts before, while or after the job runs. With --json it
+    prints the job's events. Ctrl-C prints the command that reads on.
+
+    \b
+    darkq tail $id
+    darkq tail $id --after 1-42
+    darkq tail $id --json
+    """
+    from darkq_cli.terminal.reading import Reader, follow
+
+    with_client(
+        lambda client: follow(client, Reader(client.job(job_id), after=after, as_json=as_json))
+    )
+
+
+def result(
+    job_id: opt.JobArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has ended.")] = False,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option("--timeout-s", metavar="S", min=0, help="Wait at most this many seconds."),
+    ] = None,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Print the answer of a completed job.
+
+    \b
+    darkq result $id
+    darkq result $id --wait
+    darkq result $id --timeout-s 60 --json
+    """
+    from darkq.jobs.status import FINISHED
 
     async def fetch(client: Client) -> Result:
         job = client.job(job_id)
@@ -109,9 +160,9 @@ def result(job_id: str, *, wait: bool, timeout_s: float | None, as_json: bool) -
             if status.state not in FINISHED:
                 darkq = program.command()
                 raise Problem(
-                    f"job {job.id} is {status.state}, and has no result yet",
-                    f"Wait for it: {darkq} result {job.id} --wait\n"
-                    f"Read it as it comes: {darkq} tail {job.id}",
+                    f"job {job.id} is {status.state} and has no result yet",
+                    f"To wait for it: {darkq} result {job.id} --wait\n"
+                    f"To print the text as it arrives: {darkq} tail {job.id}",
                 )
         return await job.result(timeout_s)
 
@@ -119,25 +170,26 @@ def result(job_id: str, *, wait: bool, timeout_s: float | None, as_json: bool) -
     if as_json:
         output.write_json(found)
     else:
-        answer = output.Answer()
-        answer.write(found.text)
-        answer.end_line()
+        text = output.TextOutput()
+        text.write(found.text)
+        text.end_line()
 
 
-def status(job_id: str, *, as_json: bool) -> None:
-    """Print where a job stands."""
+def status(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
+    """Print the state of a job.
 
-    async def ask(client: Client) -> Status:
-        return await client.job(job_id).status()
-
-    found = with_client(ask)
+    \b
+    darkq status $id
+    darkq status $id --json
+    """
+    found = with_client(lambda client: client.job(job_id).status())
     if as_json:
         output.write_json(found)
     else:
-        output.write_facts(_facts(found))
+        output.write_facts(_list_facts(found))
 
 
-def _facts(status: Status) -> dict[str, str]:
+def _list_facts(status: Status) -> dict[str, str]:
     facts = {"job": status.job_id, "state": status.state}
     if status.attempt:
         facts["attempt"] = str(status.attempt)
@@ -150,18 +202,24 @@ def _facts(status: Status) -> dict[str, str]:
     if status.upstream:
         facts["upstream"] = status.upstream
     if status.queued_ms:
-        at = datetime.fromtimestamp(status.queued_ms / 1000).astimezone()
         ago_s = max(0.0, time.time() - status.queued_ms / 1000)
-        facts["queued"] = f"{at:%Y-%m-%d %H:%M:%S} ({ago_s:.0f} s ago)"
+        facts["queued"] = f"{format_time(status.queued_ms)} ({ago_s:.0f} s ago)"
     for key, value in status.metadata.items():
         facts[f"metadata {key}"] = value
     return facts
 
 
-def cancel(job_id: str, *, as_json: bool) -> None:
-    """Cancel a job, wait until it is over, and print how it ended."""
+def cancel(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
+    """Cancel a job, and print its final state.
 
-    async def stop(client: Client) -> Status:
+    Waits until the job has ended. A job that had already ended stays `completed` or `failed`.
+
+    \b
+    darkq cancel $id
+    """
+    from darkq.jobs.status import FINISHED
+
+    async def cancel_and_wait(client: Client) -> Status:
         job = client.job(job_id)
         status = await job.cancel()
         if status.state not in FINISHED:
@@ -169,7 +227,7 @@ def cancel(job_id: str, *, as_json: bool) -> None:
             status = await job.status()
         return status
 
-    ended = with_client(stop)
+    ended = with_client(cancel_and_wait)
     if as_json:
         output.write_json(ended)
     else:
@@ -177,13 +235,15 @@ def cancel(job_id: str, *, as_json: bool) -> None:
 
 
 async def _wait_for_end(job: JobHandle) -> None:
+    from darkq import JobCancelled, JobFailed, ResultTimeout
+
     try:
         await job.result(CANCEL_TIMEOUT_S)
     except (JobCancelled, JobFailed):
         pass
     except ResultTimeout:
         raise Problem(
-            f"job {job.id} is to stop, but its worker has not done it "
+            f"job {job.id} was asked to stop, but its worker has not stopped it "
             f"within {CANCEL_TIMEOUT_S:g} s",
-            f"Look again: {program.command()} status {job.id}",
+            f"To check again: {program.command()} status {job.id}",
         ) from None

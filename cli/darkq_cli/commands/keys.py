@@ -1,108 +1,134 @@
-"""The commands about API keys: make them, list them, revoke them."""
+"""`darkq keys`: the API keys of the gateway."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
-from darkq import ApiKey, Client
+import typer
+
 from darkq_cli.terminal import messages, output, program
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.redis import with_client
+from darkq_cli.terminal.units import format_time, parse_duration, parse_rate
 
-_UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-_RATE = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,3})?)/(s|min|h|d)")
-_TIME = re.compile(r"([0-9]{1,7})(s|min|h|d)")
+if TYPE_CHECKING:
+    from darkq import ApiKey, Client
+
+app = typer.Typer(
+    name="keys",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Create, list and revoke API keys of the gateway.",
+)
 
 
+@app.command()
 def create(
-    name: str,
-    *,
-    tenant: str | None,
-    rate: str | None,
-    concurrency: int | None,
-    max_prompt_bytes: int | None,
-    max_body_bytes: int | None,
-    models: str | None,
-    expires: str | None,
-    as_json: bool,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name in lists.")],
+    tenant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The tenant whose jobs it may read.", show_default="the key's name"
+        ),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N/s",
+            help="Rate limit: 5/s, 100/min, 1000/h. A request with many jobs counts once.",
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Maximum concurrent requests, streams included."),
+    ] = None,
+    max_prompt_bytes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Largest prompt.")
+    ] = None,
+    max_body_bytes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Largest request body, and file.")
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option(metavar="A,B", help="The only models that it may request.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Expires after: 12h, 30d.")
+    ] = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
-    """Make a key and print it."""
-    per_s = _rate_per_s(rate) if rate is not None else None
-    ttl_s = _seconds(expires) if expires is not None else None
+    """Create a key and print it. It is printed only once; Redis stores its hash.
 
-    async def make(client: Client) -> tuple[ApiKey, str]:
-        return await client.api_keys.create(
+    A key can read the jobs of its tenant, and no others. As soon as one key exists, the gateway
+    refuses every request without a key.
+
+    \b
+    darkq keys create alice
+    darkq keys create web --tenant shop --rate 10/s --concurrency 50 --expires 90d
+    """
+    rate_per_s = parse_rate(rate, "--rate") if rate is not None else None
+    ttl_s = parse_duration(expires, "--expires") if expires is not None else None
+    key, secret = with_client(
+        lambda client: client.api_keys.create(
             name,
             tenant=tenant,
-            rate_per_s=per_s,
+            rate_per_s=rate_per_s,
             concurrency=concurrency,
             max_prompt_bytes=max_prompt_bytes,
             max_body_bytes=max_body_bytes,
             models=[model.strip() for model in models.split(",")] if models else (),
             ttl_s=ttl_s,
         )
-
-    key, secret = with_client(make)
+    )
     if as_json:
         output.write_json({"key": secret, "id": key.id, "tenant": key.tenant})
         return
-    messages.say(f"key {key.id} of tenant {key.tenant}; it is shown this once:", style="dim")
+    messages.say(f"key {key.id} of tenant {key.tenant}; it is printed only once:", style="dim")
     output.write_line(secret)
 
 
-def list_(*, as_json: bool) -> None:
-    """Print what is kept of the keys."""
+@app.command("list")
+def list_(as_json: opt.JsonOption = False) -> None:
+    """List the valid keys, without their secrets.
 
-    async def ask(client: Client) -> list[ApiKey]:
-        return await client.api_keys.listed()
-
-    found = with_client(ask)
-    if as_json:
-        for key in found:
-            output.write_json(key)
-    elif found:
-        _print_table(found)
-    else:
-        messages.say(f"There is no key. To make one: {program.command()} keys create NAME")
+    \b
+    darkq keys list
+    """
+    found = with_client(lambda client: client.api_keys.listed())
+    headings = ("key", "name", "tenant", "created", "expires", "limits")
+    output.write_list(found, headings, _build_row, as_json=as_json)
+    if not found and not as_json:
+        messages.say(f"no keys exist; to create one: {program.command()} keys create NAME")
 
 
-def revoke(key_ids: Sequence[str]) -> None:
-    """Make keys useless. Raises `ApiKeyNotFound`."""
+@app.command()
+def revoke(
+    key_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="From darkq keys list.")],
+) -> None:
+    """Revoke keys. The gateway refuses their next request.
 
-    async def end(client: Client) -> None:
+    \b
+    darkq keys revoke 4f1c90a2b35d6e78
+    """
+
+    async def revoke_keys(client: Client) -> None:
         for key_id in key_ids:
             await client.api_keys.revoke(key_id)
             output.write_line(key_id)
 
-    with_client(end)
+    with_client(revoke_keys)
 
 
-def _print_table(keys: Sequence[ApiKey]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("key", no_wrap=True)
-    for heading in ("name", "tenant", "made", "expires", "limits"):
-        table.add_column(heading, overflow="fold")
-    for key in keys:
-        table.add_row(
-            key.id,
-            messages.harmless(key.name),
-            messages.harmless(key.tenant),
-            _time(key.created_ms),
-            _time(key.expires_ms) if key.expires_ms else "never",
-            messages.harmless(", ".join(_limits(key))),
-        )
-    messages.stdout_console().print(table)
+def _build_row(key: ApiKey) -> Sequence[str]:
+    created = format_time(key.created_ms)
+    expires = format_time(key.expires_ms) if key.expires_ms else "never"
+    return key.id, key.name, key.tenant, created, expires, ", ".join(_list_limits(key))
 
 
-def _limits(key: ApiKey) -> list[str]:
+def _list_limits(key: ApiKey) -> list[str]:
     limits = []
     if key.rate_per_s is not None:
-        limits.append(f"{key.rate_per_s:g} calls/s")
+        limits.append(f"{key.rate_per_s:g} requests/s")
     if key.concurrency is not None:
         limits.append(f"{key.concurrency:,} at once")
     if key.max_prompt_bytes is not None:
@@ -112,25 +138,3 @@ def _limits(key: ApiKey) -> list[str]:
     if key.models:
         limits.append("models " + " ".join(key.models))
     return limits
-
-
-def _time(epoch_ms: int) -> str:
-    return f"{datetime.fromtimestamp(epoch_ms / 1000).astimezone():%Y-%m-%d %H:%M}"
-
-
-def _rate_per_s(text: str) -> float:
-    match = _RATE.fullmatch(text)
-    if match is None or float(match[1]) == 0:
-        raise Problem(
-            f"--rate: {text!r} is no rate, like 5/s, 100/min, 1000/h", exit_code=USAGE_EXIT_CODE
-        )
-    return float(match[1]) / _UNITS_S[match[2]]
-
-
-def _seconds(text: str) -> float:
-    match = _TIME.fullmatch(text)
-    if match is None or int(match[1]) == 0:
-        raise Problem(
-            f"--expires: {text!r} is no length of time, like 12h, 30d", exit_code=USAGE_EXIT_CODE
-        )
-    return float(int(match[1]) * _UNITS_S[match[2]])

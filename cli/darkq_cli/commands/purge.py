@@ -1,116 +1,148 @@
-"""Purging from the command line: counted, asked for, done, and counted again."""
+"""`darkq purge` and `darkq queues purge`: counts, asks for confirmation, then purges."""
 
 from __future__ import annotations
 
-import asyncio
-import re
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from darkq import Client, Purged
-from darkq_cli.queues.progress import Progress
+from darkq_cli.terminal import options as opt
 from darkq_cli.terminal import output
-from darkq_cli.terminal.options import Priority
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.progress import CountProgress
 from darkq_cli.terminal.redis import with_client
+from darkq_cli.terminal.units import parse_duration
 
-_UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-_TIME = re.compile(r"([0-9]{1,7})(s|min|h|d)")
+if TYPE_CHECKING:
+    from darkq import Client, Purged
 
-What = Callable[[Client, bool], AsyncGenerator[Purged, None]]
-"""Purges with a client; the second argument is whether it only counts."""
+    Purge: TypeAlias = Callable[[Client, bool], AsyncGenerator[Purged, None]]
+    """Purges with a client, or only counts if the second argument is True."""
+
+app = typer.Typer(
+    name="purge",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Delete failed jobs, old results, or everything of a tenant.",
+)
+
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only count; change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
-def queue(priority: Priority, *, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Cancel what waits in a queue."""
-    words = f"jobs that wait in {priority} are cancelled"
-    _purge(
-        lambda client, dry: client.queue(priority).purge(dry_run=dry),
-        words, dry_run=dry_run, yes=yes, as_json=as_json,
-    )  # fmt: skip
+@app.command()
+def failed(
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="TIME", help="Only jobs older than: 12h, 30d."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Delete failed jobs, with the prompts that are stored for a retry.
 
-
-def failed(older_than: str | None, *, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Forget what has failed."""
-    age_s = _seconds(older_than) if older_than is not None else 0
-    _purge(
+    \b
+    darkq purge failed --older-than 1d --dry-run
+    """
+    age_s = 0.0 if older_than is None else _parse_age(older_than)
+    purge(
         lambda client, dry: client.purge.failed(older_than_s=age_s, dry_run=dry),
-        "failed jobs are forgotten", dry_run=dry_run, yes=yes, as_json=as_json,
+        "failed jobs", "deleted", dry_run=dry_run, yes=yes, as_json=as_json,
     )  # fmt: skip
 
 
-def results(older_than: str, *, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Forget results."""
-    age_s = _seconds(older_than)
-    _purge(
+@app.command()
+def results(
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="TIME", help="Such as 12h, 30d; 0s: all.")
+    ],
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Delete completed and cancelled jobs that ended before this time; not failed ones.
+
+    \b
+    darkq purge results --older-than 6h --yes
+    """
+    age_s = _parse_age(older_than)
+    purge(
         lambda client, dry: client.purge.results(older_than_s=age_s, dry_run=dry),
-        "results are forgotten", dry_run=dry_run, yes=yes, as_json=as_json,
+        "results", "deleted", dry_run=dry_run, yes=yes, as_json=as_json,
     )  # fmt: skip
 
 
-def tenant(name: str, *, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Cancel and forget all that a tenant has. Raises `Problem` while something runs."""
-    tally = _purge(
+@app.command()
+def tenant(
+    name: Annotated[str, typer.Argument(metavar="TENANT", help="From darkq keys list.")],
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Cancel the waiting jobs of a tenant, and delete all that have ended.
+
+    Running jobs continue, and the exit code is 1 while there are any. Repeat the command later to
+    delete those too. API keys and files of the tenant stay.
+
+    \b
+    darkq purge tenant alice --dry-run
+    """
+    purged = purge(
         lambda client, dry: client.purge.tenant(name, dry_run=dry),
-        "jobs are cancelled, or forgotten", dry_run=dry_run, yes=yes, as_json=as_json,
+        "jobs", "cancelled or deleted", dry_run=dry_run, yes=yes, as_json=as_json,
     )  # fmt: skip
-    if tally.left and not dry_run:
-        raise Problem(f"{tally.left:,} jobs run, or cannot be read; say it again later")
+    if purged.left and not dry_run:
+        raise Problem(f"{purged.left:,} jobs are running or unreadable; repeat the command later")
 
 
-def _purge(what: What, words: str, *, dry_run: bool, yes: bool, as_json: bool) -> Purged:
-    """Purge, after asking. Raises `Problem` where nobody can be asked."""
+def _parse_age(older_than: str) -> float:
+    return parse_duration(older_than, "--older-than", allow_zero=True)
+
+
+def purge(what: Purge, noun: str, verb: str, *, dry_run: bool, yes: bool, as_json: bool) -> Purged:
+    """Count, ask, purge and print. Raises `Problem` when it cannot ask, `typer.Abort` on no."""
+    words = f"(dry run) {noun} {verb}" if dry_run else f"{noun} {verb}"
 
     async def work(client: Client) -> Purged:
         if dry_run or not yes:
-            tally = await _show(what(client, True), f"(dry run) {words}")
-            if dry_run or not tally.purged:
-                return tally
-            await _ask(tally, words)
-        return await _show(what(client, False), words)
+            counted = await _show_progress(what(client, True), words)
+            if dry_run or not counted.purged:
+                return counted
+            await _confirm(f"{counted.purged:,} {noun} will be {verb}. Continue?")
+        return await _show_progress(what(client, False), words)
 
     if not (dry_run or yes) and not sys.stdin.isatty():
-        raise Problem("nobody is there to confirm it: say --yes", exit_code=USAGE_EXIT_CODE)
-    tally = with_client(work)
+        raise Problem("no terminal to ask for confirmation: use --yes", exit_code=USAGE_EXIT_CODE)
+    purged = with_client(work)
     if as_json:
-        output.write_json({**_fields(tally), "dry_run": dry_run})
+        output.write_json(purged, dry_run=dry_run)
     else:
-        facts = {f"(dry run) {words}" if dry_run else words: tally.purged}
-        facts |= {"left: they run, or cannot be read": tally.left, "looked at": tally.looked_at}
+        facts = {
+            words: purged.purged,
+            "left (running or unreadable)": purged.left,
+            "examined": purged.looked_at,
+        }
         output.write_facts({name: f"{count:,}" for name, count in facts.items()})
-    return tally
+    return purged
 
 
-async def _show(tallies: AsyncGenerator[Purged, None], words: str) -> Purged:
-    tally = Purged()
-    with Progress(words) as progress:
-        async with aclosing(tallies) as pages:
-            async for tally in pages:
-                progress.show(tally.purged, left=tally.left)
-    return tally
+async def _show_progress(counts: AsyncGenerator[Purged, None], words: str) -> Purged:
+    from darkq import Purged
+
+    purged = Purged()
+    with CountProgress(words) as progress:
+        async with aclosing(counts) as pages:
+            async for purged in pages:
+                progress.show_count(purged.purged, left=purged.left)
+    return purged
 
 
-async def _ask(tally: Purged, words: str) -> None:
-    """Ask whether it is meant. Raises `typer.Abort` when it is not."""
-    question = f"{tally.purged:,} {words}. Is that meant?"
+async def _confirm(question: str) -> None:
+    import asyncio
+
     if not await asyncio.to_thread(typer.confirm, question, err=True):
         raise typer.Abort
-
-
-def _fields(tally: Purged) -> dict[str, int]:
-    from msgspec.structs import asdict
-
-    return asdict(tally)
-
-
-def _seconds(text: str) -> float:
-    match = _TIME.fullmatch(text)
-    if match is None:
-        raise Problem(
-            f"--older-than: {text!r} is no length of time, like 12h, 30d",
-            exit_code=USAGE_EXIT_CODE,
-        )
-    return float(int(match[1]) * _UNITS_S[match[2]])

@@ -1,136 +1,175 @@
-"""The workers that are alive: listed, and told to take no more."""
+"""`darkq workers`: the live workers, and requests to drain them."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
-from darkq import Client, WorkerLeases, WorkerNotFound
-from darkq_cli.queues.progress import Progress
+import typer
+
 from darkq_cli.terminal import messages, output, program
+from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.progress import CountProgress
 from darkq_cli.terminal.redis import with_client
 
-LOOK_EVERY_S = 0.5
+if TYPE_CHECKING:
+    from darkq import Client, WorkerLeases
+
+POLL_INTERVAL_S = 0.5
+
+app = typer.Typer(
+    name="workers",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    help="List and drain live workers.",
+)
+
+WorkersArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="From darkq workers.")
+]
+AllOption = Annotated[bool, typer.Option("--all", help="All live workers.")]
 
 
-def list_(*, as_json: bool) -> None:
-    """Print the workers."""
+@app.callback()
+def workers(context: typer.Context, as_json: opt.JsonOption = False) -> None:
+    """List the live workers with their running jobs and drain requests; drain workers.
 
-    async def ask(client: Client) -> list[WorkerLeases]:
-        return await client.leases()
-
-    found = with_client(ask)
-    if as_json:
-        for worker in found:
-            output.write_json(worker)
-    elif found:
-        _print_table(found)
-    else:
-        messages.say(f"no worker is alive; to start one: {program.command()} worker")
-
-
-def drain(
-    worker_ids: Sequence[str],
-    *,
-    every: bool,
-    patient: bool,
-    stay: bool,
-    wait: bool,
-    timeout_s: float | None,
-    by: str | None,
-    as_json: bool,
-) -> None:
-    """Tell workers to take no more, and wait for that if it is wanted.
-
-    Raises `Problem` when they are not gone or idle after `timeout_s`, `WorkerNotFound`.
+    \b
+    darkq workers
+    darkq workers drain --all --wait
     """
+    if context.invoked_subcommand is not None:
+        return
+    found = with_client(lambda client: client.leases())
+    output.write_list(found, ("worker", "running", "state"), _build_row, as_json=as_json)
+    if not found and not as_json:
+        messages.say(f"no live workers; to start one: {program.command()} worker")
 
-    async def tell(client: Client) -> int:
-        chosen = await _chosen(client, worker_ids, every=every)
-        told = []
-        for worker_id in chosen:
+
+def _build_row(worker: WorkerLeases) -> Sequence[str]:
+    state = "claims"
+    if (drained := worker.drained) is not None:
+        then = "then stays idle" if drained.stay else "then exits"
+        state = f"draining, {then}; requested by {drained.by or '?'}"
+    return worker.worker, f"{worker.running:,}", state
+
+
+@app.command()
+def drain(
+    worker_ids: WorkersArgument = None,
+    every: AllOption = False,
+    patient: Annotated[
+        bool,
+        typer.Option(
+            "--patient", help="Wait for running jobs without DARKQ_WORKER_SHUTDOWN_GRACE_S."
+        ),
+    ] = False,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Stay idle in the end instead of exiting.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until they have exited, or are idle.")
+    ] = False,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option("--timeout-s", metavar="S", min=0, help="Stop waiting; exit code 1."),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by", metavar="NAME", help="The person who requests it.", show_default="user@host"
+        ),
+    ] = None,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Make workers stop claiming, finish their running jobs, and exit. Prints their ids.
+
+    It has the effect of SIGTERM, from any machine. A supervisor that restarts the processes starts
+    new workers.
+
+    \b
+    darkq workers drain web-1:4711:0f3a2b1c --patient --wait
+    """
+    from darkq import WorkerNotFound
+
+    async def drain_workers(client: Client) -> int:
+        draining = []
+        for worker_id in await _select_workers(client, worker_ids, every=every):
             try:
                 await client.worker(worker_id).drain(patient=patient, stay=stay, by=by)
             except WorkerNotFound:
-                if not every:  # of all, one may have gone meanwhile
+                if not every:  # with --all, one may have exited after it was listed
                     raise
                 continue
-            told.append(worker_id)
-            _write(worker_id, as_json=as_json)
-        return await _until_done(client, told, timeout_s) if wait else 0
+            draining.append(worker_id)
+            _print_id(worker_id, as_json=as_json)
+        return await _wait_until_drained(client, draining, timeout_s) if wait else 0
 
-    left = with_client(tell)
-    if left:
-        raise Problem(f"{left:,} workers are not done after {timeout_s:g} s; they go on")
+    busy = with_client(drain_workers)
+    if busy:
+        raise Problem(f"{busy:,} workers are still draining after {timeout_s:g} s")
 
 
-def undrain(worker_ids: Sequence[str], *, every: bool, as_json: bool) -> None:
-    """Let workers claim again."""
+@app.command()
+def undrain(
+    worker_ids: WorkersArgument = None, every: AllOption = False, as_json: opt.JsonOption = False
+) -> None:
+    """Make workers that were drained with --stay claim jobs again.
 
-    async def tell(client: Client) -> None:
-        for worker_id in await _chosen(client, worker_ids, every=every):
+    \b
+    darkq workers undrain --all
+    """
+
+    async def undrain_workers(client: Client) -> None:
+        for worker_id in await _select_workers(client, worker_ids, every=every):
             await client.worker(worker_id).undrain()
-            _write(worker_id, as_json=as_json)
+            _print_id(worker_id, as_json=as_json)
 
-    with_client(tell)
+    with_client(undrain_workers)
 
 
-async def _chosen(client: Client, worker_ids: Sequence[str], *, every: bool) -> Sequence[str]:
+async def _select_workers(
+    client: Client, worker_ids: Sequence[str] | None, *, every: bool
+) -> Sequence[str]:
     if bool(worker_ids) == every:
         raise Problem(
-            "name workers, or say --all",
-            f"Which are alive: {program.command()} workers",
+            "this needs ids of workers, or --all",
+            f"To list live workers: {program.command()} workers",
             exit_code=USAGE_EXIT_CODE,
         )
-    return await client.workers() if every else worker_ids
+    return worker_ids or await client.workers()
 
 
-async def _until_done(client: Client, worker_ids: Sequence[str], timeout_s: float | None) -> int:
-    """Wait until all are gone or idle; return how many are not when the time is over."""
+async def _wait_until_drained(
+    client: Client, worker_ids: Sequence[str], timeout_s: float | None
+) -> int:
+    """Wait until all have exited or are idle. Return how many have not when the time is over."""
+    import asyncio
+
     busy = len(worker_ids)
     try:
         async with asyncio.timeout(timeout_s):
-            with Progress("workers are done", total=len(worker_ids)) as progress:
+            with CountProgress("workers have drained", total=len(worker_ids)) as progress:
                 while True:
                     alive = {worker.worker: worker for worker in await client.leases()}
                     left = [alive[id_] for id_ in worker_ids if id_ in alive]
-                    busy = sum(not _is_done(worker) for worker in left)
+                    busy = sum(not _is_drained(worker) for worker in left)
                     running = sum(worker.running for worker in left)
-                    progress.show(len(worker_ids) - busy, running=running)
+                    progress.show_count(len(worker_ids) - busy, running=running)
                     if not busy:
                         return 0
-                    await asyncio.sleep(LOOK_EVERY_S)
+                    await asyncio.sleep(POLL_INTERVAL_S)
     except TimeoutError:
         return busy
 
 
-def _is_done(worker: WorkerLeases) -> bool:
+def _is_drained(worker: WorkerLeases) -> bool:
     return worker.drained is not None and worker.drained.stay and not worker.running
 
 
-def _write(worker_id: str, *, as_json: bool) -> None:
+def _print_id(worker_id: str, *, as_json: bool) -> None:
     if as_json:
         output.write_json({"worker": worker_id})
     else:
         output.write_line(worker_id)
-
-
-def _print_table(workers: Sequence[WorkerLeases]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("worker", no_wrap=True)
-    for heading in ("running", "stands"):
-        table.add_column(heading, overflow="fold")
-    for worker in workers:
-        drained = worker.drained
-        words = "claims"
-        if drained is not None:
-            ends = "stays" if drained.stay else "exits"
-            words = f"takes no more, and {ends}; says {drained.by or '?'}"
-        table.add_row(
-            messages.harmless(worker.worker), f"{worker.running:,}", messages.harmless(words)
-        )
-    messages.stdout_console().print(table)

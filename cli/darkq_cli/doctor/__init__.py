@@ -1,16 +1,17 @@
-"""`darkq doctor`: looks for what is wrong, and says how to mend it. It changes nothing.
+"""The checks of `darkq doctor`: they look for problems, and change nothing.
 
-findings      a verdict, what was found, what to do; how checks are named and run
-machine       the settings and this machine
-servers       each Redis server, and what it tells of itself
-keeping       checks of a server: whether it keeps what it is given
-connecting    whether it can be reached, quickly and by all
-together      replicas, and a cluster's nodes
-permissions   what its user may do; `roles` holds what darkq's roles need
-fleet         partitions, workers, queues, failures, upstreams as the workers see them
-probes        upstreams, asked now
-command       runs them all, and prints what they find
+checks        results with a verdict; lists of checks, and how they are run
+machine       the settings, and this machine
+servers       each Redis server, and what it reports of itself
+keeping       server checks: does it keep its data
+connecting    server checks: can clients connect and get fast responses
+replicas      server checks: replicas, and the nodes of a cluster
+permissions   server checks: does its user have the permissions of darkq's roles
+fleet         partitions, workers, queues, failed jobs, circuit breakers
+probes        calls to upstreams
+examine       runs all of them
+report        prints results
 
-A check is a function that returns an answer. What it may not ask makes it `skipped`, with what to
-look at by hand.
+A check is a function that returns a result. If the server refuses what it asks, the check is
+skipped, and its result says how to check by hand.
 """

@@ -1,4 +1,4 @@
-"""Checks of a server: whether it can be reached, quickly and by all."""
+"""Server checks: can clients connect, and do they get fast responses."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from statistics import median
 from time import perf_counter, time
 from typing import Any
 
-from darkq_cli.doctor.findings import Answer, Checks, ok, problem, warning, worst_of
-from darkq_cli.doctor.keeping import megabytes
+from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, warning
 from darkq_cli.doctor.servers import Server
 from darkq_cli.terminal import messages
+from darkq_cli.terminal.units import format_megabytes
 
 _PINGS = 7
 _SLOW_PING_MS = 20.0
 _CLOCKS_DIFFER_S = 1.0
 _SLOW_COMMAND_S = 0.1
-_SLOW_LATELY_S = 600
+_SLOW_WINDOW_S = 600
 _SLOW_ENTRIES = 64
-_TIGHT_PART = 0.8
+_FULL_FRACTION = 0.8
 _PUBSUB_MIN_BYTES = 8 << 20
 _BYTES_PER_CHAR = 4
 _IDLE_MIN_S = 300
@@ -27,7 +27,7 @@ CONNECTING: Checks[Server] = Checks()
 
 
 @CONNECTING.check("latency", by_hand="redis-cli --latency")
-async def latency(server: Server) -> Answer:
+async def latency(server: Server) -> CheckResult:
     took_ms = []
     for _ in range(_PINGS):
         began_s = perf_counter()
@@ -35,83 +35,87 @@ async def latency(server: Server) -> Answer:
         took_ms.append((perf_counter() - began_s) * 1000)
     found = f"a ping takes {median(took_ms):.1f} ms, {max(took_ms):.1f} ms at most"
     if median(took_ms) > _SLOW_PING_MS:
-        return warning(found, "Run workers and gateways near Redis: chunks go by it, one by one")
+        return warning(found, "Run workers and gateways near Redis: every chunk passes through it")
     return ok(found)
 
 
 @CONNECTING.check("slow commands", by_hand="SLOWLOG GET 10")
-async def slow_commands(server: Server) -> Answer:
+async def slow_commands(server: Server) -> CheckResult:
     now_s, _ = await server.redis.time()
     entries: list[dict[str, Any]] = await server.redis.slowlog_get(_SLOW_ENTRIES)
-    late = [entry for entry in entries if now_s - entry["start_time"] <= _SLOW_LATELY_S]
-    slow = [entry for entry in late if entry["duration"] >= _SLOW_COMMAND_S * 1e6]
+    recent = [entry for entry in entries if now_s - entry["start_time"] <= _SLOW_WINDOW_S]
+    slow = [entry for entry in recent if entry["duration"] >= _SLOW_COMMAND_S * 1e6]
     if not slow:
-        return ok("none above 0.1 s in the last ten minutes, as far as its slow log tells")
-    # The words after the first may be anybody's data.
+        return ok("none above 0.1 s in the last ten minutes, according to its slow log")
+    # Only the first word: the arguments may hold prompts, or data of other applications.
     commands = {bytes(entry["command"]).split(b" ")[0] for entry in slow}
     names = ", ".join(sorted(command.decode(errors="replace") for command in commands))
     worst_s = max(entry["duration"] for entry in slow) / 1e6
     return warning(
-        f"{len(slow)} in the last ten minutes, up to {worst_s:.1f} s, in which everybody waits: "
-        f"{messages.harmless(names)}",
-        "SLOWLOG GET shows them whole. Keep KEYS and big scripts of others away from this Redis",
+        f"{len(slow)} in the last ten minutes, up to {worst_s:.1f} s, which block all clients: "
+        f"{messages.replace_controls(names)}",
+        "SLOWLOG GET shows them in full. Keep KEYS and long scripts of other applications off "
+        "this Redis",
     )
 
 
 @CONNECTING.check("clock", by_hand="redis-cli time; date +%s")
-async def clock(server: Server) -> Answer:
+async def clock(server: Server) -> CheckResult:
     began_s = time()
     seconds, micros = await server.redis.time()
     ended_s = time()
+    # Redis read its clock between the two readings of ours, so half their distance is unsure.
     ahead_s = (began_s + ended_s) / 2 - (seconds + micros / 1e6)
     unsure_s = (ended_s - began_s) / 2
     if abs(ahead_s) - unsure_s < _CLOCKS_DIFFER_S:
-        return ok(f"this machine's differs from that of Redis by {abs(ahead_s):.3f} s")
+        return ok(f"the clock of this machine differs from that of Redis by {abs(ahead_s):.3f} s")
     where = "ahead of" if ahead_s > 0 else "behind"
     return warning(
-        f"this machine's is {abs(ahead_s):,.1f} s {where} that of Redis. Leases, turns and expiry "
-        "go by that of Redis; times in events, results and lists, and when batches over files "
-        "expire, do not",
-        "Keep both by NTP: timedatectl set-ntp true",
+        f"the clock of this machine is {abs(ahead_s):,.1f} s {where} that of Redis. Leases, the "
+        "order of jobs and expiry use the clock of Redis. Times in events, results and lists, and "
+        "the expiry of batches over files, do not",
+        "Synchronise both with NTP: timedatectl set-ntp true",
     )
 
 
 @CONNECTING.check("output buffers", by_hand="CONFIG GET client-output-buffer-limit")
-async def output_buffers(server: Server) -> Answer:
+async def output_buffers(server: Server) -> CheckResult:
     limits = _limits(await server.config("client-output-buffer-limit"))
-    answers = []
+    results = []
     most = server.settings.max_result_chars * _BYTES_PER_CHAR
     if 0 < (normal := limits.get("normal", 0)) < most:
-        answers.append(
+        results.append(
             problem(
-                f"normal clients are cut off at {megabytes(normal)}, and an answer may have "
-                f"{megabytes(most)} (DARKQ_MAX_RESULT_CHARS)",
+                f"normal clients are disconnected at {format_megabytes(normal)}, and an answer can "
+                f"have {format_megabytes(most)} (DARKQ_MAX_RESULT_CHARS)",
                 'CONFIG SET client-output-buffer-limit "normal 0 0 0"',
             )
         )
     pubsub = limits.get("pubsub", 0)
     do = 'CONFIG SET client-output-buffer-limit "pubsub 33554432 8388608 60"'
     if not pubsub:
-        found = "what waits for a subscriber has no bound: one that hangs fills the memory of Redis"
-        answers.append(warning(found, do))
+        found = "the buffer of a subscriber has no limit: a slow one can fill the memory of Redis"
+        results.append(warning(found, do))
     elif pubsub < _PUBSUB_MIN_BYTES:
         found = (
-            f"subscribers are cut off at {megabytes(pubsub)}: a busy gateway is, again and again, "
-            "and reads its logs anew"
+            f"subscribers are disconnected at {format_megabytes(pubsub)}: a busy gateway often is, "
+            "and then reads the event logs again"
         )
-        answers.append(warning(found, do))
-    words = f"subscribers are cut off at {megabytes(pubsub)}, and go on from the logs"
-    return worst_of(answers, otherwise=words)
+        results.append(warning(found, do))
+    words = (
+        f"subscribers are disconnected at {format_megabytes(pubsub)}, and continue from the logs"
+    )
+    return combine(results, otherwise=words)
 
 
 def _limits(text: str) -> dict[str, int]:
-    """Return the hard limit of each class, in bytes; 0 is none."""
+    """Return the hard limit of each class in bytes; 0 means none."""
     words = text.split()
     return {words[n]: int(words[n + 1]) for n in range(0, len(words) - 3, 4)}
 
 
 @CONNECTING.check("connections", by_hand="INFO clients: connected_clients; CONFIG GET maxclients")
-async def connections(server: Server) -> Answer:
+async def connections(server: Server) -> CheckResult:
     info = await server.info()
     most, now = info.get("maxclients"), info["connected_clients"]
     if most is None:
@@ -119,38 +123,38 @@ async def connections(server: Server) -> Answer:
     pool = server.settings.redis_connections
     worker, gateway = 2 * pool + 5, pool + 1
     found = f"{now:,} of {most:,}; a worker opens up to {worker}, a gateway {gateway}"
-    do = "CONFIG SET maxclients to more (its ulimit -n must be above that), or fewer "
+    do = "Raise maxclients with CONFIG SET (ulimit -n of the server must be higher), or lower "
     do += "DARKQ_REDIS_CONNECTIONS"
-    answers = []
+    results = []
     if most - now < worker:
-        answers.append(problem(f"{found}: there is no room for one more worker", do))
-    elif now > _TIGHT_PART * most:
-        answers.append(warning(found, do))
+        results.append(problem(f"{found}: too few are left for another worker", do))
+    elif now > _FULL_FRACTION * most:
+        results.append(warning(found, do))
     if refused := info["rejected_connections"]:
-        answers.append(warning(f"{refused:,} were refused since Redis was started", do))
-    return worst_of(answers, otherwise=found)
+        results.append(warning(f"{refused:,} were refused since Redis started", do))
+    return combine(results, otherwise=found)
 
 
 @CONNECTING.check("idle timeout", by_hand="CONFIG GET timeout")
-async def idle_timeout(server: Server) -> Answer:
+async def idle_timeout(server: Server) -> CheckResult:
     after_s = int(await server.config("timeout"))
     if 0 < after_s < _IDLE_MIN_S:
         return warning(
-            f"Redis closes connections that were idle for {after_s} s; darkq opens them again, and "
-            "the call in between waits for that",
-            "CONFIG SET timeout 0; tcp-keepalive finds dead connections",
+            f"Redis closes connections that are idle for {after_s} s; the next call has to connect "
+            "again",
+            "CONFIG SET timeout 0; tcp-keepalive detects dead connections",
         )
-    return ok("idle connections are kept" + (f" for {after_s} s" if after_s else ""))
+    return ok("idle connections stay open" + (f" for {after_s} s" if after_s else ""))
 
 
 @CONNECTING.check("tcp keepalive", by_hand="CONFIG GET tcp-keepalive")
-async def tcp_keepalive(server: Server) -> Answer:
+async def tcp_keepalive(server: Server) -> CheckResult:
     after_s = int(await server.config("tcp-keepalive"))
     if server.is_local:
-        return ok("a unix socket needs none")
+        return ok("a unix socket needs no keepalive")
     if not 0 < after_s <= _KEEPALIVE_MAX_S:
         return warning(
-            f"tcp-keepalive is {after_s}: Redis keeps the connections of machines that are gone",
+            f"tcp-keepalive is {after_s}: Redis keeps connections of machines that have failed",
             "CONFIG SET tcp-keepalive 300",
         )
-    return ok(f"Redis looks for dead connections every {after_s} s")
+    return ok(f"Redis checks for dead connections every {after_s} s")

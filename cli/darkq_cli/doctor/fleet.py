@@ -1,4 +1,4 @@
-"""Checks of what all processes share: partitions, workers, queues, failures, upstreams."""
+"""Checks of what all processes share: partitions, workers, queues, failed jobs, breakers."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from redis.asyncio import Redis
 
 from darkq import Settings
 from darkq.operate.fleet import Fleet
-from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, failures, queue
-from darkq_cli.doctor.findings import Answer, Checks, ok, problem, skipped, warning, worst_of
+from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, PartitionKeys
+from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, skipped, warning
 from darkq_cli.terminal import messages, program
-from darkq_cli.terminal.durations import span
+from darkq_cli.terminal.units import format_duration
 
-_AT_ONCE = 512
+_PAGE_SIZE = 512
 _LONG_WAIT_S = 60
-_FILLING_PART = 0.8
-_LATELY_S = 3600
+_HIGH_FRACTION = 0.8
+_RECENT_S = 3600
 
 
-class Whole(NamedTuple):
-    """What these checks look at."""
+class FleetSubject(NamedTuple):
+    """What these checks examine."""
 
     settings: Settings
     redis: Redis
     fleet: Fleet
 
 
-FLEET: Checks[Whole] = Checks()
+FLEET: Checks[FleetSubject] = Checks()
 
 
 @FLEET.check("partitions", by_hand="ZCARD darkq:{p}:interactive for p from DARKQ_PARTITIONS on")
-async def partitions(whole: Whole) -> Answer:
-    ours = whole.settings.partitions
+async def partitions(subject: FleetSubject) -> CheckResult:
+    ours = subject.settings.partitions
     names = [
-        (partition, queue(partition, priority))
+        (partition, PartitionKeys(partition).queue(priority))
         for partition in range(ours, MAX_PARTITIONS)
         for priority in PRIORITIES
     ]
     waiting: dict[int, int] = {}
-    for start in range(0, len(names), _AT_ONCE):
-        page = names[start : start + _AT_ONCE]
-        pipe = whole.redis.pipeline(transaction=False)
+    for start in range(0, len(names), _PAGE_SIZE):
+        page = names[start : start + _PAGE_SIZE]
+        pipe = subject.redis.pipeline(transaction=False)
         for _, name in page:
             pipe.zcard(name)
         for (partition, _), jobs in zip(page, await pipe.execute(), strict=True):
             if jobs:
                 waiting[partition] = waiting.get(partition, 0) + jobs
     if not waiting:
-        return ok(f"DARKQ_PARTITIONS={ours}, and there are jobs in no other")
+        return ok(f"DARKQ_PARTITIONS={ours}, and there are no jobs in higher partitions")
     return problem(
-        f"{sum(waiting.values()):,} jobs are in partitions {_ranges(waiting)}, and with "
-        f"DARKQ_PARTITIONS={ours} nobody looks there",
-        f"DARKQ_PARTITIONS={max(waiting) + 1} at least, the same in every process",
+        f"{sum(waiting.values()):,} jobs are in partitions {_format_ranges(waiting)}, and with "
+        f"DARKQ_PARTITIONS={ours} no worker claims them",
+        f"Set DARKQ_PARTITIONS={max(waiting) + 1} at least, the same in every process",
     )
 
 
-def _ranges(numbers: dict[int, int]) -> str:
-    """Write numbers for people: 1-3, 7."""
+def _format_ranges(numbers: dict[int, int]) -> str:
+    """Write numbers as ranges: 1-3, 7."""
 
     def ranges() -> Iterator[str]:
         for _, group in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
@@ -70,76 +70,76 @@ def _ranges(numbers: dict[int, int]) -> str:
 
 
 @FLEET.check("workers")
-async def workers(whole: Whole) -> Answer:
-    fleet = whole.fleet
+async def workers(subject: FleetSubject) -> CheckResult:
+    fleet = subject.fleet
     left = sum(each.waiting + each.deferred for each in fleet.queues)
-    start = f"Start one: {program.command()} worker"
+    start = f"To start one: {program.command()} worker"
     if not fleet.workers:
         if left:
             return problem(f"{left:,} jobs wait, and no worker is alive", start)
-        return warning("none is alive", start)
+        return warning("no worker is alive", start)
     running = sum(each.running for each in fleet.workers)
-    return ok(f"{len(fleet.workers):,} alive, which run {running:,} jobs")
+    return ok(f"{len(fleet.workers):,} alive, running {running:,} jobs")
 
 
 @FLEET.check("queues")
-async def queues(whole: Whole) -> Answer:
-    most = whole.settings.queue_max_jobs * whole.settings.partitions
-    answers = []
-    for each in whole.fleet.queues:
+async def queues(subject: FleetSubject) -> CheckResult:
+    most = subject.settings.queue_max_jobs * subject.settings.partitions
+    results = []
+    for each in subject.fleet.queues:
         jobs = each.waiting + each.deferred + each.running
         found = f"{each.priority} holds {jobs:,} of {most:,} jobs"
         do = "More workers, or a higher DARKQ_QUEUE_MAX_JOBS if Redis has the memory"
         if jobs >= most:
-            answers.append(problem(f"{found}: further ones are refused", do))
-        elif jobs > _FILLING_PART * most:
-            answers.append(warning(found, do))
-    urgent = whole.fleet.queues[0]
-    if urgent.oldest_wait_s > _LONG_WAIT_S and whole.fleet.workers:
-        answers.append(
+            results.append(problem(f"{found}: new jobs are refused", do))
+        elif jobs > _HIGH_FRACTION * most:
+            results.append(warning(found, do))
+    urgent = subject.fleet.queues[0]
+    if urgent.oldest_wait_s > _LONG_WAIT_S and subject.fleet.workers:
+        results.append(
             warning(
-                f"the oldest interactive job has been due for {span(urgent.oldest_wait_s)}",
+                f"an interactive job has waited for {format_duration(urgent.oldest_wait_s)}",
                 "More workers, or more slots in each: DARKQ_WORKER_JOBS, "
                 "DARKQ_WORKER_RESERVED_INTERACTIVE",
             )
         )
-    waiting = sum(each.waiting for each in whole.fleet.queues)
-    return worst_of(answers, otherwise=f"{waiting:,} jobs are due, of {most:,} that have room")
+    waiting = sum(each.waiting for each in subject.fleet.queues)
+    return combine(results, otherwise=f"{waiting:,} jobs wait; there is room for {most:,}")
 
 
 @FLEET.check("failed jobs", by_hand="darkq failed")
-async def failed_jobs(whole: Whole) -> Answer:
-    since_ms = whole.fleet.at_ms - _LATELY_S * 1000
-    pipe = whole.redis.pipeline(transaction=False)
-    for partition in range(whole.settings.partitions):
-        pipe.zcount(failures(partition), "-inf", "+inf")
-        pipe.zcount(failures(partition), since_ms, "+inf")
+async def failed_jobs(subject: FleetSubject) -> CheckResult:
+    since_ms = subject.fleet.at_ms - _RECENT_S * 1000
+    pipe = subject.redis.pipeline(transaction=False)
+    for partition in range(subject.settings.partitions):
+        pipe.zcount(PartitionKeys(partition).failed, "-inf", "+inf")
+        pipe.zcount(PartitionKeys(partition).failed, since_ms, "+inf")
     counts = await pipe.execute()
-    known, late = sum(counts[0::2]), sum(counts[1::2])
-    found = f"{known:,} are known, {late:,} of the last hour"
-    if not late:
-        return ok(found if known else "none")
+    stored, recent = sum(counts[0::2]), sum(counts[1::2])
+    found = f"{stored:,} are stored, {recent:,} of them from the last hour"
+    if not recent:
+        return ok(found if stored else "none")
     darkq = program.command()
-    return warning(found, f"Why: {darkq} failed. To run them again: {darkq} retry --all")
+    return warning(found, f"To see why: {darkq} failed. To queue them again: {darkq} retry --all")
 
 
 @FLEET.check("breakers")
-async def breakers(whole: Whole) -> Answer:
-    upstreams = whole.fleet.upstreams
+async def breakers(subject: FleetSubject) -> CheckResult:
+    upstreams = subject.fleet.upstreams
     if not upstreams:
         return skipped("no worker serves an upstream")
-    answers = []
+    results = []
     for each in upstreams:
         if each.breaker == "closed":
             continue
-        left_s = max(0, (each.reopens_at_ms or 0) - whole.fleet.at_ms) / 1000
-        again = f" for {span(left_s)} more" if each.reopens_at_ms else ""
-        answers.append(
+        left_s = max(0, (each.reopens_at_ms or 0) - subject.fleet.at_ms) / 1000
+        again = f" for {format_duration(left_s)} more" if each.reopens_at_ms else ""
+        results.append(
             warning(
-                f"{messages.harmless(each.name)} is {each.breaker}{again}, "
-                f"{each.waiting:,} jobs wait for it",
-                f"See whether the service answers: {program.command()} upstreams. "
-                "It closes by itself",
+                f"{messages.replace_controls(each.name)} is {each.breaker}{again}, "
+                f"and {each.waiting:,} jobs wait for it",
+                f"Check whether the service answers: {program.command()} upstreams. "
+                "The breaker closes by itself",
             )
         )
-    return worst_of(answers, otherwise=f"{len(upstreams)} closed")
+    return combine(results, otherwise="all are closed")

@@ -1,20 +1,138 @@
-"""What the user may do in Redis, beside what each of darkq's roles needs.
+"""Server check: does the user have the permissions that a role of darkq needs.
 
-`ACL DRYRUN` would tell, to an administrator, from Redis 7 on. A transaction tells anybody: a server
-checks each command as it is queued, and this one is never executed. What it refuses stands in its
-log of refusals (ACL LOG).
+`ACL DRYRUN` would tell, but only an administrator, and from Redis 7 on. A transaction works for
+every user: the server checks the permission for each command when the command is queued. This
+transaction is never executed. Refused commands appear in the server's ACL LOG.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from redis.exceptions import ResponseError
 
-from darkq_cli.doctor.findings import Answer, Checks, ok, problem
-from darkq_cli.doctor.roles import RULES, TRANSACTIONS, Call, calls_of
+from darkq_cli.doctor.checks import CheckResult, Checks, ok, problem
 from darkq_cli.doctor.servers import Server
+
+Call: TypeAlias = tuple[str, ...]
+
+RULES = {
+    "worker": (
+        "resetkeys ~arq:* ~darkq:* resetchannels &darkq:* -@all +client|setinfo +select "
+        "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +script|load "
+        "+info +time +exists +get +set +psetex +del +expire +pexpire +pttl +rename +incr "
+        "+hget +hsetnx +hexists +hincrby +hdel +sadd +srem +zadd +zcard +zrem +zrange "
+        "+zrangebyscore +xadd +xrevrange +hmget +zscore +hset +zcount "
+        "+zrank +hgetall +xrange +getbit +copy +mget +setbit +xtrim +strlen"
+    ),
+    "producer": (
+        "resetkeys ~arq:* ~darkq:* resetchannels &darkq:* -@all +client|setinfo +select "
+        "+ping +subscribe +unsubscribe +publish +multi +exec +eval +evalsha +info +time "
+        "+exists +get +getrange +mget +set +del +pexpire +rename +hset +hmget +smembers +srem "
+        "+zadd +zcard +zrem +zscore +zrevrangebyscore +xadd +xdel +xrange +xrevrange "
+        "+hget +hgetall +hincrby +hsetnx +getbit +setbit +zcount +zrangebyscore "
+        "+zrevrange +xtrim +copy +zremrangebyrank +expire +hscan +strlen"
+    ),
+    "reader": (
+        "resetkeys ~arq:* ~darkq:events:* ~darkq:state:* ~darkq:{* ~darkq:batch:* "
+        "~darkq:limit:* resetchannels &darkq:live:* -@all +client|setinfo +select +ping "
+        "+subscribe +unsubscribe +multi +exec +time +exists +get +getrange +mget +hmget +smembers "
+        "+zscore +xrange +xrevrange +hgetall +zcount +zrangebyscore +zrevrange"
+    ),
+}
+
+# The shortest call of each command. They are only queued, never executed.
+_CALLS = """
+CLIENT SETINFO LIB-NAME darkq
+COPY arq:doctor arq:doctor
+DEL arq:doctor
+EVAL return 1 arq:doctor
+EVALSHA 0000000000000000000000000000000000000000 1 arq:doctor
+EXISTS arq:doctor
+EXPIRE arq:doctor 1
+GET arq:doctor
+GETBIT arq:doctor 0
+GETRANGE arq:doctor 0 0
+HDEL arq:doctor f
+HEXISTS arq:doctor f
+HGET arq:doctor f
+HGETALL arq:doctor
+HINCRBY arq:doctor f 1
+HMGET arq:doctor f
+HSCAN arq:doctor 0
+HSET arq:doctor f v
+HSETNX arq:doctor f v
+INCR arq:doctor
+INFO
+MGET arq:doctor
+PEXPIRE arq:doctor 1
+PING
+PSETEX arq:doctor 1 v
+PTTL arq:doctor
+PUBLISH darkq:live:doctor v
+RENAME arq:doctor arq:doctor
+SADD arq:doctor m
+SCRIPT LOAD return
+SELECT 0
+SET arq:doctor v
+SETBIT arq:doctor 0 0
+SMEMBERS arq:doctor
+SREM arq:doctor m
+STRLEN arq:doctor
+SUBSCRIBE darkq:live:doctor
+TIME
+UNSUBSCRIBE darkq:live:doctor
+XADD arq:doctor * f v
+XDEL arq:doctor 0-1
+XRANGE arq:doctor - +
+XREVRANGE arq:doctor + -
+XTRIM arq:doctor MAXLEN 0
+ZADD arq:doctor 0 m
+ZCARD arq:doctor
+ZCOUNT arq:doctor -inf +inf
+ZRANGE arq:doctor 0 0
+ZRANGEBYSCORE arq:doctor -inf +inf
+ZRANK arq:doctor m
+ZREM arq:doctor m
+ZREMRANGEBYRANK arq:doctor 0 0
+ZREVRANGE arq:doctor 0 0
+ZREVRANGEBYSCORE arq:doctor +inf -inf
+ZSCORE arq:doctor m
+"""
+_WITH_SUBCOMMANDS = ("CLIENT", "SCRIPT")
+
+
+def _find_word(call: Sequence[str]) -> str:
+    """Return the word of an ACL rule that allows a call."""
+    parts = call[:2] if call[0] in _WITH_SUBCOMMANDS else call[:1]
+    return f"+{'|'.join(parts).lower()}"
+
+
+CALLS: dict[str, Call] = {
+    _find_word(call): tuple(call) for line in _CALLS.split("\n") if (call := line.split())
+}
+"""A call of each command, by the word of a rule that allows it."""
+
+TRANSACTIONS = ("+multi", "+exec")
+"""These cannot be queued in a transaction; using them tests them."""
+
+
+def build_calls(rule: str) -> dict[str, Call]:
+    """Return a call for each word of a rule, patterns included, except `TRANSACTIONS`."""
+    words = [word for word in rule.split() if word[0] in "+~&" and word not in TRANSACTIONS]
+    subscribe = CALLS["+publish" if "+publish" in words else "+subscribe"]
+    calls: dict[str, Call] = {}
+    for word in words:
+        name = f"{word[1:].removesuffix('*')}doctor"
+        if word[0] == "~":
+            calls[word] = ("EXISTS", name)
+        elif word[0] == "&":
+            calls[word] = (subscribe[0], name, *subscribe[2:])
+        else:
+            calls[word] = CALLS[word]
+    return calls
+
 
 _NO_COMMAND = "no permissions to run the"
 _NO_ACCESS = "ermissions to access"
@@ -24,26 +142,26 @@ PERMISSIONS: Checks[Server] = Checks()
 
 
 @PERMISSIONS.check("permissions", by_hand="ACL GETUSER, beside the rules of docs/security.md")
-async def permissions(server: Server) -> Answer:
-    calls = {word: call for rule in RULES.values() for word, call in calls_of(rule).items()}
-    denied = await _denied(server, calls)
+async def permissions(server: Server) -> CheckResult:
+    calls = {word: call for rule in RULES.values() for word, call in build_calls(rule).items()}
+    denied = await _find_denied(server, calls)
     lacks = {role: [w for w in rule.split() if w in denied] for role, rule in RULES.items()}
     able = [role for role, words in lacks.items() if not words]
     if len(able) == len(RULES):
-        return ok(f"user {server.user} may do all that a worker, a producer and a reader do")
-    others = "; ".join(f"no {role}: {' '.join(words)}" for role, words in lacks.items() if words)
+        return ok(f"user {server.user} has the permissions of worker, producer and reader")
+    others = "; ".join(f"{role} lacks {' '.join(words)}" for role, words in lacks.items() if words)
     if able:
-        return ok(f"user {server.user} may be a {' and a '.join(able)}; {others}")
+        return ok(f"user {server.user} has the permissions of {' and '.join(able)}; {others}")
     nearest = min(lacks, key=lambda role: len(lacks[role]))
     return problem(
-        f"user {server.user} may be none of darkq's roles; to be a {nearest} it lacks "
+        f"user {server.user} has the permissions of no role; for {nearest} it lacks "
         f"{' '.join(lacks[nearest])}",
         f"ACL SETUSER {server.user} {' '.join(lacks[nearest])}. {_RULES}",
     )
 
 
-async def _denied(server: Server, calls: Mapping[str, Call]) -> set[str]:
-    """Return the words that the server refuses. Nothing is executed.
+async def _find_denied(server: Server, calls: Mapping[str, Call]) -> set[str]:
+    """Return the words of rules that the server refuses. It executes nothing.
 
     Raises what redis-py raises.
     """
@@ -53,20 +171,20 @@ async def _denied(server: Server, calls: Mapping[str, Call]) -> set[str]:
         for word, command in zip(TRANSACTIONS, ("MULTI", "EXEC"), strict=True):
             await connection.send_command(command)
             if await _is_denied(connection, word):
-                return {word}  # outside a transaction a call would be executed
-        # In one piece: should the connection be made anew, all of it goes to the new one.
+                return {word}  # without a transaction, the calls would be executed
+        # One packet: if redis-py reconnects to send it, MULTI and the calls stay together.
         transaction = connection.pack_commands([("MULTI",), *calls.values()])
         await connection.send_packed_command(transaction)
         words = [TRANSACTIONS[0], *calls]
         return {word for word in words if await _is_denied(connection, word)}
     finally:
-        await connection.disconnect()  # and with it goes the transaction
+        await connection.disconnect()  # this discards the transaction
 
 
 async def _is_denied(connection: Any, word: str) -> bool:
-    """Tell whether a reply says that this very word is missing, and no other of the call's."""
+    """Read a reply, and tell whether it refuses this word and not another part of the call."""
     try:
         await connection.read_response()
-    except ResponseError as error:  # that a command cannot be is no refusal
+    except ResponseError as error:  # other errors, such as a wrong type, are not refusals
         return (_NO_COMMAND if word[0] == "+" else _NO_ACCESS) in str(error)
     return False

@@ -1,43 +1,172 @@
-"""Upstreams, asked now for a word, as `darkq upstreams` does: a call of each one's limits."""
+"""Probes: a short call to each upstream, to find out which of them work now.
+
+A probe counts in the limits that the workers share. An upstream whose limits leave no room is not
+called, nor is one that only workers have settings for. Without a Redis, there are no shared
+limits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-from darkq import DarkqError, Settings
-from darkq_cli.doctor.findings import Answer, Finding, finding, ok, problem, skipped
+import msgspec
+
+from darkq import ConfigurationError, DarkqError, Settings, UpstreamStatus
+from darkq_cli.doctor.checks import CheckResult, ok, problem, skipped
 from darkq_cli.terminal import program
 
-NAME = "upstream"
-TIMEOUT_S = 15.0
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from darkq.operate.upstreams import Served
+    from darkq_worker.limits.call import Limits
+    from darkq_worker.upstreams.base import Upstream
+
+CHECK = "upstream"
+CHECK_TIMEOUT_S = 15.0
 
 
-async def probe(settings: Settings) -> AsyncIterator[Finding]:
-    """Yield what asking each upstream finds."""
-    if find_spec("aiohttp") is None or find_spec("arq") is None:
-        yield finding(NAME, skipped("arq or aiohttp is not installed", "pip install darkq[worker]"))
-        return
-    from darkq_cli.commands.upstreams import Finding as Found
-    from darkq_cli.commands.upstreams import find
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """The outcome of one probe. `works` is None if the upstream was not called."""
 
-    def answer(found: Found) -> Answer:
-        if found.works is None:
-            return skipped(found.reason)
-        if found.works:
-            return ok(f"answers, after {found.latency_s:.2f} s")
-        setting = _setting(found.status.name)
-        again = f"{program.command()} upstreams asks it again"
-        return problem(found.reason, f"See that the service runs and {setting} is right; {again}")
+    works: bool | None
+    latency_s: float
+    reason: str
+    status: UpstreamStatus
+
+    def as_json(self) -> dict[str, Any]:
+        measured = {"works": self.works, "latency_s": self.latency_s, "reason": self.reason}
+        status: dict[str, Any] = msgspec.to_builtins(self.status)
+        return {"name": status.pop("name"), **measured, **status}
+
+
+async def probe_upstreams(settings: Settings, timeout_s: float) -> list[Probe]:
+    """Probe all upstreams concurrently. Raises `ConfigurationError`, `RedisUnavailable`."""
+    from darkq.redis.pool import speaking_darkq
+    from darkq_worker.main import make_rules, make_session, make_upstreams
+
+    async with (
+        make_session() as session,
+        _open_limits(settings) as (redis, limits),
+        speaking_darkq(),
+    ):
+        ours = make_upstreams(settings, session)
+        outcomes = await asyncio.gather(*(_probe(each, limits, timeout_s) for each in ours))
+        served = ours.served(make_rules(settings))
+        statuses, others = await _read_statuses(redis, served)
+    probes = [
+        Probe(works=works, latency_s=latency_s, reason=reason, status=status)
+        for (works, latency_s, reason), status in zip(outcomes, statuses, strict=True)
+    ]
+    unknown = "not called: it is not configured here"
+    return probes + [
+        Probe(works=None, latency_s=0.0, reason=unknown, status=status) for status in others
+    ]
+
+
+async def _probe(
+    upstream: Upstream, limits: Limits | None, timeout_s: float
+) -> tuple[bool | None, float, str]:
+    """Return whether it works, the seconds until that was known, and the reason if not."""
+    from darkq_worker.limits.gate import NotNow
+    from darkq_worker.upstreams.base import UpstreamError
+
+    began_s = time.monotonic()
+    works: bool | None = True
+    reason = ""
+    try:
+        if limits is None:
+            await upstream.probe(timeout_s=timeout_s)
+        else:
+            await _probe_within_limits(limits, upstream, timeout_s)
+    except UpstreamError as error:
+        works, reason = False, f"{error.code}: {error.message}"
+    except NotNow:
+        works, reason = None, "not called: its limits leave no room now"
+    return works, round(time.monotonic() - began_s, 3), reason
+
+
+async def _probe_within_limits(limits: Limits, upstream: Upstream, timeout_s: float) -> None:
+    from darkq_worker.upstreams.base import UpstreamError
+
+    async with limits.probe(upstream.name) as call:
+        try:
+            await upstream.probe(timeout_s=timeout_s)
+        except UpstreamError as error:
+            call.failed(error)
+            raise
+        await call.answered()
+
+
+async def _read_statuses(
+    redis: Redis | None, served: Sequence[Served]
+) -> tuple[list[UpstreamStatus], list[UpstreamStatus]]:
+    """Return the statuses of our upstreams, and of others that workers serve."""
+    from darkq.operate.upstreams import list_upstreams, stand, unknown_stand
+
+    if redis is None:
+        return [unknown_stand(each) for each in served], []
+    known = {status.name: status for status in await list_upstreams(redis)}
+    ours = [
+        known.pop(each.name) if each.name in known else await stand(redis, each, workers=0)
+        for each in served
+    ]
+    return ours, list(known.values())
+
+
+@asynccontextmanager
+async def _open_limits(settings: Settings) -> AsyncIterator[tuple[Redis | None, Limits | None]]:
+    """Open Redis and the limits that it holds; yield Nones if there is no Redis."""
+    from darkq.redis.servers import servers_of
+    from darkq_worker.limits.call import Limits
+    from darkq_worker.main import make_rules
 
     try:
-        for found in await find(settings, TIMEOUT_S):
-            yield finding(NAME, answer(found), found.status.name)
+        servers = servers_of(settings)
+    except ConfigurationError:
+        yield None, None
+        return
+    rules = make_rules(settings)
+    redis = servers.client()
+    limits = Limits(redis, list(rules), rules, settings)
+    try:
+        yield redis, limits
+    finally:
+        await limits.aclose()
+        await redis.aclose()
+
+
+async def check_upstreams(settings: Settings) -> AsyncIterator[CheckResult]:
+    """Probe the upstreams, and yield one check result for each."""
+    if find_spec("aiohttp") is None or find_spec("arq") is None:
+        not_installed = skipped("arq or aiohttp is not installed", "pip install 'darkq[worker]'")
+        yield not_installed.label(CHECK)
+        return
+    try:
+        for probe in await probe_upstreams(settings, CHECK_TIMEOUT_S):
+            yield _to_result(probe).label(CHECK, probe.status.name)
     except DarkqError as error:
-        yield finding(NAME, skipped(f"not asked: {error}"))
+        yield skipped(f"not called: {error}").label(CHECK)
 
 
-def _setting(upstream: str) -> str:
+def _to_result(probe: Probe) -> CheckResult:
+    if probe.works is None:
+        return skipped(probe.reason)
+    if probe.works:
+        return ok(f"answers, after {probe.latency_s:.2f} s")
+    setting = _find_setting(probe.status.name)
+    retry = f"to call it again: {program.command()} upstreams"
+    return problem(probe.reason, f"Check that the service runs and {setting} is right; {retry}")
+
+
+def _find_setting(upstream: str) -> str:
     from darkq.settings.upstreams import DARKAI
 
     return "DARKQ_DARKAI_URL" if upstream == DARKAI else f"DARKQ_UPSTREAMS__{upstream.upper()}__URL"

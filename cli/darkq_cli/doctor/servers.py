@@ -1,4 +1,4 @@
-"""Each Redis server, and what it tells of itself."""
+"""The Redis servers, and what each reports of itself."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from redis.exceptions import RedisError, ResponseError
 from darkq import Settings
 from darkq.redis.pool import read_url
 from darkq.redis.servers import each_server, servers_of
-from darkq_cli.doctor.findings import Refused, is_refusal
+from darkq_cli.doctor.checks import Refused, is_refusal
 
 
-async def servers(settings: Settings) -> AsyncGenerator[tuple[str, Redis], None]:
-    """Yield each server that holds darkq's data, with a name for people; replicas of a cluster too.
+async def list_servers(settings: Settings) -> AsyncGenerator[tuple[str, Redis], None]:
+    """Yield the address and a client of each server, including the replicas of a cluster.
 
-    Raises `ConfigurationError` when none is configured, or runs here.
+    Raises `ConfigurationError` when none is configured, and no embedded one runs.
     """
     redis = servers_of(settings).client(patience_s=0)
     try:
-        for address, server in await _found(redis):
-            yield address or _place(settings), server
+        for address, server in await _find_servers(redis):
+            yield address or _describe_address(settings), server
     finally:
         await redis.aclose()
 
 
-async def _found(redis: Redis) -> list[tuple[str, Redis]]:
+async def _find_servers(redis: Redis) -> list[tuple[str, Redis]]:
     try:
         return await each_server(redis, replicas=True)
-    except (RedisError, OSError):  # asking it anything will tell why
+    except (RedisError, OSError):  # the first check reports the error
         return [("", redis)]
 
 
-def _place(settings: Settings) -> str:
+def _describe_address(settings: Settings) -> str:
     url = read_url(settings)
     if url.kind == "server":
         options = url.options
@@ -43,15 +43,15 @@ def _place(settings: Settings) -> str:
     return f"{url.service} of {hosts}" if url.kind == "sentinel" else hosts
 
 
-class _Told(dict[str, Any]):
-    """What INFO says. Not every server says everything."""
+class _Info(dict[str, Any]):
+    """The fields of INFO. A missing field raises `Refused`, since servers differ."""
 
     def __missing__(self, name: str) -> Any:
         raise Refused(f"INFO has no {name}")
 
 
 class Server:
-    """A server, and what it has said. What it is asked for twice it says once."""
+    """A server, with its INFO and settings, each read once."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis = redis
@@ -61,24 +61,24 @@ class Server:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is reached by a unix socket."""
+        """Whether the connection is a unix socket."""
         return "path" in self.redis.connection_pool.connection_kwargs
 
     @property
     def user(self) -> str:
-        """The name of the user that darkq is there."""
+        """The name of the user of the connection."""
         return self.redis.connection_pool.connection_kwargs.get("username") or "default"
 
     async def info(self) -> Mapping[str, Any]:
-        """Return INFO; looking up what it does not say raises `Refused`.
+        """Return INFO. Looking up a field that it does not have raises `Refused`.
 
         Raises `Refused`, and what redis-py raises.
         """
         if not self._info:
             try:
-                self._info = _Told(await self.redis.info())
+                self._info = _Info(await self.redis.info())
             except ResponseError as error:
-                raise _refused(error, "INFO") from error
+                raise _to_refused(error, "INFO") from error
         return self._info
 
     async def config(self, name: str) -> str:
@@ -90,18 +90,18 @@ class Server:
             try:
                 self._config = await self.redis.config_get("*")
             except ResponseError as error:
-                raise _refused(error, "CONFIG GET") from error
+                raise _to_refused(error, "CONFIG GET") from error
         if name not in self._config:
             raise Refused(f"CONFIG GET has no {name}")
         return self._config[name]
 
-    async def config_if_told(self, name: str) -> str | None:
-        """Return the same, or None where it may not be asked."""
+    async def config_or_none(self, name: str) -> str | None:
+        """Return a setting of the server, or None if it refuses."""
         try:
             return await self.config(name)
         except Refused:
             return None
 
 
-def _refused(error: ResponseError, what: str) -> Exception:
+def _to_refused(error: ResponseError, what: str) -> Exception:
     return Refused(f"{what} is forbidden") if is_refusal(error) else error

@@ -1,4 +1,4 @@
-"""`darkq demo`: see it work, from nothing to an answer that stays."""
+"""`darkq demo`: starts everything, sends one prompt, and prints the answer as it arrives."""
 
 from __future__ import annotations
 
@@ -11,76 +11,78 @@ from darkq_cli.terminal import interrupts, messages, program
 from darkq_cli.terminal.options import Model
 from darkq_cli.terminal.problems import Problem
 from darkq_cli.terminal.reading import Reader
-from darkq_cli.terminal.redis import Reached, redis_of
+from darkq_cli.terminal.redis import RedisTarget, open_redis
 
 
 def demo(prompt: str, *, model: Model | None) -> None:
-    """Start everything, ask, stream the answer, and say how to look at it again."""
+    """Start everything, stream the answer, and print how to read it again."""
     settings = Settings.load()
     chosen = model or settings.local_model
     if settings.redis_url is not None:
         raise Problem(
-            "the demo's small model would also answer what others put into the Redis of "
+            "the demo's small model would also answer jobs of other producers in the Redis of "
             "DARKQ_REDIS_URL",
             f"Unset it for the demo: env -u DARKQ_REDIS_URL {program.command()} demo\n"
             f"Or run workers on it: {program.command()} up",
         )
     stack.check_installed(chosen)
-    progress = _Progress()
-    with redis_of(settings) as redis:
-        progress.tell("Redis", redis.name)
-        interrupts.run(_demo(prompt, chosen, settings, redis, progress))
+    steps = _Steps()
+    with open_redis(settings) as redis:
+        steps.show("Redis", redis.name)
+        interrupts.run(_demo(prompt, chosen, settings, redis, steps))
 
 
-class _Progress:
-    """Says what has started, and how long after the beginning."""
+class _Steps:
+    """Prints what has started, and after how many seconds."""
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
 
-    def tell(self, what: str, detail: str) -> None:
-        """Say that something is ready."""
+    def show(self, what: str, detail: str) -> None:
+        """Print that a component is ready."""
         messages.say(f"{time.monotonic() - self._began_s:5.1f} s  {what}: {detail}", style="dim")
 
 
 async def _demo(
-    prompt: str, model: Model, settings: Settings, redis: Reached, progress: _Progress
+    prompt: str, model: Model, settings: Settings, redis: RedisTarget, steps: _Steps
 ) -> None:
     async with (
-        stack.running(settings, lambda name, line: None) as processes,
+        stack.run_stack(settings, lambda name, line: None) as processes,
         Client(settings=redis.settings) as client,
     ):
         darkai = await processes.start_darkai(model)
-        progress.tell(stack.DARKAI, darkai.model)
-        changes = stack.for_local(settings, darkai, model)
-        changes["worker_shutdown_grace_s"] = "0"  # nobody waits for other jobs here
+        steps.show(stack.DARKAI, darkai.model)
+        changes = stack.point_at_local(settings, darkai, model)
+        changes["worker_shutdown_grace_s"] = "0"  # there are no other jobs to finish
         await processes.start_workers(1, client, changes)
-        progress.tell("worker", f"pid {processes.workers[0].pid}")
+        steps.show("worker", f"pid {processes.workers[0].pid}")
         messages.say(f"\n> {prompt}\n", style="bold")
-        await _ask(prompt, processes, client, settings)
+        await _run_prompt(prompt, processes, client, settings)
 
 
-async def _ask(prompt: str, processes: stack.Stack, client: Client, settings: Settings) -> None:
-    asked_s = time.monotonic()
+async def _run_prompt(
+    prompt: str, processes: stack.Stack, client: Client, settings: Settings
+) -> None:
+    enqueued_s = time.monotonic()
     job = await client.enqueue(prompt)
     reader = Reader(job)
     try:
-        await processes.unless_dead(reader.read())
+        await processes.run_unless_dead(reader.read())
     except asyncio.CancelledError:
         reader.say_how_to_resume()
-        messages.say(f"It waits for a worker now. To start one:\n  {program.command()} up")
+        messages.say(f"The job waits for a worker. To start one:\n  {program.command()} up")
         raise
     darkq = program.command()
     messages.say(f"\njob {job.id}", style="bold green")
-    messages.say(f"  time to first chunk  {reader.first_chunk_s - asked_s:.2f} s")
-    messages.say(f"  chunks per second    {_rate(reader)}")
-    messages.say(f"To look at it again, for the next {settings.result_ttl_s / 3600:g} h:")
+    messages.say(f"  time to first chunk  {reader.first_chunk_s - enqueued_s:.2f} s")
+    messages.say(f"  chunks per second    {_describe_rate(reader)}")
+    messages.say(f"To read it again, for the next {settings.result_ttl_s / 3600:g} h:")
     for command in ("result", "tail", "status"):
         messages.say(f"  {darkq} {command} {job.id}")
     messages.say(f"To keep everything running:\n  {darkq} up")
 
 
-def _rate(reader: Reader) -> str:
+def _describe_rate(reader: Reader) -> str:
     took_s = reader.last_chunk_s - reader.first_chunk_s
     if reader.chunks < 2 or not took_s:
         return f"{reader.chunks} chunk"

@@ -1,4 +1,4 @@
-"""`darkq up`: Redis, a local DarkAI and workers on this machine, until Ctrl-C."""
+"""`darkq up`: runs Redis, a local DarkAI and workers on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from darkq_cli.stack import stack
 from darkq_cli.terminal import interrupts, messages, program
 from darkq_cli.terminal.options import Model
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
-from darkq_cli.terminal.redis import Reached, redis_of
+from darkq_cli.terminal.redis import RedisTarget, open_redis
 
-_LOOK_AT_REDIS_S = 1.0
+_REDIS_CHECK_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to start. `model` is None where DARKQ_DARKAI_URL names another DarkAI."""
+    """What to start. `model` is None when DARKQ_DARKAI_URL names another DarkAI."""
 
     model: Model | None
     port: int
@@ -29,18 +29,18 @@ class Plan:
 
 
 def up(*, model: Model | None, port: int | None, workers: int) -> None:
-    """Start everything, say how to use it, and run until a signal or a death."""
+    """Start everything, print how to use it, and run until a signal or the end of a process."""
     settings = Settings.load()
-    plan = Plan(model=_local_model(settings, model, port), port=port or 0, workers=workers)
+    plan = Plan(model=_choose_model(settings, model, port), port=port or 0, workers=workers)
     stack.check_installed(plan.model)
-    with redis_of(settings) as redis:
+    with open_redis(settings) as redis:
         try:
             interrupts.run(_up(plan, settings, redis))
         except KeyboardInterrupt:
             messages.say("darkq is down; jobs and results are kept")
 
 
-def _local_model(settings: Settings, model: Model | None, port: int | None) -> Model | None:
+def _choose_model(settings: Settings, model: Model | None, port: int | None) -> Model | None:
     if "darkai_url" not in settings.model_fields_set:
         return model or settings.local_model
     if model is not None or port is not None:
@@ -52,18 +52,18 @@ def _local_model(settings: Settings, model: Model | None, port: int | None) -> M
     return None
 
 
-async def _up(plan: Plan, settings: Settings, redis: Reached) -> None:
+async def _up(plan: Plan, settings: Settings, redis: RedisTarget) -> None:
     began_s = time.monotonic()
-    log = _Log()
+    log = _ChildLog()
     async with (
-        stack.running(settings, log.forward) as processes,
+        stack.run_stack(settings, log.forward) as processes,
         Client(settings=redis.settings) as client,
     ):
-        upstream, url = _upstreams(settings), None
+        upstream, url = _list_upstreams(settings), None
         changes: dict[str, str | None] = {}
         if plan.model is not None:
             darkai = await processes.start_darkai(plan.model, port=plan.port)
-            changes = stack.for_local(settings, darkai, plan.model)
+            changes = stack.point_at_local(settings, darkai, plan.model)
             upstream, url = f"local DarkAI, {darkai.model}, {darkai.url}", darkai.url
         await processes.start_workers(plan.workers, client, changes)
         pids = ", ".join(str(worker.pid) for worker in processes.workers)
@@ -71,17 +71,17 @@ async def _up(plan: Plan, settings: Settings, redis: Reached) -> None:
         messages.say(f"  Redis     {redis.name}")
         messages.say(f"  upstream  {upstream}")
         messages.say(f"  workers   {plan.workers} (pid {pids})")
-        _say_what_next(url)
-        await processes.unless_dead(_trouble(log, settings))
+        _say_how_to_use(url)
+        await processes.run_unless_dead(_wait_for_failure(log, settings))
 
 
-def _upstreams(settings: Settings) -> str:
-    """Name them without their addresses, which may hold secrets."""
+def _list_upstreams(settings: Settings) -> str:
+    """Return the names without their URLs, which may contain secrets."""
     host = urlsplit(settings.darkai_url).hostname or "the one of DARKQ_DARKAI_URL"
     return ", ".join([host] * settings.uses_darkai + sorted(settings.upstreams))
 
 
-def _say_what_next(darkai_url: str | None) -> None:
+def _say_how_to_use(darkai_url: str | None) -> None:
     darkq = program.command()
     messages.say("In another terminal:")
     messages.say(f'  {darkq} run "Write a haiku about queues."')
@@ -93,35 +93,35 @@ def _say_what_next(darkai_url: str | None) -> None:
     messages.say("Ctrl-C stops everything; jobs and results are kept.")
 
 
-class _Log:
-    """Passes on what the processes say, until nobody reads stderr any more."""
+class _ChildLog:
+    """Forwards the output of the processes to stderr, until its reader has closed it."""
 
     def __init__(self) -> None:
-        self.unread = asyncio.Event()
+        self.closed = asyncio.Event()
 
     def forward(self, name: str, line: str) -> None:
-        """Write a line on stderr, with the name of the process that it comes from."""
+        """Write a line to stderr after the name of its process."""
         try:
-            sys.stderr.write(f"{name} | {messages.harmless(line)}\n")
+            sys.stderr.write(f"{name} | {messages.replace_controls(line)}\n")
             sys.stderr.flush()
         except BrokenPipeError:
-            self.unread.set()
+            self.closed.set()
 
 
-async def _trouble(log: _Log, settings: Settings) -> None:
-    """Wait until it makes no sense to go on, and raise what to say of that."""
+async def _wait_for_failure(log: _ChildLog, settings: Settings) -> None:
+    """Wait until stderr is closed or the embedded Redis has ended, and raise that."""
     while True:
         try:
-            async with asyncio.timeout(_LOOK_AT_REDIS_S):
-                await log.unread.wait()
+            async with asyncio.timeout(_REDIS_CHECK_INTERVAL_S):
+                await log.closed.wait()
             raise BrokenPipeError
         except TimeoutError:
             if settings.redis_url is None:
-                await _look_at_redis(settings)
+                await _check_redis(settings)
 
 
-async def _look_at_redis(settings: Settings) -> None:
-    """Raise `Problem` when the embedded Redis is gone."""
+async def _check_redis(settings: Settings) -> None:
+    """Raise `Problem` when the embedded Redis has ended."""
     try:
         _, writer = await asyncio.open_unix_connection(socket_path(settings.state_dir))
     except OSError:

@@ -1,1 +1,11 @@
-"""What a person sees and types: output, messages, options, interrupts."""
+"""Input and output of every command. Nothing here imports another package of the command.
+
+messages     remarks on stderr        output     text, JSON and tables on stdout
+options      shared options           units      durations, times and sizes
+progress     progress bars            reading    prints the events of one job
+interrupts   signals                  problems   errors as messages with hints
+redis        the Redis that a command uses
+program      how this command is called in the user's shell
+
+`darkq --help` loads these modules except `reading`, so they import `darkq` inside functions.
+"""

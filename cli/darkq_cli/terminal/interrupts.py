@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM and a terminal that is closed: to this command they are one thing.
+"""Ctrl-C, SIGTERM and SIGHUP (a closed terminal) all end a command in the same way.
 
-SIGINT becomes a cancellation, which lets everything close. The other two are passed on as
-SIGINT; which one it was decides the exit code in the end.
+SIGINT cancels the main task, so that resources are closed. The handlers of the other two signals
+raise SIGINT, and remember the signal for the exit code.
 """
 
 from __future__ import annotations
@@ -16,42 +16,43 @@ CTRL_C_EXIT_CODE: Final = 128 + signal.SIGINT
 
 T = TypeVar("T")
 
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP)
 _first: signal.Signals | None = None
 
 
 def install() -> None:
-    """Take over the signals. SIGHUP stays ignored where nohup wants that."""
-    # A shell script's `darkq … &` starts with SIGINT ignored, which would drop all three.
+    """Install the handlers. A signal that is ignored (SIGHUP under nohup) stays ignored."""
+    # A shell script starts `darkq … &` with SIGINT ignored; that would disable all three.
+    # So SIGINT is always handled.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in _PASSED_ON:
+    for number in _FORWARDED:
         if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _as_ctrl_c)
+            signal.signal(number, _raise_sigint)
 
 
-def _as_ctrl_c(number: int, _: FrameType | None) -> None:
-    _note(number)
+def _raise_sigint(number: int, _: FrameType | None) -> None:
+    _remember(number)
     signal.raise_signal(signal.SIGINT)
 
 
-def _note(number: int) -> None:
-    """Remember which signal decides the exit code: the first that is no SIGINT."""
+def _remember(number: int) -> None:
+    """Remember the first signal other than SIGINT: it decides the exit code."""
     global _first  # noqa: PLW0603  a process has one set of signals
     if number != signal.SIGINT:
         _first = _first or signal.Signals(number)
 
 
 def exit_code() -> int:
-    """Return what a command that was interrupted exits with."""
+    """Return the exit code of an interrupted command."""
     return CTRL_C_EXIT_CODE if _first is None else 128 + _first
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, except that no Ctrl-C gets lost. Raises `KeyboardInterrupt` after one.
+    """Run as `asyncio.run` does, without losing a Ctrl-C. Raises `KeyboardInterrupt` after one.
 
-    asyncio's own handler may cancel the task in the middle of a step. A timeout that the rest of
-    the step enters then takes that cancellation for its own, and the task goes on. This one
-    cancels between two steps.
+    asyncio's own handler may cancel the task in the middle of a step. An `asyncio.timeout` that
+    the same step enters later takes that cancellation for its own, so the task continues. This
+    handler runs in the event loop, so it cancels between two steps.
     """
     import asyncio
 
@@ -68,28 +69,28 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let an interruption wait for the end of the block; a second one comes through at once.
+def delay_interrupts() -> Iterator[None]:
+    """Delay a signal until the end of the block. A second signal interrupts it at once.
 
-    Raises `KeyboardInterrupt` at the end if there was one.
+    Raises `KeyboardInterrupt` at the end after a signal.
     """
-    asked: list[int] = []
+    received: list[int] = []
 
-    def remember(number: int, frame: FrameType | None) -> None:
-        _note(number)
-        if asked:
+    def delay(number: int, frame: FrameType | None) -> None:
+        _remember(number)
+        if received:
             signal.default_int_handler(number, frame)
-        asked.append(number)
+        received.append(number)
 
-    numbers = (signal.SIGINT, *_PASSED_ON)
+    numbers = (signal.SIGINT, *_FORWARDED)
     previous = {number: signal.getsignal(number) for number in numbers}
     for number, handler in previous.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, remember)
+            signal.signal(number, delay)
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if asked:
+    if received:
         raise KeyboardInterrupt

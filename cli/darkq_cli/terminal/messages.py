@@ -1,4 +1,4 @@
-"""What the command says to people, on stderr; with `--json` each remark is a JSON object."""
+"""Messages for people, on stderr. With `--json` each message is one JSON object."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ _WIDE = 1000
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
-def harmless(text: str) -> str:
-    """Return a text that cannot command the terminal: of control characters only line ends stay."""
+def replace_controls(text: str) -> str:
+    """Replace control characters other than tab and line feed: a terminal would obey them."""
     return _CONTROLS.sub("\ufffd", text)
 
 
 def use_json(wanted: bool) -> bool:
-    """Take the option `--json`."""
+    """Store the option `--json`, as its callback."""
     global as_json  # noqa: PLW0603  a process has one stderr
     as_json = wanted
     return wanted
 
 
 def say(text: str, *, style: str = "", **facts: object) -> None:
-    """Make a remark. `facts` are for programs: they join the text in the JSON object."""
+    """Write a message. With `--json`, `facts` become fields of the object beside the text."""
     if as_json:
         write_json({"note": text, **facts})
     else:
-        console().print(harmless(text), style=style)
+        console().print(replace_controls(text), style=style)
 
 
 def leave_line() -> None:
-    """Leave the line on which a terminal has shown `^C`."""
+    """Start a new line after the `^C` that a terminal has shown."""
     if not as_json and console().is_terminal:
         console().print()
 
 
 def write_json(fields: dict[str, Any]) -> None:
-    """Write one JSON object."""
+    """Write one JSON object to stderr."""
     import msgspec
 
     sys.stderr.write(msgspec.json.encode(fields).decode() + "\n")
@@ -54,7 +54,7 @@ def write_json(fields: dict[str, Any]) -> None:
 
 @cache
 def console() -> Console:
-    """Return the console of stderr: colours on a terminal only, and none with NO_COLOR."""
+    """Return the console of stderr. Colours need a terminal, and no NO_COLOR."""
     return _console(stderr=True)
 
 
@@ -67,13 +67,13 @@ def stdout_console() -> Console:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    # Not rich's own NO_COLOR: that keeps bold and dim, and their escape sequences.
+    # rich's own support of NO_COLOR keeps the escape sequences of bold and dim.
     plain = bool(os.environ.get("NO_COLOR"))
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(
         stderr=stderr,
         color_system=None if plain else "auto",
-        width=None if is_terminal else _WIDE,  # a table in a pipe is for grep
+        width=None if is_terminal else _WIDE,  # in a pipe, a table keeps each row on one line
         highlight=False,
         markup=False,
         emoji=False,

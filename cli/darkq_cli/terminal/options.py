@@ -1,4 +1,4 @@
-"""The arguments and options that several commands share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Model: TypeAlias = Literal["smollm2", "markov"]
 
 PromptArgument = Annotated[
     str,
-    typer.Argument(metavar="PROMPT", help="What to ask; - takes all of standard input."),
+    typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input."),
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The id that enqueue printed.")]
 JsonOption = Annotated[
@@ -33,11 +33,11 @@ UpstreamOption = Annotated[
     str | None, typer.Option("--upstream", metavar="NAME", help="Default: the worker's first.")
 ]
 PriorityOption = Annotated[
-    Priority, typer.Option("--priority", help="Bulk waits while interactive jobs do.")
+    Priority, typer.Option("--priority", help="Bulk jobs start when no interactive job waits.")
 ]
 TriesOption = Annotated[
     int | None,
-    typer.Option("--tries", metavar="N", help="Tries before it fails. Default: the worker's."),
+    typer.Option("--tries", metavar="N", help="Tries before the job fails. Default: the worker's."),
 ]
 TimeoutOption = Annotated[
     float | None,
@@ -49,7 +49,7 @@ IdempotencyKeyOption = Annotated[
 ]
 MetadataOption = Annotated[
     list[str] | None,
-    typer.Option("--metadata", metavar="KEY=VALUE", help="To keep with the job; may be repeated."),
+    typer.Option("--metadata", metavar="KEY=VALUE", help="Stored with the job; may be repeated."),
 ]
 LocalModelOption = Annotated[
     Model | None,
@@ -57,8 +57,8 @@ LocalModelOption = Annotated[
 ]
 
 
-def pairs(entries: list[str] | None) -> dict[str, str]:
-    """Read `KEY=VALUE` entries. Raises `typer.BadParameter`."""
+def parse_pairs(entries: list[str] | None) -> dict[str, str]:
+    """Parse `KEY=VALUE` entries. Raises `typer.BadParameter`."""
     found: dict[str, str] = {}
     for entry in entries or ():
         key, separator, value = entry.partition("=")

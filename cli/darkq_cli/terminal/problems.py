@@ -1,4 +1,4 @@
-"""What can go wrong with a command, in words for the person who called it."""
+"""Errors of a command, as a message for its user and a hint about what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ USAGE_EXIT_CODE = 2
 
 
 class Problem(Exception):
-    """A command failed in a way that was foreseen. `hint` is what to do next."""
+    """A command failed for a known reason. `hint` says what to do about it."""
 
     def __init__(
         self, message: str, hint: str = "", *, exit_code: int = 1, cause: Exception | None = None
@@ -22,7 +22,7 @@ class Problem(Exception):
         self.cause = cause or self
 
     def report(self) -> None:
-        """Say it on stderr."""
+        """Write the problem to stderr."""
         if messages.as_json:
             messages.write_json({"error": self._fields()})
             return
@@ -40,7 +40,7 @@ class Problem(Exception):
 
 
 def require(extra: str, *packages: str) -> None:
-    """Raise a `Problem` unless the packages that come with an extra are installed."""
+    """Raise a `Problem` unless the packages of an extra are installed."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise Problem(
@@ -49,8 +49,8 @@ def require(extra: str, *packages: str) -> None:
         )
 
 
-def problem_of(error: Exception) -> Problem | None:
-    """Return what there is to say of an error; None for one that nobody foresaw."""
+def explain(error: Exception) -> Problem | None:
+    """Return the problem that an error means for the user; None for a bug in this command."""
     from darkq.errors import DarkqError, InvalidJob
 
     if isinstance(error, Problem):
@@ -59,30 +59,30 @@ def problem_of(error: Exception) -> Problem | None:
         wrong_usage = isinstance(error, InvalidJob)
         return Problem(
             str(error),
-            _hint(error),
+            _find_hint(error),
             exit_code=USAGE_EXIT_CODE if wrong_usage else 1,
             cause=error,
         )
     return None
 
 
-def _hint(error: Exception) -> str:
+def _find_hint(error: Exception) -> str:
     from darkq import errors
 
     darkq = program.command()
     match error:
         case errors.JobNotFound():
-            return f"Looked in {_place()}."
+            return f"Looked in {_describe_redis()}."
         case errors.CursorGone(job_id=job_id):
-            return f"The text, when it is complete: {darkq} result {job_id} --wait"
+            return f"To print the text when it is complete: {darkq} result {job_id} --wait"
         case errors.ResultTimeout(job_id=job_id):
-            return f"Read it as it comes: {darkq} tail {job_id}"
+            return f"To print the text as it arrives: {darkq} tail {job_id}"
         case errors.JobFailed(code="upstream_unreachable" | "protocol_violation"):
-            return f"Which upstreams work now: {darkq} upstreams"
+            return f"To see which upstreams work now: {darkq} upstreams"
     return ""
 
 
-def _place() -> str:
+def _describe_redis() -> str:
     from darkq.settings.settings import Settings
 
     settings = Settings.load()

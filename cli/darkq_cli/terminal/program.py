@@ -1,4 +1,4 @@
-"""How this very command is called in the shell that it was started from."""
+"""How a user types this command in the shell that has started it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @cache
 def command() -> str:
-    """Return `darkq` where that is found, else a path to it that can be copied and pasted."""
+    """Return `darkq` if it is on PATH, else a path to it that can be copied and pasted."""
     if shutil.which("darkq"):
         return "darkq"
     beside = Path(sys.executable).with_name("darkq")

@@ -1,8 +1,8 @@
-"""Reading a job's answer as it comes, and leaving in a way that one can come back from.
+"""Prints the events of a job as they arrive. After an interruption, prints how to resume.
 
-The reader starts with the latest attempt, since the text of earlier ones is void. When a new
-attempt begins after text was printed, a terminal shows a line between the two. In a file or a
-pipe nothing can be taken back, so there the reading ends with an error.
+Reading starts with the latest attempt, because the text of earlier attempts is void. When another
+attempt starts after text was printed, a terminal shows a separator. Output to a file or a pipe
+cannot be taken back, so there the command fails.
 """
 
 from __future__ import annotations
@@ -26,102 +26,103 @@ from darkq.event import (
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
-PATIENCE_S = 3.0
-"""How long a job may wait before somebody should look for a worker."""
+WORKER_CHECK_S = 3.0
+"""A job that has not started after this time may lack a worker."""
 
 
 class Reader:
-    """Prints one job's events. `cursor` is the place of the last one printed."""
+    """Prints the events of one job. `cursor` is the id of the last event printed."""
 
     def __init__(self, job: JobHandle, *, after: str | None = None, as_json: bool = False) -> None:
-        """Raises `Problem` for an `after` that is no cursor."""
+        """Raises `Problem` when `after` is not a cursor."""
         self.cursor = after
         self.has_begun = False
         self.chunks = 0
         self.first_chunk_s = self.last_chunk_s = 0.0
         self._job = job
-        self._answer = output.Answer()
+        self._output = output.TextOutput()
         self._as_json = as_json
-        self._text_given = after is not None and _parse(after).seq > 0
+        self._has_text = after is not None and _parse_cursor(after).seq > 0
 
     def say_how_to_resume(self) -> None:
-        """Say what to type to go on from here, after an interruption."""
+        """Print the command that continues after the cursor."""
         resume = f"{program.command()} tail {self._job.id}"
         resume += f" --after {self.cursor}" if self.cursor else ""
         resume += " --json" if self._as_json else ""
         cancel = f"{program.command()} cancel {self._job.id}"
         messages.leave_line()
         messages.say(
-            f"The job is still there. To read on:\n  {resume}\nTo stop it:\n  {cancel}",
+            f"The job continues. To read on:\n  {resume}\nTo stop it:\n  {cancel}",
             resume=resume,
             cancel=cancel,
         )
 
     async def read(self) -> None:
-        """Print to the end of the job.
+        """Print all events until the job ends.
 
-        Raises `JobFailed`, `JobCancelled`, `Problem` when printed text became void, and what
-        `JobHandle.events` raises. Cancelled, it can be resumed from `cursor`.
+        Raises `JobFailed`, `JobCancelled`, `Problem` when printed text has become void, and what
+        `JobHandle.events` raises. After a cancellation, reading can resume from `cursor`.
         """
         after = self.cursor
+        # Events of earlier attempts are of use to programs only: their text is void.
         if after is None and not self._as_json:
             after = await self._job.latest_attempt()
         try:
             async with aclosing(self._job.events(after)) as events:
                 async for event in events:
-                    self._take(event)
+                    self._handle(event)
         finally:
-            self._answer.end_line()
+            self._output.end_line()
 
-    def _take(self, event: AnyEvent) -> None:
+    def _handle(self, event: AnyEvent) -> None:
         self.has_begun = self.has_begun or not isinstance(event, Queued)
         if self._as_json:
             output.write_line(encode(event).decode())
         elif isinstance(event, Started):
-            self._begin(event)
+            self._start_attempt(event)
         elif isinstance(event, Chunk):
-            self._answer.write(event.text)
-            self._text_given = True
-            self._keep_time(event)
+            self._output.write(event.text)
+            self._has_text = True
+            self._count_chunk(event)
         elif isinstance(event, Retrying):
-            self._answer.end_line()
-            messages.say(_why_it_waits(event), style="yellow")
+            self._output.end_line()
+            messages.say(_describe_retry(event), style="yellow")
         self.cursor = event.id
         if isinstance(event, Failed):
             raise JobFailed(self._job.id, event.code, event.message)
         if isinstance(event, Cancelled):
             raise JobCancelled(self._job.id)
 
-    def _begin(self, event: Started) -> None:
-        if not self._text_given:
+    def _start_attempt(self, event: Started) -> None:
+        if not self._has_text:
             return
-        if not self._answer.is_terminal:
+        if not self._output.is_terminal:
             raise Problem(
-                f"attempt {event.attempt} starts over, so the text printed so far is void",
-                f"The whole text, when it is complete: {program.command()} result {self._job.id} "
+                f"attempt {event.attempt} has started, so the text printed so far is void",
+                f"To print the text when it is complete: {program.command()} result {self._job.id} "
                 "--wait",
             )
-        self._answer.end_line()
-        messages.say(f"— attempt {event.attempt} starts over —", style="yellow")
-        self._text_given = False
+        self._output.end_line()
+        messages.say(f"— attempt {event.attempt}, from the beginning —", style="yellow")
+        self._has_text = False
         self.chunks = 0
 
-    def _keep_time(self, event: Chunk) -> None:
+    def _count_chunk(self, event: Chunk) -> None:
         self.last_chunk_s = time.monotonic()
         if not self.chunks:
             self.first_chunk_s = self.last_chunk_s
         self.chunks += event.merged
 
 
-def _why_it_waits(event: Retrying) -> str:
-    """Say how an attempt ended and when the next begins; the event may have been a while ago."""
+def _describe_retry(event: Retrying) -> str:
+    """Describe how an attempt ended and when the next starts. The event may be old."""
     reason = f"{event.reason}: {event.message.rstrip('.')}" if event.message else event.reason
     left_s = event.at_ms / 1000 + event.retry_in_s - time.time()
-    left_s = min(max(left_s, 0), event.retry_in_s)  # the worker's clock may differ
-    return f"attempt {event.attempt} ended: {reason}; another begins in {left_s:.1f} s"
+    left_s = min(max(left_s, 0), event.retry_in_s)  # in case the worker's clock differs from ours
+    return f"attempt {event.attempt} ended: {reason}; the next starts in {left_s:.1f} s"
 
 
-def _parse(after: str) -> Cursor:
+def _parse_cursor(after: str) -> Cursor:
     try:
         return Cursor.parse(after)
     except ValueError as error:
@@ -129,26 +130,26 @@ def _parse(after: str) -> Cursor:
 
 
 async def follow(client: Client, reader: Reader) -> None:
-    """Read to the end; on the way out before it, say how to come back.
+    """Read until the job ends. When interrupted, print how to resume.
 
     Raises what `Reader.read` raises.
     """
-    lookout = asyncio.create_task(_look_for_workers(client, reader))
+    check = asyncio.create_task(_check_workers(client, reader))
     try:
         await reader.read()
     except (asyncio.CancelledError, RedisUnavailable):
         reader.say_how_to_resume()
         raise
     finally:
-        lookout.cancel()
-        await asyncio.wait([lookout])
+        check.cancel()
+        await asyncio.wait([check])
 
 
-async def _look_for_workers(client: Client, reader: Reader) -> None:
-    await asyncio.sleep(PATIENCE_S)
+async def _check_workers(client: Client, reader: Reader) -> None:
+    await asyncio.sleep(WORKER_CHECK_S)
     if reader.has_begun:
         return
-    with suppress(DarkqError):  # the reader will tell
+    with suppress(DarkqError):  # the reader reports the same error
         if not await client.workers():
             messages.say(
                 f"no worker is running, so the job waits. To start one: {program.command()} up"

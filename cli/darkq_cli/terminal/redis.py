@@ -1,55 +1,59 @@
-"""How a command reaches Redis: the configured one, or the embedded one, started if need be."""
+"""The Redis that a command uses: the configured one, or an embedded one, started if needed."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from pydantic import SecretStr
+from darkq_cli.terminal.interrupts import delay_interrupts, run
 
-from darkq import Client, Settings
-from darkq_cli.terminal.interrupts import run, undisturbed
-from darkq_local.embedded import embedded_redis
+if TYPE_CHECKING:
+    from darkq import Client, Settings
 
 T = TypeVar("T")
 
 
-class Reached(NamedTuple):
-    """Settings whose `redis_url` is set, and what to call that Redis when talking to people."""
+class RedisTarget(NamedTuple):
+    """Settings with a `redis_url`, and the name of that Redis in messages."""
 
     settings: Settings
     name: str
 
 
 @contextmanager
-def redis_of(settings: Settings) -> Iterator[Reached]:
-    """Have a Redis for the length of the block. The embedded one stops with its last user.
+def open_redis(settings: Settings) -> Iterator[RedisTarget]:
+    """Provide a Redis during the block. Its last user stops an embedded one.
 
     Raises `DarkqError` when there is none.
     """
     if settings.redis_url is not None:
-        yield Reached(settings, "the one of DARKQ_REDIS_URL")
+        yield RedisTarget(settings, "the one of DARKQ_REDIS_URL")
         return
+    from pydantic import SecretStr
+
+    from darkq_local.embedded import embedded_redis
+
     with ExitStack() as stack:
-        # Interrupted in the middle of its start or end, the server would be left running.
+        # A signal during the start or the stop would leave the server running without a user.
         try:
-            with undisturbed():
+            with delay_interrupts():
                 server = stack.enter_context(embedded_redis(settings.state_dir))
             found = settings.model_copy(update={"redis_url": SecretStr(server.url)})
             kind = f"{server.binary.name} {server.version}"
-            yield Reached(found, f"embedded, {kind}, in {settings.state_dir}")
+            yield RedisTarget(found, f"embedded, {kind}, in {settings.state_dir}")
         finally:
-            with undisturbed():
+            with delay_interrupts():
                 stack.close()
 
 
 def with_client(use: Callable[[Client], Awaitable[T]]) -> T:
-    """Run `use` with a client of the Redis that there is, and return what it returns."""
-    with redis_of(Settings.load()) as redis:
-        return run(_use(redis.settings, use))
+    """Call `use` with a client, run what it returns, and return the result."""
+    from darkq import Client, Settings
 
+    async def connect(settings: Settings) -> T:
+        async with Client(settings=settings) as client:
+            return await use(client)
 
-async def _use(settings: Settings, use: Callable[[Client], Awaitable[T]]) -> T:
-    async with Client(settings=settings) as client:
-        return await use(client)
+    with open_redis(Settings.load()) as redis:
+        return run(connect(redis.settings))

@@ -1,9 +1,8 @@
-"""`darkq top`: how everything stands, again and again.
+"""`darkq top`: shows the state of the system, and repeats.
 
-reading   what is read at a time, and how much happens per second
-history   how some numbers were of late, as lines of blocks
-tables    a reading as tables that fit a terminal, whatever its size
-panel     what is on the screen, and the same as plain text
-screen    the terminal while they are shown: taken over, and given back
-command   reads until Ctrl-C, whatever Redis does
+reading   one reading of the system, and rates per second
+tables    a reading as tables that fit the size of a terminal, with a history as bars
+panel     the content of the screen, and the same as plain text
+screen    takes over the terminal, and restores it
+watch     reads until Ctrl-C
 """

@@ -1,7 +1,7 @@
-"""What `darkq top` reads at a time, and how much happens per second.
+"""One reading of the system, and rates per second.
 
-Workers tell what they have counted with their heartbeats, some seconds apart. So what happens per
-second is a difference over more time than that: the last fifteen seconds, two readings at least.
+Workers report their counts with their heartbeats, some seconds apart. So a rate is a difference
+over a longer time than that: the last fifteen seconds, and at least two readings.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from darkq.operate.fleet import Fleet
 from darkq.telemetry.metrics import CHUNKS, JOB_FAILURES, JOBS_ENDED, OUTCOMES, RETRIES, Measure
 
 RATE_OVER_S = 15.0
-"""As long as a lease by default, in which a worker reports four times."""
+"""The default length of a lease, in which a worker reports four times."""
 
 Numbers: TypeAlias = Mapping[str, int]
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
-    """What all workers have counted so far: jobs by how they ended, failed ones by why."""
+    """The counts of all workers: jobs by outcome, failed ones by code."""
 
     jobs: Numbers
     failures: Numbers
@@ -32,7 +32,7 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """The same per second, over the last `over_s` seconds."""
+    """The rates per second, over the last `over_s` seconds."""
 
     over_s: float
     jobs: Mapping[str, float]
@@ -42,7 +42,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """How everything stood at `at_ms`, epoch ms by the clock of Redis. The first has no rates."""
+    """The state at `at_ms`, epoch ms by the clock of Redis. The first reading has no rates."""
 
     at_ms: int
     queues: tuple[QueueStatus, ...]
@@ -52,8 +52,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     rates: Rates | None = None
 
 
-class Away(msgspec.Struct, frozen=True, kw_only=True):
-    """Redis does not answer, since when (epoch ms by the clock of this machine), and why."""
+class Outage(msgspec.Struct, frozen=True, kw_only=True):
+    """Redis does not answer. Times are epoch ms by the clock of this machine."""
 
     at_ms: int
     away_since_ms: int
@@ -61,15 +61,15 @@ class Away(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read(client: Client) -> Reading:
-    """Ask Redis. Raises `RedisUnavailable`."""
-    return reading_of(await client.fleet(), await client.stats())
+    """Read from Redis. Raises `RedisUnavailable`."""
+    return build_reading(await client.fleet(), await client.stats())
 
 
-def reading_of(fleet: Fleet, stats: Stats) -> Reading:
-    """Put together what was read."""
+def build_reading(fleet: Fleet, stats: Stats) -> Reading:
+    """Build a reading."""
     counted = Counted(
-        jobs=dict.fromkeys(OUTCOMES, 0) | _by_first_label(JOBS_ENDED, stats),
-        failures=_by_first_label(JOB_FAILURES, stats),
+        jobs=dict.fromkeys(OUTCOMES, 0) | _sum_by_first_label(JOBS_ENDED, stats),
+        failures=_sum_by_first_label(JOB_FAILURES, stats),
         retries=sum(RETRIES.counts(stats.numbers).values()),
         chunks=sum(CHUNKS.counts(stats.numbers).values()),
     )
@@ -82,7 +82,7 @@ def reading_of(fleet: Fleet, stats: Stats) -> Reading:
     )
 
 
-def _by_first_label(measure: Measure, stats: Stats) -> dict[str, int]:
+def _sum_by_first_label(measure: Measure, stats: Stats) -> dict[str, int]:
     numbers: Counter[str] = Counter()
     for labels, number in measure.counts(stats.numbers).items():
         numbers[labels[0]] += number
@@ -95,39 +95,40 @@ class _Sample(NamedTuple):
 
 
 class Trend:
-    """The counts of late."""
+    """The latest counts, and the rates that they give."""
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
 
     def add(self, reading: Reading) -> Reading:
-        """Take a reading, and return it with its rates."""
+        """Add a reading, and return it with its rates."""
         sample = _Sample(reading.at_ms / 1000, reading.counted)
-        if self._samples and not _grew(self._samples[-1], sample):
-            self._samples.clear()  # another Redis, or one that was emptied
+        if self._samples and not _has_grown(self._samples[-1], sample):
+            self._samples.clear()  # Redis was replaced or flushed
         self._samples.append(sample)
+        # Keep one sample at least as old as the interval, so that a rate spans all of it.
         while len(self._samples) > 2 and sample.at_s - self._samples[1].at_s >= RATE_OVER_S:
             self._samples.popleft()
         first = self._samples[0]
         if first is sample:
             return reading
-        return msgspec.structs.replace(reading, rates=_rates(first, sample))
+        return msgspec.structs.replace(reading, rates=_build_rates(first, sample))
 
-    def interrupt(self) -> None:
-        """Begin anew: what happened meanwhile is not of late."""
+    def reset(self) -> None:
+        """Forget the counts: a rate must not span an outage."""
         self._samples.clear()
 
 
-def _grew(before: _Sample, now: _Sample) -> bool:
-    numbers = zip(_totals(before.counted), _totals(now.counted), strict=True)
+def _has_grown(before: _Sample, now: _Sample) -> bool:
+    numbers = zip(_list_totals(before.counted), _list_totals(now.counted), strict=True)
     return now.at_s > before.at_s and all(old <= new for old, new in numbers)
 
 
-def _totals(counted: Counted) -> tuple[int, ...]:
+def _list_totals(counted: Counted) -> tuple[int, ...]:
     return sum(counted.jobs.values()), counted.retries, counted.chunks
 
 
-def _rates(first: _Sample, last: _Sample) -> Rates:
+def _build_rates(first: _Sample, last: _Sample) -> Rates:
     over_s = last.at_s - first.at_s
 
     def per_s(before: int, now: int) -> float:

@@ -1,7 +1,7 @@
-"""The terminal while something is shown on all of it: taken over, and given back as it was.
+"""Takes over the whole screen of a terminal, and restores it.
 
-What is typed is not echoed; `q` ends. Ctrl-Z gives the terminal back for as long as the process
-is stopped.
+Typed characters are not echoed; `q` quits. Ctrl-Z restores the terminal while the process is
+stopped.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
 
 class Screen:
-    """What is shown. Make it with `taken_over`."""
+    """The screen. Create it with `take_over`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = self._new_live("")
 
     def show(self, what: RenderableType) -> None:
-        """Show this from now on."""
+        """Replace the content."""
         self._live.update(what, refresh=True)
 
     def redraw(self) -> None:
-        """Show the same again: the size may have changed."""
+        """Draw the content again, after a change of size."""
         self._live.refresh()
 
     def start(self) -> None:
-        """Take the terminal's screen; what was there comes back with `stop`."""
+        """Switch to the alternate screen; `stop` restores the previous content."""
         self._live.start(refresh=True)
 
     def stop(self) -> None:
-        """Give it back, if it is still there."""
+        """Restore the terminal, if it still exists."""
         shown, live = self._live.get_renderable(), self._live
         self._live = self._new_live(shown)
         with suppress(OSError):
@@ -60,51 +60,48 @@ class Screen:
 
 
 class _Keyboard:
-    """Standard input, where it is a terminal: heard key by key, without an echo."""
+    """Reads standard input key by key without echo, if it is a terminal."""
 
     def __init__(self) -> None:
         self._number = sys.stdin.fileno() if sys.stdin.isatty() else None
-        self._was = termios.tcgetattr(self._number) if self._number is not None else []
+        self._attributes = termios.tcgetattr(self._number) if self._number is not None else []
 
-    def start(self, left: asyncio.Event) -> None:
-        """Hear from now on, and set the event at `q`."""
+    def start(self, quit_: asyncio.Event) -> None:
+        """Start reading; `q` sets the event."""
         if (number := self._number) is None:
             return
 
-        def hear() -> None:
+        def read_keys() -> None:
             if b"q" in os.read(number, 64).lower():
-                left.set()
+                quit_.set()
 
         tty.setcbreak(number, termios.TCSADRAIN)
-        asyncio.get_running_loop().add_reader(number, hear)
+        asyncio.get_running_loop().add_reader(number, read_keys)
 
     def stop(self) -> None:
-        """Leave it as it was, if it is still there."""
+        """Restore the terminal's attributes, if it still exists."""
         if self._number is not None:
             asyncio.get_running_loop().remove_reader(self._number)
             with suppress(termios.error):
-                termios.tcsetattr(self._number, termios.TCSADRAIN, self._was)
+                termios.tcsetattr(self._number, termios.TCSADRAIN, self._attributes)
 
 
 @contextmanager
-def taken_over(console: Console, left: asyncio.Event) -> Iterator[Screen]:
-    """Have the terminal for the length of the block, inside a running loop.
-
-    `left` is set when somebody presses `q`.
-    """
+def take_over(console: Console, quit_: asyncio.Event) -> Iterator[Screen]:
+    """Take over the terminal during the block, inside a running event loop. `q` sets `quit_`."""
     screen, keyboard = Screen(console), _Keyboard()
     loop = asyncio.get_running_loop()
 
     def pause() -> None:
         screen.stop()
         keyboard.stop()
-        os.kill(os.getpid(), signal.SIGSTOP)  # here it stands until SIGCONT
-        keyboard.start(left)
+        os.kill(os.getpid(), signal.SIGSTOP)  # the process stops here until SIGCONT
+        keyboard.start(quit_)
         screen.start()
 
     with ExitStack() as stack:
         stack.callback(keyboard.stop)
-        keyboard.start(left)
+        keyboard.start(quit_)
         stack.callback(screen.stop)
         screen.start()
         for number, act in ((signal.SIGWINCH, screen.redraw), (signal.SIGTSTP, pause)):

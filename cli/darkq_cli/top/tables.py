@@ -1,11 +1,12 @@
-"""A reading as tables that fit a terminal, whatever its size.
+"""A reading as tables that fit the size of a terminal.
 
-Queues and throughput always have their lines. What is left of the height goes to upstreams and
-workers; those that find no room are counted.
+Queues and throughput are always shown. Upstreams and workers share the rest of the height; a last
+line counts those that do not fit.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self, TypeAlias
 
@@ -15,33 +16,74 @@ from rich.text import Text
 from darkq import UpstreamStatus, WorkerLeases
 from darkq.telemetry.metrics import OUTCOMES
 from darkq_cli.terminal import messages, program
-from darkq_cli.terminal.durations import span, whole_span
-from darkq_cli.top.history import MOST_BLOCKS, History
+from darkq_cli.terminal.units import format_duration, format_setting
 from darkq_cli.top.reading import Reading
 
+MAX_BARS = 60
+_BARS = "▁▂▃▄▅▆▇█"
 _NAME_CHARS = 16
 _GAP_CHARS = 2
 _COUNT_CHARS = 10
 _COUNTS_CHARS = 3 * (_COUNT_CHARS + _GAP_CHARS)
 _WORDS_CHARS = 12 + _GAP_CHARS
-_LEAST_BLOCKS = 8
-_MOST_CODES = 3
+_MIN_BARS = 8
+_MAX_CODES = 3
 
 Rows: TypeAlias = list[list[Text]]
 
 
-def tables(
+class History:
+    """The lengths of the queues, and the rates per second."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, deque[float]] = {}
+
+    def add(self, reading: Reading) -> None:
+        """Add a reading."""
+        for queue in reading.queues:
+            self._append(queue.priority, queue.waiting + queue.deferred)
+        if reading.rates is not None:
+            for outcome, per_s in reading.rates.jobs.items():
+                self._append(outcome, per_s)
+            self._append("retries", reading.rates.retries)
+            self._append("chunks", reading.rates.chunks)
+
+    def draw(self, name: str, chars: int) -> Text:
+        """Draw the latest values of one number; the highest fills the line."""
+        return Text(
+            draw_bars(list(self._numbers.get(name, ()))[-chars:] if chars > 0 else []), "cyan"
+        )
+
+    def _append(self, name: str, number: float) -> None:
+        self._numbers.setdefault(name, deque(maxlen=MAX_BARS)).append(number)
+
+
+def draw_bars(numbers: Sequence[float]) -> str:
+    """Draw numbers relative to the highest. A number above zero is always visible."""
+    most = max(numbers, default=0)
+    return "".join(_draw_bar(number / most if most else 0) for number in numbers)
+
+
+def _draw_bar(fraction: float) -> str:
+    return _BARS[max(int(fraction > 0), round(fraction * (len(_BARS) - 1)))]
+
+
+def render_tables(
     reading: Reading, history: History | None, width: int, height: int | None
 ) -> Iterator[Table | Text]:
-    """Yield what fits into this height: None is room for all."""
-    widths = _Widths.within(width, reading, least_blocks=_LEAST_BLOCKS if history else 0)
+    """Yield the tables that fit this height; None means unlimited."""
+    widths = _Widths.fit(width, reading, min_bars=_MIN_BARS if history else 0)
     past = history or History()
-    failing = _failing(reading)
-    queues = _table(widths, _QUEUES, _queues(reading, past, widths.blocks))
-    ended = _table(widths, _ended(reading), _throughput(reading, past, widths.blocks))
-    used = queues.row_count + ended.row_count + bool(failing) + 2 * 4  # heads after empty lines
+    failing = _describe_failures(reading)
+    queues = _build_table(widths, _QUEUES, _list_queues(reading, past, widths.bars))
+    ended = _build_table(
+        widths, _list_throughput_heads(reading), _list_throughput(reading, past, widths.bars)
+    )
+    used = (
+        queues.row_count + ended.row_count + bool(failing) + 2 * 4
+    )  # 4 tables, each with a blank line and a head
     room = None if height is None else max(2, height - used)
-    upstreams, workers = _shares(len(reading.upstreams), len(reading.workers), room)
+    upstreams, workers = _share_lines(len(reading.upstreams), len(reading.workers), room)
     yield Text()
     yield queues
     yield Text()
@@ -49,44 +91,46 @@ def tables(
     if failing:
         yield Text(failing, "red", no_wrap=True, overflow="ellipsis")
     yield Text()
-    yield _table(widths, _UPSTREAMS, _upstreams(reading, upstreams))
+    yield _build_table(widths, _UPSTREAMS, _list_upstreams(reading, upstreams))
     yield Text()
-    yield _table(widths.for_ids(reading), _workers_heads(reading), _workers(reading, workers))
+    yield _build_table(
+        widths.for_ids(reading), _list_worker_heads(reading), _list_workers(reading, workers)
+    )
     if not reading.workers:
-        yield Text(f"none is alive; to start one: {program.command()} worker", "bold red")
+        yield Text(f"no live workers; to start one: {program.command()} worker", "bold red")
 
 
 class _Widths(NamedTuple):
-    """How wide the columns are: the same in all tables, so that they stand below each other."""
+    """The widths of columns: equal in all tables, so that the columns are aligned."""
 
     all: int
     name: int
-    blocks: int
+    bars: int
 
     @classmethod
-    def within(cls, width: int, reading: Reading, *, least_blocks: int) -> Self:
-        """Share a line out."""
+    def fit(cls, width: int, reading: Reading, *, min_bars: int) -> Self:
+        """Divide the width of a line."""
         rest = width - _COUNTS_CHARS - _WORDS_CHARS
-        name = _name_chars(reading, rest - least_blocks)
-        return cls(width, name, max(0, min(MOST_BLOCKS, rest - name - _GAP_CHARS)))
+        name = _fit_names(reading, rest - min_bars)
+        return cls(width, name, max(0, min(MAX_BARS, rest - name - _GAP_CHARS)))
 
     def for_ids(self, reading: Reading) -> Self:
-        """Give ids of workers all the room: their ends are what tells them apart."""
-        return self._replace(name=_name_chars(reading, self.all - _COUNTS_CHARS))
+        """Give all width to the ids of workers, because ids differ at their ends."""
+        return self._replace(name=_fit_names(reading, self.all - _COUNTS_CHARS))
 
     @property
     def words(self) -> int:
-        """What a column has that nothing follows."""
+        """The width of a last column."""
         return max(_WORDS_CHARS, self.all - self.name - _GAP_CHARS - _COUNTS_CHARS)
 
 
-def _name_chars(reading: Reading, most: int) -> int:
+def _fit_names(reading: Reading, most: int) -> int:
     names = [each.name for each in reading.upstreams] + [each.worker for each in reading.workers]
     return max(_NAME_CHARS, min(most - _GAP_CHARS, max(map(len, names), default=0)))
 
 
-def _shares(upstreams: int, workers: int, room: int | None) -> tuple[int, int]:
-    """Share lines out: the shorter list is shown whole, if it leaves the other one half."""
+def _share_lines(upstreams: int, workers: int, room: int | None) -> tuple[int, int]:
+    """Divide the lines. The shorter list is shown in full if half of the lines are enough."""
     if room is None or upstreams + workers <= room:
         return upstreams, workers
     half = room // 2
@@ -101,8 +145,8 @@ _QUEUES = ("QUEUE", "waiting", "deferred", "running", "oldest waits", "")
 _UPSTREAMS = ("UPSTREAM", "breaker", "at once", "put off", "calls")
 
 
-def _table(widths: _Widths, heads: Sequence[str], rows: Rows) -> Table:
-    """Make a table: a name, three numbers, then words, or a number and a line of blocks."""
+def _build_table(widths: _Widths, heads: Sequence[str], rows: Rows) -> Table:
+    """Create a table: a name, three numbers, then words, or a number and bars."""
     gaps = (0, _GAP_CHARS, 0, 0)
     table = Table(box=None, padding=gaps, pad_edge=False, header_style="bold dim")
     table.add_column(heads[0], width=widths.name, no_wrap=True, overflow="ellipsis")
@@ -112,32 +156,32 @@ def _table(widths: _Widths, heads: Sequence[str], rows: Rows) -> Table:
         table.add_column(heads[4], max_width=widths.words, no_wrap=True, overflow="ellipsis")
     elif len(heads) > len(_UPSTREAMS):
         table.add_column(heads[4], width=_WORDS_CHARS - _GAP_CHARS, justify="right", no_wrap=True)
-        table.add_column(heads[5], width=widths.blocks, no_wrap=True)
+        table.add_column(heads[5], width=widths.bars, no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def _queues(reading: Reading, history: History, drawn: int) -> Rows:
+def _list_queues(reading: Reading, history: History, drawn: int) -> Rows:
     return [
         [
             Text(queue.priority),
-            _count(queue.waiting, "" if reading.workers else "bold red"),
-            _count(queue.deferred),
-            _count(queue.running),
-            Text(span(queue.oldest_wait_s) if queue.waiting else "-"),
-            history.line(queue.priority, drawn),
+            _format_count(queue.waiting, "" if reading.workers else "bold red"),
+            _format_count(queue.deferred),
+            _format_count(queue.running),
+            Text(format_duration(queue.oldest_wait_s) if queue.waiting else "-"),
+            history.draw(queue.priority, drawn),
         ]
         for queue in reading.queues
     ]
 
 
-def _ended(reading: Reading) -> tuple[str, ...]:
-    over = f"over {span(reading.rates.over_s)}" if reading.rates else ""
-    return ("THROUGHPUT", "in all", "per second", over, "", "")
+def _list_throughput_heads(reading: Reading) -> tuple[str, ...]:
+    over = f"over {format_duration(reading.rates.over_s)}" if reading.rates else ""
+    return ("THROUGHPUT", "total", "per second", over, "", "")
 
 
-def _throughput(reading: Reading, history: History, drawn: int) -> Rows:
+def _list_throughput(reading: Reading, history: History, drawn: int) -> Rows:
     counted, rates = reading.counted, reading.rates
     numbers = {name: (counted.jobs[name], rates and rates.jobs[name]) for name in OUTCOMES}
     numbers["retries"] = counted.retries, rates and rates.retries
@@ -146,72 +190,74 @@ def _throughput(reading: Reading, history: History, drawn: int) -> Rows:
     for name, (in_all, per_s) in numbers.items():
         style = "bold red" if name == "failed" and per_s else ""
         rate = Text(f"{per_s:,.1f}" if per_s is not None else "-", style)
-        rows.append([Text(name), _count(in_all), rate, Text(), Text(), history.line(name, drawn)])
+        rows.append(
+            [Text(name), _format_count(in_all), rate, Text(), Text(), history.draw(name, drawn)]
+        )
     return rows
 
 
-def _failing(reading: Reading) -> str:
-    """Name the codes that jobs fail with now, the most frequent first."""
+def _describe_failures(reading: Reading) -> str:
+    """List the codes of the jobs that fail now, the most frequent first."""
     failures = reading.rates.failures if reading.rates else {}
     now = sorted(((rate, code) for code, rate in failures.items() if rate), reverse=True)
-    codes = ", ".join(f"{code} {rate:,.1f}" for rate, code in now[:_MOST_CODES])
+    codes = ", ".join(f"{code} {rate:,.1f}" for rate, code in now[:_MAX_CODES])
     return f"failing with {codes} per second" if codes else ""
 
 
-def _upstreams(reading: Reading, most: int) -> Rows:
+def _list_upstreams(reading: Reading, most: int) -> Rows:
     rows = [
         [
-            _name(each.name),
-            _breaker(each),
+            _render_name(each.name),
+            _render_breaker(each),
             Text(f"{each.in_progress:,}/{each.concurrency:,}" if each.concurrency else "-"),
-            _count(each.waiting),
-            Text(_calls(each, reading.at_ms)),
+            _format_count(each.waiting),
+            Text(_describe_calls(each, reading.at_ms)),
         ]
         for each in reading.upstreams
     ]
-    return _cut(rows, most, "upstreams")
+    return _truncate(rows, most, "upstreams")
 
 
-def _breaker(status: UpstreamStatus) -> Text:
+def _render_breaker(status: UpstreamStatus) -> Text:
     styles = {"closed": "green", "half-open": "bold yellow"}
     return Text(status.breaker, styles.get(status.breaker, "bold red"))
 
 
-def _calls(status: UpstreamStatus, now_ms: int) -> str:
-    """Say when it is called again, if it is not now, and how full its limits are."""
+def _describe_calls(status: UpstreamStatus, now_ms: int) -> str:
+    """Describe when calls resume if they are blocked, and the use of the limits."""
     words = []
     if status.reopens_at_ms is not None:
-        words.append(f"again in {span(max(0, status.reopens_at_ms - now_ms) / 1000)}")
+        words.append(f"again in {format_duration(max(0, status.reopens_at_ms - now_ms) / 1000)}")
     windows = sorted(status.windows, key=lambda window: -window.used / window.calls)
-    words += [f"{w.used:,}/{w.calls:,} in {whole_span(w.length_s)}" for w in windows]
+    words += [f"{w.used:,}/{w.calls:,} in {format_setting(w.length_s)}" for w in windows]
     return ", ".join(words) or "no limit"
 
 
-def _workers_heads(reading: Reading) -> tuple[str, ...]:
+def _list_worker_heads(reading: Reading) -> tuple[str, ...]:
     return (f"WORKER ({len(reading.workers):,})", "running", "lease ends", "")
 
 
-def _workers(reading: Reading, most: int) -> Rows:
+def _list_workers(reading: Reading, most: int) -> Rows:
     busiest = sorted(reading.workers, key=lambda each: (-each.running, each.worker))
-    return _cut([_worker(each, reading.at_ms) for each in busiest], most, "workers")
+    return _truncate([_render_worker(each, reading.at_ms) for each in busiest], most, "workers")
 
 
-def _worker(worker: WorkerLeases, now_ms: int) -> list[Text]:
+def _render_worker(worker: WorkerLeases, now_ms: int) -> list[Text]:
     left_s = (worker.first_ends_ms - now_ms) / 1000
-    ends = f"in {span(max(0.0, left_s))}" if worker.running else "-"
-    return [_name(worker.worker), _count(worker.running), Text(ends)]
+    ends = f"in {format_duration(max(0.0, left_s))}" if worker.running else "-"
+    return [_render_name(worker.worker), _format_count(worker.running), Text(ends)]
 
 
-def _cut(rows: Rows, most: int, what: str) -> Rows:
+def _truncate(rows: Rows, most: int, what: str) -> Rows:
     if len(rows) <= most:
         return rows
     left_out = len(rows) - most + 1
     return [*rows[: most - 1], [Text(f"+ {left_out:,} {what}", "dim")]]
 
 
-def _name(name: str) -> Text:
-    return Text(" ".join(messages.harmless(name).split()))
+def _render_name(name: str) -> Text:
+    return Text(" ".join(messages.replace_controls(name).split()))
 
 
-def _count(number: int, style: str = "") -> Text:
+def _format_count(number: int, style: str = "") -> Text:
     return Text(f"{number:,}", style if number else "dim")

@@ -26,7 +26,7 @@ from aiohttp import web
 
 from darkq import Client
 from darkq.operate.fleet import Fleet
-from darkq.sse import encode_line
+from darkq.sse import frame
 from darkq_gateway.board.pace import Pace, Paces
 from darkq_gateway.board.snapshot import (
     BatchRow,
@@ -61,7 +61,7 @@ async def stream_overview(request: web.Request) -> web.StreamResponse:
         aclosing(request.app[OVERVIEWS].watch(view)) as snapshots,
     ):
         async for snapshot in snapshots:
-            await stream.send(encode_line(snapshot))
+            await stream.send(frame(snapshot))
     return stream.response
 
 

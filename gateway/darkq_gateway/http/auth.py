@@ -23,7 +23,7 @@ from aiohttp.typedefs import Handler
 
 from darkq import ApiKey, Client, RedisUnavailable
 from darkq.serving.api_keys import key_digest
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.context import CALLER, Caller
 from darkq_gateway.http.errors import ApiError
@@ -155,7 +155,7 @@ class Auth:
                     await work()
                 except Exception as error:  # of any kind: it is tried again in the next interval
                     kind = type(error).__name__
-                    logger.warning(LogLine("call check failed", step=work.__name__, error=kind))
+                    logger.warning(LogEvent("call check failed", step=work.__name__, error=kind))
 
     async def _renew_slots(self) -> None:
         limited = ((call.key, call.id) for call in self._calls if call.key is not None)
@@ -181,7 +181,7 @@ class Auth:
             if call.transport is not None:
                 call.transport.abort()
         if over:
-            logger.info(LogLine("calls aborted: API key revoked or expired", calls=len(over)))
+            logger.info(LogEvent("calls aborted: API key revoked or expired", calls=len(over)))
 
 
 AUTH = web.AppKey("auth", Auth)

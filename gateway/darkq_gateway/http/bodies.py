@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler
 
-from darkq.protocol.validation import what_is_wrong
+from darkq.protocol.validation import explain_error
 from darkq_gateway.http.context import SETTINGS, get_caller
 from darkq_gateway.http.errors import ApiError, respond_error
 
@@ -77,7 +77,7 @@ async def read_json(request: web.Request, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:  # its text has fields and types, but no values
-        wrong = what_is_wrong(error)
+        wrong = explain_error(error)
         raise ApiError(422, "invalid_body", wrong.sentence, wrong.path or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ApiError(400, "invalid_json", "the body is not valid JSON") from None

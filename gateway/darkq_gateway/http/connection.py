@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11
 
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.context import UNSUPPORTED_VERSION, set_common_headers
 from darkq_gateway.http.errors import (
     bad_request,
@@ -165,7 +165,7 @@ class Connection(web.RequestHandler):
     def _abort_response(
         self, response: web.StreamResponse, reason: str
     ) -> tuple[web.StreamResponse, bool]:
-        logger.error(LogLine("response aborted", reason=reason))
+        logger.error(LogEvent("response aborted", reason=reason))
         self._abort()
         return response, True
 
@@ -220,7 +220,7 @@ class Connection(web.RequestHandler):
         unsent_now = self._wire.get_write_buffer_size()
         if unsent_bytes is not None and unsent_now >= unsent_bytes:
             message = "connection aborted: client does not read"
-            logger.info(LogLine(message, after_s=self._write_timeout_s))
+            logger.info(LogEvent(message, after_s=self._write_timeout_s))
             self._abort()
             return
         self._progress_timer = asyncio.get_running_loop().call_later(

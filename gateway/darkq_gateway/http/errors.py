@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler
 import darkq
 from darkq.errors import FileNotFound, FileStoreUnavailable, FileTooLarge, NewerRecord
 from darkq.openai.errors import WireError
-from darkq.telemetry.logging import LogLine, described
+from darkq.telemetry.logging import LogEvent, describe_error
 
 logger = logging.getLogger("darkq.gateway")
 
@@ -196,7 +196,7 @@ async def handle_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if has_begun(request):
             route = request.match_info.route.resource
             where = route.canonical if route is not None else "?"
-            logger.warning(LogLine("response aborted", route=where, code=known.code))
+            logger.warning(LogEvent("response aborted", route=where, code=known.code))
             raise ConnectionResetError from None
         return respond_error(request, known)
 
@@ -216,4 +216,4 @@ def handle_error(error: BaseException) -> ApiError:
 
 def log_bug(error: BaseException) -> None:
     """Log the type and place of an unexpected error; its text may contain a prompt."""
-    logger.error(LogLine("request failed", exception=described(error)))
+    logger.error(LogEvent("request failed", exception=describe_error(error)))

@@ -29,7 +29,7 @@ import msgspec
 from aiohttp import web
 
 from darkq import Settings
-from darkq.sse import encode_line
+from darkq.sse import frame
 from darkq.telemetry.metrics import Tally
 from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.errors import ApiError, get_body_maker, handle_error, has_begun
@@ -113,7 +113,7 @@ class EventStream:
     async def fail(self, error: Exception) -> None:
         """Send an error to the reader, in the format of its path."""
         body = get_body_maker(self._request.path)(handle_error(error))
-        await self.send(encode_line(msgspec.json.encode(body)))
+        await self.send(frame(msgspec.json.encode(body)))
 
     async def _write(self, data: bytes) -> None:
         async with self._write_lock:

@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.typedefs import Handler, Middleware
 
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq.telemetry.metrics import Measure, Tally
 from darkq.telemetry.tracing import TraceContext, tracer
 from darkq_gateway.http.context import CALLER, REQUEST_ID, ROUTE, TRACE_ID
@@ -49,7 +49,7 @@ class AccessLogger(AbstractAccessLogger):
         """Log a request that has been answered."""
         caller = request.get(CALLER)
         self.logger.info(
-            LogLine(
+            LogEvent(
                 "request",
                 method=_sanitize_method(request.method),
                 route=request.get(ROUTE, "?"),
@@ -121,4 +121,4 @@ def _make_middleware(tracer: Tracer) -> Middleware:
 def _read_trace_context(request: web.Request) -> TraceContext:
     parents = request.headers.getall("traceparent", [])
     state = ",".join(request.headers.getall("tracestate", []))
-    return TraceContext.checked(parents[0] if len(parents) == 1 else "", state)
+    return TraceContext.parse(parents[0] if len(parents) == 1 else "", state)

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from darkq import AnyEvent, Cursor
-from darkq.sse import encode_line
+from darkq.sse import frame
 from darkq_gateway.http.context import get_own_job
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.sse_response import STREAMS
@@ -55,4 +55,4 @@ def read_cursor(request: web.Request) -> str | None:
 
 def encode_events(events: Sequence[AnyEvent]) -> bytes:
     """Return events as Server-Sent Events."""
-    return b"".join(encode_line(msgspec.json.encode(event), id=event.id) for event in events)
+    return b"".join(frame(msgspec.json.encode(event), id=event.id) for event in events)

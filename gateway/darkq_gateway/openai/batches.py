@@ -14,8 +14,8 @@ import msgspec
 from aiohttp import web
 
 from darkq import BatchNotFound, BatchStatus, BatchTaken, CorruptRecord, InvalidJob
-from darkq.protocol.job import checked_metadata
-from darkq.protocol.validation import UNKNOWN, shown
+from darkq.protocol.job import check_metadata
+from darkq.protocol.validation import UNKNOWN, show_name
 from darkq.serving.file_batches import FileBatch
 from darkq_gateway.http.bodies import read_json_bytes, respond_json
 from darkq_gateway.http.context import CLIENT, get_caller
@@ -60,7 +60,7 @@ async def create(request: web.Request) -> web.Response:
         fields["endpoint"] = f"/v1{fields['endpoint']}"
     asked = take(fields, _Body)
     for name in fields:
-        raise ApiError(400, "invalid_parameter", UNKNOWN, shown(name))
+        raise ApiError(400, "invalid_parameter", UNKNOWN, show_name(name))
     metadata = _check_metadata(asked.metadata)
     client, caller = request.app[CLIENT], get_caller(request)
     await request.app[FILES].info(
@@ -96,7 +96,7 @@ async def create(request: web.Request) -> web.Response:
 def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
     """Return the metadata of a batch within OpenAI's limits. Raises `ApiError`."""
     try:
-        checked = checked_metadata(metadata)
+        checked = check_metadata(metadata)
     except InvalidJob as error:
         raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
     fits = all(len(k) <= MAX_KEY_CHARS and len(v) <= MAX_VALUE_CHARS for k, v in checked.items())

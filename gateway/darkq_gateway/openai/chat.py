@@ -11,7 +11,7 @@ from aiohttp import web
 from darkq import Job, JobCancelled, JobFailed, JobHandle
 from darkq.batches.answers import chat_completion
 from darkq.openai.body import CHAT
-from darkq.sse import encode_line
+from darkq.sse import frame
 from darkq_gateway.http.bodies import read_json_bytes
 from darkq_gateway.http.context import Caller, get_caller
 from darkq_gateway.http.errors import ApiError, make_openai_body
@@ -78,7 +78,7 @@ async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> w
 
 
 def _encode(objects: list[dict[str, Any]]) -> bytes:
-    return b"".join(encode_line(msgspec.json.encode(each)) for each in objects)
+    return b"".join(frame(msgspec.json.encode(each)) for each in objects)
 
 
 class _StreamOptions(msgspec.Struct):

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from darkq import BatchNotFound, Client, DarkqError, Settings
 from darkq.serving.files import Files
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.errors import ApiError
 
@@ -91,10 +91,10 @@ class FileExpiry:
             try:
                 deleted = await self.delete_expired()
             except DarkqError as error:
-                logger.warning(LogLine("expired file check failed", error=type(error).__name__))
+                logger.warning(LogEvent("expired file check failed", error=type(error).__name__))
             else:
                 if deleted:
-                    logger.info(LogLine("expired files deleted", count=deleted))
+                    logger.info(LogEvent("expired files deleted", count=deleted))
 
     async def delete_expired(self) -> int:
         """Delete expired files that are not the input of an open batch; return their number.

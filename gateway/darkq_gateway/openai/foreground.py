@@ -24,7 +24,7 @@ from aiohttp import web
 
 from darkq import DarkqError, Job, JobHandle, JobNotFound
 from darkq.serving.request_dedup import Held, request_digest
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.context import CLIENT, SETTINGS, get_caller, get_own_job
 from darkq_gateway.http.errors import ApiError
@@ -107,7 +107,7 @@ class Waiters:
                 await client.job(held.job_id).cancel()
         except (DarkqError, ApiError) as error:  # the job then runs until its own deadline
             kind = type(error).__name__
-            logger.warning(LogLine("cancel of abandoned job failed", error=kind))
+            logger.warning(LogEvent("cancel of abandoned job failed", error=kind))
 
 
 WAITERS = web.AppKey("waiters", Waiters)

@@ -9,8 +9,8 @@ import msgspec
 from darkq import InvalidJob, Job
 from darkq.openai.body import Endpoint as OpenAIEndpoint
 from darkq.openai.body import read_body as read_openai_body
-from darkq.openai.errors import job_error
-from darkq.protocol.validation import what_is_wrong
+from darkq.openai.errors import build_job_error
+from darkq.protocol.validation import explain_error
 from darkq_gateway.http.bodies import check_structure
 from darkq_gateway.http.context import Caller
 from darkq_gateway.http.errors import ApiError
@@ -35,7 +35,7 @@ def take(fields: dict[str, Any], kind: type[T]) -> T:
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        wrong = what_is_wrong(error)
+        wrong = explain_error(error)
         raise ApiError(400, "invalid_type", wrong.reason, wrong.field or None) from None
 
 
@@ -65,5 +65,5 @@ _DO_NOT_RETRY = {"x-should-retry": "false"}
 
 def make_job_error(code: str, message: str, endpoint: OpenAIEndpoint) -> ApiError:
     """Return the error for a job that ended without an answer."""
-    error = job_error(code, message, endpoint)
+    error = build_job_error(code, message, endpoint)
     return ApiError(error.status, error.code, error.message, error.param, headers=_DO_NOT_RETRY)

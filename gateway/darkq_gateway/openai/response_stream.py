@@ -33,13 +33,13 @@ from darkq import (
     Started,
 )
 from darkq.openai.body import RESPONSES
-from darkq.openai.errors import job_error
+from darkq.openai.errors import build_job_error
 from darkq.openai.response import (
     INCOMPLETE_REASONS,
-    empty_response,
+    build_response,
+    build_text_part,
+    build_usage,
     item_id,
-    response_usage,
-    text_part,
 )
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.openai.request import make_job_error
@@ -60,7 +60,7 @@ class ResponseStream:
         """Whether there was an event with text, or the end of an answer."""
         self.failure: ApiError | None = None
         """The error, if the job failed or was cancelled."""
-        self.response: Json = empty_response(response_id) | asked
+        self.response: Json = build_response(response_id) | asked
         self._number = 0
         self._pieces: list[str] | None = None
         """The text of the open item; None if no item is open."""
@@ -86,7 +86,7 @@ class ResponseStream:
         return []
 
     def _failed(self, event: Failed) -> list[Json]:
-        error = job_error(event.code, event.message, RESPONSES)
+        error = build_job_error(event.code, event.message, RESPONSES)
         self.failure = make_job_error(event.code, event.message, RESPONSES)
         code = _ERROR_CODES.get(error.code, error.code)
         self.response["error"] = {
@@ -124,7 +124,9 @@ class ResponseStream:
         self.response["output"].append(item)
         self._pieces = []
         events.append(self._make_item_event("response.output_item.added", item=_copy_item(item)))
-        events.append(self._make_part_event("response.content_part.added", part=text_part("")))
+        events.append(
+            self._make_part_event("response.content_part.added", part=build_text_part(""))
+        )
         return events
 
     def _chunk(self, event: Chunk) -> list[Json]:
@@ -135,7 +137,7 @@ class ResponseStream:
         return [self._make_part_event("response.output_text.delta", delta=event.text, logprobs=[])]
 
     def _completed(self, event: Completed) -> list[Json]:
-        self.response["usage"] = response_usage(event.usage)
+        self.response["usage"] = build_usage(event.usage)
         self.has_text = True
         if (reason := INCOMPLETE_REASONS.get(event.finish_reason)) is not None:
             self.response["incomplete_details"] = {"reason": reason}
@@ -154,10 +156,10 @@ class ResponseStream:
             return []
         text, self._pieces = "".join(self._pieces), None
         item = self.response["output"][-1]
-        item.update(status=status, content=[text_part(text)])
+        item.update(status=status, content=[build_text_part(text)])
         return [
             self._make_part_event("response.output_text.done", text=text, logprobs=[]),
-            self._make_part_event("response.content_part.done", part=text_part(text)),
+            self._make_part_event("response.content_part.done", part=build_text_part(text)),
             self._make_item_event("response.output_item.done", item=_copy_item(item)),
         ]
 
@@ -165,7 +167,7 @@ class ResponseStream:
         """Return the Response now, with the text so far of an open item."""
         output = [_copy_item(item) for item in self.response["output"]]
         if self._pieces is not None:
-            output[-1]["content"] = [text_part("".join(self._pieces))]
+            output[-1]["content"] = [build_text_part("".join(self._pieces))]
         return {**self.response, "output": output}
 
     def _make_response_event(self, name: str) -> Json:

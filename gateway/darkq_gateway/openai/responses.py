@@ -19,9 +19,9 @@ from aiohttp import web
 
 from darkq import InvalidJob, Job, JobCancelled, JobFailed, JobHandle, JobNotFound, ResultTimeout
 from darkq.openai.body import RESPONSES
-from darkq.openai.response import Repeated, item_id, repeated_in, repeated_of
-from darkq.protocol.job import MAX_PROMPT_BYTES, checked_metadata
-from darkq.sse import encode_line
+from darkq.openai.response import Repeated, item_id, parse_repeated, read_repeated
+from darkq.protocol.job import MAX_PROMPT_BYTES, check_metadata
+from darkq.sse import frame
 from darkq_gateway.http.bodies import read_json_bytes, respond_json
 from darkq_gateway.http.context import Caller, get_caller, get_own_job
 from darkq_gateway.http.errors import ApiError
@@ -138,7 +138,7 @@ async def _stream(
 
 def _encode(events: Iterable[dict[str, Any]]) -> bytes:
     """Return events as Server-Sent Events, each named by its type."""
-    return b"".join(encode_line(msgspec.json.encode(each), event=each["type"]) for each in events)
+    return b"".join(frame(msgspec.json.encode(each), event=each["type"]) for each in events)
 
 
 async def _read_to_end(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
@@ -163,7 +163,7 @@ async def _get_own(request: web.Request) -> tuple[JobHandle, ResponseStream]:
     if not response_id.startswith(PREFIX):
         raise JobNotFound(response_id)
     job = await get_own_job(request, response_id.removeprefix(PREFIX))
-    repeated = repeated_in(job.status.metadata)
+    repeated = read_repeated(job.status.metadata)
     if repeated is None:  # the job was not created as a Response
         raise JobNotFound(response_id)
     return job.handle, _make_stream(job.handle, repeated.fields())
@@ -192,12 +192,12 @@ class ResponseRequest(NamedTuple):
 def parse_request(fields: dict[str, Any], caller: Caller) -> ResponseRequest:
     """Parse the parameters of a request. Raises `ApiError`, which names the parameter."""
     try:
-        repeated = repeated_of(fields)
+        repeated = parse_repeated(fields)
         delivery = take(fields, _Delivery)
         if delivery.background and not delivery.store:
             raise InvalidJob("store", "must not be false for a background response")
         job = make_job(fields, RESPONSES, caller, metadata={})
-        checked_metadata(delivery.metadata)
+        check_metadata(delivery.metadata)
         job = repeated.beside(job)
     except InvalidJob as error:
         raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
@@ -247,7 +247,7 @@ async def _read_item_text(request: web.Request, wanted: str, field: str) -> str:
         raise not_found
     try:
         job = await get_own_job(request, found[1])
-        if job.status.state != "completed" or repeated_in(job.status.metadata) is None:
+        if job.status.state != "completed" or read_repeated(job.status.metadata) is None:
             raise not_found
         result = await job.handle.result(1)
     except (JobNotFound, JobFailed, JobCancelled, ResultTimeout):

@@ -1,4 +1,4 @@
-"""The models that the local DarkAI can answer with, by the name that chooses them."""
+"""The models of the local DarkAI."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ async def load_model(
 ) -> Model:
     """Load a model; the caller closes it.
 
-    `max_chunks` bounds an answer: tokens of SmolLM2, words of the Markov chain.
-    `chunks_per_s` is the Markov chain's pace, 0 for as fast as it can; SmolLM2 has its own.
+    `max_chunks` limits an answer: tokens of SmolLM2, words of the Markov chain.
+    `chunks_per_s` is the rate of the Markov chain; 0 is without a limit.
     Raises `ModelNotInstalled`.
     """
     if kind == "markov":

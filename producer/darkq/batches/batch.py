@@ -35,7 +35,7 @@ from darkq.batches.results import Finished, LineEnded, Position, fed, taken
 from darkq.batches.status import BatchStatus, read_batch
 from darkq.batches.tail import SILENCE_S, BatchTail, LineEvent, Place
 from darkq.errors import BatchClosed, CursorGone
-from darkq.jobs.enqueue import Orders
+from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.mailbox import Mailbox
 from darkq.protocol.job import Job, Prompt
 from darkq.protocol.keys import BatchKeys
@@ -59,7 +59,7 @@ class Batch:
         keys: BatchKeys,
         redis: Redis,
         live: Live,
-        orders: Orders,
+        orders: Enqueuer,
         settings: Settings,
         *,
         new: bool,

@@ -19,24 +19,25 @@ from msgspec.structs import asdict
 from darkq.batches.lines import MAX_CUSTOM_ID_CHARS, ForAllLines, Line
 from darkq.batches.status import BatchStatus
 from darkq.errors import BatchClosed, BatchFull, BatchNotFound, InvalidJob, InvalidLine
-from darkq.jobs.enqueue import Orders
+from darkq.jobs.enqueue import Enqueuer
 from darkq.protocol.job import Job, Prompt
 from darkq.protocol.keys import BatchKeys
-from darkq.protocol.plain import plain
+from darkq.protocol.plain import to_plain
 from darkq.redis.durability import replicated
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL
 from darkq.redis.pool import speaking_darkq
+from darkq.redis.scripts import EnqueueOutcome
 
 LINES_PER_CALL = 200
 _PAUSE_S = 0.5
-_CLOSED = {b"closed": "its input is closed", b"cancelled": "it was cancelled"}
-_STORED = (b"new", b"duplicate", b"acknowledged")
+_CLOSED = {"closed": "its input is closed", "cancelled": "it was cancelled"}
+_STORED = ("new", "duplicate", "acknowledged")
 
 
 class Feed:
     """Puts lines into a batch, and knows whether anybody makes room for more."""
 
-    def __init__(self, keys: BatchKeys, orders: Orders, window: int) -> None:
+    def __init__(self, keys: BatchKeys, orders: Enqueuer, window: int) -> None:
         self.window = window
         self.last_line = 0
         self.added = 0
@@ -116,28 +117,28 @@ class Feed:
             return lines
         forgotten = self._forgotten
         verdicts = await self._put(some, alone=alone)
-        self._full = b"full" in verdicts
+        self._full = "full" in verdicts
         for verdict in verdicts:
-            if verdict == b"gone":
+            if verdict == "gone":
                 raise BatchNotFound(self._keys.public_id)
             if verdict in _CLOSED:
                 raise BatchClosed(self._keys.public_id, _CLOSED[verdict])
-        if b"wait" in verdicts:
+        if "wait" in verdicts:
             self._free = self._forgotten - forgotten
         elif self._free is not None:
-            self._free -= verdicts.count(b"new")
+            self._free -= verdicts.count("new")
         answered = list(zip(some, verdicts, strict=True))
         for line, verdict in answered:
-            if verdict == b"acknowledged":
+            if verdict == "acknowledged":
                 self._outstanding.pop(line.number, None)
         left = [line for line, verdict in answered if verdict not in _STORED]
         return left + lines[len(some) :]
 
-    async def _put(self, lines: list[Line], *, alone: bool) -> list[bytes]:
+    async def _put(self, lines: list[Line], *, alone: bool) -> list[EnqueueOutcome]:
         """Store lines, and count them. Beside a reader that is known, also wait for replicas."""
         tries = 0
 
-        async def put() -> list[bytes]:
+        async def put() -> list[EnqueueOutcome]:
             nonlocal tries
             tries += 1
             async with speaking_darkq():
@@ -145,9 +146,9 @@ class Feed:
                 return await self._orders.put_lines(self._keys, jobs)
 
         verdicts = await (put() if alone else replicated(put))
-        self.added += verdicts.count(b"new")
+        self.added += verdicts.count("new")
         if tries > 1:  # some were new the first time; a count too high is mended when all are added
-            self.added += verdicts.count(b"duplicate")
+            self.added += verdicts.count("duplicate")
         return verdicts
 
     async def _wait(self, *, alone: bool) -> None:
@@ -234,7 +235,7 @@ def line_of(row: Row, number: int, columns: Columns, common: ForAllLines) -> Lin
             job = Job.create(prompt, **{name: getattr(common, name) for name in _COMMON})
     except InvalidJob as error:
         raise InvalidLine(number, error.field, error.reason) from None
-    name = f"line-{number}" if custom_id is None else plain(str(custom_id))
+    name = f"line-{number}" if custom_id is None else to_plain(str(custom_id))
     return Line(number=number, custom_id=name, job=job)
 
 

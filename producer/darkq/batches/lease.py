@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -24,12 +24,12 @@ from redis.asyncio import Redis
 from darkq.batches.results import Finished, Position
 from darkq.errors import BatchNotFound, BatchTaken, InvalidJob, JobNotFound
 from darkq.jobs import cancel as cancellation
-from darkq.protocol.job import checked_metadata, checked_name
-from darkq.protocol.keys import BatchKeys, batches
-from darkq.protocol.plain import plain
+from darkq.protocol.job import check_metadata, check_name
+from darkq.protocol.keys import BatchKeys
+from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
 from darkq.redis.pool import brief, speaking_darkq
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 
 logger = logging.getLogger("darkq.batch")
 
@@ -100,38 +100,39 @@ class BatchLease:
                 if said != (said := brief(error)):
                     batch = self._keys.public_id
                     logger.warning(
-                        LogLine("cannot renew the batch's lease", batch=batch, error=said)
+                        LogEvent("cannot renew the batch's lease", batch=batch, error=said)
                     )
             else:
                 said = ""
 
     async def _keep(self, lease_ms: int, made_with: Mapping[str, str | int] | None) -> None:
         keys = self._keys
-        names = [keys.batch, keys.lines, keys.ends, keys.acknowledged, keys.runner]
-        args: list[str | int] = [keys.tagged_id, self.token, lease_ms, self.ttl_ms]
-        for field, value in (made_with or {}).items():
-            args += [field, value]
-        verdict, holder = await scripts.keep_batch(
-            self._redis, [*names, batches(keys.partition)], args
+        outcome, holder = await scripts.batch_renew_lease(
+            self._redis,
+            keys,
+            self.token,
+            lease_ms=lease_ms,
+            ttl_ms=self.ttl_ms,
+            made_with=made_with,
         )
-        if verdict == b"gone":
+        if outcome == "gone":
             raise BatchNotFound(keys.public_id)
-        if verdict == b"taken":
-            raise BatchTaken(keys.public_id, holder.decode())
+        if outcome == "taken":
+            raise BatchTaken(keys.public_id, holder)
 
 
 def made_with(
     *, name: str | None, window: int, metadata: Mapping[str, str] | None, ttl_ms: int
 ) -> dict[str, str | int]:
     """Return the fields of a new batch. Raises `InvalidJob`."""
-    window = plain(window)
+    window = to_plain(window)
     if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= MAX_WINDOW:
         raise InvalidJob("window", f"must be a whole number from 1 to {MAX_WINDOW:,}")
     return {
         "created_ms": int(time.time() * 1000),
-        "name": checked_name("name", name) or "",
+        "name": check_name("name", name) or "",
         "window": window,
-        "metadata": msgspec.json.encode(checked_metadata(metadata or {})).decode(),
+        "metadata": msgspec.json.encode(check_metadata(metadata or {})).decode(),
         "ttl_ms": ttl_ms,
     }
 
@@ -155,24 +156,23 @@ async def close_input(redis: Redis, keys: BatchKeys, *, least: int) -> bool:
     Return False, having changed nothing, when Redis knows of fewer than `least`. Raises
     `BatchNotFound`.
     """
-    return await _mark(redis, keys, "total", least)
+    return await _close(redis, keys, "total", least)
 
 
 async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
     """Take no further line, and cancel the jobs that have not ended. Raises `BatchNotFound`."""
     now_ms = time.time_ns() // 1_000_000
-    await _mark(redis, keys, "cancel", now_ms)
+    await _close(redis, keys, "cancel", now_ms)
     lines = [int(line) for line in await redis.zrangebyscore(keys.lines, 0, 0)]
     left = iter(lines)
-    lost: list[str | int] = []
+    lost: list[int] = []
 
     async def cancel_some() -> None:
         for line in left:
-            job = keys.job(line)
             try:
-                await cancellation.cancel(redis, job, result_ttl_s=result_ttl_s)
+                await cancellation.cancel(redis, keys.job(line), result_ttl_s=result_ttl_s)
             except JobNotFound:
-                lost.extend((line, job.arq_id))
+                lost.append(line)
 
     tasks = [asyncio.create_task(cancel_some()) for _ in range(_CANCELLED_AT_ONCE)]
     try:
@@ -182,7 +182,7 @@ async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
             task.cancel()
         await asyncio.wait(tasks)
     if lost:
-        await _mark(redis, keys, "cancel", now_ms, *lost)
+        await _close(redis, keys, "cancel", now_ms, lost)
 
 
 async def acknowledge(
@@ -204,27 +204,37 @@ async def acknowledge(
     first = positions[0].number
     if [each.number for each in positions] != list(range(first, first + len(page))):
         raise ValueError("a page is acknowledged in the order in which it was collected")
-    args: list[str | int] = [keys.tagged_id, lease.token, lease.lease_ms, lease.ttl_ms]
-    args += [KEPT_ENDS, keys.live, part.name if part else "", int(part.ttl_s * 1000) if part else 0]
-    args.append(first)
-    for end, position in zip(page, positions, strict=True):
-        kept = "keep" if end.number in keep else ""
-        args += [position.stamp, "1" if end.outcome == "missing" else kept]
-    verdict: int | bytes = await scripts.acknowledge(
+    ends = [
+        scripts.PageEnd(position.stamp, end.outcome == "missing", end.number in keep)
+        for end, position in zip(page, positions, strict=True)
+    ]
+    acknowledged = await scripts.batch_acknowledge(
         redis,
-        [keys.batch, keys.lines, keys.ends, keys.acknowledged, keys.runner, keys.parts],
-        args,
+        keys,
+        lease.token,
+        ends,
+        first=first,
+        lease_ms=lease.lease_ms,
+        ttl_ms=lease.ttl_ms,
+        kept_ends=KEPT_ENDS,
+        part=part.name if part else "",
+        part_ttl_s=part.ttl_s if part else 0,
     )
-    if isinstance(verdict, int):
-        return verdict
-    if verdict == b"gone":
+    if acknowledged.ends is not None:
+        return acknowledged.ends
+    if acknowledged.holder is None:
         raise BatchNotFound(keys.public_id)
-    raise BatchTaken(keys.public_id, verdict.decode())
+    raise BatchTaken(keys.public_id, acknowledged.holder)
 
 
-async def _mark(redis: Redis, keys: BatchKeys, what: str, least: int, *lost: str | int) -> bool:
-    args = [keys.live, what, least, *lost]
-    verdict: int = await scripts.mark_batch(redis, [keys.batch, keys.lines], args)
-    if not verdict:
+async def _close(
+    redis: Redis,
+    keys: BatchKeys,
+    what: Literal["total", "cancel"],
+    value: int,
+    lost: Sequence[int] = (),
+) -> bool:
+    outcome = await scripts.batch_close(redis, keys, what, value, lost)
+    if outcome == "gone":
         raise BatchNotFound(keys.public_id)
-    return verdict > 0
+    return outcome == "closed"

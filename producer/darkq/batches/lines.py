@@ -18,7 +18,7 @@ import msgspec
 
 from darkq.errors import InvalidJob, InvalidLine
 from darkq.openai.body import CHAT, RESPONSES, Asked, Endpoint, read_body, refuse, take_options
-from darkq.openai.response import repeated_of
+from darkq.openai.response import parse_repeated
 from darkq.protocol.job import Job, Priority
 
 MAX_LINE_BYTES = 8 << 20
@@ -143,7 +143,7 @@ def _request(fields: dict[str, Any], number: int, custom_id: str, common: ForAll
     try:
         job = _job(read_body(body, endpoint), common)
         if endpoint == RESPONSES:
-            repeated = repeated_of(body)
+            repeated = parse_repeated(body)
             job = msgspec.structs.replace(repeated, background=False).beside(job)
     except InvalidJob as error:
         field = f"body.{error.field}"

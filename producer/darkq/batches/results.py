@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 from darkq.batches.status import read_batch
 from darkq.errors import BatchNotFound, CursorGone
 from darkq.protocol.keys import BatchKeys, JobKeys
-from darkq.protocol.record import Failure, Result, ResultRecord, read_result, result_of
+from darkq.protocol.record import Failure, Result, ResultRecord, build_result, read_result
 from darkq.redis.durability import replicated
 from darkq.redis.group_commit import count_fitting
 from darkq.redis.pool import is_wrong_type
@@ -198,7 +198,7 @@ def _finished(end: LineEnded, data: bytes | None) -> Finished:
         job_id=end.job_id,
         cursor=end.cursor,
         outcome=outcome,
-        result=result_of(record) if record is not None and failure is None else None,
+        result=build_result(record) if record is not None and failure is None else None,
         code=failure.code if failure else "",
         message=failure.message if failure else "",
     )

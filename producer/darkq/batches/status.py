@@ -9,7 +9,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq.errors import BatchNotFound, CorruptRecord
-from darkq.protocol.keys import BatchKeys, batches
+from darkq.protocol.keys import BatchKeys, PartitionKeys
 from darkq.redis.pool import is_wrong_type
 
 BatchState: TypeAlias = Literal["open", "cancelling", "cancelled", "completed"]
@@ -63,15 +63,17 @@ async def read_batch(redis: Redis, keys: BatchKeys) -> BatchStatus:
     return found
 
 
-async def listed_batches(
+async def list_batches(
     redis: Redis, partitions: Iterable[int]
 ) -> AsyncGenerator[BatchStatus, None]:
     """Yield the batches, the latest used first within a partition."""
     for partition in partitions:
         start = 0
         while True:
-            page = await redis.zrevrange(batches(partition), start, start + _PAGE_BATCHES - 1)
-            known = [keys for member in page if (keys := BatchKeys.of_member(member)) is not None]
+            page = await redis.zrevrange(
+                PartitionKeys(partition).batches, start, start + _PAGE_BATCHES - 1
+            )
+            known = [keys for member in page if (keys := BatchKeys.from_member(member)) is not None]
             for status in await _read(redis, known):
                 if isinstance(status, BatchStatus):
                     yield status

@@ -1,4 +1,4 @@
-"""Cancelling a job: at once while it waits, by its worker while it runs."""
+"""Cancellation: a waiting job ends at once, a running one is stopped by its worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from darkq import event as ev
 from darkq.errors import JobNotFound
 from darkq.event import Cursor
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue, wake
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Details, Failure, ResultRecord, encode, read_job
 from darkq.redis import scripts
 
@@ -19,12 +19,12 @@ CANCELLED = Failure(type="JobCancelled", code="cancelled", message="cancelled")
 async def cancel(
     redis: Redis, keys: JobKeys, *, result_ttl_s: float, only_waiting: bool = False
 ) -> bool:
-    """Cancel a job that waits, or ask the worker of a running one to stop it.
+    """Cancel a waiting job, or request its worker to stop a running one.
 
-    With `only_waiting` one that runs is left alone. Tells whether the job was cancelled now. Does
-    nothing to a finished one, and may be repeated. Raises `JobNotFound`, `CorruptRecord`.
+    With `only_waiting` a running job is not changed. Returns whether this call cancelled the job. A
+    finished job is not changed; calls may be repeated. Raises `JobNotFound`, `CorruptRecord`.
     """
-    while True:  # each turn means that a worker has claimed the job in between
+    while True:  # repeats if a worker has claimed the job since the read
         job, retry = await redis.mget(keys.job, keys.retry)
         attempt = int(retry or 0)
         record = read_job(job, keys) if job is not None else None
@@ -36,7 +36,7 @@ async def cancel(
             r=CANCELLED,
             st=now_ms,
             ft=now_ms,
-            q=queue(keys.partition, record.job.priority if record else "interactive"),
+            q=PartitionKeys(keys.partition).queue(record.job.priority if record else "interactive"),
             id=keys.arq_id,
             d=Details(
                 outcome="cancelled",
@@ -45,30 +45,17 @@ async def cancel(
             ),
         )
         event = ev.Cancelled(id=str(Cursor(attempt + 1, 0)), at_ms=now_ms)
-        verdict = await scripts.cancel(
+        outcome = await scripts.cancel(
             redis,
-            [
-                keys.in_progress,
-                keys.job,
-                keys.retry,
-                keys.state,
-                keys.result,
-                keys.events,
-                *(queue(keys.partition, priority) for priority in PRIORITIES),
-            ],
-            [
-                keys.arq_id,
-                keys.live,
-                wake(keys.partition),
-                attempt,
-                encode(result),
-                int(result_ttl_s * 1000),
-                event.id,
-                ev.encode(event),
-                *(("waiting",) if only_waiting else ()),
-            ],
+            keys,
+            attempt=attempt,
+            result=encode(result),
+            result_ttl_s=result_ttl_s,
+            event_id=event.id,
+            event=ev.encode(event),
+            only_waiting=only_waiting,
         )
-        if verdict == b"unknown":
+        if outcome == "unknown":
             raise JobNotFound(keys.public_id)
-        if verdict != b"again":
-            return bool(verdict == b"cancelled")
+        if outcome != "again":
+            return outcome == "cancelled"

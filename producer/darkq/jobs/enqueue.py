@@ -1,4 +1,4 @@
-"""How jobs get into Redis: a few hundred per round trip, each stored once however often sent."""
+"""Enqueueing: a few hundred jobs per round trip, each stored once even if it is sent twice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -16,59 +15,44 @@ from darkq import event as ev
 from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull, RedisFull
 from darkq.event import Cursor
 from darkq.jobs.tenant_jobs import MAX_LISTED
-from darkq.protocol.job import NOT_PLAIN, Job, Priority, check_idempotency_key
-from darkq.protocol.keys import (
-    PRIORITIES,
-    BatchKeys,
-    JobKeys,
-    control,
-    idempotency,
-    partition_of,
-    queue,
-    tenant_jobs,
-    wake,
-)
+from darkq.protocol.job import NOT_PLAIN, Job, check_idempotency_key
+from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys, PartitionKeys, choose_partition
 from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq.redis import scripts
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL, GroupCommit
 from darkq.redis.pool import speaking_darkq
-from darkq.redis.scripts import Argument
+from darkq.redis.scripts import BatchLines, EnqueueOutcome, NewJob, Receipt
 from darkq.settings.settings import Settings
-from darkq.telemetry.tracing import NOTHING, TraceContext, enqueueing
+from darkq.telemetry.tracing import NO_CONTEXT, TraceContext, enqueue_span
 
 MAX_JOBS_PER_CALL = 500
-_REFUSED = (b"full", b"closed", b"memory")
-_NO_ROOM = (b"full", b"wait")
+_REFUSED = ("full", "closed", "memory")
+_NO_ROOM = ("full", "wait")
 
 
-class _Order(NamedTuple):
-    """A job on its way into Redis, encoded: what cannot be is its own caller's error alone."""
+class _EncodedJob(NewJob):
+    """A job that is encoded before it is grouped with others: an error is only its caller's."""
 
-    keys: JobKeys
-    priority: Priority
-    tenant: str | None
-    record: bytes
-    idempotency_key: str | None = None
-    digest: str = ""
+    __slots__ = ()
 
     @classmethod
-    def of(
+    def encode(
         cls,
         keys: JobKeys,
         job: Job,
-        carried: TraceContext = NOTHING,
+        context: TraceContext = NO_CONTEXT,
         idempotency_key: str | None = None,
-    ) -> _Order:
-        """Encode a job. Raises `InvalidJob` for one made by hand that is no plain data."""
+    ) -> _EncodedJob:
+        """Encode a job. Raises `InvalidJob` if it is not plain data: `Job(…)` does not validate."""
         record = JobRecord(
             k=Arguments(job),
             et=int(time.time() * 1000),
-            traceparent=carried.traceparent or UNSET,
-            tracestate=carried.tracestate or UNSET,
+            traceparent=context.traceparent or UNSET,
+            tracestate=context.tracestate or UNSET,
         )
         try:
             data = encode(record)
-            digest = _digest(job) if idempotency_key is not None else ""
+            digest = _compute_digest(job) if idempotency_key is not None else ""
         except (TypeError, ValueError, RecursionError):
             raise InvalidJob("job", NOT_PLAIN) from None
         if job.priority not in PRIORITIES or type(job.tenant) not in (str, type(None)):
@@ -78,185 +62,165 @@ class _Order(NamedTuple):
     def size(self) -> int:
         return len(self.record)
 
-    def in_partition(self, partition: int) -> _Order:
+    def in_partition(self, partition: int) -> _EncodedJob:
         return self._replace(keys=self.keys._replace(partition=partition))
 
     def __repr__(self) -> str:
-        return f"_Order({self.keys.public_id})"
+        return f"_EncodedJob({self.keys.public_id})"
 
 
-class _Receipt(NamedTuple):
-    verdict: bytes
-    keys: JobKeys
-
-
-class Orders:
-    """A client's jobs on their way into Redis. Concurrent calls share round trips."""
+class Enqueuer:
+    """Stores the jobs of a client. Concurrent calls share round trips."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
-        # One queue of orders per partition: a script call touches one partition only.
+        # One per partition: the keys of a script call must be of one partition.
         self._waiting = [
-            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL, size=_Order.size)
+            GroupCommit(self._store, max_items=MAX_JOBS_PER_CALL, size=_EncodedJob.size)
             for _ in range(settings.partitions)
         ]
 
     async def put(self, job: Job, idempotency_key: str | None) -> tuple[JobKeys, bool]:
-        """Store a job; return its keys, and whether it was there before.
+        """Store a job; return its keys, and whether it already existed.
 
-        Raises `InvalidJob` for a key that can be none, `IdempotencyConflict`, `QueueFull`,
-        `QueueClosed`, `RedisFull`, `RedisUnavailable`.
+        Raises `InvalidJob` for an invalid key, `IdempotencyConflict`, `QueueFull`, `QueueClosed`,
+        `RedisFull`, `RedisUnavailable`.
         """
-        with enqueueing(job.priority) as span:
-            order = self._order(job, idempotency_key, span.carried)
-            verdict, keys = await self._waiting[order.keys.partition].submit(order)
-            if verdict == b"conflict":
+        with enqueue_span(job.priority) as span:
+            new = self._encode(job, idempotency_key, span.carried)
+            outcome, keys = await self._waiting[new.keys.partition].submit(new)
+            if outcome == "conflict":
                 raise IdempotencyConflict(idempotency_key or "", keys.public_id)
-            if verdict in _REFUSED:
-                raise self._refusal(verdict, order)
-            span.stored(keys.public_id, duplicate=keys != order.keys)
-            return keys, keys != order.keys
+            if outcome in _REFUSED:
+                raise self._build_refusal(outcome, new)
+            duplicate = keys != new.keys
+            span.stored(keys.public_id, duplicate=duplicate)
+            return keys, duplicate
 
     async def put_many(self, jobs: Sequence[Job], seed: str | None = None) -> list[JobKeys]:
         """Store jobs and return their keys, in order.
 
-        Their ids follow from the seed, if there is one: those that are there stay as they are.
-
-        Raises `QueueFull`, `QueueClosed` and `RedisFull`, which name those that were stored, and
+        With a seed, their ids are derived from it, and existing jobs are not changed. Raises
+        `QueueFull`, `QueueClosed` and `RedisFull`, which have the ids of the stored jobs, and
         `RedisUnavailable`.
         """
-        with enqueueing(count=len(jobs)) as span:
+        with enqueue_span(count=len(jobs)) as span:
             return await self._put_many(jobs, span.carried, seed)
 
     async def _put_many(
-        self, jobs: Sequence[Job], carried: TraceContext, seed: str | None
+        self, jobs: Sequence[Job], context: TraceContext, seed: str | None
     ) -> list[JobKeys]:
         stored: list[JobKeys] = []
-        orders_of_all = (
-            _Order.of(_keys_of(seed, number), job, carried) for number, job in enumerate(jobs)
+        encoded = (
+            _EncodedJob.encode(_derive_keys(seed, number), job, context)
+            for number, job in enumerate(jobs)
         )
-        for call in _in_calls(orders_of_all):
-            partition = self._any_partition() if seed is None else self._partition_of(seed)
-            orders = [order.in_partition(partition) for order in call]
+        for call in _split_calls(encoded):
+            partition = self._pick_partition(seed)
+            new_jobs = [new.in_partition(partition) for new in call]
             try:
-                receipts = await self._store(orders)
+                receipts = await self._store(new_jobs)
             except RedisFull as error:
                 raise RedisFull([keys.public_id for keys in stored]) from error
-            stored += [keys for verdict, keys in receipts if verdict not in _REFUSED]
-            for order, (verdict, _) in zip(orders, receipts, strict=True):
-                if verdict in _REFUSED:
-                    raise self._refusal(verdict, order, [keys.public_id for keys in stored])
+            stored += [keys for outcome, keys in receipts if outcome not in _REFUSED]
+            for new, (outcome, _) in zip(new_jobs, receipts, strict=True):
+                if outcome in _REFUSED:
+                    raise self._build_refusal(outcome, new, [keys.public_id for keys in stored])
         return stored
 
-    async def put_lines(self, batch: BatchKeys, lines: Sequence[tuple[int, Job]]) -> list[bytes]:
-        """Store numbered jobs of a batch, in their order; return the verdict on each.
+    async def put_lines(
+        self, batch: BatchKeys, lines: Sequence[tuple[int, Job]]
+    ) -> list[EnqueueOutcome]:
+        """Store numbered jobs of a batch in order; return the outcome for each (see `enqueue.lua`).
 
-        `enqueue.lua` names the verdicts. What comes behind a line that has no room has none
-        either, and is not sent. Raises `RedisUnavailable`.
+        If there is no room for a line, the lines after it are not sent and get the same outcome.
+        Raises `RedisUnavailable`.
         """
-        with enqueueing(count=len(lines)) as span:
-            orders = (_Order.of(batch.job(number), job, span.carried) for number, job in lines)
-            verdicts: list[bytes] = []
-            for some in _in_calls(orders):
-                sent = lines[len(verdicts) : len(verdicts) + len(some)]
+        with enqueue_span(count=len(lines)) as span:
+            encoded = (_EncodedJob.encode(batch.job(n), job, span.carried) for n, job in lines)
+            outcomes: list[EnqueueOutcome] = []
+            for some in _split_calls(encoded):
+                sent = lines[len(outcomes) : len(outcomes) + len(some)]
                 numbers = [number for number, _ in sent]
-                receipts = await self._store(some, batch.tagged_id, *numbers)
-                verdicts += [verdict for verdict, _ in receipts]
-                if verdicts[-1] in _NO_ROOM:
+                receipts = await self._store(some, BatchLines(batch, numbers))
+                outcomes.extend(receipt.outcome for receipt in receipts)
+                if outcomes[-1] in _NO_ROOM:
                     break
-            return verdicts + verdicts[-1:] * (len(lines) - len(verdicts))
+            outcomes += outcomes[-1:] * (len(lines) - len(outcomes))
+            return outcomes
 
     async def aclose(self) -> None:
-        """Send what waits."""
+        """Send the waiting jobs."""
         for waiting in self._waiting:
             await waiting.aclose()
 
-    def _order(self, job: Job, idempotency_key: str | None, carried: TraceContext) -> _Order:
+    def _encode(self, job: Job, idempotency_key: str | None, context: TraceContext) -> _EncodedJob:
         if idempotency_key is None:
-            return _Order.of(JobKeys.new(self._any_partition()), job, carried)
+            return _EncodedJob.encode(JobKeys.new(self._pick_partition()), job, context)
         idempotency_key = check_idempotency_key(idempotency_key)
-        partition = partition_of(idempotency_key, self._settings.partitions, job.tenant)
-        return _Order.of(JobKeys.new(partition), job, carried, idempotency_key)
+        partition = choose_partition(idempotency_key, self._settings.partitions, job.tenant)
+        return _EncodedJob.encode(JobKeys.new(partition), job, context, idempotency_key)
 
-    async def _store(self, orders: Sequence[_Order], *batch: str | int) -> list[_Receipt]:
-        """Run the script for orders of one partition. Sent twice it stores once."""
+    async def _store(
+        self, new_jobs: Sequence[_EncodedJob], lines: BatchLines | None = None
+    ) -> list[Receipt]:
+        """Run the script for jobs of one partition. A repeated call stores no job twice."""
         now_ms = int(time.time() * 1000)
-        partition = orders[0].keys.partition
-        kinds: dict[tuple[Priority, str | None], int] = {}
-        remembered: list[str] = []
-        args: list[Argument] = []
-        for order in orders:
-            kind = kinds.setdefault((order.priority, order.tenant), len(kinds))
-            if order.idempotency_key is not None:
-                remembered.append(idempotency(partition, order.idempotency_key, order.tenant))
-            args += (order.keys.arq_id, order.record, kind, order.digest)
-        names = [
-            name
-            for priority, tenant in kinds
-            for name in (queue(partition, priority), tenant_jobs(partition, tenant))
-        ]
-        head: list[Argument] = [
-            wake(partition),
-            int(self._settings.job_ttl_s * 1000),
-            self._settings.queue_max_jobs,
-            MAX_LISTED,
-            ev.encode(ev.Queued(id=str(Cursor(0, 1)), at_ms=now_ms)),
-            len(kinds),
-            len(orders),
-        ]
-        names += [*remembered, control(partition)]
         async with speaking_darkq():
-            replies = await scripts.enqueue(self._redis, names, [*head, *args, *batch])
-        receipts = [_Receipt(b"new", order.keys) for order in orders]
-        for number, verdict, arq_id in zip(*[iter(replies)] * 3, strict=True):
-            receipts[number] = _Receipt(verdict, JobKeys.from_arq_id(arq_id.decode()))
-        return receipts
+            return await scripts.enqueue(
+                self._redis,
+                new_jobs,
+                event=ev.encode(ev.Queued(id=str(Cursor(0, 1)), at_ms=now_ms)),
+                job_ttl_s=self._settings.job_ttl_s,
+                queue_max_jobs=self._settings.queue_max_jobs,
+                max_listed=MAX_LISTED,
+                lines=lines,
+            )
 
-    def _partition_of(self, seed: str) -> int:
-        return int(seed, 16) % self._settings.partitions
+    def _pick_partition(self, seed: str | None = None) -> int:
+        """Pick a random partition, or always the same one for a seed."""
+        partitions = self._settings.partitions
+        return secrets.randbelow(partitions) if seed is None else int(seed, 16) % partitions
 
-    def _any_partition(self) -> int:
-        return secrets.randbelow(self._settings.partitions)
-
-    def _refusal(
-        self, verdict: bytes, order: _Order, stored_ids: Sequence[str] = ()
+    def _build_refusal(
+        self, outcome: EnqueueOutcome, job: NewJob, stored_ids: Sequence[str] = ()
     ) -> QueueFull | QueueClosed | RedisFull:
-        if verdict == b"memory":
+        if outcome == "memory":
             return RedisFull(stored_ids)
-        name = queue(order.keys.partition, order.priority)
-        if verdict == b"closed":
+        name = PartitionKeys(job.keys.partition).queue(job.priority)
+        if outcome == "closed":
             return QueueClosed(name, stored_ids)
         return QueueFull(name, self._settings.queue_max_jobs, stored_ids)
 
 
-def _in_calls(orders: Iterable[_Order]) -> Iterator[list[_Order]]:
-    """Cut orders into calls of a bounded number of jobs and bytes, each encoded when it is due."""
-    call: list[_Order] = []
+def _split_calls(jobs: Iterable[_EncodedJob]) -> Iterator[list[_EncodedJob]]:
+    """Split jobs into calls of a limited number of jobs and bytes. Encodes jobs lazily."""
+    call: list[_EncodedJob] = []
     call_bytes = 0
-    for order in orders:
-        call_bytes += order.size()
+    for job in jobs:
+        call_bytes += job.size()
         if call and (len(call) == MAX_JOBS_PER_CALL or call_bytes > MAX_BYTES_PER_CALL):
             yield call
-            call, call_bytes = [], order.size()
-        call.append(order)
+            call, call_bytes = [], job.size()
+        call.append(job)
     if call:
         yield call
 
 
-def _keys_of(seed: str | None, number: int) -> JobKeys:
-    """Return keys of a job whose partition is not known yet."""
+def _derive_keys(seed: str | None, number: int) -> JobKeys:
+    """Return the keys of a job, with 0 as a preliminary partition."""
     if seed is None:
         return JobKeys.new(0)
     return JobKeys(0, hashlib.sha256(f"{seed} {number}".encode()).hexdigest()[:32])
 
 
-def _digest(job: Job) -> str:
-    """Return what stands for a job's content: the JSON that has the prompt first.
+def _compute_digest(job: Job) -> str:
+    """Return the digest of a job's content: of its JSON with the prompt as the first field.
 
-    In that order all versions have kept it; another would make every key a conflict.
+    All versions of darkq must use the same order, or every stored key would be a conflict.
     """
     prompt = msgspec.json.encode(job.prompt, order="deterministic")
     others = msgspec.json.encode(msgspec.structs.replace(job, prompt=""), order="deterministic")
-    others = others.removeprefix(b"{").removesuffix(b'"prompt":""}')  # with a comma at the end
+    others = others.removeprefix(b"{").removesuffix(b'"prompt":""}')  # ends with a comma
     return hashlib.sha256(b'{"prompt":' + prompt + (b"," + others)[:-1] + b"}").hexdigest()

@@ -1,8 +1,8 @@
-"""Jobs that have failed: listing them, and running them again.
+"""Failed jobs: listing and retrying them.
 
-For `DARKQ_FAILED_TTL_S` a failed job's record, result and log are kept together, and a list per
-partition tells of it. To run it again is to take back its end: it waits in its queue as before,
-its log goes on, and its attempts count on.
+The record, result and log of a failed job are kept for `DARKQ_FAILED_TTL_S`, and a list per
+partition has its id. A retry removes the result and returns the job to its queue. The event log
+and the attempt numbers continue.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from darkq.errors import CannotRetry, CorruptRecord, QueueFull
 from darkq.event import Cursor
 from darkq.jobs.status import read_status
 from darkq.protocol.job import Job
-from darkq.protocol.keys import PRIORITIES, JobKeys, failures, queue, wake
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Failure, ResultRecord, read_job, read_result
 from darkq.redis import scripts
 from darkq.settings.settings import Settings
 
 PAGE_JOBS = 250
-NOT_KEPT = "its prompt is not kept any more"
+NOT_KEPT = "its prompt is no longer kept"
 
 
 class FailedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job that has failed. Times are epoch milliseconds.
+    """A failed job. Times are epoch milliseconds.
 
-    `kept` tells whether its prompt is there, so that it can be run again: not after `expired`.
+    `kept` is True if its prompt is stored, so that it can be retried. An expired one cannot.
     """
 
     job_id: str
@@ -49,30 +49,37 @@ class FailedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"FailedJob(job_id={self.job_id!r}, code={self.code!r})"
 
 
-async def listed(redis: Redis, partitions: Iterable[int]) -> AsyncGenerator[list[FailedJob], None]:
-    """Yield what has failed, page by page, the latest first within a partition.
+async def list_failed(
+    redis: Redis, partitions: Iterable[int]
+) -> AsyncGenerator[list[FailedJob], None]:
+    """Yield the failed jobs in pages, the latest first within a partition.
 
-    What is run again in the meantime is left out, and moves nothing else.
+    A job that is retried meanwhile is omitted, and no other job is skipped because of it.
     """
     for partition in partitions:
         seen: set[bytes] = set()
         before: str | float = "+inf"
         while True:
-            # By score and not by place: places shift when a job is run again.
+            # By score, not by index: indexes shift when a job is retried.
             page = await redis.zrevrangebyscore(
-                failures(partition), before, "-inf", start=0, num=PAGE_JOBS, withscores=True
+                PartitionKeys(partition).failed,
+                before,
+                "-inf",
+                start=0,
+                num=PAGE_JOBS,
+                withscores=True,
             )
             fresh = [arq_id for arq_id, _ in page if arq_id not in seen]
             if fresh:
-                yield await _described(redis, fresh)
+                yield await _read_failed(redis, fresh)
             if not fresh or len(page) < PAGE_JOBS:
                 break
             before = page[-1][1]
             seen = {arq_id for arq_id, score in page if score == before}
 
 
-async def _described(redis: Redis, arq_ids: Sequence[bytes]) -> list[FailedJob]:
-    jobs = [keys for arq_id in arq_ids if (keys := JobKeys.of_member(arq_id)) is not None]
+async def _read_failed(redis: Redis, arq_ids: Sequence[bytes]) -> list[FailedJob]:
+    jobs = [keys for arq_id in arq_ids if (keys := JobKeys.from_member(arq_id)) is not None]
     async with redis.pipeline(transaction=False) as pipe:
         for keys in jobs:
             pipe.get(keys.result)
@@ -82,15 +89,15 @@ async def _described(redis: Redis, arq_ids: Sequence[bytes]) -> list[FailedJob]:
     for keys, data, kept in zip(jobs, replies[::2], replies[1::2], strict=True):
         try:
             record = read_result(data, keys) if data is not None else None
-        except CorruptRecord as error:  # one of them must not hide the others
-            found.append(_unreadable(keys, error))
+        except CorruptRecord as error:  # one corrupt record must not hide the others
+            found.append(_build_unreadable(keys, error))
             continue
         if record is not None and isinstance(record.r, Failure):
-            found.append(_failed_job(keys, record, record.r, kept=bool(kept)))
+            found.append(_build_failed(keys, record, record.r, kept=bool(kept)))
     return found
 
 
-def _unreadable(keys: JobKeys, error: CorruptRecord) -> FailedJob:
+def _build_unreadable(keys: JobKeys, error: CorruptRecord) -> FailedJob:
     return FailedJob(
         job_id=keys.public_id,
         code="corrupt_record",
@@ -102,7 +109,9 @@ def _unreadable(keys: JobKeys, error: CorruptRecord) -> FailedJob:
     )
 
 
-def _failed_job(keys: JobKeys, record: ResultRecord, failure: Failure, *, kept: bool) -> FailedJob:
+def _build_failed(
+    keys: JobKeys, record: ResultRecord, failure: Failure, *, kept: bool
+) -> FailedJob:
     return FailedJob(
         job_id=keys.public_id,
         code=failure.code,
@@ -119,7 +128,7 @@ def _failed_job(keys: JobKeys, record: ResultRecord, failure: Failure, *, kept: 
 
 
 async def kept_job(redis: Redis, keys: JobKeys) -> Job:
-    """Return the job of a failed one. Raises `CannotRetry`, `CorruptRecord`, `JobNotFound`."""
+    """Return the kept job of a failed one. Raises `CannotRetry`, `CorruptRecord`, `JobNotFound`."""
     data: bytes | None = await redis.get(keys.failed)
     if data is not None:
         return read_job(data, keys).job
@@ -130,59 +139,39 @@ async def kept_job(redis: Redis, keys: JobKeys) -> Job:
 
 
 async def retry(redis: Redis, keys: JobKeys, settings: Settings) -> None:
-    """Queue a failed job again.
+    """Return a failed job to its queue.
 
     Raises `CannotRetry`, `CorruptRecord`, `JobNotFound`, `QueueFull`.
     """
-    while True:  # each turn means that the job has changed in between
+    while True:  # repeats if the job has changed since the read
         data: bytes | None = await redis.get(keys.result)
         if data is None or (record := read_result(data, keys)).d.outcome != "failed":
             status = await read_status(redis, keys)
             if status.state == "failed":
                 continue
             raise CannotRetry(keys.public_id, f"it is {status.state}")
-        name = _queue_of(keys, record)
-        verdict = await _revive(redis, keys, name, data, record.t + 1, settings)
-        if verdict == b"queued":
+        name = _choose_queue(keys, record)
+        event = ev.Queued(id=str(Cursor(record.t + 1, 0)), at_ms=int(time.time() * 1000))
+        outcome = await scripts.revive(
+            redis,
+            keys,
+            name,
+            known=data,
+            attempt=record.t + 1,
+            job_ttl_s=settings.job_ttl_s,
+            queue_max_jobs=settings.queue_max_jobs,
+            event_id=event.id,
+            event=ev.encode(event),
+        )
+        if outcome == "queued":
             return
-        if verdict == b"gone":
+        if outcome == "gone":
             raise CannotRetry(keys.public_id, NOT_KEPT)
-        if verdict == b"full":
+        if outcome == "full":
             raise QueueFull(name, settings.queue_max_jobs)
 
 
-async def _revive(
-    redis: Redis, keys: JobKeys, name: str, known: bytes, attempt: int, settings: Settings
-) -> bytes:
-    event = ev.Queued(id=str(Cursor(attempt, 0)), at_ms=int(time.time() * 1000))
-    verdict: bytes = await scripts.revive(
-        redis,
-        [
-            name,
-            keys.job,
-            keys.retry,
-            keys.state,
-            keys.result,
-            keys.events,
-            keys.failed,
-            failures(keys.partition),
-        ],
-        [
-            keys.arq_id,
-            keys.live,
-            wake(keys.partition),
-            known,
-            attempt,
-            int(settings.job_ttl_s * 1000),
-            settings.queue_max_jobs,
-            event.id,
-            ev.encode(event),
-        ],
-    )
-    return verdict
-
-
-def _queue_of(keys: JobKeys, record: ResultRecord) -> str:
-    """The queue it came from; a record may name anything, and a job has two to choose from."""
-    names = [queue(keys.partition, priority) for priority in PRIORITIES]
+def _choose_queue(keys: JobKeys, record: ResultRecord) -> str:
+    """Return the queue in the record, if it is one of the two that a job can be in."""
+    names = PartitionKeys(keys.partition).queues
     return record.q if record.q in names else names[0]

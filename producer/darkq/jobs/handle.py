@@ -1,4 +1,4 @@
-"""One job, from a producer's or a reader's side."""
+"""The handle of one job, for producers and readers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from darkq.event import START, AnyEvent, Cancelled, Chunk, Cursor, Failed, Start
 from darkq.jobs import cancel as cancellation
 from darkq.jobs import failed as failures
 from darkq.jobs.status import Status, read_status
-from darkq.jobs.tail import EventBatch, history, last_cursor, latest_attempt, tail
+from darkq.jobs.tail import EventBatch, find_latest_attempt, read_history, read_last_cursor, tail
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
-from darkq.protocol.keys import failures as failed_jobs
-from darkq.protocol.record import Result, read_result, result_of
+from darkq.protocol.record import Result, build_result, read_result
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
@@ -32,9 +31,9 @@ from darkq.settings.settings import Settings
 
 
 class JobHandle:
-    """A job by its id. Cheap to make; every method asks Redis.
+    """A job by its id. Cheap to create; every method reads from Redis.
 
-    `duplicate` tells, after `enqueue` with an idempotency key, that the job was there before.
+    After `enqueue` with an idempotency key, `duplicate` is True if the job already existed.
     """
 
     def __init__(
@@ -54,16 +53,16 @@ class JobHandle:
 
     @property
     def id(self) -> str:
-        """The public id: keep it, and come back from any process."""
+        """The public id: with it, any process can read the job."""
         return self._keys.public_id
 
     async def events(self, after: str | None = None) -> AsyncGenerator[AnyEvent, None]:
         """Yield the job's events in order, each once, to the terminal one.
 
-        `after` is the id of the last event seen, exclusive. Late readers get the past first.
-        Raises `ValueError` for an `after` that is no cursor, `JobNotFound`, `CursorGone`, and
-        `RedisUnavailable` when Redis is away for longer than the retries. Leave at any time,
-        and come back with the last id.
+        `after` is the id of the last event seen, exclusive. Past events come first. A reader may
+        stop at any time, and resume with the id of its last event. Raises `ValueError` for an
+        invalid `after`, `JobNotFound`, `CursorGone`, and `RedisUnavailable` if Redis does not
+        answer within the retries.
         """
         async with aclosing(self.event_batches(after)) as batches:
             async for batch in batches:
@@ -71,38 +70,38 @@ class JobHandle:
                     yield event
 
     def event_batches(self, after: str | None = None) -> AsyncGenerator[EventBatch, None]:
-        """Yield what `events` yields, as many at once as there are.
+        """Yield the events of `events` in batches, as many as are available.
 
-        For callers that hand them on: a batch is written in one go.
+        For callers that forward them: a batch needs one write.
         """
         return tail(self._redis, self._live, self._keys, Cursor.parse(after) if after else START)
 
     def history(self) -> AsyncGenerator[list[AnyEvent], None]:
-        """Yield what the log holds now, from its beginning, without waiting for more.
+        """Yield the events that the log has now, from its beginning, without waiting for more.
 
         Raises `JobNotFound`, `CursorGone`, `RedisUnavailable`.
         """
-        return history(self._redis, self._keys)
+        return read_history(self._redis, self._keys)
 
     async def latest_attempt(self) -> str:
-        """Return where the latest attempt begins: an `after` that passes over all void text.
+        """Return a cursor before the latest attempt: an `after` that skips all invalid text.
 
-        Between two attempts, the first event after it is the `retrying` that says why and how
-        long the job waits. Raises `JobNotFound` when a job that ran is lost, `RedisUnavailable`.
+        Between two attempts, the next event is `retrying`, with the reason and the delay. Raises
+        `JobNotFound` if a job that ran is lost, `RedisUnavailable`.
         """
         async with speaking_darkq():
-            return str(await latest_attempt(self._redis, self._keys))
+            return str(await find_latest_attempt(self._redis, self._keys))
 
     async def text(self, after: str | None = None) -> AsyncGenerator[str, None]:
-        """Yield the answer as it comes, beginning with the latest attempt's first word.
+        """Yield the text of the answer as it arrives, from the start of the latest attempt.
 
-        Never joins two attempts: when a new one begins after text has been given out, raises
-        `AttemptSuperseded`; discard that text and go on with `text(after=error.cursor)`. Ends
-        when the answer is complete. Raises `JobFailed`, `JobCancelled`, and what `events`
-        raises.
+        Never mixes two attempts: if a new one begins after text was yielded, raises
+        `AttemptSuperseded`. Then discard that text and continue with `text(after=error.cursor)`.
+        Ends when the answer is complete. Raises `JobFailed`, `JobCancelled`, and the errors of
+        `events`.
         """
         cursor = Cursor.parse(after or await self.latest_attempt())
-        # Whoever comes with a cursor has had the text before it, if there was any.
+        # A caller with a cursor inside an attempt has had the text before it.
         given = bool(after) and cursor.attempt > 0 and cursor.seq > 0
         async with aclosing(self.event_batches(str(cursor))) as batches:
             async for batch in batches:
@@ -121,7 +120,7 @@ class JobHandle:
         """Wait for the answer and return it.
 
         Raises `JobFailed`, `JobCancelled`, `JobNotFound`, `RedisUnavailable`, or `ResultTimeout`
-        after `timeout_s` seconds; the job goes on then, as it does when this is cancelled.
+        after `timeout_s` seconds. A timeout or a cancellation of this call does not stop the job.
         """
         deadline = asyncio.timeout(timeout_s)
         try:
@@ -133,16 +132,16 @@ class JobHandle:
             raise ResultTimeout(self.id, timeout_s) from None
 
     async def status(self) -> Status:
-        """Return where the job stands now. Raises `JobNotFound`."""
+        """Return the job's status. Raises `JobNotFound`."""
         async with speaking_darkq():
             return await read_status(self._redis, self._keys)
 
     async def cancel(self) -> Status:
-        """Cancel the job, or ask its worker to, and return where it stands now.
+        """Cancel the job, or request its worker to cancel it, and return the new status.
 
-        A waiting job is gone at once. A running one is `cancelling` until its worker has
-        closed the upstream's connection. A finished one stays what it is. May be repeated.
-        Raises `JobNotFound`.
+        A waiting job is cancelled at once. A running one is `cancelling` until its worker has
+        closed the upstream's connection. A finished one does not change. May be repeated. Raises
+        `JobNotFound`.
         """
         async with speaking_darkq():
             ttl_s = self._settings.result_ttl_s
@@ -150,52 +149,51 @@ class JobHandle:
             return await read_status(self._redis, self._keys)
 
     async def retry(self) -> Status:
-        """Run the job again, which has failed, and return where it stands now.
+        """Return a failed job to its queue, and return the new status.
 
-        Its tries begin anew, its attempts count on, and readers with any cursor go on with a
-        `queued` event. Raises `CannotRetry` for a job that has not failed or whose prompt is not
-        kept any more (`DARKQ_FAILED_TTL_S`), `QueueFull`, `JobNotFound`, `RedisUnavailable`.
+        Its tries start from 0, its attempt numbers continue, and readers with any cursor continue
+        with a `queued` event. Raises `CannotRetry` for a job that has not failed or whose prompt is
+        no longer kept (`DARKQ_FAILED_TTL_S`), `QueueFull`, `JobNotFound`, `RedisUnavailable`.
         """
         async with speaking_darkq():
             await failures.retry(self._redis, self._keys, self._settings)
             return await read_status(self._redis, self._keys)
 
     async def kept_job(self) -> Job:
-        """Return the job that `retry` would run. Raises `CannotRetry`, `CorruptRecord`."""
+        """Return the job that `retry` would queue. Raises `CannotRetry`, `CorruptRecord`."""
         async with speaking_darkq():
             return await failures.kept_job(self._redis, self._keys)
 
     async def delete(self) -> None:
-        """Forget the job, which has ended: result, events and all.
+        """Delete a finished job with its result and its events.
 
         Raises `JobUnfinished`, `JobNotFound`, `RedisUnavailable`.
         """
         keys = self._keys
-        names = [keys.result, keys.events, keys.failed, failed_jobs(keys.partition)]
         async with speaking_darkq():
-            if not await scripts.forget(self._redis, names, [keys.arq_id]):
+            if not await scripts.forget(self._redis, keys):
                 await read_status(self._redis, keys)
                 raise JobUnfinished(self.id)
 
     async def _wait(self) -> Result:
-        """Wait for the end without reading the text on the way."""
+        """Wait for the end without reading the earlier events."""
         ended = False
-        while (result := await self._stored()) is None:
-            if ended:  # the log has outlived the result, or the job is run again
+        while (result := await self._read_stored()) is None:
+            if ended:  # the result expired before the log, or the job was retried
                 await self.status()
             async with speaking_darkq():
-                last = await last_cursor(self._redis, self._keys)
-            with suppress(CursorGone):  # the log is lost, but the result may be there
+                last = await read_last_cursor(self._redis, self._keys)
+            with suppress(CursorGone):  # the log is lost, but the result may exist
                 async with aclosing(self.event_batches(str(last))) as batches:
                     async for _ in batches:
                         pass
                 ended = True
         return result
 
-    async def _stored(self) -> Result | None:
+    async def _read_stored(self) -> Result | None:
         async with speaking_darkq():
             record = await self._redis.get(self._keys.result)
-        return result_of(read_result(record, self._keys)) if record is not None else None
+        return build_result(read_result(record, self._keys)) if record is not None else None
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r})"

@@ -1,4 +1,4 @@
-"""What a reader has not taken yet of a channel: bounded, and honest about what it dropped."""
+"""The messages of a channel that a reader has not taken yet; bounded, drops are signalled."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MAX_BYTES = 1 << 20
 
 
 class Mailbox:
-    """A sink for one reader. When it would overflow it forgets everything and says so.
+    """The buffer of one reader. On overflow it drops all messages and signals a gap.
 
-    `came_s` is when the oldest of the messages came that were taken last, as `time.perf_counter`
-    tells it.
+    `came_s` is the arrival time of the oldest message that the last `take` returned
+    (`time.perf_counter`).
     """
 
     def __init__(self, *, on_overflow: Callable[[], None] = lambda: None) -> None:
@@ -27,7 +27,7 @@ class Mailbox:
         self._taker: asyncio.Future[None] | None = None
 
     def deliver(self, message: bytes) -> None:
-        """Take a message, or become a gap when there is no room."""
+        """Store a message. If there is no room, drop all messages and signal a gap."""
         if self._gap:
             return
         if not self._messages:
@@ -41,26 +41,29 @@ class Mailbox:
             self._wake()
 
     def gap(self) -> None:
-        """Messages were lost; what waits is of no use, the log has it all."""
+        """Signal that messages were lost. Drops the others: the reader reads the log instead."""
         self.forget()
         self._gap = True
         self._wake()
 
     def forget(self) -> None:
-        """Start afresh. Call it before reading the log, never after."""
+        """Drop all messages.
+
+        Call it before reading the log: messages that arrive during the read must not be dropped.
+        """
         self._gap = False
         self._messages = []
         self._bytes = 0
 
     async def take(self, timeout_s: float) -> list[bytes] | None:
-        """Return all that waits, at least one message; None for a gap or after the timeout.
+        """Return all waiting messages, at least one; None for a gap or after the timeout.
 
-        None means: read the log. Cancelling it loses nothing. One may take at a time.
+        On None, read the log. Cancellation loses no messages. Only one task may call it at a time.
         """
         if not (self._messages or self._gap):
             loop = asyncio.get_running_loop()
             self._taker = loop.create_future()
-            # Not `asyncio.timeout`, which costs more than the delivery.
+            # Not `asyncio.timeout`: it takes longer than the delivery of a message.
             silence = loop.call_later(timeout_s, self._wake)
             try:
                 await self._taker

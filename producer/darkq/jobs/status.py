@@ -1,4 +1,4 @@
-"""Where a job stands, read from Redis in one round trip."""
+"""The status of jobs, read from Redis in one round trip."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from darkq.errors import JobNotFound
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.record import (
     HEADS_BYTES,
     CutShort,
     JobRecord,
     ResultRecord,
-    job_head,
-    result_head,
+    read_job_head,
+    read_result_head,
 )
 
 State: TypeAlias = Literal[
@@ -28,13 +28,12 @@ FINISHED: tuple[State, ...] = ("completed", "failed", "cancelled")
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job's state. `attempt` is 0 before the first one; `tries` counts burnt ones.
+    """The status of a job. `attempt` is 0 before the first one; `tries` counts the used ones.
 
-    `deferred` waits for its next try, or for its turn at the upstream; `cancelling` runs, or did
-    when its worker was last heard of, and has been asked to stop. Times are epoch milliseconds,
-    `due_in_ms` the time left of a deferral. What begins with `started_ms` is of a finished job's
-    last attempt: when it began, gave its first chunk and ended, and how many chunks the upstream
-    sent; 0 where there were none.
+    A `deferred` job waits for its next try, or for its turn at the upstream. A `cancelling` job
+    runs, or its worker is lost, and a cancellation is requested. Times are epoch milliseconds;
+    `due_in_ms` is the rest of a deferral. `started_ms`, `first_chunk_ms`, `finished_ms` and
+    `chunks` describe the last attempt of a finished job; 0 if it had none.
     """
 
     job_id: str
@@ -57,9 +56,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 async def read_status(redis: Redis, keys: JobKeys) -> Status:
-    """Return where a job stands. Raises `JobNotFound`, `CorruptRecord`.
+    """Return the status of a job. Raises `JobNotFound`, `CorruptRecord`.
 
-    A job of another tenant costs what an unknown one does: the texts are not read.
+    The texts are not read, so that a request for another tenant's job costs no more than one for an
+    unknown job.
     """
     (status,) = await _read_heads(redis, [keys], transaction=True)
     if status is None:
@@ -68,9 +68,9 @@ async def read_status(redis: Redis, keys: JobKeys) -> Status:
 
 
 async def read_statuses(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
-    """Return where jobs of any partitions stand, but for those of which nothing is left.
+    """Return the status of jobs of any partitions, without those that have expired.
 
-    Raises `CorruptRecord` for the first whose record cannot be read.
+    Raises `CorruptRecord` for the first record that cannot be read.
     """
     statuses = await _read_heads(redis, jobs, transaction=False)
     return [status for status in statuses if status is not None]
@@ -79,59 +79,59 @@ async def read_statuses(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
 async def _read_heads(
     redis: Redis, jobs: Sequence[JobKeys], *, transaction: bool
 ) -> list[Status | None]:
-    """Read the heads of records: those of which more is needed again, and whole ones one by one."""
+    """Read the heads of records, of two sizes, then the whole of those that need it, one by one."""
     found: dict[JobKeys, Status | None] = {}
     for limit_bytes in HEADS_BYTES:
         left = [keys for keys in jobs if keys not in found]
-        for keys, replies in await _ask(redis, left, limit_bytes, transaction=transaction):
+        for keys, replies in await _fetch(redis, left, limit_bytes, transaction=transaction):
             with suppress(CutShort):
-                found[keys] = _read(keys, replies, limit_bytes)
+                found[keys] = _build_status(keys, replies, limit_bytes)
     for job in [keys for keys in jobs if keys not in found]:
-        for keys, replies in await _ask(redis, [job], None, transaction=transaction):
-            found[keys] = _read(keys, replies, None)
+        for keys, replies in await _fetch(redis, [job], None, transaction=transaction):
+            found[keys] = _build_status(keys, replies, None)
     return [found[keys] for keys in jobs]
 
 
-async def _ask(
+async def _fetch(
     redis: Redis, jobs: Sequence[JobKeys], limit_bytes: int | None, *, transaction: bool
 ) -> list[tuple[JobKeys, list[Any]]]:
-    """Return what Redis says of each job, with so many bytes of its records at most."""
+    """Read the keys of each job, with at most `limit_bytes` of its records (None: all)."""
     if not jobs:
         return []
     async with redis.pipeline(transaction=transaction) as pipe:
         for keys in jobs:
-            _ask_of(pipe, keys, limit_bytes)
+            _queue_commands(pipe, keys, limit_bytes)
         replies = await pipe.execute()
     each = len(replies) // len(jobs)
     return [(keys, replies[n * each : (n + 1) * each]) for n, keys in enumerate(jobs)]
 
 
-def _ask_of(pipe: Pipeline, keys: JobKeys, limit_bytes: int | None) -> None:
+def _queue_commands(pipe: Pipeline, keys: JobKeys, limit_bytes: int | None) -> None:
     end = -1 if limit_bytes is None else limit_bytes - 1
     for name in (keys.result, keys.job):
-        pipe.exists(name)  # `GETRANGE` of an empty record is that of none
+        pipe.exists(name)  # GETRANGE returns "" for a missing key as for an empty record
         pipe.getrange(name, 0, end)
     pipe.exists(keys.in_progress)
     pipe.get(keys.retry)
     pipe.hmget(keys.state, ["tries", "cancel"])
     pipe.time()
     for priority in PRIORITIES:
-        pipe.zscore(queue(keys.partition, priority), keys.arq_id)
+        pipe.zscore(PartitionKeys(keys.partition).queue(priority), keys.arq_id)
 
 
-def _read(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None) -> Status | None:
+def _build_status(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None) -> Status | None:
     has_result, result, has_job, job, held, attempt, (tries, cancel), now, *scores = replies
     if has_result or result:
-        return _finished(keys, result_head(result, keys, limit_bytes))
+        return _build_finished(keys, read_result_head(result, keys, limit_bytes))
     score = next((score for score in scores if score is not None), None)
     has_job = has_job or job
     if not has_job and score is None:
         return None
     wait_ms = 0 if score is None else int(score - now[0] * 1000 - now[1] / 1000)
-    state = _state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0)
-    return _unfinished(
+    state = _choose_state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0)
+    return _build_unfinished(
         keys,
-        job_head(job, keys, limit_bytes) if has_job else None,
+        read_job_head(job, keys, limit_bytes) if has_job else None,
         state,
         attempt=int(attempt or 0),
         tries=int(tries or 0),
@@ -139,7 +139,7 @@ def _read(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None) -> Sta
     )
 
 
-def _state(*, held: bool, cancel: bool, deferred: bool) -> State:
+def _choose_state(*, held: bool, cancel: bool, deferred: bool) -> State:
     if cancel:
         return "cancelling"
     if held:
@@ -147,7 +147,7 @@ def _state(*, held: bool, cancel: bool, deferred: bool) -> State:
     return "deferred" if deferred else "queued"
 
 
-def _finished(keys: JobKeys, record: ResultRecord) -> Status:
+def _build_finished(keys: JobKeys, record: ResultRecord) -> Status:
     return Status(
         job_id=keys.public_id,
         state=record.d.outcome,
@@ -164,7 +164,7 @@ def _finished(keys: JobKeys, record: ResultRecord) -> Status:
     )
 
 
-def _unfinished(
+def _build_unfinished(
     keys: JobKeys,
     record: JobRecord | None,
     state: State,

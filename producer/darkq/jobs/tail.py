@@ -1,13 +1,15 @@
-"""A job's events from any point: the log first, then live, each exactly once and in order.
+"""Read a job's events after a cursor: the log first, then live, each exactly once and in order.
 
     subscribe ── read the log after the cursor ── follow the channel
                         ▲                               │
-                        └── a hole, a gap, silence ─────┘
+                        └── missing event, overflow, silence
 
-The log is the truth and the channel is only fast. A message counts when it is the very next
-event after the cursor; anything else is either known already or a reason to read the log.
+The log is authoritative; the channel is only the fast path, and may lose messages. A message is
+used if it is the next event after the cursor. Earlier events are duplicates; for later ones the
+reader returns to the log. Subscribing comes first, so that no event is between the log and the
+channel.
 
-`tail` and `history` raise darkq's errors, all other functions those of redis-py.
+`tail` and `read_history` raise darkq's errors, all other functions those of redis-py.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from darkq.event import START, TERMINAL, AnyEvent, Cursor
 from darkq.jobs.mailbox import Mailbox
 from darkq.jobs.status import read_status
 from darkq.jobs.tail_span import TailSpan
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.record import Failure, ResultRecord, read_result
 from darkq.redis.connections import is_away
 from darkq.redis.pool import speaking_darkq
@@ -36,14 +38,14 @@ T = TypeVar("T")
 
 OUTAGE_PAUSE_S = 0.25
 SILENCE_S = 30.0
-"""After so long without a message a reader looks at the log, should the channel have failed."""
+"""After this time without a message a reader reads the log, in case the channel has failed."""
 
 
 class EventBatch(list[AnyEvent]):
-    """Events that come together.
+    """Events that arrived together.
 
-    `came_s` is when the first of them came live, as `time.perf_counter` tells it; None when they
-    were read from the log.
+    `came_s` is the arrival time of the first live one (`time.perf_counter`); None for events from
+    the log.
     """
 
     __slots__ = ("came_s",)
@@ -56,12 +58,11 @@ class EventBatch(list[AnyEvent]):
 async def tail(
     redis: Redis, live: Live, keys: JobKeys, after: Cursor = START
 ) -> AsyncGenerator[EventBatch, None]:
-    """Yield a job's events after a cursor, in batches as they come, to the terminal one.
+    """Yield a job's events after a cursor, in batches as they arrive, to the terminal one.
 
-    Raises `JobNotFound` at once for an unknown id, `CursorGone` when the log no longer holds
-    what follows the cursor, and `RedisUnavailable` when Redis cannot be reached at first; later
-    it waits for as long as Redis is away. May be closed or cancelled at any point, and resumed
-    from the last event's cursor.
+    Raises `JobNotFound` for an unknown id, `CursorGone` if the log no longer has the events after
+    the cursor, and `RedisUnavailable` if the first call to Redis fails. Later it waits until Redis
+    is back. May be closed or cancelled at any point, and resumed from the last event's cursor.
     """
     reader = _Reader(redis, keys, after)
     mailbox = Mailbox(on_overflow=live.overflowed)
@@ -69,6 +70,7 @@ async def tail(
     async with speaking_darkq(), live.subscribed(keys.live, mailbox):
         with TailSpan(keys) as span:
             while True:
+                # Before the log is read: a message that arrives during the read must stay.
                 mailbox.forget()
                 while page := await reader.next_page():
                     await span.record(page, started)
@@ -83,8 +85,8 @@ async def tail(
                     return
 
 
-async def history(redis: Redis, keys: JobKeys) -> AsyncGenerator[list[AnyEvent], None]:
-    """Yield what the log holds now, without waiting for more. Raises as `tail` does."""
+async def read_history(redis: Redis, keys: JobKeys) -> AsyncGenerator[list[AnyEvent], None]:
+    """Yield the events that the log has now, without waiting. Raises the errors of `tail`."""
     reader = _Reader(redis, keys, START)
     async with speaking_darkq():
         while page := await reader.next_page():
@@ -92,7 +94,7 @@ async def history(redis: Redis, keys: JobKeys) -> AsyncGenerator[list[AnyEvent],
 
 
 class _Reader:
-    """How far one reader has come, and whether the job has ended there."""
+    """The cursor of one reader, and whether the job has ended there."""
 
     def __init__(self, redis: Redis, keys: JobKeys, after: Cursor) -> None:
         self.ended = False
@@ -105,13 +107,15 @@ class _Reader:
         self._at_end = False
 
     async def next_page(self) -> list[AnyEvent]:
-        """Return the log's next page after the cursor; empty when it holds no more for now."""
+        """Return the next page of the log after the cursor; empty if there is none now."""
         if self._at_end or self.ended:
-            self._at_end = False  # the next call asks again
+            self._at_end = False  # the next call reads the log again
             return []
         page = await self._read_page()
         if not page:
-            rest = await self._ask(partial(at_rest, started=self._started, is_new=self._is_new))
+            rest = await self._retry(
+                partial(read_remaining, started=self._started, is_new=self._is_new)
+            )
             self.ended = rest is not None
             page = rest or []
         self._is_new = False
@@ -120,21 +124,21 @@ class _Reader:
         return page
 
     async def _read_page(self) -> list[AnyEvent]:
-        return await self._ask(partial(read_page, started=self._started))
+        return await self._retry(partial(read_page, started=self._started))
 
     def follow(self, messages: Sequence[bytes]) -> tuple[list[AnyEvent], bool]:
         """Return the new events, and True if there was no gap and the job is still running."""
         events = [ev.decode(message) for message in messages]
-        if any(self._begins_anew(event) for event in events):
+        if any(self._restarts_attempt(event) for event in events):
             return [], False
         news = follow(self._cursor, events)
         self._advance(news.events)
-        return news.events, not (news.hole or self.ended)
+        return news.events, not (news.gap or self.ended)
 
-    def _begins_anew(self, event: AnyEvent) -> bool:
-        """Tell an attempt that has the number of the one being read, and is not that one.
+    def _restarts_attempt(self, event: AnyEvent) -> bool:
+        """Return whether an event starts another run with the number of the current attempt.
 
-        Only a Redis that forgot what it had acknowledged gives a number twice.
+        This happens only if Redis lost acknowledged writes, for example in a failover.
         """
         seen = self._started
         return (
@@ -148,19 +152,19 @@ class _Reader:
         for event in events:
             if isinstance(event, ev.Started):
                 self._started = event
-            elif isinstance(event, ev.Chunk):  # nearly all of them, and parsing a cursor costs
+            elif isinstance(event, ev.Chunk):  # most events: skip the slow parsing of the cursor
                 continue
-            elif event.cursor.seq == 0:  # a new number without it: handed on at once, or run again
+            elif event.cursor.seq == 0:  # a new attempt number without `started`, as after a retry
                 self._started = None
         if events:
             self._cursor = events[-1].cursor
             self.ended = self.ended or isinstance(events[-1], TERMINAL)
 
-    async def _ask(self, question: Callable[[Redis, JobKeys, Cursor], Awaitable[T]]) -> T:
-        """Ask Redis; once it has answered, wait for as long as it is away."""
+    async def _retry(self, read: Callable[[Redis, JobKeys, Cursor], Awaitable[T]]) -> T:
+        """Call Redis. If it has answered this reader before, repeat until it is back."""
         while True:
             try:
-                answer = await question(self._redis, self._keys, self._cursor)
+                answer = await read(self._redis, self._keys, self._cursor)
             except (RedisError, OSError) as error:
                 if not self._reached_redis or not is_away(error):
                     raise
@@ -171,24 +175,24 @@ class _Reader:
 
 
 class News(NamedTuple):
-    """What live messages add after a cursor, and whether something is missing behind it."""
+    """The live events that continue a cursor, and whether events are missing after them."""
 
     events: list[AnyEvent]
-    hole: bool
+    gap: bool
 
 
 def follow(cursor: Cursor, messages: Sequence[AnyEvent]) -> News:
-    """Keep the messages that come right after the cursor; stop at the first hole."""
+    """Return the messages that directly continue the cursor, up to the first gap."""
     events: list[AnyEvent] = []
     for message in messages:
         at = message.cursor
         if at <= cursor:
             continue
         if not cursor.precedes(at):
-            return News(events, hole=True)
+            return News(events, gap=True)
         events.append(message)
         cursor = at
-    return News(events, hole=False)
+    return News(events, gap=False)
 
 
 PAGE_EVENTS = 256
@@ -196,18 +200,18 @@ PAGE_EVENTS = 256
 _Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
 
 
-async def last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
-    """Return the place of the log's last event, or `START` when there is no log."""
+async def read_last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
+    """Return the cursor of the log's last event, or `START` if there is no log."""
     last = await redis.xrevrange(keys.events, count=1)
     return Cursor.parse(last[0][0]) if last else START
 
 
-async def latest_attempt(redis: Redis, keys: JobKeys) -> Cursor:
-    """Return the place of the event before the latest attempt, or `START`.
+async def find_latest_attempt(redis: Redis, keys: JobKeys) -> Cursor:
+    """Return the cursor of the event before the latest attempt, or `START`.
 
-    Between two attempts it is the place before the `retrying` event, which says why and how long
-    the job waits. An attempt whose worker was lost has no such event: then it is the log's end.
-    Always the place of an event that the log holds: a reader is refused any other.
+    Between two attempts it is the cursor before the `retrying` event, which has the reason and the
+    delay. An attempt whose worker was lost has no such event: then it is the end of the log. It is
+    always the cursor of an event in the log, because readers get `CursorGone` for any other.
     """
     last = await redis.xrevrange(keys.events, count=1)
     if not last:
@@ -227,8 +231,8 @@ async def read_page(
 ) -> list[AnyEvent]:
     """Return the next page of the log after a cursor; empty at its end.
 
-    An attempt's events are numbered without a hole; one in the log itself is data lost by
-    Redis, and raises `CursorGone`. So does another run of the attempt, see `_read`.
+    The events of an attempt have consecutive numbers. A gap in the log means that Redis lost data,
+    and raises `CursorGone`. So does another run of the attempt, see `_read`.
     """
     span = ("XRANGE", keys.events, f"({cursor}", "+", "COUNT", PAGE_EVENTS)
     page = await _read(redis, keys, cursor, started, span)
@@ -247,11 +251,11 @@ async def _read(
     started: AnyEvent | None,
     span: tuple[str | int, ...],
 ) -> list[AnyEvent]:
-    """Read a span of the log, and in the same step the event that began the reader's attempt.
+    """Read a span of the log, and in one transaction the first event of the reader's attempt.
 
-    A Redis that forgot an attempt gives its number to another run, which begins with another
-    event than `started`: then raises `CursorGone`. Two calls would not do, since after a failover
-    the second is answered by another server.
+    If Redis lost an attempt, another run gets its number, and begins with an event that differs
+    from `started`: then raises `CursorGone`. It must be one call: after a failover, a second call
+    would reach another server.
     """
     if started is None:
         alone: list[_Entry] = await cast(Any, redis.execute_command)(*span)
@@ -271,22 +275,22 @@ def _decode(entry: _Entry) -> AnyEvent:
 
 
 async def read_started(redis: Redis, keys: JobKeys, cursor: Cursor) -> AnyEvent | None:
-    """Return the event that began the attempt being read; None while the log has none."""
+    """Return the first event of the attempt at the cursor; None if the log does not have it."""
     at = str(Cursor(cursor.attempt, 0))
     entries = await redis.xrange(keys.events, at, at)
     return _decode(entries[0]) if entries else None
 
 
-async def at_rest(
+async def read_remaining(
     redis: Redis, keys: JobKeys, cursor: Cursor, *, started: AnyEvent | None, is_new: bool
 ) -> list[AnyEvent] | None:
-    """Say what remains when the log holds nothing after the cursor; None: wait for more.
+    """Return the last events when the log has none after the cursor; None means wait for more.
 
-    The cursor may stand on the terminal event, and then nothing remains. The log may have
-    expired while the result has not, and then the result stands in for it. A cursor beyond the
-    log of a running job is of no use to a new reader. One that was reading stays: Redis has
-    forgotten what it had told, and the worker writes it again. Another run of the attempt than the
-    one that `started` began raises `CursorGone`.
+    - At the terminal event, no events remain.
+    - If the log has expired and the result has not, the events are made from the result.
+    - A new reader with a cursor beyond the log gets `CursorGone`. A reader that was there before
+      waits: Redis lost the latest writes, and the worker writes them again.
+    - Another run of the attempt than the one of `started` raises `CursorGone`.
     """
     span = ("XREVRANGE", keys.events, "+", "-", "COUNT", 1)
     last = await _read(redis, keys, cursor, started, span)
@@ -296,40 +300,40 @@ async def at_rest(
         if cursor > event.cursor and (has_ended or is_new):
             raise CursorGone(keys.public_id, str(cursor))
         return [] if cursor == event.cursor and has_ended else None
-    result, is_waiting = await _read_rest(redis, keys)
+    result, is_waiting = await _read_result_and_queue(redis, keys)
     if result is not None:
         if cursor != START:
             raise CursorGone(keys.public_id, str(cursor))
-        return _from_result(read_result(result, keys))
+        return _result_to_events(read_result(result, keys))
     if not is_waiting:
         raise JobNotFound(keys.public_id)
     return None
 
 
-async def _read_rest(redis: Redis, keys: JobKeys) -> tuple[bytes | None, bool]:
-    """Return the result, and whether the job waits or runs, at one moment.
+async def _read_result_and_queue(redis: Redis, keys: JobKeys) -> tuple[bytes | None, bool]:
+    """Return the result, and whether the job waits or runs, in one transaction.
 
-    Asked one after the other, a job that ends or is run again in between would be neither.
+    With separate calls, a job that ends in between would seem to be neither.
     """
     async with redis.pipeline(transaction=True) as pipe:
         pipe.get(keys.result)
         pipe.exists(keys.job)
         for priority in PRIORITIES:
-            pipe.zscore(queue(keys.partition, priority), keys.arq_id)
+            pipe.zscore(PartitionKeys(keys.partition).queue(priority), keys.arq_id)
         result, has_record, *scores = await pipe.execute()
     return result, bool(has_record) or any(score is not None for score in scores)
 
 
-def _from_result(result: ResultRecord) -> list[AnyEvent]:
-    """A finished job whose log has expired: the whole text in one chunk, then the end."""
+def _result_to_events(result: ResultRecord) -> list[AnyEvent]:
+    """Return the events of a job whose log has expired: the text as one chunk, then the end."""
     at = Cursor(result.t, 0)
     if isinstance(result.r, str):
         chunk = ev.Chunk(id=str(Cursor(at.attempt, 1)), text=result.r, merged=result.d.chunks)
-        return [chunk, terminal_event(result, Cursor(at.attempt, 2))]
-    return [terminal_event(result, at)]
+        return [chunk, build_terminal_event(result, Cursor(at.attempt, 2))]
+    return [build_terminal_event(result, at)]
 
 
-def terminal_event(result: ResultRecord, at: Cursor) -> ev.Terminal:
+def build_terminal_event(result: ResultRecord, at: Cursor) -> ev.Terminal:
     """Return the event that ends the job of a result record."""
     if isinstance(result.r, Failure):
         if result.r.type == "JobCancelled":

@@ -1,4 +1,4 @@
-"""The span of one reader: from its start to the end of the job, or until it leaves.
+"""The span of one reader: from its start to the end of the job, or until it stops.
 
 If the reader has a trace, for example a web request, the span belongs to that trace and links to
 the attempts that were read. Otherwise the span joins the job's trace. Only the attempts' events
@@ -17,7 +17,13 @@ from redis.exceptions import RedisError
 
 from darkq.event import TERMINAL, AnyEvent, Chunk, Cursor, Started
 from darkq.protocol.keys import JobKeys
-from darkq.telemetry.tracing import NOTHING, TraceContext, fail, messaging, tracer
+from darkq.telemetry.tracing import (
+    NO_CONTEXT,
+    TraceContext,
+    mark_failed,
+    messaging_attributes,
+    tracer,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -36,7 +42,7 @@ class TailSpan:
         from opentelemetry.context import get_current
 
         self._keys = keys
-        self._context = get_current()  # the reader's; the generator may end in another one
+        self._context = get_current()  # the reader's; the generator may be closed in another
         self._began_ns = time.time_ns()
         self._first_text_ns = 0
         self._events = 0
@@ -48,15 +54,15 @@ class TailSpan:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._tracer is not None:
-            failed = kind is not None and issubclass(kind, Exception)  # not when the reader left
+            failed = kind is not None and issubclass(kind, Exception)  # not when the reader stopped
             self._end(self._tracer, kind.__name__ if failed and kind else "")
 
     async def record(
         self, events: list[AnyEvent], read_started: Callable[[Cursor], Awaitable[AnyEvent | None]]
     ) -> None:
-        """Record events before they are handed on.
+        """Record events before they are yielded.
 
-        A reader that begins in the middle of an attempt asks the log for its `started` event.
+        A reader that starts within an attempt reads the `started` event of that from the log.
         """
         if self._tracer is None:
             return
@@ -73,8 +79,8 @@ class TailSpan:
 
     def _note(self, event: object) -> None:
         if isinstance(event, Started):
-            carried = TraceContext.checked(event.traceparent)
-            if carried is not NOTHING and len(self._attempts) < _MAX_LINKS:
+            carried = TraceContext.parse(event.traceparent)
+            if carried is not NO_CONTEXT and len(self._attempts) < _MAX_LINKS:
                 self._attempts[carried] = None
         elif isinstance(event, TERMINAL):
             self._outcome = type(event).__name__.lower()
@@ -88,7 +94,7 @@ class TailSpan:
             context=self._parent(),
             kind=SpanKind.CONSUMER,
             attributes={
-                **messaging("tail", "receive"),
+                **messaging_attributes("tail", "receive"),
                 "messaging.message.id": self._keys.public_id,
                 "darkq.events": self._events,
                 "darkq.outcome": "failed" if error else self._outcome,
@@ -99,12 +105,12 @@ class TailSpan:
         if self._first_text_ns:
             span.add_event("first chunk", timestamp=self._first_text_ns)
         if error:
-            fail(span, error)
+            mark_failed(span, error)
         span.end()
 
     def _parent(self) -> Context | None:
         from opentelemetry.trace import get_current_span
 
         has_own = get_current_span(self._context).get_span_context().is_valid
-        first = next(iter(self._attempts), NOTHING)
+        first = next(iter(self._attempts), NO_CONTEXT)
         return self._context if has_own else first.context() or self._context

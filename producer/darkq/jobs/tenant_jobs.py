@@ -1,7 +1,7 @@
-"""The latest jobs of a tenant, whatever became of them.
+"""The latest jobs of a tenant, in any state.
 
-`enqueue` notes each job in its tenant's list, which holds the latest `MAX_LISTED` of a partition.
-A list says which jobs there are and nothing else: how each stands is asked when it is read.
+`enqueue` adds each job to the list of its tenant, which has the latest `MAX_LISTED` of a partition.
+A list has only ids; the states are read when it is listed.
 """
 
 from __future__ import annotations
@@ -13,32 +13,34 @@ from redis.asyncio import Redis
 
 from darkq.errors import CorruptRecord
 from darkq.jobs.status import Status, read_statuses
-from darkq.protocol.keys import JobKeys, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 
 MAX_LISTED = 1000
-_PAGE_JOBS = 20  # of whose records the heads are in memory at a time
+_PAGE_JOBS = 20  # limits the record heads that are in memory at the same time
 
 
-async def latest(redis: Redis, partitions: int, *, tenant: str | None, limit: int) -> list[Status]:
-    """Return how a tenant's latest jobs stand, the newest first; what has expired is left out."""
+async def list_latest(
+    redis: Redis, partitions: int, *, tenant: str | None, limit: int
+) -> list[Status]:
+    """Return the status of a tenant's latest jobs, the newest first, without expired ones."""
     async with redis.pipeline(transaction=False) as pipe:
         for partition in range(partitions):
-            name = tenant_jobs(partition, tenant)
+            name = PartitionKeys(partition).tenant_jobs(tenant)
             pipe.zrevrange(name, 0, min(limit, MAX_LISTED) - 1, withscores=True)
         lists = await pipe.execute()
     newest = nlargest(limit, (job for jobs in lists for job in jobs), key=lambda job: job[1])
-    jobs = [keys for member, _ in newest if (keys := JobKeys.of_member(member)) is not None]
+    jobs = [keys for member, _ in newest if (keys := JobKeys.from_member(member)) is not None]
     found: list[Status] = []
     for start in range(0, len(jobs), _PAGE_JOBS):
-        found += await _readable(redis, jobs[start : start + _PAGE_JOBS])
+        found += await _read_valid(redis, jobs[start : start + _PAGE_JOBS])
     return [status for status in found if status.tenant == tenant]
 
 
-async def _readable(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
-    """Return how jobs stand; one that cannot be read must not hide the others."""
+async def _read_valid(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
+    """Return the status of jobs, without those whose records are corrupt."""
     try:
         return await read_statuses(redis, jobs)
     except CorruptRecord:
         if len(jobs) == 1:
             return []
-        return [status for job in jobs for status in await _readable(redis, [job])]
+        return [status for job in jobs for status in await _read_valid(redis, [job])]

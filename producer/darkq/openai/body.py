@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from darkq.errors import InvalidJob
 from darkq.protocol.job import Job, Prompt, Role
 from darkq.protocol.options import OPTIONS
-from darkq.protocol.validation import UNKNOWN, shown
+from darkq.protocol.validation import UNKNOWN, show_name
 
 Endpoint: TypeAlias = Literal["/v1/chat/completions", "/v1/responses"]
 CHAT: Endpoint = "/v1/chat/completions"
@@ -136,7 +136,7 @@ def take_options(fields: dict[str, Any]) -> dict[str, Any]:
 
 def refuse(name: str) -> None:
     """Raise `InvalidJob` for a field that nobody knows."""
-    raise InvalidJob(shown(name), UNKNOWN)
+    raise InvalidJob(show_name(name), UNKNOWN)
 
 
 def _is_harmless(name: str, value: object) -> bool:

@@ -6,7 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from darkq.openai.body import CHAT, Endpoint
-from darkq.protocol.options import OPTIONS, refused_option
+from darkq.protocol.options import OPTIONS, parse_refusal
 
 _STATUS = {
     "unknown_model": 404,
@@ -66,7 +66,7 @@ class WireError(NamedTuple):
         return {"error": error}
 
 
-def job_error(code: str, message: str, endpoint: Endpoint) -> WireError:
+def build_job_error(code: str, message: str, endpoint: Endpoint) -> WireError:
     """Return what a job that ended without an answer is on this wire.
 
     The words of an upstream tell its refusals apart: a prompt that is too long, an option.
@@ -84,7 +84,7 @@ def job_error(code: str, message: str, endpoint: Endpoint) -> WireError:
 
 
 def _option(message: str) -> str | None:
-    if (option := refused_option(message)) is not None:
+    if (option := parse_refusal(message)) is not None:
         return option
     named = _NAMED_BY_SERVICE.search(message)
     return named[1] if named and named[1] in OPTIONS else None

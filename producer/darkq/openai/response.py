@@ -16,7 +16,7 @@ import msgspec
 from darkq.errors import InvalidJob
 from darkq.event import Usage
 from darkq.protocol.job import RESERVED_METADATA, Job
-from darkq.protocol.validation import what_is_wrong
+from darkq.protocol.validation import explain_error
 
 MAX_LABEL_CHARS = 512
 INCOMPLETE_REASONS: Final = MappingProxyType(
@@ -55,18 +55,18 @@ class Repeated(msgspec.Struct, frozen=True, omit_defaults=True):
         return job.with_metadata(**{RESERVED_METADATA: msgspec.json.encode(self).decode()})
 
 
-def repeated_of(body: Mapping[str, Any]) -> Repeated:
+def parse_repeated(body: Mapping[str, Any]) -> Repeated:
     """Read it from a request's body. Raises `InvalidJob`, which names the parameter."""
     names = Repeated.__struct_fields__
     given = {name: body[name] for name in names if body.get(name) is not None}
     try:
         return msgspec.convert(given, Repeated)
     except msgspec.ValidationError as error:
-        wrong = what_is_wrong(error)
+        wrong = explain_error(error)
         raise InvalidJob(wrong.field, wrong.reason) from None
 
 
-def repeated_in(metadata: Mapping[str, str]) -> Repeated | None:
+def read_repeated(metadata: Mapping[str, str]) -> Repeated | None:
     """Return what a job carries; None for one that is no Response."""
     try:
         return msgspec.json.decode(metadata[RESERVED_METADATA], type=Repeated)
@@ -74,7 +74,7 @@ def repeated_in(metadata: Mapping[str, str]) -> Repeated | None:
         return None
 
 
-def empty_response(response_id: str) -> dict[str, Any]:
+def build_response(response_id: str) -> dict[str, Any]:
     """Return a Response that is queued, with the values that hold where a request says nothing."""
     return {
         "id": response_id,
@@ -117,12 +117,12 @@ def item_id(job_id: str, attempt: int) -> str:
     return f"msg_{job_id}_{attempt}"
 
 
-def text_part(text: str) -> dict[str, Any]:
+def build_text_part(text: str) -> dict[str, Any]:
     """Return the one part that an output item has."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def response_usage(usage: Usage | None) -> dict[str, Any] | None:
+def build_usage(usage: Usage | None) -> dict[str, Any] | None:
     """Return token counts in the words of Responses; None where the upstream counted none."""
     if usage is None:
         return None

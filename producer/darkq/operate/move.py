@@ -15,9 +15,8 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import JobKeys, control, moving, queue, wake
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
 from darkq.settings.settings import Settings
 
 
@@ -34,7 +33,7 @@ async def shifting(
     raises.
     """
     for partition in range(settings.partitions):
-        async with aclosing(pages(redis, queue(partition, source))) as found:
+        async with aclosing(pages(redis, PartitionKeys(partition).queue(source))) as found:
             async for page in found:
                 verdicts = await _shift(redis, page[:limit], source, target, settings)
                 limit = None if limit is None else limit - verdicts["moved"]
@@ -50,29 +49,34 @@ async def give_back(redis: Redis, priority: Priority, partitions: int) -> int:
     """
     count = 0
     for partition in range(partitions):
-        names = [queue(partition, priority), moving(partition, priority)]
-        async with aclosing(pages(redis, names[1])) as found:
+        async with aclosing(pages(redis, PartitionKeys(partition).moving(priority))) as found:
             async for page in found:
-                args = [wake(partition), *(keys.arq_id for keys in page)]
-                count += await scripts.give_back(redis, names, args)
-        await redis.execute_command("HDEL", control(partition), f"moving:{priority}")
+                count += await scripts.transfer_give_back(redis, priority, page)
+        await redis.execute_command("HDEL", PartitionKeys(partition).control, f"moving:{priority}")
     return count
 
 
 async def _shift(
     redis: Redis, jobs: Sequence[JobKeys], source: Priority, target: Priority, settings: Settings
 ) -> Counter[str]:
-    partition = jobs[0].partition
-    args: list[Argument] = [wake(partition), settings.queue_max_jobs]
     verdicts = Counter[str]()
+    readable: list[scripts.ChangedRecord] = []
     for keys, record in zip(jobs, await redis.mget([keys.job for keys in jobs]), strict=True):
         changed = None if record is None else _with_priority(record, target)
         if record is None or changed is None:
             verdicts["gone"] += 1  # it has expired, or is none: a claim will end it
         else:
-            args += [keys.arq_id, record, changed]
-    names = [queue(partition, source), queue(partition, target)]
-    verdicts.update(verdict.decode() for verdict in await scripts.shift(redis, names, args))
+            readable.append(scripts.ChangedRecord(keys, record, changed))
+    verdicts.update(
+        await scripts.change_priority(
+            redis,
+            source,
+            target,
+            jobs[0].partition,
+            readable,
+            queue_max_jobs=settings.queue_max_jobs,
+        )
+    )
     return verdicts
 
 

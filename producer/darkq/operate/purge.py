@@ -18,7 +18,7 @@ from darkq.errors import CorruptRecord, JobNotFound
 from darkq.jobs import cancel as cancellation
 from darkq.operate.move import pages
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import JobKeys, failures, queue, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import ResultRecord, read_job, read_result
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
@@ -70,7 +70,9 @@ class Purge:
         tally = _Tally()
         async with speaking_darkq():
             for partition in range(self._settings.partitions):
-                async with aclosing(pages(self._redis, queue(partition, priority))) as found:
+                async with aclosing(
+                    pages(self._redis, PartitionKeys(partition).queue(priority))
+                ) as found:
                     async for page in found:
                         yield tally.add(await self._each(page, self._cancel, dry_run=dry_run))
 
@@ -82,7 +84,7 @@ class Purge:
         async with speaking_darkq():
             before_ms = await self._before_ms(older_than_s)
             for partition in range(self._settings.partitions):
-                async with aclosing(pages(self._redis, failures(partition))) as found:
+                async with aclosing(pages(self._redis, PartitionKeys(partition).failed)) as found:
                     async for page in found:
                         forget = self._forgetting(
                             lambda record: record.d.outcome == "failed" and record.ft <= before_ms
@@ -130,7 +132,7 @@ class Purge:
                     yield tally.add(await self._each(page, forget, dry_run=dry_run))
             if not dry_run and not tally.left:
                 for partition in range(self._settings.partitions):
-                    await self._redis.delete(tenant_jobs(partition, tenant))
+                    await self._redis.delete(PartitionKeys(partition).tenant_jobs(tenant))
 
     async def _each(
         self,
@@ -171,8 +173,7 @@ class Purge:
             if data is None or not chosen(read_result(data, keys)):
                 return None
             if not dry_run:
-                names = [keys.result, keys.events, keys.failed, failures(keys.partition)]
-                await scripts.forget(self._redis, names, [keys.arq_id])
+                await scripts.forget(self._redis, keys)
             return True
 
         return forget

@@ -25,7 +25,7 @@ from darkq.operate.purge import Purge, Purged
 from darkq.operate.queue_state import QueueStatus, read_queue
 from darkq.operate.transfer import Transfer
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import queue
+from darkq.protocol.keys import PartitionKeys
 from darkq.redis.pool import speaking_darkq
 from darkq.settings.settings import Settings
 
@@ -148,7 +148,7 @@ class QueueHandle:
 
     async def backlog(self) -> AsyncGenerator[Backlog, None]:
         """Count what `move_to` another Redis would move, and what would stay."""
-        names = [queue(p, self.priority) for p in range(self._settings.partitions)]
+        names = [PartitionKeys(p).queue(self.priority) for p in range(self._settings.partitions)]
         counts = Counter[str]()
         async with speaking_darkq(), aclosing(standing(self._redis, names)) as pages:
             async for page in pages:

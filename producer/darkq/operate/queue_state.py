@@ -24,8 +24,8 @@ from redis.asyncio import Redis
 
 from darkq.errors import InvalidJob
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import PRIORITIES, JobKeys, control, moving, queue, wake
-from darkq.protocol.plain import plain
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
+from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
 
 _MOST_LOOKED_AT = 10_000
@@ -65,13 +65,13 @@ async def read_queue(redis: Redis, priority: Priority, partitions: int) -> Queue
     most = max(1, _MOST_LOOKED_AT // partitions)
     pipe = redis.pipeline(transaction=False)
     for partition in range(partitions):
-        name = queue(partition, priority)
+        name = PartitionKeys(partition).queue(priority)
         pipe.zcount(name, "-inf", at)
         pipe.zcount(name, after, "+inf")
         pipe.zrangebyscore(name, "-inf", at, start=0, num=1, withscores=True)
         pipe.zrangebyscore(name, after, "+inf", start=0, num=most)
-        pipe.hmget(control(partition), [f"paused:{priority}", f"closed:{priority}"])
-        pipe.zcard(moving(partition, priority))
+        pipe.hmget(PartitionKeys(partition).control, [f"paused:{priority}", f"closed:{priority}"])
+        pipe.zcard(PartitionKeys(partition).moving(priority))
     replies = await pipe.execute()
     waiting, later = sum(replies[0::6]), sum(replies[1::6])
     oldest = [score for first in replies[2::6] for _, score in first]
@@ -143,15 +143,17 @@ async def say(
     text = msgspec.json.encode(note).decode()
     async with redis.pipeline(transaction=False) as pipe:
         for partition in range(partitions):
-            pipe.hset(control(partition), f"{word}:{priority}", text)
+            pipe.hset(PartitionKeys(partition).control, f"{word}:{priority}", text)
         await pipe.execute()
 
 
 async def take_back(redis: Redis, word: Word, priority: Priority, partitions: int) -> None:
     """Take a word back in every partition, and wake the workers."""
     for partition in range(partitions):
-        await redis.execute_command("HDEL", control(partition), f"{word}:{priority}")
-        await scripts.publish(redis, [control(partition)], [wake(partition), "jobs"])
+        await redis.execute_command("HDEL", PartitionKeys(partition).control, f"{word}:{priority}")
+        await scripts.publish(
+            redis, PartitionKeys(partition).wake, "jobs", key=PartitionKeys(partition).control
+        )
 
 
 def read_notice(values: Iterable[bytes | None]) -> Notice | None:
@@ -184,4 +186,4 @@ def checked_note(field: str, text: str) -> str:
     if len(text) > MAX_NOTE_CHARS or not text.isprintable():
         reason = f"must be one line of at most {MAX_NOTE_CHARS} characters"
         raise InvalidJob(field, reason)
-    return str(plain(text))
+    return str(to_plain(text))

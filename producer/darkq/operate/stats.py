@@ -1,7 +1,7 @@
 """What all workers have counted together, and what waits in each.
 
-A worker adds what it has counted in a `Tally` with its heartbeats; see `count.lua`. So the numbers
-outlive the workers, and whoever shows them asks Redis once, however many workers there are.
+A worker adds what it has counted in a `Tally` with its heartbeats; see `worker_count.lua`. So the
+numbers outlive the workers, and a reader needs one request, however many workers there are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from darkq.operate.workers import live_workers
-from darkq.protocol.keys import STATS, worker_stats
+from darkq.protocol.keys import STATS, WorkerKeys
 from darkq.redis import scripts
 from darkq.telemetry.metrics import Field, read_numbers, write_field
 
@@ -49,11 +49,16 @@ class Stats(NamedTuple):
 
 async def add(redis: Redis, worker_id: str, report: Report) -> None:
     """Add a worker's report; the same one again changes nothing. Raises what redis-py raises."""
-    args: list[str | int] = [report.number, int(TTL_S * 1000), int(REPORT_TTL_S * 1000)]
-    args += [report.buffer_chars, report.buffer_most]
-    for field, number in report.numbers.items():
-        args += [write_field(field), number]
-    await scripts.count(redis, [STATS, worker_stats(worker_id)], args)
+    await scripts.worker_count(
+        redis,
+        worker_id,
+        number=report.number,
+        totals_ttl_s=TTL_S,
+        worker_ttl_s=REPORT_TTL_S,
+        buffer_chars=report.buffer_chars,
+        buffer_most=report.buffer_most,
+        increments={write_field(field): number for field, number in report.numbers.items()},
+    )
 
 
 async def read_stats(redis: Redis) -> Stats:
@@ -88,7 +93,7 @@ async def _fields(redis: Redis) -> list[tuple[bytes, bytes]]:
 async def _buffers(redis: Redis, workers: Sequence[str]) -> list[tuple[int, int]]:
     pipe = redis.pipeline(transaction=False)
     for worker_id in workers:
-        pipe.hmget(worker_stats(worker_id), ["buffer_chars", "buffer_most"])
+        pipe.hmget(WorkerKeys(worker_id).stats, ["buffer_chars", "buffer_most"])
     replies = await pipe.execute(raise_on_error=False) if workers else []
     pairs = (reply for reply in replies if not isinstance(reply, Exception))
     return [(_number(chars), _number(most)) for chars, most in pairs]

@@ -34,10 +34,9 @@ from darkq.jobs import cancel as cancellation
 from darkq.jobs.tenant_jobs import MAX_LISTED
 from darkq.operate.move import pages
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import JobKeys, control, moving, queue, tenant_jobs, wake
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import decode_job
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument
 from darkq.redis.servers import scan
 from darkq.settings.settings import Settings
 
@@ -68,7 +67,7 @@ class Transfer:
         self._target = target
         self._priority: Priority = priority
         self._settings = settings
-        self._note_ttl_ms = int(settings.job_ttl_s * 2000)
+        self._note_ttl_s = settings.job_ttl_s * 2
 
     async def run(self, limit: int | None = None) -> AsyncGenerator[Counter[str], None]:
         """Carry everything, or so many jobs, and yield what became of each page.
@@ -89,7 +88,7 @@ class Transfer:
                 async for tally in tallies:
                     left = None if left is None else left - tally["moved"]
                     yield tally
-            await self._ask(self._source.hdel(control(partition), self._field))
+            await self._ask(self._source.hdel(PartitionKeys(partition).control, self._field))
 
     @property
     def _field(self) -> str:
@@ -97,7 +96,7 @@ class Transfer:
 
     async def _begin(self, partition: int) -> None:
         """Make sure that it may be moved, and that what is on its way is on its way there."""
-        name = control(partition)
+        name = PartitionKeys(partition).control
         words = [f"{word}:{self._priority}" for word in _NEEDED]
         if None in await self._ask(self._source.hmget(name, words)):
             raise CannotMove(self._priority, "pause and close it first, in every partition")
@@ -115,42 +114,36 @@ class Transfer:
         await self._note(partition, token)
 
     async def _note(self, partition: int, token: str) -> None:
-        await self._target.set(JobKeys(partition, token).moved, "1", px=self._note_ttl_ms)
+        await self._target.set(
+            JobKeys(partition, token).moved, "1", px=int(self._note_ttl_s * 1000)
+        )
 
     async def _carry_all(
         self, partition: int, limit: int | None
     ) -> AsyncGenerator[Counter[str], None]:
         """Carry what was left on its way, then the queue."""
-        on_their_way = moving(partition, self._priority)
+        on_their_way = PartitionKeys(partition).moving(self._priority)
         async with aclosing(pages(self._source, on_their_way)) as found:
             async for page in found:
                 yield await self._carry(page)
-        name = queue(partition, self._priority)
+        name = PartitionKeys(partition).queue(self._priority)
         async with aclosing(pages(self._source, name)) as found:
             async for page in found:
                 some = page if limit is None else page[:limit]
                 if not some:
                     return
-                departed, tally = await self._depart(partition, some)
+                departed, tally = await self._depart(some)
                 tally += await self._carry(departed)
                 limit = None if limit is None else limit - tally["moved"]
                 yield tally
 
-    async def _depart(
-        self, partition: int, jobs: Sequence[JobKeys]
-    ) -> tuple[list[JobKeys], Counter[str]]:
+    async def _depart(self, jobs: Sequence[JobKeys]) -> tuple[list[JobKeys], Counter[str]]:
         """Take jobs out of the queue; return those that are on their way, and why others stay."""
-        names = [
-            queue(partition, self._priority),
-            moving(partition, self._priority),
-            control(partition),
-        ]
-        args = [self._priority, *(keys.arq_id for keys in jobs)]
-        verdicts = await scripts.depart(self._source, names, args)
+        verdicts = await scripts.transfer_depart(self._source, self._priority, jobs)
         if not verdicts:
             raise CannotMove(self._priority, "it was resumed or opened meanwhile")
-        found = [(keys, v.decode()) for keys, v in zip(jobs, verdicts, strict=True)]
-        stays = Counter(v for _, v in found if v not in ("departed", "gone"))
+        found = list(zip(jobs, verdicts, strict=True))
+        stays = Counter[str](v for _, v in found if v not in ("departed", "gone"))
         return [keys for keys, v in found if v == "departed"], stays
 
     async def _carry(self, jobs: Sequence[JobKeys]) -> Counter[str]:
@@ -160,13 +153,13 @@ class Transfer:
             some = jobs[start : start + _AT_ONCE]
             loads = await self._read(some)
             verdicts = await asyncio.gather(*map(self._arrive, some, loads))
-            arrived = [keys for keys, v in zip(some, verdicts, strict=True) if v != b"full"]
+            arrived = [keys for keys, v in zip(some, verdicts, strict=True) if v != "full"]
             await self._let_go(arrived)
             if len(arrived) < len(some):
-                name = queue(jobs[0].partition, self._priority)
+                name = PartitionKeys(jobs[0].partition).queue(self._priority)
                 raise QueueFull(name, self._settings.queue_max_jobs)
-            tally["moved"] += sum(v in (b"arrived", b"known") for v in verdicts)
-            tally["expired"] += verdicts.count(b"expired")
+            tally["moved"] += sum(v in ("arrived", "known") for v in verdicts)
+            tally["expired"] += verdicts.count("expired")
         return +tally  # without zeros
 
     async def _read(self, jobs: Sequence[JobKeys]) -> list[_Load]:
@@ -176,60 +169,47 @@ class Transfer:
                 pipe.pttl(keys.job)
                 pipe.get(keys.retry)
                 pipe.hmget(keys.state, _CARRIED)
-                pipe.zscore(moving(keys.partition, self._priority), keys.arq_id)
+                pipe.zscore(PartitionKeys(keys.partition).moving(self._priority), keys.arq_id)
                 pipe.xrange(keys.events)
             replies = await pipe.execute()
         return [_Load(*replies[n : n + 6]) for n in range(0, len(replies), 6)]
 
-    async def _arrive(self, keys: JobKeys, load: _Load) -> bytes:
+    async def _arrive(self, keys: JobKeys, load: _Load) -> str:
         if load.record is None or load.place is None:
-            return b"expired"  # or let go by another who moves it
+            return "expired"  # or let go by another who moves it
         try:
             tenant = decode_job(load.record).job.tenant
         except ValueError:  # a newer version's, or none: it is carried as it is
             tenant = None
-        state = [
-            (name, value)
-            for name, value in zip(_CARRIED, load.state, strict=True)
-            if value is not None
-        ]
-        args: list[Argument] = [
-            keys.arq_id,
-            f"{load.place:.3f}",
-            wake(keys.partition),
+        ttl_ms = load.ttl_ms if load.ttl_ms > 0 else int(self._settings.job_ttl_s * 1000)
+        fields = zip(_CARRIED, load.state, strict=True)
+        job = scripts.MovingJob(
+            keys,
+            tenant,
             load.record,
-            load.ttl_ms if load.ttl_ms > 0 else int(self._settings.job_ttl_s * 1000),
-            load.attempt or "",
-            self._note_ttl_ms,
-            self._settings.queue_max_jobs,
-            MAX_LISTED,
-            len(state),
-        ]
-        for name, value in state:
-            args += [name, value]
-        for entry_id, fields in load.events:
-            args += [entry_id, fields[b"e"]]
-        names = [
-            queue(keys.partition, self._priority),
-            keys.job,
-            keys.result,
-            keys.retry,
-            keys.state,
-            keys.events,
-            keys.moved,
-            tenant_jobs(keys.partition, tenant),
-        ]
-        verdict: bytes = await scripts.arrive(self._target, names, args)
-        return verdict
+            ttl_ms,
+            load.attempt,
+            {name: value for name, value in fields if value is not None},
+            load.place,
+            [(entry_id, fields[b"e"]) for entry_id, fields in load.events],
+        )
+        return await scripts.transfer_arrive(
+            self._target,
+            self._priority,
+            job,
+            note_ttl_s=self._note_ttl_s,
+            queue_max_jobs=self._settings.queue_max_jobs,
+            max_listed=MAX_LISTED,
+        )
 
     async def _let_go(self, jobs: Sequence[JobKeys]) -> None:
         """Forget jobs at the source; what was cancelled on its way is cancelled where it is now."""
         if not jobs:
             return
-        names = [moving(jobs[0].partition, self._priority)]
-        ids = [keys.arq_id for keys in jobs]
-        verdicts = await scripts.let_go(self._source, names, ["0", *ids])
-        cancelled = [keys for keys, v in zip(jobs, verdicts, strict=True) if v == b"cancel"]
+        verdicts = await scripts.transfer_forget(
+            self._source, self._priority, jobs, cancels_passed_on=False
+        )
+        cancelled = [keys for keys, v in zip(jobs, verdicts, strict=True) if v == "cancel"]
         for keys in cancelled:
             try:
                 await cancellation.cancel(
@@ -238,7 +218,9 @@ class Transfer:
             except JobNotFound:  # it has ended there, and was forgotten
                 continue
         if cancelled:
-            await scripts.let_go(self._source, names, ["1", *(k.arq_id for k in cancelled)])
+            await scripts.transfer_forget(
+                self._source, self._priority, cancelled, cancels_passed_on=True
+            )
 
     @staticmethod
     async def _ask(reply: Any) -> Any:
@@ -277,8 +259,8 @@ async def _carry(source: Redis, target: Redis, priority: Priority, names: Sequen
     ]
     async with source.pipeline(transaction=False) as pipe:
         for _, _, _, keys in noted:
-            pipe.zscore(queue(keys.partition, priority), keys.arq_id)
-            pipe.zscore(moving(keys.partition, priority), keys.arq_id)
+            pipe.zscore(PartitionKeys(keys.partition).queue(priority), keys.arq_id)
+            pipe.zscore(PartitionKeys(keys.partition).moving(priority), keys.arq_id)
         places = await pipe.execute() if noted else []
     waiting = [
         note

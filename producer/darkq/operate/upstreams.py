@@ -14,7 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq.operate.workers import live_workers
-from darkq.protocol.keys import limit_keys, served
+from darkq.protocol.keys import LimitKeys, WorkerKeys
 from darkq.settings.parsing import Window
 from darkq.telemetry.metrics import is_upstream_name
 
@@ -79,7 +79,7 @@ def announcement(upstreams: Iterable[Served]) -> bytes:
 async def list_upstreams(redis: Redis) -> list[UpstreamStatus]:
     """Return every upstream that a live worker serves, by name. Raises what redis-py raises."""
     workers = await live_workers(redis)
-    records = await redis.mget(map(served, workers)) if workers else []
+    records = await redis.mget([WorkerKeys(id_).upstreams for id_ in workers]) if workers else []
     offers: dict[str, list[Served]] = {}
     for record in records:
         for upstream in _read(record):
@@ -90,7 +90,7 @@ async def list_upstreams(redis: Redis) -> list[UpstreamStatus]:
 
 async def stand(redis: Redis, upstream: Served, *, workers: int) -> UpstreamStatus:
     """Return how an upstream stands now. Raises what redis-py raises."""
-    keys = limit_keys(upstream.name)
+    keys = LimitKeys.of_upstream(upstream.name)
     seconds, micros = await redis.time()
     now_ms = seconds * 1000 + micros / 1000
     pipe = redis.pipeline(transaction=False)

@@ -22,7 +22,7 @@ from redis.exceptions import NoPermissionError
 
 from darkq.errors import WorkerNotFound
 from darkq.operate.queue_state import checked_note, whoever
-from darkq.protocol.keys import PRIORITIES, WORKERS, JobKeys, queue, served, worker, worker_orders
+from darkq.protocol.keys import PRIORITIES, WORKERS, JobKeys, PartitionKeys, WorkerKeys
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
 
@@ -36,7 +36,7 @@ async def sign_in(redis: Redis, worker_id: str, serves: bytes = b"") -> None:
         pipe.sadd(WORKERS, worker_id)
         pipe.expire(WORKERS, _SET_TTL_S)
         if serves:
-            pipe.set(served(worker_id), serves, ex=_SERVES_TTL_S)
+            pipe.set(WorkerKeys(worker_id).upstreams, serves, ex=_SERVES_TTL_S)
         await pipe.execute()
 
 
@@ -44,7 +44,11 @@ async def sign_out(redis: Redis, worker_id: str) -> None:
     """Take a worker that ends out of the set, and its records away, its orders too."""
     async with redis.pipeline(transaction=True) as pipe:
         pipe.srem(WORKERS, worker_id)
-        pipe.delete(worker(worker_id), served(worker_id), worker_orders(worker_id))
+        pipe.delete(
+            WorkerKeys(worker_id).health,
+            WorkerKeys(worker_id).upstreams,
+            WorkerKeys(worker_id).drain_request,
+        )
         await pipe.execute()
 
 
@@ -56,7 +60,7 @@ async def live_workers(redis: Redis) -> list[str]:
     """
     members: Any = await redis.execute_command("SMEMBERS", WORKERS)
     ids = sorted(member.decode(errors="replace") for member in members)
-    records = await redis.mget(map(worker, ids)) if ids else []
+    records = await redis.mget([WorkerKeys(id_).health for id_ in ids]) if ids else []
     alive = [id_ for id_, record in zip(ids, records, strict=True) if record is not None]
     if len(alive) < len(ids):
         with suppress(NoPermissionError):  # whoever may only read leaves that to others
@@ -88,7 +92,7 @@ async def read_leases(redis: Redis, workers: list[str], partitions: int) -> list
     pipe = redis.pipeline(transaction=False)
     for partition in range(partitions):
         for priority in PRIORITIES:
-            name = queue(partition, priority)
+            name = PartitionKeys(partition).queue(priority)
             pipe.zrangebyscore(name, after, _FOR_EVER_MS, 0, _MOST_LOOKED_AT, withscores=True)
     not_due = [job for jobs in await pipe.execute() for job in jobs]
     ends: dict[str, list[int]] = {worker_id: [] for worker_id in workers}
@@ -169,9 +173,9 @@ class WorkerHandle:
             stay=stay,
         )
         async with speaking_darkq():
-            if not await self._redis.exists(worker(self.id)):
+            if not await self._redis.exists(WorkerKeys(self.id).health):
                 raise WorkerNotFound(self.id)
-            orders = worker_orders(self.id)
+            orders = WorkerKeys(self.id).drain_request
             await self._redis.set(orders, msgspec.json.encode(drain), ex=ORDERS_TTL_S)
             await self._tell()
         return drain
@@ -179,7 +183,7 @@ class WorkerHandle:
     async def undrain(self) -> None:
         """Let a worker claim again that stays. One that exits goes on doing so."""
         async with speaking_darkq():
-            await self._redis.delete(worker_orders(self.id))
+            await self._redis.delete(WorkerKeys(self.id).drain_request)
             await self._tell()
 
     async def _now(self) -> tuple[int, int]:
@@ -188,8 +192,7 @@ class WorkerHandle:
         return seconds, micros
 
     async def _tell(self) -> None:
-        channel = worker_orders(self.id)
-        await scripts.publish(self._redis, [channel], [channel, "orders"])
+        await scripts.publish(self._redis, WorkerKeys(self.id).drain_request, "orders")
 
     def __repr__(self) -> str:
         return f"WorkerHandle({self.id!r})"
@@ -197,12 +200,16 @@ class WorkerHandle:
 
 async def read_order(redis: Redis, worker_id: str) -> Drain | None:
     """Return what a worker was told. Raises what redis-py raises."""
-    return _read(await redis.get(worker_orders(worker_id)))
+    return _read(await redis.get(WorkerKeys(worker_id).drain_request))
 
 
 async def read_orders(redis: Redis, worker_ids: list[str]) -> list[Drain | None]:
     """Return what workers were told. Raises what redis-py raises."""
-    values = await redis.mget([worker_orders(id_) for id_ in worker_ids]) if worker_ids else []
+    values = (
+        await redis.mget([WorkerKeys(id_).drain_request for id_ in worker_ids])
+        if worker_ids
+        else []
+    )
     return [_read(value) for value in values]
 
 

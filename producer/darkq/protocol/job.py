@@ -1,8 +1,7 @@
-"""What a producer asks for: a prompt and how to run it.
+"""A job: a prompt and how to run it.
 
-A `Job` is plain frozen data, valid by construction: `Job.create` is the edge where bad input
-is refused, before anything is stored. Its `repr` shows neither prompt nor proxy nor metadata,
-so that no log line can.
+A `Job` is plain frozen data. `Job.create` validates all fields, before anything is stored. The
+`repr` contains neither prompt nor proxy nor metadata, so that they cannot get into a log record.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ import msgspec
 from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
-from darkq.protocol.options import Options, checked
-from darkq.protocol.plain import plain
-from darkq.protocol.validation import NOT_ALLOWED, Wrong, what_is_wrong
+from darkq.protocol.options import Options, check_options
+from darkq.protocol.plain import to_plain
+from darkq.protocol.validation import NOT_ALLOWED, Problem, explain_error
 
 Priority: TypeAlias = Literal["interactive", "bulk"]
 Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
@@ -26,13 +25,13 @@ Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 MAX_PROMPT_BYTES = 1 << 20
 MAX_MESSAGES = 10_000
-"""Of messages, and of their parts: the empty ones take room too."""
+"""The limit of messages, and of their parts in all: empty ones take memory too."""
 MAX_METADATA_BYTES = 16 << 10
 MAX_METADATA_PAIRS = 256
-"""A pair takes memory of its own: thousands of tiny ones would take far more than their bytes."""
+"""Each pair has an overhead: thousands of tiny pairs take far more memory than their bytes."""
 RESERVED_METADATA = "_openai"
-"""Metadata whose name begins so is written by darkq alone: a gateway notes there what a Response
-repeats of its request. If clients could write it, they could forge a Response."""
+"""Clients cannot set metadata whose name has this prefix. A gateway stores there the request fields
+that a Response repeats, and a client that could write it could forge a Response."""
 MAX_NAME_CHARS = 200
 MAX_TRIES = 100
 MAX_TIMEOUT_S = 24 * 3600.0
@@ -66,7 +65,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 Prompt: TypeAlias = str | Iterable[Message | Mapping[str, Any]]
 
-NOT_PLAIN = "holds something else than plain data: make it with Job.create"
+NOT_PLAIN = "contains values that are not plain data: make it with Job.create"
 
 
 class JobArguments(TypedDict, total=False):
@@ -86,7 +85,7 @@ class JobArguments(TypedDict, total=False):
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A prompt and how to run it. None means: as the worker is configured.
 
-    `tenant` names whose job it is, where several share a Redis; who asks after it decides by that.
+    `tenant` is the owner of the job, where several share a Redis. Callers check access by it.
     """
 
     model: str | None = None
@@ -98,12 +97,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     proxy: str | None = None
     tenant: str | None = None
     options: Options | None = None
-    # The last, so that the head of a record says all but the prompt (`record.job_head`).
+    # Must be the last field: the head of a record then contains all other fields.
     prompt: str | tuple[Message, ...]
 
     @property
     def prompt_bytes(self) -> int:
-        """The size of the prompt's text, in UTF-8. Raises `InvalidJob` for what is no prompt."""
+        """The size of the prompt's text in UTF-8. Raises `InvalidJob` for an invalid prompt."""
         try:
             if isinstance(self.prompt, str):
                 return len(self.prompt.encode())
@@ -129,127 +128,131 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         tenant: str | None = None,
         options: Options | Mapping[str, Any] | None = None,
     ) -> Job:
-        """Check every field and return the job.
+        """Validate every field and return the job.
 
-        Strings and numbers may be of subclasses, and become Python's own. Raises `InvalidJob`,
+        Subclasses of strings and numbers are converted to the built-in types. Raises `InvalidJob`,
         which names the field.
         """
-        priority = plain(priority)
+        priority = to_plain(priority)
         if priority not in ("interactive", "bulk"):
             raise InvalidJob("priority", "must be 'interactive' or 'bulk'")
         return cls(
-            prompt=_prompt(prompt),
-            model=checked_name("model", model),
-            upstream=checked_name("upstream", upstream),
+            prompt=_check_prompt(prompt),
+            model=check_name("model", model),
+            upstream=check_name("upstream", upstream),
             priority=priority,
-            timeout_s=_timeout_s(timeout_s),
-            tries=_tries(tries),
-            metadata={} if metadata is None else checked_metadata(metadata),
-            proxy=_proxy(proxy),
-            tenant=checked_name("tenant", tenant),
-            options=checked(options),
+            timeout_s=_check_timeout_s(timeout_s),
+            tries=_check_tries(tries),
+            metadata={} if metadata is None else check_metadata(metadata),
+            proxy=_check_proxy(proxy),
+            tenant=check_name("tenant", tenant),
+            options=check_options(options),
         )
 
     def with_metadata(self, **more: str) -> Job:
-        """Return the job with more metadata, which may have a reserved name.
+        """Return the job with more metadata, whose names may be reserved.
 
-        For darkq's own notes, not for what a client sends. Raises `InvalidJob` when it is too much.
+        Only for darkq's own metadata. Raises `InvalidJob` if all of it exceeds the limit.
         """
-        return msgspec.structs.replace(self, metadata=_bounded({**self.metadata, **more}))
+        return msgspec.structs.replace(self, metadata=_check_size({**self.metadata, **more}))
 
     def verify(self) -> None:
-        """Check a job that was read from Redis, where anybody may have written it.
+        """Validate a job read from Redis, which another program may have written.
 
-        Unlike `create` it takes what darkq itself notes in the metadata. Raises `InvalidJob`.
+        Unlike `create` it accepts reserved names in the metadata. Raises `InvalidJob`.
         """
         Job.create(**{**asdict(self), "metadata": None})
-        _bounded(self.metadata)
+        _check_size(self.metadata)
 
 
-def _prompt(prompt: Prompt) -> str | tuple[Message, ...]:
-    """A string that is not blank, or at least one message; UTF-8 of bounded size."""
+def _check_prompt(prompt: Prompt) -> str | tuple[Message, ...]:
+    """Check that the prompt is a string or messages, not blank, and UTF-8 of bounded size."""
     checked: str | tuple[Message, ...]
     texts: tuple[str, ...]
     if isinstance(prompt, str):
-        text: str = plain(prompt)
+        text: str = to_plain(prompt)
         checked, texts = text, (text,)
     elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
-        raise InvalidJob("prompt", f"must be a string or a list of messages, not {_type(prompt)}")
+        raise InvalidJob(
+            "prompt", f"must be a string or a list of messages, not {_type_name(prompt)}"
+        )
     else:
-        checked = tuple(_message(n, m) for n, m in enumerate(islice(prompt, MAX_MESSAGES + 1)))
+        checked = tuple(
+            _check_message(n, m) for n, m in enumerate(islice(prompt, MAX_MESSAGES + 1))
+        )
         texts = tuple(message.text for message in checked)
         parts = sum(1 if isinstance(m.content, str) else len(m.content) for m in checked)
         if max(len(checked), parts) > MAX_MESSAGES:
             raise InvalidJob("prompt", f"has more than {MAX_MESSAGES:,} messages or parts")
     if not any(map(str.strip, texts)):
         raise InvalidJob("prompt", "is empty")
-    size = sum(_utf8_bytes("prompt", text) for text in texts)
+    size = sum(_count_utf8("prompt", text) for text in texts)
     if size > MAX_PROMPT_BYTES:
         raise InvalidJob("prompt", f"has {size:,} bytes; the limit is {MAX_PROMPT_BYTES:,}")
     return checked
 
 
-def _message(index: int, message: object) -> Message:
+def _check_message(index: int, message: object) -> Message:
     field = f"prompt[{index}]"
     try:
-        checked = msgspec.convert(_builtins(message), Message)
-        _utf8_bytes(field, checked.text)
+        checked = msgspec.convert(_to_builtins(message), Message)
+        _count_utf8(field, checked.text)
     except msgspec.ValidationError as error:
-        raise InvalidJob(field, _of_message(what_is_wrong(error))) from None
+        raise InvalidJob(field, _explain_message(explain_error(error))) from None
     return checked
 
 
-def _builtins(message: object) -> object:
-    """Take a message apart: one made by hand may hold anything, and so may its parts."""
+def _to_builtins(message: object) -> object:
+    """Convert a message to built-in types: a `Message` made by hand is not validated."""
     if isinstance(message, Message):
         message = {"role": message.role, "content": message.content}
-    fields = plain(message, 3)  # its fields, the list of its parts, the fields of a part
+    fields = to_plain(message, 3)  # levels: its fields, the list of parts, the fields of a part
     if isinstance(fields, dict) and isinstance(parts := fields.get("content"), list):
         fields["content"] = [
-            {"type": "text", "text": plain(part.text)} if isinstance(part, TextPart) else part
+            {"type": "text", "text": to_plain(part.text)} if isinstance(part, TextPart) else part
             for part in parts
         ]
     return fields
 
 
-def _of_message(wrong: Wrong) -> str:
+def _explain_message(wrong: Problem) -> str:
     if wrong.path == "role" and wrong.reason == NOT_ALLOWED:
         return "role must be system, developer, user or assistant"
     reason = "must be text" if wrong.field.endswith("].type") else wrong.reason
     return f"`{wrong.field}` {reason}" if wrong.field else reason
 
 
-def _utf8_bytes(field: str, text: str) -> int:
+def _count_utf8(field: str, text: str) -> int:
     try:
         return len(text.encode())
     except UnicodeEncodeError:
-        raise InvalidJob(field, "has a lone surrogate, which is no text in UTF-8") from None
+        raise InvalidJob(field, "has a lone surrogate, which is not valid in UTF-8") from None
 
 
-def checked_name(field: str, name: str | None) -> str | None:
-    """Return what something may be called. Raises `InvalidJob`."""
+def check_name(field: str, name: str | None) -> str | None:
+    """Return the name as a plain string. Raises `InvalidJob`."""
     if name is None:
         return None
     if not isinstance(name, str):
-        raise InvalidJob(field, f"must be a string, not {_type(name)}")
+        raise InvalidJob(field, f"must be a string, not {_type_name(name)}")
     if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
         raise InvalidJob(field, f"must be 1 to {MAX_NAME_CHARS} printable characters")
-    return str(plain(name))
+    return str(to_plain(name))
 
 
-def _timeout_s(timeout_s: float | None) -> float | None:
-    timeout_s = plain(timeout_s)
+def _check_timeout_s(timeout_s: float | None) -> float | None:
+    timeout_s = to_plain(timeout_s)
     if timeout_s is None:
         return None
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-        raise InvalidJob("timeout_s", f"must be a number of seconds, not {_type(timeout_s)}")
-    if not 0 < timeout_s <= MAX_TIMEOUT_S:  # not a number is not, either
+        raise InvalidJob("timeout_s", f"must be a number of seconds, not {_type_name(timeout_s)}")
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:  # rejects NaN too
         raise InvalidJob("timeout_s", f"must be above 0 and at most {MAX_TIMEOUT_S:g}")
     return float(timeout_s)
 
 
-def _tries(tries: int | None) -> int | None:
-    tries = plain(tries)
+def _check_tries(tries: int | None) -> int | None:
+    tries = to_plain(tries)
     if tries is None:
         return None
     if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= MAX_TRIES:
@@ -258,8 +261,8 @@ def _tries(tries: int | None) -> int | None:
 
 
 def check_idempotency_key(key: str) -> str:
-    """Return an idempotency key as plain text. Raises `InvalidJob` for one that can be none."""
-    key = plain(key)
+    """Return an idempotency key as a plain string. Raises `InvalidJob`."""
+    key = to_plain(key)
     if not isinstance(key, str) or not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS:
         reason = f"must be a string of 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters"
         raise InvalidJob("idempotency_key", reason)
@@ -270,9 +273,9 @@ def check_idempotency_key(key: str) -> str:
     return key
 
 
-def checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return a client's notes for a job or a batch. Raises `InvalidJob`."""
-    checked = _bounded(metadata)
+def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return a client's metadata for a job or a batch. Raises `InvalidJob`."""
+    checked = _check_size(metadata)
     if len(checked) > MAX_METADATA_PAIRS:
         reason = f"has {len(checked):,} entries; the limit is {MAX_METADATA_PAIRS:,}"
         raise InvalidJob("metadata", reason)
@@ -281,14 +284,14 @@ def checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     return checked
 
 
-def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
+def _check_size(metadata: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(metadata, Mapping) or not all(
         isinstance(key, str) and isinstance(value, str) for key, value in metadata.items()
     ):
         raise InvalidJob("metadata", "must map strings to strings")
-    checked: dict[str, str] = plain(metadata, 1)
+    checked: dict[str, str] = to_plain(metadata, 1)
     size = sum(
-        _utf8_bytes("metadata", key) + _utf8_bytes("metadata", value)
+        _count_utf8("metadata", key) + _count_utf8("metadata", value)
         for key, value in checked.items()
     )
     if size > MAX_METADATA_BYTES:
@@ -296,8 +299,8 @@ def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
     return checked
 
 
-def _proxy(proxy: str | None) -> str | None:
-    proxy = plain(proxy)
+def _check_proxy(proxy: str | None) -> str | None:
+    proxy = to_plain(proxy)
     if proxy is None:
         return None
     reason = "must be a URL like http://[user:password@]host:port"
@@ -313,5 +316,5 @@ def _proxy(proxy: str | None) -> str | None:
     return proxy
 
 
-def _type(value: object) -> str:
+def _type_name(value: object) -> str:
     return type(value).__name__

@@ -1,8 +1,8 @@
-"""The names of everything darkq keeps in Redis, and the only room that knows them.
+"""The names of all keys and channels of darkq in Redis. No other module spells one.
 
-A job belongs to a partition *p*. Its public id, `<p>-<32 hex digits>`, is what people see;
-its arq id, `{<p>}<32 hex digits>`, stands in every key: the braces are a Redis Cluster hash
-tag, so all keys of a partition share one slot and every script stays within it.
+A job belongs to a partition *p*. Users see its public id, `<p>-<32 hex digits>`. Keys contain its
+arq id, `{<p>}<32 hex digits>`: the braces are a Redis Cluster hash tag, so all keys of a partition
+share one slot, and every script stays within that slot.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class JobKeys(NamedTuple):
 
     @classmethod
     def parse(cls, public_id: str) -> JobKeys:
-        """Read a public id. Raises `JobNotFound` for a string that can be none."""
+        """Read a public id. Raises `JobNotFound` for a string that is no job id."""
         match = _PUBLIC_ID.fullmatch(public_id)
         if match is None:
             raise JobNotFound(public_id)
@@ -47,7 +47,7 @@ class JobKeys(NamedTuple):
 
     @classmethod
     def from_arq_id(cls, arq_id: str) -> JobKeys:
-        """Read the id that stands in keys. Raises `ValueError`."""
+        """Read the id that keys contain. Raises `ValueError`."""
         match = _ARQ_ID.fullmatch(arq_id)
         if match is None:
             raise ValueError(f"not an arq id of darkq: {arq_id!r}")
@@ -58,8 +58,8 @@ class JobKeys(NamedTuple):
         return f"{self.partition}-{self.random}"
 
     @classmethod
-    def of_member(cls, member: bytes) -> JobKeys | None:
-        """Read a member of a list of jobs; None for what darkq did not put there."""
+    def from_member(cls, member: bytes) -> JobKeys | None:
+        """Read a member of a list of jobs; None for a member that darkq did not write."""
         try:
             return cls.from_arq_id(member.decode())
         except ValueError:
@@ -89,7 +89,7 @@ class JobKeys(NamedTuple):
 
     @property
     def state(self) -> str:
-        """A hash: tries burnt, leases lost, whether it is held, whether to cancel."""
+        """A hash: tries used, leases lost, whether a worker holds it, whether to cancel."""
         return f"darkq:state:{self.arq_id}"
 
     @property
@@ -99,22 +99,27 @@ class JobKeys(NamedTuple):
 
     @property
     def failed(self) -> str:
-        """The record of a job that has failed, kept so that it can be run again."""
+        """The record of a failed job, kept so that it can be retried."""
         return f"darkq:failed:{self.arq_id}"
 
     @property
     def moved(self) -> str:
-        """The note that the job came from another Redis."""
+        """A marker: the job came from another Redis."""
         return f"darkq:moved:{self.arq_id}"
 
     @property
     def live(self) -> str:
-        """The channel."""
+        """The channel of its events."""
         return f"darkq:live:{self.arq_id}"
+
+    @property
+    def waiters(self) -> str:
+        """The gateway callers that wait for it: a sorted set, score = end of the lease."""
+        return f"darkq:waiters:{self.arq_id}"
 
 
 class BatchKeys(NamedTuple):
-    """A batch's id and the names of its keys; its jobs are of the same partition."""
+    """A batch's id and the names of its keys; its jobs share its partition."""
 
     partition: int
     random: str
@@ -126,16 +131,16 @@ class BatchKeys(NamedTuple):
 
     @classmethod
     def parse(cls, public_id: str) -> BatchKeys:
-        """Read a public id. Raises `BatchNotFound` for a string that can be none."""
+        """Read a public id. Raises `BatchNotFound` for a string that is no batch id."""
         match = _BATCH_ID.fullmatch(public_id)
         if match is None:
             raise BatchNotFound(public_id)
         return cls(int(match[1]), match[2])
 
     @classmethod
-    def of_member(cls, member: bytes) -> BatchKeys | None:
-        """Read a member of the list of batches; None for what darkq did not put there."""
-        found = JobKeys.of_member(member)
+    def from_member(cls, member: bytes) -> BatchKeys | None:
+        """Read a member of the list of batches; None for a member that darkq did not write."""
+        found = JobKeys.from_member(member)
         return None if found is None else cls(*found)
 
     @property
@@ -144,37 +149,37 @@ class BatchKeys(NamedTuple):
 
     @property
     def tagged_id(self) -> str:
-        """The id that stands in keys."""
+        """The id that keys contain."""
         return f"{{{self.partition}}}{self.random}"
 
     @property
     def batch(self) -> str:
-        """A hash: what it was made with, and its counts."""
+        """A hash: its arguments and its counts."""
         return f"darkq:batch:{self.tagged_id}"
 
     @property
     def lines(self) -> str:
-        """The lines whose end is not acknowledged; score 0, or the number of the end."""
+        """The unacknowledged lines: a sorted set, score = number of the end, 0 before it."""
         return f"{self.batch}:lines"
 
     @property
     def ends(self) -> str:
-        """The log of the jobs' ends, numbered from 1 without a hole."""
+        """The log of the jobs' ends, numbered from 1 without gaps."""
         return f"{self.batch}:ends"
 
     @property
     def acknowledged(self) -> str:
-        """One bit for each line: its end has been taken over."""
+        """One bit for each line: its end is acknowledged."""
         return f"{self.batch}:acknowledged"
 
     @property
     def runner(self) -> str:
-        """Holds the token of the process that feeds and collects, for as long as its lease."""
+        """Holds the token of the runner while it has the lease."""
         return f"{self.batch}:runner"
 
     @property
     def live(self) -> str:
-        """The channel: something has changed."""
+        """The channel: the batch has changed."""
         return f"darkq:live:batch:{self.tagged_id}"
 
     @property
@@ -184,12 +189,12 @@ class BatchKeys(NamedTuple):
 
     @property
     def parts(self) -> str:
-        """The parts of its output that count: a sorted set, score = number of the first end."""
+        """The valid parts of its output: a sorted set, score = number of the first end."""
         return f"{self.batch}:parts"
 
     @property
     def outputs(self) -> str:
-        """The files that runners have begun to put together: a set of their ids."""
+        """The output files that runners have begun to assemble: a sorted set of their ids."""
         return f"{self.batch}:outputs"
 
     def job(self, line: int) -> JobKeys:
@@ -198,86 +203,91 @@ class BatchKeys(NamedTuple):
         return JobKeys(self.partition, digest[:32])
 
 
-def batches(partition: int) -> str:
-    """Name the list of a partition's batches: a sorted set, score = when each expires, epoch ms."""
-    return f"darkq:{{{partition}}}:batches"
+class PartitionKeys(NamedTuple):
+    """The names of the keys and channels that the jobs of a partition share."""
+
+    partition: int
+
+    def queue(self, priority: Priority) -> str:
+        """A sorted set of job ids; score = not before, epoch ms, or the end of the lease."""
+        return f"darkq:{{{self.partition}}}:{priority}"
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues, most urgent first."""
+        return [self.queue(priority) for priority in PRIORITIES]
+
+    def moving(self, priority: Priority) -> str:
+        """The jobs of a queue that are being moved to another Redis: a sorted set like it."""
+        return f"darkq:{{{self.partition}}}:moving:{priority}"
+
+    def idle(self, priority: Priority) -> str:
+        """The workers with room for a queue: a sorted set, score = minus the free slots."""
+        return f"darkq:{{{self.partition}}}:idle:{priority}"
+
+    @property
+    def control(self) -> str:
+        """Whether queues are paused or closed: a hash.
+
+        Fields are `paused:<priority>` and `closed:<priority>`; without any there is no key.
+        """
+        return f"darkq:{{{self.partition}}}:control"
+
+    @property
+    def wake(self) -> str:
+        """The channel of all workers: cancelled jobs, and queues that are resumed."""
+        return f"darkq:{{{self.partition}}}:wake"
+
+    def wake_worker(self, worker_id: str) -> str:
+        """The channel of one worker: jobs are due."""
+        return f"{self.wake}:{worker_id}"
+
+    @property
+    def batches(self) -> str:
+        """The batches: a sorted set, score = when each expires, epoch ms."""
+        return f"darkq:{{{self.partition}}}:batches"
+
+    @property
+    def failed(self) -> str:
+        """The failed jobs: a sorted set, score = when, epoch ms."""
+        return f"darkq:{{{self.partition}}}:failed"
+
+    def tenant_jobs(self, tenant: str | None) -> str:
+        """The latest jobs of a tenant: a sorted set, score = when, epoch ms."""
+        name = f"darkq:{{{self.partition}}}:jobs"
+        return name if tenant is None else f"{name}:{hashlib.sha256(tenant.encode()).hexdigest()}"
+
+    def idempotency(self, key: str, tenant: str | None = None) -> str:
+        """The job of a tenant's idempotency key. The key itself is not stored."""
+        digest = hashlib.sha256(_scoped(key, tenant)).hexdigest()
+        return f"darkq:idempotency:{{{self.partition}}}{digest}"
 
 
-FILE_BATCHES_OPEN = "darkq:{files}:open"
-"""Names the list of the batches over files that have not ended: a sorted set, score = since."""
-
-FILE_BATCHES_ENDED = "darkq:{files}:ended"
-"""Names the list of those whose leftovers are to be deleted: a sorted set, score = when, in s."""
-
-
-def file_batches_of(tenant: str) -> str:
-    """Name the list of a tenant's batches over files. The tenant is its digest."""
-    return f"darkq:{{files}}:of:{tenant}"
-
-
-def queue(partition: int, priority: Priority) -> str:
-    """Name a partition's queue of a priority."""
-    return f"darkq:{{{partition}}}:{priority}"
-
-
-def control(partition: int) -> str:
-    """Name what operators have said of a partition's queues: a hash.
-
-    Fields are `paused:<priority>` and `closed:<priority>`; without any there is no key.
-    """
-    return f"darkq:{{{partition}}}:control"
-
-
-def moving(partition: int, priority: Priority) -> str:
-    """Name a queue's jobs that are on their way to another Redis: a sorted set like it."""
-    return f"darkq:{{{partition}}}:moving:{priority}"
-
-
-def wake(partition: int) -> str:
-    """Name the channel that tells all workers of cancelled jobs and of queues that go on."""
-    return f"darkq:{{{partition}}}:wake"
-
-
-def wake_one(partition: int, worker_id: str) -> str:
-    """Name the channel that tells one worker of jobs."""
-    return f"{wake(partition)}:{worker_id}"
-
-
-def idle(partition: int, priority: Priority) -> str:
-    """Name the workers that have room for a queue: a sorted set, score = minus the free slots."""
-    return f"darkq:{{{partition}}}:idle:{priority}"
-
-
-def failures(partition: int) -> str:
-    """Name the list of a partition's failed jobs: a sorted set, score = when, epoch ms."""
-    return f"darkq:{{{partition}}}:failed"
-
-
-def idempotency(partition: int, key: str, tenant: str | None = None) -> str:
-    """Name what remembers the job of a tenant's idempotency key. The key itself is not kept."""
-    digest = hashlib.sha256(_scoped(key, tenant)).hexdigest()
-    return f"darkq:idempotency:{{{partition}}}{digest}"
-
-
-def partition_of(key: str, partitions: int, tenant: str | None = None) -> int:
+def choose_partition(key: str, partitions: int, tenant: str | None = None) -> int:
     """Choose the partition of an idempotency key: the same for every producer."""
     digest = hashlib.sha256(b"partition:" + _scoped(key, tenant)).digest()
     return int.from_bytes(digest[:8], "big") % partitions
 
 
-def tenant_jobs(partition: int, tenant: str | None) -> str:
-    """Name the list of a tenant's latest jobs: a sorted set, score = when, epoch ms."""
-    name = f"darkq:{{{partition}}}:jobs"
-    return name if tenant is None else f"{name}:{hashlib.sha256(tenant.encode()).hexdigest()}"
-
-
 def _scoped(key: str, tenant: str | None) -> bytes:
-    """Tenants do not meet in a key: no text in UTF-8 has the byte between the two."""
+    """Separate tenants by the byte 0xff, which occurs in no UTF-8 text: pairs cannot collide."""
     return key.encode() if tenant is None else b"\xff%b\xff%b" % (tenant.encode(), key.encode())
 
 
+FILE_BATCHES_OPEN = "darkq:{files}:open"
+"""The batches over files that have not ended: a sorted set, score = since when."""
+
+FILE_BATCHES_ENDED = "darkq:{files}:ended"
+"""The ended ones whose leftovers are to be deleted: a sorted set, score = when, in s."""
+
+
+def tenant_file_batches(tenant: str) -> str:
+    """Name the list of a tenant's batches over files. `tenant` is its digest."""
+    return f"darkq:{{files}}:of:{tenant}"
+
+
 class LimitKeys(NamedTuple):
-    """What all workers know of an upstream's calls; `limits.lua` says what each holds."""
+    """The state of an upstream's calls, shared by all workers; `limits.lua` describes each key."""
 
     grants: str
     places: str
@@ -287,26 +297,26 @@ class LimitKeys(NamedTuple):
     late: str
     heard: str
 
-
-def limit_keys(upstream: str) -> LimitKeys:
-    """Name an upstream's keys; they share a slot, whatever partition its jobs are of."""
-    return LimitKeys(*(f"darkq:limit:{{{upstream}}}:{part}" for part in LimitKeys._fields))
-
-
-def never_there(key: str) -> str:
-    """Name what shares a key's slot and never exists. Raises `ValueError` for a key without tag."""
-    return _beside(key, "never")
+    @classmethod
+    def of_upstream(cls, upstream: str) -> LimitKeys:
+        """Name an upstream's keys; they share a slot, whatever partition its jobs are of."""
+        return cls(*(f"darkq:limit:{{{upstream}}}:{part}" for part in cls._fields))
 
 
-def written(key: str) -> str:
-    """Name what shares a key's slot, and says nothing: `darkq.replicas` writes it.
+def absent_key(key: str) -> str:
+    """Name a key in the slot of `key` that never exists. Raises `ValueError` without a hash tag."""
+    return _key_beside(key, "never")
 
-    Raises `ValueError` for a key without tag.
+
+def replication_key(key: str) -> str:
+    """Name a key in the slot of `key` that is written only so that `WAIT` has a write to wait for.
+
+    Raises `ValueError` without a hash tag.
     """
-    return _beside(key, "written")
+    return _key_beside(key, "written")
 
 
-def _beside(key: str, name: str) -> str:
+def _key_beside(key: str, name: str) -> str:
     found = _TAG.search(key)
     if found is None:
         raise ValueError(f"no hash tag in {key!r}")
@@ -314,7 +324,7 @@ def _beside(key: str, name: str) -> str:
 
 
 API_KEYS = "darkq:keys"
-"""Names the set of the digests of all API keys."""
+"""The set of the digests of all API keys."""
 
 
 def api_key(digest: str) -> str:
@@ -323,48 +333,48 @@ def api_key(digest: str) -> str:
 
 
 def api_key_use(key_id: str) -> tuple[str, str]:
-    """Name what an API key has used of its rate, and its calls in progress."""
+    """Name the used rate of an API key, and its calls in progress."""
     return f"darkq:use:{{{key_id}}}:rate", f"darkq:use:{{{key_id}}}:calls"
 
 
 def reattachment(digest: str) -> str:
-    """Name the note of which job a request made last. The request itself is not kept."""
+    """Name the id of the latest job of a request. The request itself is not stored."""
     return f"darkq:attach:{digest}"
 
 
-def waiters(job: JobKeys) -> str:
-    """Name the callers of a gateway that wait for a job: a sorted set, score = end of the lease."""
-    return f"darkq:waiters:{job.arq_id}"
-
-
 def request_seed(digest: str) -> str:
-    """Name the note of the seed from which the ids of what a request made follow."""
+    """Name the seed from which the ids of all that a request creates are derived."""
     return f"darkq:request:{digest}"
 
 
 WORKERS = "darkq:{workers}"
-"""Names the set of workers that may be alive."""
-
-
-def worker(worker_id: str) -> str:
-    """Name a worker's health record, which expires soon after its last sign of life."""
-    return f"{WORKERS}:{worker_id}"
-
-
-def served(worker_id: str) -> str:
-    """Name what a worker announces: the upstreams that it serves."""
-    return f"{worker(worker_id)}:upstreams"
-
-
-def worker_orders(worker_id: str) -> str:
-    """Name what an operator has told a worker."""
-    return f"{worker(worker_id)}:orders"
-
+"""The set of workers that may be alive."""
 
 STATS = "darkq:{stats}"
-"""Names what all workers have counted: a hash."""
+"""The counters of all workers: a hash."""
 
 
-def worker_stats(worker_id: str) -> str:
-    """Name what a worker tells of itself beside it: a hash."""
-    return f"{STATS}:{worker_id}"
+class WorkerKeys(NamedTuple):
+    """A worker's id and the names of its keys."""
+
+    worker_id: str
+
+    @property
+    def health(self) -> str:
+        """The health record, which expires soon after the last heartbeat."""
+        return f"{WORKERS}:{self.worker_id}"
+
+    @property
+    def upstreams(self) -> str:
+        """The upstreams that the worker serves."""
+        return f"{self.health}:upstreams"
+
+    @property
+    def drain_request(self) -> str:
+        """The operator's request that the worker claims no more jobs."""
+        return f"{self.health}:orders"
+
+    @property
+    def stats(self) -> str:
+        """The number of the worker's latest report to `STATS`, and its unwritten text: a hash."""
+        return f"{STATS}:{self.worker_id}"

@@ -1,7 +1,7 @@
-"""How an upstream shall generate: what a job may wish for, under the names of OpenAI's wire.
+"""Generation options of a job, with the names of OpenAI's API.
 
-Nothing is set by default: then the upstream does as it likes. Not every upstream knows every
-option; one that cannot honour a wish refuses the job rather than to ignore it.
+No option is set by default: the upstream's own default applies. An upstream that does not support
+an option fails the job instead of ignoring the option.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
-from darkq.protocol.plain import plain
-from darkq.protocol.validation import what_is_wrong
+from darkq.protocol.plain import to_plain
+from darkq.protocol.validation import explain_error
 
 MAX_TOKENS = 10_000_000
 MAX_STOP_SEQUENCES = 16
@@ -29,11 +29,11 @@ _Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 class Options(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """How to generate. None means: as the upstream does by itself.
+    """Generation options. None means the upstream's default.
 
-    `max_tokens` bounds the answer, `stop` ends it before one of these strings.
-    `max_completion_tokens` is a newer word for the same: some models take only one of the two, so
-    the one that is given is passed on.
+    `max_tokens` limits the answer, `stop` ends it before one of these strings.
+    `max_completion_tokens` is OpenAI's newer name of `max_tokens`. Some models accept only one of
+    the two, so the given one is passed on.
     """
 
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -48,7 +48,7 @@ class Options(
     frequency_penalty: _Penalty | None = None
 
     def __repr__(self) -> str:
-        """Name what is set; its values may quote the prompt."""
+        """List the names only: values may quote the prompt."""
         return f"Options({', '.join(self.given())})"
 
     def given(self) -> dict[str, Any]:
@@ -62,36 +62,35 @@ OPTIONS = frozenset(Options.__struct_fields__)
 _REFUSED = re.compile(r"\S+ cannot honour the option (\w+); it honours: ")
 
 
-def refusal_of_option(upstream: str, name: str, honoured: Iterable[str]) -> str:
-    """Return the message of a job whose upstream cannot honour an option."""
+def format_refusal(upstream: str, name: str, honoured: Iterable[str]) -> str:
+    """Return the error message of a job whose upstream does not support an option."""
     known = ", ".join(sorted(honoured)) or "none"
     return f"{upstream} cannot honour the option {name}; it honours: {known}"
 
 
-def refused_option(message: str) -> str | None:
-    """Return the option that a message of `refusal_of_option` names; None for any other message."""
+def parse_refusal(message: str) -> str | None:
+    """Return the option in a message of `format_refusal`; None for any other message."""
     found = _REFUSED.match(message)
     return found[1] if found else None
 
 
-def checked(options: Options | Mapping[str, Any] | None) -> Options | None:
-    """Return the options, or None where none is set. Raises `InvalidJob`, which names the one.
+def check_options(options: Options | Mapping[str, Any] | None) -> Options | None:
+    """Return the options, or None if none is set. Raises `InvalidJob`, which names the option.
 
     `stop` may be a single string.
     """
     if options is None:
         return None
-    if isinstance(options, Options):  # made by hand it may hold anything
+    if isinstance(options, Options):  # one made by hand is not validated
         options = options.given()
     if not isinstance(options, Mapping):
         raise InvalidJob("options", f"must be Options or a mapping, not {type(options).__name__}")
-    wishes: dict[str, Any] = plain(options, 2)  # the options, the list of stop sequences
-    for name, value in wishes.items():
+    values: dict[str, Any] = to_plain(options, 2)  # levels: the options, the list of stop strings
+    for name, value in values.items():
         if name not in OPTIONS:
-            raise InvalidJob("options", f"knows no {str(name)[:40]!r}; known: {_names()}")
-        wish = (value,) if name == "stop" and isinstance(value, str) else value
-        _check(name, wish)
-    given = {name: value for name, value in wishes.items() if value is not None}
+            raise InvalidJob("options", f"unknown option {str(name)[:40]!r}; known: {_names()}")
+        _check(name, (value,) if name == "stop" and isinstance(value, str) else value)
+    given = {name: value for name, value in values.items() if value is not None}
     if "max_tokens" in given and "max_completion_tokens" in given:
         raise InvalidJob("options.max_completion_tokens", "is given beside max_tokens")
     if isinstance(given.get("stop"), str):
@@ -104,8 +103,8 @@ def _check(name: str, value: object) -> None:
         msgspec.convert({name: value}, Options)
         for stop in value if isinstance(value, tuple | list) else ():
             stop.encode()
-    except msgspec.ValidationError as error:  # its text names types and bounds, never values
-        raise InvalidJob(f"options.{name}", what_is_wrong(error).reason) from None
+    except msgspec.ValidationError as error:  # its text has types and limits, never values
+        raise InvalidJob(f"options.{name}", explain_error(error).reason) from None
     except UnicodeEncodeError:
         raise InvalidJob(f"options.{name}", "has a lone surrogate") from None
 

@@ -1,7 +1,7 @@
-"""Values of Python's own types, as JSON knows them. No I/O.
+"""Conversion of values to Python's built-in types. No I/O.
 
-Templates and tables give subclasses: Django's `SafeString`, `Markup`, numpy's strings and numbers.
-They pass `isinstance`, and the encoder refuses them. So each is replaced where it comes in.
+Web frameworks and data tools pass subclasses: Django's `SafeString`, `Markup`, numpy's strings and
+numbers. They pass `isinstance`, but the JSON encoder rejects them, so we convert all input.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any
 _EXACT = frozenset((str, bool, int, float, type(None)))
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-    """Return a string or number as Python's own type; anything else as it is.
+def to_plain(value: Any, depth: int = 0) -> Any:
+    """Return a string or number as a built-in type, and any other value unchanged.
 
-    Containers become plain too, for so many levels. What lies deeper is for the reader to refuse.
+    Containers are converted down to `depth` levels. Deeper values are left for validation.
     """
     if type(value) in _EXACT:
         return value
     if isinstance(value, str):
-        return str.__str__(value)  # what it is, whatever its own __str__ says
+        return str.__str__(value)  # a subclass may override __str__
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
         return float(value)
     if depth > 0 and isinstance(value, Mapping):
-        return {plain(key): plain(item, depth - 1) for key, item in value.items()}
+        return {to_plain(key): to_plain(item, depth - 1) for key, item in value.items()}
     if depth > 0 and isinstance(value, list | tuple):
-        return [plain(item, depth - 1) for item in value]
+        return [to_plain(item, depth - 1) for item in value]
     return value

@@ -1,19 +1,17 @@
-"""arq's job and result records, as versioned JSON.
+"""arq's job and result records as versioned JSON, and the public `Result`.
 
-arq keeps a job as a dictionary `t f a k et` and a result as the same with `s r st ft q id`,
-pickled. Here both are JSON, so that nothing read from Redis can run code, and arq's own
-tools read them by way of `serialize` and `deserialize`. A result drops the arguments: the
-prompt does not outlive the job. `d` holds what arq has no field for.
+arq stores a job as a pickled dictionary `t f a k et`, and a result as the same with
+`s r st ft q id`. darkq stores both as JSON, so that data from Redis cannot run code. arq's own
+tools read them through `serialize` and `deserialize`. A result has no arguments: the prompt is
+deleted with the job. `d` contains the fields that arq does not have.
 
-`v` is the lowest version of the format that reads a record rightly, which most changes leave as it
-is: readers ignore fields that they do not know, and have a default for those that are not there.
-What an old reader would get wrong by ignoring it raises `v`, and then it refuses: docs/upgrade.md.
+`v` is the lowest version of the format that can read a record. Most changes do not raise it:
+readers ignore unknown fields, and have defaults for missing ones. A change that an old reader would
+misread raises `v`, and old readers refuse such a record: docs/upgrade.md.
 
-The text of a record, a prompt or an answer, is its last field. So its first few kilobytes tell
-whose it is and how it stands, and lists are read without megabytes of texts: `job_head`,
-`result_head`.
-
-What a finished job leaves behind, as people see it.
+The text of a record, a prompt or an answer, is its last field. The first few kilobytes therefore
+contain the tenant and the state, and lists are read without megabytes of texts: `read_job_head`,
+`read_result_head`.
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
 
 VERSION = 2
-"""The highest version that this one reads.
+"""The highest version that can be read here.
 
-2: the option `max_completion_tokens`, which readers of version 1 take for no record at all.
+2: the option `max_completion_tokens`; readers of version 1 reject such a record as invalid.
 """
 FUNCTION = "generate"
 
@@ -48,10 +46,10 @@ class Arguments(msgspec.Struct, frozen=True):
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits in Redis until a worker has finished it.
+    """A job in Redis, until a worker has finished it.
 
-    `traceparent` and `tracestate`, where there are any, are W3C's words for whose trace it is part
-    of. They say nothing of what is run: one that cannot be read is ignored (`darkq.tracing`).
+    `traceparent` and `tracestate` are the optional W3C trace context. They do not affect how the
+    job runs: an invalid one is ignored (`darkq.telemetry.tracing`).
     """
 
     v: int = 1
@@ -77,7 +75,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What darkq knows of a finished job beyond arq's record."""
+    """The fields of a finished job that arq's record does not have."""
 
     outcome: Outcome
     model: str = ""
@@ -94,7 +92,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What stays in Redis of a finished job. Times are epoch milliseconds."""
+    """A finished job in Redis. Times are epoch milliseconds."""
 
     v: int = 1
     t: int
@@ -115,14 +113,14 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What every version can read of any record: its own version, and when the job was enqueued."""
+    """The fields that every version can read: the format's version, and the time of enqueueing."""
 
     v: int = 1
     et: int = 0
 
     @property
     def is_newer(self) -> bool:
-        """Tell whether this version must not judge the rest."""
+        """Whether this version must not read the other fields."""
         return self.v > VERSION
 
 
@@ -133,7 +131,7 @@ _head_decoder = msgspec.json.Decoder(Head)
 
 
 def encode(record: JobRecord | ResultRecord) -> bytes:
-    """Return the record as JSON, with the lowest version that reads it rightly."""
+    """Return the record as JSON, with the lowest version that can read it."""
     if isinstance(record, JobRecord):
         options = record.job.options
         if options is not None and options.max_completion_tokens is not None:
@@ -142,17 +140,17 @@ def encode(record: JobRecord | ResultRecord) -> bytes:
 
 
 def decode_head(data: bytes) -> Head:
-    """Read what any version can. Raises `msgspec.DecodeError` for what is no record."""
+    """Read the fields that every version can read. Raises `msgspec.DecodeError`."""
     return _head_decoder.decode(data)
 
 
 def decode_job(data: bytes) -> JobRecord:
-    """Read a job record. Raises `msgspec.DecodeError` for anything else."""
+    """Read a job record. Raises `msgspec.DecodeError`."""
     return _job_decoder.decode(data)
 
 
 def decode_result(data: bytes) -> ResultRecord:
-    """Read a result record. Raises `msgspec.DecodeError` for anything else."""
+    """Read a result record. Raises `msgspec.DecodeError`."""
     return _result_decoder.decode(data)
 
 
@@ -160,12 +158,12 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def read_job(data: bytes, keys: JobKeys) -> JobRecord:
-    """Read the record of a job that waits. Raises `CorruptRecord`, `NewerRecord`."""
+    """Read the record of an unfinished job. Raises `CorruptRecord`, `NewerRecord`."""
     try:
         _refuse_newer(data, keys)
         return decode_job(data)
-    except _UNREADABLE:  # the reason may quote the record: it goes no further
-        raise CorruptRecord(keys.public_id, tenant_of(data)) from None
+    except _UNREADABLE:  # hide the reason: it may quote the record
+        raise CorruptRecord(keys.public_id, read_tenant(data)) from None
 
 
 def read_result(data: bytes, keys: JobKeys) -> ResultRecord:
@@ -174,43 +172,44 @@ def read_result(data: bytes, keys: JobKeys) -> ResultRecord:
         _refuse_newer(data, keys)
         return decode_result(data)
     except _UNREADABLE:
-        raise CorruptRecord(keys.public_id, tenant_of(data)) from None
+        raise CorruptRecord(keys.public_id, read_tenant(data)) from None
 
 
 HEADS_BYTES = (4 << 10, 192 << 10)
-"""How much of a record to read to know all but its text: mostly the first, and the second where
-16 KiB of metadata, escaped, stand before the text."""
+"""How many bytes to read for all fields but the text. The first size is usually enough. The second
+is enough for 16 KiB of metadata, escaped as JSON, before the text."""
 
 
 class CutShort(Exception):
-    """The head of a record does not tell enough. Read more of it."""
+    """The head does not contain all fields before the text. Read more of the record."""
 
 
-def job_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> JobRecord:
-    """Read a job's record but for its prompt, from its first `limit_bytes` (None: from all of it).
+def read_job_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> JobRecord:
+    """Read a job's record without its prompt, from its first `limit_bytes` (None: from all of it).
 
     Raises `CutShort`, `CorruptRecord`, `NewerRecord`.
     """
     if limit_bytes is None or len(head) < limit_bytes:
         return read_job(head, keys)
-    return _without_text(head, b'"prompt":', b'"prompt":""}}}', _job_decoder, keys)
+    return _decode_head(head, b'"prompt":', b'"prompt":""}}}', _job_decoder, keys)
 
 
-def result_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> ResultRecord:
-    """Read a result but for its answer, as `job_head` does."""
+def read_result_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> ResultRecord:
+    """Read a result without its answer, as `read_job_head` does."""
     if limit_bytes is None or len(head) < limit_bytes:
         return read_result(head, keys)
-    return _without_text(head, b'"r":', b'"r":""}', _result_decoder, keys)
+    return _decode_head(head, b'"r":', b'"r":""}', _result_decoder, keys)
 
 
-def _without_text(
+def _decode_head(
     head: bytes, name: bytes, end: bytes, decoder: msgspec.json.Decoder[R], keys: JobKeys
 ) -> R:
-    """Decode a record that is cut off at a field, with an empty text in the place of the rest.
+    """Decode the fields of a record before its text, with an empty text instead of the rest.
 
-    Within a JSON string quotes are escaped, so the bytes of `name` stand where a field begins. A
-    field of that name elsewhere, such as in the metadata, is at another depth: the record that ends
-    there is no JSON. Records of older versions have other fields after the text: they are missed.
+    Quotes are escaped within a JSON string, so the bytes of `name` only occur where a field begins.
+    A field of the same name elsewhere, such as in the metadata, is at another depth, and a record
+    cut there is invalid JSON: we try the next one. Records of older versions have fields after the
+    text, and raise `CutShort`.
     """
     at = head.find(name)
     while at >= 0:
@@ -225,26 +224,26 @@ def _without_text(
 
 def _refuse_newer(data: bytes, keys: JobKeys) -> None:
     if decode_head(data).is_newer:
-        raise NewerRecord(keys.public_id, tenant_of(data))
+        raise NewerRecord(keys.public_id, read_tenant(data))
 
 
 class _Owned(msgspec.Struct, frozen=True):
-    """The least that can be read: whose it is. A job has `k`, a result `d`, a batch `tenant`."""
+    """Where records have the tenant: a job in `k`, a result in `d`, a batch in `tenant`."""
 
     k: Any = None
     d: Any = None
     tenant: Any = None
 
 
-def tenant_of(data: bytes) -> str | None:
-    """Return whose record it is, though the rest cannot be read; None where that cannot either."""
+def read_tenant(data: bytes) -> str | None:
+    """Return the tenant of a record whose other fields may be invalid; None if it is too."""
     try:
         found = msgspec.json.decode(data, type=_Owned)
     except _UNREADABLE:
         return None
     job = found.k.get("job") if isinstance(found.k, dict) else None
-    told = [owned.get("tenant") for owned in (found.d, job) if isinstance(owned, dict)]
-    return next((name for name in (*told, found.tenant) if isinstance(name, str)), None)
+    tenants = [owned.get("tenant") for owned in (found.d, job) if isinstance(owned, dict)]
+    return next((name for name in (*tenants, found.tenant) if isinstance(name, str)), None)
 
 
 def serialize(data: dict[str, Any]) -> bytes:
@@ -255,8 +254,8 @@ def serialize(data: dict[str, Any]) -> bytes:
 def deserialize(data: bytes) -> dict[str, Any]:
     """arq's `job_deserializer`, for its `Job.info()`, `Job.result()` and the like.
 
-    A failure is revived as `JobFailed`, a cancelled job as `asyncio.CancelledError`, which is
-    what arq's `Job.abort()` looks for. Raises `msgspec.DecodeError`.
+    A failure becomes `JobFailed`. A cancelled job becomes `asyncio.CancelledError`, which arq's
+    `Job.abort()` expects. Raises `msgspec.DecodeError`.
     """
     fields: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
     if "r" not in fields:
@@ -264,25 +263,21 @@ def deserialize(data: bytes) -> dict[str, Any]:
         return {"t": job.t, "f": job.f, "a": job.a, "k": {"job": job.job}, "et": job.et}
     result = decode_result(data)
     if isinstance(result.r, Failure):
-        error = error_of(result, result.r)
+        error = build_error(result, result.r)
         fields["r"] = asyncio.CancelledError() if isinstance(error, JobCancelled) else error
     return fields
 
 
-def error_of(record: ResultRecord, failure: Failure) -> JobFailed | JobCancelled:
-    """Return the error that a finished job without text raises."""
-    job_id = _public_id(record.id)
+def build_error(record: ResultRecord, failure: Failure) -> JobFailed | JobCancelled:
+    """Return the error for a finished job that has no answer."""
+    job_id = JobKeys.from_arq_id(record.id).public_id
     if failure.type == "JobCancelled":
         return JobCancelled(job_id)
     return JobFailed(job_id, failure.code, failure.message)
 
 
-def _public_id(arq_id: str) -> str:
-    return JobKeys.from_arq_id(arq_id).public_id
-
-
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer. Times are epoch milliseconds; `chunks` counts what the upstream sent."""
+    """The answer. Times are epoch milliseconds; `chunks` counts those that the upstream sent."""
 
     job_id: str
     text: str
@@ -304,10 +299,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return f"Result(job_id={self.job_id!r}, chars={len(self.text)}, model={self.model!r})"
 
 
-def result_of(record: ResultRecord) -> Result:
+def build_result(record: ResultRecord) -> Result:
     """Return the answer of a finished job. Raises `JobFailed` or `JobCancelled`."""
     if isinstance(record.r, Failure):
-        raise error_of(record, record.r)
+        raise build_error(record, record.r)
     return Result(
         job_id=JobKeys.from_arq_id(record.id).public_id,
         text=record.r,

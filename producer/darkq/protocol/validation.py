@@ -1,6 +1,7 @@
-"""What msgspec finds wrong with a value, in our words: where it is, and what it must be. No I/O.
+"""Validation errors of msgspec in darkq's wording: the path, and what the value must be. No I/O.
 
-Its own text names types and paths, and never a value, except for a wrong enum value or tag.
+msgspec's messages contain types and paths. They contain a value only for a wrong enum value or tag,
+and then we drop it: it may be a part of a prompt.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ UNKNOWN = "cannot be honoured: leave it out"
 NOT_ALLOWED = "is none of the allowed values"
 
 
-class Wrong(NamedTuple):
-    """A path like `content[0].text`, "" for the value itself, and a reason without any value.
+class Problem(NamedTuple):
+    """A path such as `content[0].text`, "" for the value itself, and a reason without any value.
 
-    `name` is a field there that is missing or unknown.
+    `name` is the missing or unknown field at that path.
     """
 
     path: str
@@ -41,32 +42,32 @@ class Wrong(NamedTuple):
 
     @property
     def field(self) -> str:
-        """The path of the field that is wrong."""
+        """The path of the invalid field."""
         return f"{self.path}.{self.name}".strip(".")
 
     @property
     def sentence(self) -> str:
-        """The reason, which names a field that is missing or unknown."""
+        """The reason, with the name of a missing or unknown field."""
         return f"`{self.name}` {self.reason}" if self.name else self.reason
 
 
-def what_is_wrong(error: msgspec.ValidationError) -> Wrong:
-    """Return what a value must be instead, and where."""
+def explain_error(error: msgspec.ValidationError) -> Problem:
+    """Return what the value must be instead, and its path."""
     text = str(error)
     found = _PATH.search(text)
     path, reason = (found[1], text[: found.start()]) if found else ("", text)
     if (field := _FIELD.match(reason)) is not None:
         is_missing = field[1].startswith("missing")
-        return Wrong(path, "is missing" if is_missing else UNKNOWN, shown(field[2]))
+        return Problem(path, "is missing" if is_missing else UNKNOWN, show_name(field[2]))
     if (expected := _EXPECTED.match(reason)) is not None:
-        return Wrong(path, _must_be(expected))
+        return Problem(path, _must_be(expected))
     if "enum" in reason or reason.startswith("Invalid value"):  # these quote the value
-        return Wrong(path, NOT_ALLOWED)
-    return Wrong(path, reason)
+        return Problem(path, NOT_ALLOWED)
+    return Problem(path, reason)
 
 
-def shown(name: str) -> str:
-    """Return the name of an unknown field, or "…" for what may be text and no name."""
+def show_name(name: str) -> str:
+    """Return the name of an unknown field, or "…" if it does not look like a name."""
     return name if name.isidentifier() and len(name) <= _MAX_NAME_CHARS else "…"
 
 

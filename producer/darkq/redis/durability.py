@@ -17,7 +17,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import ConnectionError, ResponseError
 
 from darkq.errors import NotReplicated
-from darkq.protocol.keys import written
+from darkq.protocol.keys import replication_key
 from darkq.settings.settings import Settings
 
 Command: TypeAlias = tuple[Any, ...]
@@ -38,7 +38,7 @@ class WaitRule(NamedTuple):
     def commands(self, key: str) -> tuple[Command, Command]:
         """Return what to send after commands on a slot, named by a key of it: a write, `WAIT`."""
         return (
-            ("SET", written(key), "", "PX", _WRITTEN_TTL_MS),
+            ("SET", replication_key(key), "", "PX", _WRITTEN_TTL_MS),
             ("WAIT", self.replicas, self.timeout_ms),
         )
 

@@ -30,7 +30,7 @@ from darkq.redis.pool import brief
 from darkq.redis.raw import Line
 from darkq.redis.servers import Servers
 from darkq.redis.url import Address
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 
 
 class Live:
@@ -219,7 +219,9 @@ class Subscriber:
                     await connection.disconnect(nowait=True)
             except Exception as error:  # whatever it is, readers wait for the next connection
                 if self._failures == 0:
-                    line = LogLine("no subscriber connection, will keep trying", error=brief(error))
+                    line = LogEvent(
+                        "no subscriber connection, will keep trying", error=brief(error)
+                    )
                     logger.warning(line)
                 self._failures = min(self._failures + 1, _MOST_FAILURES)
                 pause_s = min(_BACKOFF_MAX_S, 0.05 * 2**self._failures)

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from darkq.errors import ApiKeyNotFound, InvalidJob
 from darkq.protocol.job import MAX_NAME_CHARS, MAX_PROMPT_BYTES
 from darkq.protocol.keys import API_KEYS, api_key, api_key_use
-from darkq.protocol.plain import plain
+from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
 
@@ -176,15 +176,22 @@ class ApiKeys:
         per_s = key.rate_per_s
         interval_ms = 1000 / per_s if per_s else 0
         burst = max(1, int(per_s)) if per_s else 0
-        args = [interval_ms, burst, key.concurrency or 0, int(lease_s * 1000), call_id]
         async with speaking_darkq():
-            verdict, wait_ms = await scripts.enter(self._redis, api_key_use(key.id), args)
-        return Entry(verdict.decode(), wait_ms / 1000)
+            verdict, wait_s = await scripts.apikey_enter(
+                self._redis,
+                key.id,
+                call_id,
+                interval_ms=interval_ms,
+                burst=burst,
+                concurrency=key.concurrency or 0,
+                lease_s=lease_s,
+            )
+        return Entry(verdict, wait_s)
 
     async def renew(self, calls: Iterable[tuple[ApiKey, str]], *, lease_s: float) -> None:
         """Hold the places of calls for another lease."""
         async with speaking_darkq():
-            seconds, _ = await self._redis.time()  # by which `enter` finds what has lapsed
+            seconds, _ = await self._redis.time()  # `apikey_enter` drops leases by this clock
             async with self._redis.pipeline(transaction=False) as pipe:
                 for key, call_id in calls:
                     places = api_key_use(key.id)[1]
@@ -210,7 +217,7 @@ def key_digest(secret: str) -> str:
 def _name(field: str, name: str) -> str:
     if not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
         raise InvalidJob(field, f"must be 1 to {MAX_NAME_CHARS} printable characters")
-    return str(plain(name))
+    return str(to_plain(name))
 
 
 def _within(field: str, value: float, limit: float) -> float:
@@ -220,7 +227,7 @@ def _within(field: str, value: float, limit: float) -> float:
 
 
 def _count(field: str, value: int | None, limit: int) -> int | None:
-    value = plain(value)
+    value = to_plain(value)
     if value is not None and not (isinstance(value, int) and 1 <= value <= limit):
         raise InvalidJob(field, f"must be a whole number from 1 to {limit:,}")
     return value

@@ -21,9 +21,14 @@ from redis.asyncio import Redis
 
 from darkq.errors import BatchNotFound, BatchTaken, CorruptRecord, NewerRecord
 from darkq.openai.body import Endpoint
-from darkq.protocol.job import checked_metadata
-from darkq.protocol.keys import FILE_BATCHES_ENDED, FILE_BATCHES_OPEN, BatchKeys, file_batches_of
-from darkq.protocol.record import decode_head, tenant_of
+from darkq.protocol.job import check_metadata
+from darkq.protocol.keys import (
+    FILE_BATCHES_ENDED,
+    FILE_BATCHES_OPEN,
+    BatchKeys,
+    tenant_file_batches,
+)
+from darkq.protocol.record import decode_head, read_tenant
 from darkq.redis import scripts
 from darkq.redis.pool import is_wrong_type, speaking_darkq
 
@@ -105,8 +110,8 @@ class FileBatches:
 
         Raises `InvalidJob` for its metadata.
         """
-        checked_metadata(record.metadata)
-        key, ours = BatchKeys.parse(record.id).files, file_batches_of(_digest(record.tenant))
+        check_metadata(record.metadata)
+        key, ours = BatchKeys.parse(record.id).files, tenant_file_batches(_digest(record.tenant))
         async with speaking_darkq():
             await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S, nx=True)
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -128,15 +133,19 @@ class FileBatches:
         keys = BatchKeys.parse(record.id)
         data = msgspec.json.encode(record)
         async with speaking_darkq():
-            verdict: bytes = await scripts.turn_file_batch(
+            outcome = await scripts.filebatch_advance(
                 self._redis,
-                [keys.files, keys.runner, keys.outputs],
-                [runner, before, data, TTL_S * 1000, *begins],
+                keys,
+                token=runner,
+                before=before,
+                record=data,
+                ttl_s=TTL_S,
+                outputs=begins,
             )
-        if verdict == b"gone":
+        if outcome == "gone":
             raise BatchNotFound(record.id)
-        if verdict:
-            raise BatchTaken(record.id, verdict.decode())
+        if outcome:
+            raise BatchTaken(record.id, outcome)
 
     async def parts(self, batch_id: str) -> list[str]:
         """Return the names of the parts that count, in the order of their first ends."""
@@ -164,7 +173,7 @@ class FileBatches:
         No more records are read than are returned; one that cannot be read is left out. Raises
         `BatchNotFound` when `after` is not in the list.
         """
-        ours = file_batches_of(_digest(tenant))
+        ours = tenant_file_batches(_digest(tenant))
         async with speaking_darkq():
             await self._drop_expired(ours)
             ids = await self._ids(ours, after, limit + 1, oldest_first=oldest_first)
@@ -294,10 +303,10 @@ def _read(data: bytes, batch_id: str) -> FileBatch:
     """Read a record. Raises `CorruptRecord`, `NewerRecord`."""
     try:
         if decode_head(data).is_newer:
-            raise NewerRecord(batch_id, tenant_of(data))
+            raise NewerRecord(batch_id, read_tenant(data))
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise CorruptRecord(batch_id, tenant_of(data)) from None
+        raise CorruptRecord(batch_id, read_tenant(data)) from None
 
 
 def _can_be_batch(batch_id: str) -> bool:

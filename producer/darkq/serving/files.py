@@ -51,7 +51,7 @@ from darkq.settings.private_files import (
     write_private,
 )
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 
 logger = logging.getLogger("darkq.files")
 
@@ -466,7 +466,7 @@ def _close(settings: Settings, folder: Path) -> None:
     make_ours_alone(Path(os.path.realpath(settings.state_dir)))
     make_ours_alone(folder)
     if close_to_others(folder):
-        logger.warning(LogLine("files were open to other users, now closed", folder=str(folder)))
+        logger.warning(LogEvent("files were open to other users, now closed", folder=str(folder)))
 
 
 def _tenant_folder(tenant: str | None) -> str:

@@ -25,10 +25,9 @@ from redis.asyncio import Redis
 
 from darkq.errors import IdempotencyConflict
 from darkq.protocol.job import check_idempotency_key
-from darkq.protocol.keys import JobKeys, reattachment, request_seed, waiters
+from darkq.protocol.keys import JobKeys, reattachment, request_seed
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
-from darkq.redis.scripts import Argument
 
 NOTE_TTL_S = 600
 """Longer than any client goes on repeating a request."""
@@ -36,7 +35,7 @@ NOTE_TTL_S = 600
 LEASE_S = 60.0
 """How long a caller counts that does not renew: that of a gateway which has died."""
 
-_SET_TTL_MS = 1_200_000  # longer than any lease, and any time to come back in
+_SET_TTL_S = 1200.0  # longer than any lease, and any time to come back in
 _HOLDER_BYTES = 8
 
 
@@ -87,15 +86,16 @@ class Reattachments:
 
         `hold` tells a caller that comes later.
         """
-        key = waiters(JobKeys.parse(held.job_id))
+        keys = JobKeys.parse(held.job_id)
         async with speaking_darkq():
-            return bool(await scripts.waiters_leave(self._redis, [key], [held.holder, _SET_TTL_MS]))
+            return await scripts.waiter_leave(self._redis, keys, held.holder, ttl_s=_SET_TTL_S)
 
     async def _keep(self, held: Held, lease_s: float) -> bool:
-        key = waiters(JobKeys.parse(held.job_id))
-        args: list[Argument] = [held.holder, int(lease_s * 1000), _SET_TTL_MS]
+        keys = JobKeys.parse(held.job_id)
         async with speaking_darkq():
-            return bool(await scripts.waiters_keep(self._redis, [key], args))
+            return await scripts.waiter_keep(
+                self._redis, keys, held.holder, lease_s=lease_s, ttl_s=_SET_TTL_S
+            )
 
 
 BODY_TTL_S = 600

@@ -1,8 +1,8 @@
-"""Where the embedded Redis of a state directory listens.
+"""The socket of the embedded Redis of a state directory.
 
-The one place that knows, so that a command which starts the server and a command which looks
-for a running one agree. The kernel limits the path of a unix socket to 104 or 108 bytes; a state
-directory too deep for that gets a short directory of its own under /tmp.
+The command that starts the server and the commands that look for it both use this module. The
+kernel limits the path of a unix socket to 104 or 108 bytes; for a longer state directory the socket
+is in a short directory under /tmp.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ MAX_SOCKET_PATH_BYTES = 100
 
 def socket_path(state_dir: Path) -> Path:
     """Return the absolute path of the socket. Does not check whether a server listens there."""
-    home = os.path.realpath(state_dir)  # two spellings of a directory must not mean two servers
+    home = os.path.realpath(state_dir)  # so that two paths of a directory give one server
     direct = Path(home, "redis.sock")
     if len(os.fsencode(direct)) <= MAX_SOCKET_PATH_BYTES:
         return direct
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
-    # Not $TMPDIR: it may differ between two terminals, and may itself be long.
+    # Not $TMPDIR: it may differ between two terminals, and may be long too.
     return Path("/tmp", f"darkq-{os.geteuid()}-{digest}", "redis.sock")  # noqa: S108
 
 
@@ -33,9 +33,9 @@ def url(socket: Path) -> str:
 
 
 def is_ours_alone(directory: Path) -> bool:
-    """Return whether only this user can create a socket in it: a real directory of ours.
+    """Return whether it is a real directory of this user, and no other user can write to it.
 
-    Call it before connecting: every user can write to /tmp, and names there can be guessed.
+    Call it before connecting: all users can write to /tmp, and names there can be guessed.
     Raises `FileNotFoundError`.
     """
     found = directory.lstat()

@@ -1,6 +1,6 @@
-"""How many calls a service allows in how long: several windows, all of which must have room.
+"""Parsers of settings: limit windows such as `4/60,30/1800`, and partitions such as `0-3,7`.
 
-Sets of partitions, as people write them: `0-3,7`.
+A call needs room in all limit windows.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _WINDOW = re.compile(r"([0-9]{1,7})/([0-9]{1,7}(?:\.[0-9]{1,3})?)")
 
 
 class Window(NamedTuple):
-    """So many calls at most within any `length_s` seconds."""
+    """At most `calls` calls within any `length_s` seconds."""
 
     calls: int
     length_s: float
 
 
 def parse_windows(text: str) -> tuple[Window, ...]:
-    """Read windows written as count/seconds, like `4/60,30/1800`; `none` is no window.
+    """Read windows as count/seconds, such as `4/60,30/1800`; `none` means no window.
 
     Returns the shortest first. Raises `ValueError`.
     """
@@ -50,7 +50,7 @@ _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
 def parse_partitions(text: str) -> tuple[int, ...]:
-    """Read numbers and ranges with commas; return them in order, each once. Raises `ValueError`."""
+    """Read numbers and ranges with commas; return them sorted, each once. Raises `ValueError`."""
     found: set[int] = set()
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())

@@ -1,7 +1,7 @@
-"""Folders and files that only this user can open, whatever the umask says.
+"""Folders and files that only this user can open, with any umask.
 
-A folder is made with mode 0700 and a file with 0600 from the start: a mode that is set afterwards
-leaves a moment in which others can open what was written.
+A folder is created with mode 0700 and a file with 0600. If the mode was changed afterwards, other
+users could open the file in between.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HAS_MODES = hasattr(os, "geteuid")  # Windows has none
 
 
 def make_ours_alone(directory: Path, setting: str = "DARKQ_STATE_DIR") -> None:
-    """Make a folder of mode 0700; one that is there must be ours, and writable to us alone.
+    """Create a folder of mode 0700; an existing one must be writable to this user only.
 
     Raises `ConfigurationError`, which names the setting.
     """
@@ -44,7 +44,7 @@ def make_ours_alone(directory: Path, setting: str = "DARKQ_STATE_DIR") -> None:
 
 
 def close_to_others(directory: Path) -> bool:
-    """Take every right of others to a folder of ours; return whether they had any."""
+    """Remove the access of other users to a folder; return whether they had any."""
     if not is_open_to_others(directory):
         return False
     directory.chmod(0o700)
@@ -57,8 +57,8 @@ def is_open_to_others(path: Path) -> bool:
 
 
 def remove_drafts(root: Path, written_before: float) -> None:
-    """Remove what a process that was killed had begun to write before a time, epoch seconds."""
-    for folder, _, names in os.walk(root):  # one that is gone meanwhile is passed over
+    """Remove the drafts of killed processes that are older than a time, epoch seconds."""
+    for folder, _, names in os.walk(root):  # skips folders that are deleted meanwhile
         if _PLACE.search(folder):
             for path in (Path(folder, name) for name in names if _DRAFT.search(name)):
                 with suppress(OSError):
@@ -67,17 +67,17 @@ def remove_drafts(root: Path, written_before: float) -> None:
 
 
 async def write_private(path: Path, pieces: AsyncIterable[bytes]) -> None:
-    """Write a file of mode 0600 and put it in its place whole, its folders of mode 0700 included.
+    """Write a file of mode 0600 atomically, and create its folders with mode 0700.
 
-    Whatever ends this before its time leaves nothing. Raises `OSError`, and what `pieces` raises.
+    After an error or a cancellation nothing is left. Raises `OSError`, and the errors of `pieces`.
     """
-    # `obstore` does not list a name that ends in # and digits: it names its own drafts so.
+    # `obstore` does not list names that end in # and digits, which it uses for its own drafts.
     draft = path.with_name(f"{path.name}#{secrets.randbelow(10**15)}")
-    # Opened, moved and removed here and not in a thread: a cancellation would leave those behind.
+    # Not in a thread, which would continue after a cancellation and leave the draft.
     file = open_new(draft)
     try:
-        with file:  # waits for a write that is under way in a thread
-            async for some in _gathered(pieces):
+        with file:  # closing waits for a write that still runs in a thread
+            async for some in _join(pieces):
                 await asyncio.to_thread(file.write, some)
         draft.replace(path)
     except BaseException:
@@ -85,8 +85,8 @@ async def write_private(path: Path, pieces: AsyncIterable[bytes]) -> None:
         raise
 
 
-async def _gathered(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """Yield pieces worth a call of the operating system."""
+async def _join(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Join pieces to ones of at least `WRITE_BYTES`, to save system calls."""
     some = bytearray()
     async for piece in pieces:
         some += piece
@@ -98,16 +98,16 @@ async def _gathered(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
 
 
 def open_new(path: Path) -> BinaryIO:
-    """Open a file of mode 0600 to write, making its folders; there is none of that name yet."""
+    """Create a file of mode 0600 and its folders, and open it for writing."""
     for _ in range(MAX_TRIES):
         make_folders(path.parent)
-        with suppress(FileNotFoundError):  # a deletion has just removed the empty folder
+        with suppress(FileNotFoundError):  # a deletion has removed the empty folder meanwhile
             return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, and the two folders above it that are empty then."""
+    """Remove a file, and the two folders above it if they are empty then."""
     path.unlink(missing_ok=True)
     with suppress(OSError):
         for folder in path.parents[:2]:
@@ -115,7 +115,7 @@ def _remove(path: Path) -> None:
 
 
 def make_folders(directory: Path) -> None:
-    """Make a folder and those above it, each of mode 0700."""
+    """Create a folder and its missing parents, each with mode 0700."""
     missing = []
     while not directory.is_dir():
         missing.append(directory)

@@ -1,8 +1,8 @@
-"""Secrets as files: each is named like its variable, and holds its value.
+"""Secrets as files: the name is that of the variable, the content its value.
 
-Service managers hand secrets over so: systemd's `LoadCredential=`, the volumes of Kubernetes, the
-secrets of Compose and Swarm. The folder is the one that `DARKQ_SECRETS_DIR` names, or else
-systemd's. What the environment or `.env` says goes before.
+Service managers provide secrets in this form: systemd's `LoadCredential=`, the volumes of
+Kubernetes, the secrets of Compose and Swarm. The folder is `DARKQ_SECRETS_DIR`, or else systemd's.
+The environment and `.env` take precedence.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _MAX_BYTES = 1 << 20
 
 
 class SecretFiles(NestedSecretsSettingsSource):
-    """Reads the files whose names begin with `DARKQ_`; an empty one counts as not set.
+    """Reads the files whose names begin with `DARKQ_`; an empty file means not set.
 
-    Raises `ConfigurationError` for a folder that is not there, and a file that cannot be read.
+    Raises `ConfigurationError` for a missing folder, and for a file that cannot be read.
     """
 
     def __init__(self, settings_cls: type[BaseSettings]) -> None:
         super().__init__(
-            settings_cls,  # type: ignore[arg-type]  # it takes either, says its source
+            settings_cls,  # type: ignore[arg-type]  # its source accepts both
             secrets_dir=os.environ.get(FOLDER) or os.environ.get(SYSTEMD_FOLDER),
         )
 
@@ -38,9 +38,9 @@ class SecretFiles(NestedSecretsSettingsSource):
 
     @classmethod
     def load_secrets(cls, path: Path) -> dict[str, str]:
-        """Return what the files hold, without the newline that an editor puts at the end.
+        """Return the contents of the files, without a newline at the end.
 
-        Others' credentials may lie beside ours, and be no text at all: they stay closed.
+        Files with other names are not opened: they are not darkq's, and may be binary.
         """
         try:
             ours = [file for file in path.iterdir() if file.name.upper().startswith("DARKQ_")]
@@ -60,5 +60,5 @@ def _read(file: Path) -> str:
         return data.decode().strip()
     except OSError as error:
         raise ConfigurationError(name, f"cannot be read: {file}: {error.strerror}") from None
-    except UnicodeDecodeError:  # its text would show some of it
+    except UnicodeDecodeError:  # its message would contain a part of the secret
         raise ConfigurationError(name, f"is no text: {file}") from None

@@ -1,11 +1,11 @@
-"""Where a process of darkq's own sends its spans: as OpenTelemetry's variables say.
+"""Export of the spans of darkq's own processes, configured by OpenTelemetry's variables.
 
-    OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318      this is enough
-    OTEL_TRACES_EXPORTER=otlp|console|none                 …and what its SDK knows beyond
+    OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318      this is sufficient
+    OTEL_TRACES_EXPORTER=otlp|console|none                 … or another exporter of the SDK
 
-Without one of these nothing is imported. Spans are sent by a thread of the SDK's, from a bounded
-queue: a collector that is away costs spans, and nothing else. A process whose provider is set
-already, as `opentelemetry-instrument` does, keeps that one.
+Without one of these nothing is imported. A thread of the SDK sends the spans from a bounded queue:
+if the collector does not answer, spans are lost, and nothing else happens. If the process has a
+provider already, as with `opentelemetry-instrument`, that one is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from darkq.telemetry.logging import LogLine, described
+from darkq.telemetry.logging import LogEvent, describe_error
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -31,13 +31,13 @@ _BY_PROTOCOL = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
 @contextmanager
-def exporting(service: str) -> Iterator[None]:
-    """Trace for the length of the block, if that is configured; send what is left at its end.
+def export_traces(service: str) -> Iterator[None]:
+    """Trace inside the block, if that is configured, and send the remaining spans at its end.
 
-    That may take `FLUSH_S` seconds. Never raises of itself: what is wrong with it is logged.
+    That takes at most `FLUSH_S` seconds. Raises no errors of its own: they are logged.
     """
-    names = exporters(os.environ)
-    provider = _provider(names, service) if names else None
+    names = find_exporters(os.environ)
+    provider = _create_provider(names, service) if names else None
     try:
         yield
     finally:
@@ -45,15 +45,15 @@ def exporting(service: str) -> Iterator[None]:
             _shut_down(provider)
 
 
-def exporters(environment: Mapping[str, str]) -> list[str]:
-    """Return the exporters that the environment asks for, as their entry points are called."""
-    said = {name: value.strip() for name, value in environment.items() if value.strip()}
-    if said.get("OTEL_SDK_DISABLED", "").lower() == "true":
+def find_exporters(environment: Mapping[str, str]) -> list[str]:
+    """Return the names of the entry points of the configured exporters."""
+    given = {name: value.strip() for name, value in environment.items() if value.strip()}
+    if given.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return []
     otlp = {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"}
-    wanted = said.get("OTEL_TRACES_EXPORTER", "otlp" if said.keys() & otlp else "none")
-    protocol = said.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-    protocol = said.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", protocol)
+    wanted = given.get("OTEL_TRACES_EXPORTER", "otlp" if given.keys() & otlp else "none")
+    protocol = given.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    protocol = given.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", protocol)
     names = (name.strip() for name in wanted.split(","))
     return [
         _BY_PROTOCOL.get(protocol, protocol) if name == "otlp" else name
@@ -62,8 +62,8 @@ def exporters(environment: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _provider(names: list[str], service: str) -> TracerProvider | None:
-    """Make a provider and set it; None where there is one, or none can be made."""
+def _create_provider(names: list[str], service: str) -> TracerProvider | None:
+    """Create and set a provider; None if there is one already, or on an error."""
     try:
         from opentelemetry import trace
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -79,11 +79,13 @@ def _provider(names: list[str], service: str) -> TracerProvider | None:
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for name in names:
             provider.add_span_processor(BatchSpanProcessor(_load(name)()))
-    except Exception as error:  # of somebody's variables, in somebody's exporter
-        logger.warning(LogLine("no traces", exporters=",".join(names), error=described(error)))
+    except Exception as error:  # configured by the user, in any exporter
+        logger.warning(
+            LogEvent("no traces", exporters=",".join(names), error=describe_error(error))
+        )
         return None
     trace.set_tracer_provider(provider)
-    logger.info(LogLine("traces are sent", exporters=",".join(names)))
+    logger.info(LogEvent("traces are sent", exporters=",".join(names)))
     return provider
 
 
@@ -100,7 +102,7 @@ def _load(exporter: str) -> Any:
 
 
 def _shut_down(provider: TracerProvider) -> None:
-    """Send what is left. A collector that does not answer is not waited for any longer."""
+    """Send the remaining spans, for at most `FLUSH_S` seconds."""
     thread = threading.Thread(target=provider.shutdown, name="darkq-last-spans", daemon=True)
     thread.start()
     thread.join(FLUSH_S)

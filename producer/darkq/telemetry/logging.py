@@ -1,12 +1,13 @@
-"""What a process says of itself: one line for each thing that happens, for people or for programs.
+"""Logging: one log record per event, as text for people or as JSON for programs.
 
     2026-11-28T16:28:05.123Z INFO darkq.worker: job ended job=0-5f0c… attempt=1 outcome=completed
     {"ts":"2026-11-28T16:28:05.123Z","level":"info","logger":"darkq.worker","event":"job ended",…}
 
-Facts stand beside what happened: `logger.info(LogLine("job ended", job=…))`, which reads like that
-in anybody's format. A line is one line whatever is in it: what cannot be printed is escaped. Of an
-exception its type and its places are told, and never its text, which may quote a prompt. Of one of
-Python's warnings its category and its place are told, once.
+A log event is a fixed phrase with fields: `logger.info(LogEvent("job ended", job=…))`. Its `str` is
+the same text, so that other formatters can be used. A log record is always one line: unprintable
+characters are escaped. Exceptions are logged with their types and source positions, and without
+their texts, which may quote a prompt. Python's warnings are logged once per position, also without
+their texts.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _BARE = re.compile(r"[\w.:/@%+,{}*-]+")
 _to_json = json.JSONEncoder(separators=(",", ":"), default=str).encode  # all of it in ASCII
 
 
-class LogLine:
-    """What happened, in the same words each time, and the facts of this time; None is no fact."""
+class LogEvent:
+    """A fixed phrase and its fields. Fields that are None are left out."""
 
     __slots__ = ("event", "facts")
 
@@ -44,11 +45,11 @@ class LogLine:
         self.facts = {name: value for name, value in facts.items() if value is not None}
 
     def __str__(self) -> str:
-        return _with(self.event, self.facts)
+        return _format(self.event, self.facts)
 
 
-def set_up(log_format: LogFormat, level: str) -> None:
-    """Log on stderr, Python's warnings included. Handlers that a program already has stay alone."""
+def configure_logging(log_format: LogFormat, level: str) -> None:
+    """Log to stderr, with Python's warnings. If there are handlers already, none is added."""
     _log_warnings()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FORMATTERS[log_format]())
@@ -56,20 +57,20 @@ def set_up(log_format: LogFormat, level: str) -> None:
 
 
 class Console(logging.Formatter):
-    """A line for people: the time, the level, who says what, `name=value`."""
+    """Text for people: time, level, logger, event, `name=value`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        event, facts = _parts(record)
-        return f"{_time(record)} {record.levelname} {record.name}: {_with(event, facts)}"
+        event, facts = _split(record)
+        return f"{_format_time(record)} {record.levelname} {record.name}: {_format(event, facts)}"
 
 
 class Json(logging.Formatter):
-    """A line for programs: one JSON object."""
+    """One JSON object, for programs."""
 
     def format(self, record: logging.LogRecord) -> str:
-        event, facts = _parts(record)
+        event, facts = _split(record)
         head = {
-            "ts": _time(record),
+            "ts": _format_time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": event,
@@ -80,14 +81,14 @@ class Json(logging.Formatter):
 FORMATTERS: dict[LogFormat, type[logging.Formatter]] = {"console": Console, "json": Json}
 
 
-def described(error: BaseException) -> str:
-    """Tell an exception without its text: its type, and where it came by, the innermost first."""
-    return " from ".join(map(_one, _chain(error)))
+def describe_error(error: BaseException) -> str:
+    """Return the type of an exception and its source positions, innermost first; not its text."""
+    return " from ".join(map(_describe_one, _chain(error)))
 
 
 def _log_warnings() -> None:
-    """Log Python's warnings without their texts, which may quote what a client has sent."""
-    shown = set[tuple[str, str, int]]()  # as many as there are places in the code
+    """Log Python's warnings without their texts, which may quote a client's data."""
+    shown = set[tuple[str, str, int]]()  # bounded by the positions in the code
 
     def show(
         message: Warning | str,
@@ -101,67 +102,67 @@ def _log_warnings() -> None:
         if where not in shown:
             shown.add(where)
             place = f"{filename}:{lineno}"
-            _warnings_logger.warning(LogLine("python warning", category=where[0], at=place))
+            _warnings_logger.warning(LogEvent("python warning", category=where[0], at=place))
 
     warnings.showwarning = show
-    # "default", what applies otherwise, would keep each text for good in a `__warningregistry__`.
+    # The filter "default" would keep each text in a `__warningregistry__` permanently.
     warnings.simplefilter("always", append=True)
 
 
-def _time(record: logging.LogRecord) -> str:
-    """RFC 3339 in UTC, to the millisecond."""
-    return f"{_second(int(record.created))}.{int(record.created % 1 * 1000):03d}Z"
+def _format_time(record: logging.LogRecord) -> str:
+    """Format the time as RFC 3339 in UTC, with milliseconds."""
+    return f"{_format_second(int(record.created))}.{int(record.created % 1 * 1000):03d}Z"
 
 
 @lru_cache(maxsize=4)
-def _second(at_s: int) -> str:
+def _format_second(at_s: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s))
 
 
-def _parts(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
-    if isinstance(record.msg, LogLine):
+def _split(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+    if isinstance(record.msg, LogEvent):
         event, facts = record.msg.event, record.msg.facts
     else:
-        event, facts = _message(record), {}
+        event, facts = _read_message(record), {}
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
-        facts = {**facts, "exception": described(error)}
+        facts = {**facts, "exception": describe_error(error)}
     return event, {**facts, **current_ids()}
 
 
-def _message(record: logging.LogRecord) -> str:
+def _read_message(record: logging.LogRecord) -> str:
     try:
         message = record.getMessage()
-    except Exception:  # its arguments do not fit, and the line is still to be told
+    except Exception:  # its arguments do not match the format: log the format
         return str(record.msg)
-    # Where there is an exception, asyncio goes on with reprs, and so with the exception's text.
+    # With an exception, asyncio appends reprs on further lines, which contain the exception's text.
     return message.partition("\n")[0] if record.exc_info else message
 
 
-def _with(event: str, facts: dict[str, Any]) -> str:
-    text = " ".join((event, *(f"{name}={_word(value)}" for name, value in facts.items())))
-    return text if text.isprintable() else "".join(map(_escaped, text))
+def _format(event: str, facts: dict[str, Any]) -> str:
+    text = " ".join((event, *(f"{name}={_format_value(value)}" for name, value in facts.items())))
+    return text if text.isprintable() else "".join(map(_escape, text))
 
 
-def _word(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     text = value if isinstance(value, str) else _to_json(value)
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
-def _escaped(char: str) -> str:
+def _escape(char: str) -> str:
     return char if char.isprintable() else ascii(char)[1:-1]
 
 
-def _one(error: BaseException) -> str:
+def _describe_one(error: BaseException) -> str:
     frames = list(traceback.walk_tb(error.__traceback__))[-_MAX_FRAMES:]
     places = (f"{f.f_code.co_filename}:{line} in {f.f_code.co_name}" for f, line in frames[::-1])
     return f"{type(error).__name__} at {', '.join(places) or '?'}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what it came from: its cause, or the first of its group."""
+    """Yield an exception, then its cause or the first of its group, and so on."""
     each: BaseException | None = error
     for _ in range(_MAX_ERRORS):
         if each is None:

@@ -1,13 +1,13 @@
-"""What is counted: the counters and histograms that workers share, and how each is kept. No I/O.
+"""The metrics: the counters and histograms of all workers, and how they are stored. No I/O.
 
-Whoever counts does so in memory, in a `Tally`: a whole number for each series, or for each bucket
-of one. What all workers have counted is the sum of their tallies, a hash in Redis:
+Each worker counts in memory, in a `Tally`: an integer for each series, or for each bucket of it. A
+hash in Redis has the sum of all workers:
 
     darkq_jobs_ended:completed:darkai            3
-    darkq_pickup_seconds:interactive:7          12    fell into the bucket of that number
-    darkq_pickup_seconds:interactive:sum     48211    microseconds, of all of them
+    darkq_pickup_seconds:interactive:7          12    observations in bucket 7
+    darkq_pickup_seconds:interactive:sum     48211    their sum in microseconds
 
-Labels have values from short lists, and names of upstreams; nothing of a job is among them.
+Label values are from short lists, or names of upstreams; they contain no data of a job.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from darkq.protocol.keys import PRIORITIES
 BOUNDS_S = tuple(
     mantissa * 10.0**exponent for exponent in range(-4, 4) for mantissa in (1.0, 2.5, 5.0)
 )[:-2]
-"""Upper ends of the buckets of all histograms, in seconds: 0.1 ms to 1,000 s; one more is open."""
+"""Upper bounds of the buckets of all histograms, 0.1 ms to 1,000 s; one more has no bound."""
 
 OUTCOMES = ("completed", "failed", "cancelled")
 NO_UPSTREAM = "none"
 OTHER = "other"
 CODES = frozenset(
     {
-        # of an upstream's call
+        # of a call to an upstream
         *("upstream_unreachable", "rate_limited", "upstream_overloaded", "truncated"),
         *("empty_answer", "timeout", "upstream_not_ready", "protocol_violation", "rejected"),
         *("unknown_model", "unknown_upstream", "answer_too_long", "upstream_error"),
@@ -38,7 +38,7 @@ CODES = frozenset(
         *("worker_shutdown", OTHER),
     }
 )
-"""Why attempts fail; a code that is none of these counts as `other`."""
+"""The codes of failed attempts; other codes are counted as `other`."""
 
 MAX_S = 1e8
 MAX_NUMBER = (1 << 63) - 1
@@ -48,13 +48,13 @@ _DIGITS = re.compile(r"[0-9]{1,19}")
 
 Labels: TypeAlias = tuple[str, ...]
 Field: TypeAlias = tuple[str, Labels, int]
-"""A measure's name, its labels' values, which bucket. A counter has only 0; `_SUM` is none."""
+"""A measure's name, its label values, and the bucket: 0 for a counter, `_SUM` for the sum."""
 
 
 class Times(NamedTuple):
-    """A series of a histogram: how many fell into each bucket, and their sum in seconds.
+    """A series of a histogram: the observations in each bucket, and their sum in seconds.
 
-    The last bucket has no upper end.
+    The last bucket has no upper bound.
     """
 
     buckets: tuple[int, ...]
@@ -71,15 +71,15 @@ class Measure(NamedTuple):
 
     @property
     def bounds_s(self) -> tuple[float, ...]:
-        """The upper ends of a histogram's buckets."""
+        """The upper bounds of a histogram's buckets."""
         return BOUNDS_S
 
     def counts(self, numbers: Mapping[Field, int]) -> dict[Labels, int]:
-        """Return the series of a counter by its labels' values."""
+        """Return the series of a counter by label values."""
         return {labels: n for (name, labels, _), n in sorted(numbers.items()) if name == self.name}
 
     def times(self, numbers: Mapping[Field, int]) -> dict[Labels, Times]:
-        """Return the series of a histogram by its labels' values."""
+        """Return the series of a histogram by label values."""
         found = {labels for name, labels, _ in numbers if name == self.name}
         return {labels: self._times(labels, numbers) for labels in sorted(found)}
 
@@ -130,7 +130,7 @@ _BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
 class Tally:
-    """Numbers that only grow, until they are taken."""
+    """Numbers that only grow, until `take` resets them."""
 
     def __init__(self) -> None:
         self._numbers: dict[Field, int] = {}
@@ -140,19 +140,19 @@ class Tally:
         self._add((measure.name, labels, 0), by)
 
     def observe(self, measure: Measure, seconds: float, *labels: str) -> None:
-        """Add a time to a histogram, one that is out of all reason as the nearest that is not."""
+        """Add a time to a histogram, limited to 0 … `MAX_S`: a clock step gives absurd ones."""
         seconds = min(max(0.0, seconds), MAX_S)
         self._add((measure.name, labels, bisect_left(BOUNDS_S, seconds)), 1)
         self._add((measure.name, labels, _SUM), int(seconds * 1e6))
 
     def take(self) -> dict[Field, int]:
-        """Return all numbers, and begin anew."""
+        """Return all numbers, and reset them."""
         numbers, self._numbers = self._numbers, {}
         return numbers
 
     @property
     def numbers(self) -> Mapping[Field, int]:
-        """What has been counted, as it stands."""
+        """The current numbers."""
         return self._numbers
 
     def _add(self, field: Field, number: int) -> None:
@@ -160,24 +160,24 @@ class Tally:
 
 
 def code_label(code: str) -> str:
-    """Return a code as a label."""
+    """Return the label for a code."""
     return code if code in CODES else OTHER
 
 
 def is_upstream_name(name: str) -> bool:
-    """Tell whether a text can be an upstream's name, as far as settings allow it."""
+    """Return whether a text is a valid name of an upstream."""
     return _UPSTREAM.fullmatch(name) is not None
 
 
 def write_field(field: Field) -> str:
-    """Return the name that a shared number has in the hash."""
+    """Return the name of a number in the hash."""
     name, labels, part = field
     parts = (str(part) if part != _SUM else "sum",) if _BY_NAME[name].is_histogram else ()
     return ":".join((name, *labels, *parts))
 
 
 def read_numbers(hash_: Iterable[tuple[bytes, bytes]]) -> dict[Field, int]:
-    """Read what the hash holds, as far as it can have been written by workers."""
+    """Read the hash, without the fields that no worker can have written."""
     numbers: dict[Field, int] = {}
     for name, value in hash_:
         try:

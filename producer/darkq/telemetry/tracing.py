@@ -1,10 +1,10 @@
-"""OpenTelemetry, where a program has it: spans of this library, and the context that a job carries.
+"""OpenTelemetry spans of the library, and the trace context in a job's record.
 
     enqueue ──traceparent, in the job's record──► attempt ──in its `started` event──► tail
 
-Nothing of OpenTelemetry is imported here. A program that traces has loaded it, and has set a tracer
-provider; in any other, `tracer()` is None, and that is all that tracing costs. No span has a
-prompt, a text or an exception's words.
+This module does not import OpenTelemetry. A program that traces has imported it and has set a
+tracer provider. In other programs `tracer()` is None, and tracing costs nothing else. No span
+contains a prompt, a text or the message of an exception.
 """
 
 from __future__ import annotations
@@ -28,41 +28,41 @@ _TRACESTATE = re.compile(f"{_MEMBER}(,{_MEMBER}){{0,31}}")
 
 
 class TraceContext(NamedTuple):
-    """The context of a span as W3C writes it; empty where there is none."""
+    """The W3C context of a span; empty if there is none."""
 
     traceparent: str = ""
     tracestate: str = ""
 
     @classmethod
-    def checked(cls, traceparent: object, tracestate: object = "") -> TraceContext:
-        """Return what anybody may have written, or nothing where it is none, or too long."""
+    def parse(cls, traceparent: object, tracestate: object = "") -> TraceContext:
+        """Return untrusted input as a context, or `NO_CONTEXT` if it is invalid or too long."""
         if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
-            return NOTHING
+            return NO_CONTEXT
         usable = isinstance(tracestate, str) and len(tracestate) <= _MAX_TRACESTATE_CHARS
         if usable and _TRACESTATE.fullmatch(str(tracestate)):
             return cls(traceparent, str(tracestate))
         return cls(traceparent)
 
     @classmethod
-    def of_record(cls, record: bytes) -> TraceContext:
-        """Return what a job's record carries, or nothing, whatever the record is."""
+    def from_record(cls, record: bytes) -> TraceContext:
+        """Return the context in a job's record, or `NO_CONTEXT`, also for an invalid record."""
         try:
             found = _in_record.decode(record)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return NOTHING
-        return cls.checked(found.traceparent, found.tracestate)
+            return NO_CONTEXT
+        return cls.parse(found.traceparent, found.tracestate)
 
     @classmethod
-    def of_span(cls, span: Span) -> TraceContext:
-        """Return the context of a span, to be carried to another process."""
+    def from_span(cls, span: Span) -> TraceContext:
+        """Return the context of a span, for another process."""
         context = span.get_span_context()
         if not context.is_valid:
-            return NOTHING
+            return NO_CONTEXT
         ids = f"{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-        return cls.checked(f"00-{ids}", context.trace_state.to_header())
+        return cls.parse(f"00-{ids}", context.trace_state.to_header())
 
     def span_context(self) -> SpanContext | None:
-        """Return it as OpenTelemetry knows it. Only where a tracer is."""
+        """Return OpenTelemetry's form of it. Requires OpenTelemetry."""
         from opentelemetry import trace
 
         if not self.traceparent:
@@ -78,7 +78,7 @@ class TraceContext(NamedTuple):
         )
 
     def context(self) -> Context | None:
-        """Return it as a parent; None, which is whatever is current, where there is none."""
+        """Return it as a parent; None, which means the current context, if it is empty."""
         from opentelemetry import trace
 
         remote = self.span_context()
@@ -90,19 +90,19 @@ class _InRecord(msgspec.Struct):
     tracestate: Any = ""
 
 
-NOTHING = TraceContext()
+NO_CONTEXT = TraceContext()
 _in_record = msgspec.json.Decoder(_InRecord)
 _last: tuple[object, Any] = (None, None)
 
 
 def tracer() -> Tracer | None:
-    """Return darkq's tracer, or None where the program has no provider of tracers."""
-    global _last  # noqa: PLW0603  one lookup for each provider: the SDK's takes long
+    """Return darkq's tracer, or None if the program has no tracer provider."""
+    global _last  # noqa: PLW0603  a cache: the SDK's `get_tracer` is slow
     trace = sys.modules.get("opentelemetry.trace")
-    if trace is None or not hasattr(trace, "__all__"):  # another thread is importing it
+    if trace is None or not hasattr(trace, "__all__"):  # still being imported by another thread
         return None
     provider = trace.get_tracer_provider()
-    if isinstance(provider, trace.ProxyTracerProvider):  # a stand-in for one that may be set
+    if isinstance(provider, trace.ProxyTracerProvider):  # the API's default: no provider is set
         return None
     known, made = _last
     if known is not provider:
@@ -112,7 +112,7 @@ def tracer() -> Tracer | None:
 
 
 def current_ids() -> dict[str, str]:
-    """Return the ids of the span that is current, for a log line."""
+    """Return the ids of the current span, for a log record."""
     if tracer() is None:
         return {}
     context = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
@@ -121,16 +121,18 @@ def current_ids() -> dict[str, str]:
     return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
 
-def fail(span: Span, code: str) -> None:
-    """Say that what a span stands for has failed, and by what code; nothing else of why."""
+def mark_failed(span: Span, code: str) -> None:
+    """Set a span's status to error, with a code and no message."""
     from opentelemetry.trace import StatusCode
 
     span.set_attribute("error.type", code)
     span.set_status(StatusCode.ERROR)
 
 
-def messaging(operation: str, kind: Literal["send", "receive", "process"]) -> dict[str, str]:
-    """Return the attributes that all spans of a queue have."""
+def messaging_attributes(
+    operation: str, kind: Literal["send", "receive", "process"]
+) -> dict[str, str]:
+    """Return the attributes of all messaging spans."""
     return {
         "messaging.system": "darkq",
         "messaging.operation.name": operation,
@@ -138,8 +140,8 @@ def messaging(operation: str, kind: Literal["send", "receive", "process"]) -> di
     }
 
 
-class Untraced:
-    """A block that is not traced: what spans are where nobody traces."""
+class SpanScope:
+    """A block with a span. This base class is the null object: it does nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -153,26 +155,26 @@ class Untraced:
         pass
 
 
-class Enqueueing(Untraced):
-    """Jobs on their way into Redis. `carried` goes with them. This one is not traced."""
+class EnqueueSpan(SpanScope):
+    """Storing jobs. `carried` is the context for their records. This base does nothing."""
 
-    carried = NOTHING
+    carried = NO_CONTEXT
 
     def stored(self, job_id: str, *, duplicate: bool) -> None:
-        """Say under which id a job is stored."""
+        """Record the id of the stored job."""
 
 
-class _TracedEnqueueing(Enqueueing):
+class _TracedEnqueueing(EnqueueSpan):
     def __init__(self, tracer: Tracer, queue: str | None, count: int | None) -> None:
         from opentelemetry.trace import SpanKind
 
-        attributes: dict[str, str | int] = {**messaging("enqueue", "send")}
+        attributes: dict[str, str | int] = {**messaging_attributes("enqueue", "send")}
         if queue is not None:
             attributes["messaging.destination.name"] = queue
         if count is not None:
             attributes["messaging.batch.message_count"] = count
         self._span = tracer.start_span("enqueue", kind=SpanKind.PRODUCER, attributes=attributes)
-        self.carried = TraceContext.of_span(self._span)
+        self.carried = TraceContext.from_span(self._span)
 
     def __exit__(
         self,
@@ -181,7 +183,7 @@ class _TracedEnqueueing(Enqueueing):
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            fail(self._span, type(error).__name__)
+            mark_failed(self._span, type(error).__name__)
         self._span.end()
 
     def stored(self, job_id: str, *, duplicate: bool) -> None:
@@ -190,10 +192,10 @@ class _TracedEnqueueing(Enqueueing):
             self._span.set_attribute("darkq.duplicate", True)
 
 
-_UNTRACED = Enqueueing()
+_UNTRACED = EnqueueSpan()
 
 
-def enqueueing(queue: str | None = None, count: int | None = None) -> Enqueueing:
-    """Return a context manager for storing a job, or `count` of them: a PRODUCER span."""
+def enqueue_span(queue: str | None = None, count: int | None = None) -> EnqueueSpan:
+    """Return the PRODUCER span of storing a job, or `count` jobs, as a context manager."""
     found = tracer()
     return _UNTRACED if found is None else _TracedEnqueueing(found, queue, count)

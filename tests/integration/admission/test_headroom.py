@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, RedisFull, Settings
-from darkq.protocol.keys import queue
+from darkq.protocol.keys import PartitionKeys
 from darkq_local.local_darkai import LocalDarkAI
 from support.servers import Server, binaries, running
 from support.waiting import wait_until
@@ -105,7 +105,7 @@ async def test_jobs_that_were_stored_before_it_was_full_are_named(
     with pytest.raises(RedisFull) as caught:
         await client.enqueue_many(jobs)
     stored_ids = caught.value.stored_ids
-    assert 500 < len(stored_ids) == await redis.zcard(queue(0, "interactive"))
+    assert 500 < len(stored_ids) == await redis.zcard(PartitionKeys(0).queue("interactive"))
     assert f"{len(stored_ids)} jobs were stored" in str(caught.value)
     for job_id in (stored_ids[0], stored_ids[-1]):
         assert (await client.job(job_id).status()).state == "queued"

@@ -9,10 +9,10 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, DarkqError, Job, QueueFull, Settings
-from darkq.protocol.keys import queue
+from darkq.protocol.keys import PartitionKeys
 from support.by_hand import Hand, snapshot
 
-INTERACTIVE = queue(0, "interactive")
+INTERACTIVE = PartitionKeys(0).queue("interactive")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ async def test_of_many_each_priority_goes_as_far_as_it_can(client: Client, redis
         await client.enqueue_many(jobs)
     assert caught.value.queue == INTERACTIVE
     assert len(caught.value.stored_ids) == 6
-    assert await redis.zcard(INTERACTIVE) == await redis.zcard(queue(0, "bulk")) == 3
+    assert await redis.zcard(INTERACTIVE) == await redis.zcard(PartitionKeys(0).queue("bulk")) == 3
 
 
 async def test_an_idempotent_caller_gets_its_job_from_a_full_queue(client: Client) -> None:

@@ -152,7 +152,7 @@ async def test_the_lease_is_renewed(
 
 RUNNER = """
 import asyncio, json, sys
-from darkq import Client, batch_control, orders
+from darkq import Client
 async def main():
     async with Client() as client:
         async with client.batch(sys.argv[1], window=20) as batch:

@@ -20,6 +20,8 @@ from support.daemon import free_ports
 from support.servers import Server, binaries
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 ROWS = [f"row {number}" for number in range(40)]
 
 

@@ -20,8 +20,7 @@ from darkq.batches import lease as batch_lease
 from darkq.batches.lease import Part
 from darkq.batches.results import Position
 from darkq.event import Cursor
-from darkq.protocol.keys import BatchKeys
-from darkq.protocol.keys import batches as batches_of
+from darkq.protocol.keys import BatchKeys, PartitionKeys
 from support.by_hand import Hand, chunk, started
 from support.waiting import wait_until
 
@@ -270,14 +269,14 @@ async def refuse(redis: Redis, how: str) -> None:
     elif how == "NOREPLICAS":
         await redis.config_set("min-replicas-to-write", 1)
     else:
-        await redis.set(batches_of(0), "foreign", ex=60)
+        await redis.set(PartitionKeys(0).batches, "foreign", ex=60)
 
 
 async def mend(redis: Redis, how: str) -> None:
     await redis.config_set("maxmemory", 0)
     await redis.config_set("min-replicas-to-write", 0)
     if how == "WRONGTYPE":
-        await redis.delete(batches_of(0))
+        await redis.delete(PartitionKeys(0).batches)
 
 
 async def test_a_page_stored_as_a_part_is_acknowledged_whole_or_not_at_all(

@@ -26,8 +26,9 @@ from darkq import (
     Settings,
 )
 from darkq.batches.feed import numbered
-from darkq.jobs.enqueue import Orders
-from darkq.protocol.keys import BatchKeys, JobKeys, failures, queue
+from darkq.jobs.enqueue import Enqueuer
+from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
+from darkq.redis.scripts import EnqueueOutcome
 from support.waiting import wait_until
 
 JobKeysLeft = Callable[[], Awaitable[list[bytes]]]
@@ -117,7 +118,7 @@ async def test_how_lines_fail_is_told_and_nothing_of_them_is_kept(
     assert found[2].message
     status = await batch.status()
     assert (status.completed, status.failed, status.state) == (1, 1, "completed")
-    assert await redis.exists(failures(0)) == 0
+    assert await redis.exists(PartitionKeys(0).failed) == 0
     assert await job_keys() == []
 
 
@@ -147,7 +148,7 @@ async def test_a_line_added_again_changes_nothing(client: Client, redis: Redis) 
         await batch.add_many(lines(3, 2, 1, 4, prompt="another"))
         status = await batch.status()
         assert (status.added, status.last_line, status.outstanding) == (4, 4, 4)
-        assert await redis.zcard(queue(0, "bulk")) == 4
+        assert await redis.zcard(PartitionKeys(0).queue("bulk")) == 4
         assert await batch.add("five") == 5
 
 
@@ -296,14 +297,16 @@ async def test_what_a_batch_cannot_be_made_with_is_refused_at_once(
 async def test_a_line_that_waits_for_room_is_not_sent_over_and_over(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent, put_lines = 0, Orders.put_lines
+    sent, put_lines = 0, Enqueuer.put_lines
 
-    async def counted(orders: Orders, batch: BatchKeys, some: list[tuple[int, Job]]) -> list[bytes]:
+    async def counted(
+        orders: Enqueuer, batch: BatchKeys, some: list[tuple[int, Job]]
+    ) -> list[EnqueueOutcome]:
         nonlocal sent
         sent += len(some)
         return await put_lines(orders, batch, some)
 
-    monkeypatch.setattr(Orders, "put_lines", counted)
+    monkeypatch.setattr(Enqueuer, "put_lines", counted)
     rows = 400
     async with client.batch(window=40) as batch:
         assert len([end async for end in batch.run(["x"] * rows)]) == rows

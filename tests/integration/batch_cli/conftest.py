@@ -11,7 +11,7 @@ import pytest
 from darkq import Settings
 from darkq.batches.lines import ForAllLines
 from darkq.openai.body import CHAT
-from darkq_cli.batch.plan import Files, Plan, errors_beside
+from darkq_cli.batch.plan import Files, Plan, build_errors_path
 from darkq_cli.batch.source import Fingerprint
 from darkq_local.faults import Fault
 from integration.cli.conftest import home
@@ -43,7 +43,7 @@ def make_plan(tmp_path: Path) -> MakePlan:
             "files": Files(
                 source=directory / "prompts.jsonl",
                 answers=answers,
-                errors=errors_beside(answers),
+                errors=build_errors_path(answers),
             ),
             "is_text": False,
             "common": ForAllLines(),

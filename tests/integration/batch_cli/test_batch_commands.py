@@ -75,7 +75,7 @@ async def test_show_and_list_tell_where_a_batch_stands(
 
 async def test_without_batches_list_says_so(darkq: Darkq, client: Client) -> None:
     done = await run(darkq, "list")
-    assert (done.code, done.out, done.err) == (0, b"", "Redis knows no batch\n")
+    assert (done.code, done.out, done.err) == (0, b"", "there are no batches in Redis\n")
 
 
 async def test_an_unknown_batch_is_named(darkq: Darkq, client: Client) -> None:
@@ -86,7 +86,7 @@ async def test_an_unknown_batch_is_named(darkq: Darkq, client: Client) -> None:
         assert "Traceback" not in done.err
     done = await run(darkq, "resume", "../../etc/passwd")
     assert done.code == 1
-    assert "is no id of a batch" in done.err
+    assert "is not the id of a batch" in done.err
 
 
 async def test_tail_tells_each_end_once_and_goes_on_after_a_cursor(
@@ -108,7 +108,7 @@ async def test_tail_tells_each_end_once_and_goes_on_after_a_cursor(
     assert len(rest.out.splitlines()) == 2
     gone = await run(darkq, "tail", batch_id, "--after", "99")
     assert gone.code == 1
-    assert f"what came after 99 in {batch_id} is not kept any more" in gone.err
+    assert f"the events after 99 in {batch_id} have expired" in gone.err
     assert gone.err.splitlines()[-1].endswith(f" batch tail {batch_id}")
     wrong = await run(darkq, "tail", batch_id, "--after", "x")
     assert wrong.code == 2

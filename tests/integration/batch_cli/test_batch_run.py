@@ -76,7 +76,7 @@ async def test_failures_go_to_a_file_of_their_own(darkq: Darkq, serve: Serve) ->
     error = failure["error"]
     assert done.err.splitlines()[-3:] == [
         "darkq: 1 of 5 lines failed",
-        f"{failure['custom_id']} is the first: {error['code']}: {error['message']}",
+        f"The first is {failure['custom_id']}: {error['code']}: {error['message']}",
         "See out.errors.jsonl",
     ]
     assert failure["response"] is None
@@ -107,7 +107,7 @@ async def test_one_wrong_line_and_nothing_is_sent(darkq: Darkq, client: Client, 
     assert (done.code, done.out) == (2, b"")
     head, *said = done.err.splitlines()
     assert head.startswith("darkq: 2 of 40 lines of ")
-    assert head.endswith(" are wrong; nothing was sent")
+    assert head.endswith(" are invalid; nothing was sent")
     assert said[0].startswith("line 17: JSON is malformed")
     assert said[1] == "line 31: custom_id: is that of line 3, too"
     assert [batch async for batch in client.batches()] == []
@@ -122,7 +122,7 @@ async def test_a_dry_run_counts_and_writes_nothing(darkq: Darkq) -> None:
     assert (done.code, done.objects) == (0, [{"lines": 7, "endpoint": "/v1/chat/completions"}])
     assert sorted(darkq.home.glob("*.jsonl*")) == before
     done = await run(darkq, "run", "-", "--dry-run", "--text", stdin=b"hi\nho\n")
-    assert done.line == "2 lines, all of them right; nothing was sent"
+    assert done.line == "2 lines, all valid; nothing was sent"
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ async def test_a_dry_run_counts_and_writes_nothing(darkq: Darkq) -> None:
         ("in.txt", b"ok\ncaf\xe9\n", "line 2: prompt: is not UTF-8"),
         ("in.jsonl", b'{"prompt": "x", "temperature": 9}', "line 1: temperature: "),
         ("in.jsonl", b'{"prompt": "' + b"x" * (9 << 20) + b'"}', "line 1: is longer than "),
-        ("in.jsonl.gz", b"no gzip", "is damaged, or not packed as its name says"),
+        ("in.jsonl.gz", b"no gzip", "is damaged, or not compressed as its name says"),
         ("in.jsonl.gz", gzip.compress(prompts(99))[:-9], "is damaged"),
-        ("in.jsonl.zst", b"no zstd", "is damaged, or not packed as its name says"),
+        ("in.jsonl.zst", b"no zstd", "is damaged, or not compressed as its name says"),
         ("in.jsonl.zst", zstandard.compress(prompts(99))[:-9], "is damaged"),
         (".", b"", "cannot read"),
         ("missing.jsonl", b"", "No such file"),
@@ -158,14 +158,14 @@ async def test_an_input_that_is_wrong_is_named(
     ("arguments", "said"),
     [
         (("in.jsonl",), "-o"),
-        (("in.jsonl", "-o", "in.jsonl"), "written to twice, or over the input"),
-        (("in.jsonl", "-o", "a.jsonl", "--errors", "a.jsonl"), "written to twice"),
-        (("in.jsonl", "-o", "nowhere/out.jsonl"), "there is no directory"),
-        (("in.jsonl", "-o", "old.jsonl"), "is there already"),
-        (("in.jsonl", "-o", "/dev/null"), "/dev/null is no ordinary file"),
-        (("in.jsonl", "-o", "new.jsonl", "--errors", "."), "is no ordinary file"),
+        (("in.jsonl", "-o", "in.jsonl"), "the input are the same file"),
+        (("in.jsonl", "-o", "a.jsonl", "--errors", "a.jsonl"), "are the same file"),
+        (("in.jsonl", "-o", "nowhere/out.jsonl"), "does not exist"),
+        (("in.jsonl", "-o", "old.jsonl"), "already exists"),
+        (("in.jsonl", "-o", "/dev/null"), "/dev/null is not a regular file"),
+        (("in.jsonl", "-o", "new.jsonl", "--errors", "."), "is not a regular file"),
         (("in.jsonl", "-o", "new.jsonl", "--name", "a\nb"), "name: must be 1 to"),
-        (("in.jsonl", "-o", "new.jsonl", "--errors", "old.jsonl"), "is there already"),
+        (("in.jsonl", "-o", "new.jsonl", "--errors", "old.jsonl"), "already exists"),
         (("in.jsonl", "-o", "new.jsonl", "--tries", "0"), "tries"),
         (("in.jsonl", "-o", "new.jsonl", "--window", "0"), "--window"),
     ],
@@ -210,7 +210,7 @@ async def test_an_unfinished_batch_goes_on_with_the_same_words_only(
     await wait_until("the batch", lambda: first.says("batch batch-"))
     first.send(signal.SIGTERM)
     left = await asyncio.to_thread(first.done)
-    assert "What was sent goes on without this" in left.err
+    assert "The jobs that were sent continue" in left.err
 
     async def refused(said: str, *arguments: str) -> None:
         done = await run(darkq, "run", *arguments, "-o", "out.jsonl")
@@ -332,10 +332,10 @@ async def test_with_no_room_on_the_disk_it_stops_and_goes_on_later(
     error, resume = done.err.splitlines()[-2:]
     assert error.startswith("darkq: cannot write ")
     assert error.endswith("out.jsonl: File too large")
-    assert resume.startswith("To go on: ")
+    assert resume.startswith("To resume: ")
     written = ids(darkq.home / "out.jsonl")  # whole lines only
     assert 0 < len(written) < 120
-    done = await asyncio.to_thread(darkq.typed, resume.removeprefix("To go on: "))
+    done = await asyncio.to_thread(darkq.typed, resume.removeprefix("To resume: "))
     assert done.code == 0, done.err
     assert "forgotten" not in done.err  # nothing was acknowledged that was not written
     assert ids(darkq.home / "out.jsonl")[: len(written)] == written

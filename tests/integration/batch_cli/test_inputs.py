@@ -39,7 +39,7 @@ async def test_an_input_is_read_whatever_made_it(darkq: Darkq, name: str, conten
     (darkq.home / name).write_bytes(content)
     done = await run(darkq, "run", name, "--dry-run")
     assert (done.code, done.err) == (0, "")
-    assert done.line == "3 lines, all of them right; nothing was sent"
+    assert done.line == "3 lines, all valid; nothing was sent"
 
 
 async def test_capitals_say_text_too(darkq: Darkq) -> None:
@@ -47,7 +47,7 @@ async def test_capitals_say_text_too(darkq: Darkq) -> None:
     (darkq.home / "PROMPTS.TXT.GZ").write_bytes(gzip.compress(b"Why?\n"))
     for name, count in (("PROMPTS.TXT", 2), ("PROMPTS.TXT.GZ", 1)):
         done = await run(darkq, "run", name, "--dry-run")
-        assert done.line == f"{count} lines, all of them right; nothing was sent", done.err
+        assert done.line == f"{count} lines, all valid; nothing was sent", done.err
 
 
 ROWS = [{"prompt": "Why?"}, {"prompt": "How?"}]
@@ -71,7 +71,7 @@ ROWS = [{"prompt": "Why?"}, {"prompt": "How?"}]
             "hold one whole object (jq -c . FILE)",
         ),
         ("in.jsonl", b"PK\x03\x04", "line 1: the file is a zip archive or a spreadsheet: export"),
-        ("in.csv", b"prompt\nWhy?\n", "is a table, and not JSON lines"),
+        ("in.csv", b"prompt\nWhy?\n", "is a table, not JSON lines"),
     ],
     ids=["UTF-16", "UTF-16 text", "NULs", "array", "array in a line", "object", "zip", "csv"],
 )
@@ -126,7 +126,7 @@ async def test_the_same_pipe_again_goes_on_and_another_is_refused(
     other = darkq.start(command=shell(darkq, line.format("other.jsonl")))
     refused = await asyncio.to_thread(other.done)
     assert refused.code == 2
-    assert "has changed since the batch began" in refused.err
+    assert "has changed since the start of the batch" in refused.err
     await serve()
     again = darkq.start(command=shell(darkq, line.format("in.jsonl")))
     done = await asyncio.to_thread(again.done)

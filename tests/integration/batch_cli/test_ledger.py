@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from darkq_cli.batch import files as output_files
-from darkq_cli.batch.ledger import Ended, Ledger
+from darkq_cli.batch.ledger import EndedLine, Ledger
 from darkq_cli.batch.plan import Plan
 from darkq_cli.batch.state import State, StateFile
 from darkq_cli.terminal.problems import Problem
@@ -26,13 +26,15 @@ MakePlan = Callable[..., Plan]
 def opened(plan: Plan) -> Iterator[tuple[Ledger, State]]:
     """The ledger of a plan, begun or taken up."""
     with closing(StateFile(plan.files.state)) as file:
-        state = file.load() or file.begin(plan)
+        state = file.load() or file.start(plan)
         with closing(Ledger(state)) as ledger:
             yield ledger, state
 
 
-def ended(number: int, *, failed: bool = False) -> Ended:
-    return Ended(number, failed, f"{number} {'x' * (number % 5)}\n".encode(), chunks=2, tokens=3)
+def ended(number: int, *, failed: bool = False) -> EndedLine:
+    return EndedLine(
+        number, failed, f"{number} {'x' * (number % 5)}\n".encode(), chunks=2, tokens=3
+    )
 
 
 def numbers(path: Path) -> list[int]:
@@ -55,10 +57,10 @@ def test_a_kill_at_any_byte_of_a_page_changes_nothing(
     here.mkdir()
     plan = make_plan(8, here, ordered=ordered)
     with opened(plan) as (ledger, _):
-        ledger.take(PAGES[0])
+        ledger.write(PAGES[0])
     shutil.copytree(here, before)
     with opened(plan) as (ledger, _):
-        ledger.take(PAGES[1])
+        ledger.write(PAGES[1])
     outputs = (plan.files.answers, plan.files.errors)
     expected = {path: path.read_bytes() for path in outputs}
     tried = 0
@@ -71,7 +73,7 @@ def test_a_kill_at_any_byte_of_a_page_changes_nothing(
                 plan.files.answers.write_bytes(expected[plan.files.answers])
             path.write_bytes(text[:size])
             with opened(plan) as (ledger, _):
-                ledger.take(PAGES[1])
+                ledger.write(PAGES[1])
             assert {path: path.read_bytes() for path in outputs} == expected
             tried += 1
     assert tried >= 20
@@ -80,14 +82,14 @@ def test_a_kill_at_any_byte_of_a_page_changes_nothing(
 def test_a_page_that_comes_again_is_not_written_again(make_plan: MakePlan) -> None:
     plan = make_plan(8)
     with opened(plan) as (ledger, state):
-        ledger.take(PAGES[0])
-        ledger.take([*PAGES[0], ended(2), ended(2)])
+        ledger.write(PAGES[0])
+        ledger.write([*PAGES[0], ended(2), ended(2)])
         assert sorted(numbers(plan.files.answers)) == [1, 2, 3]
         assert numbers(plan.files.errors) == [4]
-        assert ledger.missing([1, 2, 5, 3]) == [5]
+        assert ledger.find_unfinished([1, 2, 5, 3]) == [5]
         assert not state.complete
-        assert (state.place.completed, state.place.failed) == (3, 1)
-        assert (state.place.chunks, state.place.tokens) == (8, 12)
+        assert (state.checkpoint.completed, state.checkpoint.failed) == (3, 1)
+        assert (state.checkpoint.chunks, state.checkpoint.tokens) == (8, 12)
 
 
 @pytest.mark.parametrize("ordered", [False, True])
@@ -106,7 +108,7 @@ def test_any_story_of_pages_and_kills_writes_each_line_once(
             with opened(plan) as (ledger, state):
                 for _ in range(rng.randrange(4)):
                     page = rng.sample(sorted(left), min(len(left), rng.randrange(1, 9)))
-                    ledger.take([left[n] for n in page])
+                    ledger.write([left[n] for n in page])
                     if rng.random() < 0.5:  # else the acknowledgement is lost
                         for number in page:
                             del left[number]
@@ -114,7 +116,7 @@ def test_any_story_of_pages_and_kills_writes_each_line_once(
                 file.write(b"9" * rng.randrange(3))
         with opened(plan) as (_, state):
             assert state.complete
-            assert state.place.held == 0
+            assert state.checkpoint.held == 0
         answers, errors = numbers(plan.files.answers), numbers(plan.files.errors)
         assert sorted(answers + errors) == list(range(1, 41))
         if ordered:
@@ -125,13 +127,13 @@ def test_any_story_of_pages_and_kills_writes_each_line_once(
 def test_a_line_before_its_turn_is_held_in_the_state(make_plan: MakePlan) -> None:
     plan = make_plan(4, ordered=True)
     with opened(plan) as (ledger, state):
-        ledger.take([ended(4), ended(2), ended(3)])
-        assert (state.place.held, state.place.written) == (3, 0)
+        ledger.write([ended(4), ended(2), ended(3)])
+        assert (state.checkpoint.held, state.checkpoint.written) == (3, 0)
         assert not plan.files.answers.exists()
     with opened(plan) as (ledger, state):
-        ledger.take([ended(1)])
+        ledger.write([ended(1)])
         assert numbers(plan.files.answers) == [1, 2, 3, 4]
-        assert (state.place.held, state.complete) == (0, True)
+        assert (state.checkpoint.held, state.complete) == (0, True)
 
 
 def test_lines_held_when_the_process_died_are_written_at_the_next_start(
@@ -141,7 +143,7 @@ def test_lines_held_when_the_process_died_are_written_at_the_next_start(
     with opened(plan) as (ledger, _):
         with monkeypatch.context() as patch:
             patch.setattr(Ledger, "_release", lambda _: None)  # as a kill after the commit
-            ledger.take([ended(1), ended(2)])
+            ledger.write([ended(1), ended(2)])
         assert not plan.files.answers.exists()
     with opened(plan) as (_, state):
         assert numbers(plan.files.answers) == [1, 2]
@@ -158,9 +160,9 @@ def test_two_runners_of_one_output_exclude_each_other(make_plan: MakePlan) -> No
 def test_a_file_that_somebody_has_cut_is_not_written_to(make_plan: MakePlan) -> None:
     plan = make_plan(8)
     with opened(plan) as (ledger, _):
-        ledger.take(PAGES[0])
+        ledger.write(PAGES[0])
     os.truncate(plan.files.answers, 3)
-    with pytest.raises(Problem, match="somebody else has changed it"), opened(plan):
+    with pytest.raises(Problem, match="another program has changed it"), opened(plan):
         pass
     assert plan.files.answers.stat().st_size == 3
 
@@ -176,7 +178,7 @@ def test_a_state_that_is_none_is_left_alone(make_plan: MakePlan) -> None:
 def test_a_full_disk_loses_nothing(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(8)
     with opened(plan) as (ledger, _):
-        ledger.take(PAGES[0])
+        ledger.write(PAGES[0])
         written = plan.files.answers.read_bytes()
 
         def write_half(fd: int, data: memoryview) -> int:
@@ -188,22 +190,24 @@ def test_a_full_disk_loses_nothing(make_plan: MakePlan, monkeypatch: pytest.Monk
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", write_half)
             with pytest.raises(Problem, match="No space left on device"):
-                ledger.take(PAGES[1])
+                ledger.write(PAGES[1])
         assert plan.files.answers.read_bytes() == written
     with opened(plan) as (ledger, _):
-        ledger.take(PAGES[1])
+        ledger.write(PAGES[1])
     assert sorted(numbers(plan.files.answers)) == [1, 2, 3, 6, 8]
 
 
 def test_a_device_that_is_full_is_no_file(make_plan: MakePlan) -> None:
     files = make_plan(1).files
-    growing = output_files.Growing(Path("/dev/full"), 0)
-    with closing(growing), pytest.raises(Problem, match="no ordinary file"):
-        growing.append(b"x")
+    output_file = output_files.OutputFile(Path("/dev/full"), 0)
+    with closing(output_file), pytest.raises(Problem, match="not a regular file"):
+        output_file.append(b"x")
     assert not files.answers.exists()
 
 
-def commit_order(plan: Plan, page: Sequence[Ended], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def commit_order(
+    plan: Plan, page: Sequence[EndedLine], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
     steps: list[str] = []
 
     def noted(name: str, function: Callable[..., object]) -> Callable[..., object]:
@@ -216,7 +220,7 @@ def commit_order(plan: Plan, page: Sequence[Ended], monkeypatch: pytest.MonkeyPa
     with opened(plan) as (ledger, state):
         monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
         monkeypatch.setattr(state, "commit", noted("commit", state.commit))
-        ledger.take(page)
+        ledger.write(page)
     return steps
 
 
@@ -233,7 +237,7 @@ def test_a_file_for_failures_is_of_one_batch_until_that_is_over(tmp_path: Path) 
     one, two = StateFile(tmp_path / "one.darkq"), StateFile(tmp_path / "two.darkq")
     one.claim(errors)
     one.claim(errors)
-    with pytest.raises(Problem, match="is of another batch that is not over") as refused:
+    with pytest.raises(Problem, match="belongs to another unfinished batch") as refused:
         two.claim(errors)
     assert refused.value.exit_code == 2
     with pytest.raises(Problem, match=r"another darkq batch is writing .*errors\.jsonl"):
@@ -251,7 +255,7 @@ def test_a_file_for_failures_is_of_one_batch_until_that_is_over(tmp_path: Path) 
 def test_an_output_is_not_taken_for_another_s_failures(tmp_path: Path) -> None:
     output = StateFile(tmp_path / "out.jsonl.darkq")
     other = StateFile(tmp_path / "other.jsonl.darkq")
-    with pytest.raises(Problem, match="is of another batch that is not over"):
+    with pytest.raises(Problem, match="belongs to another unfinished batch"):
         other.claim(tmp_path / "out.jsonl")
     other.delete()
     output.delete()

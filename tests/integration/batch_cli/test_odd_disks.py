@@ -113,5 +113,5 @@ async def test_a_share_that_locks_no_files_is_named(darkq: Darkq, without_locks:
     running = darkq.start(*words, environment={"LD_PRELOAD": str(without_locks)})
     done = await asyncio.to_thread(running.done)
     assert (done.code, done.out) == (1, b"")
-    assert "locks no files, as out.jsonl.darkq must be" in done.err
+    assert "has no file locks, which out.jsonl.darkq needs" in done.err
     assert "Write to a local disk" in done.err

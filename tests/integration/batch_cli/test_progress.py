@@ -14,14 +14,13 @@ from rich.console import Console
 from darkq import Client, Job, UpstreamStatus
 from darkq.batches.lines import ForAllLines
 from darkq.operate.upstreams import WindowUse
-from darkq_cli.batch import progress
 from darkq_cli.batch.plan import Plan, decode, encode
-from darkq_cli.batch.progress import Progress, Standing, held_up, look
-from darkq_cli.batch.state import Place, State
+from darkq_cli.batch.progress import BatchProgress, JobCounts, describe_delays, read_job_counts
+from darkq_cli.batch.state import Checkpoint, State
 from darkq_cli.batch.summary import Summary
-from darkq_cli.terminal import messages
-from darkq_cli.terminal.durations import span
+from darkq_cli.terminal import messages, progress
 from darkq_cli.terminal.problems import Problem
+from darkq_cli.terminal.units import format_duration
 from support.waiting import wait_until
 
 
@@ -36,13 +35,13 @@ def now_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_without_a_terminal_a_line_now_and_then(
     now_s: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Progress(1000, Place()) as shown:
+    with BatchProgress(1000, Checkpoint()) as shown:
         now_s[0] += 5
-        shown.show(Place(completed=50))
+        shown.show_checkpoint(Checkpoint(completed=50))
         assert capsys.readouterr().err == ""
         now_s[0] += 5
-        shown.standing = Standing(40, 8, "3 retrying")
-        shown.show(Place(completed=95, failed=5, chunks=3000))
+        shown.jobs = JobCounts(40, 8, "3 retrying")
+        shown.show_checkpoint(Checkpoint(completed=95, failed=5, chunks=3000))
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
         "100 of 1,000 lines, 5 failed, 40 running, 8 waiting, 10.0 lines/s, 300 chunks/s, "
@@ -53,11 +52,11 @@ def test_without_a_terminal_a_line_now_and_then(
 def test_what_the_runner_waits_for_is_told_at_once_and_once(
     now_s: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Progress(10, Place()) as shown:
-        shown.standing = Standing(1, 0, "1 retrying")
+    with BatchProgress(10, Checkpoint()) as shown:
+        shown.jobs = JobCounts(1, 0, "1 retrying")
         for waits_for in ("waits for Redis", "", "waits for Redis"):
             shown.waits_for = waits_for
-            shown.show(Place())
+            shown.show_checkpoint(Checkpoint())
         assert capsys.readouterr().err == "0 of 10 lines, 1 running, waits for Redis\n"
 
 
@@ -65,9 +64,9 @@ def test_on_a_narrow_terminal_no_word_is_cut_off(monkeypatch: pytest.MonkeyPatch
     screen = io.StringIO()
     console = Console(file=screen, width=60, force_terminal=True, soft_wrap=True)
     monkeypatch.setattr(messages, "console", lambda: console)
-    with Progress(100_000, Place(completed=30_000)) as shown:
-        shown.standing = Standing(100, 1900, "no worker is running; to start one: darkq up")
-        shown.show(Place(completed=30_000))
+    with BatchProgress(100_000, Checkpoint(completed=30_000)) as shown:
+        shown.jobs = JobCounts(100, 1900, "no worker is running; to start one: darkq up")
+        shown.show_checkpoint(Checkpoint(completed=30_000))
         assert shown._bar is not None
         shown._bar.refresh()
     words = " ".join(re.sub("\x1b\\[[^a-zA-Z]*[a-zA-Z]|[━╺╸]", "", screen.getvalue()).split())
@@ -88,7 +87,7 @@ def upstream(**changes: Any) -> UpstreamStatus:
         ({}, 3, "3 retrying"),
         ({"breaker": "open", "reopens_at_ms": 12_400}, 0, "breaker open for 12 s more"),
         ({"breaker": "open", "reopens_at_ms": None}, 0, "breaker open for 0 s more"),
-        ({"breaker": "half-open"}, 0, "breaker half-open, one call tries"),
+        ({"breaker": "half-open"}, 0, "breaker half-open, testing with one call"),
         ({"breaker": "blocked", "reopens_at_ms": 5000}, 0, "limited by the upstream for 5 s more"),
         (
             {"windows": (WindowUse(calls=4, length_s=60, used=4),), "waiting": 96},
@@ -99,12 +98,12 @@ def upstream(**changes: Any) -> UpstreamStatus:
     ],
 )
 def test_what_holds_jobs_up_is_told(changes: dict[str, Any], retrying: int, words: str) -> None:
-    assert held_up([upstream(**changes)], retrying, now_ms=0) == words
+    assert describe_delays([upstream(**changes)], retrying, now_ms=0) == words
 
 
 def test_of_several_upstreams_the_one_in_trouble_is_named() -> None:
     both = [upstream(), upstream(name="b", breaker="half-open")]
-    assert held_up(both, 0, now_ms=0) == "b: breaker half-open, one call tries"
+    assert describe_delays(both, 0, now_ms=0) == "b: breaker half-open, testing with one call"
 
 
 async def test_redis_tells_how_a_batch_stands(
@@ -113,14 +112,14 @@ async def test_redis_tells_how_a_batch_stands(
     async with client.batch() as batch:
         for _ in range(5):
             await batch.add(Job.create("x", priority="bulk"))
-        running, waiting, reason = await look(client, batch, ForAllLines())
+        running, waiting, reason = await read_job_counts(client, batch, ForAllLines())
         assert (running, waiting) == (0, 5)
         assert reason.startswith("no worker is running; to start one: ")
         darkai = await start_darkai(chunks=1000, chunks_per_s=20.0)
         start_worker(make_settings(darkai_url=darkai.url, darkai_limits="2/600"))
 
         async def stands() -> bool:
-            found = await look(client, batch, ForAllLines())
+            found = await read_job_counts(client, batch, ForAllLines())
             return found == (2, 3, "limit reached: 2 calls in 600 s, 3 put off")
 
         await wait_until("two to run and three to wait for their turn", stands)
@@ -130,9 +129,9 @@ def test_with_json_it_is_an_object(
     now_s: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(messages, "as_json", True)
-    with Progress(10, Place()) as shown:
+    with BatchProgress(10, Checkpoint()) as shown:
         now_s[0] += 11
-        shown.show(Place(completed=3, failed=1))
+        shown.show_checkpoint(Checkpoint(completed=3, failed=1))
     told = json.loads(capsys.readouterr().err)
     assert (told["lines"], told["completed"], told["failed"]) == (10, 3, 1)
 
@@ -141,7 +140,7 @@ def test_with_json_it_is_an_object(
     ("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 01 s"), (7322, "2 h 02 min")]
 )
 def test_what_is_left_is_told_in_two_units(seconds: float, words: str) -> None:
-    assert span(seconds) == words
+    assert format_duration(seconds) == words
 
 
 def test_a_plan_survives_its_state(make_plan: Callable[..., Plan]) -> None:
@@ -153,17 +152,17 @@ def test_a_plan_survives_its_state(make_plan: Callable[..., Plan]) -> None:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        (Place(completed=10), None),
-        (Place(completed=9, failed=1), "1 of 10 lines failed"),
-        (Place(completed=9), "1 of 10 lines are missing"),
+        (Checkpoint(completed=10), None),
+        (Checkpoint(completed=9, failed=1), "1 of 10 lines failed"),
+        (Checkpoint(completed=9), "1 of 10 lines are missing"),
     ],
 )
 def test_only_a_whole_batch_is_a_success(
-    make_plan: Callable[..., Plan], place: Place, said: str | None
+    make_plan: Callable[..., Plan], place: Checkpoint, said: str | None
 ) -> None:
     state = State.__new__(State)
-    state.plan, state.place = make_plan(10), place
-    summary = Summary.of(state)
+    state.plan, state.checkpoint = make_plan(10), place
+    summary = Summary.build(state)
     if said is None:
         summary.raise_if_failed()
         return

@@ -14,7 +14,7 @@ from redis.asyncio.client import Monitor
 from darkq.redis import scripts
 from support.by_hand import Hand
 
-_NAMES = {script.sha(): script.name for script in scripts.ALL}
+_NAMES = {script.sha(): script.name for script in scripts.ALL.values()}
 _OURS = ("ECHO", "XLEN")  # what the tests themselves ask
 
 

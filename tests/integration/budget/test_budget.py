@@ -67,7 +67,7 @@ ONE_CHUNK_JOB = [
     ),
     Call("claim", AN_EMPTY_CLAIM),  # for the slot that is free again
 ]
-SCRIPTS = {script.name for script in scripts.ALL}
+SCRIPTS = set(scripts.ALL)
 HEALTH = {"ZCARD", "PSETEX", "SET", "MULTI", "SADD", "EXPIRE", "EXEC"}  # every ten seconds
 
 

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from darkq import Client, Settings
 from darkq import event as ev
 from darkq.event import Cursor
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import encode
 from darkq_worker.leases import Leases
 from darkq_worker.writing.attempt_log import Entry
@@ -70,7 +70,7 @@ async def test_a_job_claimed(hand: Hand, wire: Wire) -> None:
         await leases.claim(0, slots=10, bulk_slots=10)
         nothing = wire.bytes - begin
         keys = await hand.enqueue()
-        await hand.redis.zadd(queue(0, "interactive"), {keys.arq_id: NOW_MS + 0.125})
+        await hand.redis.zadd(PartitionKeys(0).queue("interactive"), {keys.arq_id: NOW_MS + 0.125})
         begin = wire.bytes
         assert len((await leases.claim(0, slots=10, bulk_slots=10))[0]) == 1
         assert nothing == Bytes(sent=247, received=28)

@@ -72,7 +72,7 @@ async def test_nothing_is_kept_of_a_job_that_is_over(
 ) -> None:
     """Red when `Writer.abandon` leaves the log in `_open`."""
     caplog.set_level("CRITICAL", "aiohttp.server")  # pytest keeps what the upstream's server logs
-    settings = make_settings(darkai_url=(await start_darkai(chunks=6)).url, result_ttl_s=0.5)
+    settings = make_settings(darkai_url=(await start_darkai(chunks=6)).url, result_ttl_s=10)
     start_worker(settings)
     async with Client(settings=settings) as client:
         await many_jobs(client)

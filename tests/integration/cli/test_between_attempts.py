@@ -54,7 +54,7 @@ async def test_run_with_a_refused_port_waits_until_something_listens(
         done = await asyncio.to_thread(running.done)
     assert (done.code, done.out) == (0, b"Because they must."), done.err
     assert "attempt 1 ended: upstream_unreachable: " in done.err
-    assert "; another begins in 0." in done.err
+    assert "; the next starts in 0." in done.err
 
 
 @pytest.mark.parametrize("as_json", [False, True])

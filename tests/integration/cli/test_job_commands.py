@@ -165,7 +165,7 @@ async def test_in_a_pipe_void_text_ends_the_reading(darkq: Darkq, serve: Serve) 
     done = await call(darkq, "run", PROMPT)
     assert done.code == 1
     assert "attempt 1 ended: upstream_overloaded" in done.err
-    assert "attempt 2 starts over, so the text printed so far is void" in done.err
+    assert "attempt 2 has started, so the text printed so far is void" in done.err
     (command,) = re.findall(r"when it is complete: (.+)$", done.err, re.MULTILINE)
     result = await asyncio.to_thread(darkq.typed, command)
     job_id = re.findall(r"^job (0-\w+)$", done.err, re.MULTILINE)[0]
@@ -185,10 +185,10 @@ async def test_a_result_that_is_not_there_yet(darkq: Darkq) -> None:
         call(darkq, "result", job_id), call(darkq, "result", job_id, "--timeout-s", "0.2")
     )
     assert (at_once.code, at_once.out) == (1, b"")
-    assert f"job {job_id} is queued, and has no result yet" in at_once.err
+    assert f"job {job_id} is queued and has no result yet" in at_once.err
     assert f"result {job_id} --wait\n" in at_once.err
     assert (later.code, later.out) == (1, b"")
-    assert "was not finished within 0.2 s; it goes on" in later.err
+    assert "was not finished within 0.2 s; it continues" in later.err
 
 
 async def test_status_tells_what_is_known(darkq: Darkq, serve: Serve) -> None:

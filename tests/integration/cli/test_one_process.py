@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from darkq import Client
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import worker
+from darkq.protocol.keys import WorkerKeys
 from darkq_local.faults import Fault
 from support.command import Darkq
 from support.waiting import wait_until
@@ -43,7 +43,7 @@ async def test_a_worker_works_and_is_seen_to(
 async def test_a_worker_of_another_host_is_not_ours(
     darkq: Darkq, redis: Redis, client: Client
 ) -> None:
-    await redis.set(worker("elsewhere:1:00000000"), "healthy", ex=60)
+    await redis.set(WorkerKeys("elsewhere:1:00000000").health, "healthy", ex=60)
     await sign_in(redis, "elsewhere:1:00000000")
     assert await client.workers() == ["elsewhere:1:00000000"]
     assert (await asyncio.to_thread(darkq, "worker", "--check")).code == 1
@@ -153,11 +153,11 @@ async def test_a_probe_counts_in_the_limits_that_workers_share(
 
     await wait_until("the announcement", is_announced)
     unasked = await probe_nothing()
-    assert (unasked["works"], unasked["reason"]) == (None, "not asked: it is not configured here")
+    assert (unasked["works"], unasked["reason"]) == (None, "not called: it is not configured here")
     assert darkai.requests_seen == 0
     findings = [await probe() for _ in range(3)]
     assert [finding["works"] for finding in findings] == [True, True, None]
-    assert findings[2]["reason"] == "not asked: its limits leave no room now"
+    assert findings[2]["reason"] == "not called: its limits leave no room now"
     assert [finding["windows"][0]["used"] for finding in findings] == [1, 2, 2]
     assert findings[2]["waiting"] == 0, "a probe waits in no line"
     assert darkai.requests_seen == 2

@@ -77,6 +77,7 @@ async def test_killed_many_times_no_job_is_lost_and_none_is_run_twice(
     assert (standing.waiting, standing.moving) == (0, 0)
 
 
+@pytest.mark.slow
 async def test_ctrl_c_says_how_to_go_on_and_goes_on(
     darkq: Darkq, client: Client, there: Redis, other_server: Server
 ) -> None:
@@ -90,7 +91,7 @@ async def test_ctrl_c_says_how_to_go_on_and_goes_on(
     mover.send(signal.SIGINT)
     done = await asyncio.to_thread(mover.done)
     assert done.code == 130
-    assert "say the same again" in done.err
+    assert "repeat the command" in done.err
     url = {"DARKQ_MOVE_TO_URL": other_server.url}
     again = await call(darkq, "queues", "move", "bulk", environment=url)
     assert again.code == 0

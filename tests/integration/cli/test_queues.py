@@ -42,7 +42,7 @@ async def test_pause_and_resume(darkq: Darkq, redis: Redis, client: Client) -> N
     again = await call(darkq, "queues", "--json", environment={"DARKQ_PARTITIONS": "2"})
     assert again.objects[1]["paused"]["partitions"] == 1
     half = await call(darkq, "queues", environment={"DARKQ_PARTITIONS": "2"})
-    assert "in 1 of 2 partitions: say it again" in half.out.decode()
+    assert "in 1 of 2 partitions: repeat the command" in half.out.decode()
     resumed = await call(darkq, "queues", "resume", "bulk", "--json")
     (told,) = resumed.objects
     assert (resumed.code, told["paused"]) == (0, None)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from darkq import Client, Settings
-from darkq_cli.terminal.messages import harmless
-from darkq_cli.terminal.output import Answer
+from darkq_cli.terminal.messages import replace_controls
+from darkq_cli.terminal.output import TextOutput
 from darkq_local.faults import Fault
 from support.command import Darkq
 from support.terminal import Terminal
@@ -49,8 +49,8 @@ async def test_a_new_attempt_is_set_apart(
     job, void, ended, line, text = screen.splitlines()
     assert job.startswith("job 0-")
     assert ended.startswith("attempt 1 ended: upstream_overloaded: ")
-    assert "; another begins in " in ended
-    assert line == "— attempt 2 starts over —"
+    assert "; the next starts in " in ended
+    assert line == "— attempt 2, from the beginning —"
     assert text.startswith(void)
     assert len(text.split()) == 20
 
@@ -69,7 +69,7 @@ async def test_ctrl_c_shows_how_to_read_on(
     terminal.type("\x03")
     code, screen = await terminal.end()
     assert code == 130
-    assert re.search(r"\w\^C\n+The job is still there\. .*:\n  \S+ tail 0-\w+ --after 1-", screen)
+    assert re.search(r"\w\^C\n+The job continues\. .*:\n  \S+ tail 0-\w+ --after 1-", screen)
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -81,7 +81,7 @@ async def test_ctrl_c_while_the_job_waits(
     terminal.type("\x03")
     code, screen = await terminal.end()
     assert code == 130
-    assert "^C\nThe job is still there." in screen
+    assert "^C\nThe job continues." in screen
     assert ("\x1b[2m" in screen) is not plain  # dim is no colour, but is left out as well
 
 
@@ -100,8 +100,10 @@ async def test_colours_only_where_they_are_wanted(
 
 
 def test_text_cannot_command_the_terminal() -> None:
-    assert harmless("\x1b]52;c;aGk=\x07 \x9b2J\x7f") == "\ufffd]52;c;aGk=\ufffd \ufffd2J\ufffd"
-    assert harmless("два\tслова\r\n🌱") == "два\tслова\r\n🌱"
+    assert (
+        replace_controls("\x1b]52;c;aGk=\x07 \x9b2J\x7f") == "\ufffd]52;c;aGk=\ufffd \ufffd2J\ufffd"
+    )
+    assert replace_controls("два\tслова\r\n🌱") == "два\tслова\r\n🌱"
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -109,7 +111,7 @@ def test_an_answer_is_made_harmless_on_a_terminal_only(
     is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
-    answer = Answer()
+    answer = TextOutput()
     answer.write("\x1b[2J words")
     answer.end_line()
     written = "\ufffd[2J words\n".encode() if is_terminal else b"\x1b[2J words"

@@ -19,12 +19,12 @@ from darkq import Client, UpstreamStatus, WorkerLeases
 from darkq.operate.stats import Report, add
 from darkq.operate.upstreams import Served, WindowUse, announcement
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import worker as worker_key
+from darkq.protocol.keys import WorkerKeys
 from darkq.settings.parsing import Window
 from darkq.telemetry import metrics as m
-from darkq_cli.top.history import blocks
 from darkq_cli.top.panel import Panel
-from darkq_cli.top.reading import RATE_OVER_S, Away, Counted, Rates, Reading, Trend
+from darkq_cli.top.reading import RATE_OVER_S, Counted, Outage, Rates, Reading, Trend
+from darkq_cli.top.tables import draw_bars
 from support.by_hand import Hand
 from support.command import Darkq, Running
 from support.servers import Server, binaries, running
@@ -39,7 +39,7 @@ async def sign_in_hand(redis: Redis) -> None:
         name="x", kind="openai", default_model="m", models=("m",), windows=(Window(4, 60.0),)
     )
     await sign_in(redis, WORKER, announcement([serves]))
-    await redis.set(worker_key(WORKER), "well", ex=60)
+    await redis.set(WorkerKeys(WORKER).health, "well", ex=60)
 
 
 async def report(redis: Redis, number: int, completed: int, failed: int = 0) -> None:
@@ -142,7 +142,7 @@ def test_rates_forget_what_is_long_ago_and_begin_anew_with_the_counters() -> Non
     seldom = trend.add(reading(261, jobs=103)).rates
     assert seldom is not None, "however seldom one reads"
     assert seldom.jobs == {"completed": 1}
-    trend.interrupt()
+    trend.reset()
     assert trend.add(reading(262, jobs=104)).rates is None
 
 
@@ -292,7 +292,7 @@ def test_what_finds_no_room_is_counted(
     upstreams: int, workers: int, width: int, height: int
 ) -> None:
     panel = Panel("here")
-    panel.take(crowd(upstreams, workers))
+    panel.update(crowd(upstreams, workers))
     lines = draw(panel, width, height)
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
@@ -327,7 +327,7 @@ def test_what_jobs_fail_with_and_when_an_upstream_is_called_again() -> None:
         chunks=123456.7,
     )
     panel = Panel("here")
-    panel.take(Reading(**{**_fields(known), "upstreams": (upstream,), "rates": rates}))
+    panel.update(Reading(**{**_fields(known), "upstreams": (upstream,), "rates": rates}))
     for width in (80, 160):
         lines = draw(panel, width, 24)
         assert "failing with truncated 2.0, timeout 1.0 per second" in lines
@@ -340,7 +340,7 @@ def test_what_jobs_fail_with_and_when_an_upstream_is_called_again() -> None:
 
 def test_an_outage_before_any_reading() -> None:
     panel = Panel("here")
-    panel.take(Away(at_ms=5000, away_since_ms=2000, reason="ConnectionError"))
+    panel.update(Outage(at_ms=5000, away_since_ms=2000, reason="ConnectionError"))
     head, outage = draw(panel, 80, 24)
     assert head.startswith("darkq top  here ")
     assert re.fullmatch(
@@ -349,15 +349,15 @@ def test_an_outage_before_any_reading() -> None:
 
 
 def test_blocks() -> None:
-    assert blocks([0, 1, 50, 100]) == "▁▂▅█"
-    assert blocks([0, 0]) == "▁▁"
-    assert blocks([]) == ""
+    assert draw_bars([0, 1, 50, 100]) == "▁▂▅█"
+    assert draw_bars([0, 0]) == "▁▁"
+    assert draw_bars([]) == ""
 
 
 def test_a_foreign_name_cannot_command_the_terminal() -> None:
     panel = Panel("here")
     evil = WorkerLeases(worker="a\n\x1b[2Jb", running=1, first_ends_ms=0)
-    panel.take(Reading(**{**_fields(crowd(0, 0)), "workers": (evil,)}))
+    panel.update(Reading(**{**_fields(crowd(0, 0)), "workers": (evil,)}))
     text = "\n".join(draw(panel, 80, 24))
     assert "\x1b" not in text
     assert "a \ufffd[2Jb " in text

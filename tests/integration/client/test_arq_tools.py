@@ -16,7 +16,7 @@ from redis.asyncio import ConnectionPool, Redis
 from darkq import Client, JobFailed, event
 from darkq.event import Cursor
 from darkq.protocol.job import Job
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Failure, deserialize, encode, serialize
 from support.by_hand import Hand, result_record
 from support.servers import Server
@@ -33,7 +33,7 @@ async def arq(redis_server: Server, redis: Redis) -> AsyncIterator[ArqRedis]:
         ConnectionPool.from_url(redis_server.url),
         job_serializer=serialize,
         job_deserializer=deserialize,
-        default_queue_name=queue(0, "interactive"),
+        default_queue_name=PartitionKeys(0).queue("interactive"),
     )
     yield pool
     await pool.aclose()
@@ -44,7 +44,7 @@ def seen_by_arq(arq: ArqRedis, job_id: str) -> ArqJob:
     return ArqJob(
         JobKeys.parse(job_id).arq_id,
         arq,
-        _queue_name=queue(0, "interactive"),
+        _queue_name=PartitionKeys(0).queue("interactive"),
         _deserializer=deserialize,
     )
 
@@ -82,7 +82,7 @@ async def test_a_completed_job(client: Client, hand: Hand, arq: ArqRedis) -> Non
     info = await found.result_info()
     assert info is not None
     assert (info.success, info.result, info.job_try) == (True, "the text", 1)
-    assert info.queue_name == queue(0, "interactive")
+    assert info.queue_name == PartitionKeys(0).queue("interactive")
     assert not info.kwargs, "the prompt does not outlive the job"
     (listed,) = await arq.all_job_results()
     assert (listed.job_id, listed.result) == (found.job_id, "the text")

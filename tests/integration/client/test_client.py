@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from darkq import Client, IdempotencyConflict, InvalidJob, JobNotFound, Settings
 from darkq.protocol.job import Job, Message, TextPart
-from darkq.protocol.keys import JobKeys, idempotency, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import decode_job
 from support.by_hand import Hand
 from support.servers import binaries, running
@@ -60,7 +60,9 @@ class TestEnqueue:
         options.pop("idempotency_key", None)
         assert record.job == Job.create("Hallo 😀", **options)
         assert before_ms <= record.et <= int(time.time() * 1000)
-        assert await redis.zscore(queue(0, record.job.priority), keys.arq_id) is not None
+        assert (
+            await redis.zscore(PartitionKeys(0).queue(record.job.priority), keys.arq_id) is not None
+        )
         assert not job.duplicate
         status = await job.status()
         assert (status.state, status.job_id) == ("queued", job.id)
@@ -82,7 +84,7 @@ class TestEnqueue:
         async with Client(settings=make_settings(job_ttl_s=50)) as client:
             job = await client.enqueue("hi", idempotency_key="k")
         keys = JobKeys.parse(job.id)
-        for name in (keys.job, idempotency(0, "k")):
+        for name in (keys.job, PartitionKeys(0).idempotency("k")):
             assert 40_000 < await redis.pttl(name) <= 50_000, name
         assert 90_000 < await redis.pttl(keys.events) <= 100_000
         assert len(await redis.keys()) == 5, "these, the queue and the list of jobs"
@@ -128,7 +130,7 @@ class TestEnqueue:
         assert len({job.id for job in jobs}) == 500
         for n in (0, 250, 499):
             assert (await stored(redis, jobs[n].id)).prompt == f"prompt {n}"
-        assert await redis.zcard(queue(0, "interactive")) == 501
+        assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 501
 
     async def test_a_bad_job_among_concurrent_ones_harms_no_other(
         self, client: Client, redis: Redis
@@ -137,7 +139,7 @@ class TestEnqueue:
             *(client.enqueue("" if n == 5 else "x") for n in range(10)), return_exceptions=True
         )
         assert [n for n, result in enumerate(results) if isinstance(result, InvalidJob)] == [5]
-        assert await redis.zcard(queue(0, "interactive")) == 9
+        assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 9
 
     async def test_closing_sends_what_waits(self, settings: Settings, redis: Redis) -> None:
         client = Client(settings=settings)
@@ -154,7 +156,7 @@ class TestIdempotency:
         second = await client.enqueue("hi", idempotency_key="k")
         assert (first.id, first.duplicate) == (second.id, False)
         assert second.duplicate
-        assert await redis.zcard(queue(0, "interactive")) == 1
+        assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 1
 
     async def test_another_content_is_a_conflict(self, client: Client) -> None:
         first = await client.enqueue("hi", idempotency_key="k")
@@ -176,7 +178,7 @@ class TestIdempotency:
             jobs = await asyncio.gather(*calls)
         assert len({job.id for job in jobs}) == 1
         assert sum(not job.duplicate for job in jobs) == 1
-        assert await redis.zcard(queue(0, "interactive")) == 1
+        assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 1
 
     async def test_it_holds_over_the_end_of_the_job(self, client: Client, hand: Hand) -> None:
         first = await client.enqueue("hi", idempotency_key="k")
@@ -224,8 +226,10 @@ class TestPartitions:
         async with Client(settings=make_settings(partitions=3)) as client:
             for _ in range(60):
                 await client.enqueue("hi")
-        assert sum([await redis.zcard(queue(n, "interactive")) for n in range(3)]) == 60
-        assert min([await redis.zcard(queue(n, "interactive")) for n in range(3)]) > 3
+        assert (
+            sum([await redis.zcard(PartitionKeys(n).queue("interactive")) for n in range(3)]) == 60
+        )
+        assert min([await redis.zcard(PartitionKeys(n).queue("interactive")) for n in range(3)]) > 3
 
 
 async def test_a_handle_asks_nobody(client: Client, redis: Redis) -> None:

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, CorruptRecord, DarkqError
-from darkq.protocol.keys import JobKeys, failures
+from darkq.protocol.keys import JobKeys, PartitionKeys
 
 HOSTILE = {
     "nothing": b"",
@@ -61,8 +61,8 @@ async def test_a_failed_jobs_record_hides_no_other(
 ) -> None:
     keys = JobKeys.new(0)
     await redis.set(keys.result, record, px=60_000)
-    await redis.zadd(failures(0), {keys.arq_id: 1, "no id": 2})
-    await redis.pexpire(failures(0), 60_000)
+    await redis.zadd(PartitionKeys(0).failed, {keys.arq_id: 1, "no id": 2})
+    await redis.pexpire(PartitionKeys(0).failed, 60_000)
     (listed,) = [job async for job in client.failed()]
     assert (listed.job_id, listed.code, listed.kept) == (keys.public_id, "corrupt_record", False)
     assert "secret" not in listed.message

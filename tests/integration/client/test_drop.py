@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq import Client
-from darkq.protocol.keys import api_key_use, batches
+from darkq.protocol.keys import PartitionKeys, api_key_use
 
 LAPSED = {f"old {n}": n for n in range(2500)}
 
@@ -27,9 +27,9 @@ async def test_a_batchs_lease_removes_a_thousand_expired_batches(
     client: Client, redis: Redis
 ) -> None:
     """Red with ZREMRANGEBYSCORE."""
-    await redis.zadd(batches(0), LAPSED)
+    await redis.zadd(PartitionKeys(0).batches, LAPSED)
     left: list[int] = []
     for _ in range(3):
         async with client.batch():
-            left.append(await redis.zcard(batches(0)))
+            left.append(await redis.zcard(PartitionKeys(0).batches))
     assert left == [1501, 2, 3]  # giving the lease up is a call, too

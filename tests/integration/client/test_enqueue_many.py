@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Job, Message, RedisUnavailable, Settings
 from darkq.protocol.job import Prompt
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import decode_job
 from support.by_hand import Hand
 
@@ -59,8 +59,8 @@ async def test_prompts_and_jobs_may_be_mixed(client: Client, redis: Redis) -> No
     jobs = await client.enqueue_many(items)
     last = await redis.get(JobKeys.parse(jobs[3].id).job)
     assert decode_job(last).job == items[3]
-    assert await redis.zcard(queue(0, "bulk")) == 1
-    assert await redis.zcard(queue(0, "interactive")) == 3
+    assert await redis.zcard(PartitionKeys(0).queue("bulk")) == 1
+    assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 3
 
 
 @pytest.mark.parametrize("source", [list, one_by_one, one_by_one_async])

@@ -7,14 +7,14 @@ from redis.asyncio import Redis
 from darkq import Client
 from darkq.operate.upstreams import Served, announcement
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import worker as worker_key
+from darkq.protocol.keys import WorkerKeys
 from support.by_hand import Hand
 
 
 async def test_a_fleet_is_what_each_reading_says(redis: Redis, client: Client) -> None:
     serves = Served(name="x", kind="openai", default_model="m", models=("m",))
     await sign_in(redis, "host:1:hand", announcement([serves]))
-    await redis.set(worker_key("host:1:hand"), "well", ex=60)
+    await redis.set(WorkerKeys("host:1:hand").health, "well", ex=60)
     hand = Hand(redis, "host:1:hand")
     await hand.take()
     await hand.enqueue(priority="bulk")

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from darkq import Client, Settings
 from darkq.event import Chunk
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import queue
+from darkq.protocol.keys import PartitionKeys
 from darkq_worker.leases import Leases
 from support.by_hand import Hand
 
@@ -36,7 +36,7 @@ async def test_leases_are_told_by_worker_and_what_is_deferred_has_none(
                 await leases.claim(partition, slots=slots, bulk_slots=slots)
         later = int((await redis.time())[0]) * 1000 + 60_000
         strange: Any = {"no id": later, "{0}" + "0" * 32: later}
-        await redis.zadd(queue(0, "interactive"), strange)
+        await redis.zadd(PartitionKeys(0).queue("interactive"), strange)
         of_another_type = "arq:in-progress:{0}" + "0" * 32
         await redis.zadd(of_another_type, {"x": 1})
         await redis.expire(of_another_type, 60)

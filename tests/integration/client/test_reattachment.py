@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from darkq import Client
-from darkq.protocol.keys import JobKeys, waiters
+from darkq.protocol.keys import JobKeys
 from darkq.serving.request_dedup import Held
 from support.waiting import wait_until
 
@@ -61,7 +61,7 @@ async def test_a_caller_whose_gateway_died_counts_until_its_lease_is_over(
     assert lost is not None
     assert other is not None
     await client.reattachments.leave(lost, grace_s=0.05)  # stands for the rest of a lease
-    key = waiters(JobKeys.parse(job_id))
+    key = JobKeys.parse(job_id).waiters
 
     async def is_over() -> bool:
         seconds, micros = await redis.time()

@@ -6,7 +6,6 @@ that is what a client hears whose first reply was lost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ from redis.asyncio import Redis
 
 from darkq import CannotRetry, Client, JobNotFound
 from darkq.event import Cancelled, Cursor, Queued
-from darkq.protocol.keys import BatchKeys, JobKeys, api_key_use, queue, tenant_jobs
-from darkq.redis.scripts import Argument, Script
+from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys, api_key_use
+from darkq.redis.scripts.script import Command, Script
 from support.by_hand import Hand
 
 
@@ -23,16 +22,14 @@ from support.by_hand import Hand
 def sent(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Send each script twice; the set says which were."""
     names: set[str] = set()
-    once = Script.__call__
+    once = Script.run
 
-    async def twice(
-        self: Script, redis: Redis, keys: Sequence[str], args: Sequence[Argument]
-    ) -> Any:
+    async def twice(self: Script, redis: Redis, command: Command) -> Any:
         names.add(self.name)
-        await once(self, redis, keys, args)
-        return await once(self, redis, keys, args)
+        await once(self, redis, command)
+        return await once(self, redis, command)
 
-    monkeypatch.setattr(Script, "__call__", twice)
+    monkeypatch.setattr(Script, "run", twice)
     return names
 
 
@@ -41,8 +38,8 @@ async def test_a_producers_scripts(client: Client, redis: Redis, sent: set[str])
     first = await client.enqueue("one", tenant="alice", idempotency_key="17")
     assert not first.duplicate
     many = await client.enqueue_many(["two", "three"])
-    assert await redis.zcard(queue(0, "interactive")) == 3
-    assert await redis.zcard(tenant_jobs(0, "alice")) == 1
+    assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 3
+    assert await redis.zcard(PartitionKeys(0).tenant_jobs("alice")) == 1
     assert [await redis.xlen(JobKeys.parse(job.id).events) for job in (first, *many)] == [1] * 3
     assert (await first.cancel()).state == "cancelled"
     events = [event async for event in first.events()]
@@ -57,7 +54,7 @@ async def test_a_producers_scripts(client: Client, redis: Redis, sent: set[str])
     keys = BatchKeys.parse(batch.id)
     assert (await batch.status()).added == await redis.zcard(keys.lines) == 1
     assert (await batch.cancel()).cancelled == 1
-    assert sent == {"enqueue", "cancel", "forget", "keep_batch", "mark_batch"}
+    assert sent == {"enqueue", "cancel", "forget", "batch_renew_lease", "batch_close"}
 
 
 async def test_a_failed_job_is_revived_once(
@@ -70,15 +67,15 @@ async def test_a_failed_job_is_revived_once(
     sent: set[str] = request.getfixturevalue("sent")
     with pytest.raises(CannotRetry, match="it is queued"):
         await client.job(claim.keys.public_id).retry()
-    assert await redis.zcard(queue(0, "interactive")) == 1
+    assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 1
     assert await redis.get(claim.keys.retry) == b"2"
     assert "revive" in sent
 
 
 async def test_a_gateways_script(client: Client, redis: Redis, sent: set[str]) -> None:
-    """Red without the note of the call in enter.lua: the call is refused by its own place."""
+    """Red when apikey_enter.lua does not note a call: its own place refuses it the second time."""
     key, _ = await client.api_keys.create("alice", rate_per_s=2, concurrency=2)
     for call in ("one", "two"):
         assert (await client.api_keys.enter(key, call, lease_s=30)).verdict == "entered"
     assert await redis.zcard(api_key_use(key.id)[1]) == 2
-    assert sent == {"enter"}
+    assert sent == {"apikey_enter"}

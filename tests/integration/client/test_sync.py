@@ -30,7 +30,7 @@ from darkq import (
     Settings,
 )
 from darkq.event import Cursor
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.sync import Client, JobHandle
 from support.by_hand import Hand, chunk, event_ids, heard, silent, started
 from support.servers import Server
@@ -84,7 +84,7 @@ async def test_a_job_from_one_end_to_the_other(client: Client, redis: Redis, han
 async def test_many_jobs(client: Client, redis: Redis) -> None:
     jobs = await blocking(client.enqueue_many, (f"prompt {n}" for n in range(700)))
     assert len({job.id for job in jobs}) == 700
-    assert await redis.zcard(queue(0, "interactive")) == 700
+    assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 700
     assert isinstance(jobs[0], JobHandle)
 
 
@@ -106,7 +106,7 @@ async def test_threads_share_a_client_and_its_thread(client: Client, redis: Redi
     jobs = await asyncio.gather(*(blocking(client.enqueue, f"{n}") for n in range(40)))
     assert sync_threads() == before + 1
     assert len({job.id for job in jobs}) == 40
-    assert await redis.zcard(queue(0, "interactive")) == 40
+    assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 40
 
 
 class TestErrors:

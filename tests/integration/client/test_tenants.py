@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from darkq import Client, InvalidJob, Settings
 from darkq.event import Cursor
 from darkq.jobs.tenant_jobs import MAX_LISTED
-from darkq.protocol.keys import JobKeys, idempotency, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from support.by_hand import Hand
 
 names = st.none() | st.text(min_size=1, max_size=5)
@@ -24,7 +24,10 @@ def test_two_tenants_never_share_a_key(
     tenant: str | None, key: str, other_tenant: str | None, other_key: str
 ) -> None:
     try:
-        one, other = idempotency(0, key, tenant), idempotency(0, other_key, other_tenant)
+        one, other = (
+            PartitionKeys(0).idempotency(key, tenant),
+            PartitionKeys(0).idempotency(other_key, other_tenant),
+        )
     except UnicodeEncodeError:
         return  # refused before
     assert (one == other) == ((tenant, key) == (other_tenant, other_key))
@@ -81,7 +84,7 @@ async def test_a_failed_job_that_runs_again_is_listed_once(client: Client, redis
 
 async def test_a_list_is_bounded_and_expires(client: Client, redis: Redis) -> None:
     jobs = await client.enqueue_many(["x"] * (MAX_LISTED + 10))
-    assert await redis.zcard(tenant_jobs(0, None)) == MAX_LISTED
-    assert await redis.pttl(tenant_jobs(0, None)) > 0
+    assert await redis.zcard(PartitionKeys(0).tenant_jobs(None)) == MAX_LISTED
+    assert await redis.pttl(PartitionKeys(0).tenant_jobs(None)) > 0
     listed = await client.jobs(limit=5)
     assert [status.job_id for status in listed] == [job.id for job in jobs[:-6:-1]]

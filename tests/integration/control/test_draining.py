@@ -13,8 +13,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, JobHandle, Settings, WorkerNotFound
 from darkq.operate.workers import Drain
-from darkq.protocol.keys import WORKERS, worker_orders
-from darkq.protocol.keys import worker as health_of
+from darkq.protocol.keys import WORKERS, WorkerKeys
 from darkq_worker.loop import worker as leased_worker
 from support.processes import WorkerProcess
 from support.refusing_proxy import ERRORS, RefusingProxy
@@ -104,9 +103,9 @@ async def test_a_word_whose_message_is_lost_is_read_with_the_next_sign_of_life(
     task = start_worker(served(worker_poll_s=0.05))
     (worker_id,) = await wait_until("its sign of life", client.workers)
     orders = msgspec.json.encode(Drain(since_ms=1))
-    await redis.set(worker_orders(worker_id), orders, ex=60)
+    await redis.set(WorkerKeys(worker_id).drain_request, orders, ex=60)
     await wait_until("its end", task.done)
-    assert not await redis.exists(worker_orders(worker_id))
+    assert not await redis.exists(WorkerKeys(worker_id).drain_request)
 
 
 async def test_orders_outlive_an_outage_in_which_the_worker_seems_dead(
@@ -120,10 +119,10 @@ async def test_orders_outlive_an_outage_in_which_the_worker_seems_dead(
     (worker_id,) = await wait_until("its sign of life", client.workers)
     handle = client.worker(worker_id)
     await handle.drain(stay=True)
-    await redis.delete(health_of(worker_id))  # as 11 s without Redis do
+    await redis.delete(WorkerKeys(worker_id).health)  # as 11 s without Redis do
     for read in (client.workers, client.leases, client.fleet, client.upstreams):
         await read()
-    assert await redis.exists(worker_orders(worker_id))
+    assert await redis.exists(WorkerKeys(worker_id).drain_request)
     assert not await redis.exists(WORKERS)
     await handle.undrain()
 

@@ -29,7 +29,7 @@ from darkq import (
 )
 from darkq.event import Cursor
 from darkq.operate.transfer import Transfer
-from darkq.protocol.keys import JobKeys, control, moving, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from support.by_hand import Hand, chunk, event_ids, snapshot, started
 from support.servers import Server, binaries, running
 
@@ -75,13 +75,13 @@ async def test_a_job_arrives_whole(
     second = await client.enqueue_job(bulk("second"))
     names = [JobKeys.parse(first.id).job, JobKeys.parse(second.id).job]
     records, log = await redis.mget(names), await event_ids(redis, JobKeys.parse(first.id))
-    places = await redis.zrange(queue(0, "bulk"), 0, -1, withscores=True)
+    places = await redis.zrange(PartitionKeys(0).queue("bulk"), 0, -1, withscores=True)
     before = await first.status()
     tally = await moved(await held(client), target.queue("bulk"))
     assert tally == Backlog(moved=2, keys=1)
     assert await there.mget(names) == records
     assert await event_ids(there, JobKeys.parse(first.id)) == log
-    assert await there.zrange(queue(0, "bulk"), 0, -1, withscores=True) == places
+    assert await there.zrange(PartitionKeys(0).queue("bulk"), 0, -1, withscores=True) == places
     after = await target.job(first.id).status()
     assert (after.state, after.attempt, after.tries) == ("deferred", 1, 1)
     assert (after.metadata, after.tenant) == (before.metadata, "alice")
@@ -137,7 +137,7 @@ async def test_the_same_redis_by_another_name_is_no_target(
             with pytest.raises(CannotMove, match="same Redis"):
                 await moved(source, same.queue("bulk"))
     assert (await job.status()).state == "queued"
-    assert not await redis.hexists(control(0), "moving:bulk")
+    assert not await redis.hexists(PartitionKeys(0).control, "moving:bulk")
 
 
 async def test_a_full_target_stops_it_and_it_goes_on_later(
@@ -217,7 +217,7 @@ async def test_cut_between_any_two_commands_no_job_is_lost_or_run_twice(
 ) -> None:
     """A worker at the target ends and forgets each job as soon as it comes.
 
-    Red without the note in arrive.lua, and with `let_go` before `arrive`.
+    Red without the note in transfer_arrive.lua, and with the deletion before the arrival.
     """
     cut_at = 0
     while True:
@@ -236,13 +236,13 @@ async def test_cut_between_any_two_commands_no_job_is_lost_or_run_twice(
         except Cut:
             was_cut = True
         ran += await drain_by_hand(there)
-        if await redis.zscore(moving(0, "bulk"), JobKeys.parse(cancelled.id).arq_id):
+        if await redis.zscore(PartitionKeys(0).moving("bulk"), JobKeys.parse(cancelled.id).arq_id):
             assert (await client.job(cancelled.id).cancel()).state == "cancelling"
         async for _ in Transfer(redis, there, "bulk", settings).run():
             pass
         ran += await drain_by_hand(there)
         assert not await redis.keys("arq:*")
-        assert await redis.zcard(moving(0, "bulk")) == 0
+        assert await redis.zcard(PartitionKeys(0).moving("bulk")) == 0
         times = Counter(keys.public_id for keys in ran)
         assert all(times[job.id] == 1 for job in jobs), (cut_at, times)
         assert times[cancelled.id] <= 1
@@ -329,7 +329,7 @@ async def test_a_line_of_a_batch_goes_along_and_is_told_once(client: Client, red
         await hand.complete(claim, "x", Cursor(1, 0))
         page = await anext(batch.collected())
         assert [end.number for end in page] == [1]
-        assert await redis.zcard(queue(0, "interactive")) == 0
+        assert await redis.zcard(PartitionKeys(0).queue("interactive")) == 0
 
 
 async def test_a_target_that_is_away_is_an_error_and_loses_nothing(

@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Job, JobCancelled, QueueClosed, Settings
 from darkq.batches.lines import Line
-from darkq.jobs.enqueue import Orders
+from darkq.jobs.enqueue import Enqueuer
 from darkq.operate.queue_state import MAX_NOTE_CHARS
-from darkq.protocol.keys import BatchKeys, control
+from darkq.protocol.keys import BatchKeys, PartitionKeys
 from darkq.sync import Client as SyncClient
 from support.processes import WorkerProcess
 from support.servers import binaries, running
@@ -83,15 +83,15 @@ async def test_a_closed_queue_refuses_and_runs_out(
 
 async def test_lines_of_a_batch_wait_until_their_queue_is_open(client: Client) -> None:
     """`full` is what a batch waits for; `closed` would be its end."""
-    orders = Orders(client._redis, client._settings)
+    orders = Enqueuer(client._redis, client._settings)
     async with client.batch() as batch:
         keys, line = BatchKeys.parse(batch.id), a_line()
         numbered = (line.number, line.job)
         await client.queue("bulk").close()
-        assert await orders.put_lines(keys, [numbered]) == [b"full"]
+        assert await orders.put_lines(keys, [numbered]) == ["full"]
         assert (await batch.status()).added == 0
         await client.queue("bulk").open()
-        assert await orders.put_lines(keys, [numbered]) == [b"new"]
+        assert await orders.put_lines(keys, [numbered]) == ["new"]
 
 
 def a_line() -> Line:
@@ -116,7 +116,7 @@ async def test_a_note_is_bounded_and_a_queue_is_one_of_two(client: Client, redis
             await client.queue("bulk").pause(**words)
     with pytest.raises(InvalidJob):
         client.queue("none")  # type: ignore[arg-type]
-    assert not await redis.exists(control(0))
+    assert not await redis.exists(PartitionKeys(0).control)
 
 
 def test_the_same_without_await(settings: Settings, redis: Redis) -> None:

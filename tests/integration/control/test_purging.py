@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, Job, JobCancelled, JobNotFound, Purged, Settings
 from darkq.event import Cancelled, Cursor
-from darkq.protocol.keys import JobKeys, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.sync import Client as SyncClient
 from support.by_hand import Hand, snapshot
 from support.waiting import wait_until
@@ -129,7 +129,7 @@ async def test_of_a_tenant_nothing_is_left_but_what_runs(client: Client, redis: 
     await hand.fail(claim, Cursor(1, 0))
     await redis.delete(claim.keys.result)  # of no tenant: played by hand
     assert (await last(client.purge.tenant("alice"))).left == 0
-    assert not await redis.exists(tenant_jobs(0, "alice"))
+    assert not await redis.exists(PartitionKeys(0).tenant_jobs("alice"))
     for job in mine:
         with pytest.raises(JobNotFound):
             await job.status()

@@ -15,8 +15,7 @@ from darkq import sync as blocking
 from darkq.errors import AttemptSuperseded
 from darkq.event import Completed, Cursor, Failed, Queued, Started
 from darkq.jobs import failed as failures
-from darkq.protocol.keys import JobKeys
-from darkq.protocol.keys import failures as list_key
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.by_hand import Hand, gone
@@ -103,7 +102,7 @@ async def test_a_failure_is_kept_for_its_own_time(
     with pytest.raises(JobFailed):
         await job.result(timeout_s=10)
     keys = JobKeys.parse(job.id)
-    for name in (keys.failed, keys.result, keys.events, list_key(0)):
+    for name in (keys.failed, keys.result, keys.events, PartitionKeys(0).failed):
         assert 30_000 < await redis.pttl(name) <= 40_000, name
     assert b"the prompt" in await redis.get(keys.failed)
     others = [name for name in await redis.keys() if name != keys.failed.encode()]
@@ -111,7 +110,7 @@ async def test_a_failure_is_kept_for_its_own_time(
     await redis.pexpire(keys.failed, 1)
     await wait_until("the prompt to expire", lambda: gone(redis, keys.failed))
     assert [job.kept for job in await failed_jobs(client)] == [False]
-    with pytest.raises(CannotRetry, match="prompt is not kept any more"):
+    with pytest.raises(CannotRetry, match="prompt is no longer kept"):
         await job.retry()
 
 
@@ -136,7 +135,7 @@ async def test_whoever_waits_for_the_result_may_see_the_second_life(
     keys = await hand.enqueue()
     job = client.job(keys.public_id)
     claim = await hand.claim_one()
-    stored, looks = type(job)._stored, 0
+    stored, looks = type(job)._read_stored, 0
 
     async def retried_in_between(self: Any) -> Any:
         nonlocal looks
@@ -150,7 +149,7 @@ async def test_whoever_waits_for_the_result_may_see_the_second_life(
             await hand.complete(await hand.claim_one(), "at last", Cursor(3, 0))
         return answer
 
-    monkeypatch.setattr(type(job), "_stored", retried_in_between)
+    monkeypatch.setattr(type(job), "_read_stored", retried_in_between)
     assert (await job.result(timeout_s=10)).text == "at last"
 
 
@@ -180,7 +179,7 @@ class TestListing:
         monkeypatch.setattr(failures, "PAGE_JOBS", 3)
         ids = await self.many(redis, 5)
         at = {JobKeys.parse(name).arq_id: (n + 1) // 2 for n, name in enumerate(ids)}
-        await redis.zadd(list_key(0), at)
+        await redis.zadd(PartitionKeys(0).failed, at)
         assert sorted(job.job_id for job in await failed_jobs(client)) == sorted(ids)
 
     async def test_while_they_are_run_again(

@@ -10,12 +10,12 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Settings
-from darkq_cli.doctor.command import SERVER, examine
-from darkq_cli.doctor.findings import Finding
+from darkq_cli.doctor.checks import CheckResult
+from darkq_cli.doctor.examine import SERVER, examine
 from darkq_cli.doctor.servers import Server as Patient
 from support.servers import Server, binaries, running
 
-Findings: TypeAlias = dict[str, Finding]
+Results: TypeAlias = dict[str, CheckResult]
 
 
 @pytest.fixture(scope="module", params=sorted(binaries()))
@@ -51,11 +51,11 @@ def make(server: Server, tmp_path: Path) -> Callable[..., Settings]:
     return make
 
 
-async def look(redis: Redis, settings: Settings) -> Findings:
+async def look(redis: Redis, settings: Settings) -> Results:
     """Run the checks of a server."""
     return {found.check: found async for found in SERVER.run(Patient(redis, settings))}
 
 
-async def examine_all(settings: Settings, *, ask_upstreams: bool = False) -> Findings:
+async def examine_all(settings: Settings, *, call_upstreams: bool = False) -> Results:
     """Run all checks."""
-    return {found.check: found async for found in examine(settings, ask_upstreams=ask_upstreams)}
+    return {found.check: found async for found in examine(settings, call_upstreams=call_upstreams)}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from darkq_cli.doctor.command import names
+from darkq_cli.doctor.examine import list_names
 from support.command import Darkq
 from support.servers import Server, binaries, running
 from support.waiting import wait_until
@@ -36,13 +36,13 @@ def darkq(healthy: Server) -> Iterator[Darkq]:
 
 
 async def test_every_check_has_a_row_in_the_docs() -> None:
-    assert re.findall(r"^\| `([a-z ]+)` \|", DOCS.read_text(), re.MULTILINE) == names()
+    assert re.findall(r"^\| `([a-z ]+)` \|", DOCS.read_text(), re.MULTILINE) == list_names()
 
 
 async def test_warnings_are_no_failure(darkq: Darkq) -> None:
     done = await asyncio.to_thread(darkq, "doctor", "--json", "--no-probe")
     assert done.code == 0, done
-    assert [each["check"] for each in done.objects] == names()
+    assert [each["check"] for each in done.objects] == list_names()
     assert all(each.keys() == {"check", "of", "verdict", "found", "do"} for each in done.objects)
     verdicts = [each["verdict"] for each in done.objects]
     assert "problem" not in verdicts
@@ -67,10 +67,10 @@ async def test_a_redis_that_is_away_takes_one_line(darkq: Darkq) -> None:
     away = {"DARKQ_REDIS_URL": "redis://127.0.0.1:1"}
     done = await asyncio.to_thread(darkq, "doctor", "--no-probe", environment=away)
     assert done.code == 1
-    lines = [line for line in done.out.decode().splitlines() if "Redis does not answer" in line]
+    lines = [line for line in done.out.decode().splitlines() if "no answer from Redis" in line]
     assert [line.split()[0] for line in lines] == ["skipped", "skipped"]
     assert lines[0].endswith(", replication, cluster and permissions")
-    assert lines[1].endswith("; so are workers, queues, failed jobs and breakers")
+    assert lines[1].endswith("; also workers, queues, failed jobs and breakers")
 
 
 async def test_settings_that_do_not_load_are_a_problem(darkq: Darkq) -> None:

@@ -12,19 +12,18 @@ from darkq import Client, Settings
 from darkq.event import Cursor
 from darkq.operate.upstreams import Served, announcement
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import failures, limit_keys, queue
-from darkq.protocol.keys import worker as worker_key
+from darkq.protocol.keys import LimitKeys, PartitionKeys, WorkerKeys
 from darkq_local.local_darkai import LocalDarkAI
 from support.by_hand import Hand, started
 
-from .conftest import Findings, examine_all
+from .conftest import Results, examine_all
 
 WORKER = "host:1:hand"
 
 
 @pytest.fixture
-def look(make_settings: Callable[..., Settings]) -> Callable[..., Awaitable[Findings]]:
-    async def look(**changes: Any) -> Findings:
+def look(make_settings: Callable[..., Settings]) -> Callable[..., Awaitable[Results]]:
+    async def look(**changes: Any) -> Results:
         return await examine_all(make_settings(**changes))
 
     return look
@@ -35,7 +34,7 @@ async def alive(redis: Redis) -> None:
     """A worker that is alive."""
     serves = Served(name="x", kind="openai", default_model="m", models=("m",))
     await sign_in(redis, WORKER, announcement([serves]))
-    await redis.set(worker_key(WORKER), "well", ex=60)
+    await redis.set(WorkerKeys(WORKER).health, "well", ex=60)
 
 
 async def test_jobs_in_partitions_where_nobody_looks(
@@ -44,19 +43,19 @@ async def test_jobs_in_partitions_where_nobody_looks(
     async with Client(settings=make_settings(partitions=4)) as client:
         for number in range(60):
             await client.enqueue(f"prompt {number}")
-    elsewhere = sum([await redis.zcard(queue(p, "interactive")) for p in (1, 2, 3)])
+    elsewhere = sum([await redis.zcard(PartitionKeys(p).queue("interactive")) for p in (1, 2, 3)])
     found = (await look(partitions=1))["partitions"]
     assert found.verdict == "problem"
     assert found.found.startswith(f"{elsewhere} jobs are in partitions 1-3, and with DARKQ_PART")
-    assert found.do.startswith("DARKQ_PARTITIONS=4 ")
+    assert found.do.startswith("Set DARKQ_PARTITIONS=4 ")
     assert (await look(partitions=4))["partitions"].verdict == "ok"
 
 
 async def test_a_partition_far_off(redis: Redis, look: Any) -> None:
-    await redis.zadd(queue(4095, "bulk"), {"{4095}" + "0" * 32: 1})
+    await redis.zadd(PartitionKeys(4095).queue("bulk"), {"{4095}" + "0" * 32: 1})
     found = (await look(partitions=4))["partitions"]
     assert "1 jobs are in partitions 4095" in found.found
-    await redis.delete(queue(4095, "bulk"))
+    await redis.delete(PartitionKeys(4095).queue("bulk"))
 
 
 async def test_nobody_works(client: Client, redis: Redis, look: Any) -> None:
@@ -71,7 +70,7 @@ async def test_nobody_works(client: Client, redis: Redis, look: Any) -> None:
 async def test_somebody_works(redis: Redis, look: Any) -> None:
     await Hand(redis, WORKER).take()
     found = (await look())["workers"]
-    assert (found.verdict, found.found) == ("ok", "1 alive, which run 1 jobs")
+    assert (found.verdict, found.found) == ("ok", "1 alive, running 1 jobs")
 
 
 @pytest.mark.usefixtures("alive")
@@ -81,11 +80,11 @@ async def test_queues_that_fill_and_wait(client: Client, redis: Redis, look: Any
     assert (await look(queue_max_jobs=9))["queues"].verdict == "problem"
     assert (await look(queue_max_jobs=10))["queues"].verdict == "warning"
     assert (await look(queue_max_jobs=20))["queues"].verdict == "ok"
-    (job, *_) = await redis.zrange(queue(0, "interactive"), 0, 0)
-    await redis.zadd(queue(0, "interactive"), {job: 1})
+    (job, *_) = await redis.zrange(PartitionKeys(0).queue("interactive"), 0, 0)
+    await redis.zadd(PartitionKeys(0).queue("interactive"), {job: 1})
     found = (await look())["queues"]
     assert found.verdict == "warning"
-    assert "the oldest interactive job has been due for" in found.found
+    assert "an interactive job has waited for" in found.found
 
 
 async def test_jobs_that_fail(redis: Redis, look: Any) -> None:
@@ -95,17 +94,17 @@ async def test_jobs_that_fail(redis: Redis, look: Any) -> None:
     await hand.append(claim, started(1))
     await hand.fail(claim, Cursor(1, 1))
     found = (await look())["failed jobs"]
-    assert (found.verdict, found.found) == ("warning", "1 are known, 1 of the last hour")
-    await redis.zadd(failures(0), {claim.keys.arq_id: 1})
+    assert (found.verdict, found.found) == ("warning", "1 are stored, 1 of them from the last hour")
+    await redis.zadd(PartitionKeys(0).failed, {claim.keys.arq_id: 1})
     found = (await look())["failed jobs"]
-    assert (found.verdict, found.found) == ("ok", "1 are known, 0 of the last hour")
+    assert (found.verdict, found.found) == ("ok", "1 are stored, 0 of them from the last hour")
 
 
 @pytest.mark.usefixtures("alive")
 async def test_a_breaker_that_is_open(redis: Redis, look: Any) -> None:
     assert (await look())["breakers"].verdict == "ok"
     seconds, _ = await redis.time()
-    breaker = limit_keys("x").breaker
+    breaker = LimitKeys.of_upstream("x").breaker
     scribe: Any = redis  # redis-py types it for both of its clients
     await scribe.hset(breaker, "open_until", (seconds + 60) * 1000)
     await redis.expire(breaker, 60)
@@ -125,14 +124,14 @@ async def test_an_upstream_that_answers(
     make_settings: Callable[..., Settings], start_darkai: StartDarkAI
 ) -> None:
     settings = make_settings(darkai_url=(await start_darkai()).url)
-    found = (await examine_all(settings, ask_upstreams=True))["upstream"]
+    found = (await examine_all(settings, call_upstreams=True))["upstream"]
     assert (found.of, found.verdict) == ("darkai", "ok")
     assert (await examine_all(settings))["upstream"].found == "--no-probe"
 
 
 async def test_an_upstream_that_does_not(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(darkai_url="http://127.0.0.1:1/chat")
-    found = (await examine_all(settings, ask_upstreams=True))["upstream"]
+    found = (await examine_all(settings, call_upstreams=True))["upstream"]
     assert (found.of, found.verdict) == ("darkai", "problem")
     assert "DARKQ_DARKAI_URL" in found.do
 
@@ -141,9 +140,9 @@ async def test_an_upstream_whose_limits_leave_no_room(
     make_settings: Callable[..., Settings], start_darkai: StartDarkAI
 ) -> None:
     settings = make_settings(darkai_url=(await start_darkai()).url, darkai_limits="1/3600")
-    assert (await examine_all(settings, ask_upstreams=True))["upstream"].verdict == "ok"
-    found = (await examine_all(settings, ask_upstreams=True))["upstream"]
-    assert (found.verdict, found.found) == ("skipped", "not asked: its limits leave no room now")
+    assert (await examine_all(settings, call_upstreams=True))["upstream"].verdict == "ok"
+    found = (await examine_all(settings, call_upstreams=True))["upstream"]
+    assert (found.verdict, found.found) == ("skipped", "not called: its limits leave no room now")
 
 
 async def test_no_upstream_is_asked_behind_the_back_of_redis(
@@ -151,4 +150,4 @@ async def test_no_upstream_is_asked_behind_the_back_of_redis(
 ) -> None:
     darkai = await start_darkai()
     settings = make_settings(darkai_url=darkai.url, redis_url="redis://127.0.0.1:1")
-    assert (await examine_all(settings, ask_upstreams=True))["upstream"].verdict == "skipped"
+    assert (await examine_all(settings, call_upstreams=True))["upstream"].verdict == "skipped"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from darkq import Settings
-from darkq_cli.doctor.findings import Finding
+from darkq_cli.doctor.checks import CheckResult
 from darkq_cli.doctor.machine import MACHINE
 
 
@@ -23,7 +23,7 @@ def make(tmp_path: Path) -> Callable[..., Settings]:
     return make
 
 
-async def look(settings: Settings) -> dict[str, Finding]:
+async def look(settings: Settings) -> dict[str, CheckResult]:
     return {found.check: found async for found in MACHINE.run(settings)}
 
 
@@ -32,7 +32,7 @@ async def look(settings: Settings) -> dict[str, Finding]:
     [
         ("problem", {"worker_jobs": 10}, "DARKQ_WORKER_RESERVED_INTERACTIVE"),
         ("problem", {"darkai_url": "none"}, "DARKQ_UPSTREAMS__"),
-        ("problem", {"default_upstream": "x"}, "Name one of: darkai"),
+        ("problem", {"default_upstream": "x"}, "Use one of: darkai"),
         ("problem", {"worker_lease_s": 10}, "DARKQ_REDIS_TIMEOUT_S=6.66667"),
         ("warning", {"retry_base_s": 61}, "DARKQ_RETRY_MAX_S"),
         ("warning", {"breaker_cooldown_s": 301}, "DARKQ_BREAKER_COOLDOWN_MAX_S"),
@@ -67,7 +67,7 @@ async def test_variables_that_nothing_reads(
     found = (await look(make()))["unknown settings"]
     assert found.verdict == "warning"
     assert found.found.endswith(": DARKQ_NONSENSE_AT_ALL, DARKQ_WORKER_JOBZ")
-    assert "Write DARKQ_WORKER_JOBS" in found.do
+    assert "Use DARKQ_WORKER_JOBS" in found.do
     assert "hunter2" not in repr(found)
 
 

@@ -10,28 +10,28 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Settings
-from darkq_cli.doctor import roles
+from darkq_cli.doctor import permissions
 from support.by_hand import snapshot
 from support.servers import Server, running
 
-from .conftest import Findings, examine_all, look
+from .conftest import Results, examine_all, look
 
 ROOT = Path(__file__).parents[3]
 DOCS = (ROOT / "docs/security.md").read_text()
 RULES = dict(re.findall(r"^ACL SETUSER darkq-(\w+) on >SECRET (.*)$", DOCS, re.MULTILINE))
 
-AsUser = Callable[[str], Awaitable[Findings]]
+AsUser = Callable[[str], Awaitable[Results]]
 
 
 def test_the_rules_are_those_of_the_docs() -> None:
-    assert {role: rule.split() for role, rule in roles.RULES.items()} == {
+    assert {role: rule.split() for role, rule in permissions.RULES.items()} == {
         role: rule.split() for role, rule in RULES.items()
     }
 
 
 def test_there_is_a_call_for_each_word() -> None:
     words = {word for rule in RULES.values() for word in rule.split() if word[0] == "+"}
-    assert words == {*roles.CALLS, *roles.TRANSACTIONS}
+    assert words == {*permissions.CALLS, *permissions.TRANSACTIONS}
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ async def look_as(
 ) -> AsyncIterator[AsUser]:
     """Run the checks of the server as a user with this rule."""
 
-    async def run(rule: str) -> Findings:
+    async def run(rule: str) -> Results:
         await admin.execute_command(
             "ACL", "SETUSER", "somebody", "reset", "on", ">x", *rule.split()
         )
@@ -54,16 +54,16 @@ async def look_as(
 async def test_a_user_who_may_do_everything(admin: Redis, make: Callable[..., Settings]) -> None:
     found = (await look(admin, make()))["permissions"]
     assert found.verdict == "ok"
-    assert found.found == "user default may do all that a worker, a producer and a reader do"
+    assert found.found == "user default has the permissions of worker, producer and reader"
 
 
 @pytest.mark.parametrize("role", RULES)
 async def test_a_roles_rule_suffices_for_it(role: str, look_as: AsUser) -> None:
     found = (await look_as(RULES[role]))["permissions"]
     assert found.verdict == "ok", found
-    assert re.match(rf"user somebody may be a ({role}|\w+ and a {role})\b", found.found)
+    assert re.match(rf"user somebody has the permissions of ({role}|\w+ and {role})\b", found.found)
     for other in RULES.keys() - {role}:
-        assert f"no {other}: " in found.found or f"a {other}" in found.found
+        assert re.search(rf"\b{other} lacks | (of|and) {other}\b", found.found), found
 
 
 WORDS = [(role, word) for role, rule in RULES.items() for word in rule.split() if word[0] in "+~&"]
@@ -81,26 +81,27 @@ async def test_every_word_is_missed(
     if found.verdict == "problem":
         assert found.do.split(". ")[0] == f"ACL SETUSER somebody {word}"
     else:  # it may still be another
-        assert re.search(rf"; no {role}: {re.escape(word)}(;|$)", found.found), found
+        assert re.search(rf"; {role} lacks {re.escape(word)}(;|$)", found.found), found
     assert await snapshot(admin) == before, "nothing was executed"
 
 
 async def test_what_may_not_be_asked_is_skipped(look_as: AsUser) -> None:
     found = await look_as(RULES["reader"])
-    verdicts = {each.verdict for each in found.values()}
+    # On a busy machine the latency is a warning.
+    verdicts = {each.verdict for name, each in found.items() if name != "latency"}
     assert verdicts == {"ok", "skipped"}
     skipped = {name for name, each in found.items() if each.verdict == "skipped"}
     assert skipped == found.keys() - {"latency", "clock", "permissions"}
     for name in skipped:
-        assert found[name].found.startswith("it is not told: "), found[name]
-        assert found[name].do.startswith("Look by hand: ")
+        assert found[name].found.startswith("the server does not tell: "), found[name]
+        assert found[name].do.startswith("Check by hand: ")
 
 
 async def test_a_worker_may_ask_info_but_no_config(look_as: AsUser) -> None:
     found = await look_as(RULES["worker"])
     assert found["version"].verdict == found["eviction"].verdict == "ok"
     assert found["persistence"].verdict == "warning"
-    assert "it does not tell" in found["persistence"].found
+    assert "the server does not tell" in found["persistence"].found
     assert found["idle timeout"].verdict == "skipped"
 
 

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError, ResponseError
 
 from darkq import Settings
-from darkq_cli.doctor import connecting, keeping, together
+from darkq_cli.doctor import connecting, keeping, replicas
 from support.servers import Server, binaries, running
 from support.waiting import wait_until
 
@@ -46,22 +46,22 @@ FAULTS = [
     Fault("eviction", "problem", {"maxmemory-policy": "allkeys-lru"}, "policy allkeys-lru"),
     Fault("eviction", "warning", {"maxmemory-policy": "volatile-ttl", "maxmemory": "0"}),
     Fault("memory", "warning", {"maxmemory": "0"}, "no maxmemory"),
-    Fault("memory", "problem", {"maxmemory": "100kb"}, "it refuses new jobs"),
+    Fault("memory", "problem", {"maxmemory": "100kb"}, "at the limit it refuses new jobs"),
     Fault("memory", "warning", {"maxmemory": str(100 << 40)}, "above the"),
-    Fault("output buffers", "warning", NO_LIMIT, "has no bound"),
+    Fault("output buffers", "warning", NO_LIMIT, "has no limit"),
     Fault(
         "output buffers",
         "warning",
         {"client-output-buffer-limit": "pubsub 1mb 1mb 10"},
-        "subscribers are cut off at 1 MB",
+        "subscribers are disconnected at 1 MB",
     ),
     Fault(
         "output buffers",
         "problem",
         {"client-output-buffer-limit": "normal 8mb 0 0"},
-        "normal clients are cut off at 8 MB, and an answer may have 16 MB",
+        "normal clients are disconnected at 8 MB, and an answer can have 16 MB",
     ),
-    Fault("connections", "problem", {"maxclients": "30"}, "no room for one more worker"),
+    Fault("connections", "problem", {"maxclients": "30"}, "too few are left for another worker"),
     Fault("idle timeout", "warning", {"timeout": "10"}, "idle for 10 s"),
 ]
 
@@ -109,7 +109,7 @@ async def test_the_embedded_server_has_the_memory_of_its_machine(
 ) -> None:
     found = (await look(admin, make(redis_url=None)))["memory"]
     assert found.verdict == "ok"
-    assert "that the machine has" in found.found
+    assert "of the machine's" in found.found
 
 
 async def test_connections_that_run_out(
@@ -134,7 +134,7 @@ async def test_connections_that_were_refused(server: Server, make: Callable[...,
         await other.ping()
     await admin.config_set("maxclients", 10_000)
     found = (await look(admin, make()))["connections"]
-    assert (found.verdict, found.found) == ("warning", "1 were refused since Redis was started")
+    assert (found.verdict, found.found) == ("warning", "1 were refused since Redis started")
     await admin.config_resetstat()
     assert (await look(admin, make()))["connections"].verdict == "ok"
     await admin.aclose()
@@ -222,8 +222,8 @@ async def test_a_server_that_tells_less_than_others(
         redis.set_response_callback("INFO", little)
         redis.set_response_callback("CONFIG GET", little)
         found = await look(redis, make())
-    assert found["version"].found == "it is not told: INFO has no redis_version"
-    assert found["connections"].found == "it is not told: CONFIG GET has no maxclients"
+    assert found["version"].found == "the server does not tell: INFO has no redis_version"
+    assert found["connections"].found == "the server does not tell: CONFIG GET has no maxclients"
     verdicts = {name for name, each in found.items() if each.verdict not in ("ok", "skipped")}
     assert verdicts <= {"latency", "slow commands"}
 
@@ -279,9 +279,9 @@ async def test_replicas(
         await master.config_set("min-replicas-to-write", 2)
         found = (await look(master, make()))["replication"]
         assert found.verdict == "problem"
-        assert "1 good replicas, and without 2" in found.found
+        assert "1 good replicas; with fewer than 2" in found.found
         await master.config_set("min-replicas-to-write", 0)
-        monkeypatch.setattr(together, "_LAG_MAX_S", -1)
+        monkeypatch.setattr(replicas, "_LAG_MAX_S", -1)
         assert (await look(master, make()))["replication"].verdict == "warning"
 
 
@@ -332,7 +332,7 @@ async def test_no_redis_at_all(make: Callable[..., Settings]) -> None:
     assert found["redis"].of == "127.0.0.1:1"
     assert "hunter2" not in repr(found)
     for name in ("version", "permissions", "partitions", "breakers"):
-        assert (found[name].verdict, found[name].found) == ("skipped", "Redis does not answer")
+        assert (found[name].verdict, found[name].found) == ("skipped", "no answer from Redis")
 
 
 async def test_a_wrong_password(

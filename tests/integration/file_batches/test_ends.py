@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from darkq import Client, RedisUnavailable, Settings
 from darkq.batches.batch import Batch
 from darkq.errors import CorruptRecord, FileStoreUnavailable
-from darkq.protocol.keys import FILE_BATCHES_OPEN, BatchKeys, file_batches_of
+from darkq.protocol.keys import FILE_BATCHES_OPEN, BatchKeys, tenant_file_batches
 from darkq.serving.file_batches import FileBatch, FileBatchState
 from darkq.serving.files import FileInfo, Files
 from darkq_worker import main
@@ -384,7 +384,7 @@ async def test_what_others_put_among_the_batches_hides_none(
     record = await orders.order(3)
     foreign = BatchKeys.new(0)
     strange: dict[Any, float] = {b"\xff\xfe": 1, "x": 2, foreign.public_id: 3}
-    for name in (FILE_BATCHES_OPEN, file_batches_of("open")):
+    for name in (FILE_BATCHES_OPEN, tenant_file_batches("open")):
         await redis.zadd(name, {key: time.time() - age for key, age in strange.items()})
     await redis.rpush(foreign.files, "a list")  # type: ignore[misc]
     await redis.expire(foreign.files, 60)

@@ -206,7 +206,7 @@ async def test_calls_are_attended_after_whatever_went_wrong(
 async def test_a_call_that_is_sent_twice_counts_once(
     client: Client, redis: Redis, limits: dict[str, Any]
 ) -> None:
-    """As a client does whose reply was lost. Red when enter.lua does not know the call again."""
+    """A client repeats a call whose reply was lost. Red when apikey_enter.lua counts it again."""
     key, _ = await client.api_keys.create("alice", **limits)
     for _ in range(3):
         assert (await client.api_keys.enter(key, "one", lease_s=30)).verdict == "entered"
@@ -223,18 +223,28 @@ async def test_a_call_that_is_sent_twice_counts_once(
 async def test_a_rate_is_used_up_at_most_after_the_clock_of_redis_was_set_back(
     client: Client, redis: Redis
 ) -> None:
-    """Red when enter.lua believes what it has noted: the key is refused for that hour."""
+    """Red when apikey_enter.lua believes what it has noted: the key is refused for that hour."""
     names = api_key_use("key")
     used_ms = (int((await redis.time())[0]) + 3600) * 1000
     await redis.set(names[0], used_ms, px=3_600_000)
-    verdict, wait_ms = await scripts.enter(redis, names, [100, 2, 0, 30_000, "call"])
-    assert (verdict, wait_ms) == (b"rate", 100)
+    entered = await scripts.apikey_enter(
+        redis, "key", "call", interval_ms=100, burst=2, concurrency=0, lease_s=30
+    )
+    assert entered == ("rate", 0.1)
 
 
 async def test_what_is_noted_of_calls_is_bounded(client: Client, redis: Redis) -> None:
     key, _ = await client.api_keys.create("alice", rate_per_s=100_000)
     names = api_key_use(key.id)
     for n in range(1100):
-        await scripts.enter(redis, names, [0.01, 100_000, 0, 30_000, f"call {n}"])
+        await scripts.apikey_enter(
+            redis,
+            key.id,
+            f"call {n}",
+            interval_ms=0.01,
+            burst=100_000,
+            concurrency=0,
+            lease_s=30,
+        )
     assert await redis.zcard(names[1]) == 1000
     assert 0 < await redis.pttl(names[1]) <= 30_000

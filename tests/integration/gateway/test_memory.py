@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from darkq import Job
 from darkq.protocol.job import MAX_METADATA_PAIRS
-from darkq.protocol.keys import JobKeys, tenant_jobs
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq_gateway.http.errors import ApiError, convert_error
 from support.by_hand import result_record
@@ -99,8 +99,8 @@ async def put_results(redis: Redis) -> None:
         keys = JobKeys.new(0)
         before, _, after = encode(result_record(keys, "TEXT")).partition(b"TEXT")
         await redis.execute_command("EVAL", repeat, 1, keys.result, before, after, TEXT_CHARS)
-        await redis.zadd(tenant_jobs(0, None), {keys.arq_id: n})
-    await redis.expire(tenant_jobs(0, None), 60)
+        await redis.zadd(PartitionKeys(0).tenant_jobs(None), {keys.arq_id: n})
+    await redis.expire(PartitionKeys(0).tenant_jobs(None), 60)
 
 
 async def put_waiting(redis: Redis) -> None:
@@ -110,7 +110,7 @@ async def put_waiting(redis: Redis) -> None:
     for n in range(WAITING):
         keys = JobKeys.new(0)
         await redis.set(keys.job, record, ex=60)
-        await redis.zadd(tenant_jobs(0, None), {keys.arq_id: RESULTS + n})
+        await redis.zadd(PartitionKeys(0).tenant_jobs(None), {keys.arq_id: RESULTS + n})
 
 
 async def order_batches(api: Api, metadata: dict[str, str], count: int) -> list[int]:

@@ -19,7 +19,7 @@ from support.servers import Server
 
 async def run(redis_url: str, *arguments: str, **settings: str) -> tuple[int | None, str, str]:
     async with darkq(redis_url, *arguments, **settings) as process:
-        out, err = await asyncio.wait_for(process.communicate(), 20)
+        out, err = await asyncio.wait_for(process.communicate(), 60)
         return process.returncode, out.decode(), err.decode()
 
 
@@ -38,7 +38,7 @@ async def test_sigterm_ends_streams_between_two_events(redis_server: Server, red
                 if event.id == "1-1":
                     process.send_signal(signal.SIGTERM)
         assert seen == ["0-1", "1-0", "1-1"]
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 30) == 0
 
 
 async def test_without_a_key_it_does_not_listen_to_others(
@@ -114,7 +114,7 @@ async def test_hostile_bodies_do_not_stop_it(redis_server: Server, redis: Redis)
         async with attackers.attackers("bodies", url, None):
             await asyncio.sleep(0)
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(process.wait(), 10) == 0  # 0.2 s on a quiet machine
+            assert await asyncio.wait_for(process.wait(), 30) == 0  # 0.2 s on a quiet machine
         said = await log
     assert "stopping" in said
     assert " ERROR " not in said

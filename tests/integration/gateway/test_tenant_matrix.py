@@ -188,6 +188,7 @@ async def owned(
     await client.queue("bulk").resume()
 
 
+@pytest.mark.slow
 async def test_what_is_anothers_does_not_exist(api: Api, make_key: MakeKey, owned: Any) -> None:
     """Red when any handler finds an object without asking whose it is, or tells it apart."""
     alice, objects = owned

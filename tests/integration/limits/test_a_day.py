@@ -23,6 +23,7 @@ from fakeredis.commands_mixins import server_mixin
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from darkq.redis.scripts import CallWord
 from support.door import Asker, Door
 
 DARKAI = ((4, 60_000), (30, 1_800_000), (80, 21_600_000))
@@ -81,7 +82,7 @@ class Day:
         self._p_cancelled = p_cancelled
         self._p_death = p_death
         self._waiting: dict[str, Asker] = {}
-        self._calls: dict[str, tuple[Asker, str]] = {}
+        self._calls: dict[str, tuple[Asker, CallWord]] = {}
         self._future: list[tuple[float, int, Callable[[], Awaitable[None]]]] = []
 
     def at(self, ms: float, action: Callable[[], Awaitable[None]]) -> None:
@@ -193,6 +194,7 @@ def check_the_book(arrivals_ms: list[float], windows: Windows) -> None:
             assert beyond - first > length_ms - 0.001
 
 
+@pytest.mark.slow
 async def test_the_public_service_is_used_to_the_full_and_never_exceeded(clock: Clock) -> None:
     """Red when a grant counts from the question, or a window is left out of `room`."""
     day = Day(clock, 1, DARKAI, lag_ms=0)
@@ -242,6 +244,7 @@ async def test_slots_of_the_cancelled_are_not_lost(clock: Clock) -> None:
     p_cancelled=st.sampled_from([0.0, 0.3]),
     p_death=st.sampled_from([0.0, 0.2]),
 )
+@pytest.mark.slow
 async def test_whatever_happens_no_limit_is_exceeded_and_nobody_is_forgotten(
     clock: Clock,
     seed: int,

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from darkq import Settings
-from darkq.protocol.keys import JobKeys, limit_keys, queue
+from darkq.protocol.keys import JobKeys, LimitKeys, PartitionKeys
 from darkq.telemetry import metrics as m
 from darkq_worker.attempts.metrics import Counting
 from darkq_worker.leases import Claim, Leases
@@ -108,16 +108,16 @@ async def test_jobs_of_a_partition_that_is_away_hold_up_no_other(
         for each in [*away, claim_of(here, 100.0)]:
             with pytest.raises(NotNow):
                 await limits.call("upstream", each, own_proxy=False).__aenter__()
-        await redis.zadd(queue(1, "interactive"), {here.arq_id: 9e12})
+        await redis.zadd(PartitionKeys(1).queue("interactive"), {here.arq_id: 9e12})
         partly.away = "{0}"
         begun_s = time.monotonic()
 
     async def is_due() -> bool:
-        return bool(await redis.zscore(queue(1, "interactive"), here.arq_id) == 100.0)
+        return bool(await redis.zscore(PartitionKeys(1).queue("interactive"), here.arq_id) == 100.0)
 
     await wait_until("the job that can be reached to be called", is_due)
     async with limits.call("upstream", claim_of(here, 9e12), own_proxy=False):
         assert time.monotonic() - begun_s < 5
-    late = limit_keys("upstream").late
+    late = LimitKeys.of_upstream("upstream").late
     assert await redis.zcard(late) == len(away), "they have their places when they come back"
     await limits.aclose()

@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 
 from darkq import Client, Job, JobFailed, JobHandle, Settings
 from darkq.event import Started
-from darkq.protocol.keys import JobKeys, limit_keys
-from darkq.redis import scripts
+from darkq.protocol.keys import JobKeys, LimitKeys
+from darkq.redis.scripts.script import Command, Script
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.processes import WorkerProcess
@@ -29,7 +29,7 @@ StartWorker = Callable[[Settings], asyncio.Task[None]]
 MakeSettings = Callable[..., Settings]
 
 FAST = {"retry_base_s": 0.01, "retry_max_s": 0.02}
-KEYS = limit_keys("darkai")
+KEYS = LimitKeys.of_upstream("darkai")
 
 
 async def enqueue(client: Client, count: int, **wishes: Any) -> list[JobHandle]:
@@ -66,7 +66,7 @@ async def test_eight_workers_never_exceed_a_limit_by_one(
     start_darkai: StartDarkAI,
     start_process: StartProcess,
 ) -> None:
-    """Red when a grant counts from the question (`grant` in admit.lua), or a window is left out.
+    """Red when a grant counts from the question (`grant` in limit_admit.lua), or without a window.
 
     No tolerance: whatever the way of a call, it is counted for longer than at the service.
     """
@@ -206,7 +206,7 @@ async def test_a_429_keeps_all_workers_away(
     start_darkai: StartDarkAI,
     start_worker: StartWorker,
 ) -> None:
-    """Red without `block` in report.lua."""
+    """Red without `block` in limit_report.lua."""
     darkai = await start_darkai(Fault.parse("429"), chunks=3)
     settings = make_settings(darkai_url=darkai.url, darkai_limits="4/1,100/9", **FAST)
     for _ in range(3):
@@ -292,13 +292,14 @@ async def test_a_healthy_upstream_without_limits_costs_no_round_trip(
     """Red when `Call` always asks, or always reports."""
     calls: list[str] = []
 
-    class Counted(scripts.Script):
-        async def __call__(self, *args: Any) -> Any:
-            calls.append(self.name)
-            return await super().__call__(*args)
+    run = Script.run
 
-    for name in ("admit", "report"):
-        monkeypatch.setattr(scripts, name, Counted(name, head=["limits"]))
+    async def counted(self: Script, redis: Redis, command: Command) -> Any:
+        if self.name.startswith("limit_"):
+            calls.append(self.name)
+        return await run(self, redis, command)
+
+    monkeypatch.setattr(Script, "run", counted)
     darkai = await start_darkai(chunks=3)
     start_worker(make_settings(darkai_url=darkai.url, worker_lease_s=600))
     await (await client.enqueue("warm-up")).result(timeout_s=10)

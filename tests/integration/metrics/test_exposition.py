@@ -13,7 +13,7 @@ from darkq import Client, Settings
 from darkq.operate.stats import MAX_FIELDS, Report, add
 from darkq.operate.upstreams import Served, announcement
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import STATS, queue, worker_stats
+from darkq.protocol.keys import STATS, PartitionKeys, WorkerKeys
 from darkq.settings.parsing import Window
 from darkq.telemetry.metrics import MAX_NUMBER, MEASURES
 from darkq_gateway.operations.families import MAX_UPSTREAMS, MAX_WINDOWS
@@ -103,7 +103,9 @@ async def test_the_queues_are_counted_by_state_and_priority(
     await hand.enqueue(priority="bulk")
     late = await hand.enqueue(priority="bulk")
     seconds, _ = await redis.time()
-    await redis.zadd(queue(0, "bulk"), {late.arq_id: (seconds - 100) * 1000, "no id": 9e12})
+    await redis.zadd(
+        PartitionKeys(0).queue("bulk"), {late.arq_id: (seconds - 100) * 1000, "no id": 9e12}
+    )
     seen = await scrape(api)
     state = {
         name.removeprefix("darkq_jobs"): value for name, value in seen.some("darkq_jobs{").items()
@@ -188,7 +190,7 @@ async def test_a_key_of_another_type_in_their_place_costs_the_counts_alone(
     await redis.set(STATS, "x", ex=60)
     await sign_in(redis, "w")
     await redis.set("darkq:{workers}:w", "well", ex=60)
-    await redis.set(worker_stats("w"), "x", ex=60)
+    await redis.set(WorkerKeys("w").stats, "x", ex=60)
     seen = await scrape(api)
     assert seen.values["darkq_gateway_redis_up"] == 1
     assert seen.values["darkq_workers"] == 1

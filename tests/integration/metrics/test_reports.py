@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from darkq import Settings
 from darkq import event as ev
 from darkq.operate.stats import Report, add, read_stats
-from darkq.protocol.keys import STATS, worker_stats
+from darkq.protocol.keys import STATS, WorkerKeys
 from darkq.telemetry.metrics import (
     BOUNDS_S,
     CHUNK_RELAY,
@@ -165,7 +165,7 @@ async def test_a_number_of_somebody_else_in_a_fields_place_stops_no_other(redis:
 async def test_counts_outlive_workers_for_a_month_and_what_one_told_for_a_day(redis: Redis) -> None:
     await add(redis, "w", Report(1, {("darkq_leases_lost", (), 0): 1}, 0, 1))
     assert 29 * 86400 < await redis.ttl(STATS) <= 30 * 86400
-    assert 23 * 3600 < await redis.ttl(worker_stats("w")) <= 86400
+    assert 23 * 3600 < await redis.ttl(WorkerKeys("w").stats) <= 86400
 
 
 async def test_a_report_is_one_round_trip_and_none_when_there_is_nothing_to_tell(
@@ -193,5 +193,5 @@ async def test_what_waits_in_a_worker_is_told(redis: Redis, chars: int) -> None:
     budget = Budget(100)
     budget.spend(chars)
     await Counting(redis, "w", Tally(), budget).report()
-    told = await redis.execute_command("HGET", worker_stats("w"), "buffer_chars")
+    told = await redis.execute_command("HGET", WorkerKeys("w").stats, "buffer_chars")
     assert int(told or 0) == chars

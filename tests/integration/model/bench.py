@@ -24,10 +24,10 @@ from darkq.jobs import failed as failures
 from darkq.jobs.cancel import cancel
 from darkq.jobs.status import read_status
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import PRIORITIES, JobKeys, idempotency
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
+from darkq.redis import scripts
 from darkq.redis.pool import pool
 from darkq_worker.attempts.outcome import Completed, Deferred, Failed
-from darkq_worker.limits.gate import Turn, make_due
 from darkq_worker.upstreams.base import End as Complete
 from integration.model.facts import Content, End, Release, Span
 from integration.model.faulty_redis import Fault, FaultyRedis
@@ -292,8 +292,8 @@ class Bench:
         now_ms = _now_ms()
         place = f"{now_ms:.3f}".encode()
         number = PRIORITIES.index(job.content.priority)
-        turn = Turn(job.keys.arq_id.encode(), number, place)
-        gone = await make_due(self.redis, job.keys.partition, [turn])
+        turn = scripts.Turn(job.keys.arq_id.encode(), number, place)
+        gone = await scripts.make_due(self.redis, job.keys.partition, [turn])
         assert bool(gone) == (job.score is None)
         if job.score and job.score.low > now_ms:
             job.move(Span(now_ms, now_ms))
@@ -342,7 +342,7 @@ class Bench:
             job.recorded = False
         elif what == "key":  # the idempotency key's
             for key in [key for key, known in self.model.remembered.items() if known is job]:
-                await self.observer.delete(idempotency(0, key))
+                await self.observer.delete(PartitionKeys(0).idempotency(key))
                 del self.model.remembered[key]
         else:
             await self.observer.delete(keys.job, keys.retry, keys.state, keys.result, keys.events)

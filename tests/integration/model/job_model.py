@@ -18,7 +18,7 @@ from typing import Any
 from darkq import event as ev
 from darkq.event import Cursor, Event
 from darkq.jobs.cancel import CANCELLED
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Failure
 from darkq_worker.attempts import outcome as oc
 from integration.model.facts import (
@@ -150,7 +150,7 @@ class Job:
 
     @property
     def queue(self) -> str:
-        return queue(self.keys.partition, self.content.priority)
+        return PartitionKeys(self.keys.partition).queue(self.content.priority)
 
     @property
     def is_unfinished(self) -> bool:
@@ -237,7 +237,9 @@ class Job:
             return "unknown"
         attempt = self.attempt + 1
         self.append([ev.Cancelled(id=str(Cursor(attempt, 0)), at_ms=0)])
-        where = self.queue if self.recorded else queue(self.keys.partition, "interactive")
+        where = (
+            self.queue if self.recorded else PartitionKeys(self.keys.partition).queue("interactive")
+        )
         metadata = self.content.metadata if self.recorded else {}
         self._end(Ending("cancelled", attempt, CANCELLED, where, metadata=metadata))
         return "cancelled"

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq.event import AnyEvent
-from darkq.protocol.keys import PRIORITIES, idle, queue
+from darkq.protocol.keys import PRIORITIES, PartitionKeys
 from darkq.protocol.record import decode_job, decode_result
 from integration.model.facts import Ending
 
@@ -29,8 +29,8 @@ end
 return photo
 """
 
-_QUEUES = [queue(0, priority) for priority in PRIORITIES]
-_IDLE = [idle(0, priority) for priority in PRIORITIES]
+_QUEUES = PartitionKeys(0).queues
+_IDLE = [PartitionKeys(0).idle(priority) for priority in PRIORITIES]
 
 _DUMP = b"""
 local dumps = {}

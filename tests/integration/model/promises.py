@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from itertools import groupby, pairwise
 
 from darkq.event import TERMINAL, AnyEvent, Chunk, Queued, Retrying, Started
-from darkq.protocol.keys import PRIORITIES, JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Failure
 from integration.model.facts import Ending
 from integration.model.photograph import Photograph
@@ -30,7 +30,7 @@ def check(
 
 def _check_place(photo: Photograph, keys: JobKeys, *, may_be_nowhere: bool) -> None:
     """A job waits or runs in one queue, or it has ended, and nothing else."""
-    queues = [queue(keys.partition, priority) for priority in PRIORITIES]
+    queues = PartitionKeys(keys.partition).queues
     places = sum(keys.arq_id in photo.values.get(name, {}) for name in queues)
     places += keys.result in photo.values
     assert places == 1 or (places == 0 and may_be_nowhere), f"{keys} is in {places} places"

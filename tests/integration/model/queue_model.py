@@ -6,15 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from darkq.protocol.job import Priority
-from darkq.protocol.keys import (
-    PRIORITIES,
-    JobKeys,
-    control,
-    failures,
-    idempotency,
-    queue,
-    tenant_jobs,
-)
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from integration.model.facts import RESPITE_MS, Content, Span
 from integration.model.job_model import Hold, Job
 
@@ -91,15 +83,15 @@ class QueueModel:
             scores = {job.keys.arq_id: job.score.low for job in self.jobs
                       if job.score and job.content.priority == priority}  # fmt: skip
             if scores:
-                picture[queue(0, priority)] = scores
+                picture[PartitionKeys(0).queue(priority)] = scores
         if failed := {job.keys.arq_id for job in self.jobs if job.listed}:
-            picture[failures(0)] = failed
+            picture[PartitionKeys(0).failed] = failed
         if self.jobs:
-            picture[tenant_jobs(0, None)] = {job.keys.arq_id for job in self.jobs}
+            picture[PartitionKeys(0).tenant_jobs(None)] = {job.keys.arq_id for job in self.jobs}
         if self.paused:
-            picture[control(0)] = {f"paused:{priority}" for priority in self.paused}
+            picture[PartitionKeys(0).control] = {f"paused:{priority}" for priority in self.paused}
         for key, job in self.remembered.items():
-            picture[idempotency(0, key)] = job.keys.arq_id
+            picture[PartitionKeys(0).idempotency(key)] = job.keys.arq_id
         return picture
 
 

@@ -26,7 +26,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobHandle, Settings
 from darkq.event import Chunk, Completed, decode, encode
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Details, ResultRecord, decode_result
 from darkq.protocol.record import encode as encode_record
 from darkq.redis.servers import servers_of
@@ -112,7 +112,9 @@ class Stage:
             await self._claim(worker)
         elif step == "lapse":
             await self.redis.delete(self.keys.in_progress)
-            await self.redis.zadd(queue(0, "interactive"), {self.keys.arq_id: 1}, xx=True)
+            await self.redis.zadd(
+                PartitionKeys(0).queue("interactive"), {self.keys.arq_id: 1}, xx=True
+            )
         elif step == "fail over":
             now = await self._dump()
             await self.redis.execute_command("EVAL", _REPLACE, 0, *self.other)

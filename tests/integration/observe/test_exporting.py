@@ -7,7 +7,7 @@ import sys
 import pytest
 from opentelemetry import trace
 
-from darkq.telemetry.export import exporters, exporting
+from darkq.telemetry.export import export_traces, find_exporters
 from darkq.telemetry.tracing import tracer
 
 from .conftest import Traced
@@ -42,7 +42,7 @@ URL = "http://127.0.0.1:9"
     ],
 )
 def test_the_variables_say_where_spans_go(variables: dict[str, str], names: list[str]) -> None:
-    assert exporters(variables) == names
+    assert find_exporters(variables) == names
 
 
 @pytest.mark.parametrize("name", ["nobodys", "otlp"])
@@ -51,7 +51,7 @@ def test_what_cannot_be_made_is_a_warning(
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", name)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "canary")
-    with exporting("test"):
+    with export_traces("test"):
         assert tracer() is None
     assert "no traces" in caplog.text
     assert "LookupError" in caplog.text
@@ -62,14 +62,14 @@ def test_without_the_extra_it_says_what_to_install(
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", URL)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with exporting("test"):
+    with export_traces("test"):
         assert tracer() is None
     assert "darkq[otel]" in caplog.text
 
 
 def test_a_provider_that_is_there_stays(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", URL)
-    with exporting("test"):
+    with export_traces("test"):
         assert trace.get_tracer_provider() is traced.provider
     with traced.tracer.start_as_current_span("after"):
         pass

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkq.telemetry.logging import FORMATTERS, LogFormat, LogLine, described
+from darkq.telemetry.logging import FORMATTERS, LogEvent, LogFormat, describe_error
 
 from .conftest import Traced
 
@@ -39,7 +39,7 @@ def failing(text: str) -> Any:
 
 
 def test_a_line_for_people() -> None:
-    said = LogLine("job ended", job="0-5f", chunks=3, waited_s=0.25, of="a b", no=None, ok=True)
+    said = LogEvent("job ended", job="0-5f", chunks=3, waited_s=0.25, of="a b", no=None, ok=True)
     assert re.fullmatch(
         rf'{TS} WARNING darkq\.test: job ended job=0-5f chunks=3 waited_s=0\.25 of="a b" ok=true',
         line("console", said),
@@ -47,7 +47,7 @@ def test_a_line_for_people() -> None:
 
 
 def test_a_line_for_programs() -> None:
-    said = LogLine("job ended", job="0-5f", chunks=3, waited_s=0.25, no=None)
+    said = LogEvent("job ended", job="0-5f", chunks=3, waited_s=0.25, no=None)
     told = json.loads(line("json", said))
     assert re.fullmatch(TS, told.pop("ts"))
     assert told == {
@@ -57,7 +57,7 @@ def test_a_line_for_programs() -> None:
 
 
 def test_in_a_format_of_anybody_the_facts_are_there() -> None:
-    record = logging.LogRecord("n", 20, "f", 1, LogLine("job ended", model="a\nb"), (), None)
+    record = logging.LogRecord("n", 20, "f", 1, LogEvent("job ended", model="a\nb"), (), None)
     assert logging.Formatter("%(message)s").format(record) == r'job ended model="a\nb"'
 
 
@@ -70,7 +70,7 @@ def test_other_libraries_lines_have_their_arguments() -> None:
 @pytest.mark.parametrize("log_format", FORMATS)
 @given(text=st.text(st.characters(), min_size=1), name=st.sampled_from(["model", "error"]))
 def test_whatever_is_in_it_a_line_is_one_line(log_format: LogFormat, text: str, name: str) -> None:
-    for said in (LogLine("job ended", **{name: text}), LogLine(text), text.replace("%", "")):
+    for said in (LogEvent("job ended", **{name: text}), LogEvent(text), text.replace("%", "")):
         told = line(log_format, said)
         assert told.isprintable()
         assert len(told.splitlines()) == 1
@@ -83,7 +83,7 @@ def test_whatever_is_in_it_a_line_is_one_line(log_format: LogFormat, text: str, 
 )
 @pytest.mark.parametrize("log_format", FORMATS)
 def test_no_line_can_be_forged(log_format: LogFormat, text: str) -> None:
-    told = line(log_format, LogLine("job ended", model=text, key="a b=c"), exc_info=failing(text))
+    told = line(log_format, LogEvent("job ended", model=text, key="a b=c"), exc_info=failing(text))
     assert told.isprintable()
     if log_format == "json":
         assert json.loads(told)["model"] == text
@@ -112,7 +112,7 @@ def test_an_exception_is_bounded() -> None:
     try:
         deeper(500)
     except ExceptionGroup as error:
-        told = described(error)
+        told = describe_error(error)
     assert told.count(" in deeper") == 12
     assert told.endswith(" from OSError at ?")
     assert "canary" not in told
@@ -138,11 +138,11 @@ async def test_what_asyncio_says_of_a_forgotten_error_quotes_nothing(
 
 def test_within_a_span_a_line_names_it(traced: Traced) -> None:
     with traced.tracer.start_as_current_span("work") as span:
-        told = json.loads(line("json", LogLine("job ended")))
+        told = json.loads(line("json", LogEvent("job ended")))
     context = span.get_span_context()
     assert int(told["trace_id"], 16) == context.trace_id
     assert int(told["span_id"], 16) == context.span_id
-    assert "trace_id" not in json.loads(line("json", LogLine("job ended")))
+    assert "trace_id" not in json.loads(line("json", LogEvent("job ended")))
 
 
 WARNING_PROGRAM = """

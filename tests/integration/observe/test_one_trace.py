@@ -30,7 +30,8 @@ PROMPT, ANSWER = "canary-prompt", "canary-answer"
 READER = """
 import asyncio, sys
 from opentelemetry import trace
-from darkq import Client, exporting_traces
+from darkq import Client
+from darkq.telemetry.export import exporting as exporting_traces
 
 async def main():
     async with Client() as client:

@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Job, JobFailed, JobNotFound, QueueFull, Settings
 from darkq.event import Chunk, Completed, Started
-from darkq.protocol.keys import JobKeys, idempotency
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq.sync import Client as SyncClient
-from darkq.telemetry.tracing import NOTHING, TraceContext
+from darkq.telemetry.tracing import NO_CONTEXT, TraceContext
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.by_hand import Hand, chunk, put, started
@@ -229,7 +229,7 @@ async def test_jobs_of_one_call_share_its_span(
     jobs = await client.enqueue_many([PROMPT, Job.create("b", priority="bulk")])
     span = traced.one("enqueue")
     assert span.attributes["messaging.batch.message_count"] == 2
-    wanted = TraceContext.of_span(trace.NonRecordingSpan(span.context)).traceparent
+    wanted = TraceContext.from_span(trace.NonRecordingSpan(span.context)).traceparent
     for job in jobs:
         record = await redis.get(JobKeys.parse(job.id).job)
         assert json.loads(record)["traceparent"] == wanted
@@ -247,10 +247,10 @@ async def test_it_changes_no_idempotency_digest(
     traced: Traced, client: Client, redis: Redis
 ) -> None:
     first = await client.enqueue(PROMPT, idempotency_key="k")
-    digest = await redis.get(idempotency(0, "k", None))
+    digest = await redis.get(PartitionKeys(0).idempotency("k", None))
     second = await client.enqueue(PROMPT, idempotency_key="k")
     assert (second.id, second.duplicate) == (first.id, True)
-    assert await redis.get(idempotency(0, "k", None)) == digest
+    assert await redis.get(PartitionKeys(0).idempotency("k", None)) == digest
     assert [span.attributes.get("darkq.duplicate") for span in traced.named("enqueue")] == [
         None, True,
     ]  # fmt: skip
@@ -307,15 +307,15 @@ async def test_without_a_provider_there_is_nothing(
     start_worker(make_settings(darkai_url=(await start_darkai()).url))
     events = [event async for event in job.events()]
     assert [event.traceparent for event in events if isinstance(event, Started)] == [""]
-    assert TraceContext.of_record(record) is NOTHING
+    assert TraceContext.from_record(record) is NO_CONTEXT
 
 
 async def test_state_of_other_vendors_travels_with_the_job(
     traced: Traced, client: Client, redis: Redis
 ) -> None:
-    parent = TraceContext.checked(PARENT, "vendor=a b,other@x=1")
+    parent = TraceContext.parse(PARENT, "vendor=a b,other@x=1")
     with trace.use_span(trace.NonRecordingSpan(parent.span_context())):  # type: ignore[arg-type]
         job = await client.enqueue(PROMPT)
-    carried = TraceContext.of_record(await redis.get(JobKeys.parse(job.id).job))
+    carried = TraceContext.from_record(await redis.get(JobKeys.parse(job.id).job))
     assert carried.traceparent.split("-")[1] == "ab" * 16
     assert carried.tracestate == "vendor=a b,other@x=1"

@@ -21,8 +21,7 @@ from darkq import Client, DarkqError, JobCancelled, JobFailed, Settings
 from darkq.event import Cursor
 from darkq.operate.upstreams import Served, announcement
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import WORKERS, JobKeys, queue
-from darkq.protocol.keys import worker as worker_key
+from darkq.protocol.keys import WORKERS, JobKeys, PartitionKeys, WorkerKeys
 from darkq.redis import pubsub as subscriber
 from darkq.serving.api_keys import ApiKeys
 from darkq.serving.file_batches import FileBatch
@@ -40,21 +39,21 @@ from support.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 DOCS = (ROOT / "docs/security.md").read_text()
-LUA = ROOT / "producer/darkq/redis/lua"
+LUA = {path.stem: path for path in files_of(ROOT / "producer/darkq/redis/lua", "*.lua")}
 RULES = dict(re.findall(r"^ACL SETUSER darkq-(\w+) on >SECRET (.*)$", DOCS, re.MULTILINE))
 LIMITS = {"darkai_limits": "4/1", "darkai_concurrency": 2, "breaker_failures": 1}
 SCRIPTS = {
     "producer": [
         *("enqueue", "headroom", "wake", "batches", "cancel", "end_line", "revive"),
-        *("keep_batch", "mark_batch", "acknowledge"),
-        *("drop", "enter", "forget", "publish", "waiters_keep", "waiters_leave"),
+        *("batch_renew_lease", "batch_close", "batch_acknowledge"),
+        *("drop", "apikey_enter", "forget", "publish", "waiter_keep", "waiter_leave"),
     ],
     "worker": [
         *(
             "claim",
             "wake",
-            "pass_on",
-            "set_back",
+            "worker_pass_on",
+            "queue_set_back",
             "renew",
             "append",
             "finish",
@@ -62,11 +61,14 @@ SCRIPTS = {
             "release",
             "make_due",
         ),
-        *("drop", "limits", "admit", "report", "count"),
-        *("batches", "keep_batch", "mark_batch", "acknowledge", "turn_file_batch"),
+        *("drop", "limits", "limit_admit", "limit_report", "worker_count"),
+        *("batches", "batch_renew_lease", "batch_close", "batch_acknowledge", "filebatch_advance"),
     ],
 }
-OPERATOR = {"shift", "depart", "arrive", "let_go", "give_back"}
+OPERATOR = {
+    "change_priority",
+    *("transfer_depart", "transfer_arrive", "transfer_forget", "transfer_give_back"),
+}
 """Scripts of those who move queues; docs/security.md says what their user needs."""
 
 DATABASE = 1
@@ -134,7 +136,7 @@ class World:
     async def live_worker(self) -> None:
         serves = Served(name="x", kind="openai", default_model="m", models=("m",))
         await sign_in(self.redis, "host:1:live", announcement([serves]))
-        await self.redis.set(worker_key("host:1:live"), "well", ex=60)
+        await self.redis.set(WorkerKeys("host:1:live").health, "well", ex=60)
 
     async def has_pinged(self) -> bool:
         clients = await self.redis.client_list(_type="pubsub")
@@ -194,7 +196,7 @@ async def let_in(world: World, client: Client) -> None:
 
 async def run_batch(world: World, client: Client) -> None:
     """Feed a batch, follow it, take its results, and cancel the rest."""
-    await world.redis.delete(queue(0, "interactive"), queue(0, "bulk"))
+    await world.redis.delete(PartitionKeys(0).queue("interactive"), PartitionKeys(0).queue("bulk"))
     async with client.batch() as batch:
         await batch.add("a")
         await batch.add("b")
@@ -414,13 +416,13 @@ def test_a_rule_covers_every_branch_of_the_scripts(role: str) -> None:
     """A scenario may not come along all of them."""
     allowed = set(RULES[role].split())
     for name in SCRIPTS[role]:
-        source = (LUA / f"{name}.lua").read_text()
+        source = LUA[name].read_text()
         called = re.findall(r"redis\.p?call\('(\w+)'", source)
         assert {f"+{command.lower()}" for command in called} <= allowed, name
 
 
 def test_every_script_is_of_a_role() -> None:
-    assert {path.stem for path in files_of(LUA, "*.lua")} == {
+    assert set(LUA) == {
         *SCRIPTS["producer"],
         *SCRIPTS["worker"],
         *OPERATOR,

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobFailed, Settings
 from darkq.protocol.job import MAX_PROMPT_BYTES
-from darkq.protocol.keys import JobKeys, failures, wake
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_local.models import load_model
 from darkq_worker.main import run_worker
@@ -123,7 +123,7 @@ async def test_an_end_that_redis_refuses_for_good_holds_nothing_up(
 ) -> None:
     """Red when the writer sends it again like any other: then a worker cannot close in order."""
     darkai = await start_darkai(chunks=2)
-    await redis.set(failures(0), b"no list of failures", px=60_000)
+    await redis.set(PartitionKeys(0).failed, b"no list of failures", px=60_000)
     worker = start_worker(make_settings(darkai_url=darkai.url))
     refused = await client.enqueue("this fails", model="no such model")
     await wait_until("its attempt", partial(has_begun, client, refused.id))
@@ -180,7 +180,7 @@ async def test_a_word_on_a_channel_that_is_none(
     async for _ in running.text():
         break
     for word in (b"", b"cancel ", b"cancel \xff\xfe", b"\xff", b"cancel " + b"x" * 100_000):
-        await redis.publish(wake(0), word)
+        await redis.publish(PartitionKeys(0).wake, word)
     assert (await (await client.enqueue("hello")).result(timeout_s=5)).text
     assert (await running.cancel()).state == "cancelling"
 

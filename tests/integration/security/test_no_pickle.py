@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobFailed, Settings
 from darkq.event import Cursor
-from darkq.protocol.keys import WORKERS, JobKeys, failures, idempotency, queue, wake, worker
+from darkq.protocol.keys import WORKERS, JobKeys, PartitionKeys, WorkerKeys
 from darkq.protocol.record import deserialize, serialize
 from support.by_hand import Hand
 from support.repository import ROOT, files_of
@@ -56,7 +56,9 @@ async def plant(redis: Any, bomb: bytes) -> list[JobKeys]:
     waiting, logged, finished, failed = [await hand.enqueue() for _ in range(4)]
     claims = {claim.keys: claim for claim in await hand.claim()}
     await hand.fail(claims[failed], Cursor(1, 0))
-    await redis.zadd(queue(0, "interactive"), {keys.arq_id: 1 for keys in (waiting, logged)})
+    await redis.zadd(
+        PartitionKeys(0).queue("interactive"), {keys.arq_id: 1 for keys in (waiting, logged)}
+    )
     await redis.delete(*(keys.in_progress for keys in claims))
     await redis.set(waiting.job, bomb, px=60_000)
     await redis.xadd(logged.events, {"e": bomb}, id="1-0")
@@ -64,11 +66,11 @@ async def plant(redis: Any, bomb: bytes) -> list[JobKeys]:
     await redis.set(failed.result, bomb, px=60_000)
     await redis.set(failed.failed, bomb, px=60_000)
     await redis.hset(waiting.state, mapping={"tries": bomb, "model": bomb})
-    await redis.zadd(failures(0), {bomb: 1})
-    await redis.zadd(queue(0, "bulk"), {bomb: 1})
-    await redis.set(idempotency(0, "k"), bomb, px=60_000)
+    await redis.zadd(PartitionKeys(0).failed, {bomb: 1})
+    await redis.zadd(PartitionKeys(0).queue("bulk"), {bomb: 1})
+    await redis.set(PartitionKeys(0).idempotency("k"), bomb, px=60_000)
     await redis.sadd(WORKERS, bomb.hex())
-    await redis.set(worker(bomb.hex()), bomb, px=60_000)
+    await redis.set(WorkerKeys(bomb.hex()).health, bomb, px=60_000)
     return [waiting, logged, finished, failed]
 
 
@@ -98,7 +100,7 @@ async def test_pickles_everywhere_explode_nowhere(
     worker = start_worker(settings)
     with pytest.raises(JobFailed, match="bad_record"):
         await client.job(planted[0].public_id).result(timeout_s=10)
-    for channel in (wake(0), *(keys.live for keys in planted)):
+    for channel in (PartitionKeys(0).wake, *(keys.live for keys in planted)):
         await redis.publish(channel, bomb)
         await redis.publish(channel, b"cancel " + bomb)
     for keys in planted:
@@ -114,7 +116,7 @@ async def test_pickles_everywhere_explode_nowhere(
 
 
 async def no_bulk(redis: Redis) -> bool:
-    return bool(await redis.exists(queue(0, "bulk")) == 0)
+    return bool(await redis.exists(PartitionKeys(0).queue("bulk")) == 0)
 
 
 def imported(path: Path) -> set[str]:

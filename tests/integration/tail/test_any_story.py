@@ -25,7 +25,7 @@ from darkq import event as ev
 from darkq.event import START, AnyEvent, Cursor
 from darkq.jobs import mailbox
 from darkq.jobs import tail as log_pages
-from darkq.protocol.keys import queue
+from darkq.protocol.keys import PartitionKeys
 from darkq.protocol.record import decode_result
 from darkq.redis.servers import servers_of
 from support.by_hand import Hand, chunk, started
@@ -90,7 +90,7 @@ class Story:
         """The lease runs out, and another worker goes on; the old one's text is refused."""
         zombie, count = self.job, len(self.texts)
         await self.redis.delete(zombie.keys.in_progress)
-        await self.redis.zadd(queue(0, "interactive"), {zombie.keys.arq_id: 1})
+        await self.redis.zadd(PartitionKeys(0).queue("interactive"), {zombie.keys.arq_id: 1})
         await self.wait(pause)
         await self.claim()
         late = chunk(zombie.attempt, count + 1, "too late")

@@ -44,7 +44,7 @@ def test_only_the_very_next_event_counts(
     events = [chunk(*Cursor.parse(message)) for message in messages]
     news = follow(Cursor.parse(cursor), events)
     assert ids(news.events) == kept
-    assert news.hole == hole
+    assert news.gap == hole
 
 
 def test_events_of_a_later_version_keep_their_place() -> None:
@@ -78,7 +78,7 @@ def test_a_reader_that_goes_back_to_the_log_at_every_hole_misses_nothing(
         seen += news.events
         cursor = seen[-1].cursor if seen else START
         assert seen == log[: len(seen)]
-        if not news.hole:
+        if not news.gap:
             assert max(message.cursor for message in rest) <= cursor
             break
         # Read the log as far as it was when the message behind the hole was published.

@@ -19,7 +19,7 @@ from darkq_worker.upstreams.base import End, Rejected, Request, UpstreamError
 from darkq_worker.upstreams.http import make_session
 from darkq_worker.upstreams.openai import OpenAIUpstream
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a model on a busy machine
 
 KEY = "the key of this test"
 

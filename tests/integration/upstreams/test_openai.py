@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from darkq.event import Usage
-from darkq.protocol.options import OPTIONS, Options, checked
+from darkq.protocol.options import OPTIONS, Options, check_options
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,
@@ -161,7 +161,7 @@ async def test_the_most_tokens_are_asked_for_in_the_word_that_is_taken(
     async with ScriptedServer(refused, [head(), BODY]) as server:
         upstream = make(session, server)
         for _ in range(2):
-            await ask(upstream, options=checked({given: 7}))
+            await ask(upstream, options=check_options({given: 7}))
     words_sent = [
         {name: value for name, value in each.json.items() if name.startswith("max_")}
         for each in server.requests

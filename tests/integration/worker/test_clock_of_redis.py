@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from support.by_hand import Hand
 from support.servers import Clock, Server, binaries, clock_library
 from support.waiting import wait_until
@@ -83,10 +83,12 @@ async def test_set_back_by_less_than_a_lease_moves_nothing(stage: Stage) -> None
     claim = await stage.one.take()
     await stage.other.claim()
     stage.clock.put(-5)
-    before = await stage.redis.zscore(queue(0, "interactive"), claim.keys.arq_id)
+    before = await stage.redis.zscore(PartitionKeys(0).queue("interactive"), claim.keys.arq_id)
     for _ in range(3):
         assert await stage.other.claim() == []
-    assert await stage.redis.zscore(queue(0, "interactive"), claim.keys.arq_id) == before
+    assert (
+        await stage.redis.zscore(PartitionKeys(0).queue("interactive"), claim.keys.arq_id) == before
+    )
 
 
 async def test_set_back_and_forward_again_takes_no_job_from_a_worker_that_lives(

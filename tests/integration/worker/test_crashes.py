@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, JobHandle, Settings
 from darkq.event import AnyEvent, Chunk, Completed, Retrying, Started
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq_local.local_darkai import LocalDarkAI
 from faults.proxy import FaultProxy
 from support.processes import WorkerProcess
@@ -306,8 +306,8 @@ async def test_many_running_jobs_do_not_hide_a_new_one(
     """Stock arq never starts a job behind 100 running ones."""
     now_ms = int(time.time() * 1000)
     running_elsewhere = {f"{{0}}{n:032x}": now_ms + 600_000 for n in range(5000)}
-    await redis.zadd(queue(0, "interactive"), running_elsewhere)
+    await redis.zadd(PartitionKeys(0).queue("interactive"), running_elsewhere)
     await start(start_process, world[1])
     job = await client.enqueue("me too")
     assert (await job.result(timeout_s=10)).text
-    await redis.delete(queue(0, "interactive"))
+    await redis.delete(PartitionKeys(0).queue("interactive"))

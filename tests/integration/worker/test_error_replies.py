@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, DarkqError, JobHandle, RedisFull, RedisUnavailable, Settings
 from darkq.event import AnyEvent, Completed
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http import auth
 from darkq_gateway.serve import gateway
 from darkq_local.local_darkai import LocalDarkAI
@@ -104,7 +104,7 @@ async def test_all_tasks_live_and_all_jobs_complete(
                 assert (await streaming).status in (200, 202, 503)  # done, not yet, or away
                 assert (await api("GET", f"/jobs/{jobs[0].id}")).status == 200
     assert not worker.done()
-    said = Counter(str(record.msg) for record in caplog.records if isinstance(record.msg, LogLine))
+    said = Counter(str(record.msg) for record in caplog.records if isinstance(record.msg, LogEvent))
     assert max(said.values()) <= JOBS + 1, said.most_common(3)
     await redis.delete("darkq:keys", *await redis.keys("darkq:key:*"))
 

@@ -18,7 +18,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, DarkqError, Settings
-from darkq.protocol.keys import BatchKeys, partition_of
+from darkq.protocol.keys import BatchKeys, choose_partition
 from darkq_gateway.http import auth
 from darkq_gateway.serve import gateway
 from darkq_local.local_darkai import LocalDarkAI
@@ -92,7 +92,7 @@ class Scene:
     async def answers(self, partition: int) -> None:
         """Enqueue a job in a partition, and wait for its answer."""
         numbers = (f"key {number}" for number in self._numbers)
-        key = next(key for key in numbers if partition_of(key, 2) == partition)
+        key = next(key for key in numbers if choose_partition(key, 2) == partition)
         job = await self.client.enqueue("hello", idempotency_key=key)
         assert (await job.result(timeout_s=8)).text
 

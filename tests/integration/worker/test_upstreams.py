@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, ConfigurationError, InvalidJob, JobFailed, Options, Settings, Usage
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import limit_keys, served
+from darkq.protocol.keys import LimitKeys, WorkerKeys
 from darkq.settings.parsing import Window
 from darkq.sync import Client as SyncClient
 from darkq_local.faults import Fault
@@ -95,7 +95,9 @@ async def test_options_reach_the_upstream_that_honours_them(
             await refused.result(timeout_s=10)
         assert caught.value.code == "rejected"
         assert darkai.requests_seen == 0
-        assert not await redis.exists(limit_keys("darkai").grants), "it counts as no call"
+        assert not await redis.exists(LimitKeys.of_upstream("darkai").grants), (
+            "it counts as no call"
+        )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ async def test_what_workers_serve_is_told_without_addresses_and_keys(
             "other",
         ]
     for worker in await client.workers():
-        told = await redis.get(served(worker))
+        told = await redis.get(WorkerKeys(worker).upstreams)
         assert told is not None
         for private in (b"sk-secret", b"user-host", b"127.0.0.1", b"http"):
             assert private not in told
@@ -280,7 +282,7 @@ async def test_a_probe_counts_and_waits_in_no_line(
     with pytest.raises(NotNow):
         async with limits.probe("x"):
             pytest.fail("one call is all that is allowed")
-    keys = limit_keys("x")
+    keys = LimitKeys.of_upstream("x")
     assert await redis.zcard(keys.grants) == 1
     assert not await redis.exists(keys.waiting, keys.due)
     await limits.aclose()
@@ -314,7 +316,7 @@ async def test_a_foreign_announcement_tells_of_nothing(
 ) -> None:
     await sign_in(redis, "host:1:x")
     await redis.set("darkq:{workers}:host:1:x", "well", ex=60)
-    await redis.set(served("host:1:x"), record, ex=60)
+    await redis.set(WorkerKeys("host:1:x").upstreams, record, ex=60)
     assert await client.upstreams() == []
 
 
@@ -390,9 +392,9 @@ def test_a_wrong_upstream_is_refused_by_its_variable(
 
 
 def test_what_darkq_up_hands_to_its_processes(make_settings: MakeSettings) -> None:
-    from darkq_cli.stack.stack import environment
+    from darkq_cli.stack.stack import build_environment
 
     upstreams = {"other": {"url": "http://h/v1", "api_key": "k", "models": "m"}}
     settings = make_settings(upstreams=upstreams)
-    told = json.loads(environment(settings)["DARKQ_UPSTREAMS"])
+    told = json.loads(build_environment(settings)["DARKQ_UPSTREAMS"])
     assert Settings.model_validate({"upstreams": told}).upstreams == settings.upstreams

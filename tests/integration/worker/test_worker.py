@@ -14,8 +14,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, ConfigurationError, JobCancelled, JobFailed, JobHandle, Settings
 from darkq.event import AnyEvent, Cancelled, Chunk, Completed, Failed, Queued, Retrying, Started
-from darkq.protocol.keys import WORKERS, JobKeys, queue
-from darkq.protocol.keys import worker as worker_key
+from darkq.protocol.keys import WORKERS, JobKeys, PartitionKeys, WorkerKeys
 from darkq.protocol.record import decode_result
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
@@ -385,7 +384,7 @@ async def test_workers_are_known_while_they_live(
     workers[0].cancel()
     await wait_until("one to sign out", lambda: _count(client, 1))
     (crashed,) = await client.workers()
-    await redis.delete(worker_key(crashed))  # as if it had expired
+    await redis.delete(WorkerKeys(crashed).health)  # as if it had expired
     assert await client.workers() == []
     assert not await redis.exists(WORKERS), "the dead are forgotten"
 
@@ -408,7 +407,7 @@ async def test_a_backlog_older_than_a_day_still_runs(
     assert await redis.pttl(keys.job) > 2 * day_ms
     for key in (keys.job, keys.events):  # a day and an hour pass
         await redis.pexpire(key, await redis.pttl(key) - day_ms * 25 // 24)
-    queue_key = queue(keys.partition, "interactive")
+    queue_key = PartitionKeys(keys.partition).queue("interactive")
     await redis.zincrby(queue_key, -day_ms * 25 / 24, keys.arq_id)
     await world()
     assert (await job.result(timeout_s=10)).text

@@ -24,6 +24,7 @@ from darkq_worker.leases import Claim, Leases
 from darkq_worker.writing.attempt_log import AttemptLog, Entry
 from darkq_worker.writing.settlement import Finish
 from darkq_worker.writing.writer import Writer
+from integration.model.faulty_writer import Faults, FaultyWriter
 from support.servers import Server
 from support.waiting import wait_until
 
@@ -334,3 +335,21 @@ async def test_an_end_does_not_linger(
         assert await finish(writer, claim, log)
         assert time.monotonic() - begin_s < 0.9
         assert [chunk.text for chunk in await chunks_in(redis, claim.keys)] == ["word"]
+
+
+async def test_an_end_without_a_beginning_counts_when_its_reply_is_lost(
+    make_settings: MakeSettings, claim: Claim, redis: Redis
+) -> None:
+    """Red when our own end, which stands where `started` would, is taken for another run's."""
+    faults = Faults()
+    writer = FaultyWriter(make_settings(), faults)
+    task = asyncio.create_task(writer.run())
+    log = writer.open(claim.keys, claim.attempt, claim.token, on_lost=lambda: None)
+    faults.fault = "reply lost"
+    assert await finish(writer, claim, log)
+    assert faults.replies_lost == 1
+    ids = [entry_id for entry_id, _ in await redis.xrange(claim.keys.events)]
+    assert ids == [b"0-1", b"1-0"]
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

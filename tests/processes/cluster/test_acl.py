@@ -13,6 +13,8 @@ from darkq import Client, JobCancelled, Settings
 from darkq_local.local_darkai import LocalDarkAI
 from support.cluster import RealCluster
 
+pytestmark = pytest.mark.slow
+
 StartDarkAI = Callable[..., Awaitable[LocalDarkAI]]
 StartWorker = Callable[[Settings], asyncio.Task[None]]
 MakeSettings = Callable[..., Settings]

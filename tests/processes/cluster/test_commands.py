@@ -10,7 +10,7 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError, ResponseError
 
 from darkq import Client, ConfigurationError, Settings
-from darkq.protocol.keys import JobKeys, never_there, queue, wake
+from darkq.protocol.keys import JobKeys, PartitionKeys, absent_key
 from darkq.redis import scripts
 from darkq.redis.cluster_client import ClusterRedis
 from darkq.redis.servers import each_server, servers_of
@@ -22,6 +22,8 @@ from support.servers import binaries
 from support.waiting import wait_until
 
 from .conftest import client_of
+
+pytestmark = pytest.mark.slow
 
 
 async def test_each_key_is_where_it_belongs(redis: ClusterRedis) -> None:
@@ -106,7 +108,7 @@ async def test_while_a_slot_is_on_the_move(cluster: RealCluster, redis: ClusterR
     target = next(node for node in await cluster.masters() if node is not source)
     await cluster.begin_move(slot, target)
     try:
-        assert await redis.exists(queue(3, "interactive")) == 1
+        assert await redis.exists(PartitionKeys(3).queue("interactive")) == 1
         await redis.set("{3}new", "x", ex=60)  # which the source has not: it is made at the target
         assert await redis.get("{3}new") == b"x"
         before = await source.ask("DBSIZE"), await target.ask("DBSIZE")
@@ -119,8 +121,8 @@ async def test_while_a_slot_is_on_the_move(cluster: RealCluster, redis: ClusterR
         assert not enqueueing.done()
         await cluster.end_move(slot, source, target)
         ((verdict, _),) = await enqueueing
-        assert verdict == b"new"
-        assert await redis.zcard(queue(3, "interactive")) == 2
+        assert verdict == "new"
+        assert await redis.zcard(PartitionKeys(3).queue("interactive")) == 2
     finally:
         await cluster.move(slot, source)
 
@@ -153,9 +155,9 @@ async def test_a_script_does_not_run_where_some_of_its_keys_have_gone(
 async def test_a_script_comes_by_itself_to_each_server(redis: ClusterRedis) -> None:
     for partition in range(8):
         keys = JobKeys.new(partition)
-        assert (await put(redis, keys))[0].verdict == b"new"
-        assert await redis.exists(never_there(keys.job)) == 0
-        await redis.delete(queue(partition, "interactive"))
+        assert (await put(redis, keys))[0].verdict == "new"
+        assert await redis.exists(absent_key(keys.job)) == 0
+        await redis.delete(PartitionKeys(partition).queue("interactive"))
 
 
 async def test_a_dead_server_is_waited_for_as_long_as_there_is_patience(
@@ -198,9 +200,7 @@ async def test_a_wake_up_is_heard_by_shard_subscribers(redis: ClusterRedis) -> N
     """`make_due` publishes as every script does, to the shard or to all."""
     keys = JobKeys.new(5)
     await put(redis, keys)
-    gone = await scripts.make_due(
-        redis, [queue(5, "interactive"), queue(5, "bulk")], [wake(5), keys.arq_id, 0, 1]
-    )
+    gone = await scripts.make_due(redis, 5, [scripts.Turn(keys.arq_id.encode(), 0, 1)])
     assert gone == []
 
 

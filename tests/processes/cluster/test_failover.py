@@ -144,13 +144,13 @@ async def test_a_frozen_master_keeps_no_other_partition_waiting(
 
 async def _enqueue_in(client: Client, partitions: set[int]) -> JobHandle:
     """Enqueue a job in one of these partitions, by a key that falls there."""
-    from darkq.protocol.keys import partition_of
+    from darkq.protocol.keys import choose_partition
 
     n = 0
     while True:
         n += 1
         key = f"{id(partitions)}-{n}"
-        if partition_of(key, PARTITIONS) in partitions:
+        if choose_partition(key, PARTITIONS) in partitions:
             return await client.enqueue("survive", idempotency_key=key)
 
 

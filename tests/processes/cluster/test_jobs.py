@@ -15,6 +15,8 @@ from support.waiting import wait_until
 
 from .conftest import PARTITIONS
 
+pytestmark = pytest.mark.slow
+
 StartDarkAI = Callable[..., Awaitable[LocalDarkAI]]
 StartWorker = Callable[[Settings], asyncio.Task[None]]
 MakeSettings = Callable[..., Settings]

@@ -23,7 +23,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from darkq import Client, Settings
-from darkq.protocol.keys import STATS, JobKeys, limit_keys
+from darkq.protocol.keys import STATS, JobKeys, LimitKeys
 from darkq.serving.file_batches import FileBatch
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
@@ -37,7 +37,7 @@ from support.waiting import wait_until
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests/data"
 SOURCES = (ROOT / "producer/darkq", ROOT / "worker/darkq_worker")
-LIMITS = limit_keys("darkai")
+LIMITS = LimitKeys.of_upstream("darkai")
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same sources make the same file
 
 

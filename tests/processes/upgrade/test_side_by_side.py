@@ -102,8 +102,8 @@ async def test_an_old_and_a_new_worker_share_the_work(
     assert {result.attempt for result in results} == {1, 2}
     with zipfile.ZipFile(old) as sources:
         claim = hashlib.sha1(sources.read("darkq/lua/claim.lua")).hexdigest()
-    assert claim != scripts.claim.sha()
-    assert await redis.script_exists(claim, scripts.claim.sha()) == [True, True]
+    assert claim != scripts.ALL["claim"].sha()
+    assert await redis.script_exists(claim, scripts.ALL["claim"].sha()) == [True, True]
 
 
 async def test_a_new_worker_hands_over_to_an_old_one(

@@ -22,7 +22,7 @@ from benchmarks.crew import POLL_S, Flow, Load, crew_of, cycle_s, flow_of, flush
 from benchmarks.shares import shares
 from benchmarks.unit_costs import MACHINE, MEASURED, UnitCosts
 from darkq import Settings
-from darkq.protocol.keys import JobKeys, queue
+from darkq.protocol.keys import JobKeys, PartitionKeys
 
 PAGE = Path(__file__).parents[3].joinpath("docs", "scale.md").read_text()
 FREE = UnitCosts(*[0.0] * len(UnitCosts._fields))
@@ -152,7 +152,7 @@ def test_what_no_cluster_carries_is_said() -> None:
 
 
 def test_slots_are_cut_as_redis_cli_cuts_them() -> None:
-    slots = [key_slot(queue(partition, "bulk").encode()) for partition in range(128)]
+    slots = [key_slot(PartitionKeys(partition).queue("bulk").encode()) for partition in range(128)]
     assert slots == [key_slot(JobKeys(n, "0" * 32).job.encode()) for n in range(128)]
     for partitions in (8, 12, 16, 32, 64, 128):
         mine = slots[:partitions]

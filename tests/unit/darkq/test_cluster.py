@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError, ResponseError
 
-from darkq.protocol.keys import BatchKeys, JobKeys, failures, limit_keys, never_there, queue, wake
+from darkq.protocol.keys import BatchKeys, JobKeys, LimitKeys, PartitionKeys, absent_key
 from darkq.redis import scripts
 from darkq.redis.cluster import key_of, read_redirection, read_slots
 from darkq.redis.url import Address
@@ -80,33 +80,33 @@ def test_the_key_of_a_command() -> None:
 
 def test_all_keys_of_a_partition_share_a_slot() -> None:
     job, batch = JobKeys.new(12), BatchKeys.new(12)
-    names = [queue(12, "bulk"), wake(12), failures(12)]
+    names = [PartitionKeys(12).queue("bulk"), PartitionKeys(12).wake, PartitionKeys(12).failed]
     names += [getattr(job, name) for name in ("job", "result", "events", "live", "state", "failed")]
     names += [
         getattr(batch, name) for name in ("batch", "lines", "ends", "live", "runner", "files")
     ]
-    names += [never_there(name) for name in names]
+    names += [absent_key(name) for name in names]
     assert len({key_slot(name.encode()) for name in names}) == 1
 
 
 def test_so_do_those_of_an_upstream() -> None:
-    names = [*limit_keys("openai"), never_there(limit_keys("openai")[0])]
+    names = [*LimitKeys.of_upstream("openai"), absent_key(LimitKeys.of_upstream("openai")[0])]
     assert len({key_slot(name.encode()) for name in names}) == 1
 
 
 def test_a_key_without_a_tag_has_no_neighbours() -> None:
     with pytest.raises(ValueError, match="no hash tag"):
-        never_there("darkq:keys")
+        absent_key("darkq:keys")
 
 
 async def test_a_script_has_another_form_in_a_cluster(redis: Redis) -> None:
     """Both must work; tests/processes/cluster shows that a server accepts the second one."""
-    keys = [queue(0, "interactive"), queue(0, "bulk")]
-    alone = scripts.claim.call(keys, [1], in_cluster=False)
-    among = scripts.claim.call(keys, [1], in_cluster=True)
+    keys = [PartitionKeys(0).queue("interactive"), PartitionKeys(0).queue("bulk")]
+    alone = scripts.ALL["claim"].call(keys, [1], in_cluster=False)
+    among = scripts.ALL["claim"].call(keys, [1], in_cluster=True)
     assert alone[2:] == (2, *keys, 1)
-    assert among[2:] == (3, *keys, never_there(keys[0]), 1)
-    for script in scripts.ALL:
+    assert among[2:] == (3, *keys, absent_key(keys[0]), 1)
+    for script in scripts.ALL.values():
         shas = [script.sha(), script.sha(in_cluster=True)]
         for n, sha in enumerate(shas):
             loaded = await redis.script_load(script.source(in_cluster=bool(n)).decode())

@@ -11,7 +11,7 @@ from redis.crc import key_slot
 
 from darkq.errors import JobNotFound
 from darkq.protocol import keys as names
-from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, JobKeys
+from darkq.protocol.keys import MAX_PARTITIONS, JobKeys
 
 partitions = st.integers(0, MAX_PARTITIONS - 1)
 
@@ -56,10 +56,11 @@ def test_what_is_no_arq_id_is_refused(text: str) -> None:
 @given(partitions, st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_all_names_of_a_partition_share_one_slot(partition: int, idempotency_key: str) -> None:
     keys = JobKeys.new(partition)
+    shared = names.PartitionKeys(partition)
     everything = [
         keys.job, keys.result, keys.in_progress, keys.retry, keys.state, keys.events, keys.live,
-        names.wake(partition), names.idempotency(partition, idempotency_key),
-        *(names.queue(partition, priority) for priority in PRIORITIES),
+        shared.wake, shared.idempotency(idempotency_key),
+        *shared.queues,
     ]  # fmt: skip
     assert len(set(everything)) == len(everything)
     slots = {key_slot(name.encode()) for name in everything}
@@ -76,15 +77,15 @@ def test_the_keys_of_arq_are_arqs() -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.integers(1, 4096))
 def test_an_idempotency_key_has_one_partition_and_is_not_kept(key: str, partitions: int) -> None:
-    partition = names.partition_of(key, partitions)
+    partition = names.choose_partition(key, partitions)
     assert 0 <= partition < partitions
-    assert partition == names.partition_of(key, partitions)
-    name = names.idempotency(partition, key)
+    assert partition == names.choose_partition(key, partitions)
+    name = names.PartitionKeys(partition).idempotency(key)
     assert re.fullmatch(r"darkq:idempotency:\{\d+\}[0-9a-f]{64}", name)
 
 
 def test_idempotency_keys_are_spread_over_the_partitions() -> None:
     counts = [0] * 8
     for n in range(4000):
-        counts[names.partition_of(f"order-{n}", 8)] += 1
+        counts[names.choose_partition(f"order-{n}", 8)] += 1
     assert min(counts) > 350

@@ -16,7 +16,7 @@ from darkq.jobs.cancel import CANCELLED
 from darkq.protocol import record as rec
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
-from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, result_of
+from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, build_result
 from darkq.settings.settings import Settings
 from darkq_worker.attempts.attempt import Attempt
 from darkq_worker.attempts.outcome import Failed
@@ -105,7 +105,7 @@ def test_a_result_as_people_see_it() -> None:
     usage = Usage(prompt_tokens=3, completion_tokens=4)
     record = result("ü", model="m", upstream="u", finish_reason="length", usage=usage, chunks=9,
                     metadata={"a": "b"})  # fmt: skip
-    answer = result_of(rec.decode_result(rec.encode(record)))
+    answer = build_result(rec.decode_result(rec.encode(record)))
     assert str(answer) == answer.text == "ü"
     assert (answer.job_id, answer.attempt, answer.chunks) == (KEYS.public_id, 2, 9)
     assert (answer.finish_reason, answer.usage, answer.metadata) == ("length", usage, {"a": "b"})
@@ -114,10 +114,10 @@ def test_a_result_as_people_see_it() -> None:
 
 def test_a_result_without_text_is_an_error() -> None:
     with pytest.raises(JobCancelled) as cancelled:
-        result_of(result(CANCELLED, outcome="cancelled"))
+        build_result(result(CANCELLED, outcome="cancelled"))
     assert cancelled.value.job_id == KEYS.public_id
     with pytest.raises(JobFailed) as failed:
-        result_of(result(Failure(type="JobFailed", code="c", message="m"), outcome="failed"))
+        build_result(result(Failure(type="JobFailed", code="c", message="m"), outcome="failed"))
     assert (failed.value.code, failed.value.message) == ("c", "m")
 
 

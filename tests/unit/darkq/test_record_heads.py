@@ -22,8 +22,8 @@ from darkq.protocol.record import (
     JobRecord,
     ResultRecord,
     encode,
-    job_head,
-    result_head,
+    read_job_head,
+    read_result_head,
 )
 
 KEYS = JobKeys(0, "0" * 32)
@@ -49,7 +49,7 @@ def test_the_head_of_a_job_is_the_job_without_its_prompt(
     record = JobRecord(k=Arguments(msgspec.structs.replace(made, metadata=metadata)), et=17)
     data = encode(record)
     try:
-        found = job_head(data[:limit], KEYS, limit)
+        found = read_job_head(data[:limit], KEYS, limit)
     except CutShort:
         assert limit < data.rfind(b'"prompt":') + len(b'"prompt":')
         return
@@ -73,7 +73,7 @@ def test_the_head_of_a_result_is_the_result_without_its_answer(
     )  # fmt: skip
     data = encode(record)
     try:
-        found = result_head(data[:limit], KEYS, limit)
+        found = read_result_head(data[:limit], KEYS, limit)
     except CutShort:
         assert limit < data.rfind(b'"r":') + len(b'"r":')
         return
@@ -88,7 +88,7 @@ def test_what_stands_before_a_text_is_not_longer_than_the_longer_head(char: str)
     job = Job.create("p" * 300_000, metadata=pairs, tenant="t" * 200, model='"' * 200)
     data = encode(JobRecord(k=Arguments(job), et=1))
     limit = HEADS_BYTES[1]
-    assert job_head(data[:limit], KEYS, limit).job.metadata == pairs
+    assert read_job_head(data[:limit], KEYS, limit).job.metadata == pairs
 
 
 def test_a_record_with_the_text_before_the_rest_is_read_whole() -> None:
@@ -96,8 +96,8 @@ def test_a_record_with_the_text_before_the_rest_is_read_whole() -> None:
     job = {"prompt": "x" * 5000, "tenant": "alice"}
     data = json.dumps({"v": 1, "t": None, "f": "generate", "a": [], "k": {"job": job}, "et": 1})
     with pytest.raises(CutShort):
-        job_head(data.encode()[:4096], KEYS, 4096)
-    assert job_head(data.encode(), KEYS, None).job.tenant == "alice"
+        read_job_head(data.encode()[:4096], KEYS, 4096)
+    assert read_job_head(data.encode(), KEYS, None).job.tenant == "alice"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_an_unreadable_record_says_whose_it_is_if_it_can(
     for version, error in ((1, CorruptRecord), (99, NewerRecord)):
         data = json.dumps({"v": version, **fields}).encode()
         with pytest.raises(error) as caught:
-            job_head(data, KEYS, None)
+            read_job_head(data, KEYS, None)
         assert caught.value.tenant == tenant
 
 
@@ -126,10 +126,10 @@ def test_metadata_may_be_called_as_the_text_is() -> None:
     job = Job.create("p" * 9000, metadata=metadata, tenant="alice")
     limit = HEADS_BYTES[0]
     head = encode(JobRecord(k=Arguments(job), et=1))[:limit]
-    found = job_head(head, KEYS, limit).job
+    found = read_job_head(head, KEYS, limit).job
     assert (found.metadata, found.tenant, found.prompt) == (metadata, "alice", "")
     details = Details(outcome="completed", metadata=metadata, tenant="alice")
     record = ResultRecord(
         t=2, et=1, s=True, r="t" * 9000, st=4, ft=5, q="q", id=KEYS.arq_id, d=details
     )  # fmt: skip
-    assert result_head(encode(record)[:limit], KEYS, limit).d == details
+    assert read_result_head(encode(record)[:limit], KEYS, limit).d == details

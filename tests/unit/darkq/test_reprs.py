@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from darkq import InvalidJob
 from darkq import event as ev
-from darkq.jobs.enqueue import _Order
+from darkq.jobs.enqueue import _EncodedJob
 from darkq.jobs.status import Status
 from darkq.jobs.tail import News
 from darkq.protocol.job import MAX_PROMPT_BYTES, Job, Message, TextPart
@@ -21,10 +21,10 @@ from darkq.protocol.record import (
     JobRecord,
     Result,
     ResultRecord,
+    build_result,
     encode,
-    result_of,
 )
-from darkq.telemetry.tracing import NOTHING
+from darkq.telemetry.tracing import NO_CONTEXT
 from darkq_worker.leases import Claim
 from darkq_worker.upstreams.base import Request
 from darkq_worker.writing.attempt_log import Entry
@@ -51,10 +51,11 @@ def everything(secret: str) -> list[Any]:
     chunk = ev.Chunk(id="1-1", text=secret)
     return [
         message, parts, parts.content, job, Job.create(secret), record, record.k, details, result,
-        result_of(result), chunk, News([chunk], hole=False), Entry("1-1", ev.encode(chunk)),
+        build_result(result), chunk, News([chunk], gap=False), Entry("1-1", ev.encode(chunk)),
         Status(job_id="j", state="queued", metadata=job.metadata),
         Request(prompt=secret, proxy=proxy), Request(prompt=(message,)),
-        Claim(keys, 0, 1, "w:1", 0, 0, False, encode(record)), _Order.of(keys, job, NOTHING, "k"),
+        Claim(keys, 0, 1, "w:1", 0, 0, False, encode(record)),
+        _EncodedJob.encode(keys, job, NO_CONTEXT, "k"),
     ]  # fmt: skip
 
 

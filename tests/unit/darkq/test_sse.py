@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from darkq.sse import (
     ServerSentEvent,
     SSEError,
     encode,
+    frame,
 )
 
 RECORDED = (Path(__file__).parents[2] / "data" / "darkai_stream.txt").read_bytes()
@@ -300,3 +302,10 @@ def test_what_is_encoded_is_decoded(data: str, event: str | None, last_id: str |
         return
     expected = re.sub("\r\n|\r", "\n", data).encode()
     assert decode(encode(data, event, last_id)) == [(event or "message", expected, last_id or "")]
+
+
+@given(st.text(), st.one_of(st.none(), st.text("ab é")), st.one_of(st.none(), st.text("12-")))
+def test_a_frame_is_what_encode_returns(data: str, event: str | None, last_id: str | None) -> None:
+    """Red when the encoder without checks writes a field in another way."""
+    line = msgspec.json.encode(data)
+    assert frame(line, event, last_id) == encode(line.decode(), event, last_id)

@@ -18,7 +18,7 @@ from darkq.errors import InvalidJob
 from darkq.protocol.job import Job
 from darkq.protocol.record import Head, JobRecord, decode_head, decode_job
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogLine, described
+from darkq.telemetry.logging import LogEvent, describe_error
 from darkq_worker.attempts import outcome as oc
 from darkq_worker.attempts.outcome import Outcome
 from darkq_worker.leases import Claim
@@ -79,7 +79,7 @@ class Attempt:
             return self._judge(error, record.job)
         except Exception as error:
             job_id = self.claim.keys.public_id
-            logger.error(LogLine("attempt broken", job=job_id, exception=described(error)))
+            logger.error(LogEvent("attempt broken", job=job_id, exception=describe_error(error)))
             return oc.Failed("internal_error", f"{type(error).__name__} in the worker; see its log")
         finally:
             self._task = None

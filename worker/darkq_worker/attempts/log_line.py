@@ -13,7 +13,7 @@ import logging
 import time
 
 from darkq.protocol.keys import PRIORITIES
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.attempts import outcome as oc
 from darkq_worker.attempts.attempt import Attempt
 from darkq_worker.attempts.outcome import Outcome
@@ -37,7 +37,7 @@ def report(outcome: Outcome, attempt: Attempt, log: AttemptLog, worker_id: str) 
     first_s, ended_s = log.first_chunk_s, attempt.ended_s
     logger.log(
         level,
-        LogLine(
+        LogEvent(
             "job ended" if isinstance(outcome, _LAST) else "attempt ended",
             job=claim.keys.public_id,
             attempt=claim.attempt,

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogLine, described
+from darkq.telemetry.logging import LogEvent, describe_error
 from darkq_worker.attempts.attempt import Attempt, Function
 from darkq_worker.attempts.log_line import report
 from darkq_worker.attempts.metrics import Counting
@@ -82,8 +82,8 @@ class Running:
             self._hand_back(attempt)
         error = None if task.cancelled() else task.exception()
         if error is not None:  # its lease will run out, and the job is claimed again
-            job_id, found = attempt.claim.keys.public_id, described(error)
-            line = LogLine("attempt broken", job=job_id, exception=found, worker=self._worker_id)
+            job_id, found = attempt.claim.keys.public_id, describe_error(error)
+            line = LogEvent("attempt broken", job=job_id, exception=found, worker=self._worker_id)
             logger.error(line)
 
     def _hand_back(self, attempt: Attempt) -> None:

@@ -13,7 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from darkq.protocol.keys import PRIORITIES
-from darkq.telemetry.tracing import TraceContext, Untraced, fail, messaging, tracer
+from darkq.telemetry.tracing import (
+    SpanScope,
+    TraceContext,
+    mark_failed,
+    messaging_attributes,
+    tracer,
+)
 from darkq_worker.attempts import outcome as oc
 from darkq_worker.attempts.outcome import Outcome
 from darkq_worker.leases import Claim
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 
-class AttemptSpan(Untraced):
+class AttemptSpan(SpanScope):
     """An attempt, current inside its block. `ended` may come after that. This one is not traced.
 
     `traceparent` is told to readers.
@@ -57,10 +63,10 @@ class _TracedAttempt(AttemptSpan):
         self._tracer = tracer
         self._span = tracer.start_span(
             "attempt",
-            context=TraceContext.of_record(claim.record).context(),
+            context=TraceContext.from_record(claim.record).context(),
             kind=SpanKind.CONSUMER,
             attributes={
-                **messaging("attempt", "process"),
+                **messaging_attributes("attempt", "process"),
                 "messaging.destination.name": PRIORITIES[claim.priority_number],
                 "messaging.destination.partition.id": str(claim.keys.partition),
                 "messaging.message.id": claim.keys.public_id,
@@ -70,7 +76,7 @@ class _TracedAttempt(AttemptSpan):
                 "darkq.worker": claim.token.rpartition(":")[0],
             },
         )
-        self.traceparent = TraceContext.of_span(self._span).traceparent
+        self.traceparent = TraceContext.from_span(self._span).traceparent
         self._current: AbstractContextManager[object] = use_span(
             self._span, record_exception=False, set_status_on_exception=False
         )
@@ -87,7 +93,7 @@ class _TracedAttempt(AttemptSpan):
     ) -> None:
         self._current.__exit__(kind, error, traceback)
         if isinstance(error, Exception):
-            fail(self._span, type(error).__name__)
+            mark_failed(self._span, type(error).__name__)
             self._span.end()
 
     def call(self, upstream: str, request: Request) -> CallSpan:
@@ -100,13 +106,13 @@ class _TracedAttempt(AttemptSpan):
         span.set_attribute("darkq.chars", log.chars)
         match outcome:
             case oc.Failed(code):
-                fail(span, code)
+                mark_failed(span, code)
             case oc.TryAgain(reason, delay_s):
                 span.add_event("retry", {"darkq.reason": reason, "darkq.retry_in_s": delay_s})
-                fail(span, reason)
+                mark_failed(span, reason)
             case oc.Lost():
                 span.add_event("lease lost")
-                fail(span, "lease_lost")
+                mark_failed(span, "lease_lost")
             case oc.Cancelled() | oc.HandBack() | oc.Deferred():
                 span.add_event(str(outcome))
         span.end()

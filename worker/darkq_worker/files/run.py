@@ -5,9 +5,10 @@
 
 A lease cannot fence the store of files: a runner that was frozen goes on writing there after
 another one has taken its place. So each runner writes under names of its own, and Redis decides in
-one step what counts. A page of ends is stored as a part `<number>-<token>`; `acknowledge` notes the
-part with the ends that it holds. The noted parts become a file with a new id; the script that
-ends the batch makes that file the output. What no record names is deleted an hour after the end.
+one step what counts. A page of ends is stored as a part `<number>-<token>`; `batch_acknowledge`
+notes the part with the ends that it holds. The noted parts become a file with a new id; the script
+that ends the batch makes that file its output. What no record names is deleted an hour after the
+end.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from darkq.batches.lease import Part
 from darkq.batches.lines import Line
 from darkq.batches.results import Finished, Position
 from darkq.errors import BatchClosed, BatchFull, BatchTaken, FileNotFound, FileStoreUnavailable
-from darkq.openai.errors import job_error
-from darkq.openai.response import repeated_in
+from darkq.openai.errors import build_job_error
+from darkq.openai.response import read_repeated
 from darkq.protocol.keys import BatchKeys
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL
 from darkq.serving.file_batches import LEFTOVERS_KEPT_S, TTL_S, FileBatch, FileBatchState, LineError
@@ -272,7 +273,7 @@ class FileBatchRun:
 
     def _failure(self, end: Finished) -> bytes:
         if end.code:
-            error = job_error(end.code, end.message, self._record.endpoint)
+            error = build_job_error(end.code, end.message, self._record.endpoint)
             return refusal_line(end.custom_id, end.job_id, error)
         return failure_line(end.custom_id, end.job_id, *self._unanswered())
 
@@ -416,7 +417,7 @@ class FileBatchRun:
 
 def _is_stored(end: Finished) -> bool:
     """Tell whether a line is a Response that its owner may retrieve by its id."""
-    repeated = repeated_in(end.result.metadata) if end.result is not None else None
+    repeated = read_repeated(end.result.metadata) if end.result is not None else None
     return repeated is not None and repeated.store
 
 

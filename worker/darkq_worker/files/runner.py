@@ -22,7 +22,7 @@ from darkq.errors import BatchNotFound, BatchTaken, RedisUnavailable
 from darkq.redis.pool import brief
 from darkq.serving.file_batches import FileBatch
 from darkq.serving.files import Files
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.files.run import FileBatchRun, delete_leftovers
 
 logger = logging.getLogger("darkq.worker.files")
@@ -85,7 +85,7 @@ class FileBatchRunners:
                     said = ""
                 except Exception as error:
                     if said != (said := brief(error)):
-                        logger.warning(LogLine("no look at the open batches", error=said))
+                        logger.warning(LogEvent("no look at the open batches", error=said))
                 await asyncio.sleep(LOOK_S)
         finally:
             tasks = [each.task for each in self._running.values() if each.task is not None]
@@ -143,7 +143,7 @@ class FileBatchRunners:
         return is_free
 
     async def _replace(self, victim: _Running, batch: _Open) -> None:
-        logger.info(LogLine("batch paused, another tenant waits", batch=batch.batch_id))
+        logger.info(LogEvent("batch paused, another tenant waits", batch=batch.batch_id))
         if victim.task is not None:
             victim.task.cancel()
             await asyncio.wait([victim.task])
@@ -183,7 +183,7 @@ class FileBatchRunners:
         except Exception as error:
             if batch_id not in self._unreadable:
                 self._unreadable.add(batch_id)
-                logger.warning(LogLine("batch unreadable", batch=batch_id, error=brief(error)))
+                logger.warning(LogEvent("batch unreadable", batch=batch_id, error=brief(error)))
             return False
         self._tenants[batch_id] = record.tenant
         return True
@@ -207,11 +207,11 @@ class FileBatchRunners:
             await self._end_lost(batch_id)
         except Exception as error:
             logger.warning(
-                LogLine("batch stopped, will try again", batch=batch_id, error=brief(error))
+                LogEvent("batch stopped, will try again", batch=batch_id, error=brief(error))
             )
             self._back_off(batch_id)
         else:
-            logger.info(LogLine("batch ended", batch=batch_id))
+            logger.info(LogEvent("batch ended", batch=batch_id))
         finally:
             del self._running[batch_id]
 
@@ -221,7 +221,7 @@ class FileBatchRunners:
             await self._client.file_batches.fail_lost(batch_id)
         except DarkqError as error:
             logger.warning(
-                LogLine("batch stopped, will try again", batch=batch_id, error=brief(error))
+                LogEvent("batch stopped, will try again", batch=batch_id, error=brief(error))
             )
             self._back_off(batch_id)
 
@@ -241,7 +241,7 @@ class FileBatchRunners:
                 raise
             except Exception as error:
                 kind = brief(error)
-                logger.warning(LogLine("leftovers not deleted", batch=batch_id, error=kind))
+                logger.warning(LogEvent("leftovers not deleted", batch=batch_id, error=kind))
                 await self._client.file_batches.close(batch_id)
 
 

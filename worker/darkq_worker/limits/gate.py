@@ -29,19 +29,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from darkq.protocol.keys import PRIORITIES, JobKeys, limit_keys, queue, wake
+from darkq.protocol.keys import PRIORITIES, JobKeys, LimitKeys
 from darkq.redis import scripts
 from darkq.redis.group_commit import GroupCommit
 from darkq.redis.pool import brief
-from darkq.redis.scripts import Argument
+from darkq.redis.scripts import Answer, CallReport, CallWord, Limits, Question, Turn
 from darkq.settings.parsing import Window
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.leases import Claim
 
 logger = logging.getLogger("darkq.worker")
@@ -82,7 +82,7 @@ class Gate:
     def __init__(self, redis: Redis, upstream: str, rule: Rule, settings: Settings) -> None:
         self.rule = rule
         self._redis = redis
-        self._keys = limit_keys(upstream)
+        self._keys = LimitKeys.of_upstream(upstream)
         self._upstream = upstream
         self._failures_to_open = settings.breaker_failures
         self._failures = 0
@@ -91,16 +91,17 @@ class Gate:
         self._renewed: set[str] = set()
         self._asks = GroupCommit(self._ask, max_items=_MAX_ASKS)
         self._turns = Turns(redis, self._report)
-        self._limits: list[Argument] = [
+        self._limits = Limits(
             rule.concurrency,
-            int(settings.worker_lease_s * 1000),
-            int(settings.job_ttl_s * 500),  # each claim keeps the record for its whole life
-            int(settings.breaker_cooldown_s * 1000),
-            int(settings.breaker_cooldown_max_s * 1000),
-            len(rule.windows),
-        ]
-        for window in rule.windows:
-            self._limits += [window.calls, int(window.length_s * 1000 * _CLOCKS_DIFFER)]
+            lease_ms=int(settings.worker_lease_s * 1000),
+            horizon_ms=int(settings.job_ttl_s * 500),  # each claim renews the record's ttl
+            cooldown_ms=int(settings.breaker_cooldown_s * 1000),
+            cooldown_max_ms=int(settings.breaker_cooldown_max_s * 1000),
+            windows=[
+                (window.calls, int(window.length_s * 1000 * _CLOCKS_DIFFER))
+                for window in rule.windows
+            ],
+        )
 
     @property
     def asks(self) -> bool:
@@ -123,22 +124,22 @@ class Gate:
                     self._complain("cannot ask for a call, will keep trying", error)
                 warned = True
                 await asyncio.sleep(_OUTAGE_PAUSE_S)
-        if answer not in ("go", "probe"):
-            raise NotNow(float(answer), self._upstream)
+        if answer.word == "wait":
+            raise NotNow(answer.turn_ms, self._upstream)
         self._in_progress[token(claim)] = None
-        return answer == "probe" or bool(self.rule.windows)
+        return answer.word == "probe" or bool(self.rule.windows)
 
     async def withdraw(self, claim: Claim) -> None:
         """Leave the line of those that were put off. Raises what redis-py raises."""
-        await self._send([claim.keys.arq_id, "gone", ""])
+        await self._send([CallReport(claim.keys.arq_id, "gone")])
 
     async def answered(self, call: str) -> None:
         """Say that the service has answered a call."""
         if call in self._in_progress:
             self._in_progress[call] = time.monotonic()
-            await self._report([call, "answered", ""])
+            await self._report([CallReport(call, "answered")])
 
-    async def ended(self, call: str, verdict: str, retry_after_s: float = 0) -> None:
+    async def ended(self, call: str, verdict: CallWord, retry_after_s: float = 0) -> None:
         """Say how a call ended, as far as Redis must know. Best effort: a lease does the rest."""
         self._count(verdict)
         was_admitted = call in self._in_progress
@@ -148,7 +149,7 @@ class Gate:
         argument = int(retry_after_s * 1000) if verdict == "limited" else 0
         if verdict == "failed":
             argument = int(self._failures >= self._failures_to_open)
-        await self._report([call, verdict, argument])
+        await self._report([CallReport(call, verdict, argument)])
 
     def works(self) -> None:
         """Take note that the service has answered: failures before do not count any more."""
@@ -157,13 +158,11 @@ class Gate:
     async def keep(self) -> None:
         """Renew the leases of all calls, and hear of the breaker. Raises what redis-py raises."""
         ended = self._renewed - self._in_progress.keys()
-        args: list[Argument] = [field for call in ended for field in (call, "left", "")]
-        for call, answered_s in self._in_progress.items():
-            args += [call, *_standing(answered_s)]
+        reports = [CallReport(call, "left") for call in ended]
+        reports += [_standing(*call) for call in self._in_progress.items()]
         self._renewed = ended | self._in_progress.keys()
-        step = MAX_CALLS_PER_SCRIPT * 3
-        for start in range(0, max(1, len(args)), step):
-            await self._send(args[start : start + step])
+        for start in range(0, max(1, len(reports)), MAX_CALLS_PER_SCRIPT):
+            await self._send(reports[start : start + MAX_CALLS_PER_SCRIPT])
         self._renewed -= ended
 
     async def aclose(self) -> None:
@@ -177,55 +176,48 @@ class Gate:
         elif verdict == "alive":
             self._failures = 0
 
-    async def _ask(self, claims: Sequence[Claim]) -> list[str]:
-        args: list[Argument] = []
-        for claim in claims:
-            args += [token(claim), claim.keys.arq_id, claim.priority_number, claim.place_ms]
-        shut, answers, called = await scripts.admit(self._redis, self._keys, [*self._limits, *args])
-        self._told(shut=bool(shut))
-        self._turns.call(called)
-        return [answer.decode() for answer in answers]
+    async def _ask(self, claims: Sequence[Claim]) -> list[Answer]:
+        questions = [
+            Question(token(claim), claim.keys.arq_id, claim.priority_number, claim.place_ms)
+            for claim in claims
+        ]
+        shut, answers, turns = await scripts.limit_admit(
+            self._redis, self._keys, self._limits, questions
+        )
+        self._told(shut=shut)
+        self._turns.call(turns)
+        return answers
 
-    async def _report(self, args: Sequence[Argument]) -> None:
+    async def _report(self, reports: Sequence[CallReport]) -> None:
         try:
-            await self._send(args)
+            await self._send(reports)
         except (RedisError, OSError) as error:
             self._complain("cannot report a call", error)
 
-    async def _send(self, args: Sequence[Argument]) -> None:
-        shut, called = await scripts.report(self._redis, self._keys, [*self._limits, *args])
-        self._told(shut=bool(shut))
-        self._turns.call(called)
+    async def _send(self, reports: Sequence[CallReport]) -> None:
+        shut, turns = await scripts.limit_report(self._redis, self._keys, self._limits, reports)
+        self._told(shut=shut)
+        self._turns.call(turns)
 
     def _told(self, *, shut: bool) -> None:
         if shut != self._shut:
             self._shut = shut
             event = "calls are put off" if shut else "calls are let go"
-            logger.warning(LogLine(event, upstream=self._upstream))
+            logger.warning(LogEvent(event, upstream=self._upstream))
 
     def _complain(self, event: str, error: Exception) -> None:
-        logger.warning(LogLine(event, upstream=self._upstream, error=brief(error)))
+        logger.warning(LogEvent(event, upstream=self._upstream, error=brief(error)))
 
 
-def _standing(answered_s: float | None) -> tuple[str, Argument]:
-    """Say how a call that goes on stands, as `report.lua` takes it."""
+def _standing(call: str, answered_s: float | None) -> CallReport:
+    """Say how a call that goes on stands."""
     if answered_s is None:
-        return "calling", ""
-    return "answering", int((time.monotonic() - answered_s) * 1000)
+        return CallReport(call, "calling")
+    return CallReport(call, "answering", int((time.monotonic() - answered_s) * 1000))
 
 
-_FIELDS = 3
-_MAX_CALLED = 100  # as in limits.lua
 _MAX_PENDING = 500
 _PATIENCE_S = 1.0
-
-
-class Turn(NamedTuple):
-    """A job to be made due, as `limits.lua` returns it."""
-
-    arq_id: bytes
-    queue_number: int
-    place: bytes
 
 
 class Turns:
@@ -235,7 +227,9 @@ class Turns:
     `away`; it learns which jobs to call next. It must not raise.
     """
 
-    def __init__(self, redis: Redis, tell: Callable[[Sequence[Argument]], Awaitable[None]]) -> None:
+    def __init__(
+        self, redis: Redis, tell: Callable[[Sequence[CallReport]], Awaitable[None]]
+    ) -> None:
         self._redis = redis
         self._tell = tell
         self._pending: dict[int, dict[bytes, Turn]] = {}
@@ -243,12 +237,11 @@ class Turns:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._asides: set[asyncio.Task[None]] = set()
 
-    def call(self, called: Sequence[Any]) -> None:
-        """Take three fields per job, as `limits.lua` returns them."""
+    def call(self, turns: Sequence[Turn]) -> None:
+        """Make jobs due, as a reply of Redis says."""
         foreign: list[bytes] = []
         away: list[bytes] = []
-        for n in range(0, len(called), _FIELDS):
-            turn = Turn(*called[n : n + _FIELDS])
+        for turn in turns:
             partition = _partition(turn.arq_id)
             if partition is None or turn.queue_number not in range(len(PRIORITIES)):
                 foreign.append(turn.arq_id)  # anybody may have written it
@@ -256,7 +249,7 @@ class Turns:
             if partition in self._away:
                 away.append(turn.arq_id)
             self._add(partition, turn)
-        if foreign or away or len(called) >= _MAX_CALLED * _FIELDS:
+        if foreign or away or len(turns) >= scripts.MOST_CALLED:
             self._tell_soon(_words(foreign, "gone") + _words(away, "away"))
 
     async def aclose(self) -> None:
@@ -286,7 +279,7 @@ class Turns:
         loop = asyncio.get_running_loop()
         slow = loop.call_later(_PATIENCE_S, self._set_aside, partition, turns)
         try:
-            gone = await make_due(self._redis, partition, turns)
+            gone = await scripts.make_due(self._redis, partition, turns)
         except (RedisError, OSError):
             if partition not in self._away:
                 self._set_aside(partition, turns)
@@ -303,26 +296,17 @@ class Turns:
         pending = self._pending.get(partition, {})
         self._tell_soon(_words([*(turn.arq_id for turn in turns), *pending], "away"))
 
-    def _tell_soon(self, args: Sequence[Argument]) -> None:
+    def _tell_soon(self, reports: Sequence[CallReport]) -> None:
         async def tell() -> None:
-            await self._tell(args)
+            await self._tell(reports)
 
         task = asyncio.create_task(tell(), name="darkq-set-aside")
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
 
 
-def _words(arq_ids: Sequence[bytes], word: str) -> list[Argument]:
-    return [field for arq_id in arq_ids for field in (arq_id, word, "")]
-
-
-async def make_due(redis: Redis, partition: int, turns: Sequence[Turn]) -> list[bytes]:
-    """Move jobs back to their places and wake workers; return those that are in no queue."""
-    args: list[Argument] = [wake(partition)]
-    for turn in turns:
-        args += turn
-    queues = [queue(partition, priority) for priority in PRIORITIES]
-    return [turns[n].arq_id for n in await scripts.make_due(redis, queues, args)]
+def _words(arq_ids: Sequence[bytes], word: CallWord) -> list[CallReport]:
+    return [CallReport(arq_id, word) for arq_id in arq_ids]
 
 
 def _partition(arq_id: bytes) -> int | None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.attempts.attempt import Attempt
 from darkq_worker.attempts.metrics import Counting
 from darkq_worker.leases import Leases
@@ -90,7 +90,7 @@ class Heartbeat:
         for claim in renewal.lost:
             if attempts[claim].stop("lost"):  # else its settlement was quicker than our question
                 job_id, attempt = claim.keys.public_id, claim.attempt
-                logger.warning(LogLine("lease lost", job=job_id, attempt=attempt))
+                logger.warning(LogEvent("lease lost", job=job_id, attempt=attempt))
         for claim in renewal.cancel:
             attempts[claim].stop("cancelled")
 

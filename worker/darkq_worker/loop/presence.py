@@ -17,7 +17,7 @@ from contextlib import suppress
 from redis.asyncio import Redis
 
 from darkq.operate.workers import Drain, read_order
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.outage_log import Trouble
 
 _INTERVAL_S = 1.0
@@ -100,10 +100,10 @@ class Draining:
             return
         self._told = told
         if told is None:
-            logger.info(LogLine("claims again"))
+            logger.info(LogEvent("claims again"))
             return
         ends = "stays" if told.stay else "exits when it is done"
-        logger.info(LogLine("drained: takes no more jobs", by=told.by or "?", then=ends))
+        logger.info(LogEvent("drained: takes no more jobs", by=told.by or "?", then=ends))
         if not told.stay:
             self._leaves = True
             self._leave(told.patient)

@@ -41,7 +41,7 @@ from darkq.protocol.record import deserialize, serialize
 from darkq.redis.pool import brief
 from darkq.redis.pubsub import Live
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.attempts.metrics import Counting
 from darkq_worker.attempts.running import Running
 from darkq_worker.leases import Claim, Leases
@@ -80,13 +80,13 @@ class LeasedWorker(Worker):
     ) -> None:
         super().__init__(
             functions,
-            queue_name=names.queue(0, "interactive"),
+            queue_name=names.PartitionKeys(0).queue("interactive"),
             redis_pool=cast(ArqRedis, redis),  # of which only what any client can do is used
             max_jobs=settings.worker_jobs,
             job_completion_wait=math.ceil(settings.worker_shutdown_grace_s),
             handle_signals=handle_signals,
             health_check_interval=HEALTH_INTERVAL_S,
-            health_check_key=names.worker(worker_id),
+            health_check_key=names.WorkerKeys(worker_id).health,
             job_serializer=serialize,
             job_deserializer=deserialize,
             ctx={**ctx, "limits": limits},
@@ -167,15 +167,15 @@ class LeasedWorker(Worker):
                 sink = Wakeups(
                     on_jobs=look, on_cancel=self._running.cancel, on_gap=partial(self._missed, look)
                 )
-                stack.enter_context(self._live.listening(names.wake(partition), sink))
+                stack.enter_context(self._live.listening(names.PartitionKeys(partition).wake, sink))
                 mine = Wakeups(
                     on_jobs=partial(self._woken, partition),
                     on_cancel=self._running.cancel,
                     on_gap=look,
                 )
-                own = names.wake_one(partition, self._worker_id)
+                own = names.PartitionKeys(partition).wake_worker(self._worker_id)
                 stack.enter_context(self._live.listening(own, mine))
-            orders = names.worker_orders(self._worker_id)
+            orders = names.WorkerKeys(self._worker_id).drain_request
             stack.enter_context(self._live.listening(orders, self._draining))
             await self._claiming.claim_due()  # asked twice, the first time: it learns the time
             self._say("worker ready", jobs_at_once=self.max_jobs)
@@ -197,7 +197,7 @@ class LeasedWorker(Worker):
         self._wake.set()
 
     def _say(self, event: str, level: int = logging.INFO, **facts: object) -> None:
-        logger.log(level, LogLine(event, **facts, worker=self._worker_id))
+        logger.log(level, LogEvent(event, **facts, worker=self._worker_id))
 
     async def record_health(self) -> None:
         """Give a sign of life, now and then; see `darkq.workers`."""

@@ -32,7 +32,7 @@ import msgspec
 
 from darkq.event import Usage
 from darkq.protocol.job import Message
-from darkq.protocol.options import Options, refusal_of_option
+from darkq.protocol.options import Options, format_refusal
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,7 +215,7 @@ def check_options(upstream: Upstream, options: Options | None) -> None:
     """Raise `Rejected` for the first option that the upstream cannot honour."""
     for name in options.given() if options else ():
         if name not in upstream.options:
-            raise Rejected(refusal_of_option(upstream.name, name, upstream.options))
+            raise Rejected(format_refusal(upstream.name, name, upstream.options))
 
 
 def format_prompt(prompt: str | Sequence[Message]) -> str:

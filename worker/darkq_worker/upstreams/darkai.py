@@ -16,7 +16,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.upstreams.base import (
     End,
     Rejected,
@@ -117,7 +117,7 @@ class DarkAIUpstream:
             finally:
                 if answer.malformed:
                     facts = {"upstream": self.name, "lines": answer.malformed}
-                    _log.warning(LogLine("skipped malformed lines", **facts))
+                    _log.warning(LogEvent("skipped malformed lines", **facts))
         yield End()
 
     async def probe(self, *, timeout_s: float) -> None:

@@ -23,7 +23,7 @@ from types import MappingProxyType
 import aiohttp
 
 from darkq.protocol.options import OPTIONS
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.upstreams.base import (
     End,
     NotReady,
@@ -267,7 +267,7 @@ class OpenAIUpstream:
         if reason and reason not in self._unknown_reasons:
             if len(self._unknown_reasons) < MAX_REMEMBERED:
                 self._unknown_reasons.add(reason)
-            _log.warning(LogLine("unknown finish reason", upstream=self.name, reason=reason))
+            _log.warning(LogEvent("unknown finish reason", upstream=self.name, reason=reason))
 
     def _call(
         self, path: str, body: bytes | None, proxy: str | None, timeout_s: float

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from darkq.telemetry.tracing import NOTHING, TraceContext, Untraced, fail
+from darkq.telemetry.tracing import NO_CONTEXT, SpanScope, TraceContext, mark_failed
 from darkq_worker.upstreams.base import End, Request, UpstreamError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _OPTIONS = (
 _current_call: ContextVar[Span | None] = ContextVar("darkq_call", default=None)
 
 
-class CallSpan(Untraced):
+class CallSpan(SpanScope):
     """A call of an upstream. This one is not traced."""
 
     def first_chunk(self) -> None:
@@ -78,11 +78,11 @@ class TracedCall(CallSpan):
         _current_call.reset(self._before)
         self._current.__exit__(kind, error, traceback)
         if isinstance(error, UpstreamError):
-            fail(self._span, error.code)
+            mark_failed(self._span, error.code)
         elif isinstance(error, asyncio.CancelledError):
             self._span.add_event("cancelled")
         elif error is not None:
-            fail(self._span, type(error).__name__)
+            mark_failed(self._span, type(error).__name__)
         self._span.end()
 
     def first_chunk(self) -> None:
@@ -105,7 +105,7 @@ def requested(url: str, method: str, *, sends_trace: bool) -> dict[str, str]:
     span.set_attribute("http.request.method", method)
     span.set_attribute("server.address", parts.hostname or "")
     span.set_attribute("server.port", parts.port or (443 if parts.scheme == "https" else 80))
-    carried = TraceContext.of_span(span) if sends_trace else NOTHING
+    carried = TraceContext.from_span(span) if sends_trace else NO_CONTEXT
     return {name: value for name, value in carried._asdict().items() if value}
 
 

@@ -17,7 +17,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from darkq.errors import NotReplicated
-from darkq.event import Cursor
+from darkq.event import Cursor, Started, decode
 from darkq.redis import scripts
 from darkq.redis.durability import WaitRule
 from darkq.redis.raw import Command
@@ -104,32 +104,21 @@ def is_hopeless(error: Exception) -> bool:
 
 
 def _append(parts: Sequence[_Part], in_cluster: bool) -> _Call:
-    keys: list[str] = []
-    args: list[str | bytes] = []
-    for log, entries, _ in parts:
-        events, live = log.keys.events, log.keys.live
-        for id_, event in entries:
-            keys.append(events)
-            args += (live, id_, event)
+    logs = [(log.keys, entries) for log, entries, _ in parts]
 
-    def told(refused: Iterable[int]) -> None:
-        refusing = set(refused)
-        first = 0
-        for log, entries, held in parts:
-            numbers = range(first, first + len(entries))
-            first = numbers.stop
-            if refusing.isdisjoint(numbers):
-                log.acknowledge(held)
+    def told(refused: Sequence[int]) -> None:
+        for part, accepted in zip(parts, scripts.append_accepted(refused, logs), strict=True):
+            if accepted:
+                part.log.acknowledge(part.held)
             else:
-                log.lose()
+                part.log.lose()
 
-    return scripts.append.call(keys, args, in_cluster=in_cluster), told
+    return scripts.append_call(logs, in_cluster=in_cluster), told
 
 
 def _settle(settlement: Settlement, in_cluster: bool, on_settled: _OnSettled) -> _Call:
-    script, keys, args = settlement.call()
-    command = script.call(keys, args, in_cluster=in_cluster)
-    return command, lambda reply: on_settled(settlement, reply == 1)
+    command = settlement.command(in_cluster=in_cluster)
+    return command, lambda reply: on_settled(settlement, scripts.was_ours(reply))
 
 
 def _told_of_replicas(
@@ -153,15 +142,22 @@ class Standing(NamedTuple):
     begun: Any
 
     def holds_another_run(self, log: AttemptLog) -> bool:
-        """Return True if another run has begun this attempt."""
-        return (
-            isinstance(self.begun, list) and self.begun != [] and self.begun[0][1][1] != log.started
-        )
+        """Return True if another run has begun this attempt.
+
+        A run that ends before it begins writes its end in place of `started`. So if our log has no
+        `started`, an entry of another kind may be our own end, whose reply was lost.
+        """
+        if not isinstance(self.begun, list) or not self.begun:
+            return False
+        entry: bytes = self.begun[0][1][1]
+        if log.started is None:
+            return isinstance(decode(entry), Started)
+        return entry != log.started
 
 
 async def load_scripts(connection: AbstractConnection, *, in_cluster: bool) -> None:
     """Bring all scripts to the server. Raises what redis-py raises."""
-    sources = [script.source(in_cluster=in_cluster) for script in scripts.ALL]
+    sources = [script.source(in_cluster=in_cluster) for script in scripts.ALL.values()]
     await _send(connection, [("SCRIPT", "LOAD", source) for source in sources])
     for _ in sources:
         await connection.read_response()

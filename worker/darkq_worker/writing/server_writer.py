@@ -26,7 +26,7 @@ from darkq.redis.raw import Line
 from darkq.redis.servers import Servers
 from darkq.redis.url import Address
 from darkq.settings.settings import Settings
-from darkq.telemetry.logging import LogLine
+from darkq.telemetry.logging import LogEvent
 from darkq_worker.outage_log import kind_of
 from darkq_worker.writing.attempt_log import AttemptLog
 from darkq_worker.writing.flush import Flush, ask_standings, go_on, load_scripts
@@ -174,7 +174,7 @@ class ServerWriter:
 
     async def _pause(self, error: Exception) -> None:
         if self._failures == 0:
-            line = LogLine("flush failed, will try until Redis is back", error=kind_of(error))
+            line = LogEvent("flush failed, will try until Redis is back", error=kind_of(error))
             logger.warning(line)
         self._failures += 1
         await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.02 * 2**self._failures)))

@@ -8,11 +8,10 @@ is counted by the clock of Redis; no clock of a worker says when a job is due.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Protocol
 
-from darkq.protocol.keys import failures, wake
 from darkq.redis import scripts
-from darkq.redis.scripts import Argument, Script
+from darkq.redis.raw import Command
 from darkq_worker.leases import Claim
 from darkq_worker.writing.attempt_log import AttemptLog, Entry
 
@@ -24,8 +23,8 @@ class Settlement(Protocol):
     log: AttemptLog
     settled: asyncio.Future[bool]
 
-    def call(self) -> tuple[Script, list[str], list[Argument]]:
-        """Return the script with its keys and arguments, unsent text included."""
+    def command(self, *, in_cluster: bool) -> Command:
+        """Return the script call that ends the attempt, unsent text included."""
         ...
 
 
@@ -47,32 +46,17 @@ class Finish:
         self.settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._event = event
         self._result = result
-        self._result_ttl_ms = int(result_ttl_s * 1000)
+        self._result_ttl_s = result_ttl_s
         self._failed = failed
 
-    def call(self) -> tuple[Script, list[str], list[Argument]]:
-        keys = self.claim.keys
-        return (
-            scripts.finish,
-            [
-                self.claim.queue,
-                keys.in_progress,
-                keys.job,
-                keys.retry,
-                keys.state,
-                keys.result,
-                keys.events,
-                *((keys.failed, failures(keys.partition)) if self._failed else ()),
-            ],
-            [
-                keys.arq_id,
-                self.claim.attempt,
-                self.claim.token,
-                keys.live,
-                self._result,
-                self._result_ttl_ms,
-                *_flat([*self.log.seal(), self._event]),
-            ],
+    def command(self, *, in_cluster: bool) -> Command:
+        return scripts.finish_call(
+            self.claim,
+            [*self.log.seal(), self._event],
+            result=self._result,
+            result_ttl_s=self._result_ttl_s,
+            failed=self._failed,
+            in_cluster=in_cluster,
         )
 
 
@@ -98,30 +82,18 @@ class Release:
         self.log = log
         self.settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._events = [event] if event else []
-        self._delay_ms: Argument = "" if delay_s is None else int(delay_s * 1000)
-        self._place_ms = f"{place_ms:.3f}"
+        self._delay_s = delay_s
+        self._place_ms = place_ms
         self._burns_try = burns_try
-        self._job_ttl_ms = int(job_ttl_s * 1000)
+        self._job_ttl_s = job_ttl_s
 
-    def call(self) -> tuple[Script, list[str], list[Argument]]:
-        keys = self.claim.keys
-        return (
-            scripts.release,
-            [self.claim.queue, keys.in_progress, keys.retry, keys.state, keys.events],
-            [
-                keys.arq_id,
-                self.claim.attempt,
-                self.claim.token,
-                keys.live,
-                wake(keys.partition),
-                self._delay_ms,
-                self._place_ms,
-                int(self._burns_try),
-                self._job_ttl_ms,
-                *_flat([*self.log.seal(), *self._events]),
-            ],
+    def command(self, *, in_cluster: bool) -> Command:
+        return scripts.release_call(
+            self.claim,
+            [*self.log.seal(), *self._events],
+            delay_s=self._delay_s,
+            place_ms=self._place_ms,
+            burns_try=self._burns_try,
+            job_ttl_s=self._job_ttl_s,
+            in_cluster=in_cluster,
         )
-
-
-def _flat(entries: list[Entry]) -> list[Any]:
-    return [field for entry in entries for field in entry]

@@ -1,14 +1,14 @@
 -- Append events to event logs, and publish those that were accepted.
 --
--- Redis refuses an id that is not above the log's last one, so a worker whose attempt has
--- been superseded cannot write; and a log that is gone is not made anew. What
--- is no log refuses everything. The first event of an attempt that was not given out here, or that
--- has ended here, is refused too: it was claimed from a server that another has replaced.
+-- Redis refuses an entry id that is not above the last id of the log, so a superseded attempt cannot
+-- write. A log that has expired is not created again. A key of another type refuses all events. The
+-- first event of an attempt is also refused if the attempt has ended or was never claimed on this
+-- server: then the claim was on a server that a failover has replaced.
 --
--- KEYS  the event log of each event; a log's events stand together, in order
+-- KEYS  the event log of each event; the events of a log stand together, in order
 -- ARGV  three per event: channel, event id, event
--- Returns the numbers (from 0) of the events that were refused: once one of a log is, the
--- rest of that log are too.
+-- Returns the numbers (from 0) of the events that were refused. Once one event of a log is refused,
+-- the rest of that log is refused too.
 
 local function is_refusal(words)
   return string.find(words, 'equal or smaller', 1, true) or string.find(words, 'WRONGTYPE', 1, true)

@@ -1,20 +1,20 @@
--- Cancel a job: at once while it waits; by a durable word to its worker while it runs.
+-- Cancel a job: at once while it waits; while it runs, by a flag that its worker reads.
 --
--- The canceller takes the next attempt's number for its event, as a worker would, so that
--- whoever held the job before cannot write after it.
+-- A waiting job's `cancelled` event uses the number of the next attempt, as if a worker had claimed
+-- it. So a former holder of the job cannot write after it.
 --
--- A job on its way to another Redis keeps the word too, and who carries it takes it along.
+-- A job that is moving to another Redis gets the flag too; the mover then cancels it at the target.
 --
--- A job whose lease ran out while Redis was away may still run: its worker takes it up again, and
--- hears of this. If that worker is dead, whoever claims the job ends it.
+-- A job whose lease expired while Redis was away may still run. So it gets the flag as well: its
+-- worker renews the lease and reads the flag. If that worker is dead, the next one ends the job.
 --
--- `waiting` as the last argument cancels nothing but what waits: what runs goes on, without a word.
+-- With 'waiting' as the last argument only a waiting job is cancelled; a running one gets no flag.
 --
 -- KEYS  in-progress, job, retry, state, result, events, then the queues
--- ARGV  arq id, channel, wake channel, the latest attempt as the caller knows it,
+-- ARGV  arq id, channel, wake channel, the latest attempt as the caller read it,
 --       result record, its ttl in ms, event id, event[, 'waiting']
 -- Returns 'finished' | 'running' | 'cancelled' | 'unknown', or 'again' when the attempt has
--- changed since the caller looked.
+-- changed since the caller read it.
 
 local in_progress, job, retry, state, result, events = unpack(KEYS, 1, 6)
 local id, channel, wake, attempt, record, ttl_ms, event_id, event = unpack(ARGV)

@@ -1,35 +1,33 @@
--- Give a worker the due jobs of a partition, most urgent queue first, under a lease.
+-- Give a worker the due jobs of a partition under a lease, the most urgent queue first.
 --
--- A claimed job's score is its lease's end: it leaves the range that claims look at, and
--- comes back by itself when nobody renews it. Job keys are made from ids found in the queues;
--- they carry the queues' hash tag. What can be no id is thrown out; so is a job in whose place
--- stands something of another type, or whose log takes no further event.
+-- A claimed job gets the end of its lease as its score. So it leaves the range that claims read, and
+-- becomes due again by itself if no worker renews the lease. Job keys are built from the ids in the
+-- queues; they contain the queues' hash tag. A member that is not an id is removed from its queue.
+-- So is a job with a key of a wrong type, or with an event log that accepts no further event.
 --
--- A suspect is a job whose next lost lease is its end: it may be what kills its workers, or have
--- stood beside that. A worker runs one at a time, so that no suspect ends through another. One
--- that cannot be taken now is put off, or many of them would hide the jobs behind them.
+-- A suspect is a job that ends with its next lost lease: it may be what kills its workers, or may
+-- have run beside such a job. A worker runs one suspect at a time, so that one cannot end because of
+-- another. A suspect that cannot be claimed now is put off; else many would hide the jobs behind.
 --
--- After an outage every lease has run out, and most owners are alive: a caller that knows of one
--- asks for a respite, in which such jobs are left to their owners.
+-- After an outage every lease has expired, but most owners are alive. A worker that has seen an outage
+-- asks for a respite, during which such jobs are left to their owners.
 --
--- A server that was frozen first runs calls that their senders gave up long ago, before it sees
--- any later one. So a call says until when it counts, by this server's clock; a later one is refused
--- and changes nothing. The caller gets the time, to ask again.
+-- A server that was frozen first runs old calls whose senders no longer wait. So each call has a time,
+-- by this server's clock, until which it counts. A later call changes nothing and returns the time.
 --
--- A paused queue gives nothing but what is only to be ended, as long as that stands first in it: a
--- job that has expired, or is to be cancelled.
+-- A paused queue gives out only jobs that are to be ended, as long as one is first in it: a job that
+-- has expired, or that is to be cancelled.
 --
--- A worker that has room left is noted, to be woken: see wake.lua.
+-- A worker that has free slots left is added to the workers to wake: see `wake.lua`.
 --
 -- KEYS  the queues, then the partition's control
--- ARGV  worker id, lease in ms, ttl of a job in ms, respite in ms (0: none), slots,
---       lost leases that make a suspect (0: none do), suspects it may take,
---       epoch ms until which the call counts, then per queue the slots it may take
--- Returns epoch ms, then ms until the next job is due in a queue it may take from (-1: none waits
--- there; the call came too late: nothing more), then nine per claimed job:
--- arq id, number of its queue (from 0), attempt, tries burnt, leases lost,
--- 1 if it is to be cancelled plus 2 if a lease has just been lost, job record ('' if it has
--- expired), its score until now, for how many microseconds it has been due
+-- ARGV  worker id, lease in ms, ttl of a job in ms, respite in ms (0: none), slots, number of lost
+--       leases that makes a suspect (0: none is), suspects it may take, epoch ms until which the call
+--       counts, then per queue the slots it may take
+-- Returns epoch ms (and nothing more if the call came too late), ms until the next job is due in a
+-- queue that has slots (-1: none waits there), then nine per claimed job: arq id, number of its queue
+-- (from 0), attempt, tries burnt, leases lost, flags (1: to be cancelled, 2: just lost a lease), job
+-- record ('' if it has expired), its score until now, for how many microseconds it has been due.
 
 local worker, lease_ms, ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local respite_ms, free = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -43,7 +41,7 @@ local now_ms = time[1] * 1000 + time[2] / 1000
 if now_ms > counts_until_ms then
   return { math.floor(now_ms) }
 end
-local live_ms = math.max(ttl_ms, 2 * lease_ms) -- of a job that runs: until `renew` comes
+local live_ms = math.max(ttl_ms, 2 * lease_ms) -- of a running job, until `renew` extends it
 
 local function score(ms)
   return string.format('%.3f', ms)
@@ -54,7 +52,7 @@ local function is_id(queue, id)
   return tag ~= nil and #random == 32 and tag == string.match(queue, '{%d+}')
 end
 
--- The reply, or nil when another type stands there. Every other error ends the call.
+-- Return the reply, or nil if the key has a wrong type. Every other error ends the call.
 local function ask(...)
   local reply = redis.pcall(...)
   if type(reply) ~= 'table' or not reply.err then
@@ -68,7 +66,7 @@ local function ask(...)
   return redis.call(...)
 end
 
--- Who wrote last into a job's log, 0 if nobody did; nil when no attempt can write after it.
+-- Return the attempt that wrote last to a job's log, 0 if none did; nil if no attempt can follow it.
 local function last_writer(id)
   local last = ask('XREVRANGE', 'darkq:events:' .. id, '+', '-', 'COUNT', 1)
   if last == nil or #last == 0 then
@@ -88,7 +86,7 @@ local function claim(queue, number, id, place)
     return
   end
   local in_progress, state = 'arq:in-progress:' .. id, 'darkq:state:' .. id
-  local held_ms = redis.call('PTTL', in_progress) -- it may end a moment after its score
+  local held_ms = redis.call('PTTL', in_progress) -- the key may outlive the score a little
   local known = ask('HMGET', state, 'held', 'lost', 'tries', 'cancel')
   local record = ask('GET', 'arq:job:' .. id)
   local last = last_writer(id)
@@ -97,7 +95,7 @@ local function claim(queue, number, id, place)
     return
   end
   local was_held, cancelled = known[1], known[4] and 1 or 0
-  -- Still held, though claimable: its worker died or lost touch.
+  -- Held and claimable at once means a lost lease: the worker died or lost its connection.
   local lost = (tonumber(known[2]) or 0) + (was_held and 1 or 0)
   if held_ms <= 0 and respite_ms > 0 and was_held then
     held_ms = respite_ms
@@ -116,7 +114,7 @@ local function claim(queue, number, id, place)
     redis.call('ZREM', queue, id)
     return
   end
-  if attempt <= last then -- else the log would refuse it
+  if attempt <= last then -- else the log would refuse its entries
     attempt = last + 1
     redis.call('SET', 'arq:retry:' .. id, attempt)
   end
@@ -131,7 +129,7 @@ local function claim(queue, number, id, place)
   end
   redis.call('PEXPIRE', 'arq:job:' .. id, live_ms)
   for _, key in ipairs({ 'arq:retry:' .. id, 'darkq:events:' .. id, state }) do
-    redis.call('PEXPIRE', key, live_ms * 2) -- they outlive the record, to tell of its end
+    redis.call('PEXPIRE', key, live_ms * 2) -- they outlive the record, to report its end
   end
   return {
     id, number, attempt,
@@ -146,10 +144,10 @@ local function is_paused(queue)
 end
 
 local wake = string.gsub(control, 'control$', 'wake')
-local IDLE_MS = 120000 -- for longer than any worker sleeps
+local IDLE_MS = 120000 -- longer than any worker sleeps
 local taken = {}
 
--- Note what room the worker has left; wake others for what it has left behind.
+-- Add the worker to those to wake if it has free slots; wake others for the due jobs left over.
 local function pass_on(queue, number, most)
   local room = math.min(free, most - (taken[number] or 0))
   if room > 0 then
@@ -165,7 +163,7 @@ local function pass_on(queue, number, most)
   end
 end
 
--- How many jobs to take of a paused queue: its first, if that is only to be ended.
+-- Return how many jobs to take from a paused queue: its first one, if it is to be ended.
 local function to_be_ended(queue)
   local id = redis.call('ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'LIMIT', 0, 1)[1]
   local is_over = id and (not is_id(queue, id) or redis.call('EXISTS', 'arq:job:' .. id) == 0

@@ -1,16 +1,17 @@
--- End a job, if it is still ours: its last events, its result and the cleaning in one step.
+-- End a job, if the caller still holds it: last events, result and clean-up in one step.
 --
 -- So `completed` never precedes the result, and never exists without it.
 --
--- A failed job's record is kept, to be run again by `revive`, and the failure is listed. Not so
--- for a line of a batch: the batch tells of it, and whoever has its input may add it to another.
+-- The record of a failed job is kept for `revive`, and the job is added to the list of failures. This
+-- does not apply to a line of a batch: the batch reports the failure, and the line can be added to
+-- another batch.
 --
 -- KEYS  queue, in-progress, job, retry, state, result, events; after a failure also: failed
 --       record, list of failures
 -- ARGV  arq id, attempt, owner token, channel, result record, ttl of the result in ms,
 --       then two per event: id, event
--- Returns 1, or 0 when the job is not ours any more and nothing was changed. A call that was sent
--- twice, since its reply was lost, returns 1 twice.
+-- Returns 1, or 0 when the caller no longer holds the job and nothing was changed. A call that was
+-- sent twice, because its reply was lost, returns 1 twice.
 
 local queue, in_progress, job, retry, state, result, events, kept, failures = unpack(KEYS)
 local id, attempt, token, channel, record, ttl_ms = unpack(ARGV, 1, 6)

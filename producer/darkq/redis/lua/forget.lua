@@ -1,4 +1,4 @@
--- Forget a job that has ended: its result, its log, and what was kept to run it again.
+-- Delete a job that has ended: its result, its event log, and the record kept to run it again.
 --
 -- KEYS  result, events, failed record, list of failures
 -- ARGV  arq id

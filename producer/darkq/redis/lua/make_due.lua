@@ -1,9 +1,9 @@
--- Make jobs due that were put off: their turn has come earlier than was told.
+-- Make jobs due that were put off and may run earlier than planned.
 --
--- A job that is running has its lease's end for a score: `claim` puts it back there.
+-- The score of a running job is the end of its lease. If this call lowers it, `claim` restores it.
 --
 -- KEYS  the queues
--- ARGV  wake channel, then three per job: arq id, number of its queue (from 0), its place there
+-- ARGV  wake channel, then three per job: arq id, number of its queue (from 0), its new score
 -- Returns the numbers (from 0) of the jobs that are in no queue.
 
 local gone, due = {}, {}

@@ -1,6 +1,6 @@
--- Say something on a channel, to whoever listens now.
+-- Publish a message on a channel.
 --
--- KEYS  a key of the channel's slot
+-- KEYS  a key in the channel's slot
 -- ARGV  channel, message
 -- Returns 1.
 

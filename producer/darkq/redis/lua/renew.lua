@@ -1,13 +1,14 @@
--- Renew a worker's leases in a partition; tell which are lost and which jobs to cancel.
+-- Renew a worker's leases in a partition; return which are lost and which jobs to cancel.
 --
--- A lease that ran out while Redis or the worker was away is taken up again, as long as nobody
--- has claimed the job since.
+-- A lease that expired while Redis or the worker was away is taken again, unless another worker has
+-- claimed the job since.
 --
--- What a job has in Redis lives as long as it runs, however long that is, and then for as long as a
--- new job's; not less than two leases, since a lease is longer than the time between two calls.
+-- The keys of a running job live for as long as it runs, and then as long as those of a new job. They
+-- live for at least two leases, since a lease is longer than the time between two calls.
 --
 -- KEYS  the queues
--- ARGV  lease in ms, ttl of a job in ms, then four per job: arq id, number of its queue (from 0), attempt, token
+-- ARGV  lease in ms, ttl of a job in ms, then four per job: arq id, number of its queue (from 0),
+--       attempt, token
 -- Returns two lists of the jobs' numbers (from 0): lost, to be cancelled.
 
 local lease_ms = tonumber(ARGV[1])
@@ -22,7 +23,7 @@ local function is_ours(id, attempt, token)
     and redis.call('HEXISTS', 'darkq:state:' .. id, 'held') == 1
 end
 
--- Seldom: as long as most of the record's time is left, that of the others is.
+-- Writes seldom: while most of the record's ttl is left, so is that of the other keys.
 local function keep_alive(id)
   if redis.call('PTTL', 'arq:job:' .. id) > live_ms * 3 / 4 then
     return

@@ -1,14 +1,14 @@
 -- Queue a failed job again, if its record is kept.
 --
--- Its end is taken back: the result goes, and the `failed` event leaves the log. Readers go on
--- with a `queued` event that takes the next attempt's number, as a canceller's does, so that all
--- cursors stay good and the numbers of attempts keep growing.
+-- Its end is undone: the result is deleted, and the `failed` event is removed from the log. Readers
+-- continue with a `queued` event that uses the number of the next attempt, as the event of a cancel
+-- does. So all cursors stay valid and the numbers of attempts keep growing.
 --
 -- KEYS  queue, job, retry, state, result, events, failed record, list of failures
 -- ARGV  arq id, channel, wake channel, the result as the caller read it, attempt of the event,
 --       ttl of a job in ms, most jobs in a queue, event id, event
 -- Returns 'queued' | 'gone' when the record is not kept | 'full', or 'again' when the result is
--- not what the caller read.
+-- not the one that the caller read.
 
 local queue, job, retry, state, result, events, kept, failures = unpack(KEYS)
 local id, channel, wake, known, attempt, ttl_ms, limit, event_id, event = unpack(ARGV)
@@ -21,7 +21,7 @@ end
 if redis.call('ZCARD', queue) >= tonumber(limit) then
   return 'full'
 end
--- First what a full Redis refuses: then it refuses the whole.
+-- The first write is one that a full Redis refuses, so it refuses the whole script.
 redis.call('SET', retry, attempt, 'PX', ttl_ms * 2)
 local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
 if last then

@@ -19,7 +19,10 @@ CALLS: dict[str, tuple[Call, str]] = {
         lambda sdk: sdk.responses.input_tokens.count(model="m", input="Hi"),
         "`usage` of the response",
     ),
-    "compact": (lambda sdk: sdk.responses.compact(model="m", input="Hi"), "compaction is not supported"),
+    "compact": (
+        lambda sdk: sdk.responses.compact(model="m", input="Hi"),
+        "compaction is not supported",
+    ),
     "chats": (lambda sdk: sdk.chat.completions.list(), "GET /jobs"),
     "chat": (lambda sdk: sdk.chat.completions.retrieve("chatcmpl-1"), "GET /jobs/{job_id}"),
     "completions": (

@@ -327,6 +327,7 @@ async def test_a_running_response_of_a_batch_that_is_deleted_does_not_keep_it_op
     assert sorted(line["custom_id"] for line in answers + errors) == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 async def test_a_batch_outlives_the_workers_that_run_it(
     sdk: AsyncOpenAI,
     make_settings: Callable[..., Settings],

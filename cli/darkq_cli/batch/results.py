@@ -1,0 +1,137 @@
+"""Reads the results of a batch from Redis: copies them to files, or prints them as they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import cast, get_args
+
+from darkq import Batch, Client, CursorGone, LineEnded, LineEvent, RedisUnavailable
+from darkq.event import Chunk, Retrying, Started
+from darkq.openai.body import CHAT, Endpoint
+from darkq_cli.batch.ledger import EndedLine
+from darkq_cli.batch.plan import build_errors_path
+from darkq_cli.batch.runner import build_ended_lines
+from darkq_cli.terminal import messages, output, program
+from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.redis import with_client
+
+
+def copy(batch_id: str, *, answers: Path, errors: Path | None, as_json: bool) -> None:
+    """Copy the results that are in Redis to new files. Raises `Problem` if these exist."""
+    errors = errors if errors is not None else build_errors_path(answers)
+    for path in (answers, errors):
+        if path.exists() and path.stat().st_size:
+            raise Problem(f"{path} already exists", exit_code=USAGE_EXIT_CODE)
+
+    async def copy_pages(client: Client) -> tuple[int, int]:
+        counts = [0, 0]
+        async with client.batch(batch_id) as batch:
+            async for page in _read_unacknowledged(batch):
+                for failed, path in ((False, answers), (True, errors)):
+                    lines = [line.text for line in page if line.failed is failed]
+                    counts[failed] += len(lines)
+                    _append(path, b"".join(lines))
+        return counts[0], counts[1]
+
+    completed, failed = with_client(copy_pages)
+    _print_counts(completed, failed, answers, errors, as_json=as_json)
+
+
+async def _read_unacknowledged(batch: Batch) -> AsyncIterator[list[EndedLine]]:
+    """Yield the lines that have ended and are not acknowledged, without acknowledging them."""
+    status = await batch.status()
+    left = status.ended - status.acknowledged
+    stored = status.metadata.get("endpoint")
+    endpoint = cast(Endpoint, stored) if stored in get_args(Endpoint) else CHAT
+    if not left:
+        return
+    async with aclosing(batch.collected()) as pages:
+        async for page in pages:
+            yield build_ended_lines([f for f in page if f.outcome != "missing"], endpoint)
+            left -= len(page)
+            if left <= 0:
+                return
+
+
+def _append(path: Path, data: bytes) -> None:
+    if not data:
+        return
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise Problem(f"cannot write {path}: {error.strerror}") from None
+
+
+def _print_counts(
+    completed: int, failed: int, answers: Path, errors: Path, *, as_json: bool
+) -> None:
+    if as_json:
+        output.write_json({"completed": completed, "failed": failed, "output": str(answers)})
+        return
+    facts = {"answered": f"{completed:,}, into {answers}" if completed else "0"}
+    if failed:
+        facts["failed"] = f"{failed:,}, into {errors}"
+    output.write_facts(facts)
+
+
+def tail(batch_id: str, *, chunks: bool, after: str | None, as_json: bool) -> None:
+    """Print the lines of a batch when they end, from its beginning or after a cursor."""
+
+    async def read(client: Client) -> None:
+        cursor, batch = after, client.batch(batch_id)
+        try:
+            items = batch.tail(after) if chunks else batch.events(after)
+            async with aclosing(items):
+                async for item in items:
+                    _print(item, as_json=as_json)
+                    cursor = item.cursor
+        except (asyncio.CancelledError, RedisUnavailable):
+            _say_how_to_resume(batch_id, cursor, chunks=chunks, as_json=as_json)
+            raise
+        except CursorGone as error:
+            raise Problem(
+                f"the events after {cursor} in {batch_id} have expired",
+                f"To start at the oldest event: {program.command()} batch tail {batch_id}",
+                cause=error,
+            ) from None
+        except ValueError as error:
+            raise Problem(f"--after: {error}", exit_code=USAGE_EXIT_CODE) from None
+
+    with_client(read)
+
+
+def _print(item: LineEvent | LineEnded, *, as_json: bool) -> None:
+    if as_json:
+        output.write_json(item)
+    elif isinstance(item, LineEnded):
+        output.write_line(f"line {item.number}  {item.outcome}  {item.job_id}")
+    elif words := _describe(item):
+        output.write_line(f"line {item.number}  {words}")
+
+
+def _describe(item: LineEvent) -> str:
+    """Return an event on one line; "" for events that the end of the line repeats."""
+    match item.event:
+        case Started(attempt=attempt, model=model):
+            return f"attempt {attempt}, {messages.replace_controls(model)}"
+        case Chunk(text=text):
+            return f"| {' '.join(messages.replace_controls(text).splitlines())}"
+        case Retrying(reason=reason, retry_in_s=retry_in_s):
+            return f"{messages.replace_controls(reason)}; next attempt in {retry_in_s:g} s"
+    return ""
+
+
+def _say_how_to_resume(batch_id: str, cursor: str | None, *, chunks: bool, as_json: bool) -> None:
+    resume = f"{program.command()} batch tail {batch_id}"
+    resume += " --chunks" if chunks else ""
+    resume += f" --after {cursor}" if cursor else ""
+    resume += " --json" if as_json else ""
+    messages.leave_line()
+    messages.say(f"To read on:\n  {resume}", resume=resume)

@@ -1,1 +1,0 @@
-"""`darkq queues`: what waits and runs, and who may take it or add to it."""
