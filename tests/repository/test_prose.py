@@ -63,13 +63,13 @@ PATTERN = re.compile(
 
 # How many idioms each package may still have. Lower it, to 0.
 AT_MOST = {
-    "producer": 248,
+    "producer": 14,
     "worker": 0,
-    "gateway": 67,
+    "gateway": 0,
     "local": 4,  # in the sample text of the Markov chain
     "cli": 0,
-    "faults": 51,
-    "benchmarks": 22,
+    "faults": 1,  # in the name of a row
+    "benchmarks": 0,
     "examples": 0,
     "deploy": 0,
 }

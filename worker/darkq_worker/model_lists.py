@@ -34,7 +34,7 @@ async def _refresh(upstream: OpenAIUpstream) -> None:
             await upstream.list_models()
         except Exception as error:  # no response of a service may end the worker
             logger.warning(LogEvent("model list failed", upstream=upstream.name, **_reason(error)))
-            pause_s = backoff_s(failures, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
+            pause_s = backoff_s(failures, first_s=_FIRST_PAUSE_S, most_s=_LONGEST_PAUSE_S)
             failures += 1
             await asyncio.sleep(pause_s)
             continue

@@ -1,12 +1,12 @@
-"""What people get out of a batch: a line for each line that they put in. No I/O.
+"""The output lines of a batch, one for each input line. No I/O.
 
     {"id", "custom_id", "response": {"status_code": 200, "request_id", "body"}, "error": null}
     {"id", "custom_id", "response": {"status_code": 400, "request_id", "body"}, "error": null}
     {"id", "custom_id", "response": null, "error": {"code", "message"}}
 
-`body` is what the endpoint would have answered, which in batches over files may be an error. There
-`error` is for requests that were not made. Made twice of the same result, a line is the same to the
-byte; `request_id` is the job's id.
+`body` is the response of the endpoint, which in batches over files may be an error. There `error`
+is for requests that were not made. `request_id` is the job's id. The same result always gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from darkq.openai.body import CHAT, Endpoint
+from darkq.openai.chat import chat_usage, map_finish_reason
 from darkq.openai.errors import WireError
 from darkq.openai.response import (
     INCOMPLETE_REASONS,
@@ -28,24 +29,22 @@ from darkq.openai.response import (
 )
 from darkq.protocol.record import Result
 
-_FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls")
-
 
 def answer_line(custom_id: str, result: Result, endpoint: Endpoint) -> bytes:
-    """Return the line of a job that was answered, its line end included."""
+    """Return the line of a completed job, with its line end."""
     body = chat_completion(result) if endpoint == CHAT else response_object(result)
     response = {"status_code": 200, "request_id": result.job_id, "body": body}
     return _line(custom_id, result.job_id, response, None)
 
 
 def refusal_line(custom_id: str, job_id: str, error: WireError) -> bytes:
-    """Return the line of a request that the endpoint would have answered with an error."""
+    """Return the line of a request to which the endpoint responds with an error."""
     response = {"status_code": error.status, "request_id": job_id, "body": error.body()}
     return _line(custom_id, job_id, response, None)
 
 
 def failure_line(custom_id: str, job_id: str, code: str, message: str) -> bytes:
-    """Return the line of a job that was not answered, its line end included."""
+    """Return the line of a job without an answer, with its line end."""
     return _line(custom_id, job_id, None, {"code": code, "message": message})
 
 
@@ -66,7 +65,7 @@ def chat_completion(result: Result) -> dict[str, Any]:
         "index": 0,
         "message": message,
         "logprobs": None,
-        "finish_reason": _finish_reason(result),
+        "finish_reason": map_finish_reason(result.finish_reason),
     }
     completion: dict[str, Any] = {
         "id": f"chatcmpl-{result.job_id}",
@@ -76,18 +75,13 @@ def chat_completion(result: Result) -> dict[str, Any]:
         "choices": [choice],
     }
     if result.usage is not None:
-        asked, answered = result.usage.prompt_tokens, result.usage.completion_tokens
-        completion["usage"] = {
-            "prompt_tokens": asked,
-            "completion_tokens": answered,
-            "total_tokens": asked + answered,
-        }
+        completion["usage"] = chat_usage(result.usage)
     return completion
 
 
 def response_object(result: Result) -> dict[str, Any]:
     """Return the answer as OpenAI's `response`."""
-    reason = INCOMPLETE_REASONS.get(_finish_reason(result))
+    reason = INCOMPLETE_REASONS.get(result.finish_reason)
     status = "completed" if reason is None else "incomplete"
     message = {
         "id": item_id(result.job_id, result.attempt),
@@ -113,10 +107,6 @@ def response_object(result: Result) -> dict[str, Any]:
     )
 
 
-def _finish_reason(result: Result) -> str:
-    return result.finish_reason if result.finish_reason in _FINISH_REASONS else "stop"
-
-
 def _bare(job_id: str) -> str:
-    """The part of a job's id that is its own: OpenAI's ids have a prefix and no hyphen."""
+    """Return a job's id without its partition: OpenAI's ids have a prefix and no hyphen."""
     return job_id.rpartition("-")[2]

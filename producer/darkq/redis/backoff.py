@@ -1,16 +1,16 @@
-"""The pause before the next try: exponential, and half of it random.
+"""Pauses between attempts: they double, up to a limit, and half of each is random.
 
-The random half keeps processes that failed at the same time from retrying at the same time.
+The random part keeps processes that failed together from trying again together.
 """
 
 from __future__ import annotations
 
 import random
 
-_MAX_EXPONENT = 32  # beyond that every ceiling is reached, and a float would overflow
+_MOST_DOUBLINGS = 32
 
 
-def backoff_s(failures: int, *, first_s: float, longest_s: float) -> float:
-    """Return the pause in seconds after a number of failures in a row, counted from 0."""
-    ceiling_s = min(longest_s, first_s * 2.0 ** min(failures, _MAX_EXPONENT))
+def backoff_s(failures: int, *, first_s: float, most_s: float) -> float:
+    """Return the pause after so many failures in a row, in seconds."""
+    ceiling_s = min(most_s, first_s * 2.0 ** min(failures, _MOST_DOUBLINGS))
     return random.uniform(ceiling_s / 2, ceiling_s)

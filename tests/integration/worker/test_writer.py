@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -291,7 +290,8 @@ async def test_settlement_with_a_foreign_token_changes_nothing(
 
 @asynccontextmanager
 async def lingering(make_settings: MakeSettings, linger_s: float) -> AsyncIterator[Writer]:
-    settings = make_settings(worker_linger_s=linger_s, worker_max_event_chars=8)
+    settings = make_settings(worker_max_event_chars=8)
+    settings = settings.model_copy(update={"worker_linger_s": linger_s})  # may be above a second
     writer = Writer(servers_of(settings), settings)
     task = asyncio.create_task(writer.run())
     yield writer
@@ -330,14 +330,12 @@ async def test_max_event_chars_bounds_merged_text(
 async def test_settlement_is_sent_without_linger(
     make_settings: MakeSettings, claim: Claim, redis: Redis
 ) -> None:
-    """Red when `settle` waits for a flush that lingers: here, for a second."""
-    async with lingering(make_settings, 1) as writer:
+    """Red when `settle` waits for a flush that lingers: here, for longer than the test may take."""
+    async with lingering(make_settings, 3600) as writer:
         log = open_log(writer, claim)
         await wait_until("started", lambda: not log.has_work)
         log.add("word")
-        begin_s = time.monotonic()
         assert await finish(writer, claim, log)
-        assert time.monotonic() - begin_s < 0.9
         assert [chunk.text for chunk in await chunks_in(redis, claim.keys)] == ["word"]
 
 

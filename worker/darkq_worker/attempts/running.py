@@ -293,7 +293,7 @@ def retry_delay_s(
     """
     if retry_after_s is not None:
         return retry_after_s + random.uniform(0, base_s)
-    return backoff_s(tries_burnt, first_s=base_s, longest_s=max_s)
+    return backoff_s(tries_burnt, first_s=base_s, most_s=max_s)
 
 
 def log_end(outcome: Outcome, attempt: Attempt, log: AttemptLog, worker_id: str) -> None:

@@ -226,7 +226,7 @@ class FileBatchRunners:
 
     def _back_off(self, batch_id: str) -> None:
         failures = self._backoffs.get(batch_id, (0, 0.0))[0] + 1
-        pause_s = backoff_s(failures, first_s=LOOK_S, longest_s=MAX_BACKOFF_S)
+        pause_s = backoff_s(failures, first_s=LOOK_S, most_s=MAX_BACKOFF_S)
         self._backoffs[batch_id] = failures, time.monotonic() + pause_s
 
     async def _delete_leftovers(self) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from redis.asyncio import Redis
 
-from darkq.operate.workers import Drain, read_order
+from darkq.operate.workers import Drain, read_drain
 from darkq.telemetry.logging import LogEvent
 from darkq_worker.outage_log import OutageLog
 
@@ -87,7 +87,7 @@ class Draining:
         self.may_have_changed.clear()
         messages = self._messages  # one that arrives during the read is not covered by it
         try:
-            request = await read_order(redis, self._worker_id)
+            request = await read_drain(redis, self._worker_id)
         except BaseException:
             self.may_have_changed.set()
             raise

@@ -33,7 +33,7 @@ from redis.exceptions import ConnectionError, RedisError, TimeoutError
 from darkq.protocol.keys import JobKeys
 from darkq.redis.backoff import backoff_s
 from darkq.redis.durability import rule_of
-from darkq.redis.raw import Line
+from darkq.redis.raw import RawConnection
 from darkq.redis.servers import Servers
 from darkq.redis.url import Address
 from darkq.settings.settings import Settings
@@ -42,7 +42,7 @@ from darkq_worker.outage_log import OutageLog
 from darkq_worker.writing.attempt_log import AttemptLog, Budget, Flush, Settlement
 from darkq_worker.writing.resuming import load_scripts, read_log_states, resume_log
 
-OpenRaw: TypeAlias = Callable[[AbstractConnection, Callable[[Any], None]], Line]
+OpenRaw: TypeAlias = Callable[[AbstractConnection, Callable[[Any], None]], RawConnection]
 
 _BACKOFF_FIRST_S = 0.02
 _BACKOFF_MAX_S = 1.0
@@ -129,8 +129,10 @@ class Writer:
         if self._tasks is not None:
             self._tasks.create_task(writer.run(), name="darkq-server-writer")
 
-    def _open_raw(self, connection: AbstractConnection, on_reply: Callable[[Any], None]) -> Line:
-        return Line(connection, on_reply)
+    def _open_raw(
+        self, connection: AbstractConnection, on_reply: Callable[[Any], None]
+    ) -> RawConnection:
+        return RawConnection(connection, on_reply)
 
     def _move_logs(self, writer: ServerWriter) -> None:
         """Move logs whose partition is on another server now to the writer of that server.
@@ -180,7 +182,7 @@ class ServerWriter:
         self._linger_s = settings.worker_linger_s
         self._timeout_s = settings.redis_timeout_s
         self._loop = asyncio.get_running_loop()
-        self._raw: Line | None = None
+        self._raw: RawConnection | None = None
         self._flush: Flush | None = None
         self._next_flush: asyncio.Handle | None = None
         self._failures = 0
@@ -280,7 +282,7 @@ class ServerWriter:
                 self._flush = None
             await connection.disconnect(nowait=True)
 
-    async def _wait_for_loss(self, raw: Line) -> Exception:
+    async def _wait_for_loss(self, raw: RawConnection) -> Exception:
         """Return why the connection is lost; close it if a flush gets no reply in time."""
         while not raw.lost.done():
             # A timer per flush would cost more than the flush. So look once per timeout: a flush
@@ -293,7 +295,7 @@ class ServerWriter:
 
     async def _pause(self, error: Exception) -> None:
         self._outage.record_failure(error)
-        pause_s = backoff_s(self._failures, first_s=_BACKOFF_FIRST_S, longest_s=_BACKOFF_MAX_S)
+        pause_s = backoff_s(self._failures, first_s=_BACKOFF_FIRST_S, most_s=_BACKOFF_MAX_S)
         self._failures += 1
         await asyncio.sleep(pause_s)
 
