@@ -66,10 +66,10 @@ async def _limits(redis: Redis, settings: Settings, entries: int) -> dict[str, f
     gate = Gate(redis, "x", Rule((Window(2_000_000, 60.0),), 1), settings)
     await _fill(redis, keys.waiting, entries, _NOW_MS)
     await _fill(redis, keys.due, entries, _FAR_MS)
-    slowest["admit 1, behind all that wait"] = await _slowest(redis, lambda: _ask(gate))
-    slowest["report"] = await _slowest(redis, gate.keep)
+    slowest["limit_admit 1, behind all that wait"] = await _slowest(redis, lambda: _ask(gate))
+    slowest["limit_report"] = await _slowest(redis, gate.keep)
     await _fill(redis, keys.grants, entries, _NOW_MS)
-    slowest["admit 1, all calls over"] = await _slowest(redis, lambda: _ask(gate))
+    slowest["limit_admit 1, all calls over"] = await _slowest(redis, lambda: _ask(gate))
     await gate.aclose()
     return slowest
 

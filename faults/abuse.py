@@ -76,7 +76,7 @@ async def deaf(stage: Stage, rng: Random) -> Tally:
 
 
 async def slow(stage: Stage, rng: Random) -> Tally:
-    """150 clients that take a large file, 4 KB now and then, which is not too little to be kept.
+    """150 clients that read a large file in steps of 4 KB, just fast enough to stay connected.
 
     Red with files that are read in pieces of 1 MiB (`files._PIECE_BYTES`): over 200 MB of memory.
     """
@@ -84,9 +84,9 @@ async def slow(stage: Stage, rng: Random) -> Tally:
 
 
 async def halves(stage: Stage, rng: Random) -> Tally:
-    """500 clients that send half of a request, and a byte of it now and then; all are replaced.
+    """500 clients that send half of a request, then single bytes of it; all are disconnected.
 
-    Red without `Connection._expect_head`: they stay.
+    Red without `Connection._expect_head`: they stay connected.
     """
     return await _under_attack("halves", stage, closes=HELD)
 

@@ -1,7 +1,7 @@
-"""A backlog that nobody has worked on for more than a day.
+"""A backlog that no worker has touched for more than a day.
 
-Time passes by taking it from what Redis has left to keep: a job's scores and times to live are
-what they would be after a day and an hour.
+To simulate the time, a job's scores and times to live are set to what they would be after a day and
+an hour.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ AGE_S = 25 * 3600
 
 
 async def aged(stage: Stage, rng: Random) -> Tally:
-    """Jobs wait for 25 hours: they run; those whose own time to live was a day fail as expired.
+    """Jobs wait for 25 hours and then run; those whose own time to live is a day fail as expired.
 
-    Red when DARKQ_JOB_TTL_S is a day by default, as stock arq's is; and when enqueue.lua lets
-    the log go with the record: nobody is told of the end.
+    Red if DARKQ_JOB_TTL_S is a day by default, as stock arq's is. Red if enqueue.lua lets the event
+    log expire with the record: then no reader gets the terminal event.
     """
     await stage.crew(0)
     patient = await stage.submit_many(JOBS)

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from faults.check import Tally
-from faults.stage import Setup, Stage
+from faults.stage import UNLUCKY_WORKER, Setup, Stage
 from faults.suite import Fault
 from support.waiting import wait_until
 
@@ -27,13 +27,7 @@ END_TIMEOUT_S = 240.0
 
 _SETUP = Setup(
     redis=("--appendonly", "yes", "--appendfsync", "always"),
-    # A job may be unlucky more often than a job of a real crash is.
-    worker={
-        "worker_max_lost_leases": 100,
-        "job_tries": 20,
-        "worker_jobs": 5,
-        "worker_reserved_interactive": 0,
-    },
+    worker=UNLUCKY_WORKER,
     chunks=12,
     chunks_per_s=40.0,
 )

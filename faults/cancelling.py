@@ -230,7 +230,7 @@ async def finished(stage: Stage, rng: Random) -> Tally:
     await watch.job.cancel()
     tally = await judge_all([watch], stage.model.is_whole)
     tally.require(await _state(watch) == "completed", "what is completed stays completed")
-    tally.require(isinstance(watch.events[-1], Completed), "and says so")
+    tally.require(isinstance(watch.events[-1], Completed), "its last event is the completion")
     return tally
 
 

@@ -1,15 +1,15 @@
-"""What the readers of a job were promised, and what was kept.
+"""Checks the promises to the readers of a job.
 
-A `Watch` reads a job's events as a client would, coming back with its last cursor whenever
-Redis was away. The answers tell which call of which prompt they belong to (see `stage`), so
-text of two attempts cannot be taken for one.
+A `Watch` reads a job's events as a client would, and resumes with its last cursor after each outage
+of Redis. Each piece of an answer names its call and its prompt (see `stage`), so text of two
+attempts cannot be mistaken for one.
 
-    lost        acknowledged, and yet no end that a reader can see, or no result
+    lost        acknowledged, but without a terminal event or a result
     forgotten   the same, where it is not promised: Redis had it on no disk and no replica yet
     duplicated  an event seen twice or out of order, or one job stored as two
-    mixed       a chunk outside its attempt, or a text at the end that is not the result's
-    wrong       `completed`, and yet not the whole answer of one call of the upstream
-    broken      anything else that the fault must not do, in words
+    mixed       a chunk outside its attempt, or a text that differs from the result's
+    wrong       `completed`, but not with the whole answer of one call of the upstream
+    broken      any other violation, in words
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from darkq import DarkqError, JobHandle, RedisUnavailable
 from darkq.event import TERMINAL, AnyEvent, Chunk, Completed, Retrying, Started
 from support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from faults.stage import Stage
 
 END_TIMEOUT_S = 45.0
 _PAUSE_S = 0.05
@@ -38,7 +41,7 @@ def always_reading(_: int) -> float:
 
 @dataclass
 class Tally:
-    """What one run of a fault, or all of them, came to. Times in seconds."""
+    """The outcome of one run of a fault, or of all runs. Times in seconds."""
 
     jobs: int = 0
     lost: int = 0
@@ -48,13 +51,13 @@ class Tally:
     wrong: int = 0
     broken: list[str] = field(default_factory=list)
     details: list[str] = field(default_factory=list)
-    """What was read and what is stored, of each job whose texts are mixed."""
+    """For each job with mixed texts, what was read and what is stored."""
     recoveries_s: list[float] = field(default_factory=list)
     figures: list[dict[str, float]] = field(default_factory=list)
-    """What else was measured, of each run."""
+    """Other measurements of each run."""
 
     def add(self, other: Tally) -> None:
-        """Take in another tally."""
+        """Add another tally."""
         self.jobs += other.jobs
         self.lost += other.lost
         self.forgotten += other.forgotten
@@ -72,7 +75,7 @@ class Tally:
             self.broken.append(promise)
 
     def mix(self, prompt: str, **texts: str) -> None:
-        """Note that texts were mixed, and what each of them is."""
+        """Note that texts were mixed, with each of them."""
         self.mixed += 1
         words = "; ".join(f"{name}: {text}" for name, text in texts.items())
         self.details.append(f"{prompt} is mixed. {words}")
@@ -85,7 +88,7 @@ class Tally:
 
 
 class Watch:
-    """Reads a job to its end in the background, keeping every event and when it came."""
+    """Reads a job to its end in the background, and keeps every event with its time."""
 
     def __init__(self, job: JobHandle, prompt: str, rests: Rests = always_reading) -> None:
         self.job = job
@@ -95,7 +98,7 @@ class Watch:
         self.seen_s: list[float] = []
         self.error: DarkqError | None = None
         self.returned = False
-        """It came anew, with a cursor."""
+        """Whether it has resumed with a cursor."""
         self.on_event: Callable[[AnyEvent], object] = lambda _: None
         self._rests = rests
         self._task = asyncio.create_task(self._read())
@@ -149,7 +152,7 @@ class Watch:
 
     @property
     def story(self) -> str:
-        """Every event that was read, and how each chunk begins: for people who look for a fault."""
+        """Every event that was read, and the beginning of each chunk, for debugging."""
         return " ".join(
             f"{e.id}[{e.text.split(' ', 1)[0]}]"
             if isinstance(e, Chunk)
@@ -164,12 +167,12 @@ class Watch:
         )
 
     async def to_the_end(self) -> None:
-        """Wait for the terminal event, or for an error, or until patience ends."""
+        """Wait for the terminal event, an error, or the timeout."""
         await asyncio.wait([self._task], timeout=END_TIMEOUT_S)
         self.leave()
 
     def leave(self) -> None:
-        """Read no further."""
+        """Stop reading."""
         self._task.cancel()
 
     def after(self, moment_s: float) -> float | None:
@@ -187,7 +190,7 @@ class Watch:
 
 
 async def judge(watch: Watch, is_whole: Callable[[str, str], bool]) -> Tally:
-    """Judge a watch that came to its end; `is_whole(prompt, text)` knows the answers."""
+    """Check a watch that has ended. `is_whole(prompt, text)` compares the text with the answer."""
     tally = Tally(jobs=1)
     cursors = [event.cursor for event in watch.events]
     if cursors != sorted(set(cursors)):
@@ -223,7 +226,7 @@ async def _judge_result(watch: Watch, is_whole: Callable[[str, str], bool], tall
 
 
 async def judge_all(watches: list[Watch], is_whole: Callable[[str, str], bool]) -> Tally:
-    """Wait for every watch's end, and judge each; one that did not complete is told."""
+    """Wait for the end of every watch, and check each: all must have completed."""
     tally = Tally()
     await asyncio.gather(*(watch.to_the_end() for watch in watches))
     for watch in watches:
@@ -232,3 +235,11 @@ async def judge_all(watches: list[Watch], is_whole: Callable[[str, str], bool]) 
             last = watch.events[-1]
             tally.require(isinstance(last, Completed), f"{watch.prompt} ended as {last}")
     return tally
+
+
+def require_one_attempt(stage: Stage, watches: list[Watch], tally: Tally) -> None:
+    """Require that no job was interrupted: one attempt, and one call of the upstream."""
+    for watch in watches:
+        calls = stage.model.calls[watch.prompt]
+        tally.require(watch.attempts == 1, f"one attempt, not {watch.attempts}")
+        tally.require(calls == 1, f"one call of the upstream, not {calls}")

@@ -9,7 +9,7 @@ import sys
 import time
 from random import Random
 
-from faults.check import Tally, Watch, judge_all
+from faults.check import Tally, Watch, judge_all, require_one_attempt
 from faults.stage import LEASE_S, Setup, Stage, is_ready
 from faults.suite import Fault
 from support.openai_frames import DONE, delta, finish
@@ -142,10 +142,7 @@ async def redis_forward(stage: Stage, rng: Random) -> Tally:
         await _has_words(watch, rng.randrange(2, 10))
     stage.clock.put(STEP_S)
     tally = await judge_all(watches, stage.model.is_whole)
-    for watch in watches:
-        calls = stage.model.calls[watch.prompt]
-        tally.require(watch.attempts == 1, f"one attempt, not {watch.attempts}")
-        tally.require(calls == 1, f"one call of the upstream, not {calls}")
+    require_one_attempt(stage, watches, tally)
     return tally
 
 

@@ -46,7 +46,7 @@ async def _a_master(stage: Stage, rng: Random) -> Node:
 
 
 async def _replaced(stage: Stage, lost: Node, partitions: list[int]) -> None:
-    """Wait until somebody else has what a master had."""
+    """Wait until other masters have the partitions of a lost one."""
     others = [node for node in stage.cluster.nodes if node is not lost]
     for partition in partitions:
 
@@ -118,7 +118,7 @@ async def lagging(promised: bool, stage: Stage, rng: Random) -> Tally:
 
 
 async def replica_killed(promised: bool, stage: Stage, rng: Random) -> Tally:
-    """SIGKILL of a replica, and a restart: who waits for replicas waits for it."""
+    """SIGKILL of a replica, and a restart: calls that wait for replicas wait for this one."""
 
     async def strike(_: Blows) -> None:
         replica = await stage.cluster.replica_of(await _a_master(stage, rng))

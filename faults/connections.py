@@ -1,4 +1,4 @@
-"""Connections to Redis that are refused, reset, cut, stalled and slowed, for everybody at once."""
+"""Connections to Redis that are refused, reset, cut, stalled and slowed, for all at once."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ async def cut(stage: Stage, rng: Random) -> Tally:
 
 
 async def stalled(stage: Stage, rng: Random) -> Tally:
-    """Nothing passes, one way or both, for longer than a call's timeout; half the time for good.
+    """Nothing passes, in one direction or both, for longer than a call's timeout, or permanently.
 
-    Then only a timeout tells that a connection is dead. Red when the writer waits for a reply
+    Then only a timeout detects that a connection is dead. Red if the writer waits for a reply
     without one.
     """
 

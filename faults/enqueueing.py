@@ -45,8 +45,8 @@ async def _enqueue_cut(stage: Stage, cut: tuple[int, Direction]) -> Watch:
     return Watch(stage.client.job(job.id), prompt)
 
 
-async def cut_and_told(stage: Stage, rng: Random) -> Tally:
-    """The same, but the producer is told, and calls again with its idempotency key: one job.
+async def cut_and_reported(stage: Stage, rng: Random) -> Tally:
+    """The same, but the call fails, and the producer repeats it with its idempotency key: one job.
 
     Red when enqueue.lua does not remember the key.
     """
@@ -80,7 +80,7 @@ async def _insist(client: Client, prompt: str, key: str) -> str:
 async def at_once(stage: Stage, rng: Random) -> Tally:
     """Producers use one idempotency key at the same moment: one job.
 
-    Red when enqueue.lua does not ask, in the call that stores, what the key stands for.
+    Red if enqueue.lua does not look up the key in the same call that stores the job.
     """
     await stage.crew(0)
     prompt, key = stage.prompt(), f"key-{rng.random()}"
@@ -103,6 +103,6 @@ async def _one_waits(stage: Stage, job_id: str, tally: Tally) -> None:
 
 FAULTS = [
     Fault("enqueue: cut around the reply, retried", cut_retried, 12),
-    Fault("enqueue: cut around the reply, told, again", cut_and_told, 200),
+    Fault("enqueue: cut around the reply, told, again", cut_and_reported, 200),
     Fault("enqueue: one idempotency key, 8 producers", at_once, 40),
 ]

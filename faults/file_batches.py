@@ -21,7 +21,7 @@ from darkq.protocol.keys import BatchKeys
 from darkq.serving.file_batches import FileBatch
 from darkq.serving.files import Files
 from faults.check import Tally
-from faults.stage import Setup, Stage
+from faults.stage import UNLUCKY_WORKER, Setup, Stage
 from faults.suite import Fault
 from faults.throughout import WORKER
 from faults.watched import LAG_BYTES, LAGGING_S
@@ -34,12 +34,7 @@ LINES = 60
 WINDOW = 20
 
 _SETUP = Setup(
-    worker={
-        "worker_max_lost_leases": 100,
-        "job_tries": 20,
-        "worker_jobs": 5,
-        "worker_reserved_interactive": 0,
-    },
+    worker=UNLUCKY_WORKER,
     chunks=12,
     chunks_per_s=40.0,
 )
@@ -213,7 +208,7 @@ async def frozen(stage: Stage, rng: Random) -> Tally:
 
 
 async def store_fails(stage: Stage, rng: Random) -> Tally:
-    """The store of files is away now and then. Red when an error of it ends the batch."""
+    """The file store is unavailable several times. Red if one of its errors ends the batch."""
     return await _struck(_break_store, stage, rng)
 
 
@@ -253,10 +248,10 @@ async def _replace_master(stage: Stage, batch_id: str) -> None:
 
 
 async def failed_over(stage: Stage, rng: Random) -> Tally:
-    """A master is killed, and its replica may not have heard of the latest ends.
+    """A master is killed, and its replica may not have received the latest ends.
 
-    Each line is in the output once, also where nothing waits for replicas. What of this depends on
-    stamps and parts is shown by tests/integration/batch/test_roll_back.py.
+    Each line is in the output once, even if no call waits for replicas. For the roles of stamps
+    and parts see tests/integration/batch/test_roll_back.py.
     """
     return await _struck(_fail_over, stage, rng, strikes=1)
 

@@ -1,8 +1,8 @@
-"""What is promised by a Redis that forgets what it had acknowledged a moment before.
+"""Checks the promises that hold when Redis loses writes that it has just acknowledged.
 
-A job may be gone if its acknowledgement is excused, and its readers are told. Any other job has a
-whole result in the end, though its readers may be told to begin anew. No text is ever joined from
-two runs for who reads all the while, and what is read afterwards is what is stored.
+A job may be lost if its acknowledgement is excused; then its readers get an error. Any other job
+ends with a whole result, though its readers may have to begin anew. A reader that stays connected
+never gets a text joined from two runs, and a later reader gets exactly what is stored.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ async def _judge(stage: Stage, watch: Watch, excused: Excused) -> Tally:
         _gone(watch, excused, tally)
     elif watch.error is None:
         tally.lost += 1
-        tally.broken.append(f"{watch.prompt}: a reader waits for ever")
+        tally.broken.append(f"{watch.prompt}: a reader waits without an end")
     else:
         tally.add(await _result(stage, watch))
     return tally
@@ -87,7 +87,7 @@ def _gone(watch: Watch, excused: Excused, tally: Tally) -> None:
 
 
 async def _result(stage: Stage, watch: Watch) -> Tally:
-    """A reader that was told that its run is forgotten finds another's result."""
+    """Check that a reader whose run was lost finds the result of another run."""
     tally = Tally()
     try:
         result = await watch.job.result(timeout_s=20)

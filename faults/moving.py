@@ -1,7 +1,7 @@
-"""`python -m faults.moving`: how long a partition stands still while its slot is moved.
+"""`python -m faults.moving`: how long a partition is blocked while its slot is moved.
 
-A partition is filled with jobs, and its slot goes to another master, key by key and in one piece,
-while a producer goes on making jobs there. What is told is the longest that one of its calls took.
+A partition is filled with jobs, and its slot goes to another master, key by key or in one piece,
+while a producer enqueues jobs there. The output is the longest duration of one of its calls.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def _tell(
     began_s = time.monotonic()
     await move(_SLOT, target)
     took_s = time.monotonic() - began_s
-    await asyncio.sleep(1)  # a call that waits for the end is told of it
+    await asyncio.sleep(1)  # a call that waits for the end of the move returns
     producing.cancel()
     print(f"{keys:>8,}  {kind:<12}{took_s:>10.2f}{longest_s:>16.2f}", flush=True)
 

@@ -115,7 +115,7 @@ class FaultProxy:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
         except OSError:
-            pass  # no server behind us: the client is told by the reset
+            pass  # no server behind the proxy: the client gets a reset
         finally:
             self._writers.discard(writer)
             _reset(writer)

@@ -1,8 +1,8 @@
-"""A Redis that is killed, frozen, paused, that drops its clients and forgets.
+"""A Redis that is killed, frozen or paused, disconnects its clients, or loses its latest writes.
 
-A process that is killed loses nothing that it has written to its append-only file, with
-`everysec` too: the kernel still holds what was not yet synced. What `everysec` leaves open is
-a crash of the machine. It is played by tearing the file off where it stood a second before.
+A killed process loses nothing that it has written to its append-only file, even with `everysec`:
+the kernel has the data that are not synced yet. Only a crash of the machine loses them. To simulate
+one, the file is truncated to its length of a second before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from random import Random
 
 from darkq import RedisFull
 from faults import forgetting
-from faults.check import Tally, Watch, judge_all
+from faults.check import Tally, Watch, judge_all, require_one_attempt
 from faults.forgetting import Window
 from faults.load import struck, under_load
 from faults.stage import Setup, Stage
@@ -60,8 +60,8 @@ async def _restart(stage: Stage, down_s: float) -> None:
 async def killed(stage: Stage, rng: Random) -> Tally:
     """SIGKILL of Redis and a restart, for less or more than a lease: nothing is lost.
 
-    Red when `Live` does not tell of a gap: readers sleep until they look at the log. A process
-    that dies forgets nothing, so the writer's `_resume` is guarded by the machine crash below.
+    Red if `Live` does not report a gap: readers wait until they read the event log anyway. A killed
+    process loses nothing, so only the machine crash below tests the writer's `_resume`.
     """
     return await under_load(
         stage,
@@ -72,11 +72,11 @@ async def killed(stage: Stage, rng: Random) -> Tally:
 
 
 async def torn(stage: Stage, rng: Random) -> Tally:
-    """The machine of an `everysec` Redis crashes: all that it forgets is less than a second old.
+    """The machine of an `everysec` Redis crashes: it loses at most the writes of one second.
 
-    A job is lost only if it was acknowledged within that second, and its readers are told. What
-    ended within it may run again, whole. Red when a reader takes the new run for the old one,
-    and when the writer goes on without asking the logs where they stand (`Writer._resume`).
+    A job is lost only if it was acknowledged within that second; its readers get an error. A job
+    that ended within it may run again, as a whole. Red if a reader mistakes the new run for the old
+    one, and if the writer resumes without reading the state of the event logs (`Writer._resume`).
     """
     await stage.crew(2)
     crashed_s = 0.0
@@ -166,17 +166,14 @@ async def frozen_past_the_lease(stage: Stage, rng: Random) -> Tally:
     await asyncio.sleep(lease_s * rng.uniform(1.1, 1.5))
     stage.server.process.send_signal(signal.SIGCONT)
     tally = await judge_all(watches, stage.model.is_whole)
-    for watch in watches:
-        calls = stage.model.calls[watch.prompt]
-        tally.require(watch.attempts == 1, f"one attempt, not {watch.attempts}")
-        tally.require(calls == 1, f"one call of the upstream, not {calls}")
+    require_one_attempt(stage, watches, tally)
     return tally
 
 
 async def full(stage: Stage, rng: Random) -> Tally:
-    """Producers that never stop, at a `maxmemory`: jobs go on, producers are told, none is lost.
+    """Producers reach `maxmemory`: they get an error, jobs continue, and none is lost.
 
-    Red when enqueue.lua takes all memory there is: no job is ever claimed, and each waits.
+    Red if enqueue.lua uses all of the memory: then no job can be claimed.
     """
     await stage.crew(2)
     wanted = LARGE_JOBS if stage.full else LARGE_JOBS // 3
@@ -205,7 +202,7 @@ async def full(stage: Stage, rng: Random) -> Tally:
     await asyncio.gather(*(produce() for _ in range(4)))
     tally = await judge_all(watches, stage.model.is_whole)
     measuring.cancel()
-    tally.require(refused > 0, "producers are told that Redis is full")
+    tally.require(refused > 0, "producers get an error when Redis is full")
     tally.require(most < MAXMEMORY, f"memory stays below {MAXMEMORY}: {most}")
     await stage.redis.flushall()  # results of a day would keep it full
     return tally

@@ -35,6 +35,14 @@ from support.servers import Clock, Server, binaries
 from support.waiting import wait_until
 
 LEASE_S = 1.0
+
+UNLUCKY_WORKER: dict[str, Any] = {
+    "worker_max_lost_leases": 100,
+    "job_tries": 20,
+    "worker_jobs": 5,
+    "worker_reserved_interactive": 0,
+}
+"""Settings for faults that hit the same job far more often than real crashes do."""
 _PAUSE_S = 0.05
 
 Kind: TypeAlias = Literal["server", "cluster", "sentinel"]
@@ -65,6 +73,9 @@ class Telltale:
         self.at_once = 0
         self.most_at_once = 0
         self.on_call: Callable[[str], object] = lambda _: None
+        self.waits_before = -1
+        """The number of a piece that does not come before `goes_on` is set."""
+        self.goes_on = asyncio.Event()
         self._setup = setup
         self._padding = "." * setup.piece_bytes
 
@@ -78,6 +89,8 @@ class Telltale:
         try:
             for number in range(self._setup.chunks):
                 await asyncio.sleep(1 / self._setup.chunks_per_s)
+                if number == self.waits_before:
+                    await self.goes_on.wait()
                 yield self._piece(query, call, number)
         finally:
             self.at_once -= 1
@@ -131,7 +144,7 @@ class Stage:
         return self
 
     async def _start_redis(self) -> tuple[str, str]:
-        """Return where everybody finds it, and where it is found in spite of all faults."""
+        """Return the URL for workers and clients, and the URL that bypasses all faults."""
         binary, options = binaries()["valkey"], self.setup.redis
         match self.setup.kind:
             case "cluster":
@@ -185,7 +198,7 @@ class Stage:
         return self.workers[-1]
 
     def prompt(self) -> str:
-        """A prompt that nobody has used."""
+        """A new prompt."""
         self._prompts += 1
         return f"p{self._prompts}"
 
@@ -232,7 +245,7 @@ class Stage:
     async def clear(self) -> None:
         """Put away what a run left that did not come to its end: workers, jobs, what is broken."""
         self._end_workers()
-        self.model.on_call = lambda _: None
+        self.model.on_call, self.model.waits_before = lambda _: None, -1
         if self.setup.kind == "server":
             await self.proxy.accept()
             self.proxy.mend()

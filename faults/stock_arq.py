@@ -91,7 +91,7 @@ async def frozen(world: _World) -> str:
     await wait_until("the job to run again", lambda: world.stage.model.calls[prompt] == 2, 30)
     good = await wait_until("its result", lambda: _success(job), 10)
     zombie.send_signal(signal.SIGCONT)
-    await asyncio.sleep(3)  # nobody says when a zombie is done
+    await asyncio.sleep(3)  # nothing reports when a zombie is done
     now = await _success(job)
     return f"success before the zombie wakes: {good == 'True'}; after: {now == 'True'}"
 

@@ -86,9 +86,9 @@ async def _play_one(fault: Fault, stage: Stage, seed: int, runs: int) -> Tally:
         except TimeoutError:
             tally.broken.append(f"did not end within {fault.limit_s:g} s")
         except DarkqError as error:
-            tally.broken.append(f"a caller was told {type(error).__name__}")
-        except RedisError as error:  # nobody who calls darkq is to see one
-            tally.broken.append(f"a caller was told {brief(error)}")
+            tally.broken.append(f"a caller got {type(error).__name__}")
+        except RedisError as error:  # darkq must not let one out
+            tally.broken.append(f"a caller got {brief(error)}")
         tally.broken = [f"run {run}: {words}" for words in tally.broken]
         total.add(tally)
         if hung:  # once is enough to know; the next fault begins on a clean stage

@@ -62,10 +62,10 @@ async def play(
     client: Client | None = None,
     crew: int = 2,
 ) -> Tally:
-    """Strike at a random moment; `strike` returns when all is mended.
+    """Strike at a random moment; `strike` returns when everything is repaired.
 
-    Unless it is `promised` that nothing is lost, what was acknowledged meanwhile may be. All
-    producers and readers are of one client, the stage's own or another.
+    Unless it is `promised` that nothing is lost, jobs acknowledged meanwhile may be lost. All
+    producers and readers use one client, the stage's own or another.
     """
     await stage.crew(crew)
     await stage.settled()  # else a replica without the data of the run before is promoted

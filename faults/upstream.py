@@ -139,7 +139,7 @@ async def _completes(watch: Watch, text: str, tally: Tally) -> None:
 
 def _retried(watch: Watch, server: ScriptedServer, tally: Tally) -> None:
     tally.require(len(server.requests) == 2, f"one more call, not {len(server.requests) - 1}")
-    tally.require(len(watch.retries) == 1, "a retry is told")
+    tally.require(len(watch.retries) == 1, "one event reports the retry")
     for retry in watch.retries:
         tally.require(bool(retry.reason), "a retry has a reason")
         tally.recoveries_s.append(_gap_s(watch))
@@ -152,7 +152,7 @@ def _gap_s(watch: Watch) -> float:
 
 
 async def redirected(stage: Stage, rng: Random) -> Tally:
-    """A redirect to another host is not followed: nobody else gets the prompt.
+    """A redirect to another host is not followed: no other host gets the prompt.
 
     Red when the session follows redirects.
     """
@@ -165,7 +165,7 @@ async def redirected(stage: Stage, rng: Random) -> Tally:
         watch = await stage.submit(tries=TRIES, proxy=server.url)
         await _completes(watch, _TEXT, tally)
         asked = {request.target for request in server.requests}
-    tally.require(elsewhere not in asked, "nobody is asked but the upstream")
+    tally.require(elsewhere not in asked, "no other host is called")
     return tally
 
 

@@ -28,13 +28,13 @@ _MINDFUL = Setup(("--min-replicas-to-write", "1"), "sentinel", replicas=2, worke
 
 
 async def _replaced(stage: Stage, lost: Daemon) -> None:
-    """Wait until another is the master, and all Sentinels say so."""
+    """Wait until all Sentinels name another master."""
     replaced = partial(stage.sentinel.all_have_other_master, lost)
     await wait_until("another master", replaced, _FAILOVER_S)
 
 
 async def killed(promised: bool, stage: Stage, rng: Random) -> Tally:
-    """SIGKILL of the master; its replica takes over; it comes back, and is told to follow."""
+    """SIGKILL of the master; its replica is promoted; it returns and becomes a replica."""
 
     async def strike(blows: Blows) -> None:
         master = await stage.sentinel.master()
@@ -49,8 +49,8 @@ async def killed(promised: bool, stage: Stage, rng: Random) -> Tally:
 async def frozen(promised: bool, stage: Stage, rng: Random) -> Tally:
     """SIGSTOP of the master until its replica has taken over; SIGCONT: it believes to be master.
 
-    Red when an attempt that one of two masters gave out begins on the other (`may_begin` in
-    append.lua): in a log that has ended, whose readers then wait for ever.
+    Red if an attempt that was claimed at one of two masters begins at the other (`may_begin` in
+    append.lua), in a log that has ended: its readers then wait without an end.
     """
 
     async def strike(blows: Blows) -> None:
@@ -99,7 +99,7 @@ async def asked(stage: Stage, rng: Random) -> Tally:
 async def few_sentinels(killed: int, stage: Stage, rng: Random) -> Tally:
     """SIGKILL of two Sentinels, or all three, while all connections are cut again and again.
 
-    The last one tells where the master is; where none is left, everybody waits until they are
+    The last one still names the master. If none is left, all clients wait until the Sentinels are
     started again.
     """
 

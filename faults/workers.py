@@ -40,7 +40,7 @@ async def _held_by(stage: Stage, worker: WorkerProcess, watches: list[Watch]) ->
 async def killed(stage: Stage, rng: Random) -> Tally:
     """SIGKILL at a random byte: the jobs run elsewhere within the lease and a second.
 
-    Red when claim.lua does not make the lease's end the score: nobody takes the jobs.
+    Red if claim.lua does not make the lease's end the score: then no worker claims the jobs.
     """
     watches, victim = await _aim(stage, rng)
     victim.send(signal.SIGKILL)
@@ -138,9 +138,9 @@ async def _some_more(stage: Stage, before: int) -> bool:
 
 
 async def rolled(stage: Stage, rng: Random) -> Tally:
-    """A rolling restart of three workers under load: nobody notices.
+    """A rolling restart of three workers under load: no job is interrupted.
 
-    Red when a stopping worker goes on claiming, or hands back what it could finish.
+    Red if a stopping worker continues to claim, or hands back what it could finish.
     """
     old = await stage.crew(3 if stage.full else 2)
     feeding = asyncio.create_task(_feed(stage, rng))
@@ -194,7 +194,7 @@ async def handed_back(stage: Stage, rng: Random) -> Tally:
     tally.add(await judge_all(watches, stage.model.is_whole))
     for watch in held:
         reasons = {retry.reason for retry in watch.retries}
-        tally.require(reasons <= {"worker_shutdown"}, "a handed-back job says so")
+        tally.require(reasons <= {"worker_shutdown"}, "a handed-back job names its reason")
         recovery_s = watch.restarted(stopped_s)
         if recovery_s is not None:
             tally.recovered(recovery_s, 1.0)
@@ -202,11 +202,11 @@ async def handed_back(stage: Stage, rng: Random) -> Tally:
 
 
 async def poisoned(stage: Stage, rng: Random) -> Tally:
-    """A job whose every attempt kills its worker is dead after k+1 attempts; the queue goes on.
+    """A job that kills its worker in every attempt fails after k+1 attempts; the queue continues.
 
-    Its neighbours in the same process lose their leases with it, and complete all the same.
-    Red without the count of lost leases in claim.lua: it would kill workers for ever; and with
-    any number of suspects at once there, neighbours are given up with it.
+    Other jobs in the same process lose their leases with it, and still complete. Red without the
+    count of lost leases in claim.lua: the job would kill workers without an end. Red if claim.lua
+    claims several suspects at once: then other jobs fail with it.
     """
     await stage.crew(MAX_LOST_LEASES + 2)
     poison_prompt = f"poison{stage.prompt()}"

@@ -7,14 +7,14 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq.jobs.cancel import cancel
-from darkq.operate.queue_state import Word, read_queue, say, take_back
+from darkq.operate.queue_state import Mark, clear_mark, read_queue, set_mark
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import JobKeys, PartitionKeys
 from support.by_hand import Hand
 
 
-async def tell(redis: Redis, word: Word, priority: Priority, partitions: int = 1) -> None:
-    await say(redis, word, priority, partitions, by="me", why="a test")
+async def tell(redis: Redis, word: Mark, priority: Priority, partitions: int = 1) -> None:
+    await set_mark(redis, word, priority, partitions, by="me", why="a test")
 
 
 async def test_a_paused_queue_gives_nothing_and_hides_nothing(redis: Redis, hand: Hand) -> None:
@@ -26,7 +26,7 @@ async def test_a_paused_queue_gives_nothing_and_hides_nothing(redis: Redis, hand
     assert [claim.keys for claim in claims] == [bulk]
     assert due_s is not None
     assert due_s > 29, "the bulk job's lease, and none of the jobs that are held back"
-    await take_back(redis, "paused", "interactive", 1)
+    await clear_mark(redis, "paused", "interactive", 1)
     assert [claim.keys for claim in await hand.claim()] == urgent
     assert not await redis.exists(PartitionKeys(0).control)
 
@@ -94,7 +94,7 @@ async def test_a_word_that_stands_in_some_partitions_is_seen_and_completed(redis
     half = await read_queue(redis, "bulk", 3)
     assert half.paused is not None
     assert (half.paused.partitions, half.partitions, half.closed) == (2, 3, None)
-    await say(redis, "paused", "bulk", 3, by="you", why="again")
+    await set_mark(redis, "paused", "bulk", 3, by="you", why="again")
     whole = await read_queue(redis, "bulk", 3)
     assert whole.paused is not None
     assert (whole.paused.partitions, whole.paused.by, whole.paused.why) == (3, "you", "again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from darkq.event import Cursor
-from darkq.operate.queue_state import say, take_back
+from darkq.operate.queue_state import clear_mark, set_mark
 from darkq.protocol.keys import JobKeys, PartitionKeys
 from support.by_hand import WOKEN, Ear, Hand, asleep, put, snapshot
 
@@ -60,7 +60,7 @@ async def test_a_running_job_counts_and_a_finished_one_does_not(redis: Redis, ha
 async def test_a_closed_queue_takes_no_new_job_but_knows_old_ones(redis: Redis) -> None:
     first, again, new, other = [JobKeys.new(0) for _ in range(4)]
     await put(redis, first, key="k", digest="aa")
-    await say(redis, "closed", "interactive", 1, by="me", why="a test")
+    await set_mark(redis, "closed", "interactive", 1, by="me", why="a test")
     ((verdict, known),) = await put(redis, again, key="k", digest="aa")
     assert (verdict, known) == ("duplicate", first.arq_id)
     assert [receipt.verdict for receipt in await put(redis, first, new)] == [
@@ -69,5 +69,5 @@ async def test_a_closed_queue_takes_no_new_job_but_knows_old_ones(redis: Redis) 
     ]
     assert not await redis.exists(new.job, new.events)
     assert (await put(redis, other, priority="bulk"))[0].verdict == "new"
-    await take_back(redis, "closed", "interactive", 1)
+    await clear_mark(redis, "closed", "interactive", 1)
     assert (await put(redis, new))[0].verdict == "new"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from darkq.operate.queue_state import say, take_back
+from darkq.operate.queue_state import clear_mark, set_mark
 from darkq.redis import scripts
 from support.by_hand import Ear
 
@@ -16,9 +16,9 @@ async def test_a_message_reaches_the_subscribers_of_its_channel_alone(redis: Red
 
 
 async def test_resuming_wakes_the_workers_of_every_partition(redis: Redis) -> None:
-    await say(redis, "paused", "bulk", 2, by="me", why="a test")
+    await set_mark(redis, "paused", "bulk", 2, by="me", why="a test")
     async with Ear(redis, "darkq:{0}:wake", "darkq:{1}:wake") as ear:
-        await take_back(redis, "paused", "bulk", 2)
+        await clear_mark(redis, "paused", "bulk", 2)
         assert sorted(await ear.heard()) == [
             ("darkq:{0}:wake", b"jobs"),
             ("darkq:{1}:wake", b"jobs"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from darkq.operate.queue_state import say
+from darkq.operate.queue_state import set_mark
 from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from support.by_hand import Hand, snapshot
@@ -17,8 +17,8 @@ QUEUE, MOVING = PartitionKeys(0).queue("interactive"), PartitionKeys(0).moving("
 
 async def hold_up(redis: Redis) -> None:
     """Pause the queue and close it."""
-    await say(redis, "paused", "interactive", 1, by="me", why="a test")
-    await say(redis, "closed", "interactive", 1, by="me", why="a test")
+    await set_mark(redis, "paused", "interactive", 1, by="me", why="a test")
+    await set_mark(redis, "closed", "interactive", 1, by="me", why="a test")
 
 
 async def test_a_job_leaves_with_its_place_and_no_worker_gets_it(redis: Redis, hand: Hand) -> None:
@@ -53,8 +53,8 @@ async def test_nothing_leaves_a_queue_that_is_open_or_runs(
 ) -> None:
     keys = await hand.enqueue()
     if "paused" in words:
-        await say(redis, "paused", "interactive", 1, by="me", why="a test")
+        await set_mark(redis, "paused", "interactive", 1, by="me", why="a test")
     if "closed" in words:
-        await say(redis, "closed", "interactive", 1, by="me", why="a test")
+        await set_mark(redis, "closed", "interactive", 1, by="me", why="a test")
     assert await scripts.transfer_depart(redis, "interactive", [keys]) == []
     assert await redis.zcard(QUEUE) == 1

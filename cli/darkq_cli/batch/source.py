@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 
-from darkq.batches.feed import marked
+from darkq.batches.feed import with_custom_id
 from darkq.batches.input_lines import InputLines, Text
 from darkq.batches.lines import ForAllLines, Line, json_line, text_line
 from darkq.errors import InvalidLine
@@ -230,7 +230,7 @@ class _Checker:
             if isinstance(text, InvalidLine):
                 raise text
             line = format_.parse(text)
-            marked(line)
+            with_custom_id(line)
             self._check_endpoint(line)
             self._check_unique(line)
         except InvalidLine as error:

@@ -6,6 +6,7 @@ from statistics import median
 from time import perf_counter, time
 from typing import Any
 
+from darkq.redis.servers import read_clock_ms
 from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, warning
 from darkq_cli.doctor.servers import Server
 from darkq_cli.terminal import messages
@@ -41,7 +42,7 @@ async def latency(server: Server) -> CheckResult:
 
 @CONNECTING.check("slow commands", by_hand="SLOWLOG GET 10")
 async def slow_commands(server: Server) -> CheckResult:
-    now_s, _ = await server.redis.time()
+    now_s = await read_clock_ms(server.redis) / 1000
     entries: list[dict[str, Any]] = await server.redis.slowlog_get(_SLOW_ENTRIES)
     recent = [entry for entry in entries if now_s - entry["start_time"] <= _SLOW_WINDOW_S]
     slow = [entry for entry in recent if entry["duration"] >= _SLOW_COMMAND_S * 1e6]
@@ -62,10 +63,10 @@ async def slow_commands(server: Server) -> CheckResult:
 @CONNECTING.check("clock", by_hand="redis-cli time; date +%s")
 async def clock(server: Server) -> CheckResult:
     began_s = time()
-    seconds, micros = await server.redis.time()
+    redis_s = await read_clock_ms(server.redis) / 1000
     ended_s = time()
     # Redis read its clock between the two readings of ours, so half their distance is unsure.
-    ahead_s = (began_s + ended_s) / 2 - (seconds + micros / 1e6)
+    ahead_s = (began_s + ended_s) / 2 - redis_s
     unsure_s = (ended_s - began_s) / 2
     if abs(ahead_s) - unsure_s < _CLOCKS_DIFFER_S:
         return ok(f"the clock of this machine differs from that of Redis by {abs(ahead_s):.3f} s")

@@ -10,7 +10,6 @@ cancelled, up to the upstream.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -19,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 from aiohttp import web
 
 from darkq import DarkqError, Job, JobHandle, JobNotFound
-from darkq.serving.request_dedup import Held
+from darkq.serving.request_dedup import Held, request_digest
 from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.context import CLIENT, SETTINGS, STREAMS, caller_of, owned_job
 from darkq_gateway.http.errors import ApiError
@@ -168,9 +167,4 @@ def _grace_s(request: web.Request) -> float:
 
 def _digest(request: web.Request, body: bytes) -> str:
     """What stands for a request: the same tenant, the same path, the same body."""
-    tenant = caller_of(request).tenant
-    parts = ((tenant or "").encode(), request.path.encode(), body)
-    digest = hashlib.sha256(b"open" if tenant is None else b"tenant")
-    for part in parts:
-        digest.update(b"%d:" % len(part) + part)
-    return digest.hexdigest()
+    return request_digest(caller_of(request).tenant, request.path, body)

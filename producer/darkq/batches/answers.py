@@ -1,12 +1,12 @@
-"""What people get out of a batch: a line for each line that they put in. No I/O.
+"""The output lines of a batch, one for each input line. No I/O.
 
     {"id", "custom_id", "response": {"status_code": 200, "request_id", "body"}, "error": null}
     {"id", "custom_id", "response": {"status_code": 400, "request_id", "body"}, "error": null}
     {"id", "custom_id", "response": null, "error": {"code", "message"}}
 
-`body` is what the endpoint would have answered, which in batches over files may be an error. There
-`error` is for requests that were not made. Made twice of the same result, a line is the same to the
-byte; `request_id` is the job's id.
+`body` is the response of the endpoint, which in batches over files may be an error. There `error`
+is for requests that were not made. `request_id` is the job's id. The same result always gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls")
 
 
 def answer_line(custom_id: str, result: Result, endpoint: Endpoint) -> bytes:
-    """Return the line of a job that was answered, its line end included."""
+    """Return the line of a completed job, with its line end."""
     body = chat_completion(result) if endpoint == CHAT else response_object(result)
     response = {"status_code": 200, "request_id": result.job_id, "body": body}
     return _line(custom_id, result.job_id, response, None)
 
 
 def refusal_line(custom_id: str, job_id: str, error: WireError) -> bytes:
-    """Return the line of a request that the endpoint would have answered with an error."""
+    """Return the line of a request to which the endpoint responds with an error."""
     response = {"status_code": error.status, "request_id": job_id, "body": error.body()}
     return _line(custom_id, job_id, response, None)
 
 
 def failure_line(custom_id: str, job_id: str, code: str, message: str) -> bytes:
-    """Return the line of a job that was not answered, its line end included."""
+    """Return the line of a job without an answer, with its line end."""
     return _line(custom_id, job_id, None, {"code": code, "message": message})
 
 
@@ -118,5 +118,5 @@ def _finish_reason(result: Result) -> str:
 
 
 def _bare(job_id: str) -> str:
-    """The part of a job's id that is its own: OpenAI's ids have a prefix and no hyphen."""
+    """Return a job's id without its partition: OpenAI's ids have a prefix and no hyphen."""
     return job_id.rpartition("-")[2]

@@ -1,12 +1,12 @@
-"""A batch: many prompts as one thing that can be left, resumed, followed and cancelled.
+"""A batch: many prompts as one unit that can be interrupted, resumed, followed and cancelled.
 
     async with client.batch(name="reviews") as batch:
         async for finished in batch.run(rows):
             print(finished.number, finished.result)
 
-One process runs a batch: it feeds lines and takes over how they ended. At most `window` lines are
-outstanding, so that Redis holds no more than that however long the input is. A line's job has an
-id that follows from the batch and the line's number: to add a line again changes nothing.
+One process runs a batch: it adds lines and takes their ends. At most `window` lines are
+outstanding, so the memory in Redis does not depend on the length of the input. The id of a line's
+job is derived from the batch and the line's number, so adding a line again changes nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Container,
     Iterable,
     Mapping,
@@ -28,12 +27,12 @@ from redis.asyncio import Redis
 
 from darkq.batches import lease as batch_control
 from darkq.batches import results as batch_ends
-from darkq.batches.feed import Columns, Feed, Row, line_of, numbered
+from darkq.batches.feed import Columns, Feed, Row, row_to_line, rows_to_lines
 from darkq.batches.lease import BatchLease, Part, made_with
 from darkq.batches.lines import ForAllLines, Line
-from darkq.batches.results import Finished, LineEnded, Position, fed, taken
+from darkq.batches.results import Feeding, Finished, LineEnded, Position, take_ends
 from darkq.batches.status import BatchStatus, read_batch
-from darkq.batches.tail import SILENCE_S, BatchTail, LineEvent, Place
+from darkq.batches.tail import SILENCE_S, BatchCursor, BatchTail, LineEvent
 from darkq.errors import BatchClosed, CursorGone
 from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.mailbox import Mailbox
@@ -49,9 +48,9 @@ COLUMNS = Columns()
 
 
 class Batch:
-    """A batch by its id. As a context manager: its runner, who feeds and collects.
+    """A batch by its id. As a context manager it is the runner, which adds lines and takes ends.
 
-    Without it anybody may ask for `status()`, follow `events()` and `cancel()`.
+    Without entering it, any process may call `status()`, `events()`, `tail()` and `cancel()`.
     """
 
     def __init__(
@@ -83,12 +82,12 @@ class Batch:
 
     @property
     def id(self) -> str:
-        """The public id: keep it, and come back from any process."""
+        """The public id, with which any process can resume the batch."""
         return self._keys.public_id
 
     @property
     def runner(self) -> str:
-        """The token of this handle's lease, if it takes one: `<host>:<pid>:<random>`."""
+        """The token of this handle's lease, once entered: `<host>:<pid>:<random>`."""
         return self._lease.token
 
     async def __aenter__(self) -> Self:
@@ -107,11 +106,11 @@ class Batch:
         await self._lease.leave()
 
     async def add_many(self, lines: Iterable[Line]) -> None:
-        """Store lines, a few hundred per round trip, in their order; wait for room in the window.
+        """Store lines in order, a few hundred per round trip; wait for room in the window.
 
-        Lines that are there or have ended are left as they are. Raises `InvalidLine`,
-        `BatchFull` when nobody takes results, `BatchClosed`, `BatchNotFound`,
-        `RedisUnavailable`. Cancelled, some may have been stored.
+        Lines that exist or have ended are left unchanged. Raises `InvalidLine`, `BatchFull` when
+        no task takes results, `BatchClosed`, `BatchNotFound`, `RedisUnavailable`. After a
+        cancellation, some lines may have been stored.
         """
         self._run_by_us()
         await self._feed.put(lines)
@@ -119,19 +118,19 @@ class Batch:
     async def add(self, prompt: Prompt | Job, custom_id: str | None = None) -> int:
         """Store one line after the last one, and return its number. Raises as `add_many`.
 
-        Each call is a round trip, and stores another line; `run` and `add_many` know them again.
+        Each call is a round trip and stores another line. `run` and `add_many` are idempotent.
         """
         number = self._feed.last_line + 1
         row = {"prompt": prompt, "custom_id": custom_id}
-        await self.add_many([line_of(row, number, COLUMNS, FOR_ALL)])
+        await self.add_many([row_to_line(row, number, COLUMNS, FOR_ALL)])
         return number
 
     async def close_input(self, *, least: int = 0) -> bool:
-        """Say that all lines have been added: the batch is completed when they have ended.
+        """Close the input: the batch is completed when all its lines have ended.
 
-        Return False, having changed nothing, when Redis knows of fewer than `least` lines: it has
-        lost some in a failover or a crash. Then add all again; those that are there stay as they
-        are. Raises `BatchNotFound`, `RedisUnavailable`.
+        Returns False and changes nothing if Redis has fewer than `least` lines: it has lost some
+        in a failover or a crash. Then add all again; existing lines stay unchanged. Raises
+        `BatchNotFound`, `RedisUnavailable`.
         """
         self._run_by_us()
         async with speaking_darkq():
@@ -140,13 +139,13 @@ class Batch:
         return done
 
     async def collected(self) -> AsyncGenerator[list[Finished], None]:
-        """Yield how lines ended, in pages: all that is not acknowledged, then what comes.
+        """Yield the ends of lines in pages: first those not acknowledged, then new ones.
 
-        A page has up to 200 ends and a megabyte of results, or a single larger one.
-        Give each page to `acknowledge` once it is safe; then ask for the next. Ends when the
-        input is closed, or the batch cancelled, and nothing runs any more. Raises
-        `BatchNotFound`, `RedisUnavailable`; `CursorGone` when Redis has lost ends that were
-        yielded, or that the input was closed: add all lines again, and call this again.
+        A page has up to 200 ends and a megabyte of results, or a single larger result. Store
+        each page, pass it to `acknowledge`, then ask for the next. The generator ends when the
+        input is closed or the batch cancelled, and no line is unfinished. Raises
+        `BatchNotFound`, `RedisUnavailable`. Raises `CursorGone` when Redis has lost ends that were
+        yielded, or that the input was closed: add all lines again, then call this again.
         """
         self._run_by_us()
         async with speaking_darkq():
@@ -154,23 +153,23 @@ class Batch:
             with self._feed.reader():
                 async with aclosing(self._ends(after)) as pages:
                     async for ends in pages:
-                        async with aclosing(batch_ends.with_results(self._redis, ends)) as bounded:
-                            async for page in bounded:
-                                yield page
-                                self._feed.reading()
+                        for part in await batch_ends.split_by_size(self._redis, ends):
+                            yield await batch_ends.read_results(self._redis, part)
+                            self._feed.reading()  # another task may ask for the next page
 
     async def acknowledge(
         self, page: Sequence[Finished], *, part: Part | None = None, keep: Container[int] = ()
     ) -> None:
-        """Forget what Redis holds of these lines; they will not be run again.
+        """Delete the results of these lines from Redis; the lines will not run again.
 
-        What it holds of the lines whose numbers are in `keep` stays as long as of any other job.
+        Results of the lines whose numbers are in `keep` stay as long as those of any other job.
 
-        In the order of `collected`; `missing` ones may be added again after this. With a `part`
-        that is noted in the same step. Raises `BatchTaken` when the lease was lost to another
-        process, `BatchNotFound`, `RedisUnavailable`; nothing was changed then, or all.
-        Raises `CursorGone` when Redis has lost some of these ends, in a failover or a crash: those
-        before the first lost one are acknowledged, with a `part` none. Call `collected` again.
+        Pages are acknowledged in the order of `collected`. `missing` lines may be added again
+        after this. A `part` is recorded in the same step. Raises `BatchTaken` when another process
+        has the lease, `BatchNotFound`, `RedisUnavailable`; then nothing was changed, or all.
+        Raises `CursorGone` when Redis has lost some of these ends, in a failover or a crash. Then
+        those before the first lost one are acknowledged, with a `part` none; call `collected`
+        again.
         """
         self._run_by_us()
         if not page:
@@ -184,24 +183,21 @@ class Batch:
             raise CursorGone(self.id, page[count].cursor)
 
     async def answered_lines(self) -> bytes:
-        """Return one bit per line, the highest bit first: its end is acknowledged."""
+        """Return one bit per line, the highest first: whether its end is acknowledged."""
         async with speaking_darkq():
             return await self._redis.get(self._keys.acknowledged) or b""
 
-    async def results(self, *, after: str | None = None) -> AsyncGenerator[Finished, None]:
-        """Yield how lines ended, and acknowledge those that were taken.
+    def results(self, *, after: str | None = None) -> AsyncGenerator[Finished, None]:
+        """Yield the ends of lines, and acknowledge those that were taken.
 
-        A line is taken when the next one is asked for. A process that dies gets up to a page of
-        them once more when it comes back, unless it has kept the `cursor` of the last one together
-        with its result: `after` that they do not come again. Raises `ValueError` for what is no
-        cursor, and as `collected` and `acknowledge` do.
+        An end is taken when the next one is requested. A process that crashes gets up to a page of
+        them again. To avoid that, store the `cursor` of each end together with its result, and
+        pass the last one as `after`. Raises `ValueError` for an invalid cursor, and what
+        `collected` and `acknowledge` raise.
         """
-        seen = await self._taken_through(after)
-        async with aclosing(taken(self.collected(), self.acknowledge, after=seen)) as ends:
-            async for finished in ends:
-                yield finished
+        return take_ends(self, after)
 
-    async def run(
+    def run(
         self,
         rows: Iterable[Row] | AsyncIterable[Row],
         *,
@@ -209,29 +205,27 @@ class Batch:
         common: ForAllLines = FOR_ALL,
         after: str | None = None,
     ) -> AsyncGenerator[Finished, None]:
-        """Feed rows, and yield how they ended, as `results` does; then the batch is closed.
+        """Add rows, close the input, and yield the ends of their lines as `results` does.
 
-        Rows are prompts, `Job`s, dicts, named tuples or `Line`s, from any iterable, also an async
-        one; they are pulled as there is room, and those of a window are kept in memory. Run again
-        with the same rows it goes on where it was; `after` as in `results`. What has expired before
-        it was taken is run again. When Redis loses its latest writes, in a failover or a crash,
-        lines are added again, and an end whose acknowledgement was lost comes once more. Where too
-        few replicas have confirmed something in time, that is tried again for five minutes. Raises
-        what `add_many` and `results` raise, but not `CursorGone`.
+        Rows are prompts, `Job`s, dicts, named tuples or `Line`s, from any iterable or async
+        iterable. They are pulled as there is room, and those of a window are kept in memory. Called
+        again with the same rows, it continues where it was; `after` as in `results`. A line whose
+        result expired before it was taken runs again. When Redis loses its latest writes, in
+        a failover or a crash, lost lines are added again, and an end whose acknowledgement was lost
+        may be yielded by the next call again. When too few replicas confirm a write in time, it is
+        tried again for five minutes. Raises what `add_many` and `results` raise, except
+        `CursorGone`.
         """
-        seen = await self._taken_through(after)
-        feeding = self._feed_all(numbered(rows, columns, common))
-        ends = fed(feeding, self, self._feed.put_again, self._feed_again, after=seen)
-        async with aclosing(ends):
-            async for finished in ends:
-                yield finished
+        add_all = partial(self._feed_all, rows, columns, common)
+        feeding = Feeding(add_all, self._feed_again, self._feed.put_again)
+        return take_ends(self, after, feeding)
 
     async def events(self, after: str | None = None) -> AsyncGenerator[LineEnded, None]:
-        """Yield each line's end in order, once, to the batch's own. From any process.
+        """Yield the end of each line in order, once, until the batch ends. From any process.
 
-        `after` is the cursor of the last one seen; "0" asks for all, None for those that are kept:
-        the last ten thousand that are acknowledged, and what follows. Raises `ValueError` for what
-        is no cursor, `CursorGone` for one too far back, `BatchNotFound`, `RedisUnavailable`.
+        `after` is the cursor of the last end seen. "0" means all; None means those that are kept,
+        the last ten thousand acknowledged ones, and all later ones. Raises `ValueError` for an
+        invalid cursor, `CursorGone` for one too far back, `BatchNotFound`, `RedisUnavailable`.
         """
         start = _position(after) if after is not None else None
         async with speaking_darkq(), aclosing(self._ends(start)) as pages:
@@ -242,40 +236,46 @@ class Batch:
     async def tail(self, after: str | None = None) -> AsyncGenerator[LineEvent | LineEnded, None]:
         """Yield what `events` yields, and before each end the events of the line's job.
 
-        But for `queued`, and as far as Redis still has them: until the end is acknowledged. Each
-        once and in order within a line. Cursors are good for both; as this one's also say how far
-        each line has come that is under way, they grow with their number. Raises as `events`.
+        Each event is yielded once, in order within a line, except for `queued`. Redis has them
+        until the end is acknowledged. Cursors of `events` and `tail` are interchangeable. Those of
+        `tail` also contain the position in each unfinished line, so their length grows with the
+        number of those. Raises what `events` raises.
         """
-        place = Place.parse(after) if after is not None else None
-        items = BatchTail(self._redis, self._live, self._keys, place).items()
+        cursor = BatchCursor.parse(after) if after is not None else None
+        items = BatchTail(self._redis, self._live, self._keys, cursor).items()
         async with speaking_darkq(), aclosing(items):
             async for item in items:
                 yield item
 
     async def status(self) -> BatchStatus:
-        """Return where the batch stands. Raises `BatchNotFound`, `RedisUnavailable`."""
+        """Return the batch's state and counts. Raises `BatchNotFound`, `RedisUnavailable`."""
         async with speaking_darkq():
             return await read_batch(self._redis, self._keys)
 
     async def cancel(self) -> BatchStatus:
-        """Cancel the batch, and each of its jobs that has not ended. May be repeated.
+        """Cancel the batch, and each of its jobs that has not ended. Idempotent.
 
-        It is `cancelling` until those that run have been stopped by their workers. Raises
-        `BatchNotFound`, `RedisUnavailable`; cancelled itself, call it again.
+        The batch is `cancelling` until the workers have stopped its running jobs. Raises
+        `BatchNotFound`, `RedisUnavailable`. If this call itself is cancelled, repeat it.
         """
         async with speaking_darkq():
             ttl_s = self._settings.result_ttl_s
             await batch_control.cancel(self._redis, self._keys, result_ttl_s=ttl_s)
             return await read_batch(self._redis, self._keys)
 
-    async def _feed_all(self, lines: AsyncIterator[Line]) -> None:
-        await self._feed.put_all(lines)
+    async def _feed_all(
+        self,
+        rows: Iterable[Row] | AsyncIterable[Row],
+        columns: Columns,
+        common: ForAllLines,
+    ) -> None:
+        await self._feed.put_all(rows_to_lines(rows, columns, common))
         if not await self._close_when_replicated():
             await self._feed_again()
 
     async def _feed_again(self) -> None:
-        """Add what Redis may have lost, and close the input, until it loses nothing meanwhile."""
-        with suppress(BatchClosed):  # cancelled meanwhile
+        """Add the lines that Redis may have lost, until it has all of them and is closed."""
+        with suppress(BatchClosed):  # the batch was cancelled meanwhile
             while True:
                 await self._feed.put_outstanding(await self.status())
                 if await self._close_when_replicated():
@@ -284,10 +284,10 @@ class Batch:
     async def _close_when_replicated(self) -> bool:
         return await replicated(partial(self.close_input, least=self._feed.added))
 
-    async def _taken_through(self, cursor: str | None) -> int:
-        """Return the number of the last end taken; 0 when Redis has lost the end at the cursor.
+    async def number_at(self, cursor: str | None) -> int:
+        """Return the number of the end at a cursor; 0 if Redis has lost it, or without a cursor.
 
-        Then numbers up to the cursor's may stand for other ends, which were not taken.
+        Lost numbers may have been given to other ends since, which the caller has not taken.
         """
         if cursor is None:
             return 0
@@ -308,17 +308,18 @@ class Batch:
                 elif page.last:
                     return
                 elif self._closed and not page.closed:
+                    # Redis has lost that the input was closed, so this loop would never end.
                     raise CursorGone(self.id, str(after))
                 else:
                     await mailbox.take(SILENCE_S)
 
     def _run_by_us(self) -> None:
         if not self._lease.held:
-            raise RuntimeError("only the runner may do this: async with client.batch(…) as batch")
+            raise RuntimeError("only the runner can do this: async with client.batch(…) as batch")
 
     def __repr__(self) -> str:
         return f"Batch({self.id!r})"
 
 
 def _position(cursor: str) -> Position:
-    return Place.parse(cursor).ends
+    return BatchCursor.parse(cursor).ends

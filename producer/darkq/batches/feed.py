@@ -1,8 +1,10 @@
-"""Lines on their way into a batch: as fast as its window lets them.
-
-Rows of whatever people have at hand, as lines of a batch. No I/O.
+"""Adds lines to a batch, as fast as its window allows; and makes lines of rows.
 
 A row is a prompt, a `Job`, a dict, a named tuple (as of `DataFrame.itertuples()`), or a `Line`.
+
+`Feed` counts the room in the window itself, so that it does not send lines that Redis would refuse.
+Redis has the authoritative count, and the two differ after a roll-back. So a feed that has waited
+for some time sends a single line to find out.
 """
 
 from __future__ import annotations
@@ -35,32 +37,33 @@ _STORED = ("new", "duplicate", "acknowledged")
 
 
 class Feed:
-    """Puts lines into a batch, and knows whether anybody makes room for more."""
+    """Adds the lines of one runner to a batch, and waits for room in its window."""
 
     def __init__(self, keys: BatchKeys, orders: Enqueuer, window: int) -> None:
         self.window = window
         self.last_line = 0
         self.added = 0
-        """How many lines Redis knows of, unless it loses some."""
+        """How many lines Redis has, unless it has lost some."""
         self._keys = keys
         self._orders = orders
         self._room = asyncio.Event()
         self._reader: asyncio.Task[object] | None = None
         self._outstanding: dict[int, Line] = {}
-        self._free: int | None = None  # places in the window; None: only Redis knows
+        self._free: int | None = None  # room in the window; None: only Redis knows
         self._forgotten = 0
         self._full = False  # the queue, not the window
+        self._probe = 0  # how many lines to send while the room is unknown; 0: all
 
     def go_on_from(self, status: BatchStatus) -> None:
-        """Learn how much of the window is taken."""
+        """Take the counts from the batch's status."""
         self.window, self.last_line, self.added = status.window, status.last_line, status.added
         self._free = status.window - (status.added - status.acknowledged)
 
     async def put(self, lines: Iterable[Line], *, alone: bool = True) -> None:
-        """Store lines in their order, and wait for room where there is none.
+        """Store lines in order, and wait for room where there is none.
 
-        `alone`: nobody is known to make room, unless there is a `reader`. Raises `InvalidLine`,
-        `BatchFull`, `BatchClosed`, `BatchNotFound`, `RedisUnavailable`.
+        If `alone`, only a `reader` makes room; without one this raises `BatchFull` instead of
+        waiting. Raises `InvalidLine`, `BatchClosed`, `BatchNotFound`, `RedisUnavailable` too.
         """
         left = iter(lines)
         while some := _next_call(left):
@@ -69,25 +72,46 @@ class Feed:
                 await self._wait(alone=alone)
 
     async def put_all(self, lines: AsyncIterator[Line]) -> None:
-        """Store lines as they come, and remember them until their end is acknowledged."""
-        async for some in _as_they_come(lines):
-            self._outstanding.update((line.number, line) for line in some)
-            await self.put(some, alone=False)
+        """Store lines as they come, and keep them until their end is acknowledged.
+
+        As many as there are go into one call, without waiting for more: rows may come slowly.
+        """
+        queue: asyncio.Queue[Line] = asyncio.Queue(LINES_PER_CALL)
+
+        async def pull() -> None:
+            async for line in lines:
+                await queue.put(line)
+
+        puller = asyncio.create_task(pull(), name="darkq-batch-rows")
+        try:
+            while not (puller.done() and queue.empty()):
+                waiting = asyncio.create_task(queue.get())
+                await asyncio.wait([waiting, puller], return_when=asyncio.FIRST_COMPLETED)
+                some = [waiting.result()] if waiting.done() else []
+                waiting.cancel()
+                while not queue.empty():
+                    some.append(queue.get_nowait())
+                self._outstanding.update((line.number, line) for line in some)
+                await self.put(some, alone=False)
+            await puller  # raises its error, after the lines before it are stored
+        finally:
+            puller.cancel()
+            await asyncio.wait([puller])
 
     async def put_outstanding(self, status: BatchStatus) -> None:
-        """Store what has not been acknowledged again: Redis may have lost some of it."""
+        """Store all unacknowledged lines again: Redis may have lost some of them."""
         self.added, self._free = status.added, None
         await self.put(list(self._outstanding.values()), alone=False)
 
     async def put_again(self, numbers: Iterable[int]) -> None:
-        """Store lines of `put_all` again whose results have expired; they still have room."""
+        """Store lines of `put_all` again whose results have expired. Their room is still theirs."""
         known = [self._outstanding[n] for n in numbers if n in self._outstanding]
         if known:
-            self._free = None  # those need none
+            self._free = None  # they fit even if our count says that there is no room
             await replicated(partial(self.put, known))
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """These lines' ends are acknowledged: there is room for others."""
+        """Count the room that acknowledged lines have left."""
         for number in numbers:
             self._outstanding.pop(number, None)
             self._forgotten += 1
@@ -97,7 +121,7 @@ class Feed:
 
     @contextmanager
     def reader(self) -> Iterator[None]:
-        """Somebody takes results, as long as this lasts."""
+        """Note that results are taken, as long as this lasts."""
         self.reading()
         try:
             yield
@@ -105,13 +129,15 @@ class Feed:
             self._reader = None
 
     def reading(self) -> None:
-        """It is the current task that takes them."""
+        """Note that the current task takes results."""
         self._reader = asyncio.current_task()
 
     async def _try(self, lines: list[Line], *, alone: bool) -> list[Line]:
-        """Store lines, as many as there is known to be room for; return those that have to wait."""
+        """Store as many lines as there is room for; return those that have to wait."""
         self._room.clear()
-        count = None if self._by_itself(alone=alone) else self._free
+        count = None if self._makes_room_itself(alone=alone) else self._free
+        if count is None and self._probe:
+            count, self._probe = self._probe, 2 * self._probe
         some = lines if count is None else lines[: max(0, count)]
         if not some:
             return lines
@@ -124,18 +150,19 @@ class Feed:
             if verdict in _CLOSED:
                 raise BatchClosed(self._keys.public_id, _CLOSED[verdict])
         if "wait" in verdicts:
-            self._free = self._forgotten - forgotten
+            # The window was full when Redis answered. What was acknowledged since is free.
+            self._free, self._probe = self._forgotten - forgotten, 0
         elif self._free is not None:
             self._free -= verdicts.count("new")
         answered = list(zip(some, verdicts, strict=True))
         for line, verdict in answered:
-            if verdict == "acknowledged":
+            if verdict == "acknowledged":  # by an earlier runner: it will never end again
                 self._outstanding.pop(line.number, None)
         left = [line for line, verdict in answered if verdict not in _STORED]
         return left + lines[len(some) :]
 
     async def _put(self, lines: list[Line], *, alone: bool) -> list[EnqueueOutcome]:
-        """Store lines, and count them. Beside a reader that is known, also wait for replicas."""
+        """Store lines, and count them. With a reader beside it, also wait for replicas."""
         tries = 0
 
         async def put() -> list[EnqueueOutcome]:
@@ -147,77 +174,56 @@ class Feed:
 
         verdicts = await (put() if alone else replicated(put))
         self.added += verdicts.count("new")
-        if tries > 1:  # some were new the first time; a count too high is mended when all are added
+        if tries > 1:
+            # Some duplicates were new on an earlier try. A count that is too high is harmless:
+            # `close_input` then refuses, and all lines are added again.
             self.added += verdicts.count("duplicate")
         return verdicts
 
     async def _wait(self, *, alone: bool) -> None:
-        """Wait for room. Raises `BatchFull` when nobody can make it but who asks for it."""
-        if not self._full and self._by_itself(alone=alone):
+        """Wait for room. Raises `BatchFull` if only the current task could make it."""
+        if not self._full and self._makes_room_itself(alone=alone):
             raise BatchFull(self._keys.public_id, self.window)
         try:
             async with asyncio.timeout(_PAUSE_S):
                 await self._room.wait()
-        except TimeoutError:  # a full queue says nothing when it has room
-            self._free = None
+        except TimeoutError:
+            # A queue with room again sends no message, and a window of which Redis has lost lines
+            # has more room than we count. Probe with one line, then with twice as many each time.
+            self._free, self._probe = None, 1
 
-    def _by_itself(self, *, alone: bool) -> bool:
-        """Tell whether nobody can make room but the current task."""
+    def _makes_room_itself(self, *, alone: bool) -> bool:
+        """Return True if no task but the current one takes results."""
         return alone and self._reader in (None, asyncio.current_task())
 
 
 def _next_call(lines: Iterator[Line]) -> list[Line]:
-    """Take lines for one call: a bounded number of them, and of bytes. Raises `InvalidLine`."""
+    """Take the lines of one call, bounded by number and bytes. Raises `InvalidLine`."""
     some: list[Line] = []
     size = 0
     while len(some) < LINES_PER_CALL and size < MAX_BYTES_PER_CALL:
         line = next(lines, None)
         if line is None:
             break
-        some.append(marked(line))
+        some.append(with_custom_id(line))
         size += line.job.prompt_bytes
     return some
-
-
-async def _as_they_come(lines: AsyncIterator[Line]) -> AsyncIterator[list[Line]]:
-    """Yield lines, as many at once as there are, without waiting for more."""
-    queue: asyncio.Queue[Line] = asyncio.Queue(LINES_PER_CALL)
-
-    async def pull() -> None:
-        async for line in lines:
-            await queue.put(line)
-
-    puller = asyncio.create_task(pull(), name="darkq-batch-rows")
-    try:
-        while not (puller.done() and queue.empty()):
-            waiting = asyncio.create_task(queue.get())
-            await asyncio.wait([waiting, puller], return_when=asyncio.FIRST_COMPLETED)
-            some = [waiting.result()] if waiting.done() else []
-            waiting.cancel()
-            while not queue.empty():
-                some.append(queue.get_nowait())
-            if some:
-                yield some
-        await puller
-    finally:
-        puller.cancel()
-        await asyncio.wait([puller])
 
 
 Row: TypeAlias = Prompt | Job | Line | Mapping[str, Any] | tuple[Any, ...]
 
 MAX_LINES = 50_000_000
-"""A line is a bit of a string in Redis: six megabytes at most."""
+"""Each line takes one bit of a string in Redis: six megabytes at most."""
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a row has its prompt and its id. Other columns are not looked at."""
+    """The columns of a row with its prompt and its id. Other columns are ignored."""
 
     prompt: str = "prompt"
     custom_id: str = "custom_id"
 
 
-def line_of(row: Row, number: int, columns: Columns, common: ForAllLines) -> Line:
+def row_to_line(row: Row, number: int, columns: Columns, common: ForAllLines) -> Line:
     """Make a line of a row; its job is checked. Raises `InvalidLine`."""
     if isinstance(row, Line):
         return row
@@ -239,7 +245,7 @@ def line_of(row: Row, number: int, columns: Columns, common: ForAllLines) -> Lin
     return Line(number=number, custom_id=name, job=job)
 
 
-def marked(line: Line) -> Line:
+def with_custom_id(line: Line) -> Line:
     """Return a line whose job carries the line's `custom_id`. Raises `InvalidLine`."""
     if not 1 <= line.number <= MAX_LINES:
         raise InvalidLine(line.number, "line", f"its number must be from 1 to {MAX_LINES:,}")
@@ -253,7 +259,7 @@ def marked(line: Line) -> Line:
     return msgspec.structs.replace(line, job=job)
 
 
-async def numbered(
+async def rows_to_lines(
     rows: Iterable[Row] | AsyncIterable[Row], columns: Columns, common: ForAllLines
 ) -> AsyncIterator[Line]:
     """Yield rows as lines, from 1. Raises `InvalidLine`."""
@@ -261,11 +267,11 @@ async def numbered(
     if isinstance(rows, AsyncIterable):
         async for row in rows:
             number += 1
-            yield line_of(row, number, columns, common)
+            yield row_to_line(row, number, columns, common)
     else:
         for row in rows:
             number += 1
-            yield line_of(row, number, columns, common)
+            yield row_to_line(row, number, columns, common)
 
 
 _COMMON = ("model", "upstream", "priority", "timeout_s", "tries")

@@ -1,8 +1,7 @@
-"""The lines of a batch's input, cut from its bytes as they come. No I/O.
+"""Splits the bytes of a batch's input into lines. No I/O.
 
-What editors, spreadsheets and shells make of a file is put right or named: a byte order mark at the
-beginning of any line (files that were joined), line ends of any system. A file that is no text in
-UTF-8 is refused as a whole, on its first line.
+Byte order marks at the beginning of any line (of joined files) and the line ends of any system are
+accepted. A file that is no UTF-8 text is refused as a whole, at its first line, with a remedy.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ _OTHERS = (
 
 
 class Text(NamedTuple):
-    """A line that is not blank, without its end. `number` counts every line, from 1."""
+    """A line that is not blank, without its line end. `number` counts all lines, from 1."""
 
     number: int
     text: bytes
 
 
 class InputLines:
-    """Cuts one input into lines. At most one line is kept, and its length is bounded."""
+    """Splits one input into lines. Keeps at most one line, of a bounded length."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -45,7 +44,7 @@ class InputLines:
         self._refused = False
 
     def feed(self, data: bytes) -> Iterator[Text | InvalidLine]:
-        """Yield the lines that end in this piece; an error in the place of one that is wrong."""
+        """Yield the lines that end in this piece, or an error instead of an invalid line."""
         *ends, rest = data.split(b"\n")
         for end in ends:
             self._keep(end)
@@ -53,7 +52,7 @@ class InputLines:
         self._keep(rest)
 
     def end(self) -> Iterator[Text | InvalidLine]:
-        """Yield the last line, when no line end follows it."""
+        """Yield the last line, if it has no line end."""
         if self._bytes:
             yield from self._line()
 
@@ -87,7 +86,7 @@ class InputLines:
 
 
 def _what_else(first_line: bytes) -> str:
-    """Say what a file is whose first line is no text in UTF-8, and what to do; "" if it may be."""
+    """Return the format of a file that is no UTF-8 text, with a remedy; "" if it may be one."""
     for pattern, kind, remedy in _OTHERS:
         if pattern.match(first_line):
             return f"the file is {kind}: {remedy}"

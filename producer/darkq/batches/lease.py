@@ -1,9 +1,8 @@
-"""Who runs a batch: one process at a time, under a lease that it renews.
+"""The lease of a batch, and what changes a batch as a whole: close, acknowledge, cancel.
 
-A lease that was lost cancels the task that took it, as `asyncio.timeout` does: the block under the
-lease ends with `BatchTaken`, wherever it waits.
-
-What changes a batch as a whole: closing its input, acknowledging ends, cancelling it.
+One process at a time runs a batch, under a lease that it renews. When the lease is lost, the task
+that took it is cancelled, as by `asyncio.timeout`: the block under the lease ends with
+`BatchTaken`, wherever it waits.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ MAX_WINDOW = 100_000
 
 
 class BatchLease:
-    """A process's hold on a batch. Another may take over once the lease has run out."""
+    """A process's lease on a batch. Another process can take the batch once it has expired."""
 
     def __init__(self, redis: Redis, keys: BatchKeys, *, ttl_s: float) -> None:
         self.token = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
@@ -48,16 +47,16 @@ class BatchLease:
         self._keys = keys
         self._heartbeat: asyncio.Task[None] | None = None
         self._holder: asyncio.Task[object] | None = None
-        self._cancelling = 0  # how often the holder had been cancelled before by others
+        self._cancelling = 0  # pending cancellations of the holder by others, as in asyncio.timeout
         self._lost: BatchTaken | BatchNotFound | None = None
 
     @property
     def held(self) -> bool:
-        """Whether this process has taken the batch and not given it up."""
+        """Whether this process has taken the lease and not released it."""
         return self._heartbeat is not None
 
     async def take(self, made_with: Mapping[str, str | int] | None) -> None:
-        """Take the lease and keep it; make the batch first if `made_with` says how.
+        """Take the lease and renew it. With the fields in `made_with`, create the batch first.
 
         Raises `BatchTaken`, `BatchNotFound`, `RedisUnavailable`.
         """
@@ -68,16 +67,16 @@ class BatchLease:
         self._heartbeat = asyncio.create_task(self._beat(), name="darkq-batch-lease")
 
     async def leave(self) -> None:
-        """Give the lease up. A Redis that is away or refuses lets it run out.
+        """Release the lease. If Redis cannot be reached or refuses, the lease expires.
 
-        Raises `BatchTaken` or `BatchNotFound` when it was lost before.
+        Raises `BatchTaken` or `BatchNotFound` if it was lost before.
         """
         heartbeat, self._heartbeat = self._heartbeat, None
         if heartbeat is None:
             return
         if self._lost is not None:
             if self._holder is not None and self._holder.uncancel() > self._cancelling:
-                return  # others have cancelled it too, and that goes on
+                return  # cancelled by others too: that CancelledError must continue
             raise self._lost from None
         heartbeat.cancel()
         await asyncio.wait([heartbeat])
@@ -85,8 +84,8 @@ class BatchLease:
             await self._keep(0, None)
 
     async def _beat(self) -> None:
-        """Renew until the lease is lost. No error of Redis ends this: the next try may succeed."""
-        said = ""
+        """Renew until the lease is lost. Other errors do not end this: the next try may succeed."""
+        logged = ""  # each error once, not every five seconds
         while True:
             await asyncio.sleep(LEASE_S / 3)
             try:
@@ -97,13 +96,13 @@ class BatchLease:
                     self._holder.cancel()
                 return
             except Exception as error:
-                if said != (said := brief(error)):
+                if logged != (logged := brief(error)):
                     batch = self._keys.public_id
                     logger.warning(
-                        LogEvent("cannot renew the batch's lease", batch=batch, error=said)
+                        LogEvent("cannot renew the batch's lease", batch=batch, error=logged)
                     )
             else:
-                said = ""
+                logged = ""
 
     async def _keep(self, lease_ms: int, made_with: Mapping[str, str | int] | None) -> None:
         keys = self._keys
@@ -138,29 +137,28 @@ def made_with(
 
 
 KEPT_ENDS = 10_000
-"""So many acknowledged ends are kept for whoever follows the batch."""
+"""So many acknowledged ends are kept for readers of `events`."""
 
 _CANCELLED_AT_ONCE = 16
 
 
 class Part(NamedTuple):
-    """A stored part of a file that holds a page of ends."""
+    """A stored part of a file that contains a page of ends."""
 
     name: str
     ttl_s: float
 
 
 async def close_input(redis: Redis, keys: BatchKeys, *, least: int) -> bool:
-    """Say for good that all lines have been added.
+    """Note permanently that all lines have been added.
 
-    Return False, having changed nothing, when Redis knows of fewer than `least`. Raises
-    `BatchNotFound`.
+    Returns False and changes nothing if Redis has fewer than `least`. Raises `BatchNotFound`.
     """
     return await _close(redis, keys, "total", least)
 
 
 async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
-    """Take no further line, and cancel the jobs that have not ended. Raises `BatchNotFound`."""
+    """Refuse further lines, and cancel the unfinished jobs. Raises `BatchNotFound`."""
     now_ms = time.time_ns() // 1_000_000
     await _close(redis, keys, "cancel", now_ms)
     lines = [int(line) for line in await redis.zrangebyscore(keys.lines, 0, 0)]
@@ -171,7 +169,7 @@ async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
         for line in left:
             try:
                 await cancellation.cancel(redis, keys.job(line), result_ttl_s=result_ttl_s)
-            except JobNotFound:
+            except JobNotFound:  # its record has expired, so it would never end
                 lost.append(line)
 
     tasks = [asyncio.create_task(cancel_some()) for _ in range(_CANCELLED_AT_ONCE)]
@@ -193,12 +191,12 @@ async def acknowledge(
     part: Part | None = None,
     keep: Container[int] = (),
 ) -> int:
-    """Take note that these ends have been taken over; return how many of them.
+    """Acknowledge ends, and return how many of them.
 
-    The results of the lines of `keep` stay until they expire.
+    Results of lines in `keep` stay until they expire.
 
-    Those from the first that Redis has lost since it was read are left; with a part, all are left
-    then. Raises `BatchTaken`, `BatchNotFound`.
+    If Redis has lost an end since it was read, only the ends before it are acknowledged; with
+    a part, none. Raises `BatchTaken`, `BatchNotFound`.
     """
     positions = [Position.parse(end.cursor) for end in page]
     first = positions[0].number

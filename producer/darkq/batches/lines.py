@@ -1,12 +1,12 @@
-"""What people put into a batch: a line of a file, read into a job. No I/O.
+"""A line of a batch's input file, read into a job. No I/O.
 
-A line is a request of OpenAI's batch format, a prompt as JSON, or, in a text file, the prompt:
+A line is a request of OpenAI's batch format, a prompt as JSON, or in a text file the prompt itself:
 
     {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": …}}
     {"custom_id": "a", "prompt": "Why do people queue?"}
     Why do people queue?
 
-Errors name the line and the field, and never quote what stands there.
+Errors name the line and the field, and never quote the value.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from darkq.openai.response import parse_repeated
 from darkq.protocol.job import Job, Priority
 
 MAX_LINE_BYTES = 8 << 20
-"""A prompt of the greatest length fits, with every character of it escaped."""
+"""A prompt of the maximum length fits, even with each character escaped."""
 MAX_CUSTOM_ID_CHARS = 512
-_BREAKS_OFF = "JSON breaks off: each line must hold one whole object (jq -c . FILE)"
+_BREAKS_OFF = "JSON is incomplete: each line must hold one whole object (jq -c . FILE)"
 _ARRAY = "is a JSON array, or begins one: each line must hold one object (jq -c '.[]' FILE)"
 _ENDPOINTS: Mapping[str, Endpoint] = {
     CHAT: CHAT,
@@ -35,7 +35,7 @@ _ENDPOINTS: Mapping[str, Endpoint] = {
 
 
 class ForAllLines(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the jobs of a batch are run. `model` is for lines that name none."""
+    """How to run the jobs of a batch. `model` is for lines without one."""
 
     model: str | None = None
     upstream: str | None = None
@@ -45,7 +45,7 @@ class ForAllLines(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One line, read. `endpoint` says which object its answer is to be."""
+    """One line, parsed. `endpoint` determines the object that its answer is."""
 
     number: int
     custom_id: str
@@ -54,12 +54,12 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def endpoint_of(url: object) -> Endpoint | None:
-    """Return what a URL asks for, also without `/v1`; None for what is not known."""
+    """Return the endpoint of a URL, also without `/v1`; None for an unknown one."""
     return _ENDPOINTS.get(url) if isinstance(url, str) else None
 
 
 def text_line(text: bytes, number: int, common: ForAllLines) -> Line:
-    """Read a line that is a prompt. `number` is from 1. Raises `InvalidLine`."""
+    """Parse a line that is a prompt. `number` is from 1. Raises `InvalidLine`."""
     try:
         job = _job(Asked("prompt", text.decode(), None, {}, {}), common)
     except UnicodeDecodeError:
@@ -72,7 +72,7 @@ def text_line(text: bytes, number: int, common: ForAllLines) -> Line:
 def json_line(
     text: bytes, number: int, common: ForAllLines, *, needs_custom_id: bool = False
 ) -> Line:
-    """Read a line of JSON. `number` is from 1. Raises `InvalidLine`."""
+    """Parse a line of JSON. `number` is from 1. Raises `InvalidLine`."""
     fields = _object(text, number)
     given = fields.pop("custom_id", None)
     if given is None and needs_custom_id:
@@ -88,7 +88,7 @@ def _object(text: bytes, number: int) -> dict[str, Any]:
         fields = msgspec.json.decode(text)
     except UnicodeDecodeError:
         raise InvalidLine(number, "line", "is not UTF-8", "invalid_json_line") from None
-    except msgspec.DecodeError as error:  # its text names a place, never what stands there
+    except msgspec.DecodeError as error:  # its text names an offset, and never quotes the input
         reason = str(error).replace("Input data was truncated", _BREAKS_OFF)
         reason = _ARRAY if text.lstrip().startswith(b"[") else reason
         raise InvalidLine(number, "line", reason, "invalid_json_line") from None

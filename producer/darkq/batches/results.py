@@ -1,12 +1,12 @@
-"""How the jobs of a batch ended: one log, numbered without a hole, read in pages.
+"""How the jobs of a batch ended: a log, numbered without gaps, read in pages; and taking its ends.
 
-The channel only says that something has changed; the log and the batch's hash are the truth.
+The channel only reports that something has changed; the log and the batch's hash are authoritative.
 
-Redis may lose the latest entries, in a failover or a crash. Then their numbers are given again. So
-a position is a number and the stamp of the entry there: the log is append-only, therefore the
-same stamp at the same number means the same entries before it.
+Redis may lose the latest entries, in a failover or a crash, and then assign their numbers again. So
+a position is a number and the stamp of its entry. The log is append-only: the same stamp at the
+same number means that the entries before it are the same too.
 
-Feeding a batch and taking its results at once; taking them one by one.
+`take_ends` yields the ends one by one, while a task adds lines, and acknowledges those taken.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _POSITION = re.compile(r"(\d{1,15})(?:@(\d{1,17}))?", re.ASCII)
 
 
 class Position(NamedTuple):
-    """A place in the log of ends: after the entry `number`, which carries `stamp`.
+    """A position in the log of ends: after the entry `number`, which has this `stamp`.
 
     As a string: `12@1790000000000000`. An entry of darkq 0.1 has no stamp, and is only `12`.
     """
@@ -57,7 +57,7 @@ class Position(NamedTuple):
 
 
 class LineEnded(msgspec.Struct, frozen=True, kw_only=True):
-    """A line's job has ended. `cursor` is the end's place in the batch's log."""
+    """A line's job has ended. `cursor` is the position of this end in the batch's log."""
 
     number: int
     job_id: str
@@ -66,11 +66,11 @@ class LineEnded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """How a line ended, and with what.
+    """How a line ended, with its result or error.
 
-    `result` is there when it is `completed`, `code` and `message` when it is `failed`. `missing`
-    lines have ended, but their result expired before it was taken: add them again, once this is
-    acknowledged. `custom_id` is "" where nothing says it any more: `missing`, or an unreadable job.
+    `completed` has a `result`, `failed` has `code` and `message`. A `missing` line has ended, but
+    its result expired before it was taken: add it again, once this is acknowledged. `custom_id` is
+    "" if it is lost: `missing`, or an unreadable job.
     """
 
     number: int
@@ -87,9 +87,9 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page(NamedTuple):
-    """Ends after a position, and how the batch stands.
+    """Ends after a position, and the state of the batch.
 
-    `last`: no end will follow. `closed`: the input is closed, or the batch cancelled.
+    `last`: no end will follow. `closed`: the input is closed, or the batch is cancelled.
     """
 
     ends: list[LineEnded]
@@ -99,12 +99,12 @@ class Page(NamedTuple):
 
 
 async def acknowledged(redis: Redis, keys: BatchKeys) -> Position:
-    """Return the position of the last end that was taken over. Raises `BatchNotFound`."""
+    """Return the position of the last acknowledged end. Raises `BatchNotFound`."""
     return await _position(redis, keys, (await read_batch(redis, keys)).acknowledged)
 
 
 async def holds(redis: Redis, keys: BatchKeys, position: Position) -> bool:
-    """Tell whether the log still has the entry that a position names."""
+    """Return True if the log still has the entry at a position."""
     return not position.stamp or await _position(redis, keys, position.number) == position
 
 
@@ -114,12 +114,13 @@ async def _position(redis: Redis, keys: BatchKeys, number: int) -> Position:
 
 
 async def read_ends(redis: Redis, keys: BatchKeys, after: Position | None) -> Page:
-    """Return the next ends; after None: from the first that is kept.
+    """Return the ends after a position, or after None all that are kept.
 
-    Raises `CursorGone` when they have been dropped, or when Redis has lost the entry that `after`
-    names, `BatchNotFound`.
+    Raises `CursorGone` if they have been trimmed, or if Redis has lost the entry at `after`, and
+    `BatchNotFound`.
     """
     start = after.number if after is not None else 0
+    # One transaction: `last` must not be true of an earlier moment than the entries.
     async with redis.pipeline(transaction=True) as pipe:
         pipe.xrange(keys.ends, f"{start}-0", "+", count=PAGE_LINES + 1)
         pipe.hmget(keys.batch, ["created_ms", "ended", "total", "cancel", "acknowledged"])
@@ -132,7 +133,8 @@ async def read_ends(redis: Redis, keys: BatchKeys, after: Position | None) -> Pa
     if after is not None and not start:
         if first.number != 1:
             raise CursorGone(keys.public_id, str(after))
-    elif first.number > 1 or start == 1:  # the first entry is the one before those asked for
+    elif first.number > 1 or start == 1:
+        # The first entry is the one at `after`: its stamp shows whether the log was rolled back.
         if after is not None and (not ends or not _same(first, after)):
             raise CursorGone(keys.public_id, str(after))
         del ends[:1]
@@ -140,22 +142,26 @@ async def read_ends(redis: Redis, keys: BatchKeys, after: Position | None) -> Pa
     return Page(ends, closed and not running and not ends, closed, int(taken or 0))
 
 
-async def with_results(
-    redis: Redis, ends: Sequence[LineEnded]
-) -> AsyncGenerator[list[Finished], None]:
-    """Yield the ends with what is stored of them, in pages of a bounded number of bytes."""
-    names = [JobKeys.parse(end.job_id).result for end in ends]
-    sizes = await _sizes(redis, names) if names else []
+async def split_by_size(redis: Redis, ends: Sequence[LineEnded]) -> list[Sequence[LineEnded]]:
+    """Split ends into pages whose results are of a bounded number of bytes together."""
+    sizes = await _sizes(redis, [JobKeys.parse(end.job_id).result for end in ends])
+    pages = []
     start = 0
     while start < len(ends):
         stop = start + count_fitting(sizes[start:], max_items=PAGE_LINES)
-        records = await redis.mget(names[start:stop])
-        yield [_finished(*each) for each in zip(ends[start:stop], records, strict=True)]
+        pages.append(ends[start:stop])
         start = stop
+    return pages
+
+
+async def read_results(redis: Redis, ends: Sequence[LineEnded]) -> list[Finished]:
+    """Return ends with what is stored of their results."""
+    records = await redis.mget([JobKeys.parse(end.job_id).result for end in ends])
+    return [_finished(*each) for each in zip(ends, records, strict=True)]
 
 
 async def _sizes(redis: Redis, names: Sequence[str]) -> list[int]:
-    """Return how long values are; 0 for what is no string, which MGET takes for missing."""
+    """Return the lengths of values; 0 for another type, for which MGET returns nothing."""
     async with redis.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.strlen(name)
@@ -208,123 +214,149 @@ def _custom_id(record: ResultRecord | None) -> str:
     return record.d.metadata.get("custom_id", "") if record is not None else ""
 
 
-Pages: TypeAlias = AsyncGenerator[list[Finished], None]
-Acknowledge: TypeAlias = Callable[[Sequence[Finished]], Awaitable[None]]
-PutAgain: TypeAlias = Callable[[list[int]], Awaitable[None]]
-FeedAgain: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
-
-
 class Collected(Protocol):
     """A batch, as far as its ends are taken."""
 
-    def collected(self) -> Pages: ...
+    def collected(self) -> AsyncGenerator[list[Finished], None]: ...
 
     async def acknowledge(self, page: Sequence[Finished], /) -> None: ...
 
+    async def number_at(self, cursor: str | None, /) -> int: ...
 
-async def taken(
-    pages: Pages,
-    acknowledge: Acknowledge,
-    again: PutAgain | None = None,
-    *,
-    after: int = 0,
-    before: set[int] | None = None,
+
+class Feeding(NamedTuple):
+    """How the lines of a batch are added while its ends are taken."""
+
+    add_all: Callable[[], Coroutine[Any, Any, None]]
+    """Adds all lines, and closes the input."""
+    add_lost: Callable[[], Coroutine[Any, Any, None]]
+    """Adds the lines that Redis has lost."""
+    add_again: Callable[[list[int]], Awaitable[None]]
+    """Adds the lines of these numbers again, whose results have expired."""
+
+
+async def take_ends(
+    batch: Collected, after: str | None, feeding: Feeding | None = None
 ) -> AsyncGenerator[Finished, None]:
-    """Yield the ends of pages one by one; acknowledge those that were taken.
+    """Yield the ends of a batch one by one, and acknowledge those that were taken.
 
-    Those through `after` were taken before, and so were those of the lines in `before`: a line
-    is in it from when its end was taken until that is acknowledged. `again` gets the missing ones,
-    which then are not yielded.
+    `after` is the cursor of the last end that the caller has taken before. With `feeding` the lines
+    are added meanwhile, by a task of its own whose errors are raised here; an end without a result
+    is not yielded, but its line is added again.
+
+    When Redis has lost ends that were read, this reads again from those that it has as
+    acknowledged, if there is a `feeding` to add lost lines again. An end that was yielded is not
+    yielded a second time.
     """
-    before = set() if before is None else before
-    async with aclosing(pages):
-        async for ends in pages:
-            page = [
-                _known(end) if _number(end) <= after or end.number in before else end
-                for end in ends
-            ]
-            count, is_last = 0, False
+    last = await batch.number_at(after)
+    # Lines whose end was yielded and is not acknowledged yet. Numbers of ends would not do: after
+    # a roll-back Redis gives the same number to the end of another line.
+    taken = set[int]()
+    feeder = _Feeder(feeding)
+    is_closing = False
+
+    def is_taken(end: Finished) -> bool:
+        return _number(end) <= last or end.number in taken
+
+    try:
+        while True:
             try:
-                for finished in page:
-                    is_new = _number(finished) > after and finished.number not in before
-                    if is_new and (again is None or finished.outcome != "missing"):
-                        yield finished
-                        before.add(finished.number)
-                    count += 1
-                is_last = True
-            finally:
-                done = partial(acknowledge, page[:count])
-                await (replicated(done) if is_last else done())  # who leaves does not wait
-                before.difference_update(end.number for end in page[:count])
-            if again is not None:
-                await again([end.number for end in page if end.outcome == "missing"])
+                async with aclosing(batch.collected()) as pages:
+                    while (found := await feeder.next_page(pages)) is not None:
+                        page = [_as_stored(end) if is_taken(end) else end for end in found]
+                        count, is_whole = 0, False
+                        try:
+                            for end in page:
+                                if not is_taken(end) and not feeder.adds_again(end):
+                                    # A caller that leaves closes the generator at this `yield`,
+                                    # so this end does not count as taken.
+                                    is_closing = True
+                                    yield end
+                                    is_closing = False
+                                    taken.add(end.number)
+                                count += 1
+                            is_whole = True
+                        finally:
+                            done = partial(batch.acknowledge, page[:count])
+                            # A caller that leaves does not wait for replicas.
+                            await (replicated(done) if is_whole else done())
+                            taken.difference_update(end.number for end in page[:count])
+                        await feeder.add_again(page)
+                await feeder.wait()
+                return
+            except CursorGone:
+                if feeding is None:
+                    raise
+                if is_closing:  # the next runner finds out what was lost
+                    return
+                last = 0  # after a roll-back these numbers may belong to other ends
+                feeder.add_lost()
+    finally:
+        await feeder.stop()
+
+
+class _Feeder:
+    """The task that adds lines while ends are taken; without `feeding` it does nothing."""
+
+    def __init__(self, feeding: Feeding | None) -> None:
+        self._feeding = feeding
+        self._task = self._start(feeding.add_all()) if feeding else None
+
+    async def next_page(self, pages: AsyncGenerator[list[Finished], None]) -> list[Finished] | None:
+        """Return the next page, or None after the last one. Raises the task's error at once."""
+        if self._task is None:
+            return await anext(pages, None)
+        step = asyncio.ensure_future(anext(pages, None))
+        try:
+            # Waits for the task too: with an input that is invalid there may never be a page.
+            await asyncio.wait([step, self._task], return_when=asyncio.FIRST_COMPLETED)
+            if self._task.done():
+                self._task.result()
+            return await step
+        finally:
+            step.cancel()
+            await asyncio.wait([step])
+
+    def adds_again(self, end: Finished) -> bool:
+        """Return True for an end whose line is added again, instead of yielding it."""
+        return self._feeding is not None and end.outcome == "missing"
+
+    async def add_again(self, page: Sequence[Finished]) -> None:
+        """Add the lines of a page again whose results have expired."""
+        if self._feeding is not None:
+            await self._feeding.add_again([end.number for end in page if self.adds_again(end)])
+
+    def add_lost(self) -> None:
+        """Add the lines that Redis has lost, once all lines have been added."""
+        if self._feeding is not None and self._task is not None:
+            self._task = self._start(_run_after(self._task, self._feeding.add_lost))
+
+    async def wait(self) -> None:
+        """Wait until all lines have been added. Raises the task's error."""
+        if self._task is not None:
+            await self._task
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    @staticmethod
+    def _start(feeding: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.create_task(feeding, name="darkq-batch-feed")
+
+
+async def _run_after(
+    task: asyncio.Task[None], then: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    await task
+    await then()
 
 
 def _number(end: Finished) -> int:
     return Position.parse(end.cursor).number
 
 
-def _known(end: Finished) -> Finished:
-    """Take an end for one that was there, so that its line is not run again."""
+def _as_stored(end: Finished) -> Finished:
+    """Return an end whose result the caller has: to acknowledge it as missing would rerun it."""
     return msgspec.structs.replace(end, outcome="completed") if end.outcome == "missing" else end
-
-
-async def fed(
-    feeding: Coroutine[Any, Any, None],
-    batch: Collected,
-    again: PutAgain,
-    feed_again: FeedAgain,
-    *,
-    after: int = 0,
-) -> AsyncGenerator[Finished, None]:
-    """Feed, and yield the ends meanwhile. Raises what feeding raises.
-
-    When Redis has lost what was read, read again from what it knows as acknowledged. What it has
-    lost of the lines is added again once the feeder has added all. An end that was yielded, and
-    lost before it was acknowledged, is not yielded again.
-    """
-    before = set[int]()
-    feeder = asyncio.create_task(feeding, name="darkq-batch-feed")
-    leaving = False
-    try:
-        while True:
-            pages = _while_fed(batch.collected(), feeder)
-            try:
-                ends = taken(pages, batch.acknowledge, again, after=after, before=before)
-                async with aclosing(ends):
-                    async for finished in ends:
-                        leaving = True
-                        yield finished
-                        leaving = False
-                await feeder
-                return
-            except CursorGone:
-                if leaving:  # the caller closes us; what was lost comes again to the next one
-                    return
-                after = 0  # numbers up to there may stand for other ends now
-                feeder = asyncio.create_task(_then(feeder, feed_again), name="darkq-batch-feed")
-    finally:
-        feeder.cancel()
-        await asyncio.wait([feeder])
-
-
-async def _then(feeder: asyncio.Task[None], feed_again: FeedAgain) -> None:
-    await feeder
-    await feed_again()
-
-
-async def _while_fed(pages: Pages, feeder: asyncio.Task[None]) -> Pages:
-    async with aclosing(pages):
-        while True:
-            step = asyncio.ensure_future(anext(pages, None))
-            try:
-                await asyncio.wait([step, feeder], return_when=asyncio.FIRST_COMPLETED)
-                if feeder.done():
-                    feeder.result()
-                page = await step
-            finally:
-                step.cancel()
-                await asyncio.wait([step])
-            if page is None:
-                return
-            yield page

@@ -1,4 +1,4 @@
-"""Where a batch stands, and which batches there are."""
+"""The status of a batch, and the list of batches."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PAGE_BATCHES = 100
 
 
 class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a batch stands. Times are epoch milliseconds.
+    """The state and the counts of a batch. Times are epoch milliseconds.
 
-    `total` is None until the input is closed. `added` lines are in Redis or have ended, and so
-    many of them each way; the rest waits or runs. `acknowledged` ends have been taken over.
-    `last_line` is the highest number added. `runner` is who runs it: `<host>:<pid>:<random>`.
-    `cancelled_ms` is when it was first cancelled.
+    `total` is None until the input is closed. Of the `added` lines, `completed`, `failed` and
+    `cancelled` ones have ended; the others wait or run. `acknowledged` ends have been taken.
+    `last_line` is the highest number added. `runner` is the token of the process that runs it,
+    `<host>:<pid>:<random>`. `cancelled_ms` is the time of the first cancel.
     """
 
     batch_id: str
@@ -44,17 +44,17 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ended(self) -> int:
-        """How many lines have ended."""
+        """The number of lines that have ended."""
         return self.completed + self.failed + self.cancelled
 
     @property
     def outstanding(self) -> int:
-        """How many lines wait or run."""
+        """The number of lines that wait or run."""
         return self.added - self.ended
 
 
 async def read_batch(redis: Redis, keys: BatchKeys) -> BatchStatus:
-    """Return where a batch stands. Raises `BatchNotFound`, `CorruptRecord`."""
+    """Return the status of a batch. Raises `BatchNotFound`, `CorruptRecord`."""
     (found,) = await _read(redis, [keys])
     if found is None:
         raise BatchNotFound(keys.public_id)
@@ -66,7 +66,7 @@ async def read_batch(redis: Redis, keys: BatchKeys) -> BatchStatus:
 async def list_batches(
     redis: Redis, partitions: Iterable[int]
 ) -> AsyncGenerator[BatchStatus, None]:
-    """Yield the batches, the latest used first within a partition."""
+    """Yield the batches, within a partition the most recently used first."""
     for partition in partitions:
         start = 0
         while True:
@@ -85,7 +85,7 @@ async def list_batches(
 async def _read(
     redis: Redis, known: Sequence[BatchKeys]
 ) -> list[BatchStatus | CorruptRecord | None]:
-    """Return how batches stand; one that cannot be read must not hide the others."""
+    """Return the status of batches. An unreadable one must not hide the others."""
     async with redis.pipeline(transaction=False) as pipe:
         for keys in known:
             pipe.hgetall(keys.batch)
@@ -132,12 +132,12 @@ def _status(keys: BatchKeys, fields: Mapping[bytes, bytes], runner: bytes | None
 
 
 def _cancelled_ms(value: bytes | None) -> int | None:
-    """darkq 0.1 noted no time, but 1."""
+    """darkq 0.1 stored 1 instead of a time."""
     return int(value) if value is not None and value != b"1" else None
 
 
 def _state(status: BatchStatus, *, cancel: bool) -> BatchState:
-    """A batch is cancelled, or completed, when the last of its jobs has ended."""
+    """A batch becomes cancelled or completed when the last of its jobs has ended."""
     if status.total is not None and status.ended >= status.total:
         return "cancelled" if cancel and status.cancelled else "completed"
     if cancel:

@@ -20,6 +20,7 @@ from darkq.protocol.record import (
     read_job_head,
     read_result_head,
 )
+from darkq.redis.servers import clock_ms
 
 State: TypeAlias = Literal[
     "queued", "deferred", "running", "cancelling", "completed", "failed", "cancelled"
@@ -127,7 +128,7 @@ def _build_status(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None
     has_job = has_job or job
     if not has_job and score is None:
         return None
-    wait_ms = 0 if score is None else int(score - now[0] * 1000 - now[1] / 1000)
+    wait_ms = 0 if score is None else int(score - clock_ms(now))
     state = _choose_state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0)
     return _build_unfinished(
         keys,

@@ -1,4 +1,4 @@
-"""What runs, all tenants together: queues, workers, upstreams, read at one time."""
+"""A snapshot for operators, of all tenants: queues, workers, upstreams."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from redis.asyncio import Redis
 from darkq.operate.queue_state import QueueStatus, read_queues
 from darkq.operate.upstreams import UpstreamStatus, list_upstreams
 from darkq.operate.workers import WorkerLeases, live_workers, read_leases
+from darkq.redis.servers import read_clock_ms
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """How everything stood at `at_ms`: epoch milliseconds by the clock of Redis, as all times here.
+    """The state at `at_ms`, epoch milliseconds by the clock of Redis, as all times here.
 
-    The queues come most urgent first, workers that are alive and upstreams that they serve by name.
+    Queues are sorted by urgency, live workers and the upstreams that they serve by name.
     """
 
     at_ms: int
@@ -23,11 +24,11 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_fleet(redis: Redis, partitions: int) -> Fleet:
-    """Return how everything stands. Raises what redis-py raises."""
-    seconds, micros = await redis.time()
+    """Return the current state. Raises what redis-py raises."""
+    at_ms = int(await read_clock_ms(redis))
     workers = await live_workers(redis)
     return Fleet(
-        at_ms=seconds * 1000 + micros // 1000,
+        at_ms=at_ms,
         queues=tuple(await read_queues(redis, partitions)),
         workers=tuple(await read_leases(redis, workers, partitions)),
         upstreams=tuple(await list_upstreams(redis)),

@@ -1,8 +1,6 @@
-"""Waiting jobs of one priority made jobs of the other, a page at a time, under load.
+"""Moves waiting jobs to the other priority; and reads a queue page by page, while it changes.
 
-Each job is moved by one script, with its record: no claim and no interruption comes between.
-
-A queue from its front to its end, page by page, while it changes.
+One script moves a page of jobs with their records, so a job is never in both queues or in none.
 """
 
 from __future__ import annotations
@@ -27,10 +25,10 @@ async def shifting(
     settings: Settings,
     limit: int | None = None,
 ) -> AsyncGenerator[Counter[str], None]:
-    """Move jobs, or so many, and yield what became of each page.
+    """Move all jobs, or `limit` of them, and yield the verdicts of each page.
 
-    That is `moved`, `running`, `gone`, `full`. A line of a batch stays one. Raises what redis-py
-    raises.
+    Verdicts are `moved`, `running`, `gone`, `full`. Lines of a batch are moved too, and remain its
+    lines. Raises what redis-py raises.
     """
     for partition in range(settings.partitions):
         async with aclosing(pages(redis, PartitionKeys(partition).queue(source))) as found:
@@ -43,7 +41,7 @@ async def shifting(
 
 
 async def give_back(redis: Redis, priority: Priority, partitions: int) -> int:
-    """Put what is on its way to another Redis back into its queue; return how many jobs.
+    """Return jobs in transit to another Redis to their queue, and return their number.
 
     That ends the move. Raises what redis-py raises.
     """
@@ -64,7 +62,7 @@ async def _shift(
     for keys, record in zip(jobs, await redis.mget([keys.job for keys in jobs]), strict=True):
         changed = None if record is None else _with_priority(record, target)
         if record is None or changed is None:
-            verdicts["gone"] += 1  # it has expired, or is none: a claim will end it
+            verdicts["gone"] += 1  # expired or unreadable: a claim will end it
         else:
             readable.append(scripts.ChangedRecord(keys, record, changed))
     verdicts.update(
@@ -81,7 +79,7 @@ async def _shift(
 
 
 def _with_priority(record: bytes, priority: Priority) -> bytes | None:
-    """Change the priority in a job's record; fields that this version does not know stay."""
+    """Change the priority in a job's record. Fields of newer versions are kept."""
     try:
         fields = msgspec.json.decode(record)
         fields["k"]["job"]["priority"] = priority
@@ -94,10 +92,10 @@ PAGE_JOBS = 100
 
 
 async def pages(redis: Redis, name: str) -> AsyncGenerator[list[JobKeys], None]:
-    """Yield the jobs of a queue or of the like, in their order; what can be none is left out.
+    """Yield the jobs of a queue, or of another list of jobs, in order. Skips foreign members.
 
-    By score and not by place: places shift when jobs leave. What comes in meanwhile is told if it
-    stands behind what was told last.
+    Reads by score and not by rank: ranks shift when jobs leave. A job that is added meanwhile is
+    included if it sorts behind the last one read.
     """
     seen: set[bytes] = set()
     after: str | float = "-inf"
@@ -115,10 +113,10 @@ async def pages(redis: Redis, name: str) -> AsyncGenerator[list[JobKeys], None]:
         seen = {arq_id for arq_id, score in page if score == after}
 
 
-async def standing(redis: Redis, names: Iterable[str]) -> AsyncGenerator[Counter[str], None]:
-    """Count a queue's jobs by what can be done with them, page by page.
+async def count_jobs(redis: Redis, names: Iterable[str]) -> AsyncGenerator[Counter[str], None]:
+    """Count the jobs of queues by whether they can be moved, page by page.
 
-    `waiting`, `running` (or may be: its worker is not known to have died), `line` of a batch,
+    `waiting`; `running`, or under a lease whose worker may still be alive; `line` of a batch;
     `expired`.
     """
     for name in names:
@@ -142,5 +140,5 @@ async def _count(redis: Redis, jobs: list[JobKeys]) -> Counter[str]:
 def _keys(arq_id: bytes) -> JobKeys | None:
     try:
         return JobKeys.from_arq_id(arq_id.decode())
-    except ValueError:  # anybody may have put it there; a claim will throw it out
+    except ValueError:  # not written by darkq; a claim will remove it
         return None

@@ -1,8 +1,9 @@
-"""Purging: jobs that wait are cancelled, what has ended is forgotten, page by page, under load.
+"""Purging under load: waiting jobs are cancelled, ended jobs are deleted, page by page.
 
-A job that is purged from its queue ends as `cancelled`, with a result and an event, so that nobody
-waits for it for ever. What runs is left alone. Nothing here is one long call: each job is a script
-call of its own, some at once, and interrupted it is as if fewer had been purged.
+A job that is purged from its queue ends as `cancelled`, with a result and an event, so that its
+readers do not wait for it. Running jobs are not touched. Each job takes a script call of its own,
+several of them concurrently, so Redis is never blocked. After an interruption, the jobs purged so
+far stay purged.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import ResultRecord, read_job, read_result
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
-from darkq.redis.servers import scan
+from darkq.redis.servers import read_clock_ms, scan
 from darkq.settings.settings import Settings
 
 AT_ONCE = 20  # results, of megabytes at most
@@ -30,9 +31,9 @@ _SCAN_KEYS = 500
 
 
 class Purged(msgspec.Struct, frozen=True, kw_only=True):
-    """How many jobs were looked at so far, were purged, or would be, and could not be.
+    """The number of jobs examined so far, purged (or to be purged), and left.
 
-    Left are those that run, or whose record cannot be read.
+    Running and unreadable jobs are left.
     """
 
     looked_at: int = 0
@@ -45,7 +46,7 @@ class _Tally:
         self.looked_at = self.purged = self.left = 0
 
     def add(self, verdicts: Sequence[bool | None]) -> Purged:
-        """Count what became of some jobs: purged, left, or None where there was nothing to do."""
+        """Count verdicts: True for purged, False for left, None if there was nothing to do."""
         self.looked_at += len(verdicts)
         self.purged += sum(verdict is True for verdict in verdicts)
         self.left += sum(verdict is False for verdict in verdicts)
@@ -53,10 +54,10 @@ class _Tally:
 
 
 class Purge:
-    """What can be purged of a Redis. Every method yields how far it is.
+    """Purges a Redis. Every method yields its progress.
 
-    With `dry_run` nothing is changed, and `purged` counts what would be. Everything raises
-    `RedisUnavailable`, may be interrupted, and be repeated.
+    With `dry_run` nothing is changed, and `purged` counts what would be purged. Every method
+    raises `RedisUnavailable`, and can be interrupted and repeated.
     """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -66,7 +67,7 @@ class Purge:
     async def waiting(
         self, priority: Priority, *, dry_run: bool = False
     ) -> AsyncGenerator[Purged, None]:
-        """Cancel the jobs of a queue that wait or are deferred; lines of batches end so too."""
+        """Cancel the jobs of a queue that wait or are deferred, lines of batches included."""
         tally = _Tally()
         async with speaking_darkq():
             for partition in range(self._settings.partitions):
@@ -79,7 +80,7 @@ class Purge:
     async def failed(
         self, *, older_than_s: float = 0, dry_run: bool = False
     ) -> AsyncGenerator[Purged, None]:
-        """Forget jobs that have failed: result, log, and the prompt that is kept for a retry."""
+        """Delete failed jobs: result, event log, and the prompt that is kept for a retry."""
         tally = _Tally()
         async with speaking_darkq():
             before_ms = await self._before_ms(older_than_s)
@@ -94,9 +95,9 @@ class Purge:
     async def results(
         self, *, older_than_s: float, dry_run: bool = False
     ) -> AsyncGenerator[Purged, None]:
-        """Forget answers, and the logs of cancelled jobs; not what has failed.
+        """Delete the results and event logs of completed and cancelled jobs, not of failed ones.
 
-        A line of a batch whose answer nobody has taken is run again by the batch's next runner.
+        A line of a batch whose result was not taken yet runs again with the batch's next runner.
         """
         tally = _Tally()
         async with speaking_darkq():
@@ -109,9 +110,9 @@ class Purge:
                     yield tally.add(await self._each(page, forget, dry_run=dry_run))
 
     async def tenant(self, tenant: str, *, dry_run: bool = False) -> AsyncGenerator[Purged, None]:
-        """Cancel all that a tenant has waiting, and forget all that has ended, failed or not.
+        """Cancel a tenant's waiting jobs, and delete its ended ones, failed or not.
 
-        What runs goes on: repeat it when `left` is not 0. Files in a store and API keys stay;
+        Running jobs continue: repeat this if `left` is not 0. Files in a store and API keys stay;
         hashes of idempotency keys expire by themselves.
         """
         tally = _Tally()
@@ -153,7 +154,7 @@ class Purge:
         return verdicts
 
     async def _cancel(self, keys: JobKeys, *, dry_run: bool) -> bool | None:
-        """Cancel a job that waits, and none that runs."""
+        """Cancel a job only if it waits."""
         if dry_run:
             held = await self._redis.execute_command("HEXISTS", keys.state, "held")
             return not held
@@ -162,7 +163,7 @@ class Purge:
             return await cancellation.cancel(
                 self._redis, keys, result_ttl_s=ttl_s, only_waiting=True
             )
-        except JobNotFound:  # it has ended meanwhile
+        except JobNotFound:  # it has ended and was deleted meanwhile
             return None
 
     def _forgetting(
@@ -179,11 +180,10 @@ class Purge:
         return forget
 
     async def _before_ms(self, older_than_s: float) -> float:
-        seconds, micros = await self._redis.time()
-        return float(seconds * 1000 + micros / 1000 - older_than_s * 1000)
+        return await read_clock_ms(self._redis) - older_than_s * 1000
 
     async def _scan(self, pattern: str) -> AsyncGenerator[list[JobKeys], None]:
-        """Yield the jobs that have a key like this, in no order, some of them twice."""
+        """Yield the jobs with keys that match a pattern, in no order, some of them twice."""
         page: list[JobKeys] = []
         async for name in scan(self._redis, pattern, count=_SCAN_KEYS):
             try:

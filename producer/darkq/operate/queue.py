@@ -1,4 +1,4 @@
-"""One queue in a program's hand: all partitions of a priority together.
+"""The handle of a queue: all partitions of a priority together.
 
 queue = client.queue("bulk")
 await queue.pause(why="the upstream is being moved")
@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from darkq.errors import CannotMove, QueueFull
 from darkq.operate import move as queue_shift
 from darkq.operate import queue_state as queue_control
-from darkq.operate.move import standing
+from darkq.operate.move import count_jobs
 from darkq.operate.purge import Purge, Purged
 from darkq.operate.queue_state import QueueStatus, read_queue
 from darkq.operate.transfer import Transfer
@@ -33,10 +33,10 @@ LOOK_EVERY_S = 1.0
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done with a queue's jobs so far, or would be.
+    """The jobs of a queue by what a move has done with them so far, or would do.
 
-    `moved` and `keys`, their idempotency keys; and what stays: `running`, where a worker has a job
-    or may have it, `lines` of batches, what has `expired`.
+    `moved` jobs and their idempotency `keys`; and those that stay: `running` (a worker has the job,
+    or may have it), `lines` of batches, `expired`.
     """
 
     moved: int = 0
@@ -59,8 +59,8 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 class QueueHandle:
     """The queue of a priority. Get one from `Client.queue`.
 
-    Every method may be repeated, and raises `RedisUnavailable`. Interrupted, what it does may
-    stand in some partitions and not in others: `status()` tells, and to repeat it completes it.
+    Every method is idempotent, and raises `RedisUnavailable`. After an interruption, a change may
+    be in effect in some partitions only, as `status()` shows. Repeat the call to complete it.
     """
 
     def __init__(self, priority: Priority, redis: Redis, settings: Settings) -> None:
@@ -69,37 +69,38 @@ class QueueHandle:
         self._settings = settings
 
     async def status(self) -> QueueStatus:
-        """Return how the queue stands."""
+        """Return the counts and the state of the queue."""
         async with speaking_darkq():
             return await read_queue(self._redis, self.priority, self._settings.partitions)
 
     async def pause(self, *, why: str = "", by: str | None = None) -> QueueStatus:
-        """Let no worker begin a job of this queue any more, from its next claim on.
+        """Stop workers from claiming jobs of this queue, from their next claim on.
 
-        What runs goes on, and may be enqueued, cancelled and read as ever. It lasts until
-        `resume`, whatever is restarted. `why` and `by` (who runs this process) are for those who
-        wonder. Raises `InvalidJob` for one of more than a line of 200 characters.
+        Running jobs continue; enqueueing, cancelling and reading work as before. The pause lasts
+        until `resume`, through all restarts. `why` and `by` (by default the user of this process)
+        are shown to other operators. Raises `InvalidJob` for a text of more than one line or of
+        more than 200 characters.
         """
-        return await self._say("paused", why, by)
+        return await self._set("paused", why, by)
 
     async def resume(self) -> QueueStatus:
-        """Let workers begin its jobs again; they are woken at once."""
-        return await self._take_back("paused")
+        """Let workers claim its jobs again; idle ones are woken at once."""
+        return await self._clear("paused")
 
     async def close(self, *, why: str = "", by: str | None = None) -> QueueStatus:
-        """Refuse new jobs with `QueueClosed`, and let the backlog run out.
+        """Refuse new jobs with `QueueClosed`, while the backlog is worked off.
 
-        Lines of batches wait until the queue is opened. An idempotency key that is known still
-        finds its job, and a failed job may be run again. Else as `pause`.
+        Lines of batches wait until the queue is opened. A known idempotency key still finds its
+        job, and a failed job can be retried. For `why` and `by` see `pause`.
         """
-        return await self._say("closed", why, by)
+        return await self._set("closed", why, by)
 
     async def open(self) -> QueueStatus:
-        """Take new jobs again."""
-        return await self._take_back("closed")
+        """Accept new jobs again."""
+        return await self._clear("closed")
 
     async def draining(self) -> AsyncGenerator[QueueStatus, None]:
-        """Yield how the queue stands, every second, until nothing of it waits or runs."""
+        """Yield the queue's status, every second, until no job of it waits or runs."""
         while True:
             status = await self.status()
             yield status
@@ -110,16 +111,16 @@ class QueueHandle:
     async def move_to(
         self, target: QueueHandle, *, limit: int | None = None
     ) -> AsyncGenerator[Backlog, None]:
-        """Move waiting jobs to the other queue, or to one of another Redis; yield how far it is.
+        """Move waiting jobs to the other queue, or to another Redis; yield the progress.
 
-        To the other queue of the same client: under load, lines of batches too, each job in its
-        place by time. To the queue of a client of another Redis: this one must be paused and
-        closed; jobs keep their ids, and bring prompt, options, metadata, log, attempts and tries,
-        and idempotency keys. Lines of batches stay, and what runs. Both must have the same
-        `DARKQ_PARTITIONS`.
+        To the other queue of the same client: works under load, includes lines of batches, and
+        keeps the time by which jobs are sorted. To the queue of a client of another Redis: this
+        queue must be paused and closed. Jobs keep their ids, prompt, options, metadata, event log,
+        attempts, tries and idempotency keys. Lines of batches and running jobs stay. Both clients
+        must have the same `DARKQ_PARTITIONS`.
 
-        No job is lost, and none is run twice, wherever this is interrupted: call it again. A job
-        that is on its way then is in neither queue. Raises `CannotMove`, `QueueFull` of the target.
+        After an interruption no job is lost and none runs twice: call this again. Until then a job
+        in transit is in neither queue. Raises `CannotMove`, `QueueFull` of the target.
         """
         counts = Counter[str]()
         async with speaking_darkq(), aclosing(self._moving(target, limit)) as pages:
@@ -130,27 +131,27 @@ class QueueHandle:
                     return
 
     async def give_back(self) -> int:
-        """Put jobs that a move has left on its way back into this queue; return how many.
+        """Return the jobs of an interrupted move to this queue, and return their number.
 
-        For when the target is gone for good: a job that had arrived there runs here too.
+        Use it if the target is permanently lost: a job that had arrived there runs here too.
         """
         async with speaking_darkq():
             partitions = self._settings.partitions
             return await queue_shift.give_back(self._redis, self.priority, partitions)
 
     def purge(self, *, dry_run: bool = False) -> AsyncGenerator[Purged, None]:
-        """Cancel the jobs that wait or are deferred, and yield how far that is.
+        """Cancel the jobs that wait or are deferred, and yield the progress.
 
-        Each ends as `cancelled`, with a result and an event. What runs goes on; lines of batches
-        end too. With `dry_run` they are only counted.
+        Each ends as `cancelled`, with a result and an event, lines of batches too. Running jobs
+        continue. With `dry_run` jobs are only counted.
         """
         return Purge(self._redis, self._settings).waiting(self.priority, dry_run=dry_run)
 
     async def backlog(self) -> AsyncGenerator[Backlog, None]:
-        """Count what `move_to` another Redis would move, and what would stay."""
+        """Count the jobs that `move_to` another Redis would move, and those that would stay."""
         names = [PartitionKeys(p).queue(self.priority) for p in range(self._settings.partitions)]
         counts = Counter[str]()
-        async with speaking_darkq(), aclosing(standing(self._redis, names)) as pages:
+        async with speaking_darkq(), aclosing(count_jobs(self._redis, names)) as pages:
             async for page in pages:
                 counts += page
                 yield Backlog.of(counts + Counter(moved=counts["waiting"]))
@@ -162,7 +163,7 @@ class QueueHandle:
             transfer = Transfer(self._redis, target._redis, self.priority, self._settings)
             return transfer.run(limit)
         if target.priority == self.priority:
-            raise CannotMove(self.priority, "it is there already")
+            raise CannotMove(self.priority, "it is the same queue")
         return self._shifting(target.priority, limit)
 
     async def _shifting(
@@ -175,17 +176,17 @@ class QueueHandle:
                 if page["full"]:
                     raise QueueFull(priority, self._settings.queue_max_jobs)
 
-    async def _say(self, word: queue_control.Word, why: str, by: str | None) -> QueueStatus:
+    async def _set(self, mark: queue_control.Mark, why: str, by: str | None) -> QueueStatus:
         async with speaking_darkq():
-            await queue_control.say(
-                self._redis, word, self.priority, self._settings.partitions, why=why, by=by
+            await queue_control.set_mark(
+                self._redis, mark, self.priority, self._settings.partitions, why=why, by=by
             )
         return await self.status()
 
-    async def _take_back(self, word: queue_control.Word) -> QueueStatus:
+    async def _clear(self, mark: queue_control.Mark) -> QueueStatus:
         async with speaking_darkq():
-            await queue_control.take_back(
-                self._redis, word, self.priority, self._settings.partitions
+            await queue_control.clear_mark(
+                self._redis, mark, self.priority, self._settings.partitions
             )
         return await self.status()
 

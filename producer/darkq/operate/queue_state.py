@@ -1,15 +1,12 @@
-"""What waits and what runs, in all partitions together.
+"""The state of a queue over all partitions: its counts, and whether it is paused or closed.
 
-A job that is due has a score in the past. One whose score is in the future either runs, and then
-its lease is there, or is deferred: to its next try, or to its turn at an upstream.
+The score of a job that is due is in the past. A job with a score in the future either runs, and
+then it has a lease, or is deferred: to its next try, or to its turn at an upstream.
 
-What operators say of a queue: that it is paused, or closed to new jobs.
-
-Paused, its jobs wait: no worker takes one, whoever enqueues may go on, and what runs goes on too.
-Closed, it takes no new job, and its backlog runs out. The two know nothing of each other.
-
-A word stands in every partition by itself, for good, and the scripts that claim and enqueue ask for
-it. Saying it again is harmless: who was interrupted half way says it again.
+Workers claim no jobs of a paused queue; enqueueing and running jobs continue. A closed queue
+accepts no new jobs, and its backlog is worked off. The two marks are independent. Each is stored in
+every partition, without expiry, and the scripts that claim and enqueue read it. To set a mark again
+is harmless, so an interrupted call is repeated.
 """
 
 from __future__ import annotations
@@ -27,18 +24,19 @@ from darkq.protocol.job import Priority
 from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
+from darkq.redis.servers import read_clock_ms
 
 _MOST_LOOKED_AT = 10_000
-_EXISTS_AT_ONCE = 500  # a short command each: others are served in between
+_EXISTS_AT_ONCE = 500  # short commands, so that Redis serves others in between
 
 
 class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How many jobs of a priority wait for a worker, for their time, or run.
+    """The number of jobs of a priority that wait, are deferred, or run.
 
-    `oldest_wait_s` is for how long the first of those that wait has been due. Of jobs that are not
-    due, ten thousand at least are looked at, the next first; those beyond them count as deferred.
-    `paused` and `closed` tell who has said so, if anybody has, and in how many of the `partitions`.
-    `moving` are on their way to another Redis, and in no queue.
+    `oldest_wait_s` is how long the oldest waiting job has been due. Of jobs that are not due, at
+    least ten thousand are examined, the next ones first; those beyond count as deferred. `paused`
+    and `closed` contain who set the mark, if it is set, and in how many of the `partitions`.
+    `moving` jobs are in transit to another Redis, and in no queue.
     """
 
     priority: Priority
@@ -53,14 +51,13 @@ class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_queues(redis: Redis, partitions: int) -> list[QueueStatus]:
-    """Return how the queues stand, the most urgent first. Raises what redis-py raises."""
+    """Return the status of all queues, the most urgent first. Raises what redis-py raises."""
     return [await read_queue(redis, priority, partitions) for priority in PRIORITIES]
 
 
 async def read_queue(redis: Redis, priority: Priority, partitions: int) -> QueueStatus:
-    """Return how a queue stands. Raises what redis-py raises."""
-    seconds, micros = await redis.time()
-    now_ms = seconds * 1000 + micros / 1000
+    """Return the status of a queue. Raises what redis-py raises."""
+    now_ms = await read_clock_ms(redis)
     at, after = f"{now_ms:.3f}", f"({now_ms:.3f}"
     most = max(1, _MOST_LOOKED_AT // partitions)
     pipe = redis.pipeline(transaction=False)
@@ -90,12 +87,12 @@ async def read_queue(redis: Redis, priority: Priority, partitions: int) -> Queue
 
 
 async def _count_held(redis: Redis, arq_ids: list[bytes]) -> int:
-    """Count the jobs that are under a lease."""
+    """Count the jobs with a lease."""
     leases: dict[int, list[str]] = {}
     for arq_id in arq_ids:
         try:
             keys = JobKeys.from_arq_id(arq_id.decode())
-        except ValueError:  # anybody may have put it there; a claim will throw it out
+        except ValueError:  # not written by darkq; a claim will remove it
             continue
         leases.setdefault(keys.partition, []).append(keys.in_progress)
     pipe = redis.pipeline(transaction=False)
@@ -105,14 +102,14 @@ async def _count_held(redis: Redis, arq_ids: list[bytes]) -> int:
     return sum(await pipe.execute()) if leases else 0
 
 
-Word: TypeAlias = Literal["paused", "closed"]
+Mark: TypeAlias = Literal["paused", "closed"]
 MAX_NOTE_CHARS = 200
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """Who has said a word of a queue, when, and why. `partitions` is in how many it stands.
+    """The author, the time and the reason of a mark, and the number of its `partitions`.
 
-    The note is the latest one's, where partitions differ. `since_ms` is epoch milliseconds.
+    If partitions differ, this is the latest mark. `since_ms` is epoch milliseconds.
     """
 
     since_ms: int
@@ -122,7 +119,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Note(msgspec.Struct, frozen=True, kw_only=True):
-    """A word as it stands in Redis."""
+    """A mark as it is stored."""
 
     v: int = 1
     since_ms: int = 0
@@ -130,34 +127,32 @@ class _Note(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-async def say(
-    redis: Redis, word: Word, priority: Priority, partitions: int, *, by: str | None, why: str
+async def set_mark(
+    redis: Redis, mark: Mark, priority: Priority, partitions: int, *, by: str | None, why: str
 ) -> None:
-    """Say a word of a queue in every partition. Raises `InvalidJob` for a note that can be none."""
-    seconds, micros = await redis.time()
+    """Mark a queue in every partition. Raises `InvalidJob` for an invalid note."""
     note = _Note(
-        since_ms=seconds * 1000 + micros // 1000,
-        by=checked_note("by", whoever() if by is None else by),
+        since_ms=int(await read_clock_ms(redis)),
+        by=checked_note("by", name_operator() if by is None else by),
         why=checked_note("why", why),
     )
     text = msgspec.json.encode(note).decode()
     async with redis.pipeline(transaction=False) as pipe:
         for partition in range(partitions):
-            pipe.hset(PartitionKeys(partition).control, f"{word}:{priority}", text)
+            pipe.hset(PartitionKeys(partition).control, f"{mark}:{priority}", text)
         await pipe.execute()
 
 
-async def take_back(redis: Redis, word: Word, priority: Priority, partitions: int) -> None:
-    """Take a word back in every partition, and wake the workers."""
+async def clear_mark(redis: Redis, mark: Mark, priority: Priority, partitions: int) -> None:
+    """Remove a mark in every partition, and wake the workers."""
     for partition in range(partitions):
-        await redis.execute_command("HDEL", PartitionKeys(partition).control, f"{word}:{priority}")
-        await scripts.publish(
-            redis, PartitionKeys(partition).wake, "jobs", key=PartitionKeys(partition).control
-        )
+        keys = PartitionKeys(partition)
+        await redis.execute_command("HDEL", keys.control, f"{mark}:{priority}")
+        await scripts.publish(redis, keys.wake, "jobs", key=keys.control)
 
 
 def read_notice(values: Iterable[bytes | None]) -> Notice | None:
-    """Put together what stands in each partition; None where the word stands in none."""
+    """Merge the marks of all partitions; None if there is none."""
     notes = [_read(value) for value in values if value is not None]
     if not notes:
         return None
@@ -165,11 +160,11 @@ def read_notice(values: Iterable[bytes | None]) -> Notice | None:
     return Notice(since_ms=latest.since_ms, by=latest.by, why=latest.why, partitions=len(notes))
 
 
-def whoever() -> str:
-    """Name who runs this process: `<user>@<host>`."""
+def name_operator() -> str:
+    """Return the operator's name, from the user of this process: `<user>@<host>`."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container may know no name
+    except (KeyError, OSError):  # a container may have no user database
         user = "?"
     return f"{user}@{socket.gethostname()}"[:MAX_NOTE_CHARS]
 
@@ -177,12 +172,12 @@ def whoever() -> str:
 def _read(value: bytes) -> _Note:
     try:
         return msgspec.json.decode(value, type=_Note)
-    except (msgspec.MsgspecError, UnicodeDecodeError):  # the word counts, whatever it says
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # the mark counts, even if unreadable
         return _Note()
 
 
 def checked_note(field: str, text: str) -> str:
-    """Return a note that fits into a line. Raises `InvalidJob` naming the field."""
+    """Return a note of one line. Raises `InvalidJob`, which names the field."""
     if len(text) > MAX_NOTE_CHARS or not text.isprintable():
         reason = f"must be one line of at most {MAX_NOTE_CHARS} characters"
         raise InvalidJob(field, reason)

@@ -1,7 +1,7 @@
-"""What all workers have counted together, and what waits in each.
+"""The counters of all workers together, and the text that waits in each.
 
-A worker adds what it has counted in a `Tally` with its heartbeats; see `worker_count.lua`. So the
-numbers outlive the workers, and a reader needs one request, however many workers there are.
+A worker adds the counts of its `Tally` with its heartbeats; see `worker_count.lua`. So the numbers
+outlive the workers, and one read of Redis is enough for any number of workers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from redis.exceptions import ResponseError
 from darkq.operate.workers import live_workers
 from darkq.protocol.keys import STATS, WorkerKeys
 from darkq.redis import scripts
+from darkq.redis.pool import is_wrong_type
 from darkq.telemetry.metrics import Field, read_numbers, write_field
 
 TTL_S = 30 * 24 * 3600.0
-"""After so long without any worker the numbers begin anew, as those of a restarted process do."""
+"""After this time without any worker the counters restart, as those of a restarted process do."""
 REPORT_TTL_S = 24 * 3600.0
 """For so long a report that was sent again is known."""
 
@@ -85,7 +86,7 @@ async def _fields(redis: Redis) -> list[tuple[bytes, bytes]]:
             if not cursor or len(found) >= MAX_FIELDS:
                 return list(found.items())
     except ResponseError as error:
-        if not str(error).startswith("WRONGTYPE"):  # anybody may have put it there
+        if not is_wrong_type(error):  # else darkq did not write it
             raise
         return []
 

@@ -1,21 +1,20 @@
-"""A queue's waiting jobs carried to another Redis, each once, whatever breaks on the way.
+"""Moves the waiting jobs of a queue to another Redis, each exactly once, through any failure.
 
-    source   queue ── depart ──> moving ─────────────────────── let go ──> nothing
-                                   └─ read ─┐                     │
-    target                                  └── arrive ──> queue ─┘  and a note that it came
+    source   queue ── depart ──> moving ────────────────────── forget ──> deleted
+                                   └─ read ─┐                    │
+    target                                  └── arrive ──> queue ┘   with a note of the arrival
 
-Each arrow is one script. A job on its way is in no queue, so nobody runs it at the source. The
-note outlives it at the target, so that a second arrival changes nothing, even when the job has
-ended there and was forgotten. Whoever is killed between two arrows calls again, and what is on its
-way is carried first.
+Each arrow is one script. A job in transit is in no queue, so no worker runs it at the source. The
+note at the target outlives the job: a second arrival changes nothing, even if the job has ended and
+was deleted there. After a crash between two arrows the caller starts again, and jobs in transit are
+moved first.
 
-What is on its way may be at one target only. The source keeps a token for as long as a move
-lasts, and its target a note of that token: to another one nobody may move meanwhile.
+Jobs may be in transit to one target only. For the time of a move, the source has a token, and the
+target has a note of this token. A move to another target is refused.
 
-Idempotency keys carried to another Redis, before the jobs that they stand for.
-
-A key does not say in which queue its job waits, and no job knows its key: so all keys are looked
-through, in bounded pages. At the target a key counts once its job is there.
+Idempotency keys are copied before the jobs. A key does not contain the queue of its job, and a job
+does not contain its key. So all keys are scanned, in bounded pages. At the target a key has no
+effect before its job has arrived.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _AT_ONCE = 20  # an event log with them, of megabytes at most
 
 
 class _Load(NamedTuple):
-    """All that is known of a job on its way."""
+    """Everything that is stored of a job in transit."""
 
     record: bytes | None
     ttl_ms: int
@@ -58,7 +57,7 @@ class _Load(NamedTuple):
 
 
 class Transfer:
-    """Carries a queue from a source to a target. Every method raises what redis-py raises."""
+    """Moves a queue from a source to a target. Every method raises what redis-py raises."""
 
     def __init__(
         self, source: Redis, target: Redis, priority: Priority, settings: Settings
@@ -70,10 +69,10 @@ class Transfer:
         self._note_ttl_s = settings.job_ttl_s * 2
 
     async def run(self, limit: int | None = None) -> AsyncGenerator[Counter[str], None]:
-        """Carry everything, or so many jobs, and yield what became of each page.
+        """Move all jobs, or `limit` of them, and yield the counts of each page.
 
-        `moved`, `keys` (idempotency keys), and what stays: `running`, `line`, `expired`. Raises
-        `CannotMove`, `QueueFull` of the target.
+        `moved`, `keys` (idempotency keys), and jobs that stay: `running`, `line`, `expired`.
+        Raises `CannotMove`, `QueueFull` of the target.
         """
         left = limit
         for partition in range(self._settings.partitions):
@@ -95,23 +94,26 @@ class Transfer:
         return f"moving:{self._priority}"
 
     async def _begin(self, partition: int) -> None:
-        """Make sure that it may be moved, and that what is on its way is on its way there."""
+        """Check that the queue can be moved, and that jobs in transit go to the same target."""
         name = PartitionKeys(partition).control
         words = [f"{word}:{self._priority}" for word in _NEEDED]
         if None in await self._ask(self._source.hmget(name, words)):
             raise CannotMove(self._priority, "pause and close it first, in every partition")
         token = secrets.token_hex(16)
-        await self._note(partition, token)  # first: who finds the token may rely on the note
+        # The note first: another process that finds the token relies on it.
+        await self._note(partition, token)
         is_new = await self._ask(self._source.hsetnx(name, self._field, token))
         token = (await self._ask(self._source.hget(name, self._field))).decode()
+        # The target's own field has our token only if both clients lead to the same Redis.
         here = await self._ask(self._target.hget(name, self._field))
         if here is not None and here.decode() == token:
             if is_new:
                 await self._ask(self._source.hdel(name, self._field))
             raise CannotMove(self._priority, "the target is the same Redis")
+        # An earlier move has not ended. Its target has a note of the token that it used.
         if not is_new and not await self._target.exists(JobKeys(partition, token).moved):
             raise CannotMove(self._priority, _ELSEWHERE)
-        await self._note(partition, token)
+        await self._note(partition, token)  # renews its time to live
 
     async def _note(self, partition: int, token: str) -> None:
         await self._target.set(
@@ -121,7 +123,7 @@ class Transfer:
     async def _carry_all(
         self, partition: int, limit: int | None
     ) -> AsyncGenerator[Counter[str], None]:
-        """Carry what was left on its way, then the queue."""
+        """Move the jobs that an earlier call left in transit, then those of the queue."""
         on_their_way = PartitionKeys(partition).moving(self._priority)
         async with aclosing(pages(self._source, on_their_way)) as found:
             async for page in found:
@@ -138,7 +140,7 @@ class Transfer:
                 yield tally
 
     async def _depart(self, jobs: Sequence[JobKeys]) -> tuple[list[JobKeys], Counter[str]]:
-        """Take jobs out of the queue; return those that are on their way, and why others stay."""
+        """Remove jobs from the queue; return those in transit, and why the others stay."""
         verdicts = await scripts.transfer_depart(self._source, self._priority, jobs)
         if not verdicts:
             raise CannotMove(self._priority, "it was resumed or opened meanwhile")
@@ -147,20 +149,20 @@ class Transfer:
         return [keys for keys, v in found if v == "departed"], stays
 
     async def _carry(self, jobs: Sequence[JobKeys]) -> Counter[str]:
-        """Carry jobs that have departed. Raises `QueueFull`: the rest stays on its way."""
+        """Move jobs that have departed. After a `QueueFull` the others stay in transit."""
         tally = Counter[str]()
         for start in range(0, len(jobs), _AT_ONCE):
             some = jobs[start : start + _AT_ONCE]
             loads = await self._read(some)
             verdicts = await asyncio.gather(*map(self._arrive, some, loads))
             arrived = [keys for keys, v in zip(some, verdicts, strict=True) if v != "full"]
-            await self._let_go(arrived)
+            await self._forget(arrived)
             if len(arrived) < len(some):
                 name = PartitionKeys(jobs[0].partition).queue(self._priority)
                 raise QueueFull(name, self._settings.queue_max_jobs)
             tally["moved"] += sum(v in ("arrived", "known") for v in verdicts)
             tally["expired"] += verdicts.count("expired")
-        return +tally  # without zeros
+        return +tally  # drops zeros
 
     async def _read(self, jobs: Sequence[JobKeys]) -> list[_Load]:
         async with self._source.pipeline(transaction=False) as pipe:
@@ -176,10 +178,10 @@ class Transfer:
 
     async def _arrive(self, keys: JobKeys, load: _Load) -> str:
         if load.record is None or load.place is None:
-            return "expired"  # or let go by another who moves it
+            return "expired"  # or completed by another process that moves the same queue
         try:
             tenant = decode_job(load.record).job.tenant
-        except ValueError:  # a newer version's, or none: it is carried as it is
+        except ValueError:  # of a newer version, or unreadable: it is moved unchanged
             tenant = None
         ttl_ms = load.ttl_ms if load.ttl_ms > 0 else int(self._settings.job_ttl_s * 1000)
         fields = zip(_CARRIED, load.state, strict=True)
@@ -202,8 +204,12 @@ class Transfer:
             max_listed=MAX_LISTED,
         )
 
-    async def _let_go(self, jobs: Sequence[JobKeys]) -> None:
-        """Forget jobs at the source; what was cancelled on its way is cancelled where it is now."""
+    async def _forget(self, jobs: Sequence[JobKeys]) -> None:
+        """Delete moved jobs at the source. Those cancelled in transit are cancelled at the target.
+
+        The source keeps them until that is done: after a crash in between, the next call repeats
+        it.
+        """
         if not jobs:
             return
         verdicts = await scripts.transfer_forget(
@@ -215,7 +221,7 @@ class Transfer:
                 await cancellation.cancel(
                     self._target, keys, result_ttl_s=self._settings.result_ttl_s
                 )
-            except JobNotFound:  # it has ended there, and was forgotten
+            except JobNotFound:  # it has ended at the target, and was deleted
                 continue
         if cancelled:
             await scripts.transfer_forget(
@@ -224,7 +230,7 @@ class Transfer:
 
     @staticmethod
     async def _ask(reply: Any) -> Any:
-        """redis-py's types say that a reply may be no coroutine."""
+        """Await a reply: in redis-py's types it may be no coroutine."""
         return await reply
 
 
@@ -235,7 +241,7 @@ _PAGE_KEYS = 500
 async def carry_idempotency_keys(
     source: Redis, target: Redis, priority: Priority
 ) -> AsyncGenerator[int, None]:
-    """Copy the keys of a queue's jobs; yield how many of each page. Raises what redis-py raises."""
+    """Copy the keys of a queue's jobs; yield the count of each page. Raises as redis-py does."""
     page: list[bytes] = []
     async for name in scan(source, PATTERN, count=_PAGE_KEYS):
         page.append(name)

@@ -1,8 +1,8 @@
-"""Which upstreams the workers serve, and how each stands.
+"""The upstreams that workers serve, and the status of each.
 
-A worker announces what it serves beside its health record; the announcement expires without it.
-It holds names and bounds: no address, and no key. How an upstream stands is read from what the
-workers share of it; `limits.lua` says what each key holds.
+A worker announces the upstreams that it serves beside its health record, and renews both. An
+announcement has names and limits, and neither addresses nor keys. The status of an upstream is read
+from the keys that its workers share; `limits.lua` describes each of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from darkq.operate.workers import live_workers
 from darkq.protocol.keys import LimitKeys, WorkerKeys
+from darkq.redis.servers import read_clock_ms
 from darkq.settings.parsing import Window
 from darkq.telemetry.metrics import is_upstream_name
 
@@ -24,7 +25,7 @@ _MAX_UPSTREAMS = 1000
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker tells of one upstream. A concurrency of 0 is no bound."""
+    """What a worker announces of one upstream. A concurrency of 0 means no limit."""
 
     name: str
     kind: str
@@ -41,7 +42,7 @@ class _Announcement(msgspec.Struct, frozen=True):
 
 
 class WindowUse(msgspec.Struct, frozen=True, kw_only=True):
-    """`used` of so many calls in so many seconds."""
+    """A limit window, and how many of its calls are used."""
 
     calls: int
     length_s: float
@@ -51,10 +52,10 @@ class WindowUse(msgspec.Struct, frozen=True, kw_only=True):
 class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     """An upstream as the workers see it.
 
-    `workers` is how many serve it. `breaker` is `open` while calls are put off, `half-open` while
-    one tries, `blocked` after the upstream said that it has had enough; `reopens_at_ms` is when
-    that ends, epoch ms. `in_progress` is counted where concurrency is bounded. `waiting` jobs
-    have been put off.
+    `workers` is the number of workers that serve it. `breaker` is `open` while calls are deferred,
+    `half-open` during a trial call, `blocked` after the upstream asked for a pause.
+    `reopens_at_ms` is the end of that, epoch ms. `in_progress` calls are counted if concurrency is
+    limited. `waiting` jobs are deferred.
     """
 
     name: str
@@ -72,7 +73,7 @@ class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def announcement(upstreams: Iterable[Served]) -> bytes:
-    """Return what a worker leaves in Redis of what it serves."""
+    """Encode the upstreams that a worker serves."""
     return msgspec.json.encode(_Announcement(tuple(upstreams)))
 
 
@@ -89,10 +90,9 @@ async def list_upstreams(redis: Redis) -> list[UpstreamStatus]:
 
 
 async def stand(redis: Redis, upstream: Served, *, workers: int) -> UpstreamStatus:
-    """Return how an upstream stands now. Raises what redis-py raises."""
+    """Return the current status of an upstream. Raises what redis-py raises."""
     keys = LimitKeys.of_upstream(upstream.name)
-    seconds, micros = await redis.time()
-    now_ms = seconds * 1000 + micros / 1000
+    now_ms = await read_clock_ms(redis)
     pipe = redis.pipeline(transaction=False)
     pipe.hmget(keys.breaker, ["open_until", "blocked_until"])
     pipe.zcount(keys.places, f"({now_ms:.3f}", "+inf")
@@ -117,7 +117,7 @@ async def stand(redis: Redis, upstream: Served, *, workers: int) -> UpstreamStat
 
 
 def unknown_stand(upstream: Served) -> UpstreamStatus:
-    """Return what can be told of an upstream without Redis."""
+    """Return the status of an upstream as far as it is known without Redis."""
     return UpstreamStatus(
         name=upstream.name,
         kind=upstream.kind,
@@ -138,14 +138,14 @@ def _breaker(now_ms: float, open_until: float, blocked_until: float) -> tuple[Br
 
 
 def _merge(offers: Sequence[Served]) -> Served:
-    """One upstream as several workers serve it; where they differ, all their models."""
+    """Merge the announcements of one upstream by several workers, with the models of all."""
     models = dict.fromkeys(model for offer in offers for model in offer.models)
     first = next((offer for offer in offers if offer.models), offers[0])
     return msgspec.structs.replace(first, models=tuple(models))
 
 
 def _read(record: Any) -> tuple[Served, ...]:
-    """Read an announcement; anything else tells of nothing."""
+    """Decode an announcement; empty if it is none."""
     try:
         upstreams = msgspec.json.decode(record or b"", type=_Announcement).upstreams
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -156,5 +156,5 @@ def _read(record: Any) -> tuple[Served, ...]:
 def _ms(field: Any) -> float:
     try:
         return float(field or 0)
-    except ValueError:  # anybody may have written it
+    except ValueError:  # not written by darkq
         return 0.0

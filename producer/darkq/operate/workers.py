@@ -1,14 +1,11 @@
-"""Which workers are alive.
+"""Live workers, their leases, and drain requests.
 
-A worker keeps a health record that expires without it, what it serves beside it, and its id in
-a set. Who asks reads the set and looks for the records, whatever else is in the database.
+A worker renews a health record and the list of upstreams that it serves, and is a member of a set.
+Readers take the members of the set that have a health record, so no key space is scanned.
 
-Which worker holds how many leases.
-
-One worker in an operator's hand: to let it finish what it runs, and take nothing more.
-
-The word is a key beside the worker's health record, and a message on a channel of that name. If
-that is lost, the worker reads the key with its next sign of life, ten seconds later at most.
+A drain request is a key beside the worker's health record, and a message on a channel of the same
+name. If the message is lost, the worker reads the key with its next heartbeat, at most ten seconds
+later.
 """
 
 from __future__ import annotations
@@ -21,17 +18,18 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
 from darkq.errors import WorkerNotFound
-from darkq.operate.queue_state import checked_note, whoever
+from darkq.operate.queue_state import checked_note, name_operator
 from darkq.protocol.keys import PRIORITIES, WORKERS, JobKeys, PartitionKeys, WorkerKeys
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
+from darkq.redis.servers import read_clock_ms
 
 _SET_TTL_S = 24 * 3600
 _SERVES_TTL_S = 60
 
 
 async def sign_in(redis: Redis, worker_id: str, serves: bytes = b"") -> None:
-    """Put a worker into the set, and what it serves beside it; repeat it, or they expire."""
+    """Add a worker to the set, and store what it serves. Both expire if this is not repeated."""
     async with redis.pipeline(transaction=True) as pipe:
         pipe.sadd(WORKERS, worker_id)
         pipe.expire(WORKERS, _SET_TTL_S)
@@ -41,7 +39,7 @@ async def sign_in(redis: Redis, worker_id: str, serves: bytes = b"") -> None:
 
 
 async def sign_out(redis: Redis, worker_id: str) -> None:
-    """Take a worker that ends out of the set, and its records away, its orders too."""
+    """Remove a worker that stops from the set, with its records and its drain request."""
     async with redis.pipeline(transaction=True) as pipe:
         pipe.srem(WORKERS, worker_id)
         pipe.delete(
@@ -53,30 +51,30 @@ async def sign_out(redis: Redis, worker_id: str) -> None:
 
 
 async def live_workers(redis: Redis) -> list[str]:
-    """Return the ids of the workers that are alive, sorted. Forgets those that are not.
+    """Return the ids of live workers, sorted. Removes the others from the set.
 
-    One without a health record may have been cut off for a while, and comes back. So nothing else
-    of it is touched: above all not its orders, which have a time to live of their own.
+    A worker without a health record may only be disconnected, and return. So its other keys are
+    not deleted, above all not a drain request, which has a time to live of its own.
     """
     members: Any = await redis.execute_command("SMEMBERS", WORKERS)
     ids = sorted(member.decode(errors="replace") for member in members)
     records = await redis.mget([WorkerKeys(id_).health for id_ in ids]) if ids else []
     alive = [id_ for id_, record in zip(ids, records, strict=True) if record is not None]
     if len(alive) < len(ids):
-        with suppress(NoPermissionError):  # whoever may only read leaves that to others
+        with suppress(NoPermissionError):  # a read-only user leaves that to others
             await redis.execute_command("SREM", WORKERS, *set(ids).difference(alive))
     return alive
 
 
 _MOST_LOOKED_AT = 1000
-_FOR_EVER_MS = 1 << 53
+_MOST_SCORE_MS = 1 << 53
 
 
 class WorkerLeases(msgspec.Struct, frozen=True, kw_only=True):
-    """How many jobs a worker runs, and when the first of their leases ends, epoch ms (0: none).
+    """The number of jobs that a worker runs, and when the first lease ends, epoch ms (0: none).
 
-    Of jobs that are not due, a thousand of each queue are looked at, the next first. `drained` is
-    what an operator has told the worker.
+    Of jobs that are not due, a thousand of each queue are examined, the next ones first. `drained`
+    is the worker's drain request.
     """
 
     worker: str
@@ -86,42 +84,41 @@ class WorkerLeases(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_leases(redis: Redis, workers: list[str], partitions: int) -> list[WorkerLeases]:
-    """Return what these workers hold. Raises what redis-py raises."""
-    seconds, micros = await redis.time()
-    after = f"({seconds * 1000 + micros / 1000:.3f}"
+    """Return the leases of these workers. Raises what redis-py raises."""
+    after = f"({await read_clock_ms(redis):.3f}"
     pipe = redis.pipeline(transaction=False)
     for partition in range(partitions):
         for priority in PRIORITIES:
             name = PartitionKeys(partition).queue(priority)
-            pipe.zrangebyscore(name, after, _FOR_EVER_MS, 0, _MOST_LOOKED_AT, withscores=True)
+            pipe.zrangebyscore(name, after, _MOST_SCORE_MS, 0, _MOST_LOOKED_AT, withscores=True)
     not_due = [job for jobs in await pipe.execute() for job in jobs]
     ends: dict[str, list[int]] = {worker_id: [] for worker_id in workers}
     for worker_id, end_ms in await _held(redis, not_due):
         if worker_id in ends:
             ends[worker_id].append(end_ms)
-    told = dict(zip(workers, await read_orders(redis, workers), strict=True))
+    drains = dict(zip(workers, await read_drains(redis, workers), strict=True))
     return [
         WorkerLeases(
             worker=worker,
             running=len(held),
             first_ends_ms=min(held, default=0),
-            drained=told[worker],
+            drained=drains[worker],
         )
         for worker, held in ends.items()
     ]
 
 
 async def _held(redis: Redis, not_due: list[tuple[bytes, float]]) -> list[tuple[str, int]]:
-    """Return the worker and the end of each lease: the place of its job in the queue.
+    """Return the worker and the end of each lease. The end is the score of the job in its queue.
 
-    What is deferred has none.
+    Deferred jobs have no lease.
     """
     pipe = redis.pipeline(transaction=False)
     ends = []
     for arq_id, end_ms in not_due:
         try:
             pipe.get(JobKeys.from_arq_id(arq_id.decode()).in_progress)
-        except ValueError:  # anybody may have put it there; a claim will throw it out
+        except ValueError:  # not written by darkq; a claim will remove it
             continue
         ends.append(int(end_ms))
     tokens = await pipe.execute(raise_on_error=False) if ends else []
@@ -132,14 +129,15 @@ async def _held(redis: Redis, not_due: list[tuple[bytes, float]]) -> list[tuple[
     ]
 
 
-ORDERS_TTL_S = 30 * 24 * 3600
+_DRAIN_TTL_S = 30 * 24 * 3600
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker was told, by whom, and when (epoch ms).
+    """A drain request, with its author and time (epoch ms).
 
-    It claims nothing more. It exits when it is done, or stays. `patient`: it gives what it runs as
-    long as that takes, else `DARKQ_WORKER_SHUTDOWN_GRACE_S`, and hands back the rest.
+    The worker claims no more jobs. When its running jobs have ended, it exits, or with `stay`
+    remains idle. If it is `patient`, it waits for them without a limit. Otherwise it waits for
+    `DARKQ_WORKER_SHUTDOWN_GRACE_S`, and then returns the others to their queue.
     """
 
     v: int = 1
@@ -159,62 +157,50 @@ class WorkerHandle:
     async def drain(
         self, *, patient: bool = False, stay: bool = False, by: str | None = None
     ) -> Drain:
-        """Let the worker take no more jobs, finish what it runs, and exit, or stay idle.
+        """Ask the worker to claim no more jobs, finish the running ones, and exit.
 
-        With `stay` it lets what runs take its time, and does not exit; `undrain` ends that. It is
-        told once: a process that is started anew is another worker. May be repeated. Raises
-        `WorkerNotFound` when it is not alive, `InvalidJob` for a `by` that can be none.
+        With `stay` it waits for them without a limit, and then remains idle until `undrain`. The
+        request is for this process: after a restart it is another worker. Idempotent. Raises
+        `WorkerNotFound` if the worker is not alive, `InvalidJob` for an invalid `by`.
         """
-        seconds, micros = await self._now()
-        drain = Drain(
-            since_ms=seconds * 1000 + micros // 1000,
-            by=checked_note("by", whoever() if by is None else by),
-            patient=patient,
-            stay=stay,
-        )
+        by = checked_note("by", name_operator() if by is None else by)
         async with speaking_darkq():
+            since_ms = int(await read_clock_ms(self._redis))
+            drain = Drain(since_ms=since_ms, by=by, patient=patient, stay=stay)
             if not await self._redis.exists(WorkerKeys(self.id).health):
                 raise WorkerNotFound(self.id)
-            orders = WorkerKeys(self.id).drain_request
-            await self._redis.set(orders, msgspec.json.encode(drain), ex=ORDERS_TTL_S)
-            await self._tell()
+            data = msgspec.json.encode(drain)
+            await self._redis.set(WorkerKeys(self.id).drain_request, data, ex=_DRAIN_TTL_S)
+            await self._notify()
         return drain
 
     async def undrain(self) -> None:
-        """Let a worker claim again that stays. One that exits goes on doing so."""
+        """Let a worker with `stay` claim again. A worker that is exiting still exits."""
         async with speaking_darkq():
             await self._redis.delete(WorkerKeys(self.id).drain_request)
-            await self._tell()
+            await self._notify()
 
-    async def _now(self) -> tuple[int, int]:
-        async with speaking_darkq():
-            seconds, micros = await self._redis.time()
-        return seconds, micros
-
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         await scripts.publish(self._redis, WorkerKeys(self.id).drain_request, "orders")
 
     def __repr__(self) -> str:
         return f"WorkerHandle({self.id!r})"
 
 
-async def read_order(redis: Redis, worker_id: str) -> Drain | None:
-    """Return what a worker was told. Raises what redis-py raises."""
+async def read_drain(redis: Redis, worker_id: str) -> Drain | None:
+    """Return the drain request of a worker. Raises what redis-py raises."""
     return _read(await redis.get(WorkerKeys(worker_id).drain_request))
 
 
-async def read_orders(redis: Redis, worker_ids: list[str]) -> list[Drain | None]:
-    """Return what workers were told. Raises what redis-py raises."""
-    values = (
-        await redis.mget([WorkerKeys(id_).drain_request for id_ in worker_ids])
-        if worker_ids
-        else []
-    )
+async def read_drains(redis: Redis, worker_ids: list[str]) -> list[Drain | None]:
+    """Return the drain requests of workers. Raises what redis-py raises."""
+    names = [WorkerKeys(id_).drain_request for id_ in worker_ids]
+    values = await redis.mget(names) if names else []
     return [_read(value) for value in values]
 
 
 def _read(value: bytes | None) -> Drain | None:
     try:
         return None if value is None else msgspec.json.decode(value, type=Drain)
-    except (msgspec.MsgspecError, UnicodeDecodeError):  # anybody's: better to go on
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # not written by darkq: keep working
         return None

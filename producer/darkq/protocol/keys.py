@@ -281,9 +281,14 @@ FILE_BATCHES_ENDED = "darkq:{files}:ended"
 """The ended ones whose leftovers are to be deleted: a sorted set, score = when, in s."""
 
 
-def tenant_file_batches(tenant: str) -> str:
-    """Name the list of a tenant's batches over files. `tenant` is its digest."""
-    return f"darkq:{{files}}:of:{tenant}"
+def tenant_file_batches(tenant: str | None) -> str:
+    """Name the list of a tenant's batches over files."""
+    return f"darkq:{{files}}:of:{tenant_digest(tenant)}"
+
+
+def tenant_digest(tenant: str | None) -> str:
+    """Return the name of a tenant in keys and paths, which contain nothing that a caller chose."""
+    return "open" if tenant is None else hashlib.sha256(tenant.encode()).hexdigest()[:32]
 
 
 class LimitKeys(NamedTuple):

@@ -1,1 +1,1 @@
-"""The only package that knows of servers, Sentinels and clusters."""
+"""Access to Redis: connections, Sentinel, Cluster, pub/sub, scripts. No other package has it."""

@@ -1,15 +1,15 @@
-"""Which server of a Redis Cluster has which slot.
+"""The slot map of a Redis Cluster, and how to react to a redirection.
 
-Somebody is asked at first, and again when a server is gone or says that a slot is elsewhere.
-What a node says may be out of date while a failover or a move of slots is under way; then those
-who follow it are told so, and ask again.
+A node is asked for the map on first use, and again when a server is lost or redirects a call. The
+map of a node may be out of date during a failover or a migration of slots. Then a server that the
+map names redirects the call once more, and the map is read again.
 
-Where a command of a cluster belongs, and what a server answers that cannot run it. No I/O.
-
-MOVED  the key is elsewhere for good      ask who has what, go there
-ASK    this key has been moved already    go there once, by special leave
-TRYAGAIN, CLUSTERDOWN, and no answer      wait a moment, ask who has what, try again
-NOREPLICAS, where that is minded          the same
+reply                            meaning                              reaction
+MOVED                            another server has the slot          read the map, go there
+ASK                              the slot is in migration, and this   go there once, with ASKING
+                                 key has arrived at the target
+TRYAGAIN, CLUSTERDOWN, no reply  the slot cannot be used now          pause, read the map, try again
+NOREPLICAS, MASTERDOWN           this server must not be used now     the same
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
 from darkq.errors import ConfigurationError
-from darkq.redis import raw as line
+from darkq.redis import raw
 from darkq.redis.connections import UNAVAILABLE, OneLoop
 from darkq.redis.pool import pool, read_url
 from darkq.redis.url import Address
@@ -36,22 +36,22 @@ _ASK_TIMEOUT_S = 1.0
 
 
 class Slots:
-    """Who has which slot, as a node told it. What is told later is another object."""
+    """An immutable slot map: the owner of each slot, as one node reported it."""
 
     def __init__(self, ranges: Sequence[tuple[int, Address]], nodes: Iterable[Address]) -> None:
-        """Take where ranges begin, in order, with their owners; and all nodes, replicas too."""
+        """Take the first slot and the owner of each range, sorted; and all nodes with replicas."""
         self._starts = [start for start, _ in ranges]
         self._owners = [owner for _, owner in ranges]
         self.nodes = frozenset(nodes)
         self.masters = sorted(set(self._owners))
 
     def owner(self, key: str | bytes) -> Address:
-        """Return who has a key. Of a slot that nobody has, some server, which will say so."""
+        """Return the server of a key. For an unassigned slot any server: it will redirect."""
         return self._owners[max(0, bisect_right(self._starts, slot_of(key)) - 1)]
 
 
 class Cluster:
-    """A Redis Cluster, and what is known of it. Asks on first use."""
+    """A Redis Cluster and its current slot map, which is read on first use."""
 
     is_cluster = True
 
@@ -63,35 +63,36 @@ class Cluster:
         self._one_at_a_time = asyncio.Lock()
 
     async def slots(self, *, but: Slots | None = None, hint: Address | None = None) -> Slots:
-        """Return who has which slot; ask, if nothing is known, or nothing but what is out of date.
+        """Return the slot map. Read it anew if there is none, or only the outdated one in `but`.
 
-        `hint` is who is asked first. Raises `ConnectionError` when no node answers, and
+        The node `hint` is asked first. Raises `ConnectionError` when no node answers, and
         `ConfigurationError` for servers that are no cluster.
         """
         self.loop.check()
         if self._slots is None or self._slots is but:
             async with self._one_at_a_time:
+                # Checked again: calls that failed together wait here, and one of them has read it.
                 if self._slots is None or self._slots is but:
-                    self._slots = await self._ask_anybody(hint)
+                    self._slots = await self._ask_nodes(hint)
         return self._slots
 
     def owner(self, key: str) -> Address:
-        """Return who had a key when somebody was asked last; see `Servers`."""
+        """Return the server of a key by the current map; see `Servers`."""
         return self._slots.owner(key) if self._slots else self._seeds[0]
 
     async def connect(self, owner: Address) -> AbstractConnection:
-        """Open a connection of one's own; see `Servers`."""
-        return await line.connect(pool(self.settings, at=owner))
+        """Open a connection to a server; see `Servers`."""
+        return await raw.connect(pool(self.settings, at=owner))
 
     async def know(self) -> None:
-        """Ask who has which slot, unless that is known; see `Servers`."""
+        """Read the slot map if there is none; see `Servers`."""
         await self.slots()
 
     async def look_again(self) -> None:
-        """Ask who has which slot; see `Servers`."""
+        """Read the slot map anew; see `Servers`."""
         await self.slots(but=self._slots)
 
-    async def _ask_anybody(self, hint: Address | None) -> Slots:
+    async def _ask_nodes(self, hint: Address | None) -> Slots:
         known = {*self._seeds, *(self._slots.nodes if self._slots else ())} - {hint}
         others = random.sample(sorted(known), len(known))
         for address in [hint, *others] if hint else others:
@@ -119,7 +120,7 @@ class Cluster:
 
 
 def read_slots(reply: Sequence[Any], asked: Address) -> Slots | None:
-    """Read what `CLUSTER SLOTS` tells; None when nobody has any slot."""
+    """Read the reply to `CLUSTER SLOTS`; None if no slot is assigned."""
     ranges, nodes = [], set()
     for start, _, *servers in reply:
         # A node that does not know its own name leaves it out, or says `?`.
@@ -133,7 +134,7 @@ def read_slots(reply: Sequence[Any], asked: Address) -> Slots | None:
 
 
 ANYWHERE = ""
-"""Stands for the key of a command that any server can answer."""
+"""The key of a command that any server can answer."""
 
 _KEYLESS = {"PING", "TIME", "INFO", "WAIT", "SCRIPT LOAD", "CONFIG GET"}
 _SCRIPTS = {"EVAL", "EVALSHA"}
@@ -145,14 +146,17 @@ _WORDS = re.compile(
 
 
 class Redirection(NamedTuple):
-    """Why a server did not do what it was asked: a word, and who would."""
+    """Why a server did not run a command: the first word of its error, and the server named."""
 
     word: str
     target: Address | None
 
 
 def read_redirection(error: Exception, asked: Address) -> Redirection | None:
-    """Tell what an error says of the cluster; None for any other error."""
+    """Return the redirection that an error contains, with an empty word for a lost connection.
+
+    Returns None for any other error.
+    """
     if isinstance(error, UNAVAILABLE):
         return Redirection("", None)
     found = _WORDS.search(str(error)) if isinstance(error, ResponseError) else None
@@ -163,7 +167,7 @@ def read_redirection(error: Exception, asked: Address) -> Redirection | None:
 
 
 def key_of(args: Sequence[Any]) -> str | bytes:
-    """Return the first key of a command; none for what any server can answer."""
+    """Return the first key of a command, or `ANYWHERE` if any server can answer it."""
     name = str(args[0])
     if name in _SCRIPTS:
         return args[3]  # type: ignore[no-any-return]

@@ -1,9 +1,10 @@
-"""A `Redis` whose every command goes to the server of a cluster that has its key.
+"""A `Redis` that sends each command to the server of a cluster that has its key.
 
-redis-py has a cluster client too. It knows no transactions and no sharded pub/sub, is no `Redis`,
+redis-py has a cluster client too. It has no transactions and no sharded pub/sub, is no `Redis`,
 and closes all its connections, those in use included, when one server is lost.
 
-Many commands in few round trips to a cluster.
+A call follows redirections until its patience ends; see `cluster` for the reactions. A pipeline
+groups its commands by server, one round trip to each.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
+from darkq.redis.backoff import backoff_s
 from darkq.redis.cluster import ANYWHERE, Cluster, Slots, key_of, read_redirection, slot_of
 from darkq.redis.connections import UNAVAILABLE
 from darkq.redis.durability import Command, WaitingRedis, rule_of
@@ -28,13 +30,15 @@ T = TypeVar("T")
 Call = Callable[[Redis], Awaitable[T]]
 
 _MOST_MOVES = 5
+"""Redirections followed without a pause. More than that means that two servers disagree."""
+_PAUSE_S = 0.02
 _PAUSE_MAX_S = 0.5
 
 
 class ClusterRedis(WaitingRedis):
     """A client of a cluster. All keys of a command, script or transaction share a slot.
 
-    A call is tried again for `patience_s` seconds; with 0 it still follows a key that has moved.
+    A call is tried again for `patience_s` seconds. With 0 it still follows redirections.
     """
 
     def __init__(
@@ -46,19 +50,20 @@ class ClusterRedis(WaitingRedis):
         self._connections = connections
         self._nodes: dict[Address, Redis] = {}
         self.wait_rule = rule_of(settings)
-        self.never_connected = self._pool(Address("", 0))  # redis-py wants one
+        # redis-py's constructors need a pool. No command takes a connection from this one.
+        self.never_connected = self._pool(Address("", 0))
         super().__init__(connection_pool=self.never_connected)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Run a command where its key is."""
+        """Run a command on the server of its key."""
         return await self.at(
             key_of(args),
             lambda node: node.execute_command(*args, **options),
-            ask=lambda node: _by_leave(node, args, options),
+            ask=lambda node: _run_with_asking(node, args, options),
         )
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        """Return a pipeline: over any keys, or as a transaction over those of one slot."""
+        """Return a pipeline over any keys, or a transaction over keys of one slot."""
         return ClusterPipeline(self, transaction)
 
     async def _at_its_server(
@@ -67,34 +72,37 @@ class ClusterRedis(WaitingRedis):
         return await self.at(key_of(command), lambda server: call(server, command))
 
     async def at(self, key: str | bytes, call: Call[T], *, ask: Call[T] | None = None) -> T:
-        """Run a call on the server that has a key; `ask` where it is let in by leave only.
+        """Run a call on the server of a key, or `ask` on the server that an ASK reply names.
 
-        Raises what the call raises; what is no answer of that server, as `ConnectionError`.
+        Raises what the call raises, and `ConnectionError` for a redirection after the patience.
         """
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + self._patience_s
         slots = await self._find(give_up_s)
         do, address = call, self._owner(slots, key)
-        moves, pause_s = 0, 0.02
+        moves = pauses = 0
         while True:
             try:
                 return await do(self.node(address))
             except (RedisError, OSError) as error:
                 redirection = read_redirection(error, address)
-                if redirection is None:
+                if redirection is None:  # the server has run the call, or never will
                     raise
                 refusal = error
             word, target = redirection
             if word == "ASK" and ask is not None and target is not None and moves < _MOST_MOVES:
+                # For this call only: until the migration ends, the slot's owner stays the same.
                 do, address, moves = ask, target, moves + 1
                 continue
             if word == "MOVED" and moves < _MOST_MOVES:
                 moves += 1
             elif loop.time() < give_up_s:
-                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
-                moves, pause_s = 0, min(_PAUSE_MAX_S, pause_s * 2)
+                # An ASK lands here too if the call has no `ask`: a transaction or a script waits
+                # until all keys of the slot have arrived.
+                await asyncio.sleep(backoff_s(pauses, first_s=_PAUSE_S, most_s=_PAUSE_MAX_S))
+                moves, pauses = 0, pauses + 1
             else:
-                raise _unanswered(word, refusal)
+                raise _as_connection_error(word, refusal)
             slots = await self._find(give_up_s, but=slots, hint=target)
             do, address = call, self._owner(slots, key)
 
@@ -105,12 +113,12 @@ class ClusterRedis(WaitingRedis):
         return self._nodes[address]
 
     async def addresses(self, *, replicas: bool = False) -> list[Address]:
-        """Return where the masters are, and their replicas. Raises `ConnectionError`."""
+        """Return the addresses of the masters, or of all nodes. Raises `ConnectionError`."""
         slots = await self._cluster.slots()
         return sorted(slots.nodes) if replicas else slots.masters
 
     async def owners(self, keys: Sequence[str | bytes]) -> list[Address]:
-        """Return who has which key, as far as is known."""
+        """Return the server of each key, by the current slot map."""
         slots = await self._find(asyncio.get_running_loop().time() + self._patience_s)
         return [self._owner(slots, key) for key in keys]
 
@@ -124,23 +132,26 @@ class ClusterRedis(WaitingRedis):
     async def _find(
         self, give_up_s: float, *, but: Slots | None = None, hint: Address | None = None
     ) -> Slots:
-        """Ask who has what, for as long as there is patience."""
+        """Return the slot map; repeat until a node answers or the patience ends."""
+        pauses = 0
         while True:
             try:
                 slots = await self._cluster.slots(but=but, hint=hint)
             except ConnectionError:
                 if asyncio.get_running_loop().time() >= give_up_s:
                     raise
-                await asyncio.sleep(random.uniform(0.02, 0.2))
+                await asyncio.sleep(backoff_s(pauses, first_s=_PAUSE_S, most_s=_PAUSE_MAX_S))
+                pauses += 1
             else:
-                await self._forget_but(slots)
+                await self._close_all_but(slots)
                 return slots
 
-    async def _forget_but(self, slots: Slots) -> None:
-        """Close what leads to servers that have left the cluster."""
+    async def _close_all_but(self, slots: Slots) -> None:
+        """Close the clients of servers that have left the cluster."""
         for address in self._nodes.keys() - slots.nodes:
+            # `aclose` yields to other calls, and one of them may have removed the next client.
             node = self._nodes.pop(address, None)
-            if node is not None:  # else another call has been here while this one closed others
+            if node is not None:
                 await node.aclose()
 
     @staticmethod
@@ -152,14 +163,14 @@ class ClusterRedis(WaitingRedis):
             self._settings,
             loop=self._cluster.loop,
             at=address,
-            patience_s=0,
+            patience_s=0,  # `at` repeats calls: the key may be on another server by then
             connections=self._connections,
         )
 
 
-async def _by_leave(node: Redis, args: Sequence[Any], options: dict[str, Any]) -> Any:
-    """Run a command on a server that the slot is being moved to."""
-    async with node.pipeline(transaction=False) as pipe:
+async def _run_with_asking(node: Redis, args: Sequence[Any], options: dict[str, Any]) -> Any:
+    """Run a command on the server that its slot is being moved to."""
+    async with node.pipeline(transaction=False) as pipe:  # ASKING counts for its connection only
         pipe.execute_command("ASKING")
         pipe.execute_command(*args, **options)
         _, reply = await pipe.execute(raise_on_error=False)
@@ -168,19 +179,19 @@ async def _by_leave(node: Redis, args: Sequence[Any], options: dict[str, Any]) -
     return reply
 
 
-def _unanswered(word: str, error: Exception) -> Exception:
+def _as_connection_error(word: str, error: Exception) -> Exception:
     return ConnectionError(f"{word} from the cluster") if word else error
 
 
 class ClusterPipeline(Pipeline):
-    """Commands for several servers, one round trip to each; or a transaction on one."""
+    """Commands for several servers, one round trip to each; or a transaction on one server."""
 
     def __init__(self, redis: ClusterRedis, transaction: bool) -> None:
         super().__init__(redis.never_connected, redis.response_callbacks, transaction, None)
         self._redis = redis
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Run what has been collected. Raises what its first failed command raises."""
+        """Run the collected commands. Raises the error of the first one that failed."""
         commands = list(self.command_stack)
         await self.aclose()
         if not commands:
@@ -198,9 +209,10 @@ class ClusterPipeline(Pipeline):
         return replies
 
     async def _spread(self, commands: Sequence[Any]) -> list[Any]:
-        """Send each server its share; what does not come back so goes alone, with patience."""
+        """Send each server its share. Commands that were redirected are then run one by one."""
         keys: list[str | bytes] = []
-        for args, _ in commands:  # what has no key goes with the command before it
+        for args, _ in commands:
+            # A command without a key, as WAIT, belongs to the connection of the one before it.
             keys.append(key_of(args) or (keys[-1] if keys else ANYWHERE))
         shares: dict[Address, list[int]] = {}
         for number, owner in enumerate(await self._redis.owners(keys)):
@@ -211,7 +223,7 @@ class ClusterPipeline(Pipeline):
             mine = [commands[number] for number in share]
             try:
                 found = await _run(self._redis.node(owner), mine, False)
-            except UNAVAILABLE as error:
+            except UNAVAILABLE as error:  # the commands of the other servers must still count
                 found = [error] * len(share)
             for number, reply in zip(share, found, strict=True):
                 replies[number] = reply
@@ -221,6 +233,8 @@ class ClusterPipeline(Pipeline):
                 tasks.create_task(send(owner, share))
         for number, (args, options) in enumerate(commands):
             reply = replies[number]
+            # Redirected, or the connection was lost: then this may run a command a second time,
+            # as the retry of a single command may. darkq pipelines only what is harmless twice.
             if isinstance(reply, Exception) and read_redirection(reply, Address("", 0)):
                 try:
                     replies[number] = await self._redis.execute_command(*args, **options)

@@ -1,16 +1,13 @@
-"""redis-py's connections, patient with a server that restarts, and cancellable.
+"""redis-py's connections, with retries while a server restarts, and cancellable.
 
-The event loop that connections belong to: a breach of that rule is an error, at once.
-
-asyncio's own futures and sockets notice late or not at all: a call from a second loop waits for
-ever, or every other call fails.
+Connections belong to one event loop. `OneLoop` raises at once when another loop uses them. Without
+it asyncio notices late or not at all: a call from a second loop hangs, or every other call fails.
 """
 
 from __future__ import annotations
 
 import asyncio
 import builtins
-import random
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, cast
@@ -28,9 +25,11 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from darkq.redis.backoff import backoff_s
+
 T = TypeVar("T")
 
-# OSError is a refused connection, which redis-py does not retry unless told to.
+# OSError is a refused connection, which redis-py does not retry by default.
 UNAVAILABLE: tuple[type[Exception], ...] = (
     ConnectionError,
     TimeoutError,
@@ -38,10 +37,11 @@ UNAVAILABLE: tuple[type[Exception], ...] = (
     OSError,
 )
 
-# A server that is there, and says that it cannot serve anybody for now. In a pipeline redis-py puts
-# the command before the server's words.
+# Replies of a server that can serve no client now. In a pipeline redis-py puts the command before
+# the server's words.
 _AWAY = re.compile(r"(?:^|caused error: \(')(BUSY|LOADING|MASTERDOWN|TRYAGAIN|CLUSTERDOWN)\b")
 
+_PAUSE_S = 0.02
 _PAUSE_MAX_S = 0.5
 _WRITE_BUFFER_BYTES = 64 << 10
 
@@ -49,7 +49,7 @@ _serializer = HiredisRespSerializer()
 
 
 def is_away(error: BaseException) -> bool:
-    """Return True for an error that ends by itself, of a server that serves no client for now."""
+    """Return True for an error that ends by itself: the server cannot be reached, or is busy."""
     if isinstance(error, ResponseError):
         return _AWAY.search(str(error)) is not None
     return isinstance(error, UNAVAILABLE)
@@ -58,8 +58,8 @@ def is_away(error: BaseException) -> bool:
 class PatientRetry(Retry):
     """Tries again for some seconds, where redis-py's own counts its tries.
 
-    A refused connection fails in no time, a silent one after the socket's timeout: only time
-    says how long a caller has waited.
+    A count would not bound the wait: a refused connection fails at once, an unresponsive one only
+    after the socket's timeout.
     """
 
     def __init__(self, patience_s: float) -> None:
@@ -71,27 +71,27 @@ class PatientRetry(Retry):
     ) -> T:
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + self._patience_s
-        pause_s = 0.02
+        pauses = 0
         while True:
             try:
                 return await do()
             except (RedisError, OSError) as error:
                 if not is_away(error):
                     raise
-                if not isinstance(error, ResponseError):  # which leaves the connection as it is
+                if not isinstance(error, ResponseError):  # which leaves the connection usable
                     await fail(cast(RedisError, error))
                 if loop.time() >= give_up_s:
                     raise
-                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
-                pause_s = min(_PAUSE_MAX_S, pause_s * 2)
+                await asyncio.sleep(backoff_s(pauses, first_s=_PAUSE_S, most_s=_PAUSE_MAX_S))
+                pauses += 1
 
 
 class Cancellable(AbstractConnection):
-    """redis-py loses cancellations on Python 3.11, in two places that every call passes.
+    """Fixes cancellation: on Python 3.11 redis-py loses it in two places that every call passes.
 
-    It writes under `asyncio.wait_for`, and asks for unread data under a timeout of no time. A
-    task that is cancelled there goes on as if nothing had been said: a timeout does not end it,
-    and a worker does not stop.
+    It writes under `asyncio.wait_for`, and looks for unread data under a timeout of zero. A task
+    that is cancelled there continues as if it were not. So a timeout does not end the call, and a
+    worker does not stop.
     """
 
     async def can_read_destructive(self) -> bool:
@@ -116,7 +116,7 @@ class Cancellable(AbstractConnection):
             or writer.transport.is_closing()
         ):
             await self._send_slowly(command, check_health)
-        else:  # nothing to wait for, so neither a timer nor a task's turn
+        else:  # a write that cannot block needs no timer and no turn of the event loop
             try:
                 writer.write(b"".join(command))
             except RuntimeError:  # uvloop's word for a connection that was reset
@@ -128,7 +128,7 @@ class Cancellable(AbstractConnection):
     async def _send_slowly(
         self, command: bytes | str | Iterable[bytes], check_health: bool
     ) -> None:
-        """Connect first if need be, and wait until the buffer has room again."""
+        """Connect first if necessary, and wait until the buffer has room again."""
         limit_s, self.socket_timeout = self.socket_timeout, None
         writer = self._writer
         try:
@@ -146,9 +146,9 @@ class Cancellable(AbstractConnection):
 
 
 class PatientHandshake(Cancellable):
-    """redis-py tries again to connect, but not to greet: a connection may die in between.
+    """Retries the handshake too; redis-py retries only the connect.
 
-    So it does behind a proxy whose server is gone, or when a server stops.
+    A connection may be lost in between when a server stops, or behind a proxy without a server.
     """
 
     async def connect(self) -> None:

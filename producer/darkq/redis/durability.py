@@ -1,10 +1,11 @@
-"""Waiting for replicas: what a call has written counts when so many of them have it.
+"""Waiting for replicas: a write counts once `DARKQ_REDIS_WAIT_REPLICAS` of them have it.
 
-`WAIT` waits for what its connection wrote last. A call that is repeated, over another connection,
-finds all done and writes nothing; then `WAIT` would not wait. So something is always written first.
+Redis replies before its replicas have received a write. So an acknowledged write can be lost when
+the master fails and a replica is promoted.
 
-Redis answers before its replicas have heard. So what it has answered can be lost when it dies and
-one of them takes its place. `DARKQ_REDIS_WAIT_REPLICAS` says how many must have it first.
+`WAIT` waits for the last write of its connection. A repeated call, over another connection, finds
+its work done and writes nothing; then `WAIT` would return at once. So a key is always written
+before it.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ class WaitRule(NamedTuple):
     timeout_ms: int
 
     def commands(self, key: str) -> tuple[Command, Command]:
-        """Return what to send after commands on a slot, named by a key of it: a write, `WAIT`."""
+        """Return what to send after commands on the slot of a key: a write, and `WAIT`."""
         return (
             ("SET", replication_key(key), "", "PX", _WRITTEN_TTL_MS),
             ("WAIT", self.replicas, self.timeout_ms),
         )
 
     def check(self, reached: int) -> None:
-        """Take what `WAIT` replied. Raises `NotReplicated`."""
+        """Check the reply of `WAIT`. Raises `NotReplicated`."""
         if reached < self.replicas:
             raise NotReplicated(reached, self.replicas)
 
 
 async def replicated(call: Callable[[], Awaitable[T]]) -> T:
-    """Call again until enough replicas have what it wrote: it must be harmless twice.
+    """Repeat a call until enough replicas have what it wrote. The call must be idempotent.
 
     Raises `NotReplicated` after `PATIENCE_S`, and what the call raises.
     """
@@ -65,12 +66,12 @@ async def replicated(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def rule_of(settings: Settings) -> WaitRule:
-    """Return the rule of the settings. No reply takes longer than a call may."""
+    """Return the rule of the settings. `WAIT` gets half of the time that a call may take."""
     return WaitRule(settings.redis_wait_replicas, int(settings.redis_timeout_s * 500))
 
 
 class WaitingRedis(Redis):
-    """A client that can wait for replicas, as its rule says; by default for none."""
+    """A client that can wait for replicas; by its default rule it waits for none."""
 
     wait_rule = WaitRule(0, 0)
 
@@ -83,7 +84,7 @@ class WaitingRedis(Redis):
         return client
 
     async def execute_durably(self, *command: Any) -> Any:
-        """Run a script's command, and return its reply once enough replicas have what it wrote.
+        """Run a script's command; return its reply once enough replicas have what it wrote.
 
         Raises `NotReplicated`, and what redis-py raises.
         """
@@ -94,18 +95,19 @@ class WaitingRedis(Redis):
     async def _at_its_server(
         self, command: Command, call: Callable[[Redis, Command], Awaitable[Any]]
     ) -> Any:
-        """Run a call on the server that has the command's key."""
+        """Run a call on the server of the command's key."""
         return await call(self, command)
 
     async def _and_wait(self, server: Redis, command: Command) -> Any:
-        async with server.pipeline(transaction=False) as pipe:  # both over one connection
+        async with server.pipeline(transaction=False) as pipe:  # all over one connection
             pipe.execute_command(*command)
             for each in self.wait_rule.commands(command[3]):  # the script's first key
                 pipe.execute_command(*each)
             replies = await pipe.execute(raise_on_error=False)
         for reply in replies:
+            # A server that is demoted ends its pending WAITs with this error.
             if isinstance(reply, ResponseError) and "UNBLOCKED" in str(reply):
-                raise ConnectionError("the server is no master any more")  # since it waits
+                raise ConnectionError("the server is no master any more")
             if isinstance(reply, Exception):
                 raise reply
         self.wait_rule.check(replies[-1])

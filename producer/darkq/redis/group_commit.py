@@ -1,8 +1,8 @@
-"""Concurrent callers share round trips.
+"""Group commit: concurrent callers share round trips.
 
-What waits goes out together as soon as the previous flush has returned. Idle: one item, one
-flush, no added delay. Busy: the batches grow by themselves, up to a number of items and of bytes:
-a large call would keep both this process and Redis from everything else.
+Items that wait are sent together as soon as the previous flush has returned. When idle, an item is
+flushed at once and alone. Under load the batches grow, up to a number of items and of bytes: a
+larger call would block both this process and Redis for too long.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 
 MAX_BYTES_PER_CALL = 1_000_000
-"""A call carries no more than this, or a single item."""
+"""A call carries at most this much, or a single larger item."""
 
 
 def count_fitting(sizes: Iterable[int], *, max_items: int) -> int:
-    """Return how many of the first items go into one call; takes no more sizes than it needs."""
+    """Return how many of the first items fit into one call. Reads no more sizes than it needs."""
     count = total = 0
     for size in sizes:
         total += size
@@ -36,8 +36,8 @@ def _no_size(_: object) -> int:
 class GroupCommit(Generic[Item, Reply]):
     """Collects items of concurrent callers into calls of `flush`, one call at a time.
 
-    `flush` takes up to `max_items` items and returns as many replies, in order. `size` tells how
-    many bytes an item has, where items may be large.
+    `flush` takes up to `max_items` items and returns as many replies, in order. `size` returns the
+    bytes of an item, where items may be large.
     """
 
     def __init__(
@@ -56,10 +56,11 @@ class GroupCommit(Generic[Item, Reply]):
     async def submit(self, item: Item) -> Reply:
         """Return the flush's reply to this item, or raise what the flush raised.
 
-        Cancelled before its flush began, the item is not sent; after that it may be.
+        If cancelled before its flush began, the item is not sent; after that it may be.
         """
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
+        # The flush runs in a task of its own, so the cancellation of one caller fails no other.
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="darkq-group-commit")
         return await future
@@ -76,25 +77,27 @@ class GroupCommit(Generic[Item, Reply]):
                 count = count_fitting(sizes, max_items=self._max_items)
                 batch = self._waiting[:count]
                 del self._waiting[:count]
+                # A future that is done here belongs to a caller that was cancelled while waiting.
                 await self._send([(item, future) for item, future in batch if not future.done()])
-        finally:  # what is left here was cut off by a cancellation
+        finally:
+            # No `await` since the last look at `_waiting`: a new item starts a new task.
             self._task = None
-            for _, future in self._waiting:
+            for _, future in self._waiting:  # left only if this task was cancelled
                 future.cancel()
 
     async def _send(self, batch: list[tuple[Item, asyncio.Future[Reply]]]) -> None:
         try:
             replies = await self._flush([item for item, _ in batch]) if batch else []
-            answers = list(zip(batch, replies, strict=True))
+            pairs = list(zip(batch, replies, strict=True))
         except Exception as error:
             for _, future in batch:
-                if not future.done():
+                if not future.done():  # its caller may have been cancelled during the flush
                     future.set_exception(error)
-        except BaseException:
+        except BaseException:  # cancelled: no caller may wait for a flush that ends no more
             for _, future in batch:
                 future.cancel()
             raise
         else:
-            for (_, future), reply in answers:
+            for (_, future), reply in pairs:
                 if not future.done():
                     future.set_result(reply)

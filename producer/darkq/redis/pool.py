@@ -1,4 +1,4 @@
-"""How darkq connects to Redis: pooled, bounded, and patient with a server that restarts."""
+"""Connection pools: bounded, and with retries while a server restarts."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ ONE_OF_A_CLUSTER = "names one server of a cluster: redis+cluster:// instead of r
 
 
 def read_url(settings: Settings) -> RedisUrl:
-    """Take the URL of the settings apart. Raises `ConfigurationError`."""
+    """Parse the URL of the settings. Raises `ConfigurationError`."""
     try:
         return parse(settings.find_redis_url())
     except WrongOption as error:
         raise ConfigurationError("DARKQ_REDIS_URL", str(error)) from None
-    except ValueError:  # its text may quote what stands where a port should, half a password
+    except ValueError:  # its text may quote part of a password, as an invalid port
         raise ConfigurationError("DARKQ_REDIS_URL", _NO_URL) from None
 
 
 class _Pool(BlockingConnectionPool):
-    """A pool of one event loop."""
+    """A pool that belongs to one event loop."""
 
     loop: OneLoop
 
@@ -59,20 +59,19 @@ def pool(
 ) -> BlockingConnectionPool:
     """Make a pool of connections to a server: the one of the settings, or a node of a cluster.
 
-    Connects on first use. A call past the pool's size waits for a connection; one that finds
-    Redis away tries again for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`; one from
-    another loop than the first is a `RuntimeError`. Pools that share `sentinels` hear together of a
-    new master. Raises `ConfigurationError` for a URL that is none.
+    Connects on first use. A call waits while all connections are in use. When Redis cannot be
+    reached, it tries again for `patience_s` seconds, by default `DARKQ_REDIS_PATIENCE_S`. A call
+    from a second event loop raises `RuntimeError`. Pools with the same `sentinels` all follow
+    a new master. Raises `ConfigurationError` for an invalid URL.
     """
     url = read_url(settings)
     options = dict(url.options)
-    if (
-        url.connection_class is SSLConnection
-    ):  # redis-py takes a certificate of any host unless told
+    if url.connection_class is SSLConnection:
+        # By default redis-py accepts a certificate of any host.
         options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
     for name in _FILES:
         if name in options and not Path(options[name]).exists():
-            raise ConfigurationError("DARKQ_REDIS_URL", f"has {name}, and no such file is here")
+            raise ConfigurationError("DARKQ_REDIS_URL", f"has {name}, but the file does not exist")
     kind = OURS[url.connection_class]
     if at is not None:
         options.update(host=at.host, port=at.port)
@@ -98,16 +97,16 @@ def pool(
 
 
 def _unusable(error: Exception) -> str:
-    """Name the option that redis-py does not take, but not its value."""
+    """Name the option that redis-py rejects, without its value."""
     named = re.search(r"argument '(\w{1,40})'", str(error))
-    return f"has an option that is not known: {named[1]}" if named else "has options that cannot be"
+    return f"has an unknown option: {named[1]}" if named else "has invalid options"
 
 
 @asynccontextmanager
 async def speaking_darkq() -> AsyncIterator[None]:
-    """Turn every error of redis-py into one of darkq's, `RedisUnavailable` above all.
+    """Turn errors of redis-py into darkq's, most of them into `RedisUnavailable`.
 
-    One that belongs to a cluster, and has not been told so, is a `ConfigurationError`.
+    A single server that turns out to belong to a cluster raises `ConfigurationError`.
     """
     try:
         yield
@@ -125,12 +124,12 @@ async def speaking_darkq() -> AsyncIterator[None]:
 
 
 def is_wrong_type(error: BaseException) -> bool:
-    """Tell whether a server found a value of another type: something foreign stands at that key."""
+    """Return True if a key holds a value of another type, so darkq did not write it."""
     return isinstance(error, RedisError) and "WRONGTYPE" in str(error)
 
 
 def brief(error: BaseException) -> str:
-    """Name an error without what it quotes: a server's reply may quote our arguments."""
+    """Name an error by its class and code. Its text may quote our arguments, so it is left out."""
     if isinstance(error.__cause__, RedisError):  # a wrong password, wrapped while connecting
         error = error.__cause__
     code = str(error).split(" ", 1)[0] if isinstance(error, RedisError) else ""

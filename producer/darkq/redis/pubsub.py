@@ -1,24 +1,21 @@
-"""What is published, for a whole process: one connection per server, however many listen.
+"""The subscriptions of a whole process: one connection per server, for any number of readers.
 
-Pub/sub is a fast path and nothing more: a message can be lost with the connection. So every
-sink is told when that may have happened (`gap`), and reads the event log again. A `gap` comes
-when the connection is lost and once more when the channel is subscribed anew, because only
-then is nothing lost any longer.
+Pub/sub is only a fast path: messages are lost with the connection. So each sink is notified of
+a possible loss (`gap`), and reads the event log again. `gap` is called when the connection is
+lost, and again when the server has confirmed the new subscription: messages that were published
+in between are lost too.
 
-In a cluster a channel is where the keys of its slot are. When it has moved, its subscriber loses
-its connection or is told so; then channels are sorted anew among the subscribers.
+In a cluster a channel belongs to the server of its slot. When the slot moves, the server cancels
+the subscription or closes the connection. Then `Live` assigns all channels to servers anew.
 
-One connection that is subscribed to channels of one server.
-
-redis-py's own PubSub reconnects and re-subscribes in silence; this room speaks to a `Line`
-instead, to hear of every loss.
+`Subscriber` uses a `RawConnection`, because redis-py's PubSub reconnects and re-subscribes without
+reporting the loss.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -26,23 +23,30 @@ from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError, RedisError
 
+from darkq.redis.backoff import backoff_s
 from darkq.redis.pool import brief
-from darkq.redis.raw import Line
+from darkq.redis.raw import RawConnection
 from darkq.redis.servers import Servers
 from darkq.redis.url import Address
 from darkq.telemetry.logging import LogEvent
+
+logger = logging.getLogger("darkq.live")
+
+_PING_INTERVAL_S = 5.0
+_BACKOFF_FIRST_S = 0.05
+_BACKOFF_MAX_S = 1.0
 
 
 class Live:
     """The process's subscribers. Connected on first use, closed with `aclose()`.
 
-    A new subscription waits for an absent Redis for `patience_s` seconds, None for as long as
-    it takes. Those that are there wait for ever.
+    A new subscription waits for an absent Redis for `patience_s` seconds, or without a limit if
+    that is None. Existing subscriptions always wait without a limit.
     """
 
     def __init__(self, servers: Servers, *, patience_s: float | None) -> None:
         self.overflows = 0
-        """How often a reader was so slow that what came for it was dropped."""
+        """How often messages were dropped because a reader was too slow."""
         self._servers = servers
         self._patience_s = patience_s
         self._channels: dict[bytes, Channel] = {}
@@ -53,11 +57,12 @@ class Live:
     async def subscribed(self, name: str, sink: Sink) -> AsyncIterator[None]:
         """Deliver a channel's messages to a sink.
 
-        Enters once the server has confirmed the subscription: what is published from then
-        on arrives, or a `gap` does. Raises redis-py's `ConnectionError` when patience ends,
+        Enters once the server has confirmed the subscription. From then on each message is
+        delivered, or `gap` is called. Raises redis-py's `ConnectionError` when the patience ends,
         and `RuntimeError` after `aclose()`.
         """
-        with suppress(RedisError, OSError):  # else whoever is asked sends us elsewhere
+        # Without a slot map `owner` guesses, and the server it guesses redirects the subscription.
+        with suppress(RedisError, OSError):
             await self._servers.know()
         with self.listening(name, sink) as channel:
             try:
@@ -69,9 +74,9 @@ class Live:
 
     @contextmanager
     def listening(self, name: str, sink: Sink) -> Iterator[Channel]:
-        """As `subscribed`, but wait for no server: a `gap` tells when one has confirmed."""
+        """Deliver as `subscribed` does, without waiting: `gap` is called upon confirmation."""
         self._servers.loop.check()
-        if self._closed:  # nobody would own the subscriber's task
+        if self._closed:  # `aclose` has run, so nothing would end a new subscriber's task
             raise RuntimeError("the subscriber connection is closed")
         key = name.encode()
         channel = self._channels.get(key)
@@ -83,16 +88,17 @@ class Live:
             yield channel
         finally:
             channel.sinks.discard(sink)
+            # The last reader of a channel unsubscribes; `is` because there may be a newer one.
             if not channel.sinks and self._channels.get(key) is channel:
                 del self._channels[key]
                 channel.leave()
 
     def overflowed(self) -> None:
-        """Take note of a reader that was too slow."""
+        """Count a reader that was too slow."""
         self.overflows += 1
 
     async def aclose(self) -> None:
-        """Close the connections and end every subscription; there can be no other."""
+        """Close the connections. Later subscriptions raise `RuntimeError`."""
         self._closed = True
         subscribers, self._subscribers = self._subscribers, {}
         for subscriber in subscribers.values():
@@ -101,11 +107,11 @@ class Live:
     def _subscriber_of(self, channel: Channel) -> Subscriber:
         owner = self._servers.owner(channel.name)
         if owner not in self._subscribers:
-            self._subscribers[owner] = Subscriber(self._servers, owner, on_loss=self._sort)
+            self._subscribers[owner] = Subscriber(self._servers, owner, on_loss=self._reassign)
         return self._subscribers[owner]
 
-    def _sort(self) -> None:
-        """Give each channel to the subscriber of its server."""
+    def _reassign(self) -> None:
+        """Move each channel to the subscriber of its server."""
         for channel in self._channels.values():
             subscriber = self._subscriber_of(channel)
             if channel.subscriber is not subscriber:
@@ -113,21 +119,14 @@ class Live:
                 subscriber.add(channel)
 
 
-logger = logging.getLogger("darkq.live")
-
-_PING_INTERVAL_S = 5.0
-_BACKOFF_MAX_S = 1.0
-_MOST_FAILURES = 10
-
-
 class Sink(Protocol):
-    """Where a channel's messages go. Both calls must return at once and never raise."""
+    """Receives a channel's messages. Both calls must return at once and never raise."""
 
     def deliver(self, message: bytes) -> None:
-        """Take a message."""
+        """Receive a message."""
 
     def gap(self) -> None:
-        """Messages may have been lost."""
+        """Note that messages may have been lost."""
 
 
 class Channel:
@@ -144,7 +143,7 @@ class Channel:
             sink.gap()
 
     def leave(self) -> None:
-        """Be subscribed to by nobody."""
+        """End the subscription, and report the gap."""
         if self.subscriber is not None:
             self.subscriber.remove(self)
             self.subscriber = None
@@ -153,10 +152,10 @@ class Channel:
 
 
 class Subscriber:
-    """Connects when it has a channel, and stays connected.
+    """The connection to one server. Connects with its first channel, and stays connected.
 
-    When its connection is lost it asks who has what, and calls `on_loss`, which may take channels
-    away.
+    After a loss it looks for the servers of all keys anew, and calls `on_loss`, which may move
+    channels to other subscribers.
     """
 
     def __init__(self, servers: Servers, owner: Address, *, on_loss: Callable[[], None]) -> None:
@@ -164,14 +163,17 @@ class Subscriber:
         self._owner = owner
         self._on_loss = on_loss
         self._channels: dict[bytes, Channel] = {}
-        # A channel left and joined again in haste has a reply of its first life on the way.
+        # Replies that are due, by channel. A channel that was left and joined again in quick
+        # succession gets a reply to its first subscription, which must not confirm the second.
         self._joins_due: Counter[bytes] = Counter()
         self._leaves_due: Counter[bytes] = Counter()
         self._sharded = servers.is_cluster
-        self._line: Line | None = None
+        self._connection: RawConnection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._heard = False
-        self._failures = 0  # in a row: a server may let us in, and refuse each subscription
+        self._received = False  # since the last ping
+        # Losses in a row. A reply resets it, not a connect: a server may accept connections and
+        # refuse each subscription.
+        self._failures = 0
 
     def add(self, channel: Channel) -> None:
         """Subscribe to a channel."""
@@ -186,9 +188,9 @@ class Subscriber:
         """Unsubscribe from a channel."""
         name = channel.name.encode()
         del self._channels[name]
-        if self._line is not None:
+        if self._connection is not None:
             self._leaves_due[name] += 1
-            self._line.send((self._word("UNSUBSCRIBE"), name))
+            self._connection.send((self._word("UNSUBSCRIBE"), name))
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -201,33 +203,33 @@ class Subscriber:
         return f"S{word}" if self._sharded else word
 
     def _join(self, *names: bytes) -> None:
-        """Subscribe if connected; a new connection subscribes to everything anyway."""
-        if names and self._line is not None:
+        """Subscribe if connected. A new connection subscribes to all channels anyway."""
+        if names and self._connection is not None:
             self._joins_due.update(names)
-            if self._sharded:  # a command may name channels of one slot only
-                self._line.send(*(("SSUBSCRIBE", name) for name in names))
+            if self._sharded:  # one SSUBSCRIBE may only name channels of one slot
+                self._connection.send(*(("SSUBSCRIBE", name) for name in names))
             else:
-                self._line.send(("SUBSCRIBE", *names))
+                self._connection.send(("SUBSCRIBE", *names))
 
     async def _run(self) -> None:
         while True:
             try:
                 connection = await self._servers.connect(self._owner)
                 try:
-                    await self._listen(Line(connection, self._dispatch))
+                    await self._listen(RawConnection(connection, self._dispatch))
                 finally:
                     await connection.disconnect(nowait=True)
-            except Exception as error:  # whatever it is, readers wait for the next connection
+            except Exception as error:  # any error: readers depend on the next connection
                 if self._failures == 0:
                     line = LogEvent(
                         "no subscriber connection, will keep trying", error=brief(error)
                     )
                     logger.warning(line)
-                self._failures = min(self._failures + 1, _MOST_FAILURES)
-                pause_s = min(_BACKOFF_MAX_S, 0.05 * 2**self._failures)
-                await asyncio.sleep(random.uniform(0, pause_s))
+                pause_s = backoff_s(self._failures, first_s=_BACKOFF_FIRST_S, most_s=_BACKOFF_MAX_S)
+                self._failures += 1
+                await asyncio.sleep(pause_s)
                 await self._look_again()
-                if not self._channels:  # the server may be gone for good
+                if not self._channels:  # a server that has left the cluster needs no connection
                     return
 
     async def _look_again(self) -> None:
@@ -235,62 +237,64 @@ class Subscriber:
             await self._servers.look_again()
         self._on_loss()
 
-    async def _listen(self, line: Line) -> None:
-        """Subscribe, and ping for as long as the line lives. Raises its loss."""
-        self._line = line
+    async def _listen(self, connection: RawConnection) -> None:
+        """Subscribe, and ping until the connection is lost. Raises the reason."""
+        self._connection = connection
         self._joins_due.clear()
         self._leaves_due.clear()
         self._join(*self._channels)
         try:
-            silences, self._heard = 0, True
-            while not line.lost.done():
-                await asyncio.wait([line.lost], timeout=_PING_INTERVAL_S)
-                silences = 0 if self._heard else silences + 1
+            silences, self._received = 0, True
+            while not connection.lost.done():
+                await asyncio.wait([connection.lost], timeout=_PING_INTERVAL_S)
+                silences = 0 if self._received else silences + 1
                 if silences == 2:
-                    line.fail(ConnectionError("no answer to a ping"))
-                self._heard = False
-                line.send(("PING",))  # it may be dead and not closed
-            raise line.lost.result()
+                    connection.fail(ConnectionError("no reply to a ping"))
+                self._received = False
+                connection.send(("PING",))  # finds a peer that is gone without closing
+            raise connection.lost.result()
         finally:
-            self._line = None
+            self._connection = None
             for channel in self._channels.values():
                 channel.confirmed.clear()
                 channel.gap()
 
     def _dispatch(self, reply: Any) -> None:
-        self._heard = True
+        self._received = True
         if isinstance(reply, Exception):
-            self._refused(reply)
+            self._on_refusal(reply)
             return
         self._failures = 0
         kind, name = reply[0], reply[1]
         channel = self._channels.get(name)
         if kind in (b"message", b"smessage"):
-            # Nobody may listen any more: the message crossed the unsubscription.
+            # There is no channel if the message crossed our UNSUBSCRIBE on the way.
             for sink in channel.sinks if channel else ():
                 sink.deliver(reply[2])
         elif kind in (b"subscribe", b"ssubscribe"):
-            if _is_last(self._joins_due, name) and channel is not None:
+            if _count_reply(self._joins_due, name) and channel is not None:
+                # First the gap: a reader that saw `confirmed` relies on a complete event log.
                 channel.gap()
                 channel.confirmed.set()
         elif kind in (b"unsubscribe", b"sunsubscribe") and not self._leaves_due[name]:
-            self._refused(ConnectionError("a channel has moved to another server"))
+            # We did not ask for it: Redis ends subscriptions to a slot that it has given away.
+            self._on_refusal(ConnectionError("a channel has moved to another server"))
         elif kind in (b"unsubscribe", b"sunsubscribe"):
-            _is_last(self._leaves_due, name)
+            _count_reply(self._leaves_due, name)
 
-    def _refused(self, error: Exception) -> None:
-        """A subscription is not allowed, or not here any more."""
-        if "unknown command" in str(error):  # SSUBSCRIBE, before Redis 7; one error for each
+    def _on_refusal(self, error: Exception) -> None:
+        """Handle a subscription that is not allowed, or belongs to another server."""
+        if "unknown command" in str(error):  # SSUBSCRIBE before Redis 7: one error per channel
             if self._sharded:
                 self._sharded = False
                 self._joins_due.clear()
                 self._join(*self._channels)
-        elif self._line is not None:
-            self._line.fail(error)
+        elif self._connection is not None:
+            self._connection.fail(error)
 
 
-def _is_last(due: Counter[bytes], name: bytes) -> bool:
-    """Count a reply; tell whether no other of its kind is on the way."""
+def _count_reply(due: Counter[bytes], name: bytes) -> bool:
+    """Count a reply; return True if no other of its kind is due."""
     due[name] -= 1
     if due[name] > 0:
         return False

@@ -1,8 +1,9 @@
-"""A connection to Redis spoken to directly, for the paths that carry every chunk.
+"""A connection to Redis that bypasses the pool, for the paths that carry every chunk.
 
-redis-py opens it: the address, TLS, who we are. Then a `Line` takes the transport over. A reply
-reaches its owner within the call that takes it off the socket, and a command goes to the socket
-as it is: no task is woken, no timer set, no pool asked. That is most of what a chunk would cost.
+redis-py opens it: address, TLS, credentials. Then a `RawConnection` becomes the protocol of the
+transport. It parses replies in the call that reads them from the socket, and writes a command to
+the socket at once. So a chunk wakes no task, sets no timer and asks no pool, which would be most
+of its cost.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _pack: Callable[[Command], bytes] = cast(Any, hiredis.pack_command)
 
 
 async def connect(pool: ConnectionPool) -> AbstractConnection:
-    """Open a connection as a pool would, which the pool then knows nothing of.
+    """Open a connection with a pool's options; the pool does not manage it.
 
     Raises what redis-py raises, and `TimeoutError` when a server accepts and never answers.
     """
@@ -36,11 +37,11 @@ async def connect(pool: ConnectionPool) -> AbstractConnection:
     return connection
 
 
-class Line(asyncio.Protocol):
-    """Commands out, replies in, in order; an error that Redis replies with is a reply too.
+class RawConnection(asyncio.Protocol):
+    """Sends commands and receives replies in order. An error of Redis is a reply too.
 
-    `on_reply` must return at once and never raise. `lost` becomes the reason when the connection
-    is gone. Whoever opened the connection closes it.
+    `on_reply` must return at once and never raise. When the connection is lost, `lost` is set to
+    the reason. The code that opened the connection closes it.
     """
 
     def __init__(self, connection: AbstractConnection, on_reply: Callable[[Any], None]) -> None:
@@ -54,18 +55,19 @@ class Line(asyncio.Protocol):
         )
         self._transport = writer.transport
         self._transport.set_protocol(self)
-        if reader.at_eof() or self._transport.is_closing():  # said to whom we relieve
+        # A loss before this line was reported to the protocol that we have just replaced.
+        if reader.at_eof() or self._transport.is_closing():
             self.fail(ConnectionError("the connection was lost"))
 
     def send(self, *commands: Command) -> None:
-        """Send commands in one piece. On a line that is lost they go nowhere."""
+        """Send commands in one write. After a loss they are dropped."""
         if self._transport.is_closing():
             self.fail(ConnectionError("the connection was lost"))
         elif not self.lost.done():
             self._transport.write(b"".join(map(_pack, commands)))
 
     def fail(self, error: Exception) -> None:
-        """Give the line up, for a reason."""
+        """Close the connection for a reason; only the first one counts."""
         if not self.lost.done():
             self.lost.set_result(error)
             self._transport.abort()

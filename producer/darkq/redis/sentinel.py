@@ -1,16 +1,15 @@
-"""Connections to whichever server Sentinels call the master.
+"""Connections to the server that the Sentinels name as the master.
 
-Each attempt to connect asks anew: after a failover the next one finds the new master. Sentinels
-may disagree for some seconds, so all are asked, and of the answers of a majority the one with the
-highest configuration epoch counts: Redis raises that number with each failover. The server is
-asked for its role too. A master that has become a replica refuses writes (READONLY), and so does
-one whose replicas have left it where `min-replicas-to-write` is set (NOREPLICAS). Such a
-connection is given up; the next call asks the Sentinels again.
+Each connect asks the Sentinels, so the first one after a failover finds the new master. Sentinels
+may disagree for some seconds. So all are asked, and among the replies of a majority the one with
+the highest configuration epoch counts: Redis raises that number with each failover. The server is
+asked for its role too. A master that has become a replica refuses writes (READONLY); so does one
+that has lost its replicas, where `min-replicas-to-write` is set (NOREPLICAS). Such a connection
+is closed, and the next call asks the Sentinels again.
 
-A master that was replaced while it was away takes writes for about ten seconds after it returns,
-until a Sentinel makes it a replica, and it drops them then. So a connection in use asks the
-Sentinels every second, and when another server is the master, all connections to the old one are
-cut.
+A master that was replaced during an outage accepts writes for about ten seconds after it returns.
+Then a Sentinel makes it a replica, and those writes are lost. So a connection in use asks the
+Sentinels every second. When they name another master, all connections to the old one are closed.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _NO_MASTER = re.compile(r"\b(READONLY|NOREPLICAS|MASTERDOWN)\b")
 
 
 class _Answer(NamedTuple):
-    """Which server a Sentinel calls the master, and the epoch in which that was decided."""
+    """The server that a Sentinel names as the master, and the epoch of that decision."""
 
     epoch: int
     master: Address
@@ -67,24 +66,25 @@ class Sentinels:
         self._next_look_s = 0.0
 
     def add(self, connection: _ToMaster) -> None:
-        """Cut a connection when another server becomes the master."""
+        """Close this connection when another server becomes the master."""
         self._connections.add(connection)
 
     async def look(self) -> None:
         """Look for another master, if a second has passed since the last look.
 
-        One caller asks for all. Connections stay when no Sentinel can answer. With fewer than a
-        majority of Sentinels a look takes a second, so the next one comes ten seconds later.
+        One caller asks for all connections, which stay open if no Sentinel replies. Without
+        a majority a look takes a second, so the next one follows ten seconds later.
         """
         now_s = asyncio.get_running_loop().time()
         if now_s < self._next_look_s:
             return
+        # The later time, before asking: concurrent calls must not ask too. A majority shortens it.
         self._next_look_s = now_s + _LOOK_AGAIN_S
         with suppress(ConnectionError):
             await self.find_master()
 
     async def find_master(self) -> Address:
-        """Return the address of the master; cut the connections to any other server.
+        """Return the address of the master; close the connections to any other server.
 
         Raises `ConnectionError` when no Sentinel knows it.
         """
@@ -102,7 +102,7 @@ class Sentinels:
         return len(answers) > len(self._addresses) // 2
 
     async def _ask_majority(self) -> list[_Answer]:
-        """Ask all at once; return the answers as soon as a majority has come, or after a second."""
+        """Ask all at once; return the replies of the first majority, or those of one second."""
         answers: list[_Answer] = []
         asking = [asyncio.create_task(self._ask(address)) for address in self._addresses]
         try:
@@ -122,7 +122,7 @@ class Sentinels:
         return answers
 
     async def _ask(self, address: Address) -> _Answer | None:
-        """Ask one Sentinel; None when it does not know the service."""
+        """Ask one Sentinel. Return None if it does not monitor the service."""
         connection = self._class(host=address.host, port=address.port, **self._options)
         try:
             async with asyncio.timeout(_ASK_TIMEOUT_S):
@@ -141,7 +141,7 @@ class Sentinels:
 
 
 class _ToMaster(Cancellable):
-    """What differs in a connection whose address is not known beforehand."""
+    """A connection whose address the Sentinels decide."""
 
     host: str
     port: int
@@ -152,7 +152,7 @@ class _ToMaster(Cancellable):
         sentinels.add(self)
 
     def leave_all_but(self, master: Address) -> None:
-        """Cut the connection, unless it leads to the master. Its user gets `ConnectionError`."""
+        """Abort the connection, unless it leads to the master. A call on it then fails."""
         if self._writer is not None and (self.host, self.port) != master:
             self._writer.transport.abort()
 
@@ -165,7 +165,7 @@ class _ToMaster(Cancellable):
         try:
             await self.send_command("ROLE")
             (role, *_) = await self.read_response()
-        except NoPermissionError:  # then its first write will tell
+        except NoPermissionError:  # the first write of a replica fails anyway
             return
         if role != b"master":
             raise ConnectionError("the server is no master now")

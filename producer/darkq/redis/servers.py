@@ -1,4 +1,4 @@
-"""Redis as a program sees it: one server, or those of a cluster among whom the partitions are."""
+"""Redis as darkq uses it: one server, or a cluster with the partitions spread over its servers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from darkq.redis import raw as line
+from darkq.redis import raw
 from darkq.redis.cluster import Cluster
 from darkq.redis.cluster_client import ClusterRedis
 from darkq.redis.connections import OneLoop
@@ -19,11 +19,11 @@ from darkq.redis.url import Address
 from darkq.settings.settings import Settings
 
 ONE = Address("", 0)
-"""The owner of everything where there is one server, wherever that is."""
+"""The owner of every key if there is only one server, whatever its address."""
 
 
 class Servers(Protocol):
-    """What darkq needs to know of Redis, and how to reach it."""
+    """Which server has a key, and how to connect to it."""
 
     @property
     def loop(self) -> OneLoop:
@@ -32,19 +32,20 @@ class Servers(Protocol):
 
     @property
     def is_cluster(self) -> bool:
-        """Tell whether keys are spread over servers, by their slots."""
+        """Whether keys are spread over servers, by their slots."""
         ...
 
     def client(self, *, patience_s: float | None = None, connections: int | None = None) -> Redis:
-        """Return a client that has connections of its own; whoever asked closes it.
+        """Return a client with connections of its own, which the caller closes.
 
-        A call that finds Redis away is tried again for `patience_s` seconds, by default
-        `DARKQ_REDIS_PATIENCE_S`; a server has `connections` at most, `DARKQ_REDIS_CONNECTIONS`.
+        A call that cannot reach Redis is tried again for `patience_s` seconds, by default
+        `DARKQ_REDIS_PATIENCE_S`. The client opens at most `connections` to a server, by default
+        `DARKQ_REDIS_CONNECTIONS`.
         """
         ...
 
     def owner(self, key: str) -> Address:
-        """Return who has a key, as far as is known. Asks nobody, and may be out of date."""
+        """Return the server of a key, without I/O. May be out of date."""
         ...
 
     async def connect(self, owner: Address) -> AbstractConnection:
@@ -52,16 +53,16 @@ class Servers(Protocol):
         ...
 
     async def know(self) -> None:
-        """Ask who has what, unless that is known. Raises what redis-py raises."""
+        """Find out which server has which key, if unknown. Raises what redis-py raises."""
         ...
 
     async def look_again(self) -> None:
-        """Ask who has what, after a server was lost. Raises what redis-py raises."""
+        """Find it out anew, after a server was lost. Raises what redis-py raises."""
         ...
 
 
 class OneServer:
-    """A server whose address is known, or whichever Sentinels call the master."""
+    """A server whose address is known, or the master that the Sentinels name."""
 
     is_cluster = False
 
@@ -88,13 +89,13 @@ class OneServer:
         return ONE
 
     async def connect(self, owner: Address) -> AbstractConnection:
-        return await line.connect(self._template)
+        return await raw.connect(self._template)
 
     async def know(self) -> None:
-        """Nothing: connecting finds the server."""
+        """Do nothing: connecting finds the server."""
 
     async def look_again(self) -> None:
-        """Nothing: connecting finds the server."""
+        """Do nothing: connecting finds the server."""
 
 
 class ClusterServers(Cluster):
@@ -108,9 +109,9 @@ class ClusterServers(Cluster):
 
 
 async def each_server(redis: Redis, *, replicas: bool = False) -> list[tuple[str, Redis]]:
-    """Return all servers that a client speaks to, with their addresses; alone, it has none.
+    """Return a client for each server, with its address; a single server has an empty one.
 
-    With `replicas` those of a cluster are among them. Raises what redis-py raises.
+    With `replicas` the replicas of a cluster are included. Raises what redis-py raises.
     """
     if not isinstance(redis, ClusterRedis):
         return [("", redis)]
@@ -118,7 +119,7 @@ async def each_server(redis: Redis, *, replicas: bool = False) -> list[tuple[str
 
 
 async def scan(redis: Redis, pattern: str, *, count: int) -> AsyncGenerator[bytes, None]:
-    """Yield the keys like a pattern, of every server, in no order, some of them twice.
+    """Yield the keys that match a pattern, of every server, in no order, some of them twice.
 
     `count` is how many keys a server looks at in one step. Raises what redis-py raises.
     """
@@ -127,7 +128,18 @@ async def scan(redis: Redis, pattern: str, *, count: int) -> AsyncGenerator[byte
             yield name
 
 
+async def read_clock_ms(redis: Redis) -> float:
+    """Return the time of Redis, epoch milliseconds. Scores and leases go by this clock."""
+    return clock_ms(await redis.time())
+
+
+def clock_ms(reply: tuple[int, int]) -> float:
+    """Return the reply of `TIME` as epoch milliseconds."""
+    seconds, micros = reply
+    return seconds * 1000 + micros / 1000
+
+
 def servers_of(settings: Settings) -> Servers:
-    """Return the Redis of the settings, without asking it. Raises `ConfigurationError`."""
+    """Return the Redis of the settings, without connecting. Raises `ConfigurationError`."""
     kind = read_url(settings).kind
     return ClusterServers(settings) if kind == "cluster" else OneServer(settings)

@@ -1,15 +1,16 @@
-"""What `DARKQ_REDIS_URL` says: which servers, of which kind, and how to speak to them. No I/O.
+"""Parses `DARKQ_REDIS_URL`: servers, their kind, and options of connections. No I/O.
 
     redis://user:password@host:6379/0                        one server; rediss:// with TLS
     unix:///run/redis.sock                                   one server of this machine
     redis+sentinel://…@host:26379,host:26379/service/0       the master that the Sentinels name
     redis+cluster://…@host:6379,host:6379                    a cluster, by some of its nodes
 
-`rediss+sentinel://` and `rediss+cluster://` speak TLS, to Sentinels too. Sentinels that ask for
-credentials of their own find them in `?sentinel_username=…&sentinel_password=…`.
+`rediss+sentinel://` and `rediss+cluster://` use TLS, to Sentinels too. Credentials for Sentinels,
+if they differ, are `?sentinel_username=…&sentinel_password=…`.
 
-A URL is often shared with other libraries. So Celery's and Django's spellings are read too, and
-what darkq has settings for (pools, timeouts) or does its own way (encodings) is passed over.
+A URL is often shared with other libraries. So the spellings of Celery and Django are accepted.
+Options for which darkq has settings (pools, timeouts), or that it does not use (encodings), are
+ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from redis.asyncio.connection import parse_url
 
 Kind: TypeAlias = Literal["server", "sentinel", "cluster"]
 
-_PASSED_OVER = frozenset(
+_IGNORED = frozenset(
     (
         *("max_connections", "timeout", "socket_timeout", "socket_connect_timeout"),
         *("decode_responses", "encoding", "encoding_errors", "charset", "errors"),
@@ -52,11 +53,11 @@ class Address(NamedTuple):
 
 
 class RedisUrl(NamedTuple):
-    """A URL taken apart.
+    """A parsed URL.
 
     `addresses` are those of the Sentinels, or of some nodes of the cluster; `service` is the name
-    that Sentinels know the master by. `options` are redis-py's, for a connection to a server;
-    `sentinel_options` those for one to a Sentinel.
+    of the master at the Sentinels. `options` are redis-py's for a connection to a server,
+    `sentinel_options` those for a connection to a Sentinel.
     """
 
     kind: Kind
@@ -68,16 +69,17 @@ class RedisUrl(NamedTuple):
 
 
 class WrongOption(ValueError):
-    """An option of a URL that cannot be. Its text names the option and quotes no value."""
+    """An invalid option of a URL. The text names the option and quotes no value."""
 
 
 def parse(url: str) -> RedisUrl:
-    """Read a URL.
+    """Parse a URL.
 
-    Raises `WrongOption`, or `ValueError`, whose text may quote the URL, password and all.
+    Raises `WrongOption`, or `ValueError`, whose text may quote the URL with its password.
     """
     scheme, _, kind = urlsplit(url).scheme.partition("+")
-    if "@" in urlsplit(url).query and scheme != "unix":  # else half a password is an option's name
+    # A `?` in a password begins the query, and errors would quote the rest of it as an option.
+    if "@" in urlsplit(url).query and scheme != "unix":
         raise ValueError("a question mark in a password is written %3F")
     if (scheme, kind) == ("redis", "socket"):  # Celery's name
         scheme, kind, url = "unix", "", "unix:" + url.partition(":")[2]
@@ -118,7 +120,7 @@ def _sentinel(scheme: str, parts: SplitResult) -> RedisUrl:
 
 
 def _options(scheme: str, parts: SplitResult, path: str) -> dict[str, Any]:
-    """Return what redis-py reads from the URL of one server, but where that is."""
+    """Return the options that redis-py reads from a URL of one server, without its address."""
     userinfo, at, _ = parts.netloc.rpartition("@")
     query = f"?{parts.query}" if parts.query else ""
     options = _read(f"{scheme}://{userinfo}{at}host{path}{query}")
@@ -127,14 +129,14 @@ def _options(scheme: str, parts: SplitResult, path: str) -> dict[str, Any]:
 
 
 def _read(url: str) -> dict[str, Any]:
-    """Return redis-py's options of a URL, from what it and other libraries call them."""
+    """Return a URL's options by redis-py's names, from the spellings of several libraries."""
     try:
         found: dict[str, Any] = {**parse_url(url)}
     except ValueError as error:
         if named := re.match(r"Invalid value for '(\w+)'", str(error)):
-            raise WrongOption(f"has a value for {named[1]} that cannot be") from None
+            raise WrongOption(f"has an invalid {named[1]}") from None
         raise
-    options = {name: value for name, value in found.items() if name not in _PASSED_OVER}
+    options = {name: value for name, value in found.items() if name not in _IGNORED}
     if "virtual_host" in options:  # Celery's name, for a socket
         options["db"] = _number("virtual_host", options.pop("virtual_host"))
     if "socket_read_size" in options:
@@ -146,7 +148,7 @@ def _read(url: str) -> dict[str, Any]:
 
 
 def _read_tls(options: dict[str, Any]) -> None:
-    """Put the options of TLS right, in place."""
+    """Check the options of TLS, and normalize them in place."""
     if options.get("connection_class") is not SSLConnection:
         for name in options:
             if name.startswith("ssl_"):
@@ -162,19 +164,19 @@ def _read_tls(options: dict[str, Any]) -> None:
 def _one_of(name: str, given: str, known: Mapping[str, Any]) -> Any:
     if given not in known:
         words = ", ".join(word for word in known if len(known) < 4 or not word.isdigit())
-        raise WrongOption(f"has a value for {name} that cannot be: one of {words}")
+        raise WrongOption(f"has an invalid {name}: must be one of {words}")
     return known[given]
 
 
 def _number(name: str, value: str) -> int:
     if not value.isdecimal():
-        raise WrongOption(f"has a value for {name} that cannot be: a whole number")
+        raise WrongOption(f"has an invalid {name}: must be a whole number")
     return int(value)
 
 
 def _is_yes(name: str, value: str) -> bool:
     if value.lower() not in (*_YES, *_NO):
-        raise WrongOption(f"has a value for {name} that cannot be: true or false")
+        raise WrongOption(f"has an invalid {name}: must be true or false")
     return value.lower() in _YES
 
 

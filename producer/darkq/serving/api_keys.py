@@ -1,8 +1,8 @@
-"""API keys: who may call a gateway, for which tenant, and how much.
+"""API keys: access to a gateway, for a tenant and with limits.
 
-A key is 256 random bits, shown once. What is kept is its SHA-256: nobody who reads Redis can call
-with it, and a guess costs one lookup that finds nothing. A key stays until it expires or is
-revoked; so do its record and its place in the list of keys, which are permanent.
+A key has 256 random bits and is shown once. Redis has only its SHA-256, so read access to Redis
+gives no key, and a guess costs one lookup that finds nothing. A key is valid until it expires or
+is revoked.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from darkq.protocol.keys import API_KEYS, api_key, api_key_use
 from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
+from darkq.redis.servers import read_clock_ms
 
 MAX_RATE_PER_S = 100_000.0
 MAX_CONCURRENCY = 1_000_000
@@ -35,9 +36,9 @@ _ID_CHARS = 16
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is kept of a key. None, and no models, mean: no limit of its own.
+    """The stored facts of a key. None, or no models, means no limit of its own.
 
-    `rate_per_s` bounds calls, `concurrency` those in progress at once, event streams included.
+    `rate_per_s` limits calls, `concurrency` those in progress at once, event streams included.
     Times are epoch milliseconds.
     """
 
@@ -54,7 +55,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Entry(NamedTuple):
-    """Whether a call may begin; if not, why, and when to ask again at the earliest."""
+    """Whether a call may begin; if not, the limit that refused it, and the time to wait."""
 
     verdict: Literal["entered", "rate", "places"]
     wait_s: float
@@ -71,7 +72,7 @@ _decoder = msgspec.json.Decoder(_Record)
 
 
 class ApiKeys:
-    """The keys of a Redis. Every method raises `RedisUnavailable`."""
+    """The API keys in a Redis. Every method raises `RedisUnavailable`."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -88,10 +89,10 @@ class ApiKeys:
         models: Iterable[str] = (),
         ttl_s: float | None = None,
     ) -> tuple[ApiKey, str]:
-        """Make a key, and return what is kept of it and the key itself, which nobody sees again.
+        """Create a key. Return its record, and the key itself, which cannot be shown again.
 
-        Its tenant has the key's name, unless another is given: keys of one tenant see each
-        other's jobs. Raises `InvalidJob`, which names the argument.
+        By default its tenant has the key's name. Keys of the same tenant see each other's jobs.
+        Raises `InvalidJob`, which names the argument.
         """
         secret = f"darkq_{secrets.token_urlsafe(32)}"
         digest = key_digest(secret)
@@ -116,7 +117,7 @@ class ApiKeys:
         return key, secret
 
     async def listed(self) -> list[ApiKey]:
-        """Return the keys that are good now, the oldest first."""
+        """Return the valid keys, the oldest first."""
         async with speaking_darkq():
             digests = await self._digests()
             async with self._redis.pipeline(transaction=False) as pipe:  # of any slots
@@ -127,23 +128,23 @@ class ApiKeys:
         return sorted(keys, key=lambda key: (key.created_ms, key.id))
 
     async def revoke(self, key_id: str) -> None:
-        """Make a key useless, from the next call on. Raises `ApiKeyNotFound`."""
+        """Revoke a key, from the next call on. Raises `ApiKeyNotFound`."""
         async with speaking_darkq():
             for digest in await self._digests():
                 if digest[:_ID_CHARS] == key_id:
-                    # In this order: cut off in between, the key is useless all the same.
+                    # In this order: after an interruption in between, the key is invalid too.
                     await self._redis.delete(api_key(digest))
                     await self._redis.execute_command("SREM", API_KEYS, digest)
                     return
         raise ApiKeyNotFound(key_id)
 
     async def exist(self) -> bool:
-        """Tell whether a key has been made that was not revoked, be it that all have expired."""
+        """Return True if a key was created and not revoked, even if all have expired."""
         async with speaking_darkq():
             return bool(await self._redis.exists(API_KEYS))
 
     async def find(self, secret: str) -> ApiKey | None:
-        """Return what is kept of a key, or None when it is none, or not any more."""
+        """Return the record of a key, or None if the key is not valid."""
         if _SECRET.fullmatch(secret) is None:
             return None
         digest = key_digest(secret)
@@ -153,12 +154,12 @@ class ApiKeys:
             return None
         try:
             record = _decoder.decode(data)
-        except msgspec.MsgspecError:  # who wrote that is not us
+        except msgspec.MsgspecError:  # darkq did not write it
             return None
         return record.key if hmac.compare_digest(record.digest, digest) else None
 
     async def good(self, digests: Iterable[str]) -> set[str]:
-        """Return the digests of those keys that are neither revoked nor expired."""
+        """Return the digests of the keys that are neither revoked nor expired."""
         asked = list(digests)
         async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
             for digest in asked:  # of any slots
@@ -167,9 +168,9 @@ class ApiKeys:
         return {digest for digest, exists in zip(asked, found, strict=True) if exists}
 
     async def enter(self, key: ApiKey, call_id: str, *, lease_s: float) -> Entry:
-        """Count a call that begins, in all gateways together.
+        """Count a call that begins, for all gateways together.
 
-        With a `concurrency`, it holds a place until `leave`, or for as long as `renew` says.
+        With a `concurrency`, it holds a slot until `leave`, or until its lease has expired.
         """
         if key.rate_per_s is None and key.concurrency is None:
             return Entry("entered", 0.0)
@@ -189,18 +190,19 @@ class ApiKeys:
         return Entry(verdict, wait_s)
 
     async def renew(self, calls: Iterable[tuple[ApiKey, str]], *, lease_s: float) -> None:
-        """Hold the places of calls for another lease."""
+        """Extend the leases of calls on their slots."""
         async with speaking_darkq():
-            seconds, _ = await self._redis.time()  # `apikey_enter` drops leases by this clock
+            # By the clock of Redis, by which `apikey_enter` finds the slots that have expired.
+            ends_ms = await read_clock_ms(self._redis) + lease_s * 1000
             async with self._redis.pipeline(transaction=False) as pipe:
                 for key, call_id in calls:
                     places = api_key_use(key.id)[1]
-                    pipe.zadd(places, {call_id: (seconds + lease_s) * 1000}, xx=True)
+                    pipe.zadd(places, {call_id: ends_ms}, xx=True)
                     pipe.pexpire(places, int(lease_s * 1000))
                 await pipe.execute()
 
     async def leave(self, key: ApiKey, call_id: str) -> None:
-        """Give a call's place back."""
+        """Release a call's slot."""
         async with speaking_darkq():
             await self._redis.zrem(api_key_use(key.id)[1], call_id)
 
@@ -210,7 +212,7 @@ class ApiKeys:
 
 
 def key_digest(secret: str) -> str:
-    """Return what is kept of a key in its place."""
+    """Return the digest that is stored instead of a key."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

@@ -1,16 +1,15 @@
-"""A batch whose input and output are files: asked for by one process, run by any worker.
+"""Batches over files: requested by one process, run by any worker.
 
-What is asked for, and how far it has come, is one record. Its creator writes it once; then only
-the worker that holds the batch's lease does, by a script that compares its token and the state.
-Cancelling is not in it: that is said to the batch itself (`Batch.cancel`).
+One record holds the request and its progress. Its creator writes it once. Then only the worker with
+the batch's lease writes it, by a script that compares the token and the state. A cancel is not in
+the record: it belongs to the batch itself (`Batch.cancel`).
 
-What lost runners leave in the store of files is deleted an hour after the end. Until then the parts
-stay too: a Redis that loses its latest writes may forget the end, and then they are needed again.
+Files that crashed runners have left in the store are deleted an hour after the end. Until then the
+parts stay too: if Redis loses its latest writes, the end among them, they are needed again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -38,14 +37,14 @@ FileBatchState: TypeAlias = Literal[
 
 TTL_S = 30 * 86400
 MOST_LISTED = 10_000
-"""Of a tenant; older ones are known by their ids alone."""
+"""Per tenant. Older batches are not listed, but can be read by their ids."""
 LEFTOVERS_KEPT_S = 3600.0
 MOST_ENDED = 100
 MOST_AT_ONCE = 200
 
 
 class LineError(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong with an input that cannot be run."""
+    """Why an input cannot be run."""
 
     code: str
     message: str
@@ -54,11 +53,11 @@ class LineError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was asked for, and how far it has come. Times are epoch seconds.
+    """The request and its progress. Times are epoch seconds.
 
-    `completed` and `failed` are counted when it ends; until then the batch itself knows them.
-    `refused` lines are of the total, and have no job: their requests cannot be honoured.
-    `output_ttl_s` is how long its output and error files are kept, if it is not as usual.
+    `completed` and `failed` are set at the end; until then the batch itself has these counts.
+    `refused` lines are part of the total and have no job: their requests cannot be fulfilled.
+    `output_ttl_s` is for how long its output and error files are kept, instead of the default.
     """
 
     v: int = 1
@@ -90,7 +89,7 @@ class FileBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FileBatchPage(NamedTuple):
-    """Some of a tenant's batches; `has_more` tells whether others follow."""
+    """Some of a tenant's batches, and whether others follow."""
 
     records: list[FileBatch]
     has_more: bool
@@ -100,18 +99,18 @@ _decoder = msgspec.json.Decoder(FileBatch)
 
 
 class FileBatches:
-    """The records of a Redis. Every method raises `RedisUnavailable`."""
+    """The records in a Redis. Every method raises `RedisUnavailable`."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     async def create(self, record: FileBatch) -> None:
-        """Store a new one; a worker finds it soon. One that is there stays as it is.
+        """Store a new record, which a worker finds soon. An existing one stays unchanged.
 
         Raises `InvalidJob` for its metadata.
         """
         check_metadata(record.metadata)
-        key, ours = BatchKeys.parse(record.id).files, tenant_file_batches(_digest(record.tenant))
+        key, ours = BatchKeys.parse(record.id).files, tenant_file_batches(record.tenant)
         async with speaking_darkq():
             await self._redis.set(key, msgspec.json.encode(record), ex=TTL_S, nx=True)
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -125,10 +124,10 @@ class FileBatches:
     async def turn(
         self, record: FileBatch, *, before: FileBatchState, runner: str, begins: Iterable[str] = ()
     ) -> None:
-        """Write how far a batch has come, if its state is `before` and no other process runs it.
+        """Write the progress of a batch, if its state is `before` and no other process runs it.
 
         `runner` is the token of the batch's lease. `begins` are the ids of files that the caller
-        is about to put together; `leftovers` knows them. Raises `BatchTaken`, `BatchNotFound`.
+        is about to assemble; `begun` returns them. Raises `BatchTaken`, `BatchNotFound`.
         """
         keys = BatchKeys.parse(record.id)
         data = msgspec.json.encode(record)
@@ -148,7 +147,7 @@ class FileBatches:
             raise BatchTaken(record.id, outcome)
 
     async def parts(self, batch_id: str) -> list[str]:
-        """Return the names of the parts that count, in the order of their first ends."""
+        """Return the names of the acknowledged parts, in the order of their first ends."""
         async with speaking_darkq():
             names = await self._redis.zrange(BatchKeys.parse(batch_id).parts, 0, -1)
         return [name.decode() for name in names]
@@ -168,12 +167,12 @@ class FileBatches:
         after: str | None = None,
         oldest_first: bool = False,
     ) -> FileBatchPage:
-        """Return a tenant's batches, the newest first: `limit` of them, those that follow `after`.
+        """Return up to `limit` of a tenant's batches, the newest first, that follow `after`.
 
-        No more records are read than are returned; one that cannot be read is left out. Raises
-        `BatchNotFound` when `after` is not in the list.
+        Reads only the records that it returns, and leaves out unreadable ones. Raises
+        `BatchNotFound` if `after` is not in the list.
         """
-        ours = tenant_file_batches(_digest(tenant))
+        ours = tenant_file_batches(tenant)
         async with speaking_darkq():
             await self._drop_expired(ours)
             ids = await self._ids(ours, after, limit + 1, oldest_first=oldest_first)
@@ -189,7 +188,7 @@ class FileBatches:
     async def _ids(
         self, ours: str, after: str | None, count: int, *, oldest_first: bool
     ) -> list[str]:
-        """Return ids of a list. By score and not by place: places shift when one is added."""
+        """Return ids of a list. By score and not by rank: ranks shift when an id is added."""
         score: float | None = None
         if after is not None and (score := await self._redis.zscore(ours, after)) is None:
             raise BatchNotFound(after)
@@ -205,13 +204,13 @@ class FileBatches:
         return ids[:count]
 
     async def open(self) -> list[str]:
-        """Return the ids of those for which something is left to do, the oldest first."""
+        """Return the ids of the batches that are not finished, the oldest first."""
         async with speaking_darkq():
             ids = await self._redis.zrange(FILE_BATCHES_OPEN, 0, -1)
         return [batch_id.decode(errors="replace") for batch_id in ids]
 
     async def reads(self, tenant: str | None, file_id: str) -> str | None:
-        """Return the id of an open batch whose input is this file of the tenant."""
+        """Return the id of an unfinished batch whose input is this file of the tenant."""
         ids = await self.open()
         for start in range(0, len(ids), MOST_AT_ONCE):
             for record in await self._records(ids[start : start + MOST_AT_ONCE]):
@@ -221,7 +220,7 @@ class FileBatches:
         return None
 
     async def _records(self, ids: Sequence[str]) -> list[FileBatch]:
-        """Read records; one that cannot be read is left out, and does not hide the others."""
+        """Read records. An unreadable one is left out, and must not hide the others."""
         records = []
         ids = [batch_id for batch_id in ids if _can_be_batch(batch_id)]
         for batch_id, data in zip(ids, await self._stored(ids), strict=True):
@@ -231,7 +230,7 @@ class FileBatches:
         return records
 
     async def _stored(self, ids: Sequence[str]) -> list[bytes | None]:
-        """Return what is stored of batches; b"", which is no record, for a key of another type."""
+        """Return the stored records; b"", which is no record, for a key of another type."""
         async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
             for batch_id in ids:  # of any partitions
                 pipe.get(BatchKeys.parse(batch_id).files)
@@ -242,12 +241,12 @@ class FileBatches:
         return [b"" if isinstance(reply, Exception) else reply for reply in found]
 
     async def close(self, batch_id: str) -> None:
-        """Say that nothing is left to do for a batch but to delete its leftovers, later."""
+        """Mark a batch as finished; its leftovers are deleted later."""
         due_s = time.time() + LEFTOVERS_KEPT_S
         await self._move(batch_id, FILE_BATCHES_OPEN, FILE_BATCHES_ENDED, due_s)
 
     async def reopen(self, batch_id: str) -> None:
-        """Take back `close`: Redis has lost the end of the batch."""
+        """Undo `close`, because Redis has lost the end of the batch."""
         await self._move(batch_id, FILE_BATCHES_ENDED, FILE_BATCHES_OPEN, time.time())
 
     async def _move(self, batch_id: str, source: str, target: str, score: float) -> None:
@@ -258,7 +257,7 @@ class FileBatches:
             await pipe.execute()
 
     async def ended(self) -> list[str]:
-        """Return the ids of batches whose leftovers are to be deleted now."""
+        """Return the ids of batches whose leftovers are due for deletion."""
         async with speaking_darkq():
             ids = await self._redis.zrangebyscore(
                 FILE_BATCHES_ENDED, "-inf", time.time(), start=0, num=MOST_ENDED
@@ -266,19 +265,19 @@ class FileBatches:
         return [batch_id.decode(errors="replace") for batch_id in ids]
 
     async def begun(self, batch_id: str) -> list[str]:
-        """Return the ids of the files that runners have begun to put together."""
+        """Return the ids of the files that runners have begun to assemble."""
         async with speaking_darkq():
             ids = await self._redis.zrange(BatchKeys.parse(batch_id).outputs, 0, -1)
         return [file_id.decode() for file_id in ids]
 
     async def drop(self, batch_id: str) -> None:
-        """Forget an id for which there is no record."""
+        """Delete an id without a record from the lists."""
         async with speaking_darkq():
             await self._redis.zrem(FILE_BATCHES_OPEN, batch_id)
             await self._redis.zrem(FILE_BATCHES_ENDED, batch_id)
 
     async def fail_lost(self, batch_id: str) -> None:
-        """End a batch that Redis has lost but for its record. Raises `BatchTaken`."""
+        """Fail a batch of which Redis has only the record left. Raises `BatchTaken`."""
         try:
             record = await self.get(batch_id)
             if record.ended_at is None:
@@ -292,7 +291,7 @@ class FileBatches:
             await self.drop(batch_id)
 
     async def forget_leftovers(self, batch_id: str) -> None:
-        """Say that the leftovers of a batch are deleted."""
+        """Note that the leftovers of a batch are deleted."""
         keys = BatchKeys.parse(batch_id)
         async with speaking_darkq():
             await self._redis.delete(keys.parts, keys.outputs)
@@ -315,7 +314,3 @@ def _can_be_batch(batch_id: str) -> bool:
     except BatchNotFound:
         return False
     return True
-
-
-def _digest(tenant: str | None) -> str:
-    return "open" if tenant is None else hashlib.sha256(tenant.encode()).hexdigest()[:32]

@@ -1,21 +1,20 @@
-"""Files of tenants: what batches read and write, in a local directory or an object store.
+"""Files of tenants: the input and output of batches, in a local directory or an object store.
 
     <tenant>/<id>/content     the bytes
-    <tenant>/<id>/about.json  the rest; written last, so that a file is there whole or not at all
-    <tenant>/<id>/parts/…     what a file is being put together from
+    <tenant>/<id>/about.json  the rest; written last, so a file is complete or does not exist
+    <tenant>/<id>/parts/…     the parts from which a file is assembled
 
-A tenant's name stands in paths as its digest: nothing that a caller says becomes part of a path.
-`obstore` does the work (extra `gateway`); its errors come out as `FileStoreUnavailable`. Only a
-local directory is written to without it: it would let the umask decide who may read a file.
+Paths contain a digest of the tenant's name, so no input of a caller becomes part of a path.
+`obstore` accesses the store (extra `gateway`); its errors become `FileStoreUnavailable`. Only
+writes to a local directory bypass it: it would leave the mode of a file to the umask.
 
-A file that has expired is as one that does not exist. `drop_expired` removes it, but for the input
-of a batch that still runs.
+An expired file counts as absent. `drop_expired` deletes it, except for the input of a batch that
+is still running.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import re
@@ -44,6 +43,7 @@ from darkq.errors import (
     FileStoreUnavailable,
     FileTooLarge,
 )
+from darkq.protocol.keys import tenant_digest
 from darkq.settings.private_files import (
     close_to_others,
     make_ours_alone,
@@ -75,7 +75,7 @@ _OURS = re.compile(r"(open|[0-9a-f]{32})/file-[0-9a-f]{32}/")
 
 
 class FileInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a file. Times are epoch seconds; without `expires_at` it has no end."""
+    """The metadata of a file. Times are epoch seconds; without `expires_at` it does not expire."""
 
     id: str
     filename: str
@@ -86,26 +86,26 @@ class FileInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def expired(self) -> bool:
-        """Tell whether its time is over."""
+        """Whether it has expired."""
         return self.expires_at is not None and time.time() >= self.expires_at
 
 
 class Content(NamedTuple):
-    """The bytes of a file that is not there yet: `Files.publish` makes it one."""
+    """The stored bytes of a file that `Files.publish` has not published yet."""
 
     file_id: str
     bytes: int
 
 
 class FilePage(NamedTuple):
-    """Some files of a list, and whether there are more behind them."""
+    """Some files of a list, and whether others follow."""
 
     files: list[FileInfo]
     has_more: bool
 
 
 class FileUsage(NamedTuple):
-    """How much a tenant has stored."""
+    """The number and the size of a tenant's files."""
 
     files: int
     bytes: int
@@ -117,19 +117,19 @@ _decoder = msgspec.json.Decoder(FileInfo)
 class Files:
     """The files of all tenants. Every method raises `FileStoreUnavailable`.
 
-    The store is `DARKQ_FILES_URL`: `s3://bucket/prefix` and what else obstore knows, with
-    credentials from the environment as its provider's own tools read them; by default a directory
-    below `DARKQ_STATE_DIR`, which only this user may enter.
+    The store is `DARKQ_FILES_URL`: `s3://bucket/prefix` or another URL that obstore supports, with
+    credentials from the environment as for the provider's own tools. By default it is a directory
+    below `DARKQ_STATE_DIR` that only this user can enter.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ends: dict[str, int | None] = {}
-        """When files expire, by place: `drop_expired` reads each of them once."""
+        """When files expire, by path: `drop_expired` reads each of them once."""
 
     @cached_property
     def _store(self) -> ObjectStore:
-        # At its first use: whoever has no files needs no folder for them.
+        # At first use: a program without files needs no folder for them.
         try:
             return _open(self._settings)
         except ConfigurationError as error:  # it names the setting
@@ -140,9 +140,10 @@ class Files:
         return local_folder(self._settings)
 
     def check(self) -> None:
-        """Close an existing folder below `DARKQ_STATE_DIR` to others. For the start of a process.
+        """Remove the access of other users to an existing folder below `DARKQ_STATE_DIR`.
 
-        Raises `ConfigurationError` for one that is another user's, or that others can write to.
+        For the start of a process. Raises `ConfigurationError` if another user owns the folder or
+        can write to it.
         """
         if self._settings.files_url is None and self._folder is not None and self._folder.exists():
             _close(self._settings, self._folder)
@@ -158,9 +159,9 @@ class Files:
         file_id: str | None = None,
         ttl_s: float | None = None,
     ) -> FileInfo:
-        """Store a file for `ttl_s`, or `DARKQ_FILES_TTL_S`; one that has the id is replaced.
+        """Store a file for `ttl_s`, or `DARKQ_FILES_TTL_S`. Replaces a file with the same id.
 
-        Raises `FileTooLarge`, and what `data` raises; then nothing is left.
+        Raises `FileTooLarge`, and what `data` raises; then nothing is stored.
         """
         content = await self.receive(tenant, data, max_bytes=max_bytes, file_id=file_id)
         return await self.publish(tenant, content, filename=filename, purpose=purpose, ttl_s=ttl_s)
@@ -173,15 +174,15 @@ class Files:
         max_bytes: int | None = None,
         file_id: str | None = None,
     ) -> Content:
-        """Store the bytes of a file, which is there once it is published.
+        """Store the bytes of a file, which exists only once it is published.
 
-        Raises `FileTooLarge`, and what `data` raises; then nothing is left.
+        Raises `FileTooLarge`, and what `data` raises; then nothing is stored.
         """
         file_id = file_id or new_file_id()
         counted = _Counted(data, max_bytes)
         try:
             with _speaking():
-                await self._put(f"{_place(tenant, file_id)}/content", counted.pieces())
+                await self._put(f"{_file_path(tenant, file_id)}/content", counted.pieces())
         except BaseException:
             if counted.error is not None:  # obstore wraps what its source raises
                 raise counted.error from None
@@ -197,7 +198,7 @@ class Files:
         purpose: Purpose,
         ttl_s: float | None = None,
     ) -> FileInfo:
-        """Let a file be there, for `ttl_s` or `DARKQ_FILES_TTL_S`."""
+        """Make a received file visible, for `ttl_s` or `DARKQ_FILES_TTL_S`."""
         now = int(time.time())
         info = FileInfo(
             id=content.file_id,
@@ -207,19 +208,19 @@ class Files:
             created_at=now,
             expires_at=now + int(self._settings.files_ttl_s if ttl_s is None else ttl_s),
         )
-        about = f"{_place(tenant, content.file_id)}/about.json"
+        about = f"{_file_path(tenant, content.file_id)}/about.json"
         with _speaking():
             await self._put(about, msgspec.json.encode(info))
         return info
 
     async def discard(self, tenant: str | None, content: Content) -> None:
         """Delete the bytes of a file that was not published."""
-        await self._delete_object(f"{_place(tenant, content.file_id)}/content")
+        await self._delete_object(f"{_file_path(tenant, content.file_id)}/content")
 
     async def info(self, tenant: str | None, file_id: str) -> FileInfo:
-        """Return what is known of a file. Raises `FileNotFound`."""
+        """Return the metadata of a file. Raises `FileNotFound`."""
         with _speaking(file_id):
-            info = await self._info(f"{_place(tenant, file_id)}/about.json")
+            info = await self._info(f"{_file_path(tenant, file_id)}/about.json")
         if info is None or info.expired:
             raise FileNotFound(file_id)
         return info
@@ -229,7 +230,7 @@ class Files:
         import obstore
 
         with _speaking(file_id):
-            found = await obstore.get_async(self._store, f"{_place(tenant, file_id)}/content")
+            found = await obstore.get_async(self._store, f"{_file_path(tenant, file_id)}/content")
             async for piece in found.stream(min_chunk_size=_PIECE_BYTES):
                 yield bytes(piece)
 
@@ -246,14 +247,14 @@ class Files:
         oldest_first: bool = False,
         purpose: str | None = None,
     ) -> FilePage:
-        """Return `limit` of a tenant's files, those behind the file `after`.
+        """Return up to `limit` of a tenant's files, those that follow the file `after`.
 
-        Names are listed and only the page is read, with one file more to know `has_more`. A file
-        that is deleted meanwhile is left out. Raises `FileNotFound` where `after` is none of them.
+        Lists all names, but reads only the page, and one more file for `has_more`. A file that is
+        deleted meanwhile is left out. Raises `FileNotFound` if `after` is none of them.
         """
-        paths = await self._about_paths(_tenant_folder(tenant), oldest_first=oldest_first)
+        paths = await self._about_paths(tenant_digest(tenant), oldest_first=oldest_first)
         if after is not None:
-            about = f"{_place(tenant, after)}/about.json"
+            about = f"{_file_path(tenant, after)}/about.json"
             if about not in paths:
                 raise FileNotFound(after)
             paths = paths[paths.index(about) + 1 :]
@@ -267,9 +268,9 @@ class Files:
         return FilePage(found[:limit], limit is not None and len(found) > limit)
 
     async def usage(self, tenant: str | None) -> FileUsage:
-        """Return how much a tenant has stored, without reading a file."""
+        """Return the size of a tenant's files, without reading a file."""
         files = size = 0
-        async for path, meta in self._objects(_tenant_folder(tenant)):
+        async for path, meta in self._objects(tenant_digest(tenant)):
             files += path.endswith("/content")
             size += meta["size"]
         return FileUsage(files, size)
@@ -278,13 +279,13 @@ class Files:
         """Delete a file. Raises `FileNotFound`."""
         await self.info(tenant, file_id)
         with _speaking(file_id):
-            await self._delete(_place(tenant, file_id))
+            await self._delete(_file_path(tenant, file_id))
 
     async def drop_expired(self, kept: Container[str] = ()) -> int:
-        """Delete what has expired, of all tenants, but for files of the ids in `kept`.
+        """Delete the expired files of all tenants, except those whose ids are in `kept`.
 
-        Also what a process left that was killed in the middle of a file, once it is
-        `UNPUBLISHED_KEPT_S` old. Returns how many files had expired.
+        Also deletes unpublished files of processes that were killed, once they are
+        `UNPUBLISHED_KEPT_S` old. Returns the number of expired files.
         """
         if self._folder is not None and not self._folder.exists():
             return 0
@@ -292,61 +293,61 @@ class Files:
         async for path, meta in self._objects(""):
             if _OURS.match(path):  # a bucket may hold other things too
                 written[path] = meta["last_modified"].timestamp()
-        published = {_place_of(path) for path in written if path.endswith("/about.json")}
-        self._ends = {place: end for place, end in self._ends.items() if place in published}
+        published = {_file_path_of(path) for path in written if path.endswith("/about.json")}
+        self._ends = {path: end for path, end in self._ends.items() if path in published}
         dropped = 0
-        for place in published:
-            end = await self._end_of(place)
-            if end is not None and time.time() >= end and place.rpartition("/")[2] not in kept:
-                with suppress(FileNotFound), _speaking():  # another gateway may be as far
-                    await self._delete(place)
+        for file_path in published:
+            end = await self._end_of(file_path)
+            if end is not None and time.time() >= end and file_path.rpartition("/")[2] not in kept:
+                with suppress(FileNotFound), _speaking():  # another gateway may delete it too
+                    await self._delete(file_path)
                 dropped += 1
         oldest = time.time() - UNPUBLISHED_KEPT_S
         for path, at in written.items():
-            if at < oldest and _place_of(path) not in published:
+            if at < oldest and _file_path_of(path) not in published:
                 await self._delete_object(path)
         if self._folder is not None:
             await asyncio.to_thread(remove_drafts, self._folder, oldest)
         return dropped
 
-    async def _end_of(self, place: str) -> int | None:
-        """Return when a file expires, which is read once."""
-        if place not in self._ends:
+    async def _end_of(self, file_path: str) -> int | None:
+        """Return when a file expires. Its metadata are read only once."""
+        if file_path not in self._ends:
             with _speaking():
-                info = await self._info(f"{place}/about.json")
-            self._ends[place] = info.expires_at if info is not None else None
-        return self._ends[place]
+                info = await self._info(f"{file_path}/about.json")
+            self._ends[file_path] = info.expires_at if info is not None else None
+        return self._ends[file_path]
 
     async def remove(self, tenant: str | None, file_id: str) -> None:
-        """Delete what there is of a file, however far it has come."""
-        place = _place(tenant, file_id)
-        await self._delete_object(f"{place}/about.json")
-        await self._delete_object(f"{place}/content")
+        """Delete a file, published or not, as far as it exists."""
+        file_path = _file_path(tenant, file_id)
+        await self._delete_object(f"{file_path}/about.json")
+        await self._delete_object(f"{file_path}/content")
 
     async def put_part(self, tenant: str | None, file_id: str, name: str, data: bytes) -> None:
-        """Store a part of a file that is not there yet; one of that name is replaced."""
+        """Store a part of an unfinished file. Replaces a part of the same name."""
         with _speaking(file_id):
-            await self._put(f"{_place(tenant, file_id)}/parts/{name}", data)
+            await self._put(f"{_file_path(tenant, file_id)}/parts/{name}", data)
 
     async def parts(
         self, tenant: str | None, file_id: str, names: Iterable[str]
     ) -> AsyncGenerator[bytes, None]:
-        """Yield the parts of these names. Raises `FileNotFound`."""
+        """Yield the bytes of these parts. Raises `FileNotFound`."""
         import obstore
 
         with _speaking(file_id):
             for name in names:
-                path = f"{_place(tenant, file_id)}/parts/{name}"
+                path = f"{_file_path(tenant, file_id)}/parts/{name}"
                 found = await obstore.get_async(self._store, path)
                 yield bytes(await found.bytes_async())
 
     async def part_names(self, tenant: str | None, file_id: str) -> list[str]:
-        """Return the names of all parts, in their order."""
+        """Return the names of all parts, sorted."""
         with _speaking(file_id):
             return [path.rpartition("/")[2] for path in await self._parts(tenant, file_id)]
 
     async def drop_parts(self, tenant: str | None, file_id: str) -> None:
-        """Delete the parts."""
+        """Delete all parts of a file."""
         import obstore
 
         with _speaking(file_id):
@@ -354,11 +355,11 @@ class Files:
                 await obstore.delete_async(self._store, paths)
 
     async def _parts(self, tenant: str | None, file_id: str) -> list[str]:
-        folder = f"{_place(tenant, file_id)}/parts"
+        folder = f"{_file_path(tenant, file_id)}/parts"
         return sorted([path async for path, _ in self._objects(folder)])
 
     async def _about_paths(self, folder: str, *, oldest_first: bool = False) -> list[str]:
-        """Return the paths of what is known of files, the newest first, by when it was written."""
+        """Return the paths of metadata, the most recently written first."""
         with _speaking():
             found = [
                 (meta["last_modified"], path)
@@ -377,7 +378,7 @@ class Files:
                     yield meta["path"], meta
 
     async def _infos(self, paths: Sequence[str]) -> list[FileInfo]:
-        """Read files' infos, all at once; without those that are gone or have expired."""
+        """Read metadata concurrently; leave out files that are deleted or have expired."""
         with _speaking():
             infos = await asyncio.gather(*map(self._info, paths))
         return [info for info in infos if info is not None and not info.expired]
@@ -388,7 +389,7 @@ class Files:
         try:
             found = await obstore.get_async(self._store, path)
             return _decoder.decode(bytes(await found.bytes_async()))
-        except (FileNotFoundError, msgspec.DecodeError):  # gone, or cut short when a machine died
+        except (FileNotFoundError, msgspec.DecodeError):  # deleted, or truncated by a power failure
             return None
 
     async def _put(self, path: str, data: bytes | AsyncIterator[bytes]) -> None:
@@ -407,15 +408,15 @@ class Files:
         with suppress(FileNotFound), _speaking():
             await obstore.delete_async(self._store, path)
 
-    async def _delete(self, place: str) -> None:
+    async def _delete(self, file_path: str) -> None:
         import obstore
 
-        await obstore.delete_async(self._store, f"{place}/about.json")
-        await obstore.delete_async(self._store, f"{place}/content")
+        await obstore.delete_async(self._store, f"{file_path}/about.json")
+        await obstore.delete_async(self._store, f"{file_path}/content")
 
 
 class _Counted:
-    """Bytes on their way into the store."""
+    """Counts the bytes of an upload, up to a limit, and keeps the error of its source."""
 
     def __init__(self, data: AsyncIterable[bytes], max_bytes: int | None) -> None:
         self.bytes = 0
@@ -442,7 +443,7 @@ def new_file_id() -> str:
 
 
 def local_folder(settings: Settings) -> Path | None:
-    """Return the directory where files are kept; None where it is an object store."""
+    """Return the directory of the files; None if they are in an object store."""
     if settings.files_url is None:
         return Path(os.path.realpath(settings.state_dir)) / "files"
     url = urlsplit(settings.files_url)
@@ -462,34 +463,30 @@ def _open(settings: Settings) -> ObjectStore:
 
 
 def _close(settings: Settings, folder: Path) -> None:
-    """Make the folder ours alone, below a state directory that others cannot write to."""
+    """Remove the access of other users to the folder and to the state directory above it."""
     make_ours_alone(Path(os.path.realpath(settings.state_dir)))
     make_ours_alone(folder)
     if close_to_others(folder):
         logger.warning(LogEvent("files were open to other users, now closed", folder=str(folder)))
 
 
-def _tenant_folder(tenant: str | None) -> str:
-    return "open" if tenant is None else hashlib.sha256(tenant.encode()).hexdigest()[:32]
-
-
-def _place(tenant: str | None, file_id: str) -> str:
+def _file_path(tenant: str | None, file_id: str) -> str:
     if _ID.fullmatch(file_id) is None:
         raise FileNotFound(file_id)
-    return f"{_tenant_folder(tenant)}/{file_id}"
+    return f"{tenant_digest(tenant)}/{file_id}"
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def _place_of(path: str) -> str:
+def _file_path_of(path: str) -> str:
     return "/".join(path.split("/")[:2])
 
 
 @contextmanager
 def _speaking(file_id: str = "") -> Iterator[None]:
-    """Let obstore's errors out as darkq's."""
+    """Turn errors of obstore into darkq's."""
     from obstore.exceptions import BaseError
 
     try:

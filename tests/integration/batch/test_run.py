@@ -25,7 +25,7 @@ from darkq import (
     Line,
     Settings,
 )
-from darkq.batches.feed import numbered
+from darkq.batches.feed import rows_to_lines
 from darkq.jobs.enqueue import Enqueuer
 from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
 from darkq.redis.scripts import EnqueueOutcome
@@ -258,7 +258,7 @@ async def test_run_waits_before_it_takes_when_the_window_was_left_full(
     async with client.batch(window=3) as batch:
         await batch.add_many(lines(1, 2, 3))
     async with client.batch(batch.id) as batch:
-        rows = numbered(["x"] * 5, Columns(), ForAllLines())
+        rows = rows_to_lines(["x"] * 5, Columns(), ForAllLines())
         feeder = asyncio.create_task(batch._feed.put_all(rows))
         await asyncio.wait([feeder], timeout=0.1)
         assert not feeder.done()

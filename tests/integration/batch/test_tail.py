@@ -26,7 +26,7 @@ from darkq import (
 )
 from darkq.batches import lease as batch_control
 from darkq.batches.results import Position
-from darkq.batches.tail import Place
+from darkq.batches.tail import BatchCursor
 from darkq.protocol.keys import BatchKeys, JobKeys
 
 Start = Callable[[], Awaitable[None]]
@@ -38,7 +38,7 @@ async def ends_of(client: Client, batch_id: str, after: str | None = None) -> li
 
 def numbers(ends: Sequence[LineEnded | LineEvent]) -> list[int]:
     """The numbers of the ends in a batch's log."""
-    return [Place.parse(end.cursor).ends.number for end in ends]
+    return [BatchCursor.parse(end.cursor).ends.number for end in ends]
 
 
 async def items_of(
@@ -193,17 +193,17 @@ async def test_leaving_a_tail_leaves_no_subscription(client: Client, redis: Redi
 def test_a_place_survives_being_written_down(ends: int, lines: dict[int, tuple[int, int]]) -> None:
     from darkq.event import Cursor
 
-    place = Place(Position(ends), {line: Cursor(*at) for line, at in lines.items()})
-    assert Place.parse(str(place)) == place
+    place = BatchCursor(Position(ends), {line: Cursor(*at) for line, at in lines.items()})
+    assert BatchCursor.parse(str(place)) == place
 
 
 @given(st.text(max_size=40))
 def test_no_text_but_a_place_is_one(text: str) -> None:
     try:
-        place = Place.parse(text)
+        place = BatchCursor.parse(text)
     except ValueError:
         return
-    assert Place.parse(str(place)) == place
+    assert BatchCursor.parse(str(place)) == place
 
 
 @pytest.mark.usefixtures("worker")

@@ -9,7 +9,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError
 
 from darkq import Settings
-from darkq.redis.raw import Command, Line
+from darkq.redis.raw import Command, RawConnection
 from darkq.redis.servers import servers_of
 from darkq_worker.writing.writer import Writer
 from integration.model.faulty_redis import Fault
@@ -27,11 +27,13 @@ class FaultyWriter(Writer):
         super().__init__(servers_of(settings), settings)
         self._faults = faults
 
-    def _make_line(self, connection: AbstractConnection, on_reply: Callable[[Any], None]) -> Line:
-        return _FaultyLine(connection, on_reply, self._faults)
+    def _make_line(
+        self, connection: AbstractConnection, on_reply: Callable[[Any], None]
+    ) -> RawConnection:
+        return _FaultyConnection(connection, on_reply, self._faults)
 
 
-class _FaultyLine(Line):
+class _FaultyConnection(RawConnection):
     def __init__(
         self, connection: AbstractConnection, on_reply: Callable[[Any], None], faults: Faults
     ) -> None:

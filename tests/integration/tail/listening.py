@@ -7,7 +7,7 @@ import os
 from redis.asyncio import Redis
 
 from darkq.redis.pubsub import Live
-from darkq.redis.raw import Line
+from darkq.redis.raw import RawConnection
 from support.waiting import wait_until
 
 
@@ -28,10 +28,10 @@ async def listeners(redis: Redis, channel: str) -> int:
     return int(count)
 
 
-def line_of(live: Live) -> Line | None:
-    """Return the line of a subscriber to one server."""
+def connection_of(live: Live) -> RawConnection | None:
+    """Return the raw connection of the subscriber."""
     (subscriber,) = live._subscribers.values()
-    return subscriber._line
+    return subscriber._connection
 
 
 async def subscribers(redis: Redis) -> int:

@@ -67,7 +67,7 @@ async def test_a_reply_of_the_channels_first_life_does_not_confirm_its_second(
     monkeypatch.setattr(Subscriber, "_run", lambda _: asyncio.sleep(60))
     live, wire, sink = Live(servers_of(settings), patience_s=5), Wire(), Sink()
     subscriber = live._subscriber_of(Channel("a"))
-    monkeypatch.setattr(subscriber, "_line", wire)
+    monkeypatch.setattr(subscriber, "_connection", wire)
     first = asyncio.create_task(join_and_leave(live, "a"))
     await asyncio.sleep(0)
     first.cancel()

@@ -20,7 +20,7 @@ from support.by_hand import heard
 from support.servers import Server, binaries, running
 from support.waiting import wait_until
 
-from .listening import Sink, hears, join_and_leave, line_of, subscribers
+from .listening import Sink, connection_of, hears, join_and_leave, subscribers
 
 
 async def test_patience_ends(tmp_path: Path) -> None:
@@ -57,11 +57,11 @@ async def test_a_connection_that_is_dead_but_not_closed_is_found_by_the_ping(
     sink = Sink()
     assert own_server.process is not None
     async with own_live.subscribed("a", sink):
-        first, gaps = line_of(own_live), sink.gaps
+        first, gaps = connection_of(own_live), sink.gaps
         own_server.process.send_signal(signal.SIGSTOP)
         await wait_until("the gap", lambda: sink.gaps > gaps)
         own_server.process.send_signal(signal.SIGCONT)
-        await wait_until("another connection", lambda: line_of(own_live) not in (None, first))
+        await wait_until("another connection", lambda: connection_of(own_live) not in (None, first))
         async with Redis.from_url(own_server.url) as redis:
             await wait_until("a subscription", lambda: heard(redis, "a"))
             await hears(redis, "a", sink)
@@ -73,10 +73,10 @@ async def test_the_ping_leaves_a_quiet_connection_alone(
     monkeypatch.setattr(subscriber_module, "_PING_INTERVAL_S", 0.1)
     sink = Sink()
     async with live.subscribed("a", sink):
-        line, gaps = line_of(live), sink.gaps
+        line, gaps = connection_of(live), sink.gaps
         pings = await _calls(redis, "ping")
         await wait_until("some pings", lambda: _more_calls(redis, "ping", pings + 3))
-        assert line_of(live) is line
+        assert connection_of(live) is line
         assert sink.gaps == gaps
 
 

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError
 from darkq import Client, JobHandle, RedisUnavailable, Settings
 from darkq.event import Chunk, Completed
 from darkq.protocol.keys import JobKeys
-from darkq.redis.raw import Line
+from darkq.redis.raw import RawConnection
 from darkq.redis.sentinel import Sentinels
 from darkq.redis.servers import ONE, servers_of
 from darkq.redis.url import Address, parse
@@ -98,7 +98,7 @@ async def test_a_replaced_master_that_does_not_know_it_is_left(
     await redis.set("k", "x", ex=600)
     await wait_until("a replica in step", watched.replicated)
     connection = await servers.connect(ONE)
-    line = Line(connection, lambda _: None)
+    line = RawConnection(connection, lambda _: None)
     old = await watched.master()
     old.signal(signal.SIGSTOP)
     await wait_until("another master", lambda: watched.all_have_other_master(old), timeout_s=30)

@@ -315,7 +315,7 @@ def test_a_failure_has_no_response() -> None:
 
 
 def test_json_that_breaks_off_is_told_in_plain_words() -> None:
-    with pytest.raises(InvalidLine, match=r"^line 17: JSON breaks off: each line must hold"):
+    with pytest.raises(InvalidLine, match=r"^line 17: JSON is incomplete: each line must hold"):
         json_line(b'{"prompt": "hi"', 17, PLAIN)
 
 

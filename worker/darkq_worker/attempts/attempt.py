@@ -17,6 +17,7 @@ import msgspec
 from darkq.errors import InvalidJob
 from darkq.protocol.job import Job
 from darkq.protocol.record import Head, JobRecord, decode_head, decode_job
+from darkq.redis.backoff import backoff_s
 from darkq.settings.settings import Settings
 from darkq.telemetry.logging import LogEvent, describe_error
 from darkq_worker.attempts import outcome as oc
@@ -143,6 +144,6 @@ def delay_s(tries_burnt: int, retry_after_s: float | None, *, base_s: float, max
     What the upstream asked for is the least; otherwise exponential, and half of it random, so
     that jobs that failed together do not come back together.
     """
-    ceiling_s = min(max_s, base_s * 2.0 ** min(tries_burnt, 32))
-    jittered_s = random.uniform(ceiling_s / 2, ceiling_s)
-    return jittered_s if retry_after_s is None else retry_after_s + random.uniform(0, base_s)
+    if retry_after_s is not None:
+        return retry_after_s + random.uniform(0, base_s)
+    return backoff_s(tries_burnt, first_s=base_s, most_s=max_s)

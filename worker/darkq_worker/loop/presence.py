@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from redis.asyncio import Redis
 
-from darkq.operate.workers import Drain, read_order
+from darkq.operate.workers import Drain, read_drain
 from darkq.telemetry.logging import LogEvent
 from darkq_worker.outage_log import Trouble
 
@@ -90,7 +90,7 @@ class Draining:
         self.news.clear()
         heard = self._heard
         try:
-            told = await read_order(redis, self._worker_id)
+            told = await read_drain(redis, self._worker_id)
         except BaseException:
             self.news.set()
             raise

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -21,8 +20,9 @@ from typing import Any, TypeAlias
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
+from darkq.redis.backoff import backoff_s
 from darkq.redis.durability import rule_of
-from darkq.redis.raw import Line
+from darkq.redis.raw import RawConnection
 from darkq.redis.servers import Servers
 from darkq.redis.url import Address
 from darkq.settings.settings import Settings
@@ -34,8 +34,9 @@ from darkq_worker.writing.settlement import Settlement
 
 logger = logging.getLogger("darkq.worker.writer")
 
-MakeLine: TypeAlias = Callable[[AbstractConnection, Callable[[Any], None]], Line]
+MakeLine: TypeAlias = Callable[[AbstractConnection, Callable[[Any], None]], RawConnection]
 
+_BACKOFF_FIRST_S = 0.02
 _BACKOFF_MAX_S = 1.0
 
 
@@ -68,7 +69,7 @@ class ServerWriter:
         self._linger_s = settings.worker_linger_s
         self._timeout_s = settings.redis_timeout_s
         self._loop = asyncio.get_running_loop()
-        self._line: Line | None = None
+        self._line: RawConnection | None = None
         self._flush: Flush | None = None
         self._next_flush: asyncio.Handle | None = None
         self._failures = 0
@@ -163,7 +164,7 @@ class ServerWriter:
                 self._flush = None
             await connection.disconnect(nowait=True)
 
-    async def _loss(self, line: Line) -> Exception:
+    async def _loss(self, line: RawConnection) -> Exception:
         """Return why a line is lost; give it up when a flush has no reply in time."""
         while not line.lost.done():
             before = self._flush
@@ -176,8 +177,9 @@ class ServerWriter:
         if self._failures == 0:
             line = LogEvent("flush failed, will try until Redis is back", error=kind_of(error))
             logger.warning(line)
+        pause_s = backoff_s(self._failures, first_s=_BACKOFF_FIRST_S, most_s=_BACKOFF_MAX_S)
         self._failures += 1
-        await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.02 * 2**self._failures)))
+        await asyncio.sleep(pause_s)
 
     async def _resume(self, connection: AbstractConnection) -> None:
         """Ask every log where it stands, and go on from there."""

@@ -22,7 +22,7 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 
 from darkq.protocol.keys import JobKeys
-from darkq.redis.raw import Line
+from darkq.redis.raw import RawConnection
 from darkq.redis.servers import Servers
 from darkq.redis.url import Address
 from darkq.settings.settings import Settings
@@ -112,8 +112,10 @@ class Writer:
         if self._tasks is not None:
             self._tasks.create_task(writer.run(), name="darkq-server-writer")
 
-    def _make_line(self, connection: AbstractConnection, on_reply: Callable[[Any], None]) -> Line:
-        return Line(connection, on_reply)
+    def _make_line(
+        self, connection: AbstractConnection, on_reply: Callable[[Any], None]
+    ) -> RawConnection:
+        return RawConnection(connection, on_reply)
 
     def _sort(self, writer: ServerWriter) -> None:
         """Give what has moved away from a server to the writer of the other.

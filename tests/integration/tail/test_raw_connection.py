@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError, ResponseError
 
 from darkq import Settings
 from darkq.redis.pool import pool
-from darkq.redis.raw import Line, connect
+from darkq.redis.raw import RawConnection, connect
 from support.waiting import wait_until
 
 
@@ -29,7 +29,7 @@ async def connected(settings: Settings) -> AsyncIterator[AbstractConnection]:
 async def test_replies_come_in_order_and_an_error_is_one_of_them(settings: Settings) -> None:
     replies: list[Any] = []
     async with connected(settings) as connection:
-        line = Line(connection, replies.append)
+        line = RawConnection(connection, replies.append)
         line.send(("ECHO", "é"), ("NOSUCH", 1), ("ECHO", b"\0\r\n"), ("ECHO", b"x" * (1 << 20)))
         await wait_until("the replies", lambda: len(replies) == 4)
         assert replies[0] == "é".encode()
@@ -42,7 +42,7 @@ async def test_a_loss_is_told_and_nothing_is_sent_any_more(
     settings: Settings, redis: Redis
 ) -> None:
     async with connected(settings) as connection:
-        line = Line(connection, lambda _: None)
+        line = RawConnection(connection, lambda _: None)
         await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         await wait_until("the loss", line.lost.done)
         assert isinstance(line.lost.result(), ConnectionError)
@@ -52,13 +52,13 @@ async def test_a_loss_is_told_and_nothing_is_sent_any_more(
 async def test_a_loss_before_it_was_taken_over_is_told_too(
     settings: Settings, redis: Redis
 ) -> None:
-    """Red without the look in `Line`: the one who was told is not there any more."""
+    """Red without the look in `RawConnection`: the one who was told is not there any more."""
     async with connected(settings) as connection:
         await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         reader = connection._reader
         assert reader is not None
         await wait_until("the loss", reader.at_eof)
-        line = Line(connection, lambda _: None)
+        line = RawConnection(connection, lambda _: None)
         await wait_until("the loss to be told", line.lost.done)
         assert isinstance(line.lost.result(), ConnectionError)
 
@@ -66,7 +66,7 @@ async def test_a_loss_before_it_was_taken_over_is_told_too(
 async def test_given_up_for_a_reason_it_is_lost_for_that(settings: Settings) -> None:
     reason = ResponseError("OOM")
     async with connected(settings) as connection:
-        line = Line(connection, lambda _: None)
+        line = RawConnection(connection, lambda _: None)
         line.fail(reason)
         line.fail(ConnectionError("later"))
         assert await line.lost is reason
@@ -76,4 +76,4 @@ async def test_what_is_not_connected_cannot_be_taken_over(settings: Settings) ->
     async with connected(settings) as connection:
         await connection.disconnect(nowait=True)
         with pytest.raises(ConnectionError):
-            Line(connection, lambda _: None)
+            RawConnection(connection, lambda _: None)
