@@ -1,8 +1,9 @@
 """How many calls a second can one server admit, where an upstream has limits?
 
-Those of one upstream stand in one slot, whatever the partitions and the workers: so this does not
-grow with a cluster. A call is admitted, answered and ended: three scripts, of which concurrent ones
-share the first. What the server takes for them, with limits so high that each call is let go.
+The keys of one upstream are in one cluster slot, for any number of partitions and workers. So this
+number does not grow with a cluster. A call takes three scripts: admit, answer, end; concurrent
+calls share the first. Measured is the server's time for them, with limits so high that it admits
+all calls.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the upstream is asked for: the prompt says it. Times stand in the text itself.
+"""The prompts of the upstream, which define its answers. Timestamps are part of the text.
 
-All clocks are `time.monotonic_ns()`, which the processes of a machine share.
+All clocks are `time.monotonic_ns()`, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ ARRIVAL = "arrival"
 
 
 def burst(chunks: int) -> str:
-    """So many chunks of a word each, as fast as they are read."""
+    """Return a prompt for chunks of one word each, as fast as they are read."""
     return f"burst {chunks}"
 
 
 def paced(chunks: int, per_s: float) -> str:
-    """So many chunks at a pace; each says when it was written."""
+    """Return a prompt for chunks at a pace; each has the time at which it was written."""
     return f"paced {chunks} {per_s}"
 
 
 def stamp() -> str:
-    """The time now, as a text that stays apart from its neighbours when they are joined."""
+    """Return the time now as a text that remains separate when texts are joined."""
     return f"{time.monotonic_ns()} "
 
 
 def ages_us(text: str) -> list[float]:
-    """Return how long ago each stamp in a text was made."""
+    """Return the age of each timestamp in a text."""
     now = time.monotonic_ns()
     return [(now - int(at)) / 1000 for at in text.split()]

@@ -1,6 +1,6 @@
-"""What one writes for a file of prompts: asyncio and aiohttp, 100 calls at once, no queue.
+"""A typical script for a file of prompts: asyncio and aiohttp, 100 concurrent calls, no queue.
 
-Reads and writes the lines of `darkq batch run`. Whatever stops it, it begins anew.
+Reads and writes the lines of `darkq batch run`. After an interruption it starts from the beginning.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How fast is a file of prompts answered, and does its length take memory?
 
 One-chunk prompts through `darkq batch run`, a process of its own, and one worker; beside a bare
-script that asks the same upstream with 100 calls at once, and begins anew when it is stopped. The
-time is that of the whole command, its start and the check of its input included. Memory is the
-highest of ten looks a second. `long_batches` has files of up to 100,000 lines.
+script that calls the same upstream with 100 concurrent calls, and restarts from the beginning. The
+time is that of the whole command, with its start and the check of its input. Memory is the highest
+of ten samples a second. `long_batches` has files of up to 100,000 lines.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DARKQ = (sys.executable, "-c", "from darkq_cli.main import main; main()")
 
 
 class Run(NamedTuple):
-    """What a file took: lines a second, CPU per line, memory at its highest."""
+    """The costs of a file: lines a second, CPU per line, peak memory."""
 
     per_s: float
     cpu_ms: float
@@ -60,7 +60,7 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
 
 
 def growth(short: list[Run], few: int, long: Run, many: int) -> list[Row]:
-    """Return what memory a long file takes beside a short one."""
+    """Return the ratio of the memory of a long file to that of a short one."""
     return [
         Row(
             f"memory of {whose}, {many:,} lines",
@@ -133,7 +133,7 @@ def _count(answers: Path, lines: int) -> None:
 
 
 def _has_ended(process: Process) -> bool:
-    """Tell whether it has, and leave it where its times can be read."""
+    """Return whether a process has ended, without reaping it, so that its times can be read."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 

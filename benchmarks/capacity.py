@@ -1,8 +1,8 @@
-"""What a load takes: worker processes, Redis masters, gateways, memory, network. No I/O.
+"""Calculates what a load needs: workers, Redis masters, gateways, memory, network. No I/O.
 
-    load × unit costs ── how much goes together ──► cores of a part ── how full? ──► how many
+    load × unit costs ── size of flushes ──► cores of a part ── target utilisation ──► how many
 
-`crew` is about the workers, `shares` about partitions on masters; `unit_costs` was measured.
+`crew` calculates the workers, `shares` the partitions of masters; `unit_costs` has measurements.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_MASTERS = 1_000
 
 
 class Part(NamedTuple):
-    """Processes of a kind: how full the core of the fullest is, the cores and GB of all."""
+    """Processes of a kind: the utilisation of the busiest core, the cores and GB of all."""
 
     many: int
     share: float
@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a load takes."""
+    """The resources that a load needs."""
 
     load: Load
     partitions: int
@@ -46,12 +46,12 @@ class Plan(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Tell whether the masters carry it."""
+        """Return whether the masters suffice."""
         return self.masters.share <= self.load.use and self.busiest_gb <= self.load.redis_gb
 
     @property
     def needs(self) -> list[tuple[str, float]]:
-        """How many of each part it takes if all were spread evenly, the most first."""
+        """Return the number of each part for an even distribution, largest first."""
         needs = {
             "worker CPU": self.workers.cores / self.load.use,
             "Redis CPU": self.masters.cores / self.load.use,
@@ -62,9 +62,9 @@ class Plan(NamedTuple):
 
 
 def plan(load: Load, costs: UnitCosts = MEASURED) -> Plan:
-    """Return what a load takes, with about the fewest masters; the most where none carry it.
+    """Return the resources for a load with about the fewest masters; with the most if none suffice.
 
-    It halves, though a master more can be worse: partitions fall unevenly.
+    A binary search, which is approximate: partitions are uneven, so one more master can be worse.
     """
     enough = 1
     while not (found := plan_with(enough, load, costs)).fits:
@@ -82,7 +82,7 @@ def plan(load: Load, costs: UnitCosts = MEASURED) -> Plan:
 
 
 def plan_with(masters: int, load: Load, costs: UnitCosts = MEASURED) -> Plan:
-    """Return what a load takes with so many masters, whether they carry it or not."""
+    """Return the resources for a load with a number of masters, even if they do not suffice."""
     partitions = load.partitions or _partitions(masters)
     crew = fewest_workers(load, partitions, masters, costs)
     busiest = max(shares(partitions, masters)) / partitions
@@ -118,7 +118,7 @@ def _partitions(masters: int) -> int:
 
 
 def redis_cores(load: Load, crew: Crew, costs: UnitCosts = MEASURED) -> float:
-    """Return how many cores all masters together take."""
+    """Return the cores that all masters together need."""
     events, calls, flushes = crew.all_sent
     used_us = (
         events * (costs.redis_event_us + load.readers_per_job * costs.redis_delivery_us)

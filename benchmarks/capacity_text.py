@@ -1,4 +1,4 @@
-"""python -m benchmarks capacity --streams 10000 …: what a load takes, in a table."""
+"""python -m benchmarks capacity --streams 10000 …: the resources for a load, as a table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WHOLE = ("partitions", "workers_per_partition")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse a load, and print what it takes."""
+    """Parse a load, and print the resources that it needs."""
     print(text(plan(parse(arguments))))
 
 
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str]) -> Load:
 
 
 def text(found: Plan) -> str:
-    """Say what a plan asks for, and what it needs most of."""
+    """Return a plan as text."""
     load, sent = found.load, found.flow
     lines = [
         f"{number(load.streams)} streams of {load.chunks_per_s:g} chunks/s, "

@@ -1,9 +1,9 @@
-"""How many chunks a second does one worker process carry, when the upstream never waits?
+"""How many chunks a second does one worker process handle, if the upstream never waits?
 
-100 streams at once. Counted by a reader of every stream: through darkq's tail, merged chunks as
-many as the event says; for naive arq on its channels. darkq's clock runs from the enqueueing to
-the last chunk, naive arq's from the first chunk, so that its poll does not count against it. The
-drain reads the same streams with no queue at all.
+100 concurrent streams, each counted by a reader: through darkq's tail, which reports how many
+chunks an event has; for naive arq, on its channels. darkq is timed from the enqueue to the last
+chunk, naive arq from the first chunk, so that its poll is not counted. The drain reads the same
+streams without a queue.
 """
 
 from __future__ import annotations

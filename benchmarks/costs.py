@@ -1,8 +1,8 @@
 """What does each thing cost each part: a chunk, a call, a reader, a silent stream, a job, a poll?
 
-The unit costs of `docs/scale.md`, as `unit_costs` holds them. Every run has a fleet of its own, and
-runs that differ in one thing are told apart by it: chunks that go alone and together, in one
-partition and in 64, unread and read; an idle worker with few partitions and with many.
+The unit costs of `docs/scale.md`, which `unit_costs` contains. Each run has its own fleet. Runs
+differ in one property each, and the difference is its cost: single chunks or merged ones, one
+partition or 64, with or without readers; an idle worker with few partitions or with many.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def paced_run(
     partitions: int = 1,
     masters: int = 0,
 ) -> tuple[Used, str]:
-    """Watch streams of 20 chunks a second, some of them read; also say it in a line."""
+    """Measure streams of 20 chunks a second, some of them with readers; also return a text line."""
     prompt = paced(int((WARM_S * 3 + window_s) * PER_S), PER_S)
     jobs = -(-streams // workers)
     async with fleet(
@@ -88,7 +88,7 @@ async def paced_run(
 
 
 async def _silence(url: str, window_s: float) -> list[Found]:
-    """Idle workers, with few and with many partitions; then streams that say nothing."""
+    """Measure idle workers, with few and with many partitions; then silent streams."""
     async with fleet(url, jobs=SILENT, partitions=MANY_PARTITIONS) as running:
         await asyncio.sleep(WARM_S / 2)
         many = await running.watch(window_s)
@@ -154,7 +154,7 @@ async def _jobs(url: str) -> list[Found]:
 
 
 async def _light(running: Fleet) -> Used:
-    """Watch jobs that come one by one, to workers that have nothing else to do."""
+    """Measure single jobs, at workers that are idle otherwise."""
     jobs = 5 * LIGHT_PER_S
     before = await running.used()
     for _ in range(jobs):

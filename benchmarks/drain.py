@@ -1,7 +1,7 @@
-"""Reading the upstream with no queue and no Redis: the least that a worker must do.
+"""Reads the upstream without a queue and without Redis: the minimum work of a worker.
 
-`decoded` is aiohttp's `iter_any`, bytes split, msgspec. `raw` counts bytes only: it shows how
-fast the upstream can be. Waits for a line, then reads, and prints JSON.
+`decoded` uses aiohttp's `iter_any`, splits bytes into lines, and decodes with msgspec. `raw` only
+counts bytes, and shows the speed of the upstream. Waits for a line, then reads, and prints JSON.
 """
 
 from __future__ import annotations

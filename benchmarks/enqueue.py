@@ -1,7 +1,7 @@
 """How many jobs a second does one producer enqueue?
 
-One by one; 100 at once, each with a call of its own; and in bulk, which arq has no call for. No
-worker runs: the producer is what is tested, and has the core to itself.
+One by one; 100 concurrent calls; and in bulk, for which arq has no call. No worker runs: the
+producer is under test and has a core of its own.
 """
 
 from __future__ import annotations

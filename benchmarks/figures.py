@@ -1,4 +1,4 @@
-"""Numbers of a few repetitions, and what is asked of them."""
+"""Numbers of a few repetitions, and their targets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Figures(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What a ratio, or ours alone where there is no baseline, must be."""
+    """The target of a ratio, or of our number if there is no baseline."""
 
     sense: Literal["≥", "≤"]
     bound: float
@@ -48,7 +48,7 @@ class Target(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One question and its answer: a ratio, ours by the baseline's. Or why there is no answer."""
+    """A measurement and its ratio, ours divided by the baseline's; or why there is none."""
 
     question: str
     unit: str
@@ -72,14 +72,14 @@ class Row(NamedTuple):
 
     @property
     def reached(self) -> bool | None:
-        """None where nothing was asked."""
+        """Return whether the target is reached; None without a target."""
         if self.target is None or not self.ours.values:
             return None
         return self.target.is_reached(self.ours.median if self.ratio is None else self.ratio)
 
 
 class Answer(NamedTuple):
-    """What a benchmark found: rows for the table, and what one must know beside them."""
+    """The output of a benchmark: rows for the table, and notes."""
 
     rows: list[Row]
     notes: list[str]
@@ -106,7 +106,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def number(value: float) -> str:
-    """Three digits that count, and no exponent."""
+    """Format a number with three significant digits and no exponent."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     decimals = 2 - math.floor(math.log10(abs(value)))

@@ -1,7 +1,7 @@
-"""Several workers on one server or on a cluster, and what it all uses while they work.
+"""Several workers on one server or on a cluster, and the resources that they use.
 
-Servers are asked (`INFO`): their processor time, the scripts and commands that they ran, the bytes
-that came and went. Workers take turns on the two cores; everything else is on the second one.
+`INFO` of the servers has their processor time, the scripts and commands that they ran, and the
+bytes received and sent. Workers share the two cores; everything else is on the second one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOOK_S = 0.02
 
 
 class Used(NamedTuple):
-    """What has been used since some beginning; servers and workers are sums."""
+    """The resources used since a start; servers and workers are sums."""
 
     at_s: float
     workers_cpu_s: float
@@ -47,18 +47,18 @@ class Used(NamedTuple):
     bytes_out: float
 
     def since(self, before: Used) -> Used:
-        """What has been used since then, each by the second."""
+        """Return the resources used since then, per second."""
         took_s = self.at_s - before.at_s
         return Used(took_s, *((a - b) / took_s for a, b in zip(self[1:], before[1:], strict=True)))
 
     @property
     def appends(self) -> float:
-        """Scripts that wrote events, where no job begins or ends."""
+        """Return the scripts that wrote events, if no job begins or ends."""
         return self.scripts - self.claims
 
     @property
     def flushes(self) -> float:
-        """What workers sent at once, where no job begins or ends."""
+        """Return the number of flushes, if no job begins or ends."""
         return self.reads - self.claims
 
 
@@ -88,7 +88,7 @@ class Fleet:
         return count
 
     async def used(self) -> Used:
-        """Return what has been used so far."""
+        """Return the resources used so far."""
         infos = [await server.info("everything") for server in self.servers]
 
         def total(*fields: str) -> float:
@@ -114,13 +114,13 @@ class Fleet:
         )
 
     async def watch(self, window_s: float) -> Used:
-        """Return what is used by the second, from now on, for so long."""
+        """Return the resources used per second, measured for a duration from now on."""
         before = await self.used()
         await asyncio.sleep(window_s)
         return (await self.used()).since(before)
 
     async def ended(self, jobs: int, since: Used) -> Used:
-        """Wait until so many more jobs have ended; return what has been used by then."""
+        """Wait until a number of further jobs have ended; return the resources used."""
         while (now := await self.used()).ended < since.ended + jobs:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_S)
         return now
@@ -196,7 +196,7 @@ def move(pids: Sequence[int], role: int) -> None:
 
 @contextmanager
 def frozen_all(pids: Sequence[int]) -> Iterator[None]:
-    """Stop processes for a while."""
+    """Stop processes for the length of the block."""
     with ExitStack() as stack:
         for pid in pids:
             stack.enter_context(frozen(pid))

@@ -1,9 +1,9 @@
-"""What do 5,000 readers of event streams cost one gateway: of one job, and one each of 5,000 jobs?
+"""What do 5,000 readers of event streams cost one gateway: of one job, and of 5,000 jobs?
 
-How much memory a reader takes, and how old a chunk is when a reader has it, with the pace chosen so
-that 2,000 deliveries a second are asked for either way. The gateway has a core to itself; worker,
-Redis, upstream and readers share the other. Readers come while the worker stands still: nothing
-is older than it need be.
+Measured are the memory of a reader, and the age of a chunk when a reader has it. In both cases the
+pace gives 2,000 deliveries a second. The gateway has a core of its own; worker, Redis, upstream and
+readers share the other. Readers connect while the worker is stopped, so chunks do not age
+meanwhile.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Found(NamedTuple):
 
 
 class _Crowd(NamedTuple):
-    """Who reads what."""
+    """A number of readers, and the jobs that they read."""
 
     name: str
     jobs: int
@@ -68,7 +68,7 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
     )
     found: dict[str, list[_Found]] = {}
     async with darkq(url, jobs=readers) as us:
-        with on_core(THE_REST):  # the gateway is what is tested
+        with on_core(THE_REST):  # the gateway is under test
             os.sched_setaffinity(us.pid, os.sched_getaffinity(0))
         for _ in range(repetitions):
             for crowd in crowds:
@@ -117,7 +117,7 @@ async def _watch(us: Darkq, process: Process, port: int, crowd: _Crowd) -> _Foun
 def _gateway(redis_url: str) -> Iterator[tuple[Process, int]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    quietly = "import logging; logging.disable(logging.INFO); "  # a line for each of thousands
+    quietly = "import logging; logging.disable(logging.INFO); "  # else a record per reader
     command = (sys.executable, "-c", f"{quietly}from darkq_gateway.serve import main; main()")
     environment = {"DARKQ_REDIS_URL": redis_url, "DARKQ_GATEWAY_PORT": str(port)}
     with child(*command, environment=environment) as process:
@@ -125,7 +125,7 @@ def _gateway(redis_url: str) -> Iterator[tuple[Process, int]]:
 
 
 async def _answers(port: int) -> None:
-    """Wait until a gateway answers."""
+    """Wait until a gateway responds."""
     async with asyncio.timeout(_START_TIMEOUT_S), aiohttp.ClientSession() as session:
         while True:
             try:

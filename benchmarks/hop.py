@@ -1,6 +1,6 @@
-"""One hop through Redis and nothing else: publishes stamps at a pace.
+"""One hop through Redis: publishes timestamps at a pace, in place of a worker.
 
-It stands in the worker's place. Waits for a line, then publishes.
+Waits for a line, then publishes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What does a stream cost a worker that hardly says anything: one chunk every two seconds?
+"""What does a slow stream cost a worker: one chunk every two seconds?
 
-3,000 streams on one worker: memory that a stream adds to the process, and the share of a core
-that all of them take, heartbeats included. The drain is the floor.
+3,000 streams on one worker: the memory of a stream, and the share of a core that all of them use,
+with heartbeats. The drain is the lower bound.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def _go(process: Process) -> None:
 async def _watch(
     pid: int, streams: int, watch_s: float, begin: Callable[[], Awaitable[None]]
 ) -> tuple[float, float]:
-    """Return KB per stream, and the share of a core that all take, once all have begun."""
+    """Return KB per stream, and the share of a core that all use, once all have begun."""
     before = rss_bytes(pid)
     await begin()
     await asyncio.sleep(SETTLE_S)

@@ -1,6 +1,6 @@
 """Does anything grow with a file of prompts: of 10,000 lines, 50,000, 100,000?
 
-As `batches`, once for each.
+Like `batches`, once for each length.
 """
 
 from __future__ import annotations

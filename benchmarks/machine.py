@@ -1,4 +1,4 @@
-"""The machine: two cores to pin processes to, and what a process has used of it."""
+"""The machine: pins processes to two cores, and measures what they use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from darkq_local.server_binary import find_server
 
 
 def _two_cores() -> tuple[int, int] | None:
-    """The cores to use; None where there is one only, or no way to choose."""
+    """Return the cores to use; None if there is only one, or no way to choose."""
     if sys.platform != "linux":
         return None
     cores = sorted(os.sched_getaffinity(0))
@@ -29,14 +29,14 @@ UNDER_TEST, THE_REST = 0, 1
 
 @contextmanager
 def on_core(role: int) -> Iterator[None]:
-    """Run this process, and what it starts meanwhile, on the core of a role."""
+    """Run this process and the children that it starts meanwhile on the core of a role."""
     with _on(set() if _CORES is None else {_CORES[role]}):
         yield
 
 
 @contextmanager
 def on_both_cores() -> Iterator[None]:
-    """Let what this process starts meanwhile choose its cores itself."""
+    """Do not pin the children that this process starts meanwhile."""
     with _on(set(_CORES or ())):
         yield
 
@@ -68,12 +68,12 @@ def machine_cpu_s() -> float:
 
 
 def rss_bytes(pid: int) -> int:
-    """Return the memory that a process holds."""
+    """Return the resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class CpuShare:
-    """How much of a core a process uses from now on."""
+    """The share of a core that a process uses from now on."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -87,7 +87,7 @@ class CpuShare:
 
 
 def describe() -> list[str]:
-    """Say what this ran on, and how busy that was."""
+    """Describe the machine and its load."""
     server = find_server()
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("redis", "hiredis", "arq", "aiohttp", "uvloop")

@@ -1,8 +1,8 @@
 """How many bytes of Redis does a job take: waiting, running, finished? And a chunk?
 
 Counted by Redis itself (`used_memory_dataset`), over many jobs. A chunk's share is the difference
-between answers of many chunks and of one; what a busy machine merges takes less. Naive arq keeps no
-chunks, so nobody can come back to them.
+between answers of many chunks and of one; merged chunks take less. Naive arq does not store chunks,
+so a reader cannot resume.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.answers import paced
 from benchmarks.figures import Answer, Figures, Row
 from benchmarks.systems import System, all_done, darkq, naive_arq
 
-LONG_CHUNKS = 501  # far more than the 4 KB that a stream takes at once
+LONG_CHUNKS = 501  # far more than the 4 KB that Redis allocates at once
 LONG_JOBS = 20
 PER_S = 100.0
 
@@ -68,11 +68,11 @@ async def _run(system: System, chunks: int, jobs: int) -> None:
 
 
 async def _growth(system: System, work: Awaitable[None]) -> int:
-    """Return by how much Redis grows, from an empty database, while something is done."""
+    """Return by how much Redis grows during the block, from an empty database."""
     await system.redis.flushdb()
     before = await _used(system.redis)
     await work
-    await asyncio.sleep(0.2)  # connections' buffers shrink
+    await asyncio.sleep(0.2)  # until the buffers of connections shrink
     return await _used(system.redis) - before
 
 

@@ -1,8 +1,8 @@
-"""What one writes first: stock arq, one publish per chunk, the text returned.
+"""The obvious first version: stock arq, one publish per chunk, returns the text.
 
-arq's Worker with its defaults, but for the number of jobs at once, which is as many as darkq
-gets, and JSON instead of pickle. aiohttp's session has no limit of connections either: its
-default of 100 would be a queue of its own.
+arq's Worker with its defaults, except that it runs as many concurrent jobs as darkq and uses JSON
+instead of pickle. aiohttp's session has no limit of connections: its default of 100 would act as
+another queue.
 """
 
 from __future__ import annotations

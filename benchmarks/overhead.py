@@ -1,6 +1,6 @@
-"""How many jobs a second, when a job is nothing but itself: an answer of one chunk?
+"""How many jobs a second does a worker run, if each answer is one chunk?
 
-2,000 jobs wait; then the worker is let go, with 100 slots. Over when none waits or runs.
+2,000 jobs wait, then the worker starts, with 100 slots. The run ends when no job waits or runs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What does a chunk cost at the pace of a model: 100 streams, 20 chunks a second each?
 
-The worker's processor time. With such a load chunks hardly ever wait for each other, so each is an
-event of its own; with linger, a chunk may wait for the next ones, of its own and of other streams.
-The drain reads the same streams with no queue at all.
+Measures the worker's processor time. At this load chunks rarely wait for each other, so each one is
+a separate event; with linger, a chunk may wait for the next ones, of its own and of other streams.
+The drain reads the same streams without a queue.
 """
 
 from __future__ import annotations

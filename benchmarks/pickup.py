@@ -1,9 +1,9 @@
 """How long until an enqueued job's request has reached the upstream?
 
-Jobs are enqueued at random moments, 20 a second, into an idle worker. Once more while 5,000 jobs
-run elsewhere in the fleet: claimed by hand and held, which is all that a worker sees of them. And
-once more beside a backlog of 100,000 bulk jobs, the worker being full of them but for the slots
-that it reserves; arq has one queue, and its reader would wait for the whole backlog.
+Jobs are enqueued at random moments, 20 a second, for an idle worker. The second run has 5,000 jobs
+that run elsewhere in the fleet: they are only claimed, which is all that other workers can see. The
+third run has a backlog of 100,000 bulk jobs, which fill the worker except its reserved slots. arq
+has one queue, so its reader would wait for the whole backlog.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
 async def _beside_a_backlog(
     url: str, jobs: int, repetitions: int, backlog: int
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Return the latencies beside a backlog, and those of an idle worker in turn with them."""
+    """Return the latencies with a backlog, and those of an idle worker, measured alternately."""
     long = Job.create(paced(1000, 0.5), priority="bulk")
     beside, idle = [], []
     async with darkq(url, settings=RESERVED) as busy_us, darkq(url) as idle_us:

@@ -1,7 +1,7 @@
-"""The answers as pictures: one PNG per benchmark, a group of bars per question.
+"""The results as pictures: one PNG per benchmark, a group of bars per row.
 
-Bars show medians, whiskers the lowest and the highest repetition. The scale is logarithmic where
-the baselines lie more than an order of magnitude apart.
+Bars show medians, whiskers the lowest and the highest repetition. The scale is logarithmic if the
+baselines differ by more than an order of magnitude.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ORDER_OF_MAGNITUDE = 10.0
 
 
 def draw(answers: Mapping[str, Answer], directory: Path) -> list[Path]:
-    """Write the pictures; return where they are."""
+    """Write the pictures; return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "darkq"})
     return [
@@ -32,7 +32,7 @@ def draw(answers: Mapping[str, Answer], directory: Path) -> list[Path]:
 
 
 def _compared(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Figures]]:
-    """Return the sides of every question that has more than one, darkq first."""
+    """Return the sides of each row that has more than one, darkq first."""
     questions: dict[tuple[str, str], dict[str, Figures]] = {}
     for row in rows:
         sides = questions.setdefault((row.question, row.unit), {"darkq": row.ours})

@@ -1,8 +1,8 @@
-"""Does the calculation of `docs/scale.md` hold where nothing was measured to make it?
+"""Is the calculation of `docs/scale.md` correct for loads from which it was not derived?
 
-Streams of 20 chunks a second, a tenth of them read; cores and calls as measured, beside what
-`capacity` says. What it was made from: one worker with 100 and with 500 streams that nobody read,
-in one partition, and with 500 in 64.
+Streams of 20 chunks a second, a tenth of them with a reader: measured cores and calls are compared
+with `capacity`. It was derived from one worker with 100 and with 500 streams without readers in one
+partition, and with 500 in 64 partitions.
 """
 
 from __future__ import annotations

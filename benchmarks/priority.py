@@ -1,10 +1,10 @@
-"""Does a batch of 100,000 lines leave an interactive job's pick-up as it is?
+"""Does a batch of 100,000 lines slow down the pick-up of interactive jobs?
 
-As `pickup`, while `darkq batch run` keeps a worker's slots full but for ten that are reserved. Once
-its answers come at the pace of a model, 20 chunks a second in each slot, so that the worker has
-time; once they are one chunk each, as fast as two cores can. In turn with each, an idle worker on
-the same cores is asked. A batch that ends while it is asked is run again with twice as many lines,
-and the answers that it disturbed do not count.
+Like `pickup`, while `darkq batch run` fills a worker's slots except ten that are reserved. In one
+case its answers have the pace of a model, 20 chunks a second in each slot, so that the worker has
+time. In the other case they are one chunk each, as fast as two cores can. Alternately with each, an
+idle worker on the same cores is measured. If a batch ends too early, it is run again with twice as
+many lines, and the affected measurements are discarded.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ async def in_turn(
 
 
 async def _has_begun(system: Darkq, process: Process) -> None:
-    """Wait until a batch has filled its window, or nearly so. A short one ends before that."""
+    """Wait until a batch has nearly filled its window, or has ended before that."""
     while not _has_ended(process):  # the queue is another process's
         if await system.redis.zcard(PartitionKeys(0).queue("bulk")) >= _FULL:
             return
@@ -76,7 +76,7 @@ async def _has_begun(system: Darkq, process: Process) -> None:
 
 
 def _has_ended(process: Process) -> bool:
-    """Tell whether the batch has ended. Raises `RuntimeError` if it has failed."""
+    """Return whether the batch has ended. Raises `RuntimeError` if it has failed."""
     if code := process.poll():
         raise RuntimeError(f"darkq batch run ended with {code}")
     return code is not None

@@ -1,4 +1,4 @@
-"""Processes of their own, each on its core, and all gone afterwards."""
+"""Child processes, each pinned to a core, and killed at the end of the block."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def child(
 
 
 def environment_with(more: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that can import this suite."""
+    """Return the environment of a process that can import this suite."""
     return {**os.environ, "PYTHONPATH": str(_ROOT), **more}
 
 
 def module(name: str, *arguments: object) -> list[str]:
-    """The command that runs a module of this suite."""
+    """Return the command that runs a module of this suite."""
     return [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
 
 
 def read_line(process: Process) -> str:
-    """Wait for a line that a process prints. Raises `RuntimeError` when it ends without."""
+    """Wait for a line that a process prints. Raises `RuntimeError` if it ends first."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
@@ -69,7 +69,7 @@ def read_line(process: Process) -> str:
 
 
 def go(process: Process) -> None:
-    """Tell a process that waits for a line to begin."""
+    """Send the line for which a process waits."""
     assert process.stdin is not None
     process.stdin.write("go\n")
     process.stdin.flush()

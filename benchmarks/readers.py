@@ -1,7 +1,7 @@
 """What do readers cost: 1,000 of one job, and one each of 1,000 jobs, in one process?
 
-How old a chunk is when a reader has it, with the pace chosen so that 2,000 deliveries a second
-are asked for either way. One subscriber connection serves them all.
+Measures the age of a chunk when a reader has it. In both cases the pace gives 2,000 deliveries a
+second. One subscriber connection serves all readers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How old is a chunk when a reader has it?
 
-20 streams of 20 chunks a second. Each chunk says when the upstream wrote it. Read through
-darkq's tail; from its bare channel; from naive arq's channel; and, as the floor of one of the two
-hops, from a publisher that does nothing but publish stamps at the same pace.
+20 streams of 20 chunks a second. Each chunk has the time at which the upstream wrote it. They are
+read through darkq's tail; from its bare channel; from naive arq's channel; and, as the lower bound
+of one of the two hops, from a publisher that only publishes timestamps at the same pace.
 """
 
 from __future__ import annotations

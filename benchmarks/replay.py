@@ -1,6 +1,6 @@
 """How fast does a late reader get a finished log of 10,000 events?
 
-Through darkq's tail, against the least there is: redis-py's XRANGE in pages, nothing decoded.
+Compares darkq's tail with the minimum: XRANGE of redis-py in pages, without decoding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answers as people and programs read them."""
+"""Formats results for people and for programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HEADER = ("question", "ours", "baseline", "ratio", "target", "reached")
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row of the table, as `_HEADER` names them."""
+    """Return the cells of a row, in the order of `_HEADER`."""
     if row.failure:
         return (row.question, f"failed: {row.failure}", "", "", "", "")
     reached = {True: "yes", False: "no", None: ""}[row.reached]
@@ -26,7 +26,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def text(answer: Answer) -> str:
-    """One benchmark, the ratio last in each line."""
+    """Format one benchmark, with the ratio at the end of each line."""
     return "\n".join([f"  {note}" for note in answer.notes] + [_line(row) for row in answer.rows])
 
 
@@ -43,7 +43,7 @@ def _line(row: Row) -> str:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """All questions, in columns. An error does not widen its column."""
+    """Format all rows in columns. An error does not widen its column."""
     rows = list(rows)
     lines = [_HEADER, *map(cells, rows)]
     in_columns = [_HEADER, *(cells(row) for row in rows if not row.failure)]
@@ -56,7 +56,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def markdown(answers: Mapping[str, Answer], machine: Sequence[str]) -> str:
-    """The machine, the table and the notes, for `docs/benchmarks.md`."""
+    """Format the machine, the table and the notes for `docs/benchmarks.md`."""
     lines = [*(f"- {line}" for line in machine), ""]
     lines += [f"| {' | '.join(_HEADER)} |", "|---" * len(_HEADER) + "|"]
     rows = [row for found in answers.values() for row in found.rows]
@@ -70,7 +70,7 @@ def _escaped(row: Row) -> list[str]:
 
 
 def as_json(answers: Mapping[str, Answer], machine: Sequence[str]) -> str:
-    """Everything, with every repetition's number."""
+    """Format everything as JSON, with the number of each repetition."""
     rows = {
         name: [
             {

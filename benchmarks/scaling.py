@@ -1,10 +1,10 @@
 """What do more workers, partitions and masters bring: 1, 2, 4 of the first, on two cores?
 
-One-chunk jobs and endless answers, as fast as they go: 100 jobs at once per worker, all answers
-read. The ideal line is one worker's rate times their number. Workers take turns on the two cores;
-upstream, Redis and readers are on the second. So two workers and all else share what one had
-alone: what a job costs says more here than how many there are in a second. A cluster's masters
-share a core too.
+One-chunk jobs and endless answers at full speed: 100 concurrent jobs per worker, all answers read.
+The ideal line is the rate of one worker times their number. Workers share the two cores; upstream,
+Redis and readers are on the second. So two workers and everything else share what one worker had
+alone: the cost of a job is more significant here than the rate. The masters of a cluster share a
+core, too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How long does a script keep Redis from everybody else, with a million entries where it looks?
+"""How long does a script block Redis, with a million entries in the keys that it reads?
 
-Keys are filled with as many entries as said; then each script is called by itself. The output is
-the slowest call, as the server's slow log has it.
+The keys are filled, then each script is called alone. The output is the slowest call according to
+the server's slow log.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENTRIES = (10_000, 100_000, 1_000_000)
 CALLS = 20
 _PAGE = 10_000
 _NOW_MS = 1000
-_FAR_MS = 9_000_000_000_000  # a time that does not come
+_FAR_MS = 9_000_000_000_000  # far in the future
 
 
 async def answer(_: str, repetitions: int, scale: float) -> Answer:
@@ -66,10 +66,10 @@ async def _limits(redis: Redis, settings: Settings, entries: int) -> dict[str, f
     gate = Gate(redis, "x", Rule((Window(2_000_000, 60.0),), 1), settings)
     await _fill(redis, keys.waiting, entries, _NOW_MS)
     await _fill(redis, keys.due, entries, _FAR_MS)
-    slowest["admit 1, behind all that wait"] = await _slowest(redis, lambda: _ask(gate))
-    slowest["report"] = await _slowest(redis, gate.keep)
+    slowest["limit_admit 1, behind all that wait"] = await _slowest(redis, lambda: _ask(gate))
+    slowest["limit_report"] = await _slowest(redis, gate.keep)
     await _fill(redis, keys.grants, entries, _NOW_MS)
-    slowest["admit 1, all calls over"] = await _slowest(redis, lambda: _ask(gate))
+    slowest["limit_admit 1, all calls over"] = await _slowest(redis, lambda: _ask(gate))
     await gate.aclose()
     return slowest
 
@@ -93,7 +93,7 @@ async def _ask(gate: Gate) -> None:
 
 
 async def _fail(redis: Redis) -> None:
-    """Drop what is over, as `finish` does for a failed job that is held by its worker."""
+    """Delete surplus failed jobs, as `finish` does for a failed job."""
     keys = JobKeys.new(0)
     await redis.set(keys.in_progress, "t", px=60_000)
     await redis.set(keys.retry, 1, px=60_000)

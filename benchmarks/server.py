@@ -1,8 +1,8 @@
-"""What does it cost Redis that an event is appended and published in one step?
+"""What does it cost Redis to append and publish an event in one atomic step?
 
-redis-benchmark sends the script that workers send, one event per call, and beside it the same two
-commands plainly, each on its own: 50 connections, 16 calls in a pipeline. It is Redis' side alone;
-no line of Python runs. Needs `redis-benchmark` or `valkey-benchmark` (Debian: redis-tools).
+redis-benchmark sends the script of the workers, one event per call, and for comparison its two
+commands separately: 50 connections, 16 calls in a pipeline. It measures Redis only, without Python.
+Needs `redis-benchmark` or `valkey-benchmark` (Debian: redis-tools).
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ async def answer(_: str, repetitions: int, scale: float) -> Answer:
                 rates["plain"].append(1 / (1 / add + 1 / publish))
     ours, plain = Figures.of(rates["script"]), Figures.of(rates["plain"])
     row = Row("events appended and published by Redis", "1/s", ours, plain, "XADD, then PUBLISH")
-    return Answer([row], ["The plain commands can be torn apart, and know nothing of attempts."])
+    return Answer([row], ["The plain commands are not atomic, and do not check the attempt."])
 
 
 async def _rate(tool: str, url: str, calls: int, *command: str) -> float:
-    """Return how many calls a second redis-benchmark gets through."""
+    """Return the calls per second that redis-benchmark reports."""
     options = ("-p", str(urlsplit(url).port), "-n", str(calls), "-P", "16", "-c", "50", "--csv")
     with on_core(UNDER_TEST):
         process = await asyncio.create_subprocess_exec(

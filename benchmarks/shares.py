@@ -1,4 +1,4 @@
-"""How partitions fall on the masters of a cluster: where a checksum puts their slots."""
+"""The distribution of partitions on the masters of a cluster, by the checksum of their slots."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Does anything grow, if it runs for half an hour: worker, reader, Redis?
+"""Does memory grow in half an hour: of a worker, a reader, Redis?
 
-50 streams at the pace of a model, whose readers leave and come back, and 10 callers with short jobs
-one after another. Results are kept for ten seconds, so that Redis may stay as it is. Memory is
-looked at every five seconds; a side's number is the median of the last quarter of the time, its
-baseline that of the second quarter, when everything has warmed up.
+50 streams at the pace of a model, whose readers disconnect and resume, and 10 callers with short
+jobs one after another. Results are kept for ten seconds, so the size of Redis can stay constant.
+Memory is sampled every five seconds. The result is the median of the last quarter of the time; the
+baseline is that of the second quarter, after the warm-up.
 """
 
 from __future__ import annotations
@@ -60,5 +60,5 @@ async def _used_mb(system: Darkq) -> float:
 
 
 async def _ended(system: Darkq) -> int:
-    """How many jobs have ended: each is taken out of its queue once."""
+    """Return the number of ended jobs: each is removed from its queue once."""
     return int((await system.redis.info("commandstats"))["cmdstat_zrem"]["calls"])

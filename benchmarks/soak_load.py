@@ -1,6 +1,6 @@
-"""Asks and reads without an end: so many streams at the pace of a model, and short jobs beside.
+"""The load of `soak`: streams at the pace of a model, and short jobs, without an end.
 
-A producer's and reader's process, to be watched by `soak`. Prints nothing; killed when enough.
+Producer and reader in one process. Prints nothing; `soak` measures and kills it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Thousands of readers of a gateway's event streams: raw sockets, and as little work as can be.
+"""Thousands of readers of a gateway's event streams: raw sockets with minimal work.
 
-Takes a JSON list of job ids from a line of standard input; job after job gets its reader, over and
-over until there are enough. Prints a line when all have had their first event; when all have had
-theirs, the ages of all chunks, in milliseconds at the 50th and the 99th percentile, and how many
-bytes have come for each.
+Reads a JSON list of job ids from a line of standard input, and distributes its readers evenly over
+the jobs. Prints a line when all readers have had their first event. At the end it prints the ages
+of all chunks in milliseconds, at the 50th and the 99th percentile, and the bytes per chunk.
 """
 
 from __future__ import annotations

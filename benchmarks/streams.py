@@ -1,8 +1,8 @@
-"""How many live streams does one worker carry: 1,000 of 20 chunks a second?
+"""Can one worker handle 1,000 live streams of 20 chunks a second?
 
-How old a chunk is when a reader has it, through the tail, and the share of a core that the worker
-takes. Every tenth stream is read: readers of all would share their core with Redis and the
-upstream, and would be what is measured.
+Measures the age of a chunk when a reader has it, through the tail, and the worker's share of a
+core. Only every tenth stream has a reader: more readers would saturate the core that they share
+with Redis and the upstream.
 """
 
 from __future__ import annotations

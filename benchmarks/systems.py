@@ -1,4 +1,4 @@
-"""darkq and the naive arq worker, to be asked the same questions."""
+"""darkq and the naive arq worker, behind one interface for all benchmarks."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ class System(Protocol):
         ...
 
     async def put(self, prompt: str, count: int) -> None:
-        """Enqueue jobs the fastest way there is."""
+        """Enqueue jobs in the fastest way."""
         ...
 
     async def consume(self, prompt: str, streams: int, chunks: int, seen: Seen) -> None:
-        """Run jobs of so many chunks each, and read all of them live."""
+        """Run jobs with a number of chunks each, and read all of them live."""
         ...
 
     async def waiting(self) -> int:
-        """Return how many jobs wait or run."""
+        """Return the number of jobs that wait or run."""
         ...
 
     async def occupy_fleet(self, count: int) -> None:
-        """Make jobs that other workers run, for as long as the benchmark lasts."""
+        """Create jobs that seem to run on other workers during the benchmark."""
         ...
 
 
 def settings_of(redis_url: str, *, partitions: int = 1) -> Settings:
-    """Return the defaults, whatever stands in a file `.env` here."""
+    """Return the default settings; a file `.env` is ignored."""
     return Settings(_env_file=None, redis_url=redis_url, partitions=partitions)  # pyright: ignore[reportCallIssue]
 
 
@@ -247,7 +247,7 @@ async def listening(
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """Stop a process for a while."""
+    """Stop a process for the length of the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

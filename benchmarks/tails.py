@@ -1,6 +1,6 @@
-"""What does a reader take in a Python process: tails of so many jobs that wait, one each?
+"""How much memory does a reader need in a Python process: one tail per waiting job?
 
-Prints kB per tail. Waits for no line.
+Prints kB per tail.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs that differ in one thing, told apart by it: what an event, a call, a flush, a reader takes.
+"""Derives unit costs from runs that differ in one property: of an event, a call, a flush, a reader.
 
 No I/O: `costs` makes the runs.
 """
@@ -13,7 +13,7 @@ from benchmarks.fleet import Used
 
 
 class Found(NamedTuple):
-    """A unit cost: what of, in which unit, and how much."""
+    """A unit cost: its name, its unit, its value."""
 
     what: str
     unit: str
@@ -21,9 +21,9 @@ class Found(NamedTuple):
 
 
 def of_chunks(paced_runs: Sequence[Sequence[Used]]) -> list[Found]:
-    """Tell runs apart, which come by kind, in the order of `costs.RUNS`.
+    """Derive unit costs from runs, grouped by kind in the order of `costs.RUNS`.
 
-    Of each kind the cheapest counts, which other work has disturbed least.
+    The cheapest run of each kind counts, since other processes have disturbed it least.
     """
     alone, packed, spread, read = (
         min(runs, key=lambda used: (used.workers_cpu_s + used.redis_cpu_s) / used.events)
@@ -40,10 +40,10 @@ def of_chunks(paced_runs: Sequence[Sequence[Used]]) -> list[Found]:
 
 
 def _chunks(who: str, field: str, alone: Used, packed: Used, spread: Used) -> list[Found]:
-    """Cost of an event, of a call with events of a partition, and of a flush with its calls.
+    """Return the cost of an event, of a call with the events of a partition, and of a flush.
 
-    With one partition a flush is a call: alone and packed tell what both cost together, and an
-    event. Spread has many calls in a flush: it tells them apart.
+    With one partition a flush is one call: the runs `alone` and `packed` give the cost of both
+    together, and of an event. The run `spread` has many calls in a flush, which separates them.
     """
     few, many, other = (getattr(used, field) / used.events for used in (packed, alone, spread))
     calls = [used.appends / used.events for used in (packed, alone, spread)]
@@ -61,7 +61,7 @@ def _chunks(who: str, field: str, alone: Used, packed: Used, spread: Used) -> li
 def _delivery(
     read: Used, unread: Used, event_us: float, call_us: float, flush_us: float
 ) -> list[Found]:
-    """What Redis takes beyond writing the events, for readers of all of them."""
+    """Return what readers of all events cost Redis in addition to the writes."""
     writing_us = (
         event_us * read.events + call_us * read.appends + flush_us * read.appends
     ) / read.events
@@ -74,7 +74,7 @@ def _delivery(
 
 
 def _flushing(alone: Used, packed: Used) -> list[Found]:
-    """How long a flush takes, with a server to itself: at least, and for each event of it."""
+    """Return the duration of a flush at an idle server: its minimum, and the part per event."""
     few, many = (used.events / used.appends for used in (alone, packed))
     each_us = (_flush_us(packed) - _flush_us(alone)) / (many - few)
     return [

@@ -1,8 +1,7 @@
 """What does a call of one chunk cost over TLS, its connection kept and not?
 
-10 calls at a time, of a service on OpenAI's wire; CPU of the calling process alone. Bare aiohttp
-reads, splits and decodes, and checks nothing. Then one-chunk jobs through a worker, as `overhead`
-does it.
+10 concurrent calls of an OpenAI-compatible service; CPU of the calling process only. Bare aiohttp
+reads, splits and decodes without checks. Then one-chunk jobs through a worker, like `overhead`.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ JOBS = 1000
 
 
 class Service(NamedTuple):
-    """A service that speaks TLS, and the file that its authority's certificate is in."""
+    """A service with TLS, and the file with its CA certificate."""
 
     url: str
     authority: Path
 
 
 async def answer(url: str, repetitions: int, scale: float) -> Answer:
-    del url  # that service speaks no TLS
+    del url  # that service has no TLS
     calls: dict[tuple[str, str], list[float]] = {}
     jobs: dict[str, list[float]] = {}
     with _service() as service:

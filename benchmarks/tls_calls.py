@@ -1,7 +1,7 @@
 """Calls of a service over TLS, by bare aiohttp or by darkq's adapter.
 
-Waits for a line, then prints JSON. `bare` reads what comes, splits it into lines and decodes them,
-and checks nothing.
+Waits for a line, then prints JSON. `bare` splits the response into lines and decodes them, without
+checks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A service on OpenAI's wire, over TLS, that costs next to nothing: one chunk for each call.
+"""An OpenAI-compatible service over TLS with minimal cost: one chunk per call.
 
 Takes a file with its key and certificates; prints its port.
 """

@@ -1,8 +1,8 @@
-"""What each thing costs each part, measured: the one table that `capacity` calculates with.
+"""The measured unit costs with which `capacity` calculates.
 
 Processor time is in µs of one core of the machine named below. A chunk has 14 characters, and is
 an event of its own unless it waited. A call is a script that writes events of one partition; a
-flush is what a worker sends to a server at once.
+flush is one write of a worker to one server.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class UnitCosts(NamedTuple):
-    """The units stand at the ends of the names."""
+    """Names end with their unit."""
 
     # A worker process
     worker_event_us: float
@@ -50,7 +50,7 @@ class UnitCosts(NamedTuple):
     gateway_base_mb: float
     gateway_reader_kb: float
 
-    # The wire
+    # The network
     event_in_bytes: float
     call_in_bytes: float
     job_in_bytes: float

@@ -1,6 +1,6 @@
-"""A DarkAI that costs next to nothing: raw asyncio, frames encoded before they are needed.
+"""A DarkAI with minimal cost: raw asyncio, frames encoded in advance.
 
-Prints its port. `answers` says what can be asked of it.
+Prints its port. `answers` has its prompts.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Connection(asyncio.Protocol):
         else:
             chunks, period_s = int(arguments[0]), 1 / float(arguments[1])
             self._transport.write(_HEAD + _chunked(_BEGIN))
-            # Streams that began together must not go on in step.
+            # Streams that began together must not stay synchronous.
             self._beat(self._loop.time() + random.uniform(0, period_s), period_s, chunks)
 
     def pause_writing(self) -> None:

@@ -1,7 +1,7 @@
 """What does a job cost Redis, and how soon is it claimed, with many idle workers?
 
-Idle workers are played in this process, each with its own connections: it listens as a worker does,
-and claims when it is woken. Jobs are enqueued one after the other.
+Idle workers are simulated in this process, each with its own connections: each listens like a
+worker and claims after a wake-up. Jobs are enqueued one after the other.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ async def _run(workers: int, jobs: int) -> tuple[float, float]:
                 begun_s = time.perf_counter()
                 await client.enqueue("x")
                 waits_s.append(await claimed.get() - begun_s)
-                await asyncio.sleep(_SETTLING_S)  # workers that were woken in vain have asked
+                await asyncio.sleep(_SETTLING_S)  # until all woken workers have claimed
             used_s = await _cpu_s(redis) - before_s
     return used_s / jobs * 1000, sorted(waits_s)[jobs // 2] * 1000
 

@@ -42,8 +42,11 @@ class _ReaderProcess:
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    async def has_read(self, events: int) -> None:
-        await wait_until("the reader to read", lambda: len(self.lines) >= events, 20)
+    async def has_read(self, *, events: int = 0, pieces: int = 0) -> None:
+        await wait_until(
+            "the reader to read",
+            lambda: len(self.lines) >= events and self.text.count(" ") >= pieces,
+        )
 
     async def wait(self) -> int:
         return await asyncio.to_thread(self._process.wait, 30)
@@ -58,6 +61,10 @@ class _ReaderProcess:
         whole = self._out.read_bytes().rpartition(b"\n")[0]
         return [tuple(json.loads(line)) for line in whole.splitlines()]
 
+    @property
+    def text(self) -> str:
+        return "".join(text for _, text in self.lines)
+
 
 async def frozen(stage: Stage, rng: Random) -> Tally:
     """A reader that does not read is dropped by Redis, wakes up, and has the same text.
@@ -69,18 +76,22 @@ async def frozen(stage: Stage, rng: Random) -> Tally:
     (worker,) = await stage.crew(1)
     await judge_all([await stage.submit()], stage.model.is_whole)  # a text that is read in time
     before_bytes, drops = worker.peak_bytes, await _drops(stage)
+    stage.model.waits_before = pieces = rng.randrange(3, 30)
+    stage.model.goes_on.clear()
     watch = await stage.submit()
     reader = _ReaderProcess(stage, watch)
     try:
-        at = rng.randrange(3, 30)
-        await reader.has_read(at)
+        await reader.has_read(pieces=pieces)  # the flood waits for it, however slowly it starts
         reader.send(signal.SIGSTOP)
+        stage.model.goes_on.set()
         tally = await judge_all([watch], stage.model.is_whole)
         tally.require(await _drops(stage) > drops, "Redis drops a reader that does not read")
         reader.send(signal.SIGCONT)
         await reader.wait()
         _compare(reader.lines, watch, tally)
     finally:
+        stage.model.waits_before = -1
+        stage.model.goes_on.set()
         reader.end()
     growth = worker.peak_bytes - before_bytes
     tally.require(growth < MAX_GROWTH_BYTES, f"the worker grew by {growth >> 20} MB")
@@ -103,7 +114,7 @@ async def killed(stage: Stage, rng: Random) -> Tally:
         reader = _ReaderProcess(stage, watch, lines[-1][0] if lines else None)
         try:
             at = rng.randrange(1, 15)
-            await reader.has_read(at)
+            await reader.has_read(events=at)
         finally:
             reader.end()
         lines += reader.lines

@@ -73,6 +73,9 @@ class Telltale:
         self.at_once = 0
         self.most_at_once = 0
         self.on_call: Callable[[str], object] = lambda _: None
+        self.waits_before = -1
+        """The number of a piece that does not come before `goes_on` is set."""
+        self.goes_on = asyncio.Event()
         self._setup = setup
         self._padding = "." * setup.piece_bytes
 
@@ -86,6 +89,8 @@ class Telltale:
         try:
             for number in range(self._setup.chunks):
                 await asyncio.sleep(1 / self._setup.chunks_per_s)
+                if number == self.waits_before:
+                    await self.goes_on.wait()
                 yield self._piece(query, call, number)
         finally:
             self.at_once -= 1
@@ -240,7 +245,7 @@ class Stage:
     async def clear(self) -> None:
         """Put away what a run left that did not come to its end: workers, jobs, what is broken."""
         self._end_workers()
-        self.model.on_call = lambda _: None
+        self.model.on_call, self.model.waits_before = lambda _: None, -1
         if self.setup.kind == "server":
             await self.proxy.accept()
             self.proxy.mend()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from redis.asyncio import Redis
 
@@ -90,6 +89,19 @@ class Door:
         seconds, microseconds = await self._redis.time()
         return float(seconds * 1000 + microseconds / 1000)
 
+    async def let_pass(self, ms: float) -> None:
+        """Make time pass for the scripts: every time that they have noted is so much earlier."""
+        keys, redis = self.keys, cast(Any, self._redis)
+        for name in (keys.grants, keys.places, keys.due):
+            for member, score in await redis.zrange(name, 0, -1, withscores=True):
+                await redis.zadd(name, {member: score - ms})
+        for field, value in (await redis.hgetall(keys.breaker)).items():
+            if field in (b"open_until", b"probe_until", b"blocked_until"):
+                await redis.hset(keys.breaker, field, f"{float(value) - ms:.3f}")
+        if heard := await redis.get(keys.heard):
+            earlier = " ".join(f"{max(0.0, float(each) - ms):.3f}" for each in heard.split())
+            await redis.set(keys.heard, earlier, keepttl=True)
+
     def was_called(self) -> list[str]:
         """The jobs that were called with the last reply."""
         return [arq_id for arq_id, _, _ in self.called]
@@ -108,12 +120,7 @@ async def admitted(door: Door, job: Asker) -> bool:
 
 
 async def turns_s(door: Door, answers: list[Answer]) -> list[float]:
-    """How long each has to wait, in begun half seconds; 0 for those who may go."""
+    """How long each has to wait, to the nearest ten seconds; 0 for those who may go."""
     now_ms = await door.now_ms()
     waits_ms = [max(0, answer.turn_ms - now_ms) for answer in answers]
-    return [math.ceil(wait_ms / 500 - 0.002) / 2 for wait_ms in waits_ms]
-
-
-async def is_past(door: Door, ms: float) -> bool:
-    """Whether a time has passed, by the clock of Redis."""
-    return await door.now_ms() > ms
+    return [round(wait_ms / (10 * SECOND)) * 10 for wait_ms in waits_ms]

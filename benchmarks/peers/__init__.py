@@ -1,12 +1,12 @@
-"""How do other queues fare with the same job, beside darkq in the same run?
+"""How do other queues perform with the same job, in the same run as darkq?
 
-Each peer has an environment of its own and one worker process, as many jobs at once as darkq, and
-streams as its users would: line by line, one publish per chunk. None of them keeps a log or has a
-fence. Where chunks are counted the clock runs from the first one; a one-chunk job counts as done
-when its chunk has been published, darkq's when nothing of it waits or runs any more.
+Each peer has its own environment and one worker process with as many concurrent jobs as darkq. It
+streams as its users would: line by line, one publish per chunk. No peer has an event log or a
+fence. Chunk rates are timed from the first chunk. A one-chunk job of a peer is done when its chunk
+has been published; one of darkq, when it neither waits nor runs.
 
-If a peer fails or passes its deadline, a row gives the reason. It is not asked again. The answers
-that it gave before count.
+If a peer fails or exceeds its deadline, a row has the reason. It is not run again, and its earlier
+results count.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
 async def compare(
     commands: Mapping[str, Sequence[str]], repetitions: int, deadline_s: float = DEADLINE_S
 ) -> list[Row]:
-    """Ask darkq and its peers in turn, each by its command."""
+    """Run darkq and its peers alternately, each by its command."""
     found: dict[str, list[Measures]] = {name: [] for name in commands}
     failures: dict[str, str] = {}
     for _ in range(repetitions):

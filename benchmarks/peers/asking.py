@@ -1,4 +1,4 @@
-"""Asks one system in a process group of its own, with a deadline."""
+"""Measures one system in its own process group, with a deadline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAILURE = "failure"
 
 
 class Asked(NamedTuple):
-    """The answers, and why some are missing ("" if none is)."""
+    """The results, and why some are missing ("" if none is)."""
 
     measures: Measures
     failure: str

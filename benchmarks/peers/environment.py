@@ -1,6 +1,6 @@
-"""An environment per peer: they ask for versions of Redis's client that exclude each other.
+"""A virtual environment per peer: their versions of the Redis client conflict.
 
-Each is installed from `requirements-NAME.txt`, which pins everything and is made by `make pins`.
+Each is installed from `requirements-NAME.txt`, which has all pins and is made by `make pins`.
 """
 
 from __future__ import annotations

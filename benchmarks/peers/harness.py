@@ -1,6 +1,6 @@
-"""What every peer's script does alike: the job, and a producer that takes orders by lines.
+"""What the scripts of all peers share: the job, and a producer that reads requests as lines.
 
-Runs in the peer's own environment: nothing but aiohttp, redis and the standard library here. The
+Runs in the environment of the peer, so it uses only aiohttp, redis and the standard library. The
 job is the naive one (`benchmarks/naive.py`): read line by line, publish each chunk on the job's
 channel, return the text.
 """
@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 
 CHANNELS = "peer:"
 AT_ONCE = 100
-ROOM_S = 60 * 60  # no peer's own timeout is what is measured
+ROOM_S = 60 * 60  # longer than any run, so that no timeout of a peer applies
 
 Enqueue = Callable[[str, str], Awaitable[object]]
 """Takes a prompt and the name of the channel."""
@@ -44,12 +44,12 @@ async def stream(
 
 
 def session() -> aiohttp.ClientSession:
-    """A session without a limit of connections, as everybody gets here."""
+    """Return a session without a limit of connections, the same for all systems."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
 
 async def produce(enqueue: Enqueue, enqueue_many: EnqueueMany | None = None) -> None:
-    """Take orders from standard input, a JSON line each; answer each with a line."""
+    """Read requests from standard input, a JSON line each; write a line for each."""
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         order = json.loads(line)
@@ -78,7 +78,7 @@ async def _obey(order: dict[str, Any], enqueue: Enqueue, enqueue_many: EnqueueMa
 
 
 async def _at_random(enqueue: Enqueue, jobs: list[tuple[str, str]], per_s: float) -> list[int]:
-    """Enqueue at random moments; return when each was."""
+    """Enqueue at random moments; return the times."""
     begun_ns: list[int] = []
     async with asyncio.TaskGroup() as group:
         for job in jobs:

@@ -1,4 +1,4 @@
-"""The questions, put to darkq and to a peer."""
+"""The measurements of darkq and of a peer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SINGLE, MANY, BULK = 1000, 5000, 20_000
 
 
 async def ask_darkq(url: str, scale: float) -> AsyncIterator[Measures]:
-    """darkq's answers, by the same measures as of the other benchmarks."""
+    """Yield darkq's results, measured as in the other benchmarks."""
     async with darkq(url, jobs=JOBS) as system:
         rate, _ = await chunks.rate(system, int(10 * CHUNKS * scale), from_enqueue=False)
         yield {"chunks": rate}
@@ -42,7 +42,7 @@ async def ask_darkq(url: str, scale: float) -> AsyncIterator[Measures]:
 
 
 async def ask_peer(name: str, url: str, scale: float) -> AsyncIterator[Measures]:
-    """A peer's answers: with a worker, then those of its producer alone."""
+    """Yield a peer's results: with a worker, then of its producer alone."""
     async with running(name, url) as peer:
         yield {"chunks": await _chunk_rate(peer, int(CHUNKS * scale))}
         yield _pickups(await _pickups_ms(peer, int(PICKUPS * scale)))
@@ -92,7 +92,7 @@ async def _job_rate(peer: Peer, jobs: int) -> float:
 
 
 async def _pickups_ms(peer: Peer, jobs: int) -> list[float]:
-    """Nobody overtakes: at this pace each request has arrived before the next is enqueued."""
+    """Return latencies. At this pace each request arrives before the next job is enqueued."""
     arrived_ns: list[int] = []
 
     def seen(text: bytes) -> int:

@@ -1,6 +1,7 @@
-"""darkq or a peer, asked once. python -m benchmarks.peers.one_system NAME UPSTREAM_URL SCALE
+"""Measures darkq or a peer once. python -m benchmarks.peers.one_system NAME UPSTREAM_URL SCALE
 
-Prints a line of JSON for each answer as soon as it is known, and one for the error that ends it.
+Prints a line of JSON for each answer as soon as it is known, and one for an error that ends the
+run.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _START_TIMEOUT_S = 30.0
 
 
 class Peer:
-    """One of them, with a worker of so many jobs at once."""
+    """A peer, whose worker runs a number of concurrent jobs."""
 
     def __init__(self, redis_url: str, worker_pid: int, producer: Process) -> None:
         self.redis_url = redis_url
@@ -29,12 +29,12 @@ class Peer:
         self._producer = producer
 
     async def enqueue(self, how: str, prompt: str, count: int, **more: float) -> Any:
-        """Have jobs enqueued; return what the producer has measured."""
+        """Let the producer enqueue jobs; return its measurements."""
         return await asyncio.to_thread(order, self._producer, how, prompt, count, **more)
 
 
 def order(producer: Process, how: str, prompt: str, count: int, **more: float) -> Any:
-    """Tell a producer what to do; wait for its answer."""
+    """Send a request to a producer; wait for its response."""
     assert producer.stdin is not None
     print(
         json.dumps({"how": how, "prompt": prompt, "count": count, **more}),
@@ -54,14 +54,14 @@ def producing(name: str, redis_url: str, core: int = THE_REST) -> Iterator[Proce
 
 @contextmanager
 def producing_alone(name: str) -> Iterator[Process]:
-    """Run Redis and a producer, which is what is tested."""
+    """Run Redis and a producer, which is under test."""
     with redis_server() as redis_url, producing(name, redis_url, UNDER_TEST) as producer:
         yield producer
 
 
 @asynccontextmanager
 async def running(name: str, url: str) -> AsyncIterator[Peer]:
-    """Run Redis, a producer, and a worker that has proved that it works."""
+    """Run Redis, a producer, and a worker that has run a first job."""
     with ExitStack() as stack:
         redis_url = stack.enter_context(redis_server())
         worker = stack.enter_context(child(*_command(name, "worker", redis_url, url)))

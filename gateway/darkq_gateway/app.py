@@ -1,17 +1,20 @@
 """Wiring: from a client and settings to an aiohttp application.
 
-A room of routes is a module with `routes() -> list[web.RouteDef]`; add it to `ROOMS`. Its handlers
+A module with routes has a function `routes() -> list[web.RouteDef]`; add it to `ROUTE_TABLES`. Its
+handlers
 
-- find what they need in `request.app[CLIENT]`, `[SETTINGS]` and `[STREAMS]` (`context`), and who
-  calls in `caller_of(request)`; they touch a job only by way of `ownership.owned_job`;
-- raise `ApiError` or any `DarkqError`, and never build an error response: `errors` does, in the
-  shape of the path (`errors.SHAPES`);
-- say `allow_head=False` in their route if they ever return another response than `web.Response`;
-- read bodies with `bodies.read_json`, and send events with `STREAMS.open` (`sse_response`);
-- need an API key unless they are marked `@public` (`auth`);
-- stand in the document of `openapi`, with every status that they may answer.
+- get the client and the settings from `request.app[CLIENT]` and `[SETTINGS]`, the caller from
+  `get_caller(request)`, and a job only from `get_own_job(request)` (`http.context`);
+- raise `ApiError` or any `DarkqError`; only `http.errors` builds error responses, in the format of
+  the path (`BODY_MAKERS`);
+- set `allow_head=False` in their route if they return any response other than `web.Response`;
+- read bodies with `http.bodies`, and send events with `request.app[STREAMS].open`
+  (`http.sse_response`);
+- require an API key unless they are marked `@public` (`http.auth`);
+- are described in `native.openapi` with each status that they may return.
 
-What needs a beginning and an end, hangs itself into `app.cleanup_ctx`.
+Components with a lifecycle register a generator in `app.cleanup_ctx`. Only the end of the streams
+is registered in `on_shutdown`: aiohttp calls it before it waits for requests in progress.
 """
 
 from __future__ import annotations
@@ -25,29 +28,28 @@ from darkq.serving.files import Files
 from darkq.telemetry.metrics import Tally
 from darkq_gateway.board import overview, page
 from darkq_gateway.board.overview import OVERVIEWS, Overviews
-from darkq_gateway.http import tracing
 from darkq_gateway.http.auth import AUTH, Auth
-from darkq_gateway.http.bodies import on_expect, refuse_encoded
+from darkq_gateway.http.bodies import handle_expect, refuse_encoded
 from darkq_gateway.http.connection import refuse_streaming_to_head
-from darkq_gateway.http.context import CLIENT, ROUTE, SETTINGS, STREAMS, identify
-from darkq_gateway.http.counting import TALLY, count_response
-from darkq_gateway.http.door import Door
-from darkq_gateway.http.errors import errors
-from darkq_gateway.http.sse_response import Streams
+from darkq_gateway.http.context import CLIENT, ROUTE, SETTINGS, set_common_headers
+from darkq_gateway.http.errors import handle_errors
+from darkq_gateway.http.host_check import HostCheck
+from darkq_gateway.http.sse_response import STREAMS, Streams
+from darkq_gateway.http.telemetry import TALLY, count_response, tracing_middlewares
 from darkq_gateway.native import job_events, jobs, openapi
-from darkq_gateway.openai import absent, batches, chat, files, models, responses
-from darkq_gateway.openai.file_limits import QUOTA, FileQuota, file_expiry
+from darkq_gateway.openai import batches, chat, files, models, responses, unsupported
+from darkq_gateway.openai.file_limits import QUOTA, FileExpiry, FileQuota
 from darkq_gateway.openai.files import FILES
-from darkq_gateway.openai.foreground import DEPARTURES, Departures
+from darkq_gateway.openai.foreground import WAITERS, Waiters
 from darkq_gateway.operations import health, metrics
 
-ROOMS: tuple[Callable[[], list[web.RouteDef]], ...] = (
+ROUTE_TABLES: tuple[Callable[[], list[web.RouteDef]], ...] = (
     health.routes,
     metrics.routes,
     jobs.routes,
     job_events.routes,
     openapi.routes,
-    absent.routes,  # before the ids of Responses, which would take its names for theirs
+    unsupported.routes,  # before `responses`, whose `{response_id}` would match `compact`
     chat.routes,
     responses.routes,
     models.routes,
@@ -59,18 +61,18 @@ ROOMS: tuple[Callable[[], list[web.RouteDef]], ...] = (
 
 
 def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> web.Application:
-    """Make the application. The client stays the caller's to close.
+    """Make the application. It does not close the client.
 
-    `is_open` lets anybody call without a key, as long as there is none.
+    With `is_open`, requests need no API key until the first key is created.
     """
-    door = Door(settings)
+    host_check = HostCheck(settings)
     auth = Auth(client, is_open=is_open)
     app = web.Application(
-        # From the outermost: whatever goes wrong further in becomes an answer in `errors`.
+        # Outermost first: `handle_errors` turns the exceptions of all that follow into responses.
         middlewares=[
-            *tracing.middlewares(),
-            errors,
-            door.let_in,
+            *tracing_middlewares(),
+            handle_errors,
+            host_check.check_request,
             refuse_encoded,
             auth.authenticate,
         ],
@@ -81,32 +83,30 @@ def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> we
     app[AUTH] = auth
     app[TALLY] = tally = Tally()
     app[STREAMS] = streams = Streams(settings, tally)
-    app[FILES] = files_of_all = Files(settings)
-    app[QUOTA] = FileQuota(files_of_all, settings)
-    app[DEPARTURES] = departures = Departures(app)
+    app[FILES] = files_store = Files(settings)
+    app[QUOTA] = FileQuota(files_store, settings)
+    app[WAITERS] = waiters = Waiters(app)
     app[OVERVIEWS] = overviews = Overviews(client)
-    app.cleanup_ctx.append(auth.attend)
-    app.cleanup_ctx.append(overviews.run)
-    app.cleanup_ctx.append(departures.run)
-    app.cleanup_ctx.append(file_expiry(client, files_of_all))
+    expiry = FileExpiry(client, files_store)
+    app.cleanup_ctx.extend((auth.run, overviews.run, waiters.run, expiry.run))
     app.on_response_prepare.append(refuse_streaming_to_head)
-    app.on_response_prepare.append(_mark)
-    app.on_response_prepare.append(door.mark)
+    app.on_response_prepare.append(_record_response)
+    app.on_response_prepare.append(host_check.set_cors_headers)
 
     async def drain(_: web.Application) -> None:
         streams.drain()
 
     app.on_shutdown.append(drain)
-    for routes in ROOMS:
+    for routes in ROUTE_TABLES:
         for route in routes():
-            options = {"expect_handler": on_expect, **route.kwargs}
+            options = {"expect_handler": handle_expect, **route.kwargs}
             web.RouteDef(route.method, route.path, route.handler, options).register(app.router)
     return app
 
 
-async def _mark(request: web.Request, response: web.StreamResponse) -> None:
-    """Headers of every response, which is counted."""
+async def _record_response(request: web.Request, response: web.StreamResponse) -> None:
+    """Set the headers of every response, and count it."""
     resource = request.match_info.route.resource
     request[ROUTE] = resource.canonical if resource is not None else "?"
     count_response(request.app[TALLY], request, request[ROUTE], response.status)
-    identify(request, response)
+    set_common_headers(request, response)

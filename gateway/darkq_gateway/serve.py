@@ -1,9 +1,9 @@
-"""`darkq gateway`: from settings to a process that listens, and its orderly end.
+"""`darkq gateway`: the process, from its settings to its shutdown.
 
-    start: is there a key? listen ── serve ── SIGTERM: listen no more, end the streams
-                                              between two events, let requests end, close
+    check for an API key ── listen ── serve ── SIGTERM: stop listening, end streams between two
+                                               events, wait for requests in progress, close
 
-Readers come again with the id of their last event, to another process or to the next one.
+After a shutdown, readers reconnect to another process with the id of their last event.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from aiohttp import web
 
 from darkq import Client, ConfigurationError, Settings
 from darkq.serving.files import Files
-from darkq.telemetry.export import export_traces as exporting_traces
-from darkq.telemetry.logging import LogEvent
-from darkq.telemetry.logging import configure_logging as set_up_logs
+from darkq.telemetry.export import export_traces
+from darkq.telemetry.logging import LogEvent, configure_logging
 from darkq_gateway.app import make_app
-from darkq_gateway.http.access_log import AccessLogger, WithoutTexts
 from darkq_gateway.http.connection import Connection, read_as_http_1_1
-from darkq_gateway.http.door import bracketed
+from darkq_gateway.http.host_check import bracket_ipv6
+from darkq_gateway.http.telemetry import AccessLogger, OmitExceptionText
 
 logger = logging.getLogger("darkq.gateway")
 
@@ -35,20 +34,20 @@ KEEPALIVE_S = 75.0
 BACKLOG = 1024
 
 LINGER_S = 0.5
-"""How long the rest of a body is read and thrown away once its request has been answered.
+"""How long the rest of a body is read and discarded after its request has been answered.
 
-With unread bytes in its buffer the kernel would answer the client's next segment with a reset, and
-the client could lose an answer that it has not read yet.
+If a connection closes with unread bytes in its buffer, the kernel sends a reset. The client could
+then lose a response that it has not read yet.
 """
 
-_WITHOUT_TEXTS = WithoutTexts()
+_OMIT_EXCEPTION_TEXT = OmitExceptionText()
 
 
 @asynccontextmanager
 async def gateway(settings: Settings) -> AsyncIterator[str]:
     """Serve for the length of the block; yields the URL.
 
-    Raises `ConfigurationError` where it may not or cannot listen, and `RedisUnavailable`.
+    Raises `ConfigurationError` if it must not or cannot listen, and `RedisUnavailable`.
     """
     Files(settings).check()
     async with Client(settings=settings) as client:
@@ -56,21 +55,21 @@ async def gateway(settings: Settings) -> AsyncIterator[str]:
         if is_open and not _is_loopback(settings.gateway_host):
             raise ConfigurationError(
                 "DARKQ_GATEWAY_HOST",
-                f"is {settings.gateway_host}, which others can reach, and there is no API key; "
-                "make one first: darkq keys create NAME",
+                f"is {settings.gateway_host}, which other hosts can reach, but no API key exists; "
+                "create one first: darkq keys create NAME",
             )
         if is_open:
-            logger.warning("there is no API key: whoever reaches this address may call")
+            logger.warning("no API key exists: requests need no authentication")
         runner = web.AppRunner(
             make_app(client, settings, is_open=is_open),
             access_log_class=AccessLogger,
             access_log=logging.getLogger("darkq.gateway.access"),
             logger=_quiet_logger(),
-            handler_cancellation=True,  # a reader that leaves ends its tail, and nothing else
+            handler_cancellation=True,  # when a reader disconnects, its tail ends
             shutdown_timeout=settings.gateway_drain_s,
             keepalive_timeout=KEEPALIVE_S,
             lingering_time=LINGER_S,
-            auto_decompress=False,  # `bodies.refuse_encoded` answers 415
+            auto_decompress=False,  # `bodies.refuse_encoded` responds 415
         )
         await runner.setup()
         try:
@@ -80,7 +79,7 @@ async def gateway(settings: Settings) -> AsyncIterator[str]:
 
 
 async def serve(settings: Settings, *, started: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGTERM, SIGINT or cancellation. `started` is told the URL.
+    """Serve until SIGTERM, SIGINT or cancellation. `started` is called with the URL.
 
     Raises what `gateway` raises.
     """
@@ -97,7 +96,7 @@ async def serve(settings: Settings, *, started: Callable[[str], None] | None = N
                 started(url)
             await stop.wait()
             drain_s = settings.gateway_drain_s
-            logger.info(LogEvent("stopping: streams end, requests may end", within_s=drain_s))
+            logger.info(LogEvent("shutting down", drain_s=drain_s))
     finally:
         with suppress(NotImplementedError):
             for number in signals:
@@ -105,7 +104,7 @@ async def serve(settings: Settings, *, started: Callable[[str], None] | None = N
 
 
 class _Site(web.TCPSite):
-    """Listens, and holds no more connections than it may."""
+    """Listens, and limits the number of connections."""
 
     def __init__(self, runner: web.AppRunner, settings: Settings) -> None:
         super().__init__(runner, settings.gateway_host, settings.gateway_port, backlog=BACKLOG)
@@ -120,13 +119,13 @@ class _Site(web.TCPSite):
 
         def connect() -> asyncio.BaseProtocol:
             if len(server.connections) >= self._settings.gateway_max_connections:
-                return _Refusal()
+                return _RefusedConnection()
             return Connection(
                 server,
                 read_timeout_s=self._settings.gateway_read_timeout_s,
                 write_timeout_s=self._settings.gateway_write_timeout_s,
                 loop=loop,
-                **server._kwargs,  # what the runner was given for aiohttp's own
+                **server._kwargs,  # the options of the runner for its connections
             )
 
         self._server = await loop.create_server(
@@ -134,9 +133,9 @@ class _Site(web.TCPSite):
         )
 
 
-class _Refusal(asyncio.Protocol):
+class _RefusedConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).abort()  # uvloop's is none by its class
+        cast(asyncio.Transport, transport).abort()  # uvloop's is not a subclass
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> str:
@@ -146,33 +145,36 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
     except OSError as error:
         reason = f"cannot listen on {host}, port {port}: {error.strerror}"
         raise ConfigurationError("DARKQ_GATEWAY_PORT", reason) from None
-    return f"http://{bracketed(host)}:{runner.addresses[0][1]}"
+    return f"http://{bracket_ipv6(host)}:{runner.addresses[0][1]}"
 
 
 def _quiet_logger() -> logging.Logger:
-    """Where aiohttp tells of requests that it cannot read."""
+    """Return the logger by which aiohttp reports invalid requests, without their content."""
     log = logging.getLogger("darkq.gateway.http")
-    log.addFilter(_WITHOUT_TEXTS)
+    log.addFilter(_OMIT_EXCEPTION_TEXT)
     return log
 
 
 def _is_loopback(host: str) -> bool:
-    """Tell whether all addresses of a host are loopback's. Raises `ConfigurationError`."""
+    """Return whether all addresses of a host are loopback addresses.
+
+    Raises `ConfigurationError`.
+    """
     try:
         found = socket.getaddrinfo(host, None)
     except OSError as error:
-        raise ConfigurationError("DARKQ_GATEWAY_HOST", f"is no address here: {error}") from None
+        raise ConfigurationError("DARKQ_GATEWAY_HOST", f"cannot be resolved: {error}") from None
     return all(ipaddress.ip_address(str(address[0])).is_loopback for *_, address in found)
 
 
 def main(settings: Settings | None = None, *, started: Callable[[str], None] | None = None) -> None:
-    """Run a gateway in this process, until SIGINT or SIGTERM.
+    """Run a gateway in this process until SIGINT or SIGTERM.
 
     Raises `ConfigurationError`, `RedisUnavailable`.
     """
     settings = settings or Settings.load()
-    set_up_logs(settings.log_format, "INFO")
-    with exporting_traces("darkq-gateway"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    configure_logging(settings.log_format, "INFO")
+    with export_traces("darkq-gateway"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(settings, started=started))
 
 

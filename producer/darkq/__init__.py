@@ -1,6 +1,6 @@
-"""Background text generation that you can reconnect to.
+"""Background text generation with streams that clients can resume.
 
-What operators and servers use is imported at its first use.
+The names for operators and servers are imported on first use.
 """
 
 from __future__ import annotations

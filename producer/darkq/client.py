@@ -274,7 +274,7 @@ class Client:
             return await read_queues(self._redis, self._settings.partitions)
 
     async def fleet(self) -> Fleet:
-        """Return how queues, workers and upstreams stand, at one time.
+        """Return the state of queues, workers and upstreams, at one time.
 
         Raises `RedisUnavailable`.
         """

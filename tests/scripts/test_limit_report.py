@@ -8,7 +8,6 @@ from redis.asyncio import Redis
 
 from darkq.redis.scripts import CallWord
 from support.door import GO, PROBE, SECOND, Asker, Door, admitted, turns_s
-from support.waiting import wait_until
 
 
 class TestPlaces:
@@ -34,19 +33,24 @@ class TestPlaces:
         assert door.called == []
 
     async def test_a_place_of_a_dead_worker_is_free_after_its_lease(self, redis: Redis) -> None:
-        door = Door(redis, concurrency=1, lease_ms=150)
+        door = Door(redis, concurrency=1, lease_ms=600 * SECOND)
         dead, waiting = door.job(), door.job()
-        answer = (await door.ask(dead, waiting))[1]
-        assert (await turns_s(door, [answer]))[0] <= 0.5
-        await wait_until("the waiting job to be admitted", lambda: admitted(door, waiting))
+        assert await turns_s(door, await door.ask(dead, waiting)) == [0, 600]
+        await door.let_pass(290 * SECOND)
+        await door.beat()  # of another worker: it is no outage
+        await door.let_pass(290 * SECOND)
+        assert not await admitted(door, waiting)
+        await door.let_pass(30 * SECOND)
+        assert await admitted(door, waiting)
 
     async def test_a_beat_keeps_a_place(self, redis: Redis) -> None:
-        door = Door(redis, concurrency=1, lease_ms=400)
-        job, begun_ms = door.job(), await door.now_ms()
+        door = Door(redis, concurrency=1, lease_ms=600 * SECOND)
+        job, other = door.job(), door.job()
         await door.ask(job)
-        while await door.now_ms() < begun_ms + 1000:
+        for _ in range(4):
+            await door.let_pass(250 * SECOND)
             await door.tell(job, "answering")
-            assert not await admitted(door, door.job())
+            assert not await admitted(door, other)
 
     async def test_a_beat_adds_again_what_redis_has_forgotten(self, redis: Redis) -> None:
         """Red with `XX` in `renew` of limit_report.lua."""
@@ -71,30 +75,31 @@ class TestPlaces:
 
 class TestBreaker:
     async def test_it_opens_when_a_worker_says_so(self, redis: Redis) -> None:
-        door = Door(redis)
+        door = Door(redis, cooldown_ms=60 * SECOND)
         await door.tell(door.job(), "failed", 0)
         assert await admitted(door, door.job())
         await door.tell(door.job(), "failed", 1)
         assert door.shut
-        assert await turns_s(door, await door.ask(door.job())) == [5]
+        assert await turns_s(door, await door.ask(door.job())) == [60]
 
     async def test_then_one_job_tries(self, redis: Redis) -> None:
         """Red without `probe_until` in `room`."""
-        door = Door(redis, cooldown_ms=100)
+        door = Door(redis, cooldown_ms=60 * SECOND, lease_ms=600 * SECOND)
         jobs = [door.job() for _ in range(4)]
         await door.tell(door.job(), "failed", 1)
         await door.ask(*jobs)
-        await wait_until("the cool-down to pass", lambda: admitted(door, jobs[0]))
+        await door.let_pass(70 * SECOND)
+        assert await admitted(door, jobs[0])
         assert not any([await admitted(door, job) for job in jobs[1:]])
         assert await door.ask_one(jobs[0]) == PROBE, "asked twice, it is the same probe"
 
     async def test_anybody_may_try(self, redis: Redis) -> None:
         """Who waits first may have been run by a worker that does not know. Red in order."""
-        door = Door(redis, cooldown_ms=50)
+        door = Door(redis, cooldown_ms=60 * SECOND)
         await door.tell(door.job(), "failed", 1)
         await door.ask(door.job(), door.job())
-        last = door.job()
-        await wait_until("the cool-down to pass", lambda: admitted(door, last))
+        await door.let_pass(70 * SECOND)
+        assert await admitted(door, door.job())
 
     async def test_an_answer_closes_it_and_calls_everybody(self, redis: Redis) -> None:
         door, jobs = await self.probing(redis)
@@ -110,11 +115,12 @@ class TestBreaker:
         assert not door.shut
 
     async def test_a_failure_doubles_the_cooldown_up_to_a_bound(self, redis: Redis) -> None:
-        door = Door(redis, cooldown_ms=40, cooldown_max_ms=100)
+        door = Door(redis, cooldown_ms=40 * SECOND, cooldown_max_ms=100 * SECOND)
         await door.tell(door.job(), "failed", 1)
-        for cooldown_ms in (80, 100, 100):
+        for cooldown_ms in (80 * SECOND, 100 * SECOND, 100 * SECOND):
             probe = door.job()
-            await wait_until("a probe", lambda probe=probe: admitted(door, probe))
+            await door.let_pass(110 * SECOND)
+            assert await admitted(door, probe)
             await door.tell(probe, "failed")
             assert await redis.hget(door.keys.breaker, "cooldown_ms") == b"%d" % cooldown_ms
 
@@ -125,8 +131,11 @@ class TestBreaker:
         assert await door.ask_one(jobs[1]) == PROBE
 
     async def test_a_probe_whose_worker_died_does_too(self, redis: Redis) -> None:
-        door, jobs = await self.probing(redis, lease_ms=150)
-        await wait_until("another probe", lambda: admitted(door, jobs[1]))
+        door, jobs = await self.probing(redis)
+        await door.let_pass(500 * SECOND)
+        assert not await admitted(door, jobs[1])
+        await door.let_pass(110 * SECOND)
+        assert await admitted(door, jobs[1])
 
     async def test_calls_from_before_do_not_move_it(self, redis: Redis) -> None:
         """Red when any failure re-opens, or any answer closes."""
@@ -140,12 +149,13 @@ class TestBreaker:
             assert await redis.hgetall(door.keys.breaker) == before
 
     @staticmethod
-    async def probing(redis: Redis, *, lease_ms: int = 15 * SECOND) -> tuple[Door, list[Asker]]:
+    async def probing(redis: Redis) -> tuple[Door, list[Asker]]:
         """An upstream whose breaker is half-open: the first of four jobs tries."""
-        door = Door(redis, cooldown_ms=250, lease_ms=lease_ms)
+        door = Door(redis, cooldown_ms=60 * SECOND, lease_ms=600 * SECOND)
         jobs = [door.job() for _ in range(4)]
         await door.tell(door.job(), "failed", 1)
-        await wait_until("the cool-down to pass", lambda: admitted(door, jobs[0]))
+        await door.let_pass(70 * SECOND)
+        assert await admitted(door, jobs[0])
         await door.ask(*jobs[1:])
         return door, jobs
 
@@ -155,28 +165,30 @@ class TestTooManyRequests:
         self, redis: Redis
     ) -> None:
         """Whose turn it is to count is the service's. Red without `breaches`."""
-        door = Door(redis, (4, 500), (30, 1800 * SECOND))
+        door = Door(redis, (4, 60 * SECOND), (30, 1800 * SECOND), lease_ms=600 * SECOND)
         first, second = door.job(), door.job()
         await door.ask(first, second)
         await door.tell(first, "limited")
         assert door.shut
-        assert await turns_s(door, await door.ask(door.job())) == [0.5]
+        assert await turns_s(door, await door.ask(door.job())) == [60]
         await door.tell(second, "limited")  # called before the block
         later = door.job()
-        await wait_until("the block to end", lambda: admitted(door, later))
+        await door.let_pass(70 * SECOND)
+        assert await admitted(door, later)
         await door.tell(later, "limited")
         assert await turns_s(door, await door.ask(door.job())) == [1800]
 
     async def test_an_answer_forgets_the_breach(self, redis: Redis) -> None:
-        door = Door(redis, (4, 100), (30, 1800 * SECOND))
+        door = Door(redis, (4, 60 * SECOND), (30, 1800 * SECOND), lease_ms=600 * SECOND)
         first = door.job()
         await door.ask(first)
         await door.tell(first, "limited")
         later = door.job()
-        await wait_until("the block to end", lambda: admitted(door, later))
+        await door.let_pass(70 * SECOND)
+        assert await admitted(door, later)
         await door.tell(later, "answered")
         await door.tell(later, "limited")
-        assert (await turns_s(door, await door.ask(door.job())))[0] <= 0.5
+        assert await turns_s(door, await door.ask(door.job())) == [60]
 
     async def test_what_the_service_asks_for_counts_when_it_is_more(self, redis: Redis) -> None:
         door = Door(redis, (4, 60 * SECOND))
@@ -186,10 +198,11 @@ class TestTooManyRequests:
         assert await turns_s(door, await door.ask(door.job())) == [90]
 
     async def test_it_is_an_answer_to_a_probe(self, redis: Redis) -> None:
-        door = Door(redis, cooldown_ms=50)
+        door = Door(redis, cooldown_ms=60 * SECOND)
         job = door.job()
         await door.tell(door.job(), "failed", 1)
-        await wait_until("the cool-down to pass", lambda: admitted(door, job))
+        await door.let_pass(70 * SECOND)
+        assert await admitted(door, job)
         await door.tell(job, "limited", 60 * SECOND)
         assert await redis.hget(door.keys.breaker, "open_until") is None
         assert await turns_s(door, await door.ask(door.job())) == [60]

@@ -1,7 +1,8 @@
-"""The board: one page at `/` that shows what runs, live.
+"""The board: a page at `/` that shows jobs, batches, workers and upstreams, live.
 
-static/     the page: HTML, CSS and JavaScript modules, as they stand
-page        serves them, under a policy that allows nothing else
-overview    its stream of snapshots: one reading per second for all pages together
-pace        how fast running jobs give their chunks
+static/     the page: HTML, CSS and JavaScript modules, served unchanged
+page        serves them, with a Content-Security-Policy that allows nothing else
+overview    the stream of snapshots: Redis is read once per second for all open pages together
+snapshot    what the page shows, and to which tenants
+pace        the rate of chunks of running jobs
 """

@@ -1,7 +1,7 @@
-"""How fast running jobs give their chunks: what their own readers see, counted.
+"""The rate of chunks of running jobs, counted from their events.
 
-A job's events are followed as by any reader, and nothing is kept of its text. Of a finished job
-its status tells.
+The events are read as by any other reader, and no text is kept. For a finished job the board uses
+its status instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SAMPLES = 4
 
 
 class Pace(NamedTuple):
-    """The latest attempt: its chunks, how many a second of late, when the first came, from whom."""
+    """The latest attempt of a job: its chunks, their recent rate, and its upstream."""
 
     chunks: int
     chunks_per_s: float
@@ -28,7 +28,7 @@ class Pace(NamedTuple):
 
 
 class _Follower:
-    """Counts one job's chunks."""
+    """Counts the chunks of one job."""
 
     def __init__(self, client: Client, job_id: str) -> None:
         self._chunks = 0
@@ -38,7 +38,7 @@ class _Follower:
         self.task = asyncio.create_task(self._follow(client, job_id), name="darkq-board-pace")
 
     def sample(self) -> Pace:
-        """Return the pace since the last few calls."""
+        """Return the pace over the last few calls of this method."""
         now_s = asyncio.get_running_loop().time()
         self._samples.append((now_s, self._chunks))
         since_s, before = self._samples[0]
@@ -52,13 +52,13 @@ class _Follower:
         )
 
     async def _follow(self, client: Client, job_id: str) -> None:
-        with suppress(Exception):  # begun again while it is listed
+        with suppress(Exception):  # `follow` starts a new one while the job is listed
             async with aclosing(client.job(job_id).event_batches()) as batches:
                 async for batch in batches:
                     for event in batch:
-                        self._see(event)
+                        self._count(event)
 
-    def _see(self, event: AnyEvent) -> None:
+    def _count(self, event: AnyEvent) -> None:
         if isinstance(event, Started):
             self._started, self._chunks, self._first_chunk_ms = event, 0, 0
             self._samples.clear()
@@ -68,28 +68,28 @@ class _Follower:
 
 
 class Paces:
-    """The followers of a process: those of the jobs that somebody watches, so many at most."""
+    """The followers of all jobs that are shown, at most `MAX_FOLLOWED`."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._followers: dict[str, _Follower] = {}
 
     async def follow(self, job_ids: set[str]) -> None:
-        """Follow these jobs, and no others any more."""
+        """Follow these jobs, and stop following all others."""
         for job_id in job_ids - self._followers.keys():
             if len(self._followers) < MAX_FOLLOWED:
                 self._followers[job_id] = _Follower(self._client, job_id)
-        over = [
+        ended = [
             job_id
             for job_id, follower in self._followers.items()
             if job_id not in job_ids or follower.task.done()
         ]
-        tasks = [self._followers.pop(job_id).task for job_id in over]
+        tasks = [self._followers.pop(job_id).task for job_id in ended]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
     def sample(self) -> dict[str, Pace]:
-        """Return how fast each job is."""
+        """Return the pace of each job."""
         return {job_id: follower.sample() for job_id, follower in self._followers.items()}

@@ -1,6 +1,6 @@
-"""The board's files, read once. The page may load what is here and nothing else.
+"""The files of the board, read once at start. The page cannot load anything else.
 
-They hold nothing secret, so they need no key; what they show comes by the API, which does.
+The files contain no secrets and need no API key. The data comes from the API, which needs one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from aiohttp import web
 
 from darkq_gateway.http.auth import public
 
-# Nothing from elsewhere, nothing inline, no frame around it, and no text that becomes HTML.
+# No other origins, no inline scripts or styles, no framing, no text converted to HTML.
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -44,7 +44,7 @@ def routes() -> list[web.RouteDef]:
 
 
 def _serve(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return a handler that answers with one file; a browser asks each time whether it changed."""
+    """Return a handler for one file; a browser revalidates it on each load."""
     body = _STATIC.joinpath(name).read_bytes()
     kind = _TYPES[name.rpartition(".")[2]]
     tag = hashlib.sha256(body).hexdigest()[:32]
@@ -59,8 +59,8 @@ def _serve(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
 
     @public
     async def serve(request: web.Request) -> web.Response:
-        known = request.if_none_match or ()
-        if any(etag.value in (tag, "*") for etag in known):
+        cached = request.if_none_match or ()
+        if any(etag.value in (tag, "*") for etag in cached):
             return web.Response(status=304, headers=headers)
         return web.Response(body=body, content_type=kind, charset="utf-8", headers=headers)
 

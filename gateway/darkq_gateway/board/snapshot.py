@@ -1,9 +1,8 @@
-"""What the board shows, and to whom.
+"""What the board shows, and to which callers.
 
-Jobs and batches are those of the caller's tenant. Workers, upstreams and queues are everybody's
-together, and tell one tenant of the others: they are shown where there is no tenant, on a gateway
-without keys, and to the tenants of `DARKQ_GATEWAY_OPERATORS`. No prompt, answer or metadata is
-part of it.
+A caller sees the jobs and batches of its tenant. Workers, upstreams and queues are shared and
+reveal the activity of other tenants. So they are shown only on a gateway without API keys, and to
+the tenants in `DARKQ_GATEWAY_OPERATORS`. Prompts, answers and metadata are not shown.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ MAX_BATCHES = 20
 
 
 class View(NamedTuple):
-    """Who looks."""
+    """What a caller may see."""
 
     tenant: str | None
     sees_system: bool
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job in the list. Times are epoch milliseconds, 0 where they are not known."""
+    """A job in the list. Times are epoch milliseconds, 0 if unknown."""
 
     job_id: str
     state: str
@@ -67,7 +66,7 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a page shows at a time; `system` is what all tenants share."""
+    """All data of the page; `system` is what all tenants share."""
 
     now_ms: int
     jobs: list[JobRow]
@@ -75,34 +74,20 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     system: Fleet | None
 
 
-def view_of(caller: Caller, settings: Settings) -> View:
-    """Return what a caller may see."""
+def make_view(caller: Caller, settings: Settings) -> View:
+    """Return the view of a caller."""
     operators = {name.strip() for name in settings.gateway_operators.split(",")}
     return View(caller.tenant, caller.tenant is None or caller.tenant in operators)
 
 
 async def read_jobs(client: Client, tenant: str | None) -> list[JobRow]:
     """Return a tenant's latest jobs. Raises `RedisUnavailable`."""
-    return [
-        JobRow(
-            job_id=status.job_id,
-            state=status.state,
-            attempt=status.attempt,
-            model=status.model,
-            upstream=status.upstream,
-            queued_ms=status.queued_ms,
-            due_in_ms=status.due_in_ms,
-            started_ms=status.started_ms,
-            first_chunk_ms=status.first_chunk_ms,
-            finished_ms=status.finished_ms,
-            chunks=status.chunks,
-        )
-        for status in await client.jobs(tenant=tenant, limit=MAX_JOBS)
-    ]
+    jobs = await client.jobs(tenant=tenant, limit=MAX_JOBS)
+    return msgspec.convert(jobs, list[JobRow], from_attributes=True)
 
 
-def with_paces(jobs: list[JobRow], paces: Mapping[str, Pace]) -> list[JobRow]:
-    """Return the jobs, those that have begun and not ended with how they do."""
+def add_paces(jobs: list[JobRow], paces: Mapping[str, Pace]) -> list[JobRow]:
+    """Return the jobs, with the pace of those that are running."""
     return [
         msgspec.structs.replace(job, **pace._asdict())
         if job.unfinished and (pace := paces.get(job.job_id)) is not None and pace.model is not None
@@ -112,34 +97,21 @@ def with_paces(jobs: list[JobRow], paces: Mapping[str, Pace]) -> list[JobRow]:
 
 
 async def read_batches(client: Client, tenant: str | None) -> list[BatchRow]:
-    """Return a tenant's batches; without a tenant those that no tenant owns.
+    """Return a tenant's batches; without a tenant, those without an owner.
 
     Raises `RedisUnavailable`.
     """
     if tenant is None:
-        found = await _batches_of_nobody(client)
+        found = await _read_batches_without_tenant(client)
     else:
         found = []
         for record in (await client.file_batches.page(tenant, limit=MAX_BATCHES)).records:
-            with suppress(BatchNotFound):  # the record of its files may outlive it
+            with suppress(BatchNotFound):  # it has expired before the record of its files
                 found.append(await client.batch(record.id).status())
-    return [
-        BatchRow(
-            batch_id=status.batch_id,
-            name=status.name,
-            state=status.state,
-            created_ms=status.created_ms,
-            total=status.total,
-            added=status.added,
-            completed=status.completed,
-            failed=status.failed,
-            cancelled=status.cancelled,
-        )
-        for status in found
-    ]
+    return msgspec.convert(found, list[BatchRow], from_attributes=True)
 
 
-async def _batches_of_nobody(client: Client) -> list[BatchStatus]:
+async def _read_batches_without_tenant(client: Client) -> list[BatchStatus]:
     found: list[BatchStatus] = []
     async with aclosing(client.batches()) as batches:
         async for status in batches:

@@ -1,1 +1,1 @@
-"""What every route shares: connections, callers, bodies, errors, event streams."""
+"""What all routes share: connections, authentication, bodies, errors, event streams."""

@@ -1,8 +1,11 @@
-"""Who calls: the API key of a request becomes a `Caller`, and its limits are kept.
+"""Authentication: maps the API key of a request to a `Caller`, and enforces the key's limits.
 
-Once a key exists, every request needs one. A gateway that began without any, on loopback alone,
-serves every caller until the first key is made, and then those with a key. Streams that are
-open when their key is revoked or expires are closed soon after (`ATTEND_S`).
+Once a key exists, every request needs one. A gateway that starts without a key, which is allowed on
+loopback only, serves all callers until the first key is created. A stream whose key is revoked or
+expires is closed within `CHECK_INTERVAL_S`.
+
+A key with a concurrency limit has that many slots, in Redis. Each call holds one under a lease, so
+the slots of a gateway that died become free again.
 """
 
 from __future__ import annotations
@@ -21,16 +24,17 @@ from aiohttp.typedefs import Handler
 from darkq import ApiKey, Client, RedisUnavailable
 from darkq.serving.api_keys import key_digest
 from darkq.telemetry.logging import LogEvent
+from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.context import CALLER, Caller
 from darkq_gateway.http.errors import ApiError
 
 logger = logging.getLogger("darkq.gateway")
 
-PLACE_LEASE_S = 30.0
-"""A gateway that dies gives its calls' places back after so long."""
+SLOT_LEASE_S = 30.0
+"""The slots of a gateway that died become free after this time."""
 
-ATTEND_S = 10.0
-"""How often places are renewed, and how long a call may outlive its key."""
+CHECK_INTERVAL_S = 10.0
+"""The interval at which slots are renewed, and calls without a valid key are closed."""
 
 _PUBLIC = "darkq_is_public"
 
@@ -38,14 +42,14 @@ H = TypeVar("H", bound=Callable[..., object])
 
 
 def public(handler: H) -> H:
-    """Let a handler be called without a key."""
+    """Mark a handler that needs no API key."""
     setattr(handler, _PUBLIC, True)
     return handler
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
-    """A request in progress. Without a digest of its key anybody was let in."""
+    """A request in progress; `digest` is that of its key, None for an anonymous caller."""
 
     key: ApiKey | None
     digest: str | None
@@ -54,125 +58,130 @@ class _Call:
 
 
 class Auth:
-    """The middleware, and the calls in progress: for their places, and for as long as their key."""
+    """The middleware, and the calls in progress: it renews their slots and checks their keys."""
 
     def __init__(self, client: Client, *, is_open: bool) -> None:
         self._keys = client.api_keys
         self._is_open = is_open
         self._calls: set[_Call] = set()
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._releases: set[asyncio.Task[None]] = set()
 
     @web.middleware
     async def authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Set the caller, or answer 401 or 429."""
+        """Set the caller of a request, or respond 401 or 429."""
         if getattr(request.match_info.handler, _PUBLIC, False):
             return await handler(request)
-        caller, digest = await self._caller(request)
+        caller, digest = await self._identify(request)
         request[CALLER] = caller
         call = _Call(caller.key, digest, request.transport)
-        async with self._place(call):
+        async with self._hold_slot(call):
             self._calls.add(call)
             try:
                 return await handler(request)
             finally:
                 self._calls.discard(call)
 
-    async def attend(self, _: web.Application) -> AsyncIterator[None]:
-        """Look after the calls in progress while the app runs. For `cleanup_ctx`."""
-        attending = asyncio.create_task(self._attend(), name="darkq-gateway-calls")
-        yield
-        attending.cancel()
-        await asyncio.wait([attending, *self._leaving])
+    async def run(self, _: web.Application) -> AsyncIterator[None]:
+        """Check the calls in progress while the application runs. For `cleanup_ctx`."""
+        async with run_beside(self._check_calls(), name="darkq-gateway-calls"):
+            yield
+        if self._releases:
+            await asyncio.wait(self._releases)
 
-    async def _caller(self, request: web.Request) -> tuple[Caller, str | None]:
-        """Return who calls, and the digest of the key. Raises `ApiError`."""
+    async def _identify(self, request: web.Request) -> tuple[Caller, str | None]:
+        """Return the caller and the digest of its key. Raises `ApiError`."""
         scheme, _, secret = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         if scheme.lower() == "bearer":
             key = await self._keys.find(secret.strip())
             if key is not None:
                 return Caller(key.tenant, key), key_digest(secret.strip())
-        if await self.lets_anybody_in():  # to any key: OpenAI's clients cannot do without one
+        if await self.allows_anonymous():  # with any key, since OpenAI's clients always send one
             return Caller(), None
         challenge = {"WWW-Authenticate": "Bearer"}
-        raise ApiError(401, "invalid_api_key", "a valid API key is needed", headers=challenge)
+        raise ApiError(
+            401,
+            "invalid_api_key",
+            "a valid API key is required: Authorization: Bearer KEY",
+            headers=challenge,
+        )
 
-    async def lets_anybody_in(self) -> bool:
-        """Tell whether no key is needed. Raises `RedisUnavailable`."""
-        # Never opened again: the last key may be revoked because it has leaked.
+    async def allows_anonymous(self) -> bool:
+        """Return whether requests need no key. Raises `RedisUnavailable`."""
+        # Never back to True: the last key may have been revoked because it leaked.
         if self._is_open and await self._keys.exist():
             self._is_open = False
         return self._is_open
 
     @asynccontextmanager
-    async def _place(self, call: _Call) -> AsyncIterator[None]:
-        """Count a call against the limits of its key. Raises `ApiError`."""
+    async def _hold_slot(self, call: _Call) -> AsyncIterator[None]:
+        """Count a call against its key's limits for the length of the block. Raises `ApiError`."""
         key = call.key
         if key is None or (key.rate_per_s, key.concurrency) == (None, None):
             yield
             return
         try:
-            verdict, wait_s = await self._keys.enter(key, call.id, lease_s=PLACE_LEASE_S)
-        except asyncio.CancelledError:  # who leaves this early may have got a place
-            await self._leave(key, call.id)
+            verdict, wait_s = await self._keys.enter(key, call.id, lease_s=SLOT_LEASE_S)
+        except asyncio.CancelledError:  # the script may have run already and taken a slot
+            await self._release_slot(key, call.id)
             raise
         if verdict == "rate":
-            message = "this key calls more often than it may"
+            message = "this API key has exceeded its rate limit"
             raise ApiError(429, "rate_limited", message, retry_after_s=wait_s)
         if verdict == "places":
-            message = "this key has as many calls in progress as it may"
+            message = "this API key has reached its limit of concurrent calls"
             raise ApiError(429, "too_many_calls", message, retry_after_s=1)
         try:
             yield
         finally:
-            await self._leave(key, call.id)
+            await self._release_slot(key, call.id)
+
+    async def _release_slot(self, key: ApiKey, call_id: str) -> None:
+        """Release a slot. If the client disconnects meanwhile, the release still completes."""
+        if key.concurrency is not None:
+            release = asyncio.create_task(self._leave(key, call_id), name="darkq-gateway-release")
+            self._releases.add(release)
+            release.add_done_callback(self._releases.discard)
+            await asyncio.shield(release)
 
     async def _leave(self, key: ApiKey, call_id: str) -> None:
-        """Give a place back, also when the client leaves in the middle of this."""
-        if key.concurrency is not None:
-            leaving = asyncio.create_task(self._give_back(key, call_id), name="darkq-gateway-place")
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
-            await asyncio.shield(leaving)
-
-    async def _give_back(self, key: ApiKey, call_id: str) -> None:
-        with suppress(RedisUnavailable):  # then the lease ends it
+        with suppress(RedisUnavailable):  # then the slot becomes free when its lease ends
             await self._keys.leave(key, call_id)
 
-    async def _attend(self) -> None:
+    async def _check_calls(self) -> None:
         while True:
-            await asyncio.sleep(ATTEND_S)
-            for work in (self._renew_places, self._end_calls_without_key):
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            for work in (self._renew_slots, self._abort_calls_without_key):
                 try:
                     await work()
-                except Exception as error:  # whatever it is, the next time it may work
+                except Exception as error:  # of any kind: it is tried again in the next interval
                     kind = type(error).__name__
-                    logger.warning(LogEvent("calls not attended", at=work.__name__, error=kind))
+                    logger.warning(LogEvent("call check failed", step=work.__name__, error=kind))
 
-    async def _renew_places(self) -> None:
+    async def _renew_slots(self) -> None:
         limited = ((call.key, call.id) for call in self._calls if call.key is not None)
         held = [(key, call_id) for key, call_id in limited if key.concurrency is not None]
         if held:
-            await self._keys.renew(held, lease_s=PLACE_LEASE_S)
+            await self._keys.renew(held, lease_s=SLOT_LEASE_S)
 
-    async def _end_calls_without_key(self) -> None:
-        """Close the connections of calls whose key was revoked or has expired since they began.
+    async def _abort_calls_without_key(self) -> None:
+        """Abort the connections of calls whose key was revoked or has expired since they began.
 
-        Most calls are over before that. Streams are not, nor are long uploads and waits.
+        Most calls end before that; streams, long uploads and waiting requests do not.
         """
         digests = {call.digest for call in self._calls if call.digest is not None}
         good = await self._keys.good(digests) if digests else set()
-        let_in = self._is_open and await self.lets_anybody_in()
+        allows_anonymous = self._is_open and await self.allows_anonymous()
         over = [
             call
             for call in self._calls
             if (call.digest not in good and call.digest in digests)
-            or (call.digest is None and not let_in)
+            or (call.digest is None and not allows_anonymous)
         ]
         for call in over:
             if call.transport is not None:
                 call.transport.abort()
         if over:
-            logger.info(LogEvent("calls ended whose key is gone", calls=len(over)))
+            logger.info(LogEvent("calls aborted: API key revoked or expired", calls=len(over)))
 
 
 AUTH = web.AppKey("auth", Auth)

@@ -1,6 +1,6 @@
-"""What handlers find in their app and in their request.
+"""What handlers find in their application and request, and how they get a job.
 
-Whose job is it? The one way by which handlers reach a job.
+`get_own_job` is the only function by which handlers reach a job: it checks the tenant.
 """
 
 from __future__ import annotations
@@ -13,25 +13,23 @@ from aiohttp import web
 from aiohttp.http import HttpVersion
 
 from darkq import ApiKey, Client, CorruptRecord, Job, JobHandle, Settings, Status
-from darkq_gateway.http.errors import ApiError, not_found
-from darkq_gateway.http.sse_response import Streams
+from darkq_gateway.http.errors import ApiError, job_not_found
 
 CLIENT = web.AppKey("client", Client)
 SETTINGS = web.AppKey("settings", Settings)
-STREAMS = web.AppKey("streams", Streams)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls. Without a key, which only a gateway on loopback allows, there is no tenant."""
+    """The client of a request. Without a key (allowed on loopback only) it has no tenant."""
 
     tenant: str | None = None
     key: ApiKey | None = None
 
     def model_for(self, model: str | None) -> str | None:
-        """Return the model to ask for: of a key with models the first, unless one is named.
+        """Return the model of a request; by default the first one that the key allows.
 
-        Raises `ApiError` for one that the key may not use.
+        Raises `ApiError` if the key does not allow the model.
         """
         allowed = self.key.models if self.key else ()
         if not allowed:
@@ -39,57 +37,57 @@ class Caller:
         if model is None:
             return allowed[0]
         if model not in allowed:
-            raise ApiError(403, "model_not_allowed", "this key may not use that model", "model")
+            raise ApiError(403, "model_not_allowed", "this API key may not use this model", "model")
         return model
 
     def check_job(self, job: Job) -> None:
-        """Raise `ApiError` for a job, made by another key of the tenant, that this may not run."""
+        """Raise `ApiError` if the limits of this key forbid a job that another key created."""
         allowed = self.key.models if self.key else ()
         if allowed and job.model not in allowed:
-            raise ApiError(403, "model_not_allowed", "this key may not use that model", "model")
+            raise ApiError(403, "model_not_allowed", "this API key may not use this model", "model")
         self.check_prompt(job.prompt_bytes)
 
     @property
     def limits_jobs(self) -> bool:
-        """Whether there are jobs of the tenant that this key may not run."""
+        """Whether the key has limits that some jobs of its tenant may exceed."""
         return self.key is not None and bool(self.key.models or self.key.max_prompt_bytes)
 
     def body_limit(self, limit_bytes: int) -> int:
-        """Return how large a body may be: as the deployment allows, or as the key does, if less."""
+        """Return the largest allowed body: the lower of the deployment's and the key's limit."""
         own = self.key.max_body_bytes if self.key else None
         return limit_bytes if own is None else min(own, limit_bytes)
 
     def check_prompt(self, prompt_bytes: int) -> None:
-        """Raise `ApiError` for a prompt that is larger than the key allows."""
+        """Raise `ApiError` if the prompt is larger than the key allows."""
         limit = self.key.max_prompt_bytes if self.key else None
         if limit is not None and prompt_bytes > limit:
-            message = f"the prompt has {prompt_bytes:,} bytes; this key allows {limit:,}"
+            message = f"the prompt has {prompt_bytes:,} bytes; this API key allows {limit:,}"
             raise ApiError(413, "prompt_too_large", message, "prompt")
 
 
 CALLER = web.RequestKey("caller", Caller)
-"""Set by the auth middleware; a request that was refused before has none."""
+"""Set by the auth middleware, so absent if an outer middleware refused the request."""
 
 ROUTE = web.RequestKey("route", str)
-"""The pattern of the path, for the log."""
+"""The pattern of the path, for logs and metrics."""
 
 REQUEST_ID = web.RequestKey("request_id", str)
-"""Stands in the response and the log."""
+"""Sent as `X-Request-Id` and logged."""
 
 UNSUPPORTED_VERSION = web.RequestKey("unsupported_version", HttpVersion)
 """Set on a request whose version of HTTP is not 1.0 or 1.1."""
 
 TRACE_ID = web.RequestKey("trace_id", str)
-"""Stands in the log, where the process traces."""
+"""Logged if the process traces."""
 
 
-def caller_of(request: web.Request) -> Caller:
-    """Return who calls."""
+def get_caller(request: web.Request) -> Caller:
+    """Return the client of a request."""
     return request[CALLER]
 
 
-def identify(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """Set the headers that every response has."""
+def set_common_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Set the headers of every response."""
     request[REQUEST_ID] = request_id = secrets.token_hex(8)
     response.headers["X-Request-Id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -97,29 +95,29 @@ def identify(request: web.BaseRequest, response: web.StreamResponse) -> None:
     response.headers.setdefault("Cache-Control", "no-store")
 
 
-class Owned(NamedTuple):
-    """A job of the caller's tenant, and where it stood when it was looked at."""
+class OwnJob(NamedTuple):
+    """A job of the caller's tenant, and its status when it was checked."""
 
     handle: JobHandle
     status: Status
 
 
-async def owned_job(request: web.Request, job_id: str | None = None) -> Owned:
-    """Return the job that the path names, or the one given.
+async def get_own_job(request: web.Request, job_id: str | None = None) -> OwnJob:
+    """Return the job of `job_id`, by default the one in the path.
 
-    Raises `JobNotFound`, and the same answer for another tenant's. What is read of a job does not
-    grow with its prompt or its answer, so its size cannot be told by the time that this takes.
-    A record that cannot be read is `CorruptRecord` to its own tenant, as far as it can be told
-    whose it is, and unknown to others.
+    Raises `JobNotFound`, and an equal error if the job belongs to another tenant. Raises
+    `CorruptRecord` if the record cannot be read and names the caller's tenant.
     """
-    tenant = caller_of(request).tenant
+    # The status does not contain the prompt or the answer. So the response time for a foreign job
+    # does not depend on their size.
+    tenant = get_caller(request).tenant
     handle = request.app[CLIENT].job(request.match_info["job_id"] if job_id is None else job_id)
     try:
         status = await handle.status()
     except CorruptRecord as error:
         if error.tenant != tenant:
-            raise not_found() from None
+            raise job_not_found() from None
         raise
     if status.tenant != tenant:
-        raise not_found()
-    return Owned(handle, status)
+        raise job_not_found()
+    return OwnJob(handle, status)

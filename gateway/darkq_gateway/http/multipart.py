@@ -1,16 +1,16 @@
-"""Uploads: a `multipart/form-data` body, part by part, bounded in every direction.
+"""Uploads: reads a `multipart/form-data` body part by part, with bounded size, memory and time.
 
     async for part in form.parts():
-        a `Field` comes whole; the content of an `Upload` comes from `form.pieces()`
+        a `Field` is complete; `form.pieces()` yields the content of an `Upload`
 
-The parser is `python-multipart`, which is fed `SLICE_BYTES` at a time and lets other tasks run in
-between. What is not a file's content (boundaries, padding, headers, fields, whatever follows the
-last boundary) has `MAX_OVERHEAD_BYTES` in all; nothing may stand before the first boundary. A file
-is as large as the store of files allows.
+The parser is `python-multipart`. It gets `SLICE_BYTES` at a time, and other tasks run in between.
+Everything except file content (boundaries, padding, headers, fields, what follows the last
+boundary) is limited to `MAX_OVERHEAD_BYTES` in total. The body must begin with its first boundary.
+The file store limits the size of a file.
 
-A client has `DARKQ_GATEWAY_READ_TIMEOUT_S` to spend on being slow. Each byte of a file gives back
-what it may take at `DARKQ_GATEWAY_MIN_UPLOAD_BYTES_PER_S`, up to the whole of that time again:
-so a file may arrive for as long as it keeps that rate, and everything else has one deadline.
+Time: a client has a budget of `DARKQ_GATEWAY_READ_TIMEOUT_S` for waiting. Each byte of file content
+returns to the budget the time that it takes at `DARKQ_GATEWAY_MIN_UPLOAD_BYTES_PER_S`, up to the
+full budget. So an upload may take any time at that rate or above; everything else has one deadline.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from darkq_gateway.http.bodies import ask_for_body
+from darkq_gateway.http.bodies import send_continue
 from darkq_gateway.http.context import SETTINGS
 from darkq_gateway.http.errors import ApiError
 
@@ -44,9 +44,9 @@ MAX_FIELD_BYTES = 4096
 MAX_OVERHEAD_BYTES = 32 << 10
 
 _NAME = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
-_AS_IT_IS = (b"", b"binary", b"8bit", b"7bit")
+_UNENCODED = (b"", b"binary", b"8bit", b"7bit")
 
-# It logs each malformed body, with bytes of it; the answer says what is wrong.
+# It logs bytes of each malformed body. The error response says what is wrong.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
@@ -58,7 +58,7 @@ class Field(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """A part that is a file; its content comes with `Form.pieces`. The name is the client's."""
+    """A part that is a file, with the file name that the client sent; see `Form.pieces`."""
 
     filename: str
 
@@ -72,75 +72,75 @@ _Event: TypeAlias = "Field | Upload | bytes | _Mark"
 
 
 class Form:
-    """The parts of a request's body, in their order; to be read once.
+    """The parts of a request's body, in order; can be read once.
 
-    Raises `ApiError`: 400 for a body that is malformed or cut off, 408 for one that is too slow,
-    413 for one with too many parts or bytes.
+    Raises `ApiError`: 400 if the body is malformed or incomplete, 408 if it is too slow, 413 if it
+    has too many parts or bytes.
     """
 
     def __init__(self, request: web.Request, *, file_field: str) -> None:
         settings = request.app[SETTINGS]
         self._request = request
-        self._parts = _Parts(_boundary(request), file_field)
-        self._body, self._at = b"", 0
+        self._parts = _Parts(_read_boundary(request), file_field)
+        self._body, self._position = b"", 0
         self._overhead_bytes = 0
         self._least_bytes_per_s = settings.gateway_min_upload_bytes_per_s
-        self._patience_s = self._left_s = settings.gateway_read_timeout_s
+        self._budget_s = self._left_s = settings.gateway_read_timeout_s
 
     async def parts(self) -> AsyncGenerator[Field | Upload, None]:
-        """Yield the parts. What was not read of a file is skipped."""
-        await ask_for_body(self._request)
+        """Yield the parts. File content that was not read is skipped."""
+        await send_continue(self._request)
         while (event := await self._next()) is not _Mark.FORM_ENDS:
             if isinstance(event, Field | Upload):
                 yield event
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Yield the content of the file that the iteration has just come to."""
+        """Yield the content of the `Upload` that `parts` has just yielded."""
         while isinstance(piece := await self._next(), bytes):
             yield piece
 
     async def _next(self) -> _Event:
         events = self._parts.events
         while not events:
-            if self._at == len(self._body) and not await self._read():
+            if self._position == len(self._body) and not await self._read():
                 if not self._parts.complete:
-                    raise _malformed("was cut off")
+                    raise _malformed("ended too early")
                 return _Mark.FORM_ENDS
             self._feed()
-            await asyncio.sleep(0)  # other tasks first: the next slice may be as costly
+            await asyncio.sleep(0)  # parsing a slice may take long, so let other tasks run
         return events.popleft()
 
     async def _read(self) -> bool:
-        """Wait for more of the body; False at its end."""
+        """Read more of the body; return False at its end."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
             async with asyncio.timeout(self._left_s):
-                self._body, self._at = await self._request.content.readany(), 0
+                self._body, self._position = await self._request.content.readany(), 0
         except TimeoutError:
             raise _too_slow(self._least_bytes_per_s) from None
         except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
-            raise _malformed("was cut off") from None
+            raise _malformed("ended too early") from None
         self._left_s -= loop.time() - began
         return bool(self._body)
 
     def _feed(self) -> None:
-        """Parse the next slice of what was read."""
-        piece = self._body[self._at : self._at + SLICE_BYTES]
-        self._at += len(piece)
+        """Parse the next slice of the bytes that were read, and update the time budget."""
+        piece = self._body[self._position : self._position + SLICE_BYTES]
+        self._position += len(piece)
         before = self._parts.file_bytes
         self._parts.feed(piece)
-        of_file = self._parts.file_bytes - before
-        self._overhead_bytes += len(piece) - of_file
+        file_bytes = self._parts.file_bytes - before
+        self._overhead_bytes += len(piece) - file_bytes
         if self._overhead_bytes > MAX_OVERHEAD_BYTES:
-            message = f"the body has more than {MAX_OVERHEAD_BYTES:,} bytes beside its file"
+            message = f"the body has more than {MAX_OVERHEAD_BYTES:,} bytes in addition to its file"
             raise ApiError(413, "body_too_large", message)
-        earned_s = of_file / self._least_bytes_per_s
-        self._left_s = min(self._patience_s, self._left_s + earned_s)
+        returned_s = file_bytes / self._least_bytes_per_s
+        self._left_s = min(self._budget_s, self._left_s + returned_s)
 
 
 class _Parts:
-    """What the parser calls: puts parts together, and counts. No I/O."""
+    """The callbacks of the parser: assemble parts, and enforce limits. No I/O."""
 
     def __init__(self, boundary: bytes, file_field: str) -> None:
         self.events: deque[_Event] = deque()
@@ -174,7 +174,7 @@ class _Parts:
 
     def feed(self, piece: bytes) -> None:
         """Parse a piece of the body. Raises `ApiError`."""
-        # The parser skips line ends and more before the first boundary, however many there are.
+        # The parser would skip any number of line ends before the first boundary.
         start = self._first_line[: len(piece)]
         if not piece.startswith(start):
             raise _malformed("does not begin with its boundary")
@@ -182,7 +182,7 @@ class _Parts:
         try:
             self._parser.write(piece)
         except FormParserError:
-            raise _malformed("cannot be read") from None
+            raise _malformed("has a syntax error") from None
 
     def _part_begin(self) -> None:
         self._count += 1
@@ -204,11 +204,11 @@ class _Parts:
         self._headers[name.lower()] = value
 
     def _headers_finished(self) -> None:
-        if self._headers.get(b"content-transfer-encoding", b"").strip().lower() not in _AS_IT_IS:
-            raise _malformed("has a part with a Content-Transfer-Encoding: send it as it is")
+        if self._headers.get(b"content-transfer-encoding", b"").strip().lower() not in _UNENCODED:
+            raise _malformed("has a part with a Content-Transfer-Encoding, which is not supported")
         if b"content-encoding" in self._headers:
-            raise _malformed("has a part with a Content-Encoding: send it as it is")
-        disposition, options = _options(self._headers.get(b"content-disposition", b""))
+            raise _malformed("has a part with a Content-Encoding, which is not supported")
+        disposition, options = _parse_options(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode(errors="replace")
         if disposition != b"form-data" or not self._name:
             raise _malformed("has a part without a name")
@@ -218,9 +218,9 @@ class _Parts:
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._value is None:
-            # RFC 2046 forbids it, and the parser goes on byte by byte at each of them.
+            # RFC 2046 forbids it. The parser falls back to single bytes there, which is slow.
             if data.find(self._delimiter, start, end) >= 0:
-                raise _malformed("has its boundary within a file")
+                raise _malformed("has its boundary inside a file")
             self.file_bytes += end - start
             self.events.append(data[start:end])
             return
@@ -241,21 +241,21 @@ class _Parts:
 
 
 def is_plain(name: str) -> bool:
-    """Tell whether a name of a field may be quoted in an answer: a short one that is no text."""
+    """Return whether an error message may quote the name of a field: it must be short."""
     return _NAME.fullmatch(name) is not None
 
 
-def _boundary(request: web.Request) -> bytes:
-    _, options = _options(request.headers[hdrs.CONTENT_TYPE].encode(errors="surrogateescape"))
+def _read_boundary(request: web.Request) -> bytes:
+    _, options = _parse_options(request.headers[hdrs.CONTENT_TYPE].encode(errors="surrogateescape"))
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise _malformed("has no boundary")
     return boundary
 
 
-def _options(header: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+def _parse_options(header: bytes) -> tuple[bytes, dict[bytes, bytes]]:
     """Return a header's value and its parameters. Raises `ApiError`."""
-    if header.count(b";") > MAX_SEMICOLONS:  # what takes long is quadratic in them
+    if header.count(b";") > MAX_SEMICOLONS:  # the time to parse is quadratic in them
         raise _malformed("has a header with too many parameters")
     return parse_options_header(header)
 

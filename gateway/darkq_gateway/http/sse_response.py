@@ -1,20 +1,20 @@
-"""Server-sent events as a response: one reader's stream, and all streams of the process.
+"""Server-Sent Events as a response: the stream of one reader, and all streams of the process.
 
     async with request.app[STREAMS].open(request) as stream:
         async for batch in job.event_batches(after):
             await stream.send(frames(batch), batch.came_s)
     return stream.response
 
-The response begins with the first data, or after `BEGIN_S` without any. What goes wrong before
-that is answered as any other error, and later by an event that holds one: `data: {"error": …}`.
-When nothing is sent at all the answer is 204, which tells an EventSource not to come again.
+The response begins with the first data, or after `BEGIN_S` without data. An error before that gets
+an error response, a later one an event: `data: {"error": …}`. A stream without any event is a 204,
+after which an EventSource does not reconnect.
 
-Nothing is buffered here. While a socket takes no more, `send` waits, and the tail behind it is
-not read: it forgets its messages and goes on from the event log later. A socket that takes
-nothing is closed by its `Connection`.
+Nothing is buffered here. While the socket is full, `send` waits, and the tail behind it is not
+read: its mailbox overflows, and it continues from the event log later. `Connection` closes a
+connection whose client does not read.
 
-When the process is told to stop, streams end as if complete, between two events, and readers come
-again with the id of their last event.
+At shutdown, streams end between two events as if they were complete. Readers reconnect with the id
+of their last event, to another process.
 """
 
 from __future__ import annotations
@@ -29,25 +29,20 @@ import msgspec
 from aiohttp import web
 
 from darkq import Settings
+from darkq.sse import frame
 from darkq.telemetry.metrics import Tally
-from darkq_gateway.http.counting import RELAY
-from darkq_gateway.http.errors import (
-    ApiError,
-    error_of,
-    has_begun,
-    internal_error,
-    log_bug,
-    shape_of,
-)
+from darkq_gateway.http.background import run_beside
+from darkq_gateway.http.errors import ApiError, get_body_maker, handle_error, has_begun
+from darkq_gateway.http.telemetry import RELAY
 
 BEGIN_S = 0.2
 PIECE_BYTES = 256 << 10
-PING = b": ping\n"  # without a blank line: OpenAI's Python client would take that for an event
+PING = b": ping\n"  # no blank line after it: OpenAI's Python client would take that as an event
 RETRY_MIN_MS, RETRY_MAX_MS = 500, 2000
 
 
 class EventStream:
-    """One response. Made by `Streams.open`."""
+    """The response of one reader. `Streams.open` makes it."""
 
     def __init__(self, request: web.Request, settings: Settings, tally: Tally) -> None:
         self._response = web.StreamResponse(
@@ -60,35 +55,35 @@ class EventStream:
         self._request = request
         self._tally = tally
         self._heartbeat_s = settings.gateway_heartbeat_s
-        self._one_at_a_time = asyncio.Lock()
+        self._write_lock = asyncio.Lock()
         self._last_sent_s = 0.0
-        # Told when to come back before anything is lost, and not all at once. A `retry` without
-        # data would be an event without data, so the first data brings it.
+        # Random, so that the readers of a stopped process do not all reconnect at the same time. It
+        # is sent with the first data: alone it would be an event without data.
         self._head = b"retry: %d\n" % random.randint(RETRY_MIN_MS, RETRY_MAX_MS)
         self._held = b""
 
     @property
     def begun(self) -> bool:
-        """Whether the response has begun, so that its status cannot be changed any more."""
+        """Whether the response has begun: its status cannot be changed any more."""
         return has_begun(self._request)
 
     @property
     def response(self) -> web.StreamResponse:
-        """What a handler returns."""
+        """The response for a handler to return."""
         return self._response if self.begun else web.Response(status=204)
 
     def hold(self, frames: bytes) -> None:
-        """Send whole events as soon as the response begins, but do not begin it for them.
+        """Keep whole events and send them when the response begins.
 
-        An error that is raised before is answered with its own status.
+        Until then an error still gets a response with its own status.
         """
         self._held += frames
 
     async def send(self, frames: bytes, came_s: float | None = None) -> None:
-        """Send whole events, and wait until the socket has room again.
+        """Send whole events, and wait until the socket has accepted them.
 
-        `came_s` is when the first of them came, if they came live (`EventBatch`).
-        Raises `ConnectionResetError` when the reader has gone or takes nothing any more.
+        `came_s` is the arrival time of the first one if they are live (`EventBatch`).
+        Raises `ConnectionResetError` if the reader has disconnected or does not read.
         """
         frames, self._held = self._held + frames, b""
         if frames:
@@ -98,16 +93,16 @@ class EventStream:
                 self._tally.observe(RELAY, time.perf_counter() - came_s)
 
     async def begin(self) -> None:
-        """Begin the response, though there is no data yet but what was held."""
+        """Begin the response, with the held events if there are any."""
         if self._held:
             await self.send(b"")
         else:
             await self._write(b"")
 
-    async def beat(self) -> None:
-        """Begin the response in time, and let it never be silent for long."""
+    async def keep_alive(self) -> None:
+        """Begin the response after `BEGIN_S`, and send a ping whenever it has been silent."""
         loop = asyncio.get_running_loop()
-        with suppress(ConnectionResetError):  # the handler is cancelled when its reader leaves
+        with suppress(ConnectionResetError):  # the handler is cancelled then, too
             await asyncio.sleep(BEGIN_S)
             await self.begin()
             while True:
@@ -116,30 +111,27 @@ class EventStream:
                     await self._write(PING)
 
     async def fail(self, error: Exception) -> None:
-        """Tell the reader of an error, in the shape that errors have at its path."""
-        known = error_of(error)
-        if known is None:
-            log_bug(error)
-            known = internal_error()
-        body = msgspec.json.encode(shape_of(self._request.path)(known))
-        await self.send(b"data: %b\n\n" % body)
+        """Send an error to the reader, in the format of its path."""
+        body = get_body_maker(self._request.path)(handle_error(error))
+        await self.send(frame(msgspec.json.encode(body)))
 
     async def _write(self, data: bytes) -> None:
-        async with self._one_at_a_time:
+        async with self._write_lock:
             try:
                 await self._response.prepare(self._request)
-                # Piece by piece, since the transport copies what the socket does not take. Cut off
-                # in between, the last event has no blank line, and is none.
+                # In pieces, since the transport copies what the socket does not accept. If the
+                # connection breaks between two pieces, the last event has no blank line, so the
+                # reader ignores it.
                 for start in range(0, len(data), PIECE_BYTES):
                     await self._response.write(data[start : start + PIECE_BYTES])
                     await self._request.writer.drain()
-            except ConnectionError:  # of whatever kind: a drain does not say which
-                raise ConnectionResetError("the reader has gone") from None
+            except ConnectionError:  # `drain` raises several kinds
+                raise ConnectionResetError("the reader has disconnected") from None
             self._last_sent_s = asyncio.get_running_loop().time()
 
 
 class Streams:
-    """All event streams of the process: so many at most, and all ended when it stops."""
+    """All event streams of the process: limits their number, and ends them at shutdown."""
 
     def __init__(self, settings: Settings, tally: Tally) -> None:
         self._tally = tally
@@ -155,49 +147,51 @@ class Streams:
     async def open(
         self, request: web.Request, *, resumable: bool = True
     ) -> AsyncIterator[EventStream]:
-        """Send events for the length of the block.
+        """Open a stream for the length of the block.
 
-        A `resumable` stream may be ended at any event when the process is told to stop; another
-        one is let go on for `DARKQ_GATEWAY_DRAIN_S`. Raises `ApiError` when too many are open.
+        At shutdown a `resumable` stream ends at the next event; another one may continue for
+        `DARKQ_GATEWAY_DRAIN_S`. Raises `ApiError` if too many streams are open.
         """
         if self.draining or self._open >= self._settings.gateway_max_readers:
-            raise ApiError(503, "too_many_readers", "too many event streams", retry_after_s=2)
+            message = "too many event streams are open (DARKQ_GATEWAY_MAX_READERS)"
+            raise ApiError(503, "too_many_readers", message, retry_after_s=2)
         stream = EventStream(request, self._settings, self._tally)
         scope = asyncio.timeout(None)
         self._open += 1
-        pulse = asyncio.create_task(stream.beat(), name="darkq-gateway-pulse")
-        try:
-            async with scope:
-                if resumable:
-                    self._scopes.add(scope)
-                yield stream
-        except TimeoutError as error:
-            if scope.expired():
-                await stream.begin()  # a 204 would tell it not to come again
-            else:
-                await _report(stream, error)
-        except ConnectionResetError:
-            if not stream.begun:
-                raise
-        except Exception as error:
-            await _report(stream, error)
-        finally:
-            self._open -= 1
-            self._scopes.discard(scope)
-            pulse.cancel()
-            await asyncio.wait([pulse])
+        async with run_beside(stream.keep_alive(), name="darkq-gateway-keepalive"):
+            try:
+                async with scope:
+                    if resumable:
+                        self._scopes.add(scope)
+                    yield stream
+            except TimeoutError as error:
+                if scope.expired():
+                    await stream.begin()  # with a 204 the reader would not reconnect
+                else:
+                    await _send_error(stream, error)
+            except ConnectionResetError:
+                if not stream.begun:
+                    raise
+            except Exception as error:
+                await _send_error(stream, error)
+            finally:
+                self._open -= 1
+                self._scopes.discard(scope)
 
     def drain(self) -> None:
-        """End all streams that can be resumed, and open no more."""
+        """End all resumable streams, and open no more."""
         self.draining = True
         now_s = asyncio.get_running_loop().time()
         for scope in self._scopes:
             scope.reschedule(now_s)
 
 
-async def _report(stream: EventStream, error: Exception) -> None:
-    """Answer an error as the stream's state allows."""
+async def _send_error(stream: EventStream, error: Exception) -> None:
+    """Send an error as an event, or raise it if a response with its status is still possible."""
     if not stream.begun:
         raise error
     with suppress(ConnectionResetError):
         await stream.fail(error)
+
+
+STREAMS = web.AppKey("streams", Streams)

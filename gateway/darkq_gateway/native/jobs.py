@@ -1,8 +1,8 @@
-"""The native API: jobs put in, looked at, stopped and run again."""
+"""The native API: create, list, read, cancel and retry jobs."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from aiohttp import web
@@ -17,19 +17,19 @@ from darkq import (
     ResultTimeout,
     Status,
 )
-from darkq_gateway.http.bodies import read_json
-from darkq_gateway.http.context import CLIENT, Caller, caller_of, owned_job
+from darkq_gateway.http.bodies import read_json, respond_json
+from darkq_gateway.http.context import CLIENT, Caller, get_caller, get_own_job
 from darkq_gateway.http.errors import ApiError
-from darkq_gateway.http.queries import decimal, integer
-from darkq_gateway.http.repetitions import seed_of
+from darkq_gateway.http.idempotency import IDEMPOTENCY_KEY, get_request_seed
+from darkq_gateway.http.queries import read_decimal, read_integer
 
 MAX_JOBS_PER_BATCH = 1000
 MAX_LISTED = 200
 MAX_WAIT_S = 60.0
 
 
-class JobOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be asked for. A `proxy` may not: nothing of a request decides where calls go."""
+class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A job to create. It has no `proxy`: a request must not decide where upstream calls go."""
 
     prompt: str | list[Message]
     model: str | None = None
@@ -39,8 +39,8 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tries: int | None = None
     metadata: dict[str, str] = {}
 
-    def job_for(self, caller: Caller) -> Job:
-        """Return the job, checked. Raises `InvalidJob`, or `ApiError` where a key forbids it."""
+    def make_job(self, caller: Caller) -> Job:
+        """Return the validated job. Raises `InvalidJob`, and `ApiError` if the key forbids it."""
         job = Job.create(
             self.prompt,
             model=caller.model_for(self.model),
@@ -55,27 +55,27 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return job
 
 
-class JobBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Many jobs in one call: all are checked before the first is stored."""
+class NewJobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Jobs to create in one call: all are validated before the first is stored."""
 
-    jobs: list[JobOrder]
+    jobs: list[NewJob]
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that is stored. `duplicate`: it was there before, by its idempotency key."""
+    """A stored job. `duplicate`: an earlier request with its idempotency key created it."""
 
     job_id: str
     duplicate: bool = False
 
 
 class AcceptedBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Jobs that are stored, in the order of the request."""
+    """Stored jobs, in the order of the request."""
 
     job_ids: list[str]
 
 
 class JobList(msgspec.Struct, frozen=True, kw_only=True):
-    """Jobs, the newest first."""
+    """Jobs, newest first."""
 
     jobs: list[Status]
 
@@ -84,72 +84,72 @@ def routes() -> list[web.RouteDef]:
     return [
         web.post("/jobs", create),
         web.post("/jobs:batch", create_many),
-        web.get("/jobs", latest),
-        web.get("/jobs/{job_id}", status),
-        web.get("/jobs/{job_id}/result", result),
+        web.get("/jobs", list_jobs),
+        web.get("/jobs/{job_id}", get_status),
+        web.get("/jobs/{job_id}/result", get_result),
         web.post("/jobs/{job_id}/cancel", cancel),
         web.post("/jobs/{job_id}/retry", retry),
     ]
 
 
 async def create(request: web.Request) -> web.Response:
-    """Store a job; the header `Idempotency-Key` makes it safe to ask again."""
-    order = await read_json(request, JobOrder)
-    job = order.job_for(caller_of(request))
-    key = request.headers.get("Idempotency-Key")
+    """Create a job. With the header `Idempotency-Key` the request can be repeated safely."""
+    new = await read_json(request, NewJob)
+    job = new.make_job(get_caller(request))
+    key = request.headers.get(IDEMPOTENCY_KEY)
     handle = await request.app[CLIENT].enqueue_job(job, idempotency_key=key)
     accepted = Accepted(job_id=handle.id, duplicate=handle.duplicate)
     headers = {"Location": f"/jobs/{handle.id}"}
-    return as_json(accepted, 200 if handle.duplicate else 201, headers)
+    return respond_json(accepted, 200 if handle.duplicate else 201, headers)
 
 
 async def create_many(request: web.Request) -> web.Response:
-    """Store many jobs; the header `Idempotency-Key` makes it safe to ask again."""
-    batch = await read_json(request, JobBatch)
+    """Create many jobs. With the header `Idempotency-Key` the request can be repeated safely."""
+    batch = await read_json(request, NewJobs)
     if not 0 < len(batch.jobs) <= MAX_JOBS_PER_BATCH:
-        raise ApiError(422, "invalid_body", f"takes 1 to {MAX_JOBS_PER_BATCH:,} jobs", "jobs")
-    checked = _checked(batch, caller_of(request))
-    seed = await seed_of(request, msgspec.json.encode(batch, order="deterministic"))
-    handles = await request.app[CLIENT].enqueue_many(checked, seed=seed)
-    return as_json(AcceptedBatch(job_ids=[handle.id for handle in handles]), 201)
+        raise ApiError(422, "invalid_body", f"must have 1 to {MAX_JOBS_PER_BATCH:,} jobs", "jobs")
+    jobs = _make_jobs(batch, get_caller(request))
+    seed = await get_request_seed(request, msgspec.json.encode(batch, order="deterministic"))
+    handles = await request.app[CLIENT].enqueue_many(jobs, seed=seed)
+    return respond_json(AcceptedBatch(job_ids=[handle.id for handle in handles]), 201)
 
 
-def _checked(batch: JobBatch, caller: Caller) -> list[Job]:
-    checked = []
-    for number, order in enumerate(batch.jobs):
+def _make_jobs(batch: NewJobs, caller: Caller) -> list[Job]:
+    jobs = []
+    for number, new in enumerate(batch.jobs):
         try:
-            checked.append(order.job_for(caller))
+            jobs.append(new.make_job(caller))
         except InvalidJob as error:
             raise InvalidJob(f"jobs[{number}].{error.field}", error.reason) from None
-    return checked
+    return jobs
 
 
-async def latest(request: web.Request) -> web.Response:
-    """How the caller's latest jobs stand, the newest first."""
-    limit = integer(request, "limit", default=50, least=1, most=MAX_LISTED)
-    jobs = await request.app[CLIENT].jobs(tenant=caller_of(request).tenant, limit=limit)
-    return as_json(JobList(jobs=jobs))
+async def list_jobs(request: web.Request) -> web.Response:
+    """List the caller's latest jobs, newest first."""
+    limit = read_integer(request, "limit", default=50, least=1, most=MAX_LISTED)
+    jobs = await request.app[CLIENT].jobs(tenant=get_caller(request).tenant, limit=limit)
+    return respond_json(JobList(jobs=jobs))
 
 
-async def status(request: web.Request) -> web.Response:
-    """Where a job stands."""
-    return as_json((await owned_job(request)).status)
+async def get_status(request: web.Request) -> web.Response:
+    """Return the status of a job."""
+    return respond_json((await get_own_job(request)).status)
 
 
-async def result(request: web.Request) -> web.Response:
-    """A job's answer; `wait_s` waits for it. 202 and the status while there is none."""
-    wait_s = decimal(request, "wait_s", default=0, least=0, most=MAX_WAIT_S)
-    job = await owned_job(request)
+async def get_result(request: web.Request) -> web.Response:
+    """Return a job's result; `wait_s` waits for it. 202 and the status if there is none yet."""
+    wait_s = read_decimal(request, "wait_s", default=0, least=0, most=MAX_WAIT_S)
+    job = await get_own_job(request)
     if wait_s == 0 and job.status.state not in ("completed", "failed", "cancelled"):
-        return as_json(job.status, 202)
-    return await _answer(job.handle, wait_s)
+        return respond_json(job.status, 202)
+    return await _respond_result(job.handle, wait_s)
 
 
-async def _answer(handle: JobHandle, wait_s: float) -> web.Response:
+async def _respond_result(handle: JobHandle, wait_s: float) -> web.Response:
     try:
-        return as_json(await handle.result(wait_s or MAX_WAIT_S))
+        return respond_json(await handle.result(wait_s or MAX_WAIT_S))
     except ResultTimeout:
-        return as_json(await handle.status(), 202)
+        return respond_json(await handle.status(), 202)
     except JobFailed as error:
         raise ApiError(409, "job_failed", f"{error.code}: {error.message}") from None
     except JobCancelled:
@@ -157,24 +157,14 @@ async def _answer(handle: JobHandle, wait_s: float) -> web.Response:
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """Cancel a job, or ask its worker to; a finished one stays what it is."""
-    job = await owned_job(request)
-    return as_json(await job.handle.cancel())
+    """Cancel a job, or request it from its worker; a finished job does not change."""
+    job = await get_own_job(request)
+    return respond_json(await job.handle.cancel())
 
 
 async def retry(request: web.Request) -> web.Response:
-    """Run a job again that has failed. The limits of the key that asks apply, as to a new job."""
-    job, caller = await owned_job(request), caller_of(request)
+    """Run a failed job again. The limits of the caller's key apply, as to a new job."""
+    job, caller = await get_own_job(request), get_caller(request)
     if caller.limits_jobs:
         caller.check_job(await job.handle.kept_job())
-    return as_json(await job.handle.retry())
-
-
-def as_json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """Return a value as a response."""
-    return web.Response(
-        body=msgspec.json.encode(value),
-        status=status,
-        content_type="application/json",
-        headers=headers,
-    )
+    return respond_json(await job.handle.retry())

@@ -1,4 +1,4 @@
-"""The document of the native API, OpenAPI 3.1: written by hand, its schemas made from the types."""
+"""The OpenAPI 3.1 document of the native API: written by hand, with schemas made from the types."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from darkq_gateway.http.auth import public
 from darkq_gateway.native import jobs
 
 _TYPES = (
-    jobs.JobOrder,
-    jobs.JobBatch,
+    jobs.NewJob,
+    jobs.NewJobs,
     jobs.Accepted,
     jobs.AcceptedBatch,
     jobs.JobList,
@@ -22,17 +22,16 @@ _TYPES = (
     Result,
 )
 
-# What may go wrong anywhere: a bad request line, no key, a foreign page, a wrong name of ours,
-# too many calls, and Redis away.
+# Errors that each request may get.
 _ANYWHERE = {
-    400: "The request is no good HTTP, or its body no JSON.",
-    401: "A valid API key is needed.",
-    403: "The key, or the page that calls, may not do that.",
-    417: "`Expect` asks for more than 100-continue.",
-    421: "The server does not go by that name.",
-    429: "The key calls too often, or too much at once; `Retry-After` says when to come again.",
-    503: "The queue is full or cannot be reached; `Retry-After` says when to come again.",
-    505: "The request is of a version of HTTP after 1.1.",
+    400: "The request is not valid HTTP, or its body is not valid JSON.",
+    401: "A valid API key is required.",
+    403: "The API key does not allow this, or the calling web page is not allowed.",
+    417: "`Expect` has a value other than 100-continue.",
+    421: "`Host` is not a name of this server.",
+    429: "The API key exceeds its rate or concurrency limit; retry after `Retry-After`.",
+    503: "The queue is full or cannot be reached; retry after `Retry-After`.",
+    505: "The request has an HTTP version after 1.1.",
 }
 _BODY = {
     408: "The body did not arrive in time.",
@@ -42,31 +41,31 @@ _BODY = {
 }
 _QUERY = {422: "A value is wrong; `field` names it."}
 _JOB = {
-    404: "No such job: unknown, another tenant's, or all of it has expired.",
-    409: "What is stored of the job cannot be read.",
+    404: "The job is unknown, has expired, or belongs to another tenant.",
+    409: "The stored record of the job cannot be read.",
 }
 
 
 def routes() -> list[web.RouteDef]:
-    return [web.get("/openapi.json", document)]
+    return [web.get("/openapi.json", get_document)]
 
 
 @public
-async def document(_: web.Request) -> web.Response:
-    """The document."""
+async def get_document(_: web.Request) -> web.Response:
+    """Return the OpenAPI document of the native API."""
     return web.Response(body=msgspec.json.encode(make_document()), content_type="application/json")
 
 
 @cache
 def make_document() -> dict[str, Any]:
-    """Make the document."""
+    """Make the OpenAPI document."""
     _, schemas = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "darkq",
             "version": "1",
-            "description": "Background text generation that you can reconnect to.",
+            "description": "Background text generation with streams that survive a reconnect.",
         },
         "security": [{"key": []}, {}],
         "paths": _paths(),
@@ -88,18 +87,21 @@ def _paths() -> dict[str, Any]:
     cursor = {"type": "string", "pattern": "^[0-9]{1,15}-[0-9]{1,15}$"}
     after = _parameter("after", "query", cursor)
     last = _parameter("Last-Event-ID", "header", cursor)
-    conflict = {409: "The key belongs to a job with another content."}
-    create = {201: ("Stored.", "Accepted"), 200: ("It was there before.", "Accepted")}
-    result = {200: ("The answer.", "Result"), 202: ("There is none yet.", "Status")}
-    status = {200: ("Where the job stands.", "Status")}
-    stored = {201: ("All are stored.", "AcceptedBatch")}
-    listed = {200: ("The latest jobs, the newest first.", "JobList")}
-    alive = {200: ("It does.", "Health")}
-    away = {503: "It does not."}
+    conflict = {409: "The idempotency key belongs to a request with another body."}
+    create = {
+        201: ("The job is stored.", "Accepted"),
+        200: ("An earlier request with this idempotency key stored it.", "Accepted"),
+    }
+    result = {200: ("The result.", "Result"), 202: ("The job has not ended.", "Status")}
+    status = {200: ("The status of the job.", "Status")}
+    stored = {201: ("All jobs are stored.", "AcceptedBatch")}
+    listed = {200: ("The latest jobs, newest first.", "JobList")}
+    alive = {200: ("The check passed.", "Health")}
+    away = {503: "Redis does not respond, or the process is shutting down."}
     return {
         "/jobs": {
             "post": _operation(
-                "Store a job", create, _ANYWHERE | _BODY | conflict, body="JobOrder",
+                "Create a job", create, _ANYWHERE | _BODY | conflict, body="NewJob",
                 parameters=[idempotency],
             ),
             "get": _operation("List the latest jobs", listed, _ANYWHERE | _QUERY,
@@ -107,25 +109,26 @@ def _paths() -> dict[str, Any]:
         },
         "/jobs:batch": {
             "post": _operation(
-                "Store many jobs", stored, _ANYWHERE | _BODY | conflict, body="JobBatch",
+                "Create many jobs", stored, _ANYWHERE | _BODY | conflict, body="NewJobs",
                 parameters=[idempotency],
             )
         },
         "/jobs/{job_id}": {
             "parameters": [_JOB_ID],
-            "get": _operation("Where a job stands", status, _ANYWHERE | _JOB),
+            "get": _operation("Get the status of a job", status, _ANYWHERE | _JOB),
         },
         "/jobs/{job_id}/result": {
             "parameters": [_JOB_ID],
             "get": _operation(
-                "A job's answer", result,
-                _ANYWHERE | _JOB | _QUERY | {409: "It failed, was cancelled, or cannot be read."},
+                "Get the result of a job", result,
+                _ANYWHERE | _JOB | _QUERY
+                | {409: "The job failed or was cancelled, or its record cannot be read."},
                 parameters=[wait_s],
             ),
         },
         "/jobs/{job_id}/events": {
             "parameters": [_JOB_ID],
-            "get": _events(_ANYWHERE | _JOB | _QUERY | {410: "The events are gone."},
+            "get": _events(_ANYWHERE | _JOB | _QUERY | {410: "The events have been deleted."},
                            [after, last]),
         },
         "/jobs/{job_id}/cancel": {
@@ -135,29 +138,29 @@ def _paths() -> dict[str, Any]:
         "/jobs/{job_id}/retry": {
             "parameters": [_JOB_ID],
             "post": _operation(
-                "Run a failed job again", status,
+                "Retry a failed job", status,
                 _ANYWHERE | _JOB | {
-                    409: "It has not failed, is not kept any more, or cannot be read.",
-                    413: "The prompt is larger than this key allows.",
+                    409: "The job has not failed, is not kept any more, or is unreadable.",
+                    413: "The prompt is larger than the API key allows.",
                 },
             ),
         },
-        "/healthz": {"get": _operation("Does the process answer?", alive, {})},
-        "/readyz": {"get": _operation("Does Redis answer?", alive, away)},
+        "/healthz": {"get": _operation("Check that the process is alive", alive, {})},
+        "/readyz": {"get": _operation("Check that the process can serve requests", alive, away)},
         "/metrics": {"get": _metrics(away)},
     }  # fmt: skip
 
 
 def _operation(
     summary: str,
-    answers: dict[int, tuple[str, str]],
+    successes: dict[int, tuple[str, str]],
     errors: dict[int, str],
     *,
     body: str | None = None,
     parameters: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     responses = {
-        **{str(code): _response(text, schema) for code, (text, schema) in answers.items()},
+        **{str(code): _response(text, schema) for code, (text, schema) in successes.items()},
         **{str(code): _response(text, "Error") for code, text in errors.items()},
     }
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
@@ -169,24 +172,26 @@ def _operation(
 
 
 def _events(errors: dict[int, str], parameters: list[dict[str, Any]]) -> dict[str, Any]:
-    operation = _operation("A job's events", {}, errors, parameters=parameters)
+    operation = _operation("Stream the events of a job", {}, errors, parameters=parameters)
     operation["description"] = (
-        "The past first, then live, to the terminal event. Each has an `id`; come again with it "
-        "as `Last-Event-ID`, and the next one follows."
+        "First the stored events, then live ones, up to the terminal event. Each has an `id`. A "
+        "request with it as `Last-Event-ID` continues with the next event."
     )
     operation["responses"]["200"] = {
         "description": "Server-Sent Events.",
         "content": {"text/event-stream": {}},
     }
-    operation["responses"]["204"] = {"description": "No event is left after that one."}
+    operation["responses"]["204"] = {
+        "description": "There is no event after the cursor, and none will follow."
+    }
     return operation
 
 
 def _metrics(errors: dict[int, str]) -> dict[str, Any]:
-    token = {401: "The token of the metrics is needed, no API key."}
-    operation = _operation("How it goes, for Prometheus", {}, errors | token)
+    token = {401: "The metrics token is required; API keys are not accepted."}
+    operation = _operation("Get metrics for Prometheus", {}, errors | token)
     operation["responses"]["200"] = {
-        "description": "Prometheus' text, or OpenMetrics where that is asked for.",
+        "description": "Prometheus' text format, or OpenMetrics if `Accept` names it.",
         "content": {"text/plain": {}, "application/openmetrics-text": {}},
     }
     return operation
@@ -200,8 +205,8 @@ def _json(schema: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
 
 
-def _parameter(name: str, place: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": place == "path", "schema": schema}
+def _parameter(name: str, location: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": location, "required": location == "path", "schema": schema}
 
 
 _JOB_ID = _parameter(

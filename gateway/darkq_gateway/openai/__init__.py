@@ -1,1 +1,1 @@
-"""OpenAI's wire over darkq's jobs: what their SDK sends, and what it needs to hear."""
+"""OpenAI's API over darkq's jobs: chat, Responses, models, files and batches."""

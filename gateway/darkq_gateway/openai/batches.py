@@ -1,7 +1,7 @@
-"""`/v1/batches`: a file of requests, answered by the workers into another file.
+"""`/v1/batches`: a file of requests, whose answers the workers write into another file.
 
-The gateway only takes the order and tells how it stands; a worker runs it, and another one goes on
-when that one dies.
+The gateway only stores the batch and reports its status. A worker runs it, and another worker
+continues if the first one dies.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from darkq import BatchNotFound, BatchStatus, BatchTaken, CorruptRecord, Invalid
 from darkq.protocol.job import check_metadata
 from darkq.protocol.validation import UNKNOWN, show_name
 from darkq.serving.file_batches import FileBatch
-from darkq_gateway.http.bodies import read_undecoded
-from darkq_gateway.http.context import CLIENT, caller_of
+from darkq_gateway.http.bodies import read_json_bytes, respond_json
+from darkq_gateway.http.context import CLIENT, get_caller
 from darkq_gateway.http.errors import ApiError
-from darkq_gateway.http.repetitions import seed_of
-from darkq_gateway.native.jobs import as_json
+from darkq_gateway.http.idempotency import get_request_seed
 from darkq_gateway.openai.files import FILES, MAX_TTL_S, MIN_TTL_S
-from darkq_gateway.openai.pages import as_page, page_asked, unknown_after
+from darkq_gateway.openai.lists import make_page, read_page_query, unknown_cursor
 from darkq_gateway.openai.request import decode, take
 
 WINDOW_S = 24 * 3600
@@ -47,33 +46,35 @@ class _Body(msgspec.Struct):
 def routes() -> list[web.RouteDef]:
     return [
         web.post("/v1/batches", create),
-        web.get("/v1/batches", listed),
+        web.get("/v1/batches", list_batches),
         web.get("/v1/batches/{batch_id}", retrieve),
         web.post("/v1/batches/{batch_id}/cancel", cancel),
     ]
 
 
 async def create(request: web.Request) -> web.Response:
-    """Order a batch."""
-    body = await read_undecoded(request)
+    """Create a batch."""
+    body = await read_json_bytes(request)
     fields = decode(body)
     if fields.get("endpoint") in ("/chat/completions", "/responses"):  # Azure's names
         fields["endpoint"] = f"/v1{fields['endpoint']}"
     asked = take(fields, _Body)
     for name in fields:
         raise ApiError(400, "invalid_parameter", UNKNOWN, show_name(name))
-    metadata = _checked(asked.metadata)
-    client, caller = request.app[CLIENT], caller_of(request)
-    await request.app[FILES].info(caller.tenant, asked.input_file_id)  # is there, and is theirs
-    seed = await seed_of(request, body)
+    metadata = _check_metadata(asked.metadata)
+    client, caller = request.app[CLIENT], get_caller(request)
+    await request.app[FILES].info(
+        caller.tenant, asked.input_file_id
+    )  # raises if the file is not the caller's
+    seed = await get_request_seed(request, body)
     batch = client.batch(seed=seed, name="files", metadata={"tenant": caller.tenant or ""})
-    with suppress(BatchNotFound):  # no repetition, or the first try made no record
+    with suppress(BatchNotFound):  # a new request, or its first try stored no record
         known = await client.file_batches.get(batch.id)
         if known.ended_at is None:
-            await client.file_batches.create(known)  # the first try may have been broken off
-        return as_json(await _described(request, known))
-    with suppress(BatchTaken):  # a repetition that overtakes the first try
-        async with batch:  # to make it; the worker that runs it takes the lease
+            await client.file_batches.create(known)  # the first try may have been interrupted
+        return respond_json(await _describe(request, known))
+    with suppress(BatchTaken):  # the first try is still running
+        async with batch:  # creates it; the worker that runs it will take the lease
             pass
     now = int(time.time())
     record = FileBatch(
@@ -89,11 +90,11 @@ async def create(request: web.Request) -> web.Response:
         output_ttl_s=asked.output_expires_after.seconds if asked.output_expires_after else None,
     )
     await client.file_batches.create(record)
-    return as_json(await _described(request, await client.file_batches.get(batch.id)))
+    return respond_json(await _describe(request, await client.file_batches.get(batch.id)))
 
 
-def _checked(metadata: dict[str, str]) -> dict[str, str]:
-    """Return what may be noted beside a batch, as OpenAI bounds it. Raises `ApiError`."""
+def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    """Return the metadata of a batch within OpenAI's limits. Raises `ApiError`."""
     try:
         checked = check_metadata(metadata)
     except InvalidJob as error:
@@ -101,53 +102,55 @@ def _checked(metadata: dict[str, str]) -> dict[str, str]:
     fits = all(len(k) <= MAX_KEY_CHARS and len(v) <= MAX_VALUE_CHARS for k, v in checked.items())
     if not fits or len(checked) > MAX_METADATA_PAIRS:
         reason = (
-            f"takes {MAX_METADATA_PAIRS} entries, "
-            f"of {MAX_KEY_CHARS} and {MAX_VALUE_CHARS} characters at most"
+            f"may have at most {MAX_METADATA_PAIRS} entries, with keys of at most {MAX_KEY_CHARS} "
+            f"characters and values of at most {MAX_VALUE_CHARS}"
         )
         raise ApiError(400, "invalid_parameter", reason, "metadata")
     return checked
 
 
-async def listed(request: web.Request) -> web.Response:
-    """The caller's batches, the newest first."""
-    asked = page_asked(request, most=100)
+async def list_batches(request: web.Request) -> web.Response:
+    """List the caller's batches, newest first."""
+    asked = read_page_query(request, most=100)
     try:
         records, has_more = await request.app[CLIENT].file_batches.page(
-            caller_of(request).tenant,
+            get_caller(request).tenant,
             limit=asked.limit,
             after=asked.after,
             oldest_first=asked.order == "asc",
         )
     except BatchNotFound:
-        raise unknown_after() from None
-    return as_json(
-        as_page([await _described(request, each) for each in records], has_more=has_more)
+        raise unknown_cursor() from None
+    return respond_json(
+        make_page([await _describe(request, each) for each in records], has_more=has_more)
     )
 
 
 async def retrieve(request: web.Request) -> web.Response:
-    """How a batch stands."""
-    return as_json(await _described(request, await _owned(request)))
+    """Get the status of a batch."""
+    return respond_json(await _describe(request, await _get_own(request)))
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """Cancel a batch; what has been answered is put into its output file."""
-    record = await _owned(request)
+    """Cancel a batch; its output file gets the answers so far."""
+    record = await _get_own(request)
     if record.ended_at is not None:
         raise ApiError(409, "already_ended", f"cannot cancel a batch that is {record.state}")
-    return as_json(batch_object(record, await request.app[CLIENT].batch(record.id).cancel()))
+    return respond_json(
+        make_batch_object(record, await request.app[CLIENT].batch(record.id).cancel())
+    )
 
 
-async def _described(request: web.Request, record: FileBatch) -> dict[str, Any]:
+async def _describe(request: web.Request, record: FileBatch) -> dict[str, Any]:
     try:
         status = await request.app[CLIENT].batch(record.id).status()
-    except BatchNotFound:  # it has expired; its record outlives it
+    except BatchNotFound:  # it has expired before its record
         status = None
-    return batch_object(record, status)
+    return make_batch_object(record, status)
 
 
-async def _owned(request: web.Request) -> FileBatch:
-    batch_id, tenant = request.match_info["batch_id"], caller_of(request).tenant
+async def _get_own(request: web.Request) -> FileBatch:
+    batch_id, tenant = request.match_info["batch_id"], get_caller(request).tenant
     try:
         record = await request.app[CLIENT].file_batches.get(batch_id)
     except CorruptRecord as error:
@@ -159,8 +162,8 @@ async def _owned(request: web.Request) -> FileBatch:
     return record
 
 
-def batch_object(record: FileBatch, status: BatchStatus | None) -> dict[str, Any]:
-    """Return a batch in the API's words."""
+def make_batch_object(record: FileBatch, status: BatchStatus | None) -> dict[str, Any]:
+    """Return a batch in OpenAI's format."""
     state: str = record.state
     completed, failed, cancelling_at = record.completed, record.failed, record.cancelling_at
     if record.ended_at is None and status is not None:

@@ -1,7 +1,4 @@
-"""`POST /v1/chat/completions`: an answer in one piece, or in chunks as they come.
-
-The body of `POST /v1/chat/completions`. No I/O.
-"""
+"""`POST /v1/chat/completions`: an answer as one object, or streamed as chunks."""
 
 from __future__ import annotations
 
@@ -13,17 +10,19 @@ from aiohttp import web
 
 from darkq import Job, JobCancelled, JobFailed, JobHandle
 from darkq.batches.answers import chat_completion
-from darkq_gateway.http.bodies import read_undecoded
-from darkq_gateway.http.context import STREAMS, Caller, caller_of
-from darkq_gateway.http.errors import ApiError, openai_shape
+from darkq.openai.body import CHAT
+from darkq.sse import frame
+from darkq_gateway.http.bodies import read_json_bytes
+from darkq_gateway.http.context import Caller, get_caller
+from darkq_gateway.http.errors import ApiError, make_openai_body
+from darkq_gateway.http.sse_response import STREAMS
 from darkq_gateway.openai import foreground
-from darkq_gateway.openai import framing as sse
 from darkq_gateway.openai.chat_stream import ChatStream, Interrupted
-from darkq_gateway.openai.framing import failed
-from darkq_gateway.openai.request import decode, make_job, take
-from darkq_gateway.openai.waiting import send_when_done
+from darkq_gateway.openai.request import decode, make_job, make_job_error, take
+from darkq_gateway.openai.slow_response import send_when_done
 
 PREFIX = "chatcmpl-"
+_DONE = b"data: [DONE]\n\n"
 
 
 def routes() -> list[web.RouteDef]:
@@ -31,22 +30,22 @@ def routes() -> list[web.RouteDef]:
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """Answer a chat. The job is cancelled when the client leaves and does not come back."""
-    body = await read_undecoded(request)
-    asked = parse(body, caller_of(request))
-    async with foreground.awaited(request, asked.job, body) as job:
+    """Answer a chat. If the client disconnects and does not return, the job is cancelled."""
+    body = await read_json_bytes(request)
+    asked = parse_request(body, get_caller(request))
+    async with foreground.hold_job(request, asked.job, body) as job:
         if asked.stream:
             return await _stream(request, job, asked)
-        return await send_when_done(request, _whole(job))
+        return await send_when_done(request, _read_completion(job))
 
 
-async def _whole(job: JobHandle) -> dict[str, Any]:
+async def _read_completion(job: JobHandle) -> dict[str, Any]:
     try:
         result = await job.result()
     except JobFailed as error:
-        raise failed(error.code, error.message, "/v1/chat/completions") from None
+        raise make_job_error(error.code, error.message, CHAT) from None
     except JobCancelled:
-        raise failed("cancelled", "the job was cancelled", "/v1/chat/completions") from None
+        raise make_job_error("cancelled", "the job was cancelled", CHAT) from None
     return chat_completion(result)
 
 
@@ -63,19 +62,23 @@ async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> w
                 for event in batch:
                     chunks += chat.feed(event)
             except Interrupted as error:
-                answer = failed(error.code, error.message, "/v1/chat/completions")
-                if not (chat.has_spoken or stream.begun):  # a plain answer is still possible
-                    raise answer from None
-                await stream.send(sse.unnamed([*chunks, openai_shape(answer)]))
+                failure = make_job_error(error.code, error.message, CHAT)
+                if not (chat.has_text or stream.begun):  # an error response is still possible
+                    raise failure from None
+                await stream.send(_encode([*chunks, make_openai_body(failure)]))
                 await job.cancel()
                 break
-            if chat.has_spoken or chat.ended or stream.begun:
-                await stream.send(sse.unnamed(chunks), batch.came_s)
+            if chat.has_text or chat.ended or stream.begun:
+                await stream.send(_encode(chunks), batch.came_s)
             else:
-                stream.hold(sse.unnamed(chunks))
+                stream.hold(_encode(chunks))
         else:
-            await stream.send(sse.DONE)
+            await stream.send(_DONE)
     return stream.response
+
+
+def _encode(objects: list[dict[str, Any]]) -> bytes:
+    return b"".join(frame(msgspec.json.encode(each)) for each in objects)
 
 
 class _StreamOptions(msgspec.Struct):
@@ -83,25 +86,25 @@ class _StreamOptions(msgspec.Struct):
     include_obfuscation: bool = False
 
 
-class _How(msgspec.Struct):
+class _Delivery(msgspec.Struct):
     stream: bool = False
     stream_options: _StreamOptions | None = None
 
 
 class ChatRequest(NamedTuple):
-    """A job, and how its answer is wanted."""
+    """A job, and the requested form of its response."""
 
     job: Job
     stream: bool
     include_usage: bool
 
 
-def parse(body: bytes, caller: Caller) -> ChatRequest:
-    """Read a request. Raises `ApiError`, which names the parameter."""
+def parse_request(body: bytes, caller: Caller) -> ChatRequest:
+    """Parse the body of a request. Raises `ApiError`, which names the parameter."""
     fields = decode(body)
-    how = take(fields, _How)
-    if how.stream_options and not how.stream:
-        raise ApiError(400, "invalid_value", "is for streams only", "stream_options")
-    job = make_job(fields, "/v1/chat/completions", caller)
-    wanted = how.stream_options
-    return ChatRequest(job, how.stream, wanted is not None and wanted.include_usage)
+    delivery = take(fields, _Delivery)
+    if delivery.stream_options and not delivery.stream:
+        raise ApiError(400, "invalid_value", "requires stream=true", "stream_options")
+    job = make_job(fields, CHAT, caller)
+    options = delivery.stream_options
+    return ChatRequest(job, delivery.stream, options is not None and options.include_usage)

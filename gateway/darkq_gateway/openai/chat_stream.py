@@ -1,20 +1,21 @@
 """A job's events as the chunks of a chat completion. No I/O.
 
-The wire of chat has no way to take back what was said. So when an attempt that has spoken is
-lost and another begins, the stream ends with an error: two attempts are never joined.
+The chat API cannot revoke text that was sent. So if an attempt that has sent text is lost and
+another one begins, the stream ends with an error: the text of two attempts is never joined.
 """
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from darkq import AnyEvent, Cancelled, Chunk, Completed, Failed, Started, Usage
+from darkq import AnyEvent, Cancelled, Chunk, Completed, Failed, Started
+from darkq.openai.chat import chat_usage, map_finish_reason
 
 Json: TypeAlias = dict[str, Any]
 
 
 class Interrupted(Exception):
-    """The stream cannot go on; `code` and `message` are for the client."""
+    """The stream must end; `code` and `message` are for the client."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code)
@@ -25,7 +26,7 @@ class Interrupted(Exception):
 class ChatStream:
     """The chunks of one completion.
 
-    `has_spoken` tells that one with text has been made, `ended` that the last one has.
+    `has_text` is True after the first chunk with text, `ended` after the last chunk.
     """
 
     def __init__(self, completion_id: str, created: int, *, include_usage: bool) -> None:
@@ -34,19 +35,19 @@ class ChatStream:
         self._created = created
         self._include_usage = include_usage
         self._model = ""
-        self.has_spoken = False
+        self.has_text = False
         self._has_begun = False
 
     def feed(self, event: AnyEvent) -> list[Json]:
-        """Return the chunks that one event of the job makes.
+        """Return the chunks for one event of the job.
 
-        Raises `Interrupted` when the answer cannot be completed.
+        Raises `Interrupted` if the answer cannot be completed.
         """
         match event:
             case Started():
                 return self._started(event)
             case Chunk():
-                self.has_spoken = True
+                self.has_text = True
                 return [self._chunk({"content": event.text})]
             case Completed():
                 return self._completed(event)
@@ -57,10 +58,8 @@ class ChatStream:
         return []
 
     def _started(self, event: Started) -> list[Json]:
-        if self.has_spoken:
-            message = (
-                "the attempt that gave this text was lost; the whole answer must be asked anew"
-            )
+        if self.has_text:
+            message = "the attempt that generated this text was lost; repeat the request"
             raise Interrupted("attempt_superseded", message)
         self._model = event.model
         if self._has_begun:
@@ -70,10 +69,10 @@ class ChatStream:
 
     def _completed(self, event: Completed) -> list[Json]:
         self.ended = True
-        chunks = [self._chunk({}, finish_reason=finish_reason(event.finish_reason))]
+        chunks = [self._chunk({}, finish_reason=map_finish_reason(event.finish_reason))]
         if self._include_usage and event.usage is not None:
             last = self._chunk({})
-            chunks.append({**last, "choices": [], "usage": usage_object(event.usage)})
+            chunks.append({**last, "choices": [], "usage": chat_usage(event.usage)})
         return chunks
 
     def _chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
@@ -89,17 +88,3 @@ class ChatStream:
         if self._include_usage:
             chunk["usage"] = None
         return chunk
-
-
-def usage_object(usage: Usage) -> Json:
-    """Return token counts in chat's words."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-    }
-
-
-def finish_reason(reason: str) -> str:
-    """Return an upstream's reason in the API's words: what it does not know is a plain stop."""
-    return reason if reason in ("stop", "length", "content_filter") else "stop"

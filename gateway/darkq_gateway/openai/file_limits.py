@@ -1,9 +1,10 @@
-"""How much one tenant may keep: `DARKQ_FILES_MAX_COUNT` files, `DARKQ_FILES_MAX_TOTAL_BYTES`.
+"""Limits of stored files: the quota of a tenant, and the deletion of expired files.
 
-Deletes files that have expired, every `LOOK_S`, as long as the gateway runs.
+A tenant may store `DARKQ_FILES_MAX_COUNT` files and `DARKQ_FILES_MAX_TOTAL_BYTES`.
 
-An expired file is unknown at once. Its bytes go at the next look after that, or when no batch that
-began before reads it any more. Several gateways may do this at once.
+An expired file is not found any more. Its bytes are deleted by the next check, which runs every
+`CHECK_INTERVAL_S`, unless an open batch still reads it. Several gateways may check at the same
+time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
@@ -19,87 +20,89 @@ from aiohttp import web
 from darkq import BatchNotFound, Client, DarkqError, Settings
 from darkq.serving.files import Files
 from darkq.telemetry.logging import LogEvent
+from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.errors import ApiError
+
+logger = logging.getLogger("darkq.gateway.files")
+
+CHECK_INTERVAL_S = 3600.0
 
 
 class FileQuota:
-    """Knows the uploads that are on their way through this process; asks the store for the rest.
+    """Counts the stored files of a tenant and its uploads in progress in this process.
 
-    What other gateways take in at the same moment is not counted.
+    Uploads in progress at other gateways are not counted.
     """
 
     def __init__(self, files: Files, settings: Settings) -> None:
         self._files = files
         self._max_count = settings.files_max_count
         self._max_bytes = settings.files_max_total_bytes
-        self._arriving: dict[str | None, list[int]] = {}
+        self._uploads: dict[str | None, list[int]] = {}
 
     @asynccontextmanager
-    async def room_for(self, tenant: str | None, size_bytes: int) -> AsyncIterator[None]:
-        """Hold room for a file of at most so many bytes while the block stores it.
+    async def reserve(self, tenant: str | None, size_bytes: int) -> AsyncIterator[None]:
+        """Reserve space for a file of at most `size_bytes` while the block stores it.
 
         Raises `ApiError`, which names the setting, and `FileStoreUnavailable`.
         """
-        arriving = self._arriving.setdefault(tenant, [])
-        count, total_bytes = len(arriving) + 1, sum(arriving) + size_bytes
-        arriving.append(size_bytes)
+        uploads = self._uploads.setdefault(tenant, [])
+        count, total_bytes = len(uploads) + 1, sum(uploads) + size_bytes
+        uploads.append(size_bytes)
         try:
             used = await self._files.usage(tenant)
             if used.files + count > self._max_count:
-                raise _full(f"{self._max_count:,} files", "DARKQ_FILES_MAX_COUNT")
+                raise _quota_exceeded(f"{self._max_count:,} files", "DARKQ_FILES_MAX_COUNT")
             if used.bytes + total_bytes > self._max_bytes:
-                raise _full(f"{self._max_bytes:,} bytes of files", "DARKQ_FILES_MAX_TOTAL_BYTES")
+                raise _quota_exceeded(
+                    f"{self._max_bytes:,} bytes of files", "DARKQ_FILES_MAX_TOTAL_BYTES"
+                )
             yield
         finally:
-            arriving.remove(size_bytes)
-            if not arriving:
-                self._arriving.pop(tenant, None)
+            uploads.remove(size_bytes)
+            if not uploads:
+                self._uploads.pop(tenant, None)
 
 
 QUOTA = web.AppKey("file_quota", FileQuota)
 
 
-def _full(most: str, setting: str) -> ApiError:
-    message = f"one may have {most} ({setting}): delete some, or let them expire"
+def _quota_exceeded(limit: str, setting: str) -> ApiError:
+    message = f"the limit is {limit} ({setting}): delete files, or wait until some expire"
     return ApiError(403, "file_quota_exceeded", message, "file")
 
 
-logger = logging.getLogger("darkq.gateway.files")
+class FileExpiry:
+    """Deletes expired files while the gateway runs."""
 
-LOOK_S = 3600.0
+    def __init__(self, client: Client, files: Files) -> None:
+        self._client = client
+        self._files = files
 
+    async def run(self, _: web.Application) -> AsyncIterator[None]:
+        """Check while the application runs. For `cleanup_ctx`."""
+        async with run_beside(self._check_repeatedly(), name="darkq-gateway-files"):
+            yield
 
-def file_expiry(client: Client, files: Files) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Return a generator for `cleanup_ctx`."""
+    async def _check_repeatedly(self) -> None:
+        while True:
+            # Random, so that gateways that started together do not check together.
+            await asyncio.sleep(CHECK_INTERVAL_S * random.uniform(0.9, 1.1))
+            try:
+                deleted = await self.delete_expired()
+            except DarkqError as error:
+                logger.warning(LogEvent("expired file check failed", error=type(error).__name__))
+            else:
+                if deleted:
+                    logger.info(LogEvent("expired files deleted", count=deleted))
 
-    async def run(_: web.Application) -> AsyncIterator[None]:
-        looking = asyncio.create_task(_look_again_and_again(client, files), name="darkq-files")
-        yield
-        looking.cancel()
-        await asyncio.wait([looking])
+    async def delete_expired(self) -> int:
+        """Delete expired files that are not the input of an open batch; return their number.
 
-    return run
-
-
-async def delete_expired(client: Client, files: Files) -> int:
-    """Delete what has expired and is not the input of an open batch; return how many files.
-
-    Raises `RedisUnavailable` and `FileStoreUnavailable`.
-    """
-    inputs = set[str]()
-    for batch_id in await client.file_batches.open():
-        with suppress(BatchNotFound):
-            inputs.add((await client.file_batches.get(batch_id)).input_file_id)
-    return await files.drop_expired(inputs)
-
-
-async def _look_again_and_again(client: Client, files: Files) -> None:
-    while True:
-        await asyncio.sleep(LOOK_S * random.uniform(0.9, 1.1))  # gateways that start together
-        try:
-            dropped = await delete_expired(client, files)
-        except DarkqError as error:
-            logger.warning(LogEvent("files not looked at", error=type(error).__name__))
-        else:
-            if dropped:
-                logger.info(LogEvent("expired files deleted", count=dropped))
+        Raises `RedisUnavailable` and `FileStoreUnavailable`.
+        """
+        inputs = set[str]()
+        for batch_id in await self._client.file_batches.open():
+            with suppress(BatchNotFound):
+                inputs.add((await self._client.file_batches.get(batch_id)).input_file_id)
+        return await self._files.drop_expired(inputs)

@@ -1,4 +1,4 @@
-"""`/v1/files`: what batches read and write."""
+"""`/v1/files`: the input and output files of batches."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any, NamedTuple
 from aiohttp import hdrs, web
 
 from darkq.errors import FileNotFound, FileTooLarge
+from darkq.protocol.validation import UNKNOWN
 from darkq.serving.files import Content as FileContent
 from darkq.serving.files import FileInfo, Files
 from darkq.serving.files import Purpose as FilePurpose
-from darkq_gateway.http.bodies import media_type
-from darkq_gateway.http.context import CLIENT, SETTINGS, caller_of
+from darkq_gateway.http.bodies import get_media_type, respond_json
+from darkq_gateway.http.context import CLIENT, SETTINGS, get_caller
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.multipart import MAX_OVERHEAD_BYTES, Field, Form, Upload, is_plain
-from darkq_gateway.http.queries import whole_number
-from darkq_gateway.native.jobs import as_json
+from darkq_gateway.http.queries import parse_integer
 from darkq_gateway.openai.file_limits import QUOTA
-from darkq_gateway.openai.pages import as_page, page_asked, unknown_after
+from darkq_gateway.openai.lists import make_page, read_page_query, unknown_cursor
 
 FILES = web.AppKey("files", Files)
 
 MAX_LISTED = 10_000
 MIN_TTL_S = 3600
 MAX_TTL_S = 30 * 86400
-"""As OpenAI's: `expires_after.seconds` is from an hour to thirty days."""
+"""OpenAI's bounds of `expires_after.seconds`: one hour and thirty days."""
 
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 _FIELDS = ("purpose", _ANCHOR, _SECONDS)
@@ -36,30 +36,30 @@ _UNSAFE = re.compile(r"[^\w.\- ]")
 def routes() -> list[web.RouteDef]:
     return [
         web.post("/v1/files", create),
-        web.get("/v1/files", listed),
+        web.get("/v1/files", list_files),
         web.get("/v1/files/{file_id}", retrieve),
-        web.get("/v1/files/{file_id}/content", content, allow_head=False),
+        web.get("/v1/files/{file_id}/content", download, allow_head=False),
         web.delete("/v1/files/{file_id}", delete),
     ]
 
 
 async def create(request: web.Request) -> web.Response:
-    """Store a file for a batch. Fields may come before it, as the SDK sends them, or after."""
-    if media_type(request) != "multipart/form-data":
-        raise ApiError(415, "not_multipart", "must be multipart/form-data", "Content-Type")
-    caller = caller_of(request)
+    """Upload the input file of a batch."""
+    if get_media_type(request) != "multipart/form-data":
+        raise ApiError(415, "not_multipart", "the body must be multipart/form-data", "Content-Type")
+    caller = get_caller(request)
     max_bytes = caller.body_limit(request.app[SETTINGS].files_max_bytes)
     sent_bytes = request.content_length
     if sent_bytes is not None and sent_bytes > max_bytes + MAX_OVERHEAD_BYTES:
         raise FileTooLarge(max_bytes)
     size_bytes = max_bytes if sent_bytes is None else min(max_bytes, sent_bytes)
-    async with request.app[QUOTA].room_for(caller.tenant, size_bytes):
-        return as_json(file_object(await _store(request, max_bytes)))
+    async with request.app[QUOTA].reserve(caller.tenant, size_bytes):
+        return respond_json(make_file_object(await _store(request, max_bytes)))
 
 
 async def _store(request: web.Request, max_bytes: int) -> FileInfo:
-    """Store the file of a form. It is there once the whole form has come and is right."""
-    files, tenant = request.app[FILES], caller_of(request).tenant
+    """Store the file of a form. It is published only if the whole form is complete and valid."""
+    files, tenant = request.app[FILES], get_caller(request).tenant
     form = Form(request, file_field="file")
     content: FileContent | None = None
     filename, fields = "", dict[str, str]()
@@ -67,15 +67,15 @@ async def _store(request: web.Request, max_bytes: int) -> FileInfo:
         async with aclosing(form.parts()) as parts:
             async for part in parts:
                 if isinstance(part, Field):
-                    _take(fields, part)
+                    _add_field(fields, part)
                 elif content is not None:
-                    raise _twice("file")
+                    raise _given_twice("file")
                 else:
-                    filename = _filename(part)
+                    filename = _sanitize_filename(part)
                     content = await files.receive(tenant, form.pieces(), max_bytes=max_bytes)
-        asked = _asked(fields)
+        asked = _parse_fields(fields)
         if content is None:
-            raise ApiError(400, "missing_parameter", "there is no file", "file")
+            raise ApiError(400, "missing_parameter", "the form has no file", "file")
         return await files.publish(
             tenant, content, filename=filename, purpose=asked.purpose, ttl_s=asked.ttl_s
         )
@@ -85,35 +85,35 @@ async def _store(request: web.Request, max_bytes: int) -> FileInfo:
         raise
 
 
-async def listed(request: web.Request) -> web.Response:
-    """The caller's files, the newest first."""
-    asked = page_asked(request, most=MAX_LISTED)
+async def list_files(request: web.Request) -> web.Response:
+    """List the caller's files, newest first."""
+    asked = read_page_query(request, most=MAX_LISTED)
     try:
         page = await request.app[FILES].page(
-            caller_of(request).tenant,
+            get_caller(request).tenant,
             limit=asked.limit,
             after=asked.after,
             oldest_first=asked.order == "asc",
             purpose=request.query.get("purpose"),
         )
     except FileNotFound:
-        raise unknown_after() from None
-    return as_json(as_page([file_object(info) for info in page.files], page.has_more))
+        raise unknown_cursor() from None
+    return respond_json(make_page([make_file_object(info) for info in page.files], page.has_more))
 
 
 async def retrieve(request: web.Request) -> web.Response:
-    """What is known of a file."""
-    return as_json(file_object(await _info(request)))
+    """Get the metadata of a file."""
+    return respond_json(make_file_object(await _get_info(request)))
 
 
-async def content(request: web.Request) -> web.StreamResponse:
-    """A file's bytes."""
-    info = await _info(request)
+async def download(request: web.Request) -> web.StreamResponse:
+    """Download the content of a file."""
+    info = await _get_info(request)
     response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
     response.content_length = info.bytes
     response.headers[hdrs.CONTENT_DISPOSITION] = "attachment"
-    async with aclosing(request.app[FILES].read(caller_of(request).tenant, info.id)) as pieces:
-        piece = await anext(pieces, None)  # opens the file: not found is still an answer
+    async with aclosing(request.app[FILES].read(get_caller(request).tenant, info.id)) as pieces:
+        piece = await anext(pieces, None)  # opens the file: an error still gets a response
         await response.prepare(request)
         while piece is not None:
             await response.write(piece)
@@ -123,17 +123,17 @@ async def content(request: web.Request) -> web.StreamResponse:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """Delete a file; not one that an open batch reads."""
-    file_id, tenant = request.match_info["file_id"], caller_of(request).tenant
+    """Delete a file, unless it is the input of an open batch."""
+    file_id, tenant = request.match_info["file_id"], get_caller(request).tenant
     if (batch_id := await request.app[CLIENT].file_batches.reads(tenant, file_id)) is not None:
-        message = f"is the input of {batch_id}, which has not ended; cancel that first"
+        message = f"is the input of {batch_id}, which has not ended: cancel that batch first"
         raise ApiError(409, "file_in_use", message, "file_id")
     await request.app[FILES].delete(tenant, file_id)
-    return as_json({"id": file_id, "object": "file", "deleted": True})
+    return respond_json({"id": file_id, "object": "file", "deleted": True})
 
 
-def file_object(info: FileInfo) -> dict[str, Any]:
-    """Return a file in the API's words."""
+def make_file_object(info: FileInfo) -> dict[str, Any]:
+    """Return a file in OpenAI's format."""
     return {
         "id": info.id,
         "object": "file",
@@ -146,50 +146,50 @@ def file_object(info: FileInfo) -> dict[str, Any]:
     }
 
 
-async def _info(request: web.Request) -> FileInfo:
-    return await request.app[FILES].info(caller_of(request).tenant, request.match_info["file_id"])
+async def _get_info(request: web.Request) -> FileInfo:
+    return await request.app[FILES].info(get_caller(request).tenant, request.match_info["file_id"])
 
 
-def _take(fields: dict[str, str], field: Field) -> None:
-    """Take a field of a form. Raises `ApiError`, which names it."""
+def _add_field(fields: dict[str, str], field: Field) -> None:
+    """Add a field of the form. Raises `ApiError`, which names it."""
     name = field.name
     if name not in _FIELDS:
         shown = name if is_plain(name) else None
-        message = f"{shown or 'a field of the form'} cannot be honoured: leave it out"
+        message = f"{shown or 'a field of the form'} {UNKNOWN}"
         raise ApiError(400, "unsupported_parameter", message, shown)
     if name in fields:
-        raise _twice(name)
+        raise _given_twice(name)
     if name == "purpose" and field.value != "batch":
         raise ApiError(400, "invalid_value", "purpose must be 'batch'", "purpose")
     fields[name] = field.value
 
 
-class _Asked(NamedTuple):
+class _UploadOptions(NamedTuple):
     purpose: FilePurpose
     ttl_s: int | None
 
 
-def _asked(fields: dict[str, str]) -> _Asked:
-    """Return what a form asks for. Raises `ApiError`, which names the field."""
+def _parse_fields(fields: dict[str, str]) -> _UploadOptions:
+    """Parse the fields of a form. Raises `ApiError`, which names the field."""
     if "purpose" not in fields:
         raise ApiError(400, "missing_parameter", "purpose must be 'batch'", "purpose")
     anchor, seconds = fields.get(_ANCHOR), fields.get(_SECONDS)
     if anchor is None and seconds is None:
-        return _Asked("batch", None)
+        return _UploadOptions("batch", None)
     if anchor != "created_at":
         raise ApiError(400, "invalid_value", f"{_ANCHOR} must be 'created_at'", _ANCHOR)
-    ttl_s = whole_number(seconds or "", least=MIN_TTL_S, most=MAX_TTL_S)
+    ttl_s = parse_integer(seconds or "", least=MIN_TTL_S, most=MAX_TTL_S)
     if ttl_s is None:
         message = f"{_SECONDS} must be a whole number from {MIN_TTL_S:,} to {MAX_TTL_S:,}"
         raise ApiError(400, "invalid_value", message, _SECONDS)
-    return _Asked("batch", ttl_s)
+    return _UploadOptions("batch", ttl_s)
 
 
-def _twice(name: str) -> ApiError:
+def _given_twice(name: str) -> ApiError:
     return ApiError(400, "invalid_value", f"{name} must be given once", name)
 
 
-def _filename(upload: Upload) -> str:
-    """The name as the client says it, for people alone: without folders and odd characters."""
+def _sanitize_filename(upload: Upload) -> str:
+    """Return the client's name of the file, without folders and special characters."""
     name = upload.filename.replace("\\", "/").rpartition("/")[2]
     return _UNSAFE.sub("_", name) or "file"

@@ -1,10 +1,15 @@
-"""Jobs that somebody waits for: a request makes one, its repetition finds it, leaving ends it.
+"""Jobs whose clients wait for the answer: created, found by a retry, cancelled without clients.
 
-OpenAI's SDK repeats a request that got no answer, without a key, but counts its tries. So the
-first try makes a job and later ones come back for it, to whichever gateway. A client that leaves
-may come back: within `DARKQ_GATEWAY_CANCEL_GRACE_S`, and if it counts its tries, within its pause
-before the next one too. A job may have several callers; when the last one has stayed away, it is
-cancelled, up to the upstream.
+OpenAI's SDK retries a request that got no response. It sends no idempotency key, but the number of
+the try (`RETRY_COUNT`). So the first try creates a job, and later tries find it, at any gateway.
+
+    client disconnects ── grace ─┬─ no client holds the job: cancel it and its upstream call
+                                 └─ a retry holds the job: it continues
+
+The grace is `DARKQ_GATEWAY_CANCEL_GRACE_S`, plus the pause of the SDK before its next try if the
+client counts its tries. Each client holds its job by a lease in Redis (`Reattachments`), which this
+process renews. A job can have several clients: two requests with the same idempotency key, or one
+that retries while its first connection still seems alive. The last one to leave cancels the job.
 """
 
 from __future__ import annotations
@@ -20,9 +25,11 @@ from aiohttp import web
 from darkq import DarkqError, Job, JobHandle, JobNotFound
 from darkq.serving.request_dedup import Held, request_digest
 from darkq.telemetry.logging import LogEvent
-from darkq_gateway.http.context import CLIENT, SETTINGS, STREAMS, caller_of, owned_job
+from darkq_gateway.http.background import run_beside
+from darkq_gateway.http.context import CLIENT, SETTINGS, get_caller, get_own_job
 from darkq_gateway.http.errors import ApiError
-from darkq_gateway.http.repetitions import IDEMPOTENCY_KEY, RETRY_COUNT
+from darkq_gateway.http.idempotency import IDEMPOTENCY_KEY, RETRY_COUNT
+from darkq_gateway.http.sse_response import STREAMS
 
 logger = logging.getLogger("darkq.gateway")
 
@@ -30,45 +37,46 @@ T = TypeVar("T")
 
 _RENEWALS_PER_LEASE = 3
 _SDK_FIRST_PAUSE_S, _SDK_LONGEST_PAUSE_S = 0.5, 8.0
-_SDK_WAY_S = 1.0  # until a next try has reached us
-_MOST_TRIES = 10  # the pause grows no more long before
+_SDK_LATENCY_S = 1.0  # until the next try has arrived here
+_MAX_DOUBLINGS = 10  # the pause has reached its maximum long before
 
 Holding: TypeAlias = asyncio.Task[tuple[JobHandle, Held | None]]
 
 
-class Departures:
-    """Clients that wait for a job, or have left and may come back for a while."""
+class Waiters:
+    """The clients of this process that wait for a job, or have left and may return."""
 
     def __init__(self, app: web.Application) -> None:
         self._app = app
         self._tasks: set[asyncio.Task[Any]] = set()
         self._waiting: set[Holding] = set()
 
-    def own(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Do something that goes on when the client leaves, and ends with the app at the latest."""
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Start a task that outlives its request, and is cancelled when the application ends."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     @contextmanager
-    def waiting(self, holding: Holding) -> Iterator[None]:
-        """Inside the block a client waits: its place among the job's callers is renewed."""
+    def renew_for(self, holding: Holding) -> Iterator[None]:
+        """Renew the lease of a client for the length of the block."""
         self._waiting.add(holding)
         try:
             yield
         finally:
             self._waiting.discard(holding)
 
-    def watch(self, holding: Holding, grace_s: float) -> None:
-        """Cancel a job after the grace, unless a caller waits for it then."""
-        if not self._app[STREAMS].draining:  # else we have left: the client finds it elsewhere
-            self.own(self._watch(holding, grace_s), "darkq-gateway-departure")
+    def cancel_after(self, holding: Holding, grace_s: float) -> None:
+        """Cancel a job after the grace, unless another client holds it then."""
+        # During shutdown it is this process that leaves. Its clients retry at another gateway.
+        if not self._app[STREAMS].draining:
+            self.spawn(self._cancel_after(holding, grace_s), "darkq-gateway-grace")
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
-        """Renew who waits; end what is left when the app ends. For `cleanup_ctx`."""
-        self.own(self._renew(), "darkq-gateway-waiting")
-        yield
+        """Renew leases while the application runs, then cancel all tasks. For `cleanup_ctx`."""
+        async with run_beside(self._renew(), name="darkq-gateway-leases"):
+            yield
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -84,10 +92,10 @@ class Departures:
 
     async def _renew_one(self, held: Held | None) -> None:
         if held is not None:
-            with suppress(DarkqError):  # the next round comes within the lease
+            with suppress(DarkqError):  # the next round is still within the lease
                 await self._app[CLIENT].reattachments.renew(held)
 
-    async def _watch(self, holding: Holding, grace_s: float) -> None:
+    async def _cancel_after(self, holding: Holding, grace_s: float) -> None:
         client = self._app[CLIENT]
         try:
             _, held = await holding
@@ -97,16 +105,16 @@ class Departures:
             await asyncio.sleep(grace_s)
             if await client.reattachments.is_last(held):
                 await client.job(held.job_id).cancel()
-        except (DarkqError, ApiError) as error:  # the job's own deadline ends it
+        except (DarkqError, ApiError) as error:  # the job then runs until its own deadline
             kind = type(error).__name__
-            logger.warning(LogEvent("a job whose client left was not cancelled", error=kind))
+            logger.warning(LogEvent("cancel of abandoned job failed", error=kind))
 
 
-DEPARTURES = web.AppKey("departures", Departures)
+WAITERS = web.AppKey("waiters", Waiters)
 
 
 async def enqueue(request: web.Request, job: Job, body: bytes) -> JobHandle:
-    """Store a job, or find the one that an earlier try of the same request has made.
+    """Enqueue a job, or return the one that an earlier try of the request has enqueued.
 
     Raises what `Client.enqueue_job` raises.
     """
@@ -114,57 +122,66 @@ async def enqueue(request: web.Request, job: Job, body: bytes) -> JobHandle:
     key = request.headers.get(IDEMPOTENCY_KEY)
     if key is None and request.headers.get(RETRY_COUNT, "0") != "0":
         made = await client.reattachments.find(_digest(request, body))
-        if made is not None and (found := await _usable(request, made)) is not None:
+        if made is not None and (found := await _find_usable(request, made)) is not None:
             return found
     return await client.enqueue_job(job, idempotency_key=key)
 
 
-async def _usable(request: web.Request, job_id: str) -> JobHandle | None:
-    """Return a job that is there, and was not cancelled for want of somebody who waits."""
+async def _find_usable(request: web.Request, job_id: str) -> JobHandle | None:
+    """Return a job unless it is gone, or was cancelled because no client held it."""
     with suppress(JobNotFound):
-        owned = await owned_job(request, job_id)
+        owned = await get_own_job(request, job_id)
         if owned.status.state not in ("cancelling", "cancelled"):
             return owned.handle
     return None
 
 
 @asynccontextmanager
-async def awaited(request: web.Request, job: Job, body: bytes) -> AsyncIterator[JobHandle]:
-    """Do as `enqueue`, and wait inside the block; cancel the job when all its clients stay away."""
-    departures, digest = request.app[DEPARTURES], _digest(request, body)
-    # Clients leave in the middle of this too, and a job that nobody knows would run to its end.
-    holding = departures.own(_hold(request, job, body, digest), "darkq-gateway-holding")
+async def hold_job(request: web.Request, job: Job, body: bytes) -> AsyncIterator[JobHandle]:
+    """Do as `enqueue`, and hold the job for the length of the block.
+
+    If the block ends because the client disconnects, the job is cancelled after the grace.
+    """
+    waiters, digest = request.app[WAITERS], _digest(request, body)
+    # The client may disconnect while the job is being stored. Were this cancelled then, the job
+    # would run without a client to its end. So it runs in a task of its own, and `cancel_after`
+    # awaits it.
+    holding = waiters.spawn(_enqueue_and_hold(request, job, body, digest), "darkq-gateway-holding")
     try:
-        with departures.waiting(holding):
+        with waiters.renew_for(holding):
             handle, _ = await asyncio.shield(holding)
             yield handle
     except (asyncio.CancelledError, ConnectionError):
-        departures.watch(holding, _grace_s(request))
+        waiters.cancel_after(holding, _grace_s(request))
         raise
 
 
-async def _hold(
+async def _enqueue_and_hold(
     request: web.Request, job: Job, body: bytes, digest: str
 ) -> tuple[JobHandle, Held | None]:
     client = request.app[CLIENT]
     handle = await enqueue(request, job, body)
     held = await client.reattachments.hold(digest, handle.id)
     if held is None and IDEMPOTENCY_KEY not in request.headers:
-        handle = await client.enqueue_job(job)  # that job is being cancelled
+        handle = await client.enqueue_job(
+            job
+        )  # the first job is being cancelled: its last client has left
         held = await client.reattachments.hold(digest, handle.id)
     return handle, held
 
 
 def _grace_s(request: web.Request) -> float:
-    """For how long a client may come back that leaves now: an SDK that counts waits before it."""
+    """Return how long a client that disconnects now may take to return.
+
+    OpenAI's SDK waits before its next try: 0.5 s, doubled for each try, 8 s at most.
+    """
     grace_s = request.app[SETTINGS].gateway_cancel_grace_s
     tries = request.headers.get(RETRY_COUNT, "")
     if not (tries.isascii() and tries.isdigit()):
         return grace_s
-    pause_s = _SDK_FIRST_PAUSE_S * (1 << min(int(tries[:4]), _MOST_TRIES))
-    return grace_s + min(_SDK_LONGEST_PAUSE_S, pause_s) + _SDK_WAY_S
+    pause_s = _SDK_FIRST_PAUSE_S * (1 << min(int(tries[:4]), _MAX_DOUBLINGS))
+    return grace_s + min(_SDK_LONGEST_PAUSE_S, pause_s) + _SDK_LATENCY_S
 
 
 def _digest(request: web.Request, body: bytes) -> str:
-    """What stands for a request: the same tenant, the same path, the same body."""
-    return request_digest(caller_of(request).tenant, request.path, body)
+    return request_digest(get_caller(request).tenant, request.path, body)

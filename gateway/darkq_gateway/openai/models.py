@@ -1,4 +1,4 @@
-"""`/v1/models`: what the workers that are alive now serve, as far as the caller's key allows."""
+"""`/v1/models`: the models that running workers serve and the caller's key allows."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from typing import Any
 
 from aiohttp import web
 
-from darkq_gateway.http.context import CLIENT, caller_of
+from darkq_gateway.http.bodies import respond_json
+from darkq_gateway.http.context import CLIENT, get_caller
 from darkq_gateway.http.errors import ApiError
-from darkq_gateway.native.jobs import as_json
 
 
 def routes() -> list[web.RouteDef]:
-    # A model's name may hold slashes: `org/model`.
-    return [web.get("/v1/models", listed), web.get("/v1/models/{model:.+}", retrieve)]
+    # The name of a model may have slashes: `org/model`.
+    return [web.get("/v1/models", list_models), web.get("/v1/models/{model:.+}", retrieve)]
 
 
-async def listed(request: web.Request) -> web.Response:
-    """All models."""
-    return as_json({"object": "list", "data": await _models(request)})
+async def list_models(request: web.Request) -> web.Response:
+    """List the available models."""
+    return respond_json({"object": "list", "data": await _read_models(request)})
 
 
 async def retrieve(request: web.Request) -> web.Response:
-    """One model."""
+    """Get one model."""
     name = request.match_info["model"]
-    for model in await _models(request):
+    for model in await _read_models(request):
         if model["id"] == name:
-            return as_json(model)
-    raise ApiError(404, "model_not_found", "no worker serves a model of that name", "model")
+            return respond_json(model)
+    raise ApiError(404, "model_not_found", "no worker serves this model", "model")
 
 
-async def _models(request: web.Request) -> list[dict[str, Any]]:
-    """A model that several upstreams serve is named once, with the first of them."""
-    key = caller_of(request).key
+async def _read_models(request: web.Request) -> list[dict[str, Any]]:
+    """Return each model once, with the first upstream that serves it."""
+    key = get_caller(request).key
     models: dict[str, dict[str, Any]] = {}
     for upstream in await request.app[CLIENT].upstreams():
         for model in upstream.models:

@@ -1,4 +1,4 @@
-"""What chat and Responses ask for alike: a body of JSON, made into a job. No I/O."""
+"""What chat and Responses share: jobs from JSON bodies, and errors of jobs. No I/O."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 from darkq import InvalidJob, Job
 from darkq.openai.body import Endpoint as OpenAIEndpoint
 from darkq.openai.body import read_body as read_openai_body
+from darkq.openai.errors import build_job_error
 from darkq.protocol.validation import explain_error
 from darkq_gateway.http.bodies import check_structure
 from darkq_gateway.http.context import Caller
@@ -18,7 +19,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """Read a body; a parameter that is null was not given. Raises `ApiError`."""
+    """Return the parameters of a body without those that are null. Raises `ApiError`."""
     check_structure(body)
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
@@ -28,7 +29,7 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def take(fields: dict[str, Any], kind: type[T]) -> T:
-    """Take what a struct names out of a body's fields. Raises `ApiError`, which names the field."""
+    """Remove the fields of a struct from a body and return them. Raises `ApiError`."""
     names = msgspec.structs.fields(kind)
     given = {field.name: fields.pop(field.name) for field in names if field.name in fields}
     try:
@@ -41,10 +42,10 @@ def take(fields: dict[str, Any], kind: type[T]) -> T:
 def make_job(
     fields: dict[str, Any], endpoint: OpenAIEndpoint, caller: Caller, **others: Any
 ) -> Job:
-    """Return the job that a body asks for. Raises `ApiError`, which names the parameter."""
+    """Return the job for a body. Raises `ApiError`, which names the parameter."""
     try:
         asked = read_openai_body(fields, endpoint)
-        model = caller.model_for(_name(asked.model))
+        model = caller.model_for(_check_name(asked.model))
         job = asked.job(model=model, tenant=caller.tenant, **others)
     except InvalidJob as error:
         raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
@@ -52,7 +53,17 @@ def make_job(
     return job
 
 
-def _name(model: object) -> str:
+def _check_name(model: object) -> str:
     if not isinstance(model, str):
         raise InvalidJob("model", "must be the name of a model")
     return model
+
+
+# For OpenAI's SDKs: darkq has used up the retries of the job, so a retry would only cost again.
+_DO_NOT_RETRY = {"x-should-retry": "false"}
+
+
+def make_job_error(code: str, message: str, endpoint: OpenAIEndpoint) -> ApiError:
+    """Return the error for a job that ended without an answer."""
+    error = build_job_error(code, message, endpoint)
+    return ApiError(error.status, error.code, error.message, error.param, headers=_DO_NOT_RETRY)

@@ -1,18 +1,16 @@
-"""`/v1/responses`: answers that can be left, looked at, resumed by number, cancelled, deleted.
+"""`/v1/responses`: create, read, resume by event number, cancel and delete.
 
-A Response is nothing of its own: it is read off the events of its job each time it is asked for.
+A Response is not stored. Each request builds it from the events of its job.
 
-The body of `POST /v1/responses`. No I/O.
-
-An earlier answer that a request names instead of repeating it: `{"type": "item_reference"}`.
-
-The id of an item is that of its job and the number of the attempt, whose text is kept as the job's
-result. So an item can be looked up as long as that is there.
+The input may refer to an earlier answer instead of repeating it: `{"type": "item_reference"}`. The
+id of an item consists of its job id and the number of the attempt, and its text is the result of
+the job. So a reference is valid until the result expires.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
@@ -20,24 +18,24 @@ import msgspec
 from aiohttp import web
 
 from darkq import InvalidJob, Job, JobCancelled, JobFailed, JobHandle, JobNotFound, ResultTimeout
+from darkq.openai.body import RESPONSES
 from darkq.openai.response import Repeated, item_id, parse_repeated, read_repeated
 from darkq.protocol.job import MAX_PROMPT_BYTES, check_metadata
-from darkq_gateway.http.bodies import read_undecoded
-from darkq_gateway.http.context import STREAMS, Caller, caller_of, owned_job
+from darkq.sse import frame
+from darkq_gateway.http.bodies import read_json_bytes, respond_json
+from darkq_gateway.http.context import Caller, get_caller, get_own_job
 from darkq_gateway.http.errors import ApiError
-from darkq_gateway.http.queries import integer
-from darkq_gateway.native.jobs import as_json
-from darkq_gateway.openai import (
-    foreground,
-)
-from darkq_gateway.openai import (
-    framing as sse,
-)
+from darkq_gateway.http.queries import read_integer
+from darkq_gateway.http.sse_response import STREAMS
+from darkq_gateway.openai import foreground
 from darkq_gateway.openai.request import decode, make_job, take
 from darkq_gateway.openai.response_stream import ResponseStream
-from darkq_gateway.openai.waiting import send_when_done
+from darkq_gateway.openai.slow_response import send_when_done
 
 PREFIX = "resp_"
+MAX_REFERENCES = 1000
+_ITEM_ID = re.compile(r"msg_([0-9]{1,4}-[0-9a-f]{32})_([0-9]{1,9})")
+_SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
 def routes() -> list[web.RouteDef]:
@@ -50,37 +48,37 @@ def routes() -> list[web.RouteDef]:
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """Begin a Response. One in the background outlives the call; another is cancelled with it."""
-    body = await read_undecoded(request)
+    """Create a Response. Without `background`, its job is cancelled when the client disconnects."""
+    body = await read_json_bytes(request)
     fields = decode(body)
-    await resolve(request, fields)
-    asked = parse(fields, caller_of(request))
+    await resolve_references(request, fields)
+    asked = parse_request(fields, get_caller(request))
     if asked.background:
         job = await foreground.enqueue(request, asked.job, body)
-        response = _new(job, asked.repeated.fields())
+        response = _make_stream(job, asked.repeated.fields())
         if asked.stream:
             return await _stream(request, job, response, after=-1)
-        return as_json(await _so_far(job, response))
-    async with foreground.awaited(request, asked.job, body) as job:
-        response = _new(job, asked.repeated.fields())
+        return respond_json(await _read_so_far(job, response))
+    async with foreground.hold_job(request, asked.job, body) as job:
+        response = _make_stream(job, asked.repeated.fields())
         if asked.stream:
             return await _stream(request, job, response, after=-1, in_foreground=True)
-        return await send_when_done(request, _whole(job, response))
+        return await send_when_done(request, _read_to_end(job, response))
 
 
 async def retrieve(request: web.Request) -> web.StreamResponse:
-    """A Response as it stands, or its events after a number, the past ones first."""
-    after = integer(request, "starting_after", default=-1, least=0, most=10**15 - 1)
-    job, response = await _owned(request)
+    """Get a Response, or stream its events after a number: first past ones, then live."""
+    after = read_integer(request, "starting_after", default=-1, least=0, most=10**15 - 1)
+    job, response = await _get_own(request)
     if request.query.get("stream", "false").lower() not in ("true", "1"):
-        return as_json(await _so_far(job, response))
+        return respond_json(await _read_so_far(job, response))
     return await _stream(request, job, response, after=after)
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """Cancel a Response in the background; again, and it is returned as it ended."""
-    job, response = await _owned(request)
-    now = await _so_far(job, response)
+    """Cancel a background Response; returns the same if it is cancelled already."""
+    job, response = await _get_own(request)
+    now = await _read_so_far(job, response)
     if not now["background"]:
         message = "only a response created with background=true can be cancelled"
         raise ApiError(400, "not_in_background", message)
@@ -88,27 +86,28 @@ async def cancel(request: web.Request) -> web.Response:
         raise ApiError(400, "already_ended", f"cannot cancel a {now['status']} response")
     if now["status"] != "cancelled":
         await job.cancel()
-        # Said only when the upstream's connection is closed: the worker's lease bounds the wait.
+        # The job ends when the upstream connection is closed, at the latest with the worker's
+        # lease.
         async with aclosing(job.events()) as events:
-            again = _new(job, response.asked)
+            rebuilt = _make_stream(job, response.asked)
             async for event in events:
-                again.feed(event)
-        now = again.snapshot()
-    return as_json(now)
+                rebuilt.feed(event)
+        now = rebuilt.snapshot()
+    return respond_json(now)
 
 
 async def delete(request: web.Request) -> web.Response:
-    """Forget a Response; one that has not ended is cancelled first."""
-    job, response = await _owned(request)
-    now = await _so_far(job, response)
-    with suppress(JobNotFound):  # its batch has taken note of its end, and dropped it
+    """Delete a Response; one that has not ended is cancelled first."""
+    job, response = await _get_own(request)
+    now = await _read_so_far(job, response)
+    with suppress(JobNotFound):  # its batch has acknowledged its end and deleted it
         if now["status"] in ("queued", "in_progress"):
             await job.cancel()
             async with aclosing(job.events()) as events:
                 async for _ in events:
                     pass
         await job.delete()
-    return as_json({"id": PREFIX + job.id, "object": "response", "deleted": True})
+    return respond_json({"id": PREFIX + job.id, "object": "response", "deleted": True})
 
 
 async def _stream(
@@ -127,8 +126,8 @@ async def _stream(
             made: list[dict[str, Any]] = []
             for event in batch:
                 made += response.feed(event)
-            frames = sse.named(e for e in made if e["sequence_number"] > after)
-            if in_foreground and not (response.has_spoken or stream.begun):
+            frames = _encode(e for e in made if e["sequence_number"] > after)
+            if in_foreground and not (response.has_text or stream.begun):
                 if response.failure is not None:
                     raise response.failure
                 stream.hold(frames)
@@ -137,7 +136,12 @@ async def _stream(
     return stream.response
 
 
-async def _whole(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
+def _encode(events: Iterable[dict[str, Any]]) -> bytes:
+    """Return events as Server-Sent Events, each named by its type."""
+    return b"".join(frame(msgspec.json.encode(each), event=each["type"]) for each in events)
+
+
+async def _read_to_end(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
     async with aclosing(job.events()) as events:
         async for event in events:
             response.feed(event)
@@ -146,7 +150,7 @@ async def _whole(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
     return response.snapshot()
 
 
-async def _so_far(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
+async def _read_so_far(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
     async with aclosing(job.history()) as batches:
         async for batch in batches:
             for event in batch:
@@ -154,22 +158,22 @@ async def _so_far(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
     return response.snapshot()
 
 
-async def _owned(request: web.Request) -> tuple[JobHandle, ResponseStream]:
+async def _get_own(request: web.Request) -> tuple[JobHandle, ResponseStream]:
     response_id = request.match_info["response_id"]
     if not response_id.startswith(PREFIX):
         raise JobNotFound(response_id)
-    job = await owned_job(request, response_id.removeprefix(PREFIX))
+    job = await get_own_job(request, response_id.removeprefix(PREFIX))
     repeated = read_repeated(job.status.metadata)
-    if repeated is None:  # a job, but no Response
+    if repeated is None:  # the job was not created as a Response
         raise JobNotFound(response_id)
-    return job.handle, _new(job.handle, repeated.fields())
+    return job.handle, _make_stream(job.handle, repeated.fields())
 
 
-def _new(job: JobHandle, asked: dict[str, Any]) -> ResponseStream:
+def _make_stream(job: JobHandle, asked: dict[str, Any]) -> ResponseStream:
     return ResponseStream(PREFIX + job.id, asked=asked)
 
 
-class _How(msgspec.Struct):
+class _Delivery(msgspec.Struct):
     stream: bool = False
     background: bool = False
     store: bool = True
@@ -177,7 +181,7 @@ class _How(msgspec.Struct):
 
 
 class ResponseRequest(NamedTuple):
-    """A job, how its answer is wanted, and what that repeats of the request."""
+    """A job, the requested form of its response, and the fields that it repeats of the request."""
 
     job: Job
     stream: bool
@@ -185,31 +189,26 @@ class ResponseRequest(NamedTuple):
     repeated: Repeated
 
 
-def parse(fields: dict[str, Any], caller: Caller) -> ResponseRequest:
-    """Read a request's body. Raises `ApiError`, which names the parameter."""
+def parse_request(fields: dict[str, Any], caller: Caller) -> ResponseRequest:
+    """Parse the parameters of a request. Raises `ApiError`, which names the parameter."""
     try:
         repeated = parse_repeated(fields)
-        how = take(fields, _How)
-        if how.background and not how.store:
+        delivery = take(fields, _Delivery)
+        if delivery.background and not delivery.store:
             raise InvalidJob("store", "must not be false for a background response")
-        job = make_job(fields, "/v1/responses", caller, metadata={})
-        check_metadata(how.metadata)
+        job = make_job(fields, RESPONSES, caller, metadata={})
+        check_metadata(delivery.metadata)
         job = repeated.beside(job)
     except InvalidJob as error:
         raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
-    return ResponseRequest(job, how.stream, how.background, repeated)
+    return ResponseRequest(job, delivery.stream, delivery.background, repeated)
 
 
-MAX_REFERENCES = 1000
-_ITEM_ID = re.compile(r"msg_([0-9]{1,4}-[0-9a-f]{32})_([0-9]{1,9})")
-_SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
+async def resolve_references(request: web.Request, fields: dict[str, Any]) -> None:
+    """Replace each reference in `input` by the text of its item.
 
-
-async def resolve(request: web.Request, fields: dict[str, Any]) -> None:
-    """Put the text of each item that `input` refers to in the place of the reference.
-
-    Raises `ApiError` for an item that is unknown, gone, or another tenant's: the answer is the
-    same for each. Raises it too for more references, or more text, than a prompt can have.
+    Raises `ApiError`: the same for an item that is unknown, expired, or another tenant's; and for
+    more references or more text than the limits allow.
     """
     items = fields.get("input")
     if not isinstance(items, list):
@@ -217,13 +216,13 @@ async def resolve(request: web.Request, fields: dict[str, Any]) -> None:
     texts: dict[str, str] = {}
     size_bytes = 0
     for number, item in enumerate(items):
-        if (wanted := _referred(item)) is None:
+        if (wanted := _read_reference(item)) is None:
             continue
         if wanted not in texts:
             if len(texts) == MAX_REFERENCES:
-                reason = f"may refer to {MAX_REFERENCES:,} items at most"
+                reason = f"may have at most {MAX_REFERENCES:,} references"
                 raise ApiError(400, "invalid_parameter", reason, "input")
-            texts[wanted] = await _text_of(request, wanted, f"input[{number}]")
+            texts[wanted] = await _read_item_text(request, wanted, f"input[{number}]")
         size_bytes += len(texts[wanted].encode())
         if size_bytes > MAX_PROMPT_BYTES:
             reason = f"has more than {MAX_PROMPT_BYTES:,} bytes"
@@ -231,8 +230,8 @@ async def resolve(request: web.Request, fields: dict[str, Any]) -> None:
         items[number] = {"type": "message", "role": "assistant", "content": texts[wanted]}
 
 
-def _referred(item: object) -> str | None:
-    """Return the id of a reference; its type may be left out."""
+def _read_reference(item: object) -> str | None:
+    """Return the id if an item is a reference, else None; the `type` is optional."""
     if not isinstance(item, dict) or not isinstance(item.get("id"), str):
         return None
     kind = item.get("type")
@@ -240,14 +239,14 @@ def _referred(item: object) -> str | None:
     return item["id"] if is_reference else None
 
 
-async def _text_of(request: web.Request, wanted: str, field: str) -> str:
+async def _read_item_text(request: web.Request, wanted: str, field: str) -> str:
     shown = f" with id '{wanted}'" if _SAFE_ID.fullmatch(wanted) else ""
     not_found = ApiError(404, "item_not_found", f"Item{shown} not found", field)
     found = _ITEM_ID.fullmatch(wanted)
     if found is None:
         raise not_found
     try:
-        job = await owned_job(request, found[1])
+        job = await get_own_job(request, found[1])
         if job.status.state != "completed" or read_repeated(job.status.metadata) is None:
             raise not_found
         result = await job.handle.result(1)

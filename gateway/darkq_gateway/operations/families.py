@@ -1,4 +1,4 @@
-"""Prometheus' families of what is known: names, types, units and labels. No I/O."""
+"""The metric families for Prometheus: names, types, units and labels. No I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 
 from darkq import QueueStatus, Stats, UpstreamStatus
 from darkq.telemetry.metrics import MEASURES, Measure, Tally
-from darkq_gateway.http.counting import OWN
+from darkq_gateway.http.telemetry import OWN
 
 MAX_UPSTREAMS = 100
 MAX_WINDOWS = 10
@@ -25,7 +25,7 @@ _BREAKERS = ("closed", "open", "half-open", "blocked")
 
 
 class Process(NamedTuple):
-    """What this process knows of itself."""
+    """The state of this process."""
 
     tally: Tally
     readers: int
@@ -35,51 +35,53 @@ class Process(NamedTuple):
 
 
 class System(NamedTuple):
-    """What is the same from every gateway."""
+    """The state of the system, which is the same from every gateway."""
 
     stats: Stats
     queues: Sequence[QueueStatus]
     upstreams: Sequence[UpstreamStatus]
 
 
-def of_process(process: Process) -> Iterator[Metric]:
-    """Return the families of one gateway."""
-    yield from map_measures(OWN, process.tally.numbers)
+def make_process_families(process: Process) -> Iterator[Metric]:
+    """Yield the families of one gateway."""
+    yield from make_measure_families(OWN, process.tally.numbers)
     yield gauge(
         "darkq_gateway_redis_up", "Whether Redis has answered this scrape.", int(process.has_redis)
     )
-    yield gauge("darkq_gateway_readers", "Event streams that are open.", process.readers)
-    yield gauge("darkq_gateway_readers_max", "How many may be.", process.max_readers)
+    yield gauge("darkq_gateway_readers", "Open event streams.", process.readers)
+    yield gauge(
+        "darkq_gateway_readers_max", "The limit of open event streams.", process.max_readers
+    )
     yield CounterMetricFamily(
         "darkq_gateway_reader_overflows",
-        "Times that a reader was too slow for live events, and went on from the event log.",
+        "Times that a reader was too slow for live events and continued from the event log.",
         value=process.overflows,
     )
 
 
-def of_system(system: System) -> Iterator[Metric]:
-    """Return the families that are the same from every gateway."""
-    yield from map_measures(MEASURES, system.stats.numbers)
-    yield from _of_queues(system.queues)
-    yield from _of_upstreams(system.upstreams[:MAX_UPSTREAMS])
+def make_system_families(system: System) -> Iterator[Metric]:
+    """Yield the families that are the same from every gateway."""
+    yield from make_measure_families(MEASURES, system.stats.numbers)
+    yield from _make_queue_families(system.queues)
+    yield from _make_upstream_families(system.upstreams[:MAX_UPSTREAMS])
     stats = system.stats
     yield gauge("darkq_workers", "Workers that are alive.", stats.workers)
     yield gauge(
         "darkq_worker_buffer_chars",
-        "Text that waits in all workers for Redis to take it.",
+        "Characters of text that wait in all workers to be written to Redis.",
         stats.buffer_chars,
     )
     yield gauge(
         "darkq_worker_buffer_fullest_ratio",
-        "How full the fullest worker's buffer is; at 1 its upstreams are not read.",
+        "Fill level of the fullest buffer of a worker; at 1 it stops reading its upstreams.",
         stats.fullest_buffer,
     )
 
 
-def map_measures(
+def make_measure_families(
     measures: Iterable[Measure], numbers: Mapping[tuple[str, tuple[str, ...], int], int]
 ) -> Iterator[Metric]:
-    """Return the families of measures. One without labels stands at 0 when nothing was counted."""
+    """Yield the families of measures. One without labels is 0 if nothing was counted."""
     for measure in measures:
         if measure.is_histogram:
             yield _histogram(measure, numbers)
@@ -110,16 +112,16 @@ def _histogram(measure: Measure, numbers: Mapping[Any, int]) -> HistogramMetricF
     return family
 
 
-def _of_queues(queues: Iterable[QueueStatus]) -> Iterator[Metric]:
+def _make_queue_families(queues: Iterable[QueueStatus]) -> Iterator[Metric]:
     jobs = gauge("darkq_jobs", "Jobs that have not ended.", labels=["state", "priority"])
     oldest = gauge(
         "darkq_oldest_waiting_job_seconds",
-        "For how long the first of those that wait has been due; 0 when none waits.",
+        "Time since the oldest waiting job was due; 0 if none waits.",
         labels=["priority"],
     )
     held = gauge(
         "darkq_queue_held",
-        "1 while no worker may begin its jobs, or nobody may add one.",
+        "1 while the queue is paused (starts no jobs) or closed (accepts none).",
         labels=["state", "priority"],
     )
     for queue in queues:
@@ -132,25 +134,29 @@ def _of_queues(queues: Iterable[QueueStatus]) -> Iterator[Metric]:
     yield from (jobs, oldest, held)
 
 
-def _of_upstreams(upstreams: Iterable[UpstreamStatus]) -> Iterator[Metric]:
+def _make_upstream_families(upstreams: Iterable[UpstreamStatus]) -> Iterator[Metric]:
     by_name = ["upstream"]
     workers = gauge("darkq_upstream_workers", "Workers that serve an upstream.", labels=by_name)
     breaker = gauge(
         "darkq_upstream_breaker",
-        "1 for how the breaker stands, 0 for the others.",
+        "1 for the state of the circuit breaker, 0 for the other states.",
         labels=["upstream", "state"],
     )
     calls = gauge(
         "darkq_upstream_calls_in_progress",
-        "Calls in progress, where concurrency is bounded.",
+        "Calls in progress, if concurrency is limited.",
         labels=by_name,
     )
     waiting = gauge(
-        "darkq_upstream_jobs_waiting", "Jobs put off until it is their turn.", labels=by_name
+        "darkq_upstream_jobs_waiting", "Jobs deferred until their turn.", labels=by_name
     )
     window = ["upstream", "window_seconds"]
-    used = gauge("darkq_upstream_window_calls", "Calls that count in a window.", labels=window)
-    most = gauge("darkq_upstream_window_calls_max", "How many may.", labels=window)
+    used = gauge(
+        "darkq_upstream_window_calls", "Calls that count in a limit window.", labels=window
+    )
+    most = gauge(
+        "darkq_upstream_window_calls_max", "The limit of calls in a limit window.", labels=window
+    )
     for upstream in upstreams:
         name = upstream.name
         workers.add_metric([name], upstream.workers)

@@ -1,4 +1,4 @@
-"""Is the process alive, and can it serve?"""
+"""Health checks: is the process alive, and can it serve requests?"""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from aiohttp import web
 
 from darkq import RedisUnavailable
 from darkq_gateway.http.auth import public
-from darkq_gateway.http.context import CLIENT, STREAMS
+from darkq_gateway.http.context import CLIENT
 from darkq_gateway.http.errors import ApiError
+from darkq_gateway.http.sse_response import STREAMS
 
 READY_TIMEOUT_S = 2.0
 
 
 def routes() -> list[web.RouteDef]:
-    # Other servers on OpenAI's wire have `/health`, and their clients ask for it.
+    # Other OpenAI-compatible servers have `/health`, and their clients call it.
     paths = {"/healthz": healthz, "/health": healthz, "/readyz": readyz}
     return [web.get(path, handler) for path, handler in paths.items()]
 
 
 @public
 async def healthz(_: web.Request) -> web.Response:
-    """The process answers."""
+    """The process is alive."""
     return web.json_response({"status": "ok"})
 
 
 @public
 async def readyz(request: web.Request) -> web.Response:
-    """Redis answers, and the process is not about to stop."""
+    """Redis responds, and the process is not shutting down."""
     if request.app[STREAMS].draining:
-        raise ApiError(503, "draining", "this process is about to stop")
+        raise ApiError(503, "draining", "the gateway is shutting down")
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
             await request.app[CLIENT].ping()

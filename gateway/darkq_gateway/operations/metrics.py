@@ -1,11 +1,11 @@
-"""`GET /metrics`: how it goes, for Prometheus.
+"""`GET /metrics`: metrics for Prometheus.
 
-What all workers count together, and how the queues and upstreams stand, is the same from every
-gateway. What the process counts of itself has names that begin with `darkq_gateway_`. Without
-Redis only the latter is told.
+The counters of all workers, the queues and the upstreams are the same from every gateway. Metrics
+of this process have names that begin with `darkq_gateway_`; without Redis only these are returned.
 
-It tells of all tenants together. So it needs `DARKQ_GATEWAY_METRICS_TOKEN`, or without one, like
-everything else, nothing until there is an API key; no key opens it.
+The metrics cover all tenants. So they require `DARKQ_GATEWAY_METRICS_TOKEN`, and API keys are not
+accepted. If the token is not set, they need no authentication until the first API key exists, and
+are refused from then on.
 """
 
 from __future__ import annotations
@@ -21,26 +21,32 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from darkq import RedisUnavailable
 from darkq_gateway.http.auth import AUTH, public
-from darkq_gateway.http.context import CLIENT, SETTINGS, STREAMS
-from darkq_gateway.http.counting import TALLY
+from darkq_gateway.http.context import CLIENT, SETTINGS
 from darkq_gateway.http.errors import ApiError
-from darkq_gateway.operations.families import Process, System, of_process, of_system
+from darkq_gateway.http.sse_response import STREAMS
+from darkq_gateway.http.telemetry import TALLY
+from darkq_gateway.operations.families import (
+    Process,
+    System,
+    make_process_families,
+    make_system_families,
+)
 
 SCRAPE_TIMEOUT_S = 5.0
-"""Redis has so long to answer; Prometheus by default waits for twice that."""
+"""The deadline for Redis. Prometheus by default waits twice as long."""
 
 _OPEN_METRICS = "application/openmetrics-text"
 
 
 def routes() -> list[web.RouteDef]:
-    return [web.get("/metrics", metrics)]
+    return [web.get("/metrics", get_metrics)]
 
 
 @public
-async def metrics(request: web.Request) -> web.Response:
-    """Answer in Prometheus' text, or in OpenMetrics where that is asked for."""
-    await _check(request)
-    system = await _system(request.app)
+async def get_metrics(request: web.Request) -> web.Response:
+    """Return metrics in Prometheus' text format, or in OpenMetrics if `Accept` names it."""
+    await _check_token(request)
+    system = await _read_system(request.app)
     app = request.app
     process = Process(
         tally=app[TALLY],
@@ -50,7 +56,11 @@ async def metrics(request: web.Request) -> web.Response:
         has_redis=system is not None,
     )
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families([*of_process(process), *(of_system(system) if system else ())]))
+    registry.register(
+        _Families(
+            [*make_process_families(process), *(make_system_families(system) if system else ())]
+        )
+    )
     if _OPEN_METRICS in request.headers.get(hdrs.ACCEPT, ""):
         body = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
         kind = f"{_OPEN_METRICS}; version=1.0.0; charset=utf-8"
@@ -61,7 +71,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 class _Families:
-    """A collector of what has been collected."""
+    """A collector of families that have been read already."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
@@ -70,24 +80,24 @@ class _Families:
         return self._families
 
 
-async def _check(request: web.Request) -> None:
+async def _check_token(request: web.Request) -> None:
     token = request.app[SETTINGS].gateway_metrics_token
     challenge = {"WWW-Authenticate": "Bearer"}
     if token is None:
-        if not await request.app[AUTH].lets_anybody_in():
-            message = "there are API keys, and DARKQ_GATEWAY_METRICS_TOKEN is not set"
+        if not await request.app[AUTH].allows_anonymous():
+            message = "API keys exist, but DARKQ_GATEWAY_METRICS_TOKEN is not set"
             raise ApiError(401, "no_metrics_token", message, headers=challenge)
         return
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     good = token.get_secret_value().encode()
     same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), good)
     if scheme.lower() != "bearer" or not same:
-        message = "the token of DARKQ_GATEWAY_METRICS_TOKEN is needed"
+        message = "the token of DARKQ_GATEWAY_METRICS_TOKEN is required"
         raise ApiError(401, "invalid_metrics_token", message, headers=challenge)
 
 
-async def _system(app: web.Application) -> System | None:
-    """Ask Redis; None when it does not answer in time."""
+async def _read_system(app: web.Application) -> System | None:
+    """Read the metrics of the system; None if Redis does not respond in time."""
     client = app[CLIENT]
     try:
         async with asyncio.timeout(SCRAPE_TIMEOUT_S):

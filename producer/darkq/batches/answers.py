@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from darkq.openai.body import CHAT, Endpoint
+from darkq.openai.chat import chat_usage, map_finish_reason
 from darkq.openai.errors import WireError
 from darkq.openai.response import (
     INCOMPLETE_REASONS,
@@ -27,8 +28,6 @@ from darkq.openai.response import (
     read_repeated,
 )
 from darkq.protocol.record import Result
-
-_FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls")
 
 
 def answer_line(custom_id: str, result: Result, endpoint: Endpoint) -> bytes:
@@ -66,7 +65,7 @@ def chat_completion(result: Result) -> dict[str, Any]:
         "index": 0,
         "message": message,
         "logprobs": None,
-        "finish_reason": _finish_reason(result),
+        "finish_reason": map_finish_reason(result.finish_reason),
     }
     completion: dict[str, Any] = {
         "id": f"chatcmpl-{result.job_id}",
@@ -76,18 +75,13 @@ def chat_completion(result: Result) -> dict[str, Any]:
         "choices": [choice],
     }
     if result.usage is not None:
-        asked, answered = result.usage.prompt_tokens, result.usage.completion_tokens
-        completion["usage"] = {
-            "prompt_tokens": asked,
-            "completion_tokens": answered,
-            "total_tokens": asked + answered,
-        }
+        completion["usage"] = chat_usage(result.usage)
     return completion
 
 
 def response_object(result: Result) -> dict[str, Any]:
     """Return the answer as OpenAI's `response`."""
-    reason = INCOMPLETE_REASONS.get(_finish_reason(result))
+    reason = INCOMPLETE_REASONS.get(result.finish_reason)
     status = "completed" if reason is None else "incomplete"
     message = {
         "id": item_id(result.job_id, result.attempt),
@@ -111,10 +105,6 @@ def response_object(result: Result) -> dict[str, Any]:
             "usage": build_usage(result.usage),
         }
     )
-
-
-def _finish_reason(result: Result) -> str:
-    return result.finish_reason if result.finish_reason in _FINISH_REASONS else "stop"
 
 
 def _bare(job_id: str) -> str:

@@ -75,6 +75,7 @@ async def tail(
                 while page := await reader.next_page():
                     await span.record(page, started)
                     yield EventBatch(page)
+                # Follow the channel until events are missing; then read the log again.
                 whole = not reader.ended
                 while whole and (messages := await mailbox.take(SILENCE_S)) is not None:
                     events, whole = reader.follow(messages)
@@ -102,8 +103,10 @@ class _Reader:
         self._started: ev.Started | None = None
         self._redis = redis
         self._keys = keys
+        # An unreachable Redis is an error at first, as a wrong URL is, and an outage afterwards.
         self._reached_redis = False
         self._is_new = True
+        # After a short page the log has no more, so the next call returns empty without a read.
         self._at_end = False
 
     async def next_page(self) -> list[AnyEvent]:
@@ -129,6 +132,7 @@ class _Reader:
     def follow(self, messages: Sequence[bytes]) -> tuple[list[AnyEvent], bool]:
         """Return the new events, and True if there was no gap and the job is still running."""
         events = [ev.decode(message) for message in messages]
+        # Then the log decides: `next_page` compares it with the attempt that was read.
         if any(self._restarts_attempt(event) for event in events):
             return [], False
         news = follow(self._cursor, events)

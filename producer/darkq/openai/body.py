@@ -1,7 +1,8 @@
-"""The body of a request on OpenAI's wire, read into what a job needs. No I/O.
+"""Parsing of OpenAI request bodies into the arguments of a job. No I/O.
 
-A parameter is honoured, or it is harmless, or it is refused by name: no answer is to another
-question than was asked. Errors name the parameter, and never quote what stands there.
+Each parameter is supported, or has no effect on the answer, or is rejected by name, so that no
+request is answered differently than it was asked. Errors contain the name of the parameter, and
+never its value.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ IRRELEVANT = frozenset(
         *("service_tier", "stream_options", "parallel_tool_calls", "background"),
     )
 )
-"""They change nothing about the answer."""
+"""Parameters without any effect on the answer."""
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "n": (1,),
@@ -48,7 +49,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
     "logit_bias": ({},),
 }
-"""Values that ask for what is done anyway."""
+"""Values of parameters that request the default behaviour."""
 
 OF_ANSWERS = frozenset(
     (
@@ -56,22 +57,22 @@ OF_ANSWERS = frozenset(
         *("thinking_blocks", "provider_specific_fields"),
     )
 )
-"""What services add to the message of an answer. Sent back, it changes nothing that is sent on."""
+"""Fields that services add to an answer's message. Dropped if a client sends them back."""
 
 EMPTY: tuple[object, ...] = (None, "", [], {})
 
 NAMES: Mapping[str, str] = {
     "max_output_tokens": "max_tokens",
 }
-"""What an option of a job is called on OpenAI's wire, where that differs."""
+"""Names in OpenAI's API that differ from the job's option."""
 _NAMES_OF_RESPONSES = {"max_tokens": "max_output_tokens"}
 
 _FOLLOWING = ("tool_choice", "function_call", "top_logprobs")
-"""Parameters that only say more about another one: that one is named first."""
+"""Parameters that refine another one: an error names the other one first."""
 
 
 class Asked(NamedTuple):
-    """What a body asks for. `prompt_field` is the parameter that holds its prompt."""
+    """A parsed body. `prompt_field` is the parameter of its prompt."""
 
     prompt_field: str
     prompt: Prompt
@@ -80,7 +81,7 @@ class Asked(NamedTuple):
     metadata: dict[str, str]
 
     def job(self, **others: Any) -> Job:
-        """Return the job, with further fields of `Job.create`, which go before the body's own.
+        """Return the job. `others` are fields of `Job.create` that override those of the body.
 
         Raises `InvalidJob`, which names the parameter.
         """
@@ -102,8 +103,8 @@ class Asked(NamedTuple):
 
 
 def read_body(body: Mapping[str, Any], endpoint: Endpoint) -> Asked:
-    """Read a body. A parameter that is null was not given. Raises `InvalidJob`."""
-    left = {n: v for n, v in body.items() if v is not None and not _is_harmless(n, v)}
+    """Parse a body. Parameters that are null are ignored. Raises `InvalidJob`."""
+    left = {n: v for n, v in body.items() if v is not None and not _is_neutral(n, v)}
     field = "messages" if endpoint == CHAT else "input"
     given = left.pop(field, None)
     if isinstance(given, str) and endpoint == RESPONSES:
@@ -116,7 +117,7 @@ def read_body(body: Mapping[str, Any], endpoint: Endpoint) -> Asked:
     for name in sorted(left, key=_FOLLOWING.__contains__):
         refuse(name)
     prompt: list[Any] = (
-        [_without_more(message) for message in given]
+        [_drop_fields(message) for message in given]
         if endpoint == CHAT
         else _input(given, instructions)
     )
@@ -124,7 +125,7 @@ def read_body(body: Mapping[str, Any], endpoint: Endpoint) -> Asked:
 
 
 def take_options(fields: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of a job out of a body's fields. Raises `InvalidJob` for one given twice."""
+    """Move the options out of a body's fields. Raises `InvalidJob` for one given twice."""
     options: dict[str, Any] = {}
     for wire_name in [name for name in fields if name in OPTIONS or name in NAMES]:
         name = NAMES.get(wire_name, wire_name)
@@ -135,23 +136,23 @@ def take_options(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse(name: str) -> None:
-    """Raise `InvalidJob` for a field that nobody knows."""
+    """Raise `InvalidJob` for an unknown field."""
     raise InvalidJob(show_name(name), UNKNOWN)
 
 
-def _is_harmless(name: str, value: object) -> bool:
-    # True is 1 to Python, and no number to anybody else.
+def _is_neutral(name: str, value: object) -> bool:
+    # In Python, True == 1; in JSON it is no number.
     return name in IRRELEVANT or any(
         value == same and isinstance(value, bool) == isinstance(same, bool)
         for same in NEUTRAL.get(name, ())
     )
 
 
-def _without_more(message: object) -> object:
-    """Return a message without what changes nothing, as services' own answers come back in a chat.
+def _drop_fields(message: object) -> object:
+    """Return a message without fields that have no effect, because chats repeat whole answers.
 
-    What is empty was not said: `tool_calls: []`, `refusal: null`. An answer without text was empty.
-    No upstream here tells two users apart by their `name`.
+    Empty fields such as `tool_calls: []` and `refusal: null` are dropped, and so is a user's
+    `name`, which no upstream here supports. An answer without text gets an empty one.
     """
     if not isinstance(message, dict):
         return message
@@ -171,9 +172,9 @@ def _without_more(message: object) -> object:
 
 def _input(given: list[Any], instructions: object) -> list[Any]:
     messages = [
-        _message_of(item, f"input[{n}]")
+        _to_chat_message(item, f"input[{n}]")
         for n, item in enumerate(given)
-        if not (isinstance(item, dict) and item.get("type") == "reasoning")  # beside an answer
+        if not (isinstance(item, dict) and item.get("type") == "reasoning")
     ]
     if instructions is None:
         return messages
@@ -182,15 +183,15 @@ def _input(given: list[Any], instructions: object) -> list[Any]:
     return [{"role": "system", "content": instructions}, *messages]
 
 
-def _message_of(item: object, field: str) -> dict[str, Any]:
-    """A message as chat has it; its parts are named after who wrote them here."""
+def _to_chat_message(item: object, field: str) -> dict[str, Any]:
+    """Convert a message of the Responses API to one of the chat API."""
     if not isinstance(item, dict) or item.get("type", "message") != "message":
         raise InvalidJob(field, "must be a message")
     role, content = item.get("role"), item.get("content")
     if role not in get_args(Role):
         raise InvalidJob(field, f"role must be {', '.join(get_args(Role))}")
     if isinstance(content, list):
-        texts = [_text_of(part) for part in content]
+        texts = [_read_text(part) for part in content]
         if None in texts:
             raise InvalidJob(field, "may have parts of text only")
         content = [{"type": "text", "text": text} for text in texts]
@@ -199,7 +200,7 @@ def _message_of(item: object, field: str) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-def _text_of(part: object) -> str | None:
+def _read_text(part: object) -> str | None:
     if not isinstance(part, dict) or part.get("type") not in ("input_text", "output_text"):
         return None
     text = part.get("text")

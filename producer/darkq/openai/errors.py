@@ -1,4 +1,4 @@
-"""Errors in OpenAI's words: the object of one, and what a failed job is on that wire. No I/O."""
+"""Errors in OpenAI's format, also for failed jobs. No I/O."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TOKENS = ("max_tokens", "max_completion_tokens")
 
 
 class WireError(NamedTuple):
-    """An error on OpenAI's wire. `param` names what is wrong in the request."""
+    """An error in OpenAI's format. `param` is the invalid parameter."""
 
     status: int
     code: str
@@ -43,20 +43,20 @@ class WireError(NamedTuple):
 
     @property
     def type(self) -> str:
-        """Which family of errors it is of."""
+        """OpenAI's type of the error."""
         return _TYPES.get(
             self.status, "invalid_request_error" if self.status < 500 else "server_error"
         )
 
     @property
     def named_message(self) -> str:
-        """The message, which names the parameter: most clients show nothing else of an error."""
+        """The message with the name of the parameter: most clients show only the message."""
         if self.param is None or self.message.startswith((f"{self.param} ", f"{self.param}:")):
             return self.message
         return f"{self.param}: {self.message}"
 
     def body(self) -> dict[str, Any]:
-        """Return the body of a response that says it."""
+        """Return the body of an error response."""
         error = {
             "message": self.named_message,
             "type": self.type,
@@ -67,14 +67,14 @@ class WireError(NamedTuple):
 
 
 def build_job_error(code: str, message: str, endpoint: Endpoint) -> WireError:
-    """Return what a job that ended without an answer is on this wire.
+    """Return the error for a job that ended without an answer.
 
-    The words of an upstream tell its refusals apart: a prompt that is too long, an option.
+    The upstream's message distinguishes its rejections: a prompt that is too long, an option.
     """
     if code == "unknown_model":
         return WireError(404, "model_not_found", message, "model")
     if code == "rejected":
-        if (option := _option(message)) is not None:
+        if (option := _find_option(message)) is not None:
             name = option if endpoint == CHAT or option not in _TOKENS else "max_output_tokens"
             return WireError(400, "unsupported_parameter", message, name)
         if _TOO_LONG.search(message):
@@ -83,7 +83,7 @@ def build_job_error(code: str, message: str, endpoint: Endpoint) -> WireError:
     return WireError(_STATUS.get(code, 502), code, message)
 
 
-def _option(message: str) -> str | None:
+def _find_option(message: str) -> str | None:
     if (option := parse_refusal(message)) is not None:
         return option
     named = _NAMED_BY_SERVICE.search(message)

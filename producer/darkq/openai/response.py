@@ -1,8 +1,8 @@
-"""OpenAI's `response` object, as a batch's lines and the gateway share it. No I/O.
+"""OpenAI's `response` object, for the lines of batches and the gateway. No I/O.
 
-What a Response repeats of its request travels with the job, in its metadata under `_openai`: so a
-Response is made from its job alone, by any process. Clients cannot write that name
-(`RESERVED_METADATA`), and a value that is not of the shape below is no Response.
+The request fields that a Response repeats are stored in the job's metadata under `_openai`, so that
+any process can build the Response from the job alone. Clients cannot set that name
+(`RESERVED_METADATA`). A job whose value there is invalid is not a Response.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ MAX_LABEL_CHARS = 512
 INCOMPLETE_REASONS: Final = MappingProxyType(
     {"length": "max_output_tokens", "content_filter": "content_filter"}
 )
-"""Why a Response is `incomplete`, by the finish reason of its job. After any other it is whole."""
+"""The reasons of an `incomplete` Response by finish reason; after any other it is complete."""
 _Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_CHARS)] | None
 
 
 class Repeated(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a Response repeats of its request, and nothing else.
+    """The request fields that a Response repeats.
 
-    Its instructions are part of the prompt, which is not kept with the answer.
+    Without its instructions: they are a part of the prompt, which is not kept with the answer.
     """
 
     background: bool = False
@@ -46,17 +46,17 @@ class Repeated(msgspec.Struct, frozen=True, omit_defaults=True):
     user: _Label = None
 
     def fields(self) -> dict[str, Any]:
-        """Return what goes into the Response."""
+        """Return the fields of the Response."""
         given = msgspec.structs.asdict(self)
         return {name: value for name, value in given.items() if value is not None}
 
     def beside(self, job: Job) -> Job:
-        """Return a job that carries this. Raises `InvalidJob` when its metadata is too much."""
+        """Return the job with these fields in its metadata. Raises `InvalidJob` if too large."""
         return job.with_metadata(**{RESERVED_METADATA: msgspec.json.encode(self).decode()})
 
 
 def parse_repeated(body: Mapping[str, Any]) -> Repeated:
-    """Read it from a request's body. Raises `InvalidJob`, which names the parameter."""
+    """Parse the fields of a request's body. Raises `InvalidJob`, which names the parameter."""
     names = Repeated.__struct_fields__
     given = {name: body[name] for name in names if body.get(name) is not None}
     try:
@@ -67,7 +67,7 @@ def parse_repeated(body: Mapping[str, Any]) -> Repeated:
 
 
 def read_repeated(metadata: Mapping[str, str]) -> Repeated | None:
-    """Return what a job carries; None for one that is no Response."""
+    """Read the fields from a job's metadata; None if the job is not a Response."""
     try:
         return msgspec.json.decode(metadata[RESERVED_METADATA], type=Repeated)
     except (KeyError, msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -75,7 +75,7 @@ def read_repeated(metadata: Mapping[str, str]) -> Repeated | None:
 
 
 def build_response(response_id: str) -> dict[str, Any]:
-    """Return a Response that is queued, with the values that hold where a request says nothing."""
+    """Return a queued Response with the default value of each field."""
     return {
         "id": response_id,
         "object": "response",
@@ -113,17 +113,17 @@ def build_response(response_id: str) -> dict[str, Any]:
 
 
 def item_id(job_id: str, attempt: int) -> str:
-    """Return the id of the output item of a job's attempt."""
+    """Return the id of the output item of an attempt."""
     return f"msg_{job_id}_{attempt}"
 
 
 def build_text_part(text: str) -> dict[str, Any]:
-    """Return the one part that an output item has."""
+    """Return the only part of an output item."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def build_usage(usage: Usage | None) -> dict[str, Any] | None:
-    """Return token counts in the words of Responses; None where the upstream counted none."""
+    """Return token counts in the format of Responses; None if there are none."""
     if usage is None:
         return None
     return {

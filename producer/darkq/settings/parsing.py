@@ -36,6 +36,12 @@ def parse_windows(text: str) -> tuple[Window, ...]:
     return tuple(sorted(windows, key=lambda window: window.length_s))
 
 
+def check_windows(text: str) -> str:
+    """Return the text if it is valid windows. Raises `ValueError`."""
+    parse_windows(text)
+    return text
+
+
 def _parse(text: str) -> Window:
     match = _WINDOW.fullmatch(text)
     if match is None:
@@ -59,3 +65,9 @@ def parse_partitions(text: str) -> tuple[int, ...]:
             raise ValueError(f"must be partitions below {MAX_PARTITIONS} like 0-3,7")
         found.update(range(first, last + 1))
     return tuple(sorted(found))
+
+
+def check_partitions(text: str) -> str:
+    """Return the text if it is valid partitions. Raises `ValueError`."""
+    parse_partitions(text)
+    return text

@@ -1,6 +1,6 @@
-"""Every setting: an environment variable `DARKQ_…`, a line of `.env` or a file of secrets.
+"""All settings: environment variables `DARKQ_…`, lines of `.env`, or secret files.
 
-Its unit is in its name.
+The unit of a setting is in its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from pydantic_settings import (
 from darkq.errors import ConfigurationError
 from darkq.protocol.keys import MAX_PARTITIONS
 from darkq.settings.embedded_socket import is_ours_alone, socket_path, url
-from darkq.settings.parsing import Window, parse_partitions, parse_windows
+from darkq.settings.parsing import (
+    Window,
+    check_partitions,
+    check_windows,
+    parse_partitions,
+    parse_windows,
+)
 from darkq.settings.secret_files import SecretFiles
 from darkq.settings.upstreams import UpstreamSettings, check_name
 
@@ -29,25 +35,12 @@ Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 Count = Annotated[int, Field(ge=1)]
 UpstreamName = Annotated[str, AfterValidator(check_name)]
 
-
 _PUBLIC_DARKAI_HOST = "darkai.foundation"
 _PUBLIC_DARKAI_LIMITS = "4/60,30/1800,80/21600"
-
-
 _ORIGINS = r"^( *https?://[A-Za-z0-9._:\[\]-]+ *(,|$))*$"
 
 
-def _checked_windows(text: str) -> str:
-    parse_windows(text)
-    return text
-
-
-def _checked_partitions(text: str) -> str:
-    parse_partitions(text)
-    return text
-
-
-def _checked_url(text: str) -> str:
+def _check_url(text: str) -> str:
     if not urlsplit(text).scheme or not text.isprintable():
         raise ValueError("must be a URL like s3://bucket/prefix")
     return text
@@ -59,7 +52,7 @@ def _default_state_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """How producers, workers and the command find Redis and each other, and how they behave."""
+    """The settings of producers, workers, gateways and the command."""
 
     model_config = SettingsConfigDict(
         env_prefix="DARKQ_",
@@ -91,7 +84,7 @@ class Settings(BaseSettings):
     max_result_chars: Annotated[int, Field(ge=1)] = 4 << 20
 
     # Workers
-    worker_partitions: Annotated[str, AfterValidator(_checked_partitions)] | None = None
+    worker_partitions: Annotated[str, AfterValidator(check_partitions)] | None = None
     worker_jobs: Count = 100
     worker_reserved_interactive: Annotated[int, Field(ge=0)] = 10
     worker_lease_s: Annotated[float, Field(ge=1, le=3600)] = 15.0
@@ -110,7 +103,7 @@ class Settings(BaseSettings):
     darkai_proxy: SecretStr | None = None
     darkai_timeout_s: Seconds = 600.0
     darkai_idle_timeout_s: Seconds = 120.0
-    darkai_limits: Annotated[str, AfterValidator(_checked_windows)] | None = None
+    darkai_limits: Annotated[str, AfterValidator(check_windows)] | None = None
     darkai_concurrency: Annotated[int, Field(ge=0)] = 0
     darkai_sends_trace: bool = False
     upstreams: dict[UpstreamName, UpstreamSettings] = {}
@@ -120,7 +113,7 @@ class Settings(BaseSettings):
     breaker_cooldown_max_s: Seconds = 300.0
 
     # Files
-    files_url: Annotated[str, AfterValidator(_checked_url)] | None = None
+    files_url: Annotated[str, AfterValidator(_check_url)] | None = None
     files_max_bytes: Annotated[int, Field(ge=1)] = 200 << 20
     files_max_lines: Count = 50_000
     files_max_count: Count = 10_000
@@ -159,12 +152,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Say where settings come from; what comes first goes before the rest."""
+        """Return the sources of settings, highest precedence first."""
         return init_settings, env_settings, dotenv_settings, SecretFiles(settings_cls)
 
     @classmethod
     def load(cls) -> Settings:
-        """Read the environment, `.env` and files of secrets.
+        """Read the environment, `.env` and secret files.
 
         Raises `ConfigurationError` naming the variable.
         """
@@ -174,30 +167,29 @@ class Settings(BaseSettings):
             first = error.errors(include_input=False, include_url=False)[0]
             path = [str(part) for part in first["loc"] if part != "[key]"]
             raise ConfigurationError(f"DARKQ_{'__'.join(path).upper()}", first["msg"]) from None
-        except SettingsError:  # its text names the field, its cause holds the value
+        except SettingsError:  # drop the cause: it contains the value
             raise ConfigurationError("DARKQ_UPSTREAMS", "is not JSON; see .env.example") from None
 
     @property
     def uses_darkai(self) -> bool:
-        """Tell whether DarkAI is one of the upstreams."""
+        """Whether DarkAI is one of the upstreams."""
         return self.darkai_url.lower() != "none"
 
     def find_worker_partitions(self) -> tuple[int, ...]:
-        """Return the partitions that a worker takes jobs of. Raises `ConfigurationError`."""
+        """Return the partitions whose jobs a worker claims. Raises `ConfigurationError`."""
         if self.worker_partitions is None:
             return tuple(range(self.partitions))
         found = parse_partitions(self.worker_partitions)
         if found[-1] >= self.partitions:
-            reason = (
-                f"names partition {found[-1]}; DARKQ_PARTITIONS says there are {self.partitions}"
-            )
+            reason = f"contains partition {found[-1]}, but DARKQ_PARTITIONS is {self.partitions}"
             raise ConfigurationError("DARKQ_WORKER_PARTITIONS", reason)
         return found
 
     def find_darkai_windows(self) -> tuple[Window, ...]:
-        """Return DarkAI's limits: as configured, else those of the public service, if it is that.
+        """Return the limits of DarkAI: the configured ones, else those of the public service.
 
-        That service counts by address and blocks one that exceeds them too often.
+        The public service counts calls by client address, and blocks clients that often exceed
+        them. Another host has no default limits.
         """
         if self.darkai_limits is not None:
             return parse_windows(self.darkai_limits)
@@ -206,9 +198,9 @@ class Settings(BaseSettings):
         return parse_windows(_PUBLIC_DARKAI_LIMITS) if is_public else ()
 
     def find_redis_url(self) -> str:
-        """Return the configured URL, or the embedded server's while one is running.
+        """Return the configured URL, or that of the running embedded server.
 
-        Raises `ConfigurationError` when there is neither.
+        Raises `ConfigurationError` if there is neither.
         """
         if self.redis_url is not None:
             return self.redis_url.get_secret_value()

@@ -1,4 +1,4 @@
-"""How a worker reaches one OpenAI-compatible upstream: `DARKQ_UPSTREAMS__<NAME>__…`."""
+"""The settings of an OpenAI-compatible upstream: `DARKQ_UPSTREAMS__<NAME>__…`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from darkq.settings.parsing import Window, parse_windows
+from darkq.settings.parsing import Window, check_windows, parse_windows
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
@@ -20,7 +20,7 @@ _MAX_NAME_CHARS = 40
 
 
 def to_json(upstreams: Mapping[str, UpstreamSettings]) -> str:
-    """Return upstreams as the variable `DARKQ_UPSTREAMS` holds them, their secrets in the clear."""
+    """Return upstreams as the value of `DARKQ_UPSTREAMS`, with their secrets in plain text."""
     plain = {
         name: {
             field: value.get_secret_value() if isinstance(value, SecretStr) else value
@@ -32,7 +32,7 @@ def to_json(upstreams: Mapping[str, UpstreamSettings]) -> str:
 
 
 class Models(NamedTuple):
-    """The models that an upstream has, and other names for them."""
+    """The models of an upstream, and aliases for them."""
 
     names: tuple[str, ...] = ()
     aliases: Mapping[str, str] = {}
@@ -61,20 +61,15 @@ def check_name(name: str) -> str:
     return name
 
 
-def _checked_url(text: str) -> str:
+def _check_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
         raise ValueError("must be a URL like http://127.0.0.1:11434/v1")
     return text.rstrip("/")
 
 
-def _checked_models(text: str) -> str:
+def _check_models(text: str) -> str:
     parse_models(text)
-    return text
-
-
-def _checked_windows(text: str) -> str:
-    parse_windows(text)
     return text
 
 
@@ -83,10 +78,10 @@ class UpstreamSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    url: Annotated[str, AfterValidator(_checked_url)]
+    url: Annotated[str, AfterValidator(_check_url)]
     api_key: SecretStr | None = None
-    models: Annotated[str, AfterValidator(_checked_models)] = ""
-    limits: Annotated[str, AfterValidator(_checked_windows)] = "none"
+    models: Annotated[str, AfterValidator(_check_models)] = ""
+    limits: Annotated[str, AfterValidator(check_windows)] = "none"
     concurrency: Annotated[int, Field(ge=0)] = 0
     timeout_s: Seconds = 600.0
     idle_timeout_s: Seconds = 120.0
@@ -95,7 +90,7 @@ class UpstreamSettings(BaseModel):
     sends_trace: bool = False
 
     def find_models(self) -> Models:
-        """Return the models that are configured, if any are."""
+        """Return the configured models."""
         return parse_models(self.models)
 
     def find_windows(self) -> tuple[Window, ...]:

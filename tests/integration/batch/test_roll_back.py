@@ -1,6 +1,6 @@
 """Redis loses its latest writes: a crash with `everysec`, or a replica that had not heard of them.
 
-The server is taken back to an earlier moment: all keys are dumped there, and restored later.
+The server is taken back to an earlier moment: `Past` dumps all keys there, and restores them later.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import asyncio
 import random
 import secrets
 from contextlib import AsyncExitStack, aclosing, suppress
-from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -22,41 +21,11 @@ from darkq.batches.results import Position
 from darkq.event import Cursor
 from darkq.protocol.keys import BatchKeys, PartitionKeys
 from support.by_hand import Hand, chunk, started
+from support.past import Past
 from support.waiting import wait_until
 
 JOB = Job.create("hello", priority="bulk")
 LINES = 30
-
-
-# At one moment: clients go on meanwhile.
-_EVERYTHING = """
-local found = {}
-for _, key in ipairs(redis.call('KEYS', '*')) do
-  found[#found + 1] = key
-  found[#found + 1] = redis.call('DUMP', key)
-  found[#found + 1] = redis.call('PTTL', key)
-end
-return found
-"""
-
-
-class Past:
-    """A moment that the server can be taken back to."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._kept: list[tuple[bytes, bytes, int]] = []
-
-    async def keep(self) -> None:
-        found = await cast(Any, self._redis.eval(_EVERYTHING, 0))
-        self._kept = list(zip(found[::3], found[1::3], found[2::3], strict=True))
-
-    async def come_back(self) -> None:
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.flushdb()
-            for name, data, ttl_ms in self._kept:
-                pipe.restore(name, max(0, ttl_ms), data)
-            await pipe.execute()
 
 
 def lines(*numbers: int) -> list[Line]:

@@ -184,7 +184,8 @@ async def test_cancelled_by_another_a_batch_ends_with_a_line_for_each_line(
 async def test_ctrl_c_shows_how_to_read_on(darkq: Darkq, client: Client, serve: Serve) -> None:
     running, batch_id = await started(darkq, client, 2)
     tail = darkq.start("batch", "tail", batch_id, "--chunks", "--json")
-    await serve(chunks=60, chunks_per_s=30)
+    # Longer than a process takes to start: the tail prints only the ends of lines that have ended.
+    await serve(chunks=240, chunks_per_s=30)
     await wait_until("some words", lambda: tail.out.count(b"chunk") > 5)
     tail.send(signal.SIGINT)
     done = await asyncio.to_thread(tail.done)

@@ -109,7 +109,7 @@ async def test_one_wrong_line_and_nothing_is_sent(darkq: Darkq, client: Client, 
     assert head.startswith("darkq: 2 of 40 lines of ")
     assert head.endswith(" are invalid; nothing was sent")
     assert said[0].startswith("line 17: JSON is malformed")
-    assert said[1] == "line 31: custom_id: is that of line 3, too"
+    assert said[1] == "line 31: custom_id: is also that of line 3"
     assert [batch async for batch in client.batches()] == []
     assert not (darkq.home / "out.jsonl").exists()
     assert left_in(darkq.home) == []
@@ -222,7 +222,7 @@ async def test_an_unfinished_batch_goes_on_with_the_same_words_only(
     await refused("which has other options", "in.jsonl", "--ordered")
     await refused("which has other options", "in.jsonl", "--model", "gpt-4o")
     source.write_bytes(prompts(5).replace(b"p4", b"q4"))
-    await refused("has changed since the batch began", "in.jsonl")
+    await refused("has changed since the start of the batch", "in.jsonl")
     source.write_bytes(prompts(5))
     await serve()
     done = await run(darkq, "run", "in.jsonl", "-o", "out.jsonl")

@@ -14,7 +14,7 @@ from darkq import Client
 from darkq.protocol.keys import JobKeys
 from darkq_gateway.app import make_app
 from darkq_gateway.board.overview import OVERVIEWS
-from darkq_gateway.http.context import STREAMS
+from darkq_gateway.http.sse_response import STREAMS
 from support.http_api import Api
 from support.waiting import wait_until
 
@@ -34,7 +34,7 @@ async def test_a_key_is_asked_for_kept_for_the_tab_and_forgotten(
     await expect(page.locator("#key")).to_be_focused()
     await page.fill("#key", "darkq_wrong")
     await page.keyboard.press("Enter")
-    await expect(page.locator("#key-problem")).to_contain_text("does not take this key")
+    await expect(page.locator("#key-problem")).to_contain_text("does not accept this key")
     await page.fill("#key", secret)
     await page.keyboard.press("Enter")
     await expect(page.locator("#connection")).to_have_text("live")

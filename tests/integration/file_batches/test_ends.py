@@ -234,10 +234,9 @@ async def test_a_feeder_that_dies_ends_the_run_at_once(
     record = await fed(5, 2)
     files = Failing(settings)
     files.fails = {"read"}
-    began_s = time.monotonic()
-    with pytest.raises(FileStoreUnavailable):
-        await run(orders, files, settings, record.id)
-    assert time.monotonic() - began_s < 10
+    async with asyncio.timeout(60):
+        with pytest.raises(FileStoreUnavailable):
+            await run(orders, files, settings, record.id)
 
 
 async def test_lost_lines_of_a_cancelled_batch_are_in_the_errors(

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from darkq import Settings
-from darkq_gateway.app import ROOMS
+from darkq_gateway.app import ROUTE_TABLES
 from darkq_gateway.http.bodies import MAX_JSON_VALUES
 from darkq_gateway.http.multipart import MAX_OVERHEAD_BYTES
 from darkq_gateway.serve import LINGER_S
 from support.attacks import FILE, PART, UPLOADS, bomb, bomb_request, request, upload_request
 from support.http_api import Api
 
-ROUTES = sorted({(each.method, each.path) for room in ROOMS for each in room()})
+ROUTES = sorted({(each.method, each.path) for room in ROUTE_TABLES for each in room()})
 END = b"\r\n--BBB--\r\n"
 
 

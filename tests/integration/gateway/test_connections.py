@@ -203,6 +203,6 @@ async def test_who_is_let_go_is_one_line_in_the_log(
     with deaf_clients(api) as clients:
         await clients.connect(1, STYLE, times=2000)
         await wait_until("it to be let go", lambda: clients.open() == 0, 20)
-    closed = [record for record in caplog.records if "takes nothing" in record.getMessage()]
+    closed = [record for record in caplog.records if "client does not read" in record.getMessage()]
     assert [record.levelname for record in closed] == ["INFO"]
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

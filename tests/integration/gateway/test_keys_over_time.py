@@ -135,8 +135,8 @@ async def test_streams_end_soon_after_their_key(
     how: str,
 ) -> None:
     """Red when a key is looked at once, at the beginning of a call."""
-    assert auth.ATTEND_S * 2 <= 30
-    monkeypatch.setattr(auth, "ATTEND_S", 0.05)
+    assert auth.CHECK_INTERVAL_S * 2 <= 30
+    monkeypatch.setattr(auth, "CHECK_INTERVAL_S", 0.05)
     api, kept = await start_gateway(), await make_key("alice")
     key, secret = await client.api_keys.create("alice", concurrency=99)
     async with api.with_key(secret) as caller, api.with_key(kept) as other:
@@ -165,7 +165,7 @@ async def test_streams_end_soon_after_their_key(
 async def test_whoever_was_let_in_without_a_key_goes_when_there_is_one(
     make_key: Any, start_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "ATTEND_S", 0.05)
+    monkeypatch.setattr(auth, "CHECK_INTERVAL_S", 0.05)
     api = await start_gateway()
     async with api.stream("/board/overview") as events:
         for _ in range(3):  # one a second: it is attended, and goes on
@@ -180,7 +180,7 @@ async def test_calls_are_attended_after_whatever_went_wrong(
     make_key: Any, start_gateway: Any, monkeypatch: pytest.MonkeyPatch, client: Client
 ) -> None:
     """Red when the task that attends the calls ends with an error nobody foresaw."""
-    monkeypatch.setattr(auth, "ATTEND_S", 0.05)
+    monkeypatch.setattr(auth, "CHECK_INTERVAL_S", 0.05)
     api = await start_gateway()
     key, secret = await client.api_keys.create("alice")
     failures: list[int] = []

@@ -19,7 +19,7 @@ from darkq import Job
 from darkq.protocol.job import MAX_METADATA_PAIRS
 from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import Arguments, JobRecord, encode
-from darkq_gateway.http.errors import ApiError, error_of
+from darkq_gateway.http.errors import ApiError, convert_error
 from support.by_hand import result_record
 from support.http_api import Api
 from support.servers import Server
@@ -179,6 +179,6 @@ def test_an_error_that_is_answered_keeps_nothing_of_its_request() -> None:
 
     with pytest.raises(ApiError) as caught:
         handler()
-    known = error_of(caught.value)
+    known = convert_error(caught.value)
     assert known is not None
     assert known.__traceback__ is None

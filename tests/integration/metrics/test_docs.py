@@ -13,8 +13,13 @@ import yaml  # type: ignore[import-untyped]
 from darkq import QueueStatus, Stats, UpstreamStatus
 from darkq.operate.upstreams import WindowUse
 from darkq.telemetry.metrics import MEASURES, Tally
-from darkq_gateway.http.counting import OWN
-from darkq_gateway.operations.families import Process, System, of_process, of_system
+from darkq_gateway.http.telemetry import OWN
+from darkq_gateway.operations.families import (
+    Process,
+    System,
+    make_process_families,
+    make_system_families,
+)
 
 DOCS = Path(__file__).parents[3] / "docs"
 NAME = re.compile(r"\bdarkq_[a-z_]+")
@@ -35,7 +40,10 @@ def exposed() -> dict[str, frozenset[str]]:
         workers=1,
         windows=(WindowUse(calls=1, length_s=60, used=0),),
     )
-    families = [*of_process(process), *of_system(System(stats, [queue], [upstream]))]
+    families = [
+        *make_process_families(process),
+        *make_system_families(System(stats, [queue], [upstream])),
+    ]
     counted = {measure.name: set(measure.labels) for measure in (*MEASURES, *OWN)}
     names = {}
     for family in families:

@@ -36,7 +36,10 @@ from integration.model.facts import (
 
 @dataclass(eq=False)
 class Hold:
-    """One claim, and the events that its worker makes, whether Redis takes them or not."""
+    """One claim, and the events that its worker makes, whether Redis takes them or not.
+
+    `lost`: its worker knows that the log is not its own any more, and writes nothing further.
+    """
 
     job: Job
     attempt: int
@@ -46,6 +49,8 @@ class Hold:
     started: bool = False
     texts: list[str] = field(default_factory=list)
     chunks: int = 0
+    events: list[Event] = field(default_factory=list)
+    lost: bool = False
 
     def __repr__(self) -> str:
         return f"<{self.token} of {self.job!r}>"
@@ -68,7 +73,31 @@ class Hold:
             events.append(ev.Chunk(id=self.next_id, text=text, merged=len(pieces)))
             self.texts.append(text)
             self.chunks += len(pieces)
+        self.events += events
         return events
+
+    def append(self, pieces: Sequence[str]) -> bool:
+        """Write these pieces; return whether the log took them."""
+        events = self.write(pieces)
+        self.lost = self.lost or not self.job.append(events)
+        return not self.lost
+
+    def resume(self) -> bool:
+        """Find out where the log stands, and send what it lacks; return whether that was taken."""
+        job = self.job
+        is_anothers = job.is_leased and not self.is_ours
+        if job.log is None or is_anothers or job.log[-1].cursor.attempt > self.attempt:
+            self.lost = True
+        if self.lost or job.log is None:
+            return False
+        missing = [event for event in self.events if event.cursor > job.log[-1].cursor]
+        self.lost = not job.append(missing)
+        return bool(missing) and not self.lost
+
+    def go_on_as(self, earlier: Hold) -> None:
+        """Pass on what the worker has written since to the same claim at an earlier moment."""
+        earlier.started, earlier.chunks = self.started, self.chunks
+        earlier.texts, earlier.events = self.texts, self.events
 
     @property
     def next_id(self) -> str:

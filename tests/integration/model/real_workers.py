@@ -22,7 +22,10 @@ from support.waiting import wait_until
 
 
 class Worker:
-    """A worker process: when it has crashed, another takes its place under a new name."""
+    """A worker process: when it has crashed, another takes its place under a new name.
+
+    A writer that is not connected asks where its logs stand before it sends anything.
+    """
 
     def __init__(self, settings: Settings, redis: FaultyRedis) -> None:
         self._settings = settings
@@ -31,6 +34,7 @@ class Worker:
         self.writer = FaultyWriter(settings, self.connection)
         self._task = asyncio.create_task(self.writer.run())
         self.runs: list[Run] = []
+        self.is_connected = False
 
     def begin(self, name: str) -> None:
         """Start as a process that knows of no job."""
@@ -47,6 +51,11 @@ class Worker:
 
     def __repr__(self) -> str:
         return self.name
+
+    def drop(self, run: Run) -> None:
+        """Write nothing further of a run, and end it without a word to Redis."""
+        self.writer.abandon(run.log)
+        self.runs.remove(run)
 
     async def flushed(self) -> None:
         """Wait until Redis has answered for all that was written and settled."""

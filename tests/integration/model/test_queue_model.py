@@ -62,6 +62,7 @@ OUTCOMES = st.sampled_from(
 PIECES = st.lists(st.sampled_from(["a", "né ", "\U0001f600", '{"b"}\n']), min_size=1, max_size=3)
 CONTENTS = st.builds(Content, st.sampled_from(["one", "two"]), st.sampled_from(PRIORITIES))
 KEYS = st.sampled_from([None, None, "k", "l"])
+LACKING = ["", "cancel", "disturb", "pause", "lease_ends", "delay_ends", "come_back"]
 RARELY = st.sampled_from([False, False, True])
 SLOTS = st.sampled_from([4, 4, 3, 2, 1, 0])
 REPLY_LOST = st.sampled_from([None, None, None, "reply lost"])
@@ -102,7 +103,7 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize(
         random=st.randoms(use_true_random=True),
         contents=st.lists(CONTENTS, min_size=1, max_size=4),
-        without=st.sampled_from(["", "cancel", "disturb", "pause", "lease_ends", "delay_ends"]),
+        without=st.sampled_from(LACKING),
     )
     def begin(self, random: Random, contents: Sequence[Content], without: str) -> None:
         """Some stories lack a kind of events, so that the others come closer together."""
@@ -132,6 +133,8 @@ class QueueMachine(RuleBasedStateMachine):
             "delay_ends": 2 * bool(self.waiting),
             "pause": 1,
             "disturb": 1,
+            "keep": not self.bench.kept,
+            "come_back": 2 * bool(self.bench.kept),
         }
 
     # What there is to choose from
@@ -259,6 +262,18 @@ class QueueMachine(RuleBasedStateMachine):
     def delay_ends(self, data: Any) -> None:
         job, early = data.draw(st.tuples(st.sampled_from(self.waiting), RARELY))
         self._do(self.bench.call_forward(job) if early else self.bench.delay_ends(job))
+
+    def keep(self, _: Any) -> None:
+        self._do(self.bench.keep())
+
+    def come_back(self, data: Any) -> None:
+        """Redis loses what came since an earlier moment; all others remember it.
+
+        Red when a log does not go back behind what it once had acknowledged
+        (`AttemptLog.resume`): the rest of the text is missing. Red when `append.lua` lets an
+        attempt begin that was not given out there.
+        """
+        self._do(self.bench.come_back(lambda run: self._act(data, run)))
 
     def disturb(self, data: Any) -> None:
         """Redis restarts, keys run out, or somebody lays hands on a queue."""

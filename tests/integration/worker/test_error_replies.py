@@ -42,8 +42,8 @@ def settings(
 ) -> Settings:
     """Everything by way of the proxy, and each task of its own often enough to be refused."""
     monkeypatch.setattr(file_batch_runners, "LOOK_S", 0.3, raising=False)
-    monkeypatch.setattr(auth, "PLACE_LEASE_S", 0.6, raising=False)
-    monkeypatch.setattr(auth, "ATTEND_S", 0.2, raising=False)
+    monkeypatch.setattr(auth, "SLOT_LEASE_S", 0.6, raising=False)
+    monkeypatch.setattr(auth, "CHECK_INTERVAL_S", 0.2, raising=False)
     return make_settings(
         redis_url=proxy.url,
         redis_patience_s=0.2,

@@ -72,7 +72,7 @@ def _holds_up(name: str) -> str:
 @pytest.fixture
 def settings(make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(file_batch_runners, "LOOK_S", 0.1)
-    monkeypatch.setattr(auth, "ATTEND_S", 0.1)
+    monkeypatch.setattr(auth, "CHECK_INTERVAL_S", 0.1)
     return make_settings(
         partitions=2, worker_poll_s=0.1, redis_patience_s=0.3, darkai_concurrency=50,
         gateway_port=0, gateway_drain_s=0.5, gateway_metrics_token=TOKEN,

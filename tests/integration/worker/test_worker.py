@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,6 +26,7 @@ StartWorker = Callable[[Settings], asyncio.Task[None]]
 MakeSettings = Callable[..., Settings]
 
 FAST = {"retry_base_s": 0.01, "retry_max_s": 0.02}
+POLL_S = 60
 
 
 async def events_of(job: JobHandle) -> list[AnyEvent]:
@@ -101,13 +101,11 @@ async def test_an_enqueued_job_starts_without_waiting_for_the_poll(
     world: Any, client: Client
 ) -> None:
     """Red without the wake-up in `LeasedWorker.deliver`."""
-    await world(worker_poll_s=60)
+    await world(worker_poll_s=POLL_S)
     warm_up = await client.enqueue("so that the worker is surely asleep")
     await warm_up.result(timeout_s=10)
     await asyncio.sleep(0.05)
-    begin = time.perf_counter()
-    await (await client.enqueue("now")).result(timeout_s=10)
-    assert time.perf_counter() - begin < 5
+    await (await client.enqueue("now")).result(timeout_s=POLL_S / 2)
 
 
 async def test_a_worker_that_takes_no_more_passes_the_word_on(
@@ -115,30 +113,26 @@ async def test_a_worker_that_takes_no_more_passes_the_word_on(
 ) -> None:
     """A drained worker is noted as the others are. Red without `Claiming._pass_on`."""
     caplog.set_level("INFO", "darkq.worker")
-    await world(worker_poll_s=60, worker_jobs=100)
+    await world(worker_poll_s=POLL_S, worker_jobs=100)
     (drained,) = await wait_until("the first", client.workers)
     await client.worker(drained).drain(stay=True, by="test")
     await wait_until("it to be drained", lambda: "drained" in caplog.text)
-    await world(worker_poll_s=60, worker_jobs=50, worker_reserved_interactive=0)
+    await world(worker_poll_s=POLL_S, worker_jobs=50, worker_reserved_interactive=0)
 
     async def both() -> bool:
         return len(await client.workers()) == 2
 
     await wait_until("the second", both)
-    begin = time.perf_counter()
     for n in range(3):
-        await (await client.enqueue(f"job {n}")).result(timeout_s=10)
-    assert time.perf_counter() - begin < 5
+        await (await client.enqueue(f"job {n}")).result(timeout_s=POLL_S / 2)
 
 
 async def test_a_freed_slot_claims_without_waiting_for_the_poll(world: Any, client: Client) -> None:
     """Red without the wake-up in `LeasedWorker._ended`."""
-    await world(worker_jobs=1, worker_reserved_interactive=0, worker_poll_s=60)
+    await world(worker_jobs=1, worker_reserved_interactive=0, worker_poll_s=POLL_S)
     jobs = await client.enqueue_many(["one", "two", "three"])
-    begin = time.perf_counter()
     for job in jobs:
-        await job.result(timeout_s=10)
-    assert time.perf_counter() - begin < 5
+        await job.result(timeout_s=POLL_S / 2)
 
 
 async def test_bulk_leaves_slots_to_interactive_jobs(world: Any, client: Client) -> None:
@@ -258,20 +252,15 @@ async def test_cancelling_closes_the_upstream_before_it_is_said(world: Any, clie
     """Red when `generate` does not close the stream before the settlement."""
     darkai = await world(chunks=200, chunks_per_s=20)
     job = await client.enqueue("endless")
-    seen_s = 0.0
     async for event in job.events():
         if event.id == "1-2":
-            begin = time.monotonic()
             assert (await job.cancel()).state in ("cancelling", "cancelled")
-        if isinstance(event, Cancelled):
-            seen_s = time.monotonic()
-    assert seen_s - begin < 1.0
+    assert isinstance(event, Cancelled)
     exchange = darkai.exchanges[0]
-    await wait_until("the upstream to notice", lambda: exchange.ended_s is not None)
-    assert exchange.outcome == "client left"
+    for _ in range(100):  # its kernel knows; the upstream, in this event loop too, soon does
+        await asyncio.sleep(0)
     assert exchange.ended_s is not None
-    # The upstream may hear of it a moment after its kernel does.
-    assert exchange.ended_s - seen_s < 0.1
+    assert exchange.outcome == "client left"
     with pytest.raises(JobCancelled):
         await job.result()
     assert (await job.cancel()).state == "cancelled"

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -287,7 +286,8 @@ async def test_a_stranger_cannot_finish(writer: Writer, claim: Claim, redis: Red
 
 @asynccontextmanager
 async def lingering(make_settings: MakeSettings, linger_s: float) -> AsyncIterator[Writer]:
-    settings = make_settings(worker_linger_s=linger_s, worker_max_event_chars=8)
+    settings = make_settings(worker_max_event_chars=8)
+    settings = settings.model_copy(update={"worker_linger_s": linger_s})  # may be above a second
     writer = Writer(servers_of(settings), settings)
     task = asyncio.create_task(writer.run())
     yield writer
@@ -326,14 +326,12 @@ async def test_the_setting_bounds_how_much_is_merged(
 async def test_an_end_does_not_linger(
     make_settings: MakeSettings, claim: Claim, redis: Redis
 ) -> None:
-    """Red when `settle` waits for a flush that lingers: here, for a second."""
-    async with lingering(make_settings, 1) as writer:
+    """Red when `settle` waits for a flush that lingers: here, for longer than the test may take."""
+    async with lingering(make_settings, 3600) as writer:
         log = open_log(writer, claim)
         await wait_until("started", lambda: not log.has_work)
         log.add("word")
-        begin_s = time.monotonic()
         assert await finish(writer, claim, log)
-        assert time.monotonic() - begin_s < 0.9
         assert [chunk.text for chunk in await chunks_in(redis, claim.keys)] == ["word"]
 
 

@@ -1,10 +1,11 @@
-"""Keep what this version of darkq writes, and the version itself, for later ones to be tested with.
+"""Record what this version of darkq writes to Redis, and its sources, for tests of later versions.
 
-    PYTHONPATH=tests python -m upgrade.record 0.2.0
+    PYTHONPATH=tests python -m processes.upgrade.record 0.2.0
 
-A client, workers and a local DarkAI play on a real server until every kind of key is there; that
-goes to `tests/data/<version>/keys.jsonl`. The sources of `darkq` and `darkq_worker` go beside it,
-zipped: Python runs them from there. Run it once per release, before anything else changes.
+A client, workers and a local DarkAI run on a real server until every kind of key exists. All keys
+go to `tests/data/<version>/keys.jsonl`. The sources of `darkq` and `darkq_worker` go to `code.zip`
+beside it, from which Python can run them. Run it once per release, before anything else changes.
+A second argument names another folder than `tests/data`.
 """
 
 # mypy: disable-error-code="misc"
@@ -129,7 +130,7 @@ async def play(server: Server, files: Path) -> list[Kept]:
     async with LocalDarkAI(model, faults=True, plan=plan) as darkai:
         settings = Settings(
             _env_file=None, redis_url=server.url, state_dir=files, darkai_url=darkai.url,
-            retry_base_s=0.01, worker_lease_s=1,
+            retry_base_s=0.01, worker_lease_s=1, redis_timeout_s=0.5,
         )  # fmt: skip
         limited = {"darkai_limits": "1/2", "darkai_concurrency": 1, "worker_jobs": 2}
         limited |= {"worker_reserved_interactive": 1}
@@ -154,8 +155,8 @@ def zip_sources(path: Path) -> None:
                     into.writestr(zipfile.ZipInfo(name, LONG_AGO), file.read_bytes(), 8, 9)
 
 
-def main(version: str) -> None:
-    directory = DATA / version
+def main(version: str, data: str = str(DATA)) -> None:
+    directory = Path(data, version)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as files, running(binaries()["valkey"]) as server:
         kept = asyncio.run(play(server, Path(files)))

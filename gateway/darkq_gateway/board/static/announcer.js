@@ -1,27 +1,27 @@
-// Tells screen readers what happens: an answer sentence by sentence, not chunk by chunk.
+// Announces changes to screen readers: an answer sentence by sentence, not chunk by chunk.
 
 import { byId } from "./dom.js";
 
 const PAUSE_MS = 2000;
-const MAX_CHARS = 600; // of a long past, its length is told: the text itself can be read
+const MAX_CHARS = 600; // for a longer text only its length is announced
 
 const region = byId("announcer");
 let waiting = "";
 let timer = null;
 
-/** Say something short, after what waits. */
+/** Announce a short text, after the waiting text. */
 export function say(text) {
   flush(waiting.length);
   speak(text);
 }
 
-/** Add text that is being written; it is said as its sentences end. */
+/** Add text of a running answer; each sentence is announced when it is complete. */
 export function speakText(text) {
   waiting += text;
   timer ??= setTimeout(sayWhole, PAUSE_MS);
 }
 
-/** Forget what waits: it is void. */
+/** Discard the waiting text: it is not valid any more. */
 export function hush() {
   waiting = "";
 }

@@ -1,18 +1,18 @@
-// Calls of the gateway. Whoever is asked for a key waits here until there is one.
+// Calls of the gateway. If it requires an API key, a call waits until the user has entered one.
 
 import { anotherKey, key } from "./key.js";
 
-/** An answer that is an error. `passes` tells whether to ask again later. */
+/** An error response. `passes` is true if a retry can succeed. */
 export class ApiError extends Error {
   constructor(status, error = {}, retryAfterS = 0) {
-    super(error.message ?? `the gateway answered ${status}`);
+    super(error.message ?? `the gateway responded with status ${status}`);
     this.code = error.code ?? "";
     this.retryAfterS = retryAfterS;
     this.passes = status === 429 || status >= 500;
   }
 }
 
-/** Ask, and return the response. Raises `ApiError`, and TypeError where nobody answers. */
+/** Send a request and return the response. Throws `ApiError`, and `TypeError` without a connection. */
 export async function ask(path, options = {}) {
   for (;;) {
     const used = key();
@@ -45,7 +45,7 @@ async function errorOf(response) {
   return new ApiError(response.status, body.error, retryAfterS);
 }
 
-/** Say what went wrong, in words for people. */
+/** Return a message for people about an error. */
 export function reason(error) {
-  return error instanceof ApiError ? error.message : "the gateway does not answer";
+  return error instanceof ApiError ? error.message : "the gateway does not respond";
 }

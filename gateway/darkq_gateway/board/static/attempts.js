@@ -1,5 +1,5 @@
-// The attempts of a job. The text of each stands by itself: a new attempt makes what came before
-// void, so it is struck out, and never joined to what follows.
+// The attempts of a job. Each has a text of its own: a new attempt invalidates the earlier text, which
+// is struck out and never joined to the new one.
 
 import { hush, speakText } from "./announcer.js";
 import { mark, node, write } from "./dom.js";
@@ -30,7 +30,7 @@ export class Attempts {
     hush();
   }
 
-  /** Add text to the latest attempt; it is drawn with the next frame. */
+  /** Add text to the latest attempt; it is drawn in the next frame. */
   add(text) {
     const latest = this.#latest;
     if (!latest) return;
@@ -39,19 +39,19 @@ export class Attempts {
     speakText(text);
   }
 
-  /** The latest attempt's text is void. */
+  /** Mark the latest attempt as lost, and its text as invalid. */
   lose(reason) {
     this.#finish("lost", reason);
     this.#strike();
   }
 
-  /** The latest attempt ended so; what has failed leaves no answer. */
+  /** End the latest attempt; a failed one leaves no answer. */
   end(state, note) {
     this.#finish(state, note);
     if (state === "failed") this.#strike();
   }
 
-  /** Show an answer whose events are gone. */
+  /** Show an answer whose events have been deleted. */
   only(text) {
     this.begin({ attempt: "" });
     write(this.#latest.section.querySelector("h3"), "Answer");

@@ -1,9 +1,9 @@
-// Batches, and how far each has come.
+// The batches and their progress.
 
 import { byId, list, mark, node, write } from "./dom.js";
 import { age, count, short } from "./format.js";
 
-/** Show a snapshot's batches. */
+/** Show the batches of a snapshot. */
 export function showBatches({ batches, now_ms }) {
   byId("batches-empty").hidden = batches.length > 0;
   list(byId("batches"), batches, (batch) => batch.batch_id, make, (item, batch) => {

@@ -1,4 +1,4 @@
-// A new job: its prompt, its model, and what the gateway says to it.
+// The form for a new job.
 
 import { get, post, reason } from "./api.js";
 import { byId, complain, node } from "./dom.js";
@@ -21,7 +21,7 @@ export function offerComposer(opened) {
 }
 
 let sending = false;
-let unsent = { text: "", key: "" }; // the same prompt, sent again after an error, is the same job
+let unsent = { text: "", key: "" }; // idempotency key of a prompt: sent again after an error, it is the same job
 
 async function send(opened) {
   if (sending || !prompt.value.trim()) return;
@@ -50,7 +50,7 @@ function randomKey() {
   return `board-${[...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
-/** Offer the models that are served now; the chosen one stays. */
+/** Offer the available models; the selected one stays selected. */
 export async function offerModels() {
   const known = [...model.options].map((option) => option.value);
   const served = await get("/v1/models").catch(() => null);

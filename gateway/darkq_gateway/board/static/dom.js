@@ -1,4 +1,4 @@
-// Elements are made here, and text only ever becomes text: no string is read as HTML.
+// Makes elements. Strings become text nodes only, never HTML.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -18,26 +18,26 @@ export function shape(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Set an element's text, if it is another one: what has not changed is not announced again. */
+/** Set an element's text if it differs: screen readers announce each change. */
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Show a state by its name, and by a colour. */
+/** Show a state by its name and colour. */
 export function mark(pill, state) {
   write(pill, state);
   pill.dataset.state = state;
 }
 
-/** Show an error, or none. */
+/** Show or hide an error. */
 export function complain(element, message) {
   element.hidden = !message;
   write(element, message ?? "");
 }
 
 /**
- * Let a container have one element per item, in their order. Elements stay while their key does,
- * and so does the focus.
+ * Give a container one element per item, in order. An element stays as long as the key of its item
+ * exists, and so keeps the focus.
  */
 export function list(container, items, keyOf, make, update) {
   const known = new Map([...container.children].map((child) => [child.dataset.key, child]));

@@ -1,4 +1,4 @@
-// A job's events, one line each; a run of chunks is one line.
+// A job's events, one line each; consecutive chunks share a line.
 
 import { node, write } from "./dom.js";
 import { count, length } from "./format.js";
@@ -7,7 +7,7 @@ export class EventList {
   #container;
   #total;
   #seen = 0;
-  #run = null; // the chunks at the end: how many, of how many characters, and their line
+  #run = null; // the last line if it has chunks: their number, their characters, the element
 
   constructor(container, total) {
     this.#container = container;

@@ -1,6 +1,6 @@
-// Numbers and times as people read them.
+// Formats numbers and times for people.
 
-const UNIT = "\u00a0"; // no line ends between a number and its unit
+const UNIT = "\u00a0"; // no line break between a number and its unit
 const integer = new Intl.NumberFormat("en");
 
 export const count = (number) => integer.format(number);
@@ -9,13 +9,13 @@ export const count = (number) => integer.format(number);
 export const rate = (perSecond) =>
   perSecond > 0 && perSecond < 10 ? perSecond.toFixed(1) : count(Math.round(perSecond));
 
-/** A length of time that people watch: 0.42 s, 7.1 s, 3 min. */
+/** A short duration: 0.42 s, 7.1 s, 3 min. */
 export function length(ms) {
   if (ms < 1000) return `${(Math.max(0, ms) / 1000).toFixed(2)}${UNIT}s`;
   return ms < 10_000 ? `${(ms / 1000).toFixed(1)}${UNIT}s` : age(ms);
 }
 
-/** How long ago: 12 s, 3 min, 5 h, 2 d. */
+/** The age of something: 12 s, 3 min, 5 h, 2 d. */
 export function age(ms) {
   const seconds = Math.max(0, Math.round(ms / 1000));
   if (seconds < 60) return `${seconds}${UNIT}s`;
@@ -23,15 +23,15 @@ export function age(ms) {
   return seconds < 86_400 ? `${Math.floor(seconds / 3600)}${UNIT}h` : `${Math.floor(seconds / 86_400)}${UNIT}d`;
 }
 
-/** The beginning of an id; the whole of it stands in a title. */
+/** The beginning of an id; the title attribute has all of it. */
 export const short = (id) => (id.length > 14 ? `${id.slice(0, 11)}…` : id);
 
-/** A job's time to its first chunk, where it is known. */
+/** A job's time to its first chunk, if known. */
 export function first(job) {
   return job.first_chunk_ms && job.queued_ms ? length(job.first_chunk_ms - job.queued_ms) : "–";
 }
 
-/** A job's chunks per second: of late while it runs, else of its last attempt as a whole. */
+/** A job's chunks per second: recently while it runs, else in its whole last attempt. */
 export function pace(job) {
   if (job.chunks_per_s) return rate(job.chunks_per_s);
   if (!job.finished_ms || !job.chunks) return "–";

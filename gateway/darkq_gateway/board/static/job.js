@@ -1,4 +1,4 @@
-// The open job: its text live and from the beginning, its attempts, and what can be done with it.
+// The open job: its attempts with their text, from the beginning and live, and its buttons.
 
 import { say } from "./announcer.js";
 import { get, post, reason } from "./api.js";
@@ -11,7 +11,7 @@ import { follow } from "./sse.js";
 const problem = byId("job-problem");
 const attempts = byId("attempts");
 
-/** One job while it is open; `close` ends it. */
+/** A job while it is open; `close` stops reading it. */
 export class OpenJob {
   #aborter = new AbortController();
   #status = { state: "queued", chunks: 0, first_chunk_ms: 0 };
@@ -32,7 +32,7 @@ export class OpenJob {
     this.#aborter.abort();
   }
 
-  /** Take over what a snapshot says of the job; of its end, the event log tells first. */
+  /** Update the job from a snapshot, except its end, which the event log reports first. */
   update(row, nowMs) {
     if (ended(this.#status.state)) return void this.#show(nowMs);
     const { chunks, first_chunk_ms } = this.#status;
@@ -65,7 +65,7 @@ export class OpenJob {
 
   #take(status) {
     if (this.#aborter.signal.aborted) return;
-    const { chunks, first_chunk_ms } = this.#status; // only a finished job's status has them
+    const { chunks, first_chunk_ms } = this.#status; // only the status of a finished job has them
     this.#status = { chunks, first_chunk_ms, ...status };
     this.#show();
   }
@@ -82,7 +82,7 @@ export class OpenJob {
     }
   }
 
-  /** The events are gone; the answer may be there. */
+  /** Show the result of a job whose events have been deleted. */
   async #readResult(error) {
     try {
       const { text } = await get(`/jobs/${this.id}/result`);
@@ -93,7 +93,7 @@ export class OpenJob {
     }
   }
 
-  /** Show an event; tell whether it is the last one. */
+  /** Show an event; return whether it is the last one. */
   #see(event) {
     this.#events.add(event);
     switch (event.type) {

@@ -1,4 +1,4 @@
-// The latest jobs, the newest first.
+// The latest jobs, newest first.
 
 import { byId, list, mark, node, write } from "./dom.js";
 import { age, ended, first, length, pace, short } from "./format.js";
@@ -6,7 +6,7 @@ import { age, ended, first, length, pace, short } from "./format.js";
 const table = byId("jobs");
 const body = table.querySelector("tbody");
 
-/** Show a snapshot's jobs; the open one is marked. */
+/** Show the jobs of a snapshot and mark the open one. */
 export function showJobs({ jobs, now_ms }, openId) {
   byId("jobs-empty").hidden = jobs.length > 0;
   table.hidden = jobs.length === 0;
@@ -47,7 +47,7 @@ function attemptOf(job) {
   return job.attempt ? `attempt ${job.attempt}` : "";
 }
 
-/** How many of the jobs have not ended, and how fast they are together. */
+/** Count the unfinished jobs and sum their rates. */
 export function sumOf(jobs) {
   const unfinished = jobs.filter((job) => !ended(job.state));
   const running = unfinished.filter((job) => ["running", "cancelling"].includes(job.state));

@@ -1,4 +1,4 @@
-// The API key: asked for when the gateway wants one, kept until the tab is closed.
+// The API key: requested when the gateway requires one, kept until the tab is closed.
 
 import { byId, complain } from "./dom.js";
 
@@ -6,17 +6,17 @@ const NAME = "darkq-key";
 const dialog = byId("key-dialog");
 const input = byId("key");
 
-let given; // what wakes those who wait for a key
+let given; // resolves the promise of the calls that wait for a key
 let waiting = null;
 
 export const key = () => sessionStorage.getItem(NAME);
 
-/** Wait until there is a key other than the one that was refused; asks for it once for all. */
+/** Wait for a key other than the refused one; all waiting calls share one dialog. */
 export function anotherKey(refused) {
   if (key() && key() !== refused) return Promise.resolve();
   if (!waiting) {
     waiting = new Promise((resolve) => (given = resolve));
-    ask(refused ? "The gateway does not take this key." : null);
+    ask(refused ? "The gateway does not accept this key." : null);
   }
   return waiting;
 }
@@ -27,7 +27,7 @@ function ask(problem) {
   input.focus();
 }
 
-/** Let people enter, change and forget the key. `changed` is called when there is another. */
+/** Let users enter, change and remove the key. `changed` is called after a change. */
 export function offerKey(changed) {
   byId("key-button").addEventListener("click", () => ask(null));
   byId("key-forget").addEventListener("click", () => {
@@ -39,7 +39,7 @@ export function offerKey(changed) {
   byId("key-form").addEventListener("submit", (submission) => {
     submission.preventDefault();
     const text = input.value.trim();
-    if (!/^[\x21-\x7e]+$/.test(text)) return complain(byId("key-problem"), "This is no key.");
+    if (!/^[\x21-\x7e]+$/.test(text)) return complain(byId("key-problem"), "This is not an API key.");
     sessionStorage.setItem(NAME, text);
     input.value = "";
     dialog.close();

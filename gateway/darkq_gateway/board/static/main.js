@@ -1,4 +1,4 @@
-// The page: which job is open stands in the address, everything else comes by the streams.
+// The page. The fragment of its address names the open job; the streams deliver all other state.
 
 import { say } from "./announcer.js";
 import { showBatches } from "./batches.js";

@@ -1,4 +1,4 @@
-// The stream of snapshots: opened while the page is seen, and given to all who show something.
+// The stream of snapshots, which is open while the page is visible.
 
 import { reason } from "./api.js";
 import { byId, mark } from "./dom.js";
@@ -7,7 +7,7 @@ import { follow } from "./sse.js";
 const connection = byId("connection");
 let aborter = null;
 
-/** Follow the overview while the page is visible. */
+/** Call `show` with each snapshot while the page is visible; return a function that reconnects. */
 export function watchOverview(show) {
   const open = () => {
     aborter?.abort();

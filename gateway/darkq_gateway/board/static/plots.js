@@ -1,4 +1,4 @@
-// A figure: what it is, its value now, and how it went during the last two minutes.
+// A figure: its name, its value, and a plot of the last two minutes.
 
 import { node, shape, write } from "./dom.js";
 
@@ -24,7 +24,7 @@ export class Figure {
     element.append(this.#label, this.#value, this.#note, this.#plot);
   }
 
-  /** Show a value; `text` is how it is written, `note` what stands below it. */
+  /** Show a value; `text` is its formatted form, `note` the line below it. */
   show(label, value, text, note) {
     this.#values = [...this.#values, value].slice(-SAMPLES);
     write(this.#label, label);

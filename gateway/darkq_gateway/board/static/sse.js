@@ -1,16 +1,16 @@
-// Server-Sent Events over fetch, since an EventSource cannot send a key. Comes again by itself,
-// with the id of the last event, and so misses nothing.
+// Server-Sent Events over fetch, since an EventSource cannot send an API key. Reconnects by itself with
+// the id of the last event, so no event is lost.
 
 import { ApiError, ask } from "./api.js";
 
-const SILENT_MS = 60_000; // the gateway is never silent for so long
+const SILENT_MS = 60_000; // the gateway sends a ping more often than this
 const MAX_WAIT_MS = 15_000;
-const FOR_GOOD = ["cursor_gone", "job_not_found"];
+const PERMANENT = ["cursor_gone", "job_not_found"];
 
 /**
- * Give each event's data to `onEvent` until that returns true, the gateway says that there are no
- * more, or the signal comes. `onState` hears `live` and `waiting`. Returns the last event's id.
- * Raises `ApiError` for what no waiting helps.
+ * Call `onEvent` with the data of each event until it returns true, the gateway has no more events, or
+ * the signal aborts. `onState` is called with `live` and `waiting`. Returns the id of the last event.
+ * Throws `ApiError` if a retry cannot succeed.
  */
 export async function follow(path, { onEvent, onState = () => {}, signal, after = "" }) {
   let lastId = after;
@@ -43,7 +43,7 @@ export async function follow(path, { onEvent, onState = () => {}, signal, after 
   return lastId;
 }
 
-const errorIn = (error) => new ApiError(FOR_GOOD.includes(error.code) ? 410 : 503, error);
+const errorIn = (error) => new ApiError(PERMANENT.includes(error.code) ? 410 : 503, error);
 
 function pause(ms, signal) {
   return new Promise((resolve) => {
@@ -52,7 +52,7 @@ function pause(ms, signal) {
   });
 }
 
-/** Yield the events of a body, to its end; a body that falls silent has ended. */
+/** Yield the events of a body until it ends or is silent for `SILENT_MS`. */
 async function* eventsOf(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   const decoder = new Decoder();
@@ -68,7 +68,7 @@ async function* eventsOf(body) {
   }
 }
 
-/** From text, cut anywhere, to events: `{id, data, retryMs}`. */
+/** Decodes text in pieces of any size into events: `{id, data, retryMs}`. */
 export class Decoder {
   #rest = "";
   #event = {};

@@ -1,11 +1,11 @@
-// What all tenants share: workers and upstreams. Shown to those whom the gateway tells.
+// Workers and upstreams, which all tenants share. The gateway sends them to operators only.
 
 import { byId, list, mark, node, write } from "./dom.js";
 import { age, count } from "./format.js";
 
 const BREAKER = { closed: "healthy", open: "breaker open", "half-open": "trying again" };
 
-/** Show a snapshot's workers and upstreams, or neither. */
+/** Show the workers and upstreams of a snapshot, or hide both. */
 export function showSystem({ system, now_ms }) {
   for (const card of document.querySelectorAll(".card.system")) card.hidden = !system;
   if (!system) return;
@@ -61,7 +61,7 @@ function showUpstream(item, each, nowMs) {
   mark(head.lastElementChild, BREAKER[each.breaker] ?? each.breaker);
   const parts = [`${count(each.models.length)} ${each.models.length === 1 ? "model" : "models"}`];
   parts.push(`${count(each.workers)} ${each.workers === 1 ? "worker" : "workers"}`);
-  if (each.waiting) parts.push(`${count(each.waiting)} put off`);
+  if (each.waiting) parts.push(`${count(each.waiting)} deferred`);
   if (each.reopens_at_ms) parts.push(`again in ${age(each.reopens_at_ms - nowMs)}`);
   write(note, parts.join(" · "));
   list(limits, limitsOf(each), (limit) => limit.name, makeLimit, (row, limit) => {

@@ -17,9 +17,12 @@ CALLS: dict[str, tuple[Call, str]] = {
     "input_items": (lambda sdk: sdk.responses.input_items.list("resp_1"), "not kept"),
     "input_tokens": (
         lambda sdk: sdk.responses.input_tokens.count(model="m", input="Hi"),
-        "`usage` of the answer",
+        "`usage` of the response",
     ),
-    "compact": (lambda sdk: sdk.responses.compact(model="m", input="Hi"), "not compacted"),
+    "compact": (
+        lambda sdk: sdk.responses.compact(model="m", input="Hi"),
+        "compaction is not supported",
+    ),
     "chats": (lambda sdk: sdk.chat.completions.list(), "GET /jobs"),
     "chat": (lambda sdk: sdk.chat.completions.retrieve("chatcmpl-1"), "GET /jobs/{job_id}"),
     "completions": (

@@ -93,7 +93,7 @@ async def test_references_are_bounded(
     ids = [(await sdk.responses.create(model=MODEL, input="Hi")).output[0].id for _ in range(3)]
     items: Any = [{"type": "item_reference", "id": each} for each in ids]
     monkeypatch.setattr(item_references, "MAX_REFERENCES", 2)
-    with pytest.raises(openai.BadRequestError, match="input: may refer to 2 items"):
+    with pytest.raises(openai.BadRequestError, match="input: may have at most 2 references"):
         await sdk.responses.create(model=MODEL, input=items)
     history: Any = [*items[:2], *items[:2], MORE]
     await sdk.responses.create(model=MODEL, input=history)

@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 
 from darkq import Client, Settings
 from darkq.serving.files import Files
-from darkq_gateway.openai.file_limits import delete_expired
+from darkq_gateway.openai.file_limits import FileExpiry
 from support.http_api import Api
 from support.waiting import wait_until
 
@@ -247,7 +247,7 @@ async def test_expired_files_are_deleted_but_for_the_input_of_an_open_batch(
             return [file async for file in sdk.files.list()] == []
 
         await wait_until("they expire", expired)
-    assert await delete_expired(client, files) == 1
+    assert await FileExpiry(client, files).delete_expired() == 1
     left = {path.parent.name for path in settings.state_dir.rglob("content")}
     assert left == {read.id}
     assert other.id not in left

@@ -1,4 +1,4 @@
-"""What OpenAI's API has and darkq has not, where its clients would meet a 405 or a bare 404."""
+"""Unsupported endpoints of OpenAI's API: each returns a 404 that names an alternative."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from aiohttp import hdrs, web
 
 from darkq_gateway.http.errors import ApiError
 
-_ABSENT: Mapping[tuple[str, str], str] = {
+_ENDPOINTS: Mapping[tuple[str, str], str] = {
     ("GET", "/v1/chat/completions"): (
         "chats are not listed; a Response can be retrieved by its id, and GET /jobs lists jobs"
     ),
     ("GET", "/v1/chat/completions/{completion_id}"): (
         "chats cannot be retrieved; a Response can, by its id, and a job by GET /jobs/{job_id}"
     ),
-    ("POST", "/v1/completions"): "there are no completions here; use /v1/chat/completions",
-    ("POST", "/v1/embeddings"): "there are no embeddings here: darkq generates text",
+    ("POST", "/v1/completions"): "completions are not supported; use /v1/chat/completions",
+    ("POST", "/v1/embeddings"): "embeddings are not supported: darkq generates text",
     ("GET", "/v1/responses/{response_id}/input_items"): (
         "the input of a Response is not kept: a prompt is deleted when its job ends"
     ),
     ("POST", "/v1/responses/input_tokens"): (
-        "tokens are not counted in advance; `usage` of the answer has them"
+        "tokens are not counted in advance; see `usage` of the response"
     ),
-    ("POST", "/v1/responses/compact"): "input is not compacted here; send less of it",
+    ("POST", "/v1/responses/compact"): "compaction is not supported; send less input",
 }
 
 
 def routes() -> list[web.RouteDef]:
-    return [web.route(method, path, absent) for method, path in _ABSENT]
+    return [web.route(method, path, refuse) for method, path in _ENDPOINTS]
 
 
-async def absent(request: web.Request) -> NoReturn:
-    """Not here: 404, with a word on what is."""
+async def refuse(request: web.Request) -> NoReturn:
+    """Not supported: 404 with the alternative."""
     resource = request.match_info.route.resource
     path = resource.canonical if resource is not None else ""
     method = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
-    raise ApiError(404, "not_supported", _ABSENT[method, path])
+    raise ApiError(404, "not_supported", _ENDPOINTS[method, path])

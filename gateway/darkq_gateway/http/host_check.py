@@ -1,10 +1,12 @@
-"""Which requests come in at all: by the name they call us, and by the page that sends them.
+"""Checks `Host`, `Origin` and `Sec-Fetch-Site`: protection from foreign web pages.
 
-A page of a stranger can make a browser send requests to any address, loopback included, and by a
-name whose address it changes (DNS rebinding) even read the answers. So the `Host` must be one of
-ours, and an `Origin`, where there is one, our own or one that is allowed (CORS). Browsers send no
-`Origin` with images, scripts and links: there `Sec-Fetch-Site` tells, and all that another site may
-do without an allowed `Origin` is to link to the board.
+A foreign page can make a browser send requests to any address, loopback included. With a host name
+whose address it changes (DNS rebinding) it can also read the responses. Therefore:
+
+- `Host` must be a configured name of this server.
+- `Origin`, if present, must be this server's own or one that the settings allow (CORS).
+- Browsers send no `Origin` with images, scripts and links, but they send `Sec-Fetch-Site`. Without
+  an allowed `Origin`, another site may only link to the board.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from aiohttp.typedefs import Handler
 
 from darkq import Settings
 from darkq_gateway.http.context import UNSUPPORTED_VERSION
-from darkq_gateway.http.errors import ApiError, unreadable, unsupported_version
+from darkq_gateway.http.errors import ApiError, bad_request, unsupported_version
 
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]"))
 
@@ -31,70 +33,82 @@ _SITE, _MODE, _DEST = "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"
 _OWN_SITE = frozenset(("same-origin", "none"))
 
 
-class Door:
-    """Knows the names and origins that the settings allow."""
+class HostCheck:
+    """Middleware, and response hook for CORS. The settings name the allowed hosts and origins."""
 
     def __init__(self, settings: Settings) -> None:
         names = _split(settings.gateway_allowed_hosts)
         self._any_host = "*" in names
-        self._hosts = LOOPBACK_NAMES | names | {bracketed(settings.gateway_host).lower()}
+        self._hosts = LOOPBACK_NAMES | names | {bracket_ipv6(settings.gateway_host).lower()}
         self._origins = _split(settings.gateway_cors_origins)
 
-    def knows_host(self, host: str) -> bool:
-        """Tell whether a `Host` header names us, on whatever port."""
+    def is_own_host(self, host: str) -> bool:
+        """Return whether a `Host` header names this server, on any port."""
         match = _HOST.fullmatch(host)
         return match is not None and (self._any_host or match[1].lower() in self._hosts)
 
-    def allows_foreign(self, origin: str) -> bool:
-        """Tell whether pages of another origin may call us."""
+    def allows_origin(self, origin: str) -> bool:
+        """Return whether the settings allow pages of another origin to call this server."""
         return origin.lower() in self._origins
 
     def _may_call(self, origin: str, host: str) -> bool:
-        return _is_own(origin, host) or self.allows_foreign(origin)
+        return _is_own(origin, host) or self.allows_origin(origin)
 
     @web.middleware
-    async def let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let a request in, or answer 400, 403, 421 or 505; a preflight is answered here."""
+    async def check_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Pass a request on, or respond 400, 403, 421 or 505; also answers CORS preflights."""
         if (version := request.get(UNSUPPORTED_VERSION)) is not None:
-            raise unreadable() if version < HttpVersion10 else unsupported_version()
+            raise bad_request() if version < HttpVersion10 else unsupported_version()
         hosts = request.headers.getall(hdrs.HOST, [])
-        if len(hosts) != 1 or not self.knows_host(hosts[0]):
-            raise ApiError(421, "unknown_host", "this server does not go by that name", "Host")
-        if not _is_of(request.raw_path, hosts[0]):
-            message = "the target of the request names another server than its Host"
+        if len(hosts) != 1 or not self.is_own_host(hosts[0]):
+            raise ApiError(
+                421,
+                "unknown_host",
+                "this is not a name of this server (DARKQ_GATEWAY_ALLOWED_HOSTS)",
+                "Host",
+            )
+        if not _target_matches(request.raw_path, hosts[0]):
+            message = "the request target names another server than the Host header"
             raise ApiError(400, "bad_request", message, "Host")
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None and not self._may_call(origin, hosts[0]):
-            raise ApiError(403, "origin_not_allowed", "pages of that origin may not call", "Origin")
-        if origin is None and _is_of_another_site(request):
-            raise ApiError(403, "origin_not_allowed", "pages of other sites may not call", _SITE)
+            raise ApiError(
+                403,
+                "origin_not_allowed",
+                "pages of this origin may not call the API (DARKQ_GATEWAY_CORS_ORIGINS)",
+                "Origin",
+            )
+        if origin is None and _is_foreign_request(request):
+            raise ApiError(
+                403, "origin_not_allowed", "pages of other sites may not call the API", _SITE
+            )
         if _is_preflight(request):
             return web.Response(status=204, headers=_preflight(request))
         return await handler(request)
 
-    async def mark(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Say on a response who may read it. For `on_response_prepare`."""
+    async def set_cors_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Set the CORS headers of a response. For `on_response_prepare`."""
         origin = request.headers.get(hdrs.ORIGIN)
         if self._origins:
             response.headers.add(hdrs.VARY, hdrs.ORIGIN)
-        if origin is not None and self.allows_foreign(origin):
+        if origin is not None and self.allows_origin(origin):
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
 
 
-def bracketed(host: str) -> str:
-    """Return an address as it stands in a URL."""
+def bracket_ipv6(host: str) -> str:
+    """Return a host in the form that URLs use: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _is_of(target: str, host: str) -> bool:
-    """Tell whether the target of a request is a path, or the URL of one at this host."""
+def _target_matches(target: str, host: str) -> bool:
+    """Return whether the target of a request is a path, or a URL with this host."""
     match = _TARGET.fullmatch(target)
     return match is not None and (match[1] is None or match[1].lower() == host.lower())
 
 
-def _is_of_another_site(request: web.Request) -> bool:
-    """Tell whether another site's page sends a request other than for the board, in a window."""
+def _is_foreign_request(request: web.Request) -> bool:
+    """Return whether a page of another site sent this, except a link that opens the board."""
     if _OWN_SITE.issuperset(request.headers.getall(_SITE, ())):
         return False
     opens_a_window = request.headers.get(_MODE) == "navigate"
@@ -108,7 +122,7 @@ def _is_preflight(request: web.Request) -> bool:
 
 
 def _preflight(request: web.Request) -> dict[str, str]:
-    """Return what pages of an allowed origin may send: any header, for clients add their own."""
+    """Return the response headers of a preflight: all headers are allowed, SDKs add their own."""
     asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
     return {
         "Access-Control-Allow-Methods": "GET, POST, DELETE",
