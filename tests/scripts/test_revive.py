@@ -101,7 +101,7 @@ async def test_an_expired_job_is_listed_and_cannot_be_run_again(redis: Redis, ha
     await hand.fail(claim, Cursor(1, 0))
     assert await redis.zcard(PartitionKeys(0).failed) == 1
     before = await snapshot(redis)
-    with pytest.raises(CannotRetry, match="prompt is not kept"):
+    with pytest.raises(CannotRetry, match="prompt is no longer kept"):
         await retry(redis, claim.keys)
     assert await snapshot(redis) == before
 

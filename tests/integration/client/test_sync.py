@@ -313,7 +313,7 @@ def test_an_iterator_of_the_parent_is_refused_in_the_child(redis_server: Server)
         assert next(events).id == "0-1"
         replies = multiprocessing.get_context("fork").Queue()
         child = forked(go_on_with, events, replies)
-        assert "before a fork" in replies.get(timeout=20)
+        assert "parent process" in replies.get(timeout=20)
         child.join(20)
         client._open().call(asynchronously_flush(client))
 

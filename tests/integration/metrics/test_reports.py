@@ -179,12 +179,12 @@ async def test_a_report_is_one_round_trip_and_none_when_there_is_nothing_to_tell
         tally.count(CHUNKS, f"u{number}")
     await counting.send()
     (call,) = await watch.calls()
-    assert (call.name, call.inner["HINCRBY"]) == ("count", 10)
+    assert (call.name, call.inner["HINCRBY"]) == ("worker_count", 10)
     await counting.send()
     assert names(await watch.calls()) == []
     budget.spend(5)
     await counting.send()
-    assert names(await watch.calls()) == ["count"]
+    assert names(await watch.calls()) == ["worker_count"]
     assert (await read_stats(redis)).workers == 0
 
 

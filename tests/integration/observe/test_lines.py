@@ -147,8 +147,8 @@ def test_within_a_span_a_line_names_it(traced: Traced) -> None:
 
 WARNING_PROGRAM = """
 import sys, warnings
-from darkq.telemetry.logging import set_up
-set_up(sys.argv[1], "DEBUG")
+from darkq.telemetry.logging import configure_logging
+configure_logging(sys.argv[1], "DEBUG")
 kept = {}
 for n in range(500):
     warnings.warn(f"CANARY {n}", stacklevel=1)

@@ -31,13 +31,13 @@ READER = """
 import asyncio, sys
 from opentelemetry import trace
 from darkq import Client
-from darkq.telemetry.export import exporting as exporting_traces
+from darkq.telemetry.export import export_traces
 
 async def main():
     async with Client() as client:
         print("".join([piece async for piece in client.job(sys.argv[1]).text()]))
 
-with exporting_traces("reader"):
+with export_traces("reader"):
     asyncio.run(main())
 """
 
