@@ -24,6 +24,7 @@ from faults.suite import Fault
 from faults.table import quantile
 from support.attackers import HELD, attackers
 from support.processes import GatewayProcess
+from support.waiting import wait_until
 
 MAX_MEMORY_BYTES = 200 << 20
 TIMEOUT_S = 1.0
@@ -125,6 +126,7 @@ async def _under_attack(kind: str, stage: Stage, *, closes: int = 0, **settings:
             Neighbour(stage, gateway.url, healthy) as neighbour,
         ):
             await asyncio.sleep(limits.for_s)  # how long the attack goes on, not a wait
+            await wait_until("the attackers to have an answer", attack.counted)
             await neighbour.finish()
             counted, peak_bytes = await attack.counted(), gateway.peak_bytes
             began_s = time.monotonic()

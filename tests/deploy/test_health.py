@@ -99,7 +99,7 @@ async def test_a_worker_is_not_restarted_for_an_outage_of_redis(
     alive = await checked(worker["livenessProbe"]["exec"]["command"])
     assert (ready.code, alive.code) == (1, 0)
     assert "Redis does not answer" in ready.err
-    assert "nothing can be told: Redis does not answer" in alive.err
+    assert "the state is unknown: Redis does not answer" in alive.err
     assert "hunter2" not in ready.err + alive.err
 
 
@@ -139,4 +139,4 @@ async def test_what_answers_in_a_gateways_place_is_none(
         darkq.environment["DARKQ_GATEWAY_PORT"] = str(port)
         done = await checked(["darkq", "gateway", "--check"])
     assert done.code == 1
-    assert f"what answers at 127.0.0.1, port {port} says 503" in done.err
+    assert f"the server at 127.0.0.1, port {port} answers 503" in done.err

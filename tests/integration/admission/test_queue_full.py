@@ -23,7 +23,7 @@ def settings(make_settings: Callable[..., Settings]) -> Settings:
 async def test_one_too_many_is_refused_by_name(client: Client, redis: Redis) -> None:
     await client.enqueue_many(["a", "b", "c"])
     before = await snapshot(redis)
-    with pytest.raises(QueueFull, match=r"holds 3 jobs.*DARKQ_QUEUE_MAX_JOBS.*nothing") as caught:
+    with pytest.raises(QueueFull, match=r"has 3 jobs.*DARKQ_QUEUE_MAX_JOBS.*nothing") as caught:
         await client.enqueue("the prompt")
     assert isinstance(caught.value, DarkqError)
     assert (caught.value.queue, caught.value.limit) == (INTERACTIVE, 3)

@@ -45,7 +45,7 @@ async def test_failed_lists_the_latest_first(darkq: Darkq, redis: Redis) -> None
 async def test_failed_says_when_there_are_more_or_none(darkq: Darkq, redis: Redis) -> None:
     none = await call(darkq, "failed")
     assert (none.code, none.out) == (0, b"")
-    assert "no job has failed" in none.err
+    assert "no failed jobs are stored" in none.err
     ids = await failed(redis, 3)
     some = await call(darkq, "failed", "--limit", "2", "--json")
     assert [entry["job_id"] for entry in some.objects] == ids[:2]
@@ -56,7 +56,7 @@ async def test_retry_of_some(darkq: Darkq, redis: Redis, client: Client) -> None
     first, second, third = await failed(redis, 3)
     done = await call(darkq, "retry", first, second, first)
     assert (done.code, done.out.decode().split()) == (0, [first, second])
-    assert "2 jobs wait again" in done.err
+    assert "2 jobs queued again" in done.err
     assert (await client.job(first).status()).state == "queued"
     assert (await client.job(third).status()).state == "failed"
 
@@ -66,7 +66,7 @@ async def test_retry_says_what_it_could_not_do(darkq: Darkq, redis: Redis) -> No
     (gone,) = await failed(redis, 1, kept=False)
     done = await call(darkq, "retry", good, gone, UNKNOWN)
     assert (done.code, done.line) == (1, good)
-    assert "prompt is not kept" in done.err
+    assert "prompt is no longer kept" in done.err
     assert f"no job {UNKNOWN}" in done.err
     assert "2 jobs cannot be run again" in done.err
     again = await call(darkq, "retry", good, "--json")
@@ -81,7 +81,7 @@ async def test_retry_of_all(darkq: Darkq, redis: Redis) -> None:
     await failed(redis, 1, kept=False)
     done = await call(darkq, "retry", "--all")
     assert (done.code, done.out.decode().split()) == (0, ids)
-    assert "20 jobs wait again" in done.err
+    assert "20 jobs queued again" in done.err
     assert "left out: 1 job without a prompt" in done.err
     again = await call(darkq, "retry", "--all", "--json")
     assert (again.code, again.out) == (0, b"")

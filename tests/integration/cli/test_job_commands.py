@@ -108,7 +108,7 @@ async def test_json_is_the_events_one_per_line(darkq: Darkq, serve: Serve) -> No
 
 
 async def test_interrupted_it_prints_the_command_that_reads_on(darkq: Darkq, serve: Serve) -> None:
-    await serve(chunks=100, chunks_per_s=50)
+    await serve(chunks=150, chunks_per_s=20)
     running = darkq.start("run", PROMPT)
     await wait_until("some text", lambda: len(running.out) > 50)
     running.send(signal.SIGINT)

@@ -108,7 +108,7 @@ async def test_dry_run_counts_and_changes_nothing(
     assert not await there.keys("*")
     done = await call(darkq, *command, "--limit", "2")
     assert done.code == 0
-    assert "jobs are moved          2" in done.out.decode()
+    assert "jobs moved              2" in done.out.decode()
     assert (await client.queue("bulk").status()).waiting == 3
 
 

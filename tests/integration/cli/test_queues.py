@@ -58,7 +58,7 @@ async def test_drain_waits_for_the_last_job(darkq: Darkq, redis: Redis, client: 
     await wait_until("the word", lambda: _is_closed(client, "bye"))
     refused = await call(darkq, "enqueue", "x", "--priority", "bulk")
     assert refused.code == 1
-    assert "takes no new jobs" in refused.err
+    assert "accepts no new jobs" in refused.err
     for claim in await hand.claim():
         await hand.finish(claim)
     done = await asyncio.to_thread(running.done)

@@ -99,7 +99,7 @@ async def test_one_reading_for_people_and_pipes(darkq: Darkq, redis: Redis, clie
 
 async def test_without_a_worker_it_says_what_to_start(darkq: Darkq) -> None:
     done = await asyncio.to_thread(darkq, "top", "--once")
-    assert "none is alive; to start one: " in done.out.decode()
+    assert "no live workers; to start one: " in done.out.decode()
 
 
 async def test_rates_are_differences_of_what_workers_count(darkq: Darkq, redis: Redis) -> None:
@@ -238,7 +238,7 @@ async def test_a_reading_on_the_screen_outlives_redis(
     terminal = open_terminal(darkq, "top", "--interval-s", "0.1", NO_COLOR="1")
     await wait_until("the screen", lambda: terminal.shows("THROUGHPUT"))
     own_server.kill()
-    await wait_until("the outage", lambda: terminal.shows("Redis is away since "))
+    await wait_until("the outage", lambda: terminal.shows("Redis has not answered since "))
     assert terminal.shows("THROUGHPUT")
     terminal.screen = b""
     own_server.start()
@@ -344,7 +344,7 @@ def test_an_outage_before_any_reading() -> None:
     head, outage = draw(panel, 80, 24)
     assert head.startswith("darkq top  here ")
     assert re.fullmatch(
-        r"Redis is away since [\d:]{8}, 3 s \(ConnectionError\); trying again", outage
+        r"Redis has not answered since [\d:]{8}, 3 s \(ConnectionError\); retrying", outage
     )
 
 

@@ -383,7 +383,7 @@ async def test_foreign_batch_ids_hide_no_batch(
     record = await orders.order(3)
     foreign = BatchKeys.new(0)
     strange: dict[Any, float] = {b"\xff\xfe": 1, "x": 2, foreign.public_id: 3}
-    for name in (FILE_BATCHES_OPEN, tenant_file_batches("open")):
+    for name in (FILE_BATCHES_OPEN, tenant_file_batches(None)):
         await redis.zadd(name, {key: time.time() - age for key, age in strange.items()})
     await redis.rpush(foreign.files, "a list")  # type: ignore[misc]
     await redis.expire(foreign.files, 60)

@@ -50,7 +50,7 @@ async def test_an_upload_under_way_is_read_to_its_end(redis_server: Server, redi
             assert (await api("GET", "/healthz")).status == 200
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
-        while b"stopping" not in await process.stderr.readline():
+        while b"shutting down" not in await process.stderr.readline():
             pass
         writer.write(UPLOAD[half:])
         response = await asyncio.wait_for(read_response(reader, "POST"), SOON_S)

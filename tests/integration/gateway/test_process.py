@@ -116,7 +116,7 @@ async def test_hostile_bodies_do_not_stop_it(redis_server: Server, redis: Redis)
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), 30) == 0  # 0.2 s on a quiet machine
         said = await log
-    assert "stopping" in said
+    assert "shutting down" in said
     assert " ERROR " not in said
 
 

@@ -131,7 +131,7 @@ async def test_cancelling_while_smollm2_reads_the_prompt(model: SmolLM2) -> None
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert await say(model, "hi")
-    assert time.monotonic() - cancelled_s < 5
+    assert time.monotonic() - cancelled_s < 30, "the whole prompt takes minutes on a busy machine"
 
 
 async def test_a_long_prompt_is_refused(model: SmolLM2) -> None:
