@@ -301,13 +301,14 @@ class Batch:
         async with self._live.subscribed(self._keys.live, mailbox):
             while True:
                 mailbox.forget()
+                was_closed = self._closed  # before the read: the reply may be older than a close
                 page = await batch_ends.read_ends(self._redis, self._keys, after)
                 if page.ends:
                     after = Position.parse(page.ends[-1].cursor)
                     yield page.ends
                 elif page.last:
                     return
-                elif self._closed and not page.closed:
+                elif was_closed and not page.closed:
                     # Redis has lost that the input was closed, so this loop would never end.
                     raise CursorGone(self.id, str(after))
                 else:

@@ -163,6 +163,7 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # it starts some twelve processes
 @pytest.mark.usefixtures("worker")
 async def test_a_runner_that_is_killed_again_and_again_loses_no_line_and_runs_none_twice(
     client: Client,

@@ -25,6 +25,7 @@ from darkq import (
     Line,
     Settings,
 )
+from darkq.batches import results as batch_results
 from darkq.batches.feed import rows_to_lines
 from darkq.jobs.enqueue import Enqueuer
 from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
@@ -346,3 +347,20 @@ async def test_results_after_what_is_no_cursor_are_refused(client: Client) -> No
         for ends in (batch.results(after="x"), batch.run(["x"], after="x")):
             with pytest.raises(ValueError, match="cursor"):
                 await anext(ends)
+
+
+async def test_an_input_that_is_closed_while_ends_are_read_is_not_taken_for_lost(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when `Batch._ends` asks whether it has closed the input after the read."""
+    read_ends = batch_results.read_ends
+
+    async def read_and_close(*arguments: Any) -> batch_results.Page:
+        page = await read_ends(*arguments)
+        if not page.closed:
+            await batch.close_input()
+        return page
+
+    monkeypatch.setattr(batch_results, "read_ends", read_and_close)
+    async with client.batch() as batch:
+        assert [end async for end in batch.results()] == []

@@ -49,7 +49,7 @@ async def test_failed_says_when_there_are_more_or_none(darkq: Darkq, redis: Redi
     ids = await failed(redis, 3)
     some = await call(darkq, "failed", "--limit", "2", "--json")
     assert [entry["job_id"] for entry in some.objects] == ids[:2]
-    assert "There are more" in some.err
+    assert "To list more" in some.err
 
 
 async def test_retry_of_some(darkq: Darkq, redis: Redis, client: Client) -> None:
@@ -68,7 +68,7 @@ async def test_retry_says_what_it_could_not_do(darkq: Darkq, redis: Redis) -> No
     assert (done.code, done.line) == (1, good)
     assert "prompt is no longer kept" in done.err
     assert f"no job {UNKNOWN}" in done.err
-    assert "2 jobs cannot be run again" in done.err
+    assert "2 jobs cannot be retried" in done.err
     again = await call(darkq, "retry", good, "--json")
     assert again.code == 1
     (told,) = again.objects
@@ -82,7 +82,7 @@ async def test_retry_of_all(darkq: Darkq, redis: Redis) -> None:
     done = await call(darkq, "retry", "--all")
     assert (done.code, done.out.decode().split()) == (0, ids)
     assert "20 jobs queued again" in done.err
-    assert "left out: 1 job without a prompt" in done.err
+    assert "left out: 1 job whose prompt has expired" in done.err
     again = await call(darkq, "retry", "--all", "--json")
     assert (again.code, again.out) == (0, b"")
 
