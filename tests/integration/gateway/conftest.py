@@ -57,9 +57,10 @@ async def working(
 ) -> Working:
     """Start a worker with a local DarkAI."""
 
-    async def start(*plan: Any, **options: Any) -> LocalDarkAI:
+    async def start(*plan: Any, job_tries: int = 3, **options: Any) -> LocalDarkAI:
         darkai = await start_darkai(*plan, **options)
-        start_worker(make_settings(darkai_url=darkai.url, retry_base_s=0.01))
+        settings = make_settings(darkai_url=darkai.url, retry_base_s=0.01, job_tries=job_tries)
+        start_worker(settings)
         return darkai
 
     return start
