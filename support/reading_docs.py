@@ -149,6 +149,7 @@ class Reader:
             output = done.output
         self._came(output)
         if command.shown.strip():
+            output = _KILLED.sub("", output)
             assert matches(command.shown, output), _differ(command.shown, output)
 
     async def _python(self, block: Block, code: int) -> None:
@@ -183,6 +184,10 @@ def commands_of(block: Block) -> list[Command]:
         else:
             commands[-1] = last._replace(shown=f"{last.shown}{line}\n")
     return commands
+
+
+# Bash reports a killed process of the background whenever it happens to notice it.
+_KILLED = re.compile(r"^bash: line \d+: +\d+ Killed .*\n", re.MULTILINE)
 
 
 def _differ(shown: str, came: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +54,7 @@ async def test_run_with_a_refused_port_waits_until_something_listens(
     async with ScriptedServer([ANSWER], port=closed_port):
         done = await asyncio.to_thread(running.done)
     assert (done.code, done.out) == (0, b"Because they must."), done.err
-    assert "attempt 1 ended: upstream_unreachable: " in done.err
+    assert re.search(r"attempt \d+ ended: upstream_unreachable: ", done.err)
     assert "; the next starts in 0." in done.err
 
 
@@ -62,7 +63,7 @@ async def test_tail_before_the_second_attempt_waits_and_prints_it(
     darkq: Darkq, client: Client, redis: Redis, asks: StartAsking, as_json: bool
 ) -> None:
     async with ScriptedServer([head("503 Busy", "text/plain") + b"busy"], [ANSWER]) as server:
-        asks(server.port, retry_base_s=4, retry_max_s=4)
+        asks(server.port, retry_base_s=10, retry_max_s=10)
         job = await client.enqueue("Why do people queue?", model="m")
 
         async def waits_again() -> bool:
