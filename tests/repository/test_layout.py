@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -55,3 +56,18 @@ def test_no_two_modules_share_a_run_of_lines() -> None:
                 here = f"{path.relative_to(ROOT)}:{lines[start][0]}"
                 repeated.append(f"{here} ~ {other.relative_to(ROOT)}:{at}")
     assert repeated == []
+
+
+def test_scripts_that_texts_name_exist() -> None:
+    """Red when a script is renamed and a docstring, comment or document keeps the old name."""
+    scripts = {path.name for path in files_of(ROOT / "producer", "*.lua")}
+    folders = ("producer", "worker", "gateway", "cli", "faults", "support", "benchmarks", "docs")
+    texts = [ROOT / "ARCHITECTURE.md", *(p for f in folders for p in files_of(ROOT / f, "*.*"))]
+    unknown = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in texts
+        if path.suffix in (".py", ".lua", ".md")
+        for name in re.findall(r"\b\w+\.lua\b", path.read_text())
+        if name not in scripts
+    }
+    assert unknown == set()

@@ -110,7 +110,7 @@ async def refused(url: str, make_settings: MakeSettings) -> None:
 async def test_a_certificate_of_another_host_is_refused(
     redis_server: Server, authority: trustme.CA, ca_file: Path, make_settings: MakeSettings
 ) -> None:
-    """Red without `ssl_check_hostname` in `connection.py`: redis-py would not look."""
+    """Red without `ssl_check_hostname` in `redis/connections.py`: redis-py would not look."""
     async with in_front_of(redis_server, authority, "redis.elsewhere.example") as port:
         url = f"rediss://localhost:{port}?ssl_ca_certs={ca_file}"
         await refused(url, make_settings)

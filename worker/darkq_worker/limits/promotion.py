@@ -1,8 +1,8 @@
 """Promotion of deferred jobs: they become due before the turn that they were given.
 
 A turn may be too late: a call ended early, or an earlier job was cancelled. So each reply of
-`admit.lua` and `report.lua` names the jobs that could call now. The worker that receives the
-reply makes them due, in the background.
+`limit_admit.lua` and `limit_report.lua` names the jobs that could call now. The worker that
+receives the reply makes them due, in the background.
 
 Each partition has a task of its own while it has jobs to promote. A partition that cannot be
 reached delays neither the renewal of calls nor the jobs of other partitions: its jobs are reported
@@ -28,8 +28,8 @@ _PATIENCE_S = 1.0
 class Promoter:
     """Makes deferred jobs due, in the background.
 
-    `report` sends to `report.lua`, by arq id, that jobs are `gone` from their queues or `away`.
-    Its reply names the next jobs to promote. It must not raise.
+    `report` sends to `limit_report.lua`, by arq id, that jobs are `gone` from their queues or
+    `away`. Its reply names the next jobs to promote. It must not raise.
     """
 
     def __init__(

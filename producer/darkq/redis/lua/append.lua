@@ -5,7 +5,7 @@
 -- first event of an attempt is also refused if the attempt has ended or was never claimed on this
 -- server: then the claim was on a server that a failover has replaced.
 --
--- KEYS  the event log of each event; the events of a log stand together, in order
+-- KEYS  the event log of each event; the events of one log are consecutive, in order
 -- ARGV  three per event: channel, event id, event
 -- Returns the numbers (from 0) of the events that were refused. Once one event of a log is refused,
 -- the rest of that log is refused too.

@@ -1,4 +1,4 @@
--- Close a batch to new lines, for good: its input is complete, or the batch is cancelled.
+-- Close a batch to new lines permanently: its input is complete, or the batch is cancelled.
 --
 -- KEYS  batch, lines
 -- ARGV  channel, 'total' | 'cancel', for 'total' how many lines must have been added and for 'cancel'

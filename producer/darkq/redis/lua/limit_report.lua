@@ -1,6 +1,6 @@
 -- Record the state of an upstream's calls: free their places, move the breaker, find who may go.
 --
--- The breaker opens when a worker says so, and is half-open once the cool-down has passed: the next
+-- The breaker opens when a worker requests it, and is half-open once the cool-down has passed: the next
 -- job that asks is the probe. An answer to the probe closes the breaker; its failure doubles the
 -- cool-down. A probe that ends without either makes room for another one.
 --

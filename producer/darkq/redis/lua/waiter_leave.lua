@@ -1,4 +1,4 @@
--- Remove a caller that has left for good; return whether it was the last one.
+-- Remove a caller that has left permanently; return whether it was the last one.
 --
 -- That is recorded in the same step, so that a caller who comes for the job later is refused.
 --

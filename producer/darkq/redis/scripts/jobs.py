@@ -39,7 +39,7 @@ class NewJob(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What became of a new job. `keys` are of another job if an idempotency key stands for it."""
+    """The outcome of a new job. `keys` are another job's if its idempotency key was used before."""
 
     outcome: EnqueueOutcome
     keys: JobKeys

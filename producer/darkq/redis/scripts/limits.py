@@ -59,7 +59,7 @@ class Answer(NamedTuple):
 
 
 class CallReport(NamedTuple):
-    """How a call stands. `limit_report.lua` lists the words and their arguments.
+    """The state of a call. `limit_report.lua` lists the words and their arguments.
 
     For `gone` and `away` the call is the id of a waiting job.
     """
@@ -105,7 +105,7 @@ async def limit_admit(
 async def limit_report(
     redis: Redis, keys: LimitKeys, limits: Limits, reports: Sequence[CallReport]
 ) -> Reported:
-    """Say how calls stand, if any; see `limit_report.lua`."""
+    """Report the states of calls, if any; see `limit_report.lua`."""
     args = limits._arguments()
     for report in reports:
         args += report

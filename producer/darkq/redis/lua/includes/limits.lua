@@ -10,7 +10,7 @@
 --          hold up other jobs, and get their rank back when they come
 -- breaker  hash: open_until and cooldown_ms while it is open or half-open; probe and probe_until,
 --          the call that tests the service; blocked_until and breaches, set by a 429
--- heard    string: when a script last ran here, and until when no call is admitted
+-- `heard`  string: when a script last ran here, and until when no call is admitted
 --
 -- Workers renew their calls four times per lease. If no script ran for half a lease, either Redis
 -- or all workers were away, and leases of running calls may have expired. Then no call is admitted for
