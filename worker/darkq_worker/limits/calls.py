@@ -5,8 +5,8 @@
         …UpstreamError…     call.record_failure(error)
 
 Limits and breaker state are in Redis, shared by all workers (`limit_admit.lua`,
-`limit_report.lua`). A `Gate` holds one worker's part: the calls that it has in progress, how many failed in a row, and the
-breaker state that Redis returned last.
+`limit_report.lua`). A `Gate` holds one worker's part: the calls that it has in progress, how many
+failed in a row, and the breaker state that Redis returned last.
 
 Nothing of a job is written before its call is admitted. So a deferral costs a claim and a release:
 no slot, no try, no event in the log.
