@@ -30,8 +30,9 @@ from darkq.jobs.failed import FailedJob, list_failed
 from darkq.jobs.handle import JobHandle
 from darkq.jobs.status import Status
 from darkq.jobs.tenant_jobs import list_latest
-from darkq.protocol.job import Job, JobArguments, Priority, Prompt
+from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
+from darkq.protocol.prompt import Prompt
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
 from darkq.redis.servers import servers_of

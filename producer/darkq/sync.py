@@ -41,7 +41,8 @@ from darkq.operate.purge import Purged
 from darkq.operate.queue import Backlog
 from darkq.operate.queue_state import QueueStatus
 from darkq.operate.upstreams import UpstreamStatus
-from darkq.protocol.job import Job, JobArguments, Priority, Prompt
+from darkq.protocol.job import Job, JobArguments, Priority
+from darkq.protocol.prompt import Prompt
 from darkq.protocol.record import Result
 from darkq.settings.settings import Settings
 

@@ -221,6 +221,9 @@ def _compute_digest(job: Job) -> str:
     All versions of darkq must use the same order, or every stored key would be a conflict.
     """
     prompt = msgspec.json.encode(job.prompt, order="deterministic")
+    if job.parameters:
+        prompt += msgspec.json.encode(job.parameters, order="deterministic")
+        job = msgspec.structs.replace(job, parameters={})
     others = msgspec.json.encode(msgspec.structs.replace(job, prompt=""), order="deterministic")
     others = others.removeprefix(b"{").removesuffix(b'"prompt":""}')  # ends with a comma
     return hashlib.sha256(b'{"prompt":' + prompt + (b"," + others)[:-1] + b"}").hexdigest()

@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from darkq import Client, IdempotencyConflict, InvalidJob, JobNotFound, Settings
-from darkq.protocol.job import Job, Message, TextPart
+from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys, PartitionKeys
+from darkq.protocol.prompt import Message
 from darkq.protocol.record import decode_job
 from support.by_hand import Hand
 from support.servers import binaries, running
@@ -75,7 +76,7 @@ class TestEnqueue:
                 Message("assistant", "b"),
             ]
         )
-        prompt = (Message("user", (TextPart("a"),)), Message("assistant", "b"))
+        prompt = (Message("user", ({"type": "text", "text": "a"},)), Message("assistant", "b"))
         assert (await stored(redis, job.id)).prompt == prompt
 
     async def test_keys_live_as_long_as_configured(

@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 
 from darkq import Client, Settings
 from darkq.batches.lines import Line
-from darkq.protocol.job import MAX_PROMPT_BYTES, Job
+from darkq.protocol.job import Job
+from darkq.protocol.prompt import MAX_PROMPT_BYTES
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL, count_fitting
 
 LARGE = "x" * MAX_PROMPT_BYTES

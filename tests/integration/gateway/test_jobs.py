@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client
-from darkq.protocol.job import MAX_PROMPT_BYTES
+from darkq.protocol.prompt import MAX_PROMPT_BYTES
 from darkq_local.faults import Fault
 from support.http_api import Api
 from support.waiting import wait_until
