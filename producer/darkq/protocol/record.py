@@ -26,6 +26,7 @@ from darkq.errors import CorruptRecord, JobCancelled, JobFailed, NewerRecord
 from darkq.event import Usage
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
+from darkq.protocol.output import Output, parse_output
 from darkq.protocol.prompt import Message
 
 VERSION = 3
@@ -326,10 +327,10 @@ def build_error(record: ResultRecord, failure: Failure) -> JobFailed | JobCancel
     return JobFailed(job_id, failure.code, failure.message)
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
     """The answer. Times are epoch milliseconds; `chunks` counts those that the upstream sent.
 
-    `parsed` is the text as an object, if the handle of the job has an `output` type.
+    `request` is there if it was kept with the answer (`Job.keeps_request`).
     """
 
     job_id: str
@@ -350,7 +351,21 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: dict[str, Any] | None = None
     annotations: list[Any] | None = None
     request: KeptRequest | None = None
-    parsed: Any = None
+
+    def with_output(self, output: Output | None) -> Result:
+        """Return the answer with the type of `parsed`."""
+        result = msgspec.structs.replace(self)
+        result.__dict__["output"] = output  # no field: it has no JSON
+        return result
+
+    @property
+    def parsed(self) -> Any:
+        """The text as a value of the job's `output`; None without one.
+
+        Raises `ValueError` if the text is none, for example because it reached its token limit.
+        """
+        output = self.__dict__.get("output")
+        return None if output is None else parse_output(output, self.text)
 
     def __str__(self) -> str:
         return self.text
