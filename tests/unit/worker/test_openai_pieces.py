@@ -88,10 +88,8 @@ def test_call_without_an_id_gets_one() -> None:
 
 
 def test_older_form_of_a_call() -> None:
-    frames = (
-        say(function_call={"name": "f", "arguments": "{"}),
-        say(function_call={"arguments": "}"}),
-    )
+    pieces = {"name": "f", "arguments": "{"}, {"arguments": "}"}
+    frames = [say(function_call=piece) for piece in pieces]
     _, beyond, answer = read(*frames, finish("function_call"))
     assert [(call.name, call.arguments) for call in beyond.tool_calls] == [("f", "{}")]
     assert answer.end.finish_reason == "tool_calls"

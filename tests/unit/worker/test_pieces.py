@@ -71,9 +71,7 @@ def test_merging_changes_neither_the_text_nor_the_order(given: list[AnyPiece], m
         else:
             kind: Any = "reasoning" if isinstance(event, ev.Reasoning) else "refusal"
             merged.append(Piece(kind=kind, text=event.text))
-    plain = [
-        each.text if isinstance(each, Piece) and each.kind == "chunk" else each for each in given
-    ]
+    plain = [p.text if isinstance(p, Piece) and p.kind == "chunk" else p for p in given]
     assert assemble(merged) == assemble(plain)
     assert sum(event.merged for event in events) == len(given)
 
