@@ -209,7 +209,7 @@ def _find_reason(status: Status, facts: _Facts, conditions: Conditions) -> Why:
             message=f"no worker serves the upstream {status.upstream}",
             upstream=status.upstream,
         )
-    return Why(reason="worker_busy", message="it waits for a worker with a free slot")
+    return Why(reason="worker_busy", message="no worker has a free slot for it yet")
 
 
 def _explain_limit(upstream: UpstreamStatus, due_ms: int, now_ms: int) -> Why:
@@ -227,12 +227,12 @@ def _explain_limit(upstream: UpstreamStatus, due_ms: int, now_ms: int) -> Why:
         message = f"the circuit breaker of {name} is half-open: one trial call decides"
         return Why(reason="breaker_open", message=message, upstream=name)
     limits = [
-        f"{window.calls:,} calls in {window.length_s:g} s"
+        f"{window.calls:,} call{'s' * (window.calls != 1)} in {window.length_s:g} s"
         for window in upstream.windows
         if window.used >= window.calls
     ]
     if not limits and upstream.concurrency:
-        limits = [f"{upstream.concurrency:,} concurrent calls"]
+        limits = [f"concurrent calls: {upstream.concurrency:,}"]
     reached = f" ({', '.join(limits)})" if limits else ""
     message = (
         f"the limit of {name} is reached{reached}; the turn of this job is {_in(due_ms - now_ms)}"
