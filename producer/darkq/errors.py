@@ -85,11 +85,17 @@ class ConfigurationError(DarkqError):
 
 
 class RedisUnavailable(DarkqError, ConnectionError):
-    """Redis did not answer within the retries. Safe to repeat: no call is partly executed."""
+    """Redis did not answer within the retries. Safe to repeat: no call is partly executed.
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"Redis does not answer ({reason}); check DARKQ_REDIS_URL")
+    `reason` is a short phrase; `code` is for programs, such as `connection_refused`,
+    `wrong_password` or `misconf`, and "" for an unexpected error. Causes for which waiting cannot
+    help, as a wrong password, are raised without a wait.
+    """
+
+    def __init__(self, reason: str, message: str | None = None, *, code: str = "") -> None:
+        super().__init__(message or f"Redis does not answer ({reason}); check DARKQ_REDIS_URL")
         self.reason = reason
+        self.code = code
 
 
 class RedisFull(RedisUnavailable):
@@ -105,6 +111,7 @@ class RedisFull(RedisUnavailable):
             self, f"Redis is full (OOM): new jobs would exceed its maxmemory; {stored}"
         )
         self.reason = "maxmemory"
+        self.code = "oom"
         self.stored_ids = tuple(stored_ids)
 
 
