@@ -140,7 +140,8 @@ class QueueFull(DarkqError):
     def __init__(self, queue: str, limit: int, stored_ids: Sequence[str] = ()) -> None:
         stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
         super().__init__(
-            f"{queue} is full: it has {limit:,} jobs, the limit set by DARKQ_QUEUE_MAX_JOBS; "
+            f"{_name_queue(queue)} is full: it has {limit:,} jobs, the limit set by "
+            "DARKQ_QUEUE_MAX_JOBS; "
             f"{stored}"
         )
         self.queue = queue
@@ -156,9 +157,15 @@ class QueueClosed(DarkqError):
 
     def __init__(self, queue: str, stored_ids: Sequence[str] = ()) -> None:
         stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
-        super().__init__(f"{queue} accepts no new jobs: an operator has closed it; {stored}")
+        name = _name_queue(queue)
+        super().__init__(f"{name} accepts no new jobs: an operator has closed it; {stored}")
         self.queue = queue
         self.stored_ids = tuple(stored_ids)
+
+
+def _name_queue(queue: str) -> str:
+    """Return the name of a queue for people. `queue` is a priority, or the queue's key in Redis."""
+    return f"the {queue.rpartition(':')[2]} queue"
 
 
 class IdempotencyConflict(DarkqError):
