@@ -30,11 +30,13 @@ def upstreams(
     darkq upstreams
     darkq upstreams --json
     """
-    require("worker", "arq", "aiohttp")
+    require("worker")
     from darkq import Settings
     from darkq_cli.doctor.probes import probe_upstreams
+    from darkq_cli.terminal.local_darkai import use_running_darkai
 
-    probes = interrupts.run(probe_upstreams(Settings.load(), timeout_s))
+    settings = use_running_darkai(Settings.load())
+    probes = interrupts.run(probe_upstreams(settings, timeout_s))
     if as_json:
         for probe in probes:
             output.write_json(probe.as_json())

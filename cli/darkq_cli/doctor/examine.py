@@ -25,6 +25,7 @@ from darkq_cli.doctor.permissions import PERMISSIONS
 from darkq_cli.doctor.replicas import REPLICAS
 from darkq_cli.doctor.servers import Server, list_servers
 from darkq_cli.terminal import program
+from darkq_cli.terminal.local_darkai import use_running_darkai
 from darkq_local.server_binary import NoServer, find_server
 
 REDIS = "redis"
@@ -71,7 +72,7 @@ async def examine(settings: Settings, *, call_upstreams: bool) -> Results:
     if not call_upstreams:
         yield skipped("--no-probe").label(probes.CHECK)
     elif has_redis or settings.redis_url is None:
-        async for result in probes.check_upstreams(settings):
+        async for result in probes.check_upstreams(use_running_darkai(settings)):
             yield result
     else:
         reason = f"{_NO_REDIS}, so the limits of upstreams are unknown"
