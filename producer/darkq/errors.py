@@ -4,7 +4,7 @@ DarkqError
 ├── InvalidJob              bad input to `enqueue`; nothing was stored     .field .reason
 │   └── InvalidLine         a line of a batch file is invalid              .line .field .code
 ├── ConfigurationError      a setting is missing or wrong                  .setting .reason
-├── RedisUnavailable        Redis did not answer within the retries        .reason
+├── RedisUnavailable        Redis did not answer within the retries        .reason .code
 │   └── RedisFull           Redis has reached its maxmemory                .stored_ids
 ├── NotReplicated           stored, but on too few replicas                .reached .replicas
 ├── QueueFull               the queue has reached its limit                .queue .limit .stored_ids

@@ -39,7 +39,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy(alone: Darkq) -> None:
     )
     done = alone.start(command=(sys.executable, "-c", script)).done()
     assert done.code == 0
-    assert all(f"\n  {name} " in done.out.decode() for name in SUBCOMMANDS)
+    assert all(re.search(rf"\s{name} +[A-Z]", done.out.decode()) for name in SUBCOMMANDS)
     heavy = {
         "darkq",
         "redis",
@@ -223,7 +223,7 @@ def test_a_reader_that_leaves_is_no_error_to_speak_of(alone: Darkq) -> None:
         assert process.stderr
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(10) == 1
+        assert process.wait(10) == 0
 
 
 def test_ctrl_c_in_the_middle_of_a_step_is_not_lost() -> None:
