@@ -9,6 +9,7 @@ from typing import Self
 import msgspec
 
 from darkq_cli.batch.state import State
+from darkq_cli.terminal import program
 from darkq_cli.terminal.problems import Problem
 
 _LINE_BYTES = 1 << 20
@@ -91,7 +92,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         if self.failed:
             raise Problem(
                 f"{self.failed:,} of {self.lines:,} lines failed",
-                f"{_read_first_failure(self.errors)}See {_shorten(self.errors)}",
+                f"{_read_first_failure(self.errors)}See {_shorten(self.errors)}\n"
+                f"To run them again: {program.command()} batch retry {self.batch_id}",
             )
         if self.completed < self.lines:
             raise Problem(f"{self.lines - self.completed:,} of {self.lines:,} lines are missing")

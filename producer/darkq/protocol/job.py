@@ -65,6 +65,15 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 Prompt: TypeAlias = str | Iterable[Message | Mapping[str, Any]]
 
+
+def add_system(prompt: Prompt, system: str | None) -> Prompt:
+    """Return a prompt after a system message, if there is one."""
+    if system is None:
+        return prompt
+    asked = [Message("user", prompt)] if isinstance(prompt, str) else prompt
+    return [Message("system", system), *asked]
+
+
 NOT_PLAIN = "contains values that are not plain data: make it with Job.create"
 
 
