@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from darkq import Client
+from darkq import Client, Message, Options
+from darkq.protocol.keys import BatchKeys
+from darkq.protocol.record import decode_job
 from support.batches import left_in, lines, run
 from support.command import Darkq
 from support.waiting import wait_until
@@ -131,6 +133,34 @@ async def test_json_with_names_of_its_own_is_joined_on_request(darkq: Darkq, ech
     assert (darkq.home / "alone.csv").read_text() == "custom_id,answer\n1,quick 1\n2,quick 2\n"
     assert (await run(darkq, "run", *words, "-o", "envelope.jsonl")).code == 0
     assert [line["custom_id"] for line in lines(darkq.home / "envelope.jsonl")] == ["1", "2"]
+
+
+async def test_options_for_all_lines_reach_each_job(
+    darkq: Darkq, client: Client, redis: Any
+) -> None:
+    """Red when a line's own option is replaced, or both names of the length are sent."""
+    rows = [{"prompt": "a"}, {"prompt": "b", "temperature": 1, "max_completion_tokens": 5}]
+    (darkq.home / "in.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ("--temperature", "0", "--max-tokens", "9", "--system", "Be brief.", "--name", "mine")
+    running = darkq.start("batch", "run", "in.jsonl", "-o", "out.jsonl", *words)
+
+    async def sent() -> bool:
+        return any([batch.total == 2 async for batch in client.batches()])
+
+    await wait_until("both lines in Redis", sent)
+    running.send(signal.SIGINT)
+    await asyncio.to_thread(running.done)
+    (batch,) = [batch async for batch in client.batches()]
+    assert batch.name == "mine"
+    keys = BatchKeys.parse(batch.batch_id)
+    jobs = [decode_job(await redis.get(keys.job(n).job)).job for n in (1, 2)]
+    assert [job.options for job in jobs] == [
+        Options(temperature=0, max_tokens=9),
+        Options(temperature=1, max_completion_tokens=5),
+    ]
+    assert [job.prompt for job in jobs] == [
+        (Message("system", "Be brief."), Message("user", text)) for text in ("a", "b")
+    ]
 
 
 async def test_text_goes_in_and_comes_out(darkq: Darkq, echo: Any) -> None:

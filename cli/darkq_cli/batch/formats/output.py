@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -90,3 +90,30 @@ class Renderer:
         delimiter = DELIMITERS[self._output.kind]
         csv.writer(line, delimiter=delimiter, lineterminator="\n").writerow(cells)
         return line.getvalue().encode()
+
+
+def read_failure(output: OutputFormat, lines: Iterator[bytes]) -> str:
+    """Return the first failure of an errors file as a text.
+
+    Raises `ValueError`, `StopIteration`, `msgspec.DecodeError` and `csv.Error` for another file.
+    """
+    if output.kind == "text":
+        return next(lines).decode().strip()
+    if output.is_table:
+        cells = csv.reader((line.decode() for line in lines), delimiter=DELIMITERS[output.kind])
+        column = next(cells).index(_ERROR)
+        return next(cells)[column]
+    failure = msgspec.json.decode(next(lines), type=_Failure)
+    if isinstance(failure.error, str):
+        return failure.error
+    return f"{failure.custom_id}: {failure.error.code}: {failure.error.message}"
+
+
+class _Error(msgspec.Struct):
+    code: str
+    message: str
+
+
+class _Failure(msgspec.Struct):
+    error: str | _Error
+    custom_id: str | int = ""
