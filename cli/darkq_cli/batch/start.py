@@ -313,15 +313,17 @@ def _stdin() -> BufferedReader:
 def _check_same(state: State, arguments: BatchArguments) -> None:
     """Raise `Problem` unless the arguments are those of the batch in the state."""
     plan, batch_id = state.plan, state.checkpoint.batch_id
-    resume = f"To resume it: {program.command()} batch resume {batch_id}"
-    kind = "batch" if state.complete else "unfinished batch"
-    words = f"{plan.files.answers} belongs to the {kind} {batch_id}"
+    words = f"{plan.files.answers} belongs to the unfinished batch {batch_id}"
+    hint = f"To resume it: {program.command()} batch resume {batch_id}"
+    if state.complete:
+        words = f"{plan.files.answers} belongs to batch {batch_id}"
+        hint = f"To run its failed lines again: {program.command()} batch retry {batch_id}"
     if plan.files.spooled and arguments.files.spooled:
         given = _read_fingerprint(arguments.source_path)
     elif plan.files.source == arguments.files.source:
         given = _read_fingerprint(arguments.files.source)
     else:
-        raise Problem(f"{words}, which has another input", resume, exit_code=USAGE_EXIT_CODE)
+        raise Problem(f"{words}, which has another input", hint, exit_code=USAGE_EXIT_CODE)
     if given != plan.fingerprint:
         raise _build_changed_problem(plan.files.source)
     if (plan.files, plan.format, plan.output, plan.ordered) != (
@@ -330,7 +332,7 @@ def _check_same(state: State, arguments: BatchArguments) -> None:
         arguments.output_format,
         arguments.ordered,
     ):
-        raise Problem(f"{words}, which has other options", resume, exit_code=USAGE_EXIT_CODE)
+        raise Problem(f"{words}, which has other options", hint, exit_code=USAGE_EXIT_CODE)
 
 
 def _read_fingerprint(path: Path) -> Fingerprint:
