@@ -241,6 +241,7 @@ class Client:
         name: str | None = None,
         window: int = 2000,
         metadata: Mapping[str, str] | None = None,
+        lines: int | None = None,
     ) -> Batch:
         """Return the handle of a new batch, or of one by its id, without a call to Redis.
 
@@ -248,6 +249,7 @@ class Client:
         lines are unfinished in Redis at the same time. With a `seed`, 32 random hexadecimal digits,
         the id is derived from it, and an existing batch is entered. Raises `BatchNotFound` for a
         string that is no batch id, `InvalidJob` for an invalid `name`, `window` or `metadata`.
+        `lines` is how many there will be, if that is known; it is only shown.
         """
         if seed is not None:
             keys = BatchKeys(int(seed, 16) % self._settings.partitions, seed)
@@ -265,6 +267,7 @@ class Client:
             name=name,
             window=window,
             metadata=metadata,
+            lines=lines,
         )
 
     async def batches(self) -> AsyncGenerator[BatchStatus, None]:

@@ -107,10 +107,13 @@ class Client:
         name: str | None = None,
         window: int = 2000,
         metadata: Mapping[str, str] | None = None,
+        lines: int | None = None,
     ) -> Batch:
         """Return the handle of a new or existing batch; see `darkq.Client.batch`."""
         portal = self._open()
-        batch = portal.client.batch(batch_id, name=name, window=window, metadata=metadata)
+        batch = portal.client.batch(
+            batch_id, name=name, window=window, metadata=metadata, lines=lines
+        )
         return Batch(portal, batch)
 
     def batches(self) -> Iterator[BatchStatus]:

@@ -18,6 +18,7 @@ from darkq_cli.terminal.units import format_duration, format_time
 if TYPE_CHECKING:
     from darkq import Client, JobHandle, Result, Status
     from darkq.protocol.job import JobArguments
+    from darkq.protocol.prompt import Prompt
 
 CANCEL_TIMEOUT_S = 30.0
 
@@ -26,6 +27,10 @@ def run(
     prompt: opt.PromptArgument,
     model: opt.ModelOption = None,
     upstream: opt.UpstreamOption = None,
+    system: opt.SystemOption = None,
+    temperature: opt.TemperatureOption = None,
+    max_tokens: opt.MaxTokensOption = None,
+    options: opt.OtherOption = None,
     priority: opt.PriorityOption = "interactive",
     tries: opt.TriesOption = None,
     timeout_s: opt.TimeoutOption = None,
@@ -41,10 +46,11 @@ def run(
     darkq run "Write a haiku about queues."
     git diff | darkq run - --model gpt-4o
     darkq run --json "Hello" | jq
+    darkq run "Write a haiku." --temperature 0 --max-tokens 50
     """
     from darkq_cli.terminal.reading import Reader, follow
 
-    text = read_prompt(prompt)
+    asked = _read_with_system(prompt, system)
     arguments: JobArguments = {
         "model": model,
         "upstream": upstream,
@@ -52,10 +58,11 @@ def run(
         "tries": tries,
         "timeout_s": timeout_s,
         "metadata": opt.parse_pairs(metadata),
+        "options": opt.parse_options(temperature, max_tokens, options),
     }
 
     async def enqueue_and_read(client: Client) -> None:
-        job = await client.enqueue(text, idempotency_key=idempotency_key, **arguments)
+        job = await client.enqueue(asked, idempotency_key=idempotency_key, **arguments)
         messages.say(f"job {job.id}", style="dim", id=job.id)
         await follow(client, Reader(job, as_json=as_json))
 
@@ -66,6 +73,10 @@ def enqueue(
     prompt: opt.PromptArgument,
     model: opt.ModelOption = None,
     upstream: opt.UpstreamOption = None,
+    system: opt.SystemOption = None,
+    temperature: opt.TemperatureOption = None,
+    max_tokens: opt.MaxTokensOption = None,
+    options: opt.OtherOption = None,
     priority: opt.PriorityOption = "interactive",
     tries: opt.TriesOption = None,
     timeout_s: opt.TimeoutOption = None,
@@ -79,7 +90,7 @@ def enqueue(
     id=$(darkq enqueue "Write a haiku about queues.")
     darkq enqueue - --priority bulk < prompt.txt
     """
-    text = read_prompt(prompt)
+    asked = _read_with_system(prompt, system)
     arguments: JobArguments = {
         "model": model,
         "upstream": upstream,
@@ -87,14 +98,21 @@ def enqueue(
         "tries": tries,
         "timeout_s": timeout_s,
         "metadata": opt.parse_pairs(metadata),
+        "options": opt.parse_options(temperature, max_tokens, options),
     }
     job = with_client(
-        lambda client: client.enqueue(text, idempotency_key=idempotency_key, **arguments)
+        lambda client: client.enqueue(asked, idempotency_key=idempotency_key, **arguments)
     )
     if as_json:
         output.write_json({"id": job.id, "duplicate": job.duplicate})
     else:
         output.write_line(job.id)
+
+
+def _read_with_system(argument: str, system: str | None) -> Prompt:
+    from darkq.protocol.prompt import add_system
+
+    return add_system(read_prompt(argument), system)
 
 
 def read_prompt(argument: str) -> str:

@@ -14,6 +14,7 @@ from darkq import (
     JobFailed,
     JobHandle,
     Message,
+    Options,
     ResultTimeout,
     Status,
 )
@@ -38,6 +39,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeout_s: float | None = None
     tries: int | None = None
     metadata: dict[str, str] = {}
+    # Omitted if not given, so that idempotent requests of clients without it keep their seed.
+    options: Options | msgspec.UnsetType | None = msgspec.UNSET
 
     def make_job(self, caller: Caller) -> Job:
         """Return the validated job. Raises `InvalidJob`, and `ApiError` if the key forbids it."""
@@ -49,6 +52,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             timeout_s=self.timeout_s,
             tries=self.tries,
             metadata=self.metadata,
+            options=None if isinstance(self.options, msgspec.UnsetType) else self.options,
             tenant=caller.tenant,
         )
         caller.check_prompt(job.prompt_bytes)

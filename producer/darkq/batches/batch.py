@@ -66,6 +66,7 @@ class Batch:
         name: str | None,
         window: int,
         metadata: Mapping[str, str] | None,
+        lines: int | None,
     ) -> None:
         ttl_s = 2 * max(settings.job_ttl_s, settings.result_ttl_s, settings.failed_ttl_s)
         self._keys = keys
@@ -76,7 +77,13 @@ class Batch:
         self._feed = Feed(keys, orders, window)
         self._closed = False
         self._made_with = (
-            made_with(name=name, window=window, metadata=metadata, ttl_ms=self._lease.ttl_ms)
+            made_with(
+                name=name,
+                window=window,
+                metadata=metadata,
+                lines=lines,
+                ttl_ms=self._lease.ttl_ms,
+            )
             if new
             else None
         )
