@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,11 +31,14 @@ def run(
     temperature: opt.TemperatureOption = None,
     max_tokens: opt.MaxTokensOption = None,
     options: opt.OtherOption = None,
+    schema: opt.SchemaOption = None,
+    images: opt.ImageOption = None,
     priority: opt.PriorityOption = "interactive",
     tries: opt.TriesOption = None,
     timeout_s: opt.TimeoutOption = None,
     idempotency_key: opt.IdempotencyKeyOption = None,
     metadata: opt.MetadataOption = None,
+    reasoning: opt.ReasoningOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Send a prompt, and print the answer as it arrives.
@@ -47,10 +50,12 @@ def run(
     git diff | darkq run - --model gpt-4o
     darkq run --json "Hello" | jq
     darkq run "Write a haiku." --temperature 0 --max-tokens 50
+    darkq run "Name a city." --schema city.json
+    darkq run "What is this?" --image photo.jpg
     """
     from darkq_cli.terminal.reading import Reader, follow
 
-    asked = _read_with_system(prompt, system)
+    asked = _read_messages(prompt, system, images)
     arguments: JobArguments = {
         "model": model,
         "upstream": upstream,
@@ -58,13 +63,13 @@ def run(
         "tries": tries,
         "timeout_s": timeout_s,
         "metadata": opt.parse_pairs(metadata),
-        "options": opt.parse_options(temperature, max_tokens, options),
+        "parameters": _read_parameters(temperature, max_tokens, options, schema),
     }
 
     async def enqueue_and_read(client: Client) -> None:
         job = await client.enqueue(asked, idempotency_key=idempotency_key, **arguments)
         messages.say(f"job {job.id}", style="dim", id=job.id)
-        await follow(client, Reader(job, as_json=as_json))
+        await follow(client, Reader(job, as_json=as_json, shows_reasoning=reasoning))
 
     with_client(enqueue_and_read)
 
@@ -77,6 +82,8 @@ def enqueue(
     temperature: opt.TemperatureOption = None,
     max_tokens: opt.MaxTokensOption = None,
     options: opt.OtherOption = None,
+    schema: opt.SchemaOption = None,
+    images: opt.ImageOption = None,
     priority: opt.PriorityOption = "interactive",
     tries: opt.TriesOption = None,
     timeout_s: opt.TimeoutOption = None,
@@ -90,7 +97,7 @@ def enqueue(
     id=$(darkq enqueue "Write a haiku about queues.")
     darkq enqueue - --priority bulk < prompt.txt
     """
-    asked = _read_with_system(prompt, system)
+    asked = _read_messages(prompt, system, images)
     arguments: JobArguments = {
         "model": model,
         "upstream": upstream,
@@ -98,7 +105,7 @@ def enqueue(
         "tries": tries,
         "timeout_s": timeout_s,
         "metadata": opt.parse_pairs(metadata),
-        "options": opt.parse_options(temperature, max_tokens, options),
+        "parameters": _read_parameters(temperature, max_tokens, options, schema),
     }
     job = with_client(
         lambda client: client.enqueue(asked, idempotency_key=idempotency_key, **arguments)
@@ -109,10 +116,20 @@ def enqueue(
         output.write_line(job.id)
 
 
-def _read_with_system(argument: str, system: str | None) -> Prompt:
+def _read_messages(argument: str, system: str | None, images: list[str] | None) -> Prompt:
     from darkq.protocol.prompt import add_system
+    from darkq_cli.terminal.attachments import add_images
 
-    return add_system(read_prompt(argument), system)
+    return add_system(add_images(read_prompt(argument), images), system)
+
+
+def _read_parameters(
+    temperature: float | None, max_tokens: int | None, others: list[str] | None, schema: str | None
+) -> dict[str, Any]:
+    from darkq_cli.terminal.attachments import read_schema
+
+    parameters = opt.parse_options(temperature, max_tokens, others)
+    return parameters if schema is None else {**parameters, "response_format": read_schema(schema)}
 
 
 def read_prompt(argument: str) -> str:
@@ -135,6 +152,7 @@ def tail(
     after: Annotated[
         str | None, typer.Option(metavar="CURSOR", help="Start after this event, such as 1-42.")
     ] = None,
+    reasoning: opt.ReasoningOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Print a job's answer as it arrives, from its first word.
@@ -151,7 +169,8 @@ def tail(
 
     async def read(client: Client) -> None:
         job = await find_job(client, job_id)
-        await follow(client, Reader(job, after=after, as_json=as_json))
+        reader = Reader(job, after=after, as_json=as_json, shows_reasoning=reasoning)
+        await follow(client, reader)
 
     with_client(read)
 
@@ -195,7 +214,9 @@ def result(
         output.write_json(found)
     else:
         text = output.TextOutput()
-        text.write(found.text)
+        text.write(found.text or found.refusal)
+        for call in found.tool_calls:
+            text.write_call(call.name, call.arguments)
         text.end_line()
 
 
