@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 import msgspec
@@ -29,7 +30,7 @@ _MARKS = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
 def find_kind(name: str) -> Kind:
     """Return the format of a file by its name, without the name of its compression."""
     plain = name.lower().removesuffix(".gz").removesuffix(".zst")
-    return next((kind for suffix, kind in _SUFFIXES.items() if plain.endswith(suffix)), "jsonl")
+    return _SUFFIXES.get(Path(plain).suffix, "jsonl")
 
 
 class InputFormat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
