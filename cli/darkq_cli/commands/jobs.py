@@ -16,7 +16,8 @@ from darkq_cli.terminal.units import format_time
 
 if TYPE_CHECKING:
     from darkq import Client, JobHandle, Result, Status
-    from darkq.protocol.job import JobArguments, Prompt
+    from darkq.protocol.job import JobArguments
+    from darkq.protocol.prompt import Prompt
 
 CANCEL_TIMEOUT_S = 30.0
 
@@ -108,14 +109,14 @@ def enqueue(
 
 
 def _read_with_system(argument: str, system: str | None) -> Prompt:
-    from darkq.protocol.job import add_system
+    from darkq.protocol.prompt import add_system
 
     return add_system(read_prompt(argument), system)
 
 
 def read_prompt(argument: str) -> str:
     """Return the prompt. The argument `-` means all of standard input."""
-    from darkq.protocol.job import MAX_PROMPT_BYTES
+    from darkq.protocol.prompt import MAX_PROMPT_BYTES
 
     if argument != "-":
         return argument
