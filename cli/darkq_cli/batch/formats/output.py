@@ -40,9 +40,9 @@ class Renderer:
     def __init__(
         self, source: Kind, output: OutputFormat, endpoint: Endpoint, columns: Iterable[str]
     ) -> None:
-        self._source = source
+        self._source: Kind = source
         self._output = output
-        self._endpoint = endpoint
+        self._endpoint: Endpoint = endpoint
         columns = tuple(columns) if output.join else (_ID,)
         self._columns = {
             failed: tuple(dict.fromkeys((*columns, self._last_field(failed=failed))))

@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 import msgspec
-from msgspec.structs import asdict
 
 from darkq.batches.feed import Columns, row_to_line
 from darkq.batches.input_lines import Text
 from darkq.batches.lines import ForAllLines, Line, decode_object, json_line, text_line
 from darkq.errors import InvalidJob, InvalidLine
-from darkq.protocol.job import Job
-from darkq.protocol.prompt import add_system
+from darkq.protocol.prompt import add_system, check_prompt
 from darkq.protocol.validation import UNKNOWN, show_name
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
@@ -30,7 +29,7 @@ _MARKS = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
 def find_kind(name: str) -> Kind:
     """Return the format of a file by its name, without the name of its compression."""
     plain = name.lower().removesuffix(".gz").removesuffix(".zst")
-    return next((kind for suffix, kind in _SUFFIXES.items() if plain.endswith(suffix)), "jsonl")
+    return _SUFFIXES.get(Path(plain).suffix, "jsonl")
 
 
 class InputFormat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -173,9 +172,10 @@ def _read_id(fields: Mapping[str, Any], field: str, number: int) -> str:
 def _put_system(line: Line, system: str) -> Line:
     """Put a message before the prompt of a line. Raises `InvalidLine`."""
     try:
-        job = Job.create(**{**asdict(line.job), "prompt": add_system(line.job.prompt, system)})
+        prompt = check_prompt(add_system(line.job.prompt, system))
     except InvalidJob as error:
         raise InvalidLine(line.number, error.field, error.reason) from None
+    job = msgspec.structs.replace(line.job, prompt=prompt)
     return msgspec.structs.replace(line, job=job)
 
 
