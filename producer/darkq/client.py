@@ -30,6 +30,7 @@ from darkq.jobs.failed import FailedJob, list_failed
 from darkq.jobs.handle import JobHandle
 from darkq.jobs.status import Status
 from darkq.jobs.tenant_jobs import list_latest
+from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job, JobArguments, Priority, Prompt
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
 from darkq.redis.pool import speaking_darkq
@@ -74,6 +75,7 @@ class Client:
         self._redis = servers.client()
         self._live = Live(servers, patience_s=settings.redis_patience_s)
         self._orders = Enqueuer(self._redis, settings)
+        self.tickets = Tickets(self._redis, settings)
 
     @cached_property
     def purge(self) -> Purge:
@@ -212,6 +214,7 @@ class Client:
             self._live,
             self._orders,
             self._settings,
+            self.tickets,
             new=batch_id is None,
             name=name,
             window=window,
@@ -333,6 +336,7 @@ class Client:
             self._redis,
             self._live,
             self._settings,
+            self.tickets,
             duplicate=duplicate,
         )
 

@@ -17,6 +17,7 @@ from aiohttp import hdrs, web
 
 from darkq import AnyEvent, Cursor
 from darkq.sse import frame
+from darkq_gateway.http.auth import accepts_ticket
 from darkq_gateway.http.context import get_own_job
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.sse_response import STREAMS
@@ -26,6 +27,7 @@ def routes() -> list[web.RouteDef]:
     return [web.get("/jobs/{job_id}/events", stream_events, allow_head=False)]
 
 
+@accepts_ticket()
 async def stream_events(request: web.Request) -> web.StreamResponse:
     """Stream a job's events up to the terminal one."""
     after = read_cursor(request)

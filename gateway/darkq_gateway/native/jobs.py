@@ -17,6 +17,7 @@ from darkq import (
     ResultTimeout,
     Status,
 )
+from darkq_gateway.http.auth import accepts_ticket
 from darkq_gateway.http.bodies import read_json, respond_json
 from darkq_gateway.http.context import CLIENT, Caller, get_caller, get_own_job
 from darkq_gateway.http.errors import ApiError
@@ -131,11 +132,13 @@ async def list_jobs(request: web.Request) -> web.Response:
     return respond_json(JobList(jobs=jobs))
 
 
+@accepts_ticket()
 async def get_status(request: web.Request) -> web.Response:
     """Return the status of a job."""
     return respond_json((await get_own_job(request)).status)
 
 
+@accepts_ticket()
 async def get_result(request: web.Request) -> web.Response:
     """Return a job's result; `wait_s` waits for it. 202 and the status if there is none yet."""
     wait_s = read_decimal(request, "wait_s", default=0, least=0, most=MAX_WAIT_S)
@@ -156,6 +159,7 @@ async def _respond_result(handle: JobHandle, wait_s: float) -> web.Response:
         raise ApiError(409, "job_cancelled", "the job was cancelled") from None
 
 
+@accepts_ticket(to_cancel=True)
 async def cancel(request: web.Request) -> web.Response:
     """Cancel a job, or request it from its worker; a finished job does not change."""
     job = await get_own_job(request)
