@@ -153,7 +153,7 @@ def _paths() -> dict[str, Any]:
         "/jobs/{job_id}/ticket": {
             "parameters": [_JOB_ID],
             "post": _operation("Make a ticket for a job", made, _ANYWHERE | _BODY | _JOB,
-                               body="NewTicket"),
+                               body="NewTicket", needs_body=False),
         },
         "/jobs/{job_id}/retry": {
             "parameters": [_JOB_ID],
@@ -188,7 +188,7 @@ def _paths() -> dict[str, Any]:
         "/batches/{batch_id}/ticket": {
             "parameters": [_BATCH_ID],
             "post": _operation("Make a ticket for a batch", made, _ANYWHERE | _BODY | _BATCH,
-                               body="NewTicket"),
+                               body="NewTicket", needs_body=False),
         },
         "/healthz": {"get": _operation("Check that the process is alive", alive, {})},
         "/readyz": {"get": _operation("Check that the process can serve requests", alive, away)},
@@ -202,6 +202,7 @@ def _operation(
     errors: dict[int, str],
     *,
     body: str | None = None,
+    needs_body: bool = True,
     parameters: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     responses = {
@@ -212,7 +213,7 @@ def _operation(
     if parameters:
         operation["parameters"] = parameters
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": _json(body)}
+        operation["requestBody"] = {"required": needs_body, "content": _json(body)}
     return operation
 
 

@@ -1,8 +1,7 @@
 """The gateway uses the library's public names, and what it shares with worker and command.
 
-Shared are OpenAI's wire, API keys, tickets, files, repeated requests and telemetry. It does not use
-what
-speaks to Redis.
+Shared are OpenAI's wire, API keys, tickets, files, repeated requests and telemetry. It does not
+use what speaks to Redis.
 """
 
 from __future__ import annotations
