@@ -64,7 +64,9 @@ class Api:
         async with self.http.request(method, self.locate(path), **options) as response:
             data = await response.read()
             is_json = response.content_type == "application/json"
-            return Answer(response.status, json.loads(data) if is_json else data, response.headers)
+            return Answer(
+                response.status, json.loads(data) if is_json and data else data, response.headers
+            )
 
     async def enqueue(self, prompt: str = "hello", **fields: Any) -> str:
         answer = await self("POST", "/jobs", {"prompt": prompt, **fields})

@@ -23,6 +23,12 @@ from darkq_gateway.http.context import CLIENT, Caller, get_caller, get_own_job
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.idempotency import IDEMPOTENCY_KEY, get_request_seed
 from darkq_gateway.http.queries import read_decimal, read_integer
+from darkq_gateway.native.caching import (
+    allow_caching,
+    is_finished,
+    make_etag,
+    respond_unmodified,
+)
 
 MAX_JOBS_PER_BATCH = 1000
 MAX_LISTED = 200
@@ -143,9 +149,14 @@ async def get_result(request: web.Request) -> web.Response:
     """Return a job's result; `wait_s` waits for it. 202 and the status if there is none yet."""
     wait_s = read_decimal(request, "wait_s", default=0, least=0, most=MAX_WAIT_S)
     job = await get_own_job(request)
-    if wait_s == 0 and job.status.state not in ("completed", "failed", "cancelled"):
+    if wait_s == 0 and not is_finished(job.status):
         return respond_json(job.status, 202)
-    return await _respond_result(job.handle, wait_s)
+    if job.status.state != "completed":
+        return await _respond_result(job.handle, wait_s)
+    etag = make_etag(job.status)
+    if (unmodified := respond_unmodified(request, etag)) is not None:
+        return unmodified
+    return allow_caching(await _respond_result(job.handle, wait_s), etag)
 
 
 async def _respond_result(handle: JobHandle, wait_s: float) -> web.Response:

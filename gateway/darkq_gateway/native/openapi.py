@@ -131,20 +131,20 @@ def _paths() -> dict[str, Any]:
         },
         "/jobs/{job_id}/result": {
             "parameters": [_JOB_ID],
-            "get": _opened_by_ticket(_operation(
+            "get": _opened_by_ticket(_cacheable(_operation(
                 "Get the result of a job", result,
                 _ANYWHERE | _JOB | _QUERY
                 | {409: "The job failed or was cancelled, or its record cannot be read."},
                 parameters=[wait_s],
-            )),
+            ))),
         },
         "/jobs/{job_id}/events": {
             "parameters": [_JOB_ID],
-            "get": _opened_by_ticket(_events(
+            "get": _opened_by_ticket(_cacheable(_events(
                 "Stream the events of a job",
                 _ANYWHERE | _JOB | _QUERY | {410: "The events have been deleted."},
                 [after, last],
-            )),
+            ))),
         },
         "/jobs/{job_id}/cancel": {
             "parameters": [_JOB_ID],
@@ -220,6 +220,12 @@ def _operation(
 def _opened_by_ticket(operation: dict[str, Any]) -> dict[str, Any]:
     """Return an operation that accepts a ticket in place of an API key."""
     return {**operation, "security": [{"key": []}, {"ticket": []}, {}]}
+
+
+def _cacheable(operation: dict[str, Any]) -> dict[str, Any]:
+    """Add the response to `If-None-Match` to an operation."""
+    unmodified = {"304": {"description": "The job has ended, and the client has this version."}}
+    return {**operation, "responses": {**operation["responses"], **unmodified}}
 
 
 def _events(

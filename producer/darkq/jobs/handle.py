@@ -80,12 +80,12 @@ class JobHandle:
         """
         return tail(self._redis, self._live, self._keys, Cursor.parse(after) if after else START)
 
-    def history(self) -> AsyncGenerator[list[AnyEvent], None]:
-        """Yield the events that the log has now, from its beginning, without waiting for more.
+    def history(self, after: str | None = None) -> AsyncGenerator[list[AnyEvent], None]:
+        """Yield the events that the log has now after a cursor, without waiting for more.
 
-        Raises `JobNotFound`, `CursorGone`, `RedisUnavailable`.
+        Raises `ValueError` for an invalid `after`, `JobNotFound`, `CursorGone`, `RedisUnavailable`.
         """
-        return read_history(self._redis, self._keys)
+        return read_history(self._redis, self._keys, Cursor.parse(after) if after else START)
 
     async def latest_attempt(self) -> str:
         """Return a cursor before the latest attempt: an `after` that skips all invalid text.
