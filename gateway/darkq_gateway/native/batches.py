@@ -61,13 +61,13 @@ async def get_own_batch(request: web.Request) -> OwnBatch:
 @accepts_ticket()
 async def get_status(request: web.Request) -> web.Response:
     """Return the status of a batch."""
-    return respond_json((await get_own_batch(request)).status)
+    return _respond_status((await get_own_batch(request)).status)
 
 
 @accepts_ticket(to_cancel=True)
 async def cancel(request: web.Request) -> web.Response:
     """Cancel a batch and each of its jobs that has not ended."""
-    return respond_json(await (await get_own_batch(request)).batch.cancel())
+    return _respond_status(await (await get_own_batch(request)).batch.cancel())
 
 
 @accepts_ticket()
@@ -82,6 +82,11 @@ async def stream_ends(request: web.Request) -> web.StreamResponse:
         async for end in ends:
             await stream.send(frame(msgspec.json.encode(end), id=end.cursor))
     return stream.response
+
+
+def _respond_status(status: BatchStatus) -> web.Response:
+    """Respond with a status. It does not name the runner, whose token has the name of a host."""
+    return respond_json(msgspec.structs.replace(status, runner=None))
 
 
 def _read_cursor(request: web.Request) -> str | None:
