@@ -34,7 +34,7 @@ class Caller:
     ticket: Ticket | None = None
 
     def may_ask_for(self, object_id: str) -> bool:
-        """Return whether the caller may request an object by its id, without regard to its owner."""
+        """Return whether the caller may request an object by its id; does not check its tenant."""
         return self.ticket is None or self.ticket.id == object_id
 
     def may_see(self, tenant: str | None) -> bool:
