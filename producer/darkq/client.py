@@ -33,6 +33,7 @@ from darkq.jobs.handle import JobHandle
 from darkq.jobs.known_ids import list_batch_ids, list_job_ids
 from darkq.jobs.status import Status
 from darkq.jobs.tenant_jobs import list_latest
+from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
 from darkq.protocol.output import Output, add_output
@@ -84,6 +85,7 @@ class Client:
         self._live = Live(servers, patience_s=settings.redis_patience_s)
         self._orders = Enqueuer(self._redis, settings)
         self._conditions: tuple[float, Conditions] | None = None
+        self.tickets = Tickets(self._redis, settings)
 
     @cached_property
     def purge(self) -> Purge:
@@ -263,6 +265,7 @@ class Client:
             self._live,
             self._orders,
             self._settings,
+            self.tickets,
             new=batch_id is None,
             name=name,
             window=window,
@@ -385,6 +388,7 @@ class Client:
             self._redis,
             self._live,
             self._settings,
+            self.tickets,
             duplicate=duplicate,
         )
 
