@@ -64,8 +64,8 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 async def resume(request: web.Request) -> web.StreamResponse:
     """Stream the message of a chat's latest job. 204 if there is none, or it ended long ago."""
-    chat_id = _check_chat_id(request.match_info["chat_id"])
-    job_id = await request.app[CLIENT].chats.find(_digest(request, chat_id))
+    digest = _digest(request, request.match_info["chat_id"])
+    job_id = await request.app[CLIENT].chats.find(digest)
     job = await _find_own(request, job_id) if job_id else None
     if job is None or _ended_long_ago(job):
         return web.Response(status=204)
@@ -133,4 +133,4 @@ def _check_chat_id(chat_id: object) -> str:
 
 
 def _digest(request: web.Request, chat_id: str) -> str:
-    return request_digest(get_caller(request).tenant, "/ui/chat", chat_id.encode())
+    return request_digest(get_caller(request).tenant, "/ui/chat", chat_id.encode(errors="replace"))
