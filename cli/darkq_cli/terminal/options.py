@@ -69,6 +69,12 @@ OtherOption = Annotated[
         help="top_p, seed, stop or a penalty; may be repeated.",
     ),
 ]
+IgnoreUnsupportedOption = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-unsupported", help="Leave out options that the upstream does not support."
+    ),
+]
 LocalModelOption = Annotated[
     Model | None,
     typer.Option("--model", help="The local model. [default: DARKQ_LOCAL_MODEL, or smollm2]"),
