@@ -66,7 +66,22 @@ OtherOption = Annotated[
     typer.Option(
         "--option",
         metavar="NAME=VALUE",
-        help="top_p, seed, stop or a penalty; may be repeated.",
+        help="Another parameter: top_p, seed, reasoning_effort …; may be repeated.",
+    ),
+]
+SchemaOption = Annotated[
+    str | None,
+    typer.Option("--schema", metavar="FILE", help="A JSON schema that the answer follows."),
+]
+ImageOption = Annotated[
+    list[str] | None,
+    typer.Option("--image", metavar="FILE", help="An image, or its URL; may be repeated."),
+]
+ReasoningOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--reasoning/--no-reasoning",
+        help="Show the model's reasoning on stderr. Default: on a terminal.",
     ),
 ]
 IgnoreUnsupportedOption = Annotated[

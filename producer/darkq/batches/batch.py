@@ -36,9 +36,11 @@ from darkq.batches.tail import SILENCE_S, BatchCursor, BatchTail, LineEvent
 from darkq.errors import BatchClosed, CursorGone
 from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.mailbox import Mailbox
+from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job
 from darkq.protocol.keys import BatchKeys
 from darkq.protocol.prompt import Prompt
+from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq.redis.durability import replicated
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
@@ -61,6 +63,7 @@ class Batch:
         live: Live,
         orders: Enqueuer,
         settings: Settings,
+        tickets: Tickets,
         *,
         new: bool,
         name: str | None,
@@ -73,6 +76,7 @@ class Batch:
         self._redis = redis
         self._live = live
         self._settings = settings
+        self._tickets = tickets
         self._lease = BatchLease(redis, keys, ttl_s=ttl_s)
         self._feed = Feed(keys, orders, window)
         self._closed = False
@@ -270,6 +274,15 @@ class Batch:
             ttl_s = self._settings.result_ttl_s
             await batch_control.cancel(self._redis, self._keys, result_ttl_s=ttl_s)
             return await read_batch(self._redis, self._keys)
+
+    async def ticket(
+        self, *, ttl_s: float = DEFAULT_TTL_S, cancel: bool = False, tenant: str | None = None
+    ) -> str:
+        """Return a ticket for the status and the ends of this batch; see `JobHandle.ticket`.
+
+        It does not open the jobs of the lines. The tenant of a batch is its `metadata["tenant"]`.
+        """
+        return await self._tickets.make_for(self.id, ttl_s=ttl_s, cancel=cancel, tenant=tenant)
 
     async def _feed_all(
         self,
