@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from darkq import Batch
+from darkq import Batch, Finished
 from darkq.batches.answers import failure_line
 from darkq.batches.input_lines import Text
 from darkq.batches.lines import Line
@@ -54,6 +54,23 @@ class Feeder:
         for page in self._pages() if numbers else ():
             lines = [(number, text) for number, text in page if number in numbers]
             await batch.add_many(self._unfinished(lines))
+
+    def restore_custom_ids(self, page: list[Finished]) -> list[Finished]:
+        """Return ends with the ids of the input, where Redis has deleted them with the result."""
+        nameless = {finished.number for finished in page if not finished.custom_id}
+        if not nameless:
+            return page
+        parse = self._plan.format.parse
+        names = {
+            number: parse(text).custom_id
+            for lines in self._pages()
+            for number, text in lines
+            if number in nameless
+        }
+        return [
+            msgspec.structs.replace(each, custom_id=names.get(each.number, each.custom_id))
+            for each in page
+        ]
 
     async def _add(self, batch: Batch, lines: list[Line]) -> None:
         while lines:

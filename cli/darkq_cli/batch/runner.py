@@ -161,6 +161,7 @@ class Runner:
         async with aclosing(batch.collected()) as pages:
             async for page in pages:
                 known = [finished for finished in page if finished.outcome != "missing"]
+                known = self._feeder.restore_custom_ids(known)
                 # First on disk, then acknowledged: a kill in between delivers the page again.
                 self._ledger.write(build_ended_lines(known, self._state.plan.endpoint))
                 await batch.acknowledge(page)
