@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
 from darkq import Client
@@ -131,6 +132,7 @@ async def test_upstreams_waits_for_no_longer_than_it_is_told(
     assert finding["latency_s"] >= 0.3
 
 
+@pytest.mark.slow
 async def test_a_probe_counts_in_the_limits_that_workers_share(
     alone: Darkq, start_darkai: Callable[..., Any]
 ) -> None:
