@@ -99,10 +99,8 @@ def start(call: Call, stdin: int, stdout: int, stderr: int) -> Process:
     }
     if not hasattr(os, "pidfd_open") or any(map(_is_read_at_start, of_its_own)):
         return start_interpreter(call, stdin, stdout, stderr)
-    with _lock:
-        address = _forker()
     line = socket.socket(socket.AF_UNIX)
-    line.connect(str(address))
+    line.connect(str(forker()))
     message = json.dumps(call).encode()
     socket.send_fds(line, [len(message).to_bytes(4, "big")], [stdin, stdout, stderr])
     line.sendall(message)
@@ -132,9 +130,18 @@ def _is_read_at_start(name: str) -> bool:
     return name.startswith(("PYTHON", "LANG", "LC_", "LD_"))
 
 
+def forker(*modules: str) -> Path:
+    """Return the address of the forker of this process that has imported these modules too.
+
+    A call is its length in four bytes, with three descriptors, then JSON. Two replies of four bytes
+    follow: the pid, and how the process ended.
+    """
+    with _lock:
+        return _start_forker(modules)
+
+
 @cache
-def _forker() -> Path:
-    """Start the forker of this process, which ends with it; return its address."""
+def _start_forker(modules: tuple[str, ...]) -> Path:
     folder = tempfile.TemporaryDirectory(prefix="darkq-fork-")
     address = Path(folder.name) / "door"
     with socket.socket(socket.AF_UNIX) as door:
@@ -142,7 +149,7 @@ def _forker() -> Path:
         door.listen(64)
         environment = {n: value for n, value in os.environ.items() if _is_read_at_start(n)}
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(door.fileno())],
+            [sys.executable, "-m", __name__, str(door.fileno()), *modules],
             pass_fds=[door.fileno()],
             stdin=subprocess.PIPE,
             env=environment,
@@ -235,11 +242,17 @@ def _open(number: int) -> io.TextIOWrapper:
     raw: Any = io.FileIO(number, "rb" if number == 0 else "wb", closefd=False)
     buffered: Any = io.BufferedReader(raw) if number == 0 else io.BufferedWriter(raw)
     is_read_by_lines = number == 2 or raw.isatty()
-    return io.TextIOWrapper(buffered, first.encoding, first.errors, line_buffering=is_read_by_lines)
+    return io.TextIOWrapper(
+        buffered,
+        first.encoding,
+        first.errors,
+        line_buffering=is_read_by_lines,
+        write_through=number == 1 and bool(os.environ.get("PYTHONUNBUFFERED")),
+    )
 
 
 if __name__ == "__main__":
-    for module in PRELOADED:
+    for module in (*PRELOADED, *sys.argv[2:]):
         import_module(module)
     gc.collect()
     gc.freeze()
