@@ -75,7 +75,9 @@ async def test_failures_go_to_a_file_of_their_own(darkq: Darkq, serve: Serve) ->
     assert done.code == 1
     (failure,) = lines(darkq.home / "out.errors.jsonl")
     error = failure["error"]
-    assert done.err.splitlines()[-3:] == [
+    *said, retry = done.err.splitlines()
+    assert re.fullmatch(r"To run them again: \S+ .*batch retry batch-0-\w+", retry)
+    assert said[-3:] == [
         "darkq: 1 of 5 lines failed",
         f"The first is {failure['custom_id']}: {error['code']}: {error['message']}",
         "See out.errors.jsonl",
@@ -85,7 +87,7 @@ async def test_failures_go_to_a_file_of_their_own(darkq: Darkq, serve: Serve) ->
     assert failure["error"]["message"]
     assert len({failure["custom_id"], *ids(darkq.home / "out.jsonl")}) == 5
     done = await run(darkq, "run", "in.jsonl", "-o", "two.jsonl", "--errors", "bad.jsonl")
-    assert (done.code, left_in(darkq.home)) == (0, [])
+    assert (done.code, left_in(darkq.home)) == (0, ["out.jsonl.darkq"])  # for `batch retry`
     assert not (darkq.home / "bad.jsonl").exists()
 
 
@@ -134,7 +136,7 @@ async def test_a_dry_run_counts_and_writes_nothing(darkq: Darkq) -> None:
         ("in.jsonl", b'{"prompt": "caf\xe9"}', "line 1: is not UTF-8"),
         ("in.txt", b"ok\ncaf\xe9\n", "line 2: prompt: is not UTF-8"),
         ("in.jsonl", b'{"prompt": "x", "temperature": 9}', "line 1: temperature: "),
-        ("in.jsonl", b'{"prompt": "' + b"x" * (9 << 20) + b'"}', "line 1: is longer than "),
+        ("in.jsonl", b'{"prompt": "' + b"x" * (13 << 20) + b'"}', "line 1: is longer than "),
         ("in.jsonl.gz", b"no gzip", "is damaged, or not compressed as its name says"),
         ("in.jsonl.gz", gzip.compress(prompts(99))[:-9], "is damaged"),
         ("in.jsonl.zst", b"no zstd", "is damaged, or not compressed as its name says"),
