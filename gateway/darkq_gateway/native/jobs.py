@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -29,7 +29,10 @@ MAX_WAIT_S = 60.0
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A job to create. It has no `proxy`: a request must not decide where upstream calls go."""
+    """A job to create. It has no `proxy`: a request must not decide where upstream calls go.
+
+    `parameters` are fields of a chat request, such as `tools` and `response_format`.
+    """
 
     prompt: str | list[Message]
     model: str | None = None
@@ -38,6 +41,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeout_s: float | None = None
     tries: int | None = None
     metadata: dict[str, str] = {}
+    parameters: dict[str, Any] = {}
 
     def make_job(self, caller: Caller) -> Job:
         """Return the validated job. Raises `InvalidJob`, and `ApiError` if the key forbids it."""
@@ -49,6 +53,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             timeout_s=self.timeout_s,
             tries=self.tries,
             metadata=self.metadata,
+            parameters=self.parameters,
             tenant=caller.tenant,
         )
         caller.check_prompt(job.prompt_bytes)
