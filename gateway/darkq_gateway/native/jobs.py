@@ -46,8 +46,9 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeout_s: float | None = None
     tries: int | None = None
     metadata: dict[str, str] = {}
-    # Omitted if not given, so that idempotent requests of clients without it keep their seed.
+    # Omitted if not given: the seed of an idempotent request must not depend on our version.
     options: Options | msgspec.UnsetType | None = msgspec.UNSET
+    ignore_unsupported: bool | msgspec.UnsetType = msgspec.UNSET
 
     def make_job(self, caller: Caller) -> Job:
         """Return the validated job. Raises `InvalidJob`, and `ApiError` if the key forbids it."""
@@ -60,6 +61,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             tries=self.tries,
             metadata=self.metadata,
             options=None if isinstance(self.options, msgspec.UnsetType) else self.options,
+            ignore_unsupported=self.ignore_unsupported is True,
             tenant=caller.tenant,
         )
         caller.check_prompt(job.prompt_bytes)
