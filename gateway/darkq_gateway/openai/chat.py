@@ -63,12 +63,12 @@ async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> w
                     chunks += chat.feed(event)
             except Interrupted as error:
                 failure = make_job_error(error.code, error.message, CHAT)
-                if not (chat.has_text or stream.begun):  # an error response is still possible
+                if not (chat.has_answer or stream.begun):  # an error response is still possible
                     raise failure from None
                 await stream.send(_encode([*chunks, make_openai_body(failure)]))
                 await job.cancel()
                 break
-            if chat.has_text or chat.ended or stream.begun:
+            if chat.has_answer or chat.ended or stream.begun:
                 await stream.send(_encode(chunks), batch.came_s)
             else:
                 stream.hold(_encode(chunks))

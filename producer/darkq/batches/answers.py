@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from darkq.openai.body import CHAT, Endpoint
-from darkq.openai.chat import chat_usage, map_finish_reason
+from darkq.openai.chat import build_logprobs, build_message, chat_usage, map_finish_reason
 from darkq.openai.errors import WireError
 from darkq.openai.response import (
     INCOMPLETE_REASONS,
@@ -60,11 +60,10 @@ def _line(custom_id: str, job_id: str, response: object, error: object) -> bytes
 
 def chat_completion(result: Result) -> dict[str, Any]:
     """Return the answer as OpenAI's `chat.completion`."""
-    message = {"role": "assistant", "content": result.text, "refusal": None}
     choice = {
         "index": 0,
-        "message": message,
-        "logprobs": None,
+        "message": build_message(result),
+        "logprobs": build_logprobs(result.logprobs),
         "finish_reason": map_finish_reason(result.finish_reason),
     }
     completion: dict[str, Any] = {

@@ -49,6 +49,7 @@ class JobArguments(TypedDict, total=False):
     tenant: str | None
     options: Options | Mapping[str, Any] | None
     parameters: Mapping[str, Any] | None
+    keeps_request: bool
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -77,7 +77,7 @@ def _make_strict(schema: dict[str, Any]) -> dict[str, Any]:
             return [strict(each) for each in node]
         if not isinstance(node, dict):
             return node
-        if "$ref" in node and len(node) > 1:  # a reference must stand alone
+        if "$ref" in node and len(node) > 1:  # a reference must be alone
             target = definitions.get(node["$ref"].rpartition("/")[2], {})
             node = {**target, **{name: node[name] for name in node if name != "$ref"}}
         made = {name: strict(value) for name, value in node.items() if name != "default"}

@@ -159,7 +159,7 @@ def _to_builtins(message: object, field: str) -> object:
     if not isinstance(message, Mapping):
         return message
     fields = to_plain(message, MAX_DEPTH)
-    # null stands for an absent field, as SDKs write whole messages with every field.
+    # null means an absent field, as SDKs write whole messages with every field.
     fields = {name: value for name, value in fields.items() if value is not None}
     for name in fields.keys() - {"role", "content"}:
         check_json(f"{field}.{name}", fields[name], MAX_DEPTH)

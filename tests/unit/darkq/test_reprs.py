@@ -15,7 +15,7 @@ from darkq.jobs.status import Status
 from darkq.jobs.tail import News
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
-from darkq.protocol.prompt import MAX_PROMPT_BYTES, Message
+from darkq.protocol.prompt import Message
 from darkq.protocol.record import (
     Arguments,
     Details,
@@ -75,7 +75,8 @@ create: Any = Job.create
 @pytest.mark.parametrize(
     "bad",
     [
-        lambda secret: create(secret * MAX_PROMPT_BYTES),
+        lambda secret: create("hi", parameters={"tools": [secret, float("nan")]}),
+        lambda secret: create("hi", parameters={f"{secret} ": 1}),
         lambda secret: create(secret + "\ud800"),
         lambda secret: create({"role": "user", "content": secret}),
         lambda secret: create([secret]),
