@@ -107,13 +107,19 @@ class FunctionCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BeyondText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an answer has beside its text. `logprobs` are those of all its chunks, in order."""
+    """What an answer has beside its text. `logprobs` are those of all its chunks, in order.
+
+    `outline` has the kinds of its pieces in the order in which they began, if that is not:
+    reasoning, text, refusal, tool calls. A number is the size of a text of reasoning, or the index
+    of a call.
+    """
 
     reasoning: str = ""
     tool_calls: tuple[FunctionCall, ...] = ()
     refusal: str = ""
     logprobs: dict[str, Any] | None = None
     annotations: list[Any] | None = None
+    outline: tuple[tuple[str, int], ...] = ()
 
     def __repr__(self) -> str:
         return f"BeyondText(tool_calls={len(self.tool_calls)})"
@@ -330,7 +336,8 @@ def build_error(record: ResultRecord, failure: Failure) -> JobFailed | JobCancel
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
     """The answer. Times are epoch milliseconds; `chunks` counts those that the upstream sent.
 
-    `request` is there if it was kept with the answer (`Job.keeps_request`).
+    `request` is there if it was kept with the answer (`Job.keeps_request`). `outline` has the order
+    of its pieces if that is unusual: see `BeyondText`.
     """
 
     job_id: str
@@ -350,6 +357,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     refusal: str = ""
     logprobs: dict[str, Any] | None = None
     annotations: list[Any] | None = None
+    outline: tuple[tuple[str, int], ...] = ()
     request: KeptRequest | None = None
 
     def with_output(self, output: Output | None) -> Result:
@@ -397,5 +405,6 @@ def build_result(record: ResultRecord) -> Result:
         refusal=beyond.refusal,
         logprobs=beyond.logprobs,
         annotations=beyond.annotations,
+        outline=beyond.outline,
         request=record.p or None,
     )

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 
 from darkq import Cancelled, Chunk, Completed, Failed, Queued, Retrying, Started, Usage
 from darkq.event import AnyEvent
+from darkq.openai.response_events import ResponseBuilder
 from darkq_gateway.openai.chat_stream import ChatStream, Interrupted
-from darkq_gateway.openai.response_stream import ResponseStream
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
@@ -52,7 +52,7 @@ def histories(draw: st.DrawFn) -> list[AnyEvent]:
 
 
 def respond(history: list[AnyEvent]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    response = ResponseStream("resp_0-1", asked={"background": True})
+    response = ResponseBuilder("resp_0-1", asked={"background": True})
     told = [event for each in history for event in response.feed(each)]
     return told, response.snapshot()
 
