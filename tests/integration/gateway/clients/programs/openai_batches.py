@@ -30,7 +30,7 @@ def run_batch(endpoint: Any, bodies: dict[str, Any]) -> dict[str, Any]:
     batch = client.batches.create(
         input_file_id=stored.id, endpoint=endpoint, completion_window="24h"
     )
-    deadline_s = time.monotonic() + 90
+    deadline_s = time.monotonic() + 200
     while batch.status not in ("completed", "failed", "expired", "cancelled"):
         assert time.monotonic() < deadline_s, batch
         time.sleep(0.2)
@@ -55,13 +55,13 @@ def chats() -> None:
     answers = run_batch(
         "/v1/chat/completions",
         {
-            **{f"schema-{number}": {**structured, "seed": number} for number in range(5)},
+            **{f"schema-{number}": {**structured, "seed": number} for number in range(3)},
             "tool": {"model": "scripted-tools", "messages": messages, "tools": [tool]},
             "reasoning": {"model": "scripted-reasoning", "messages": messages},
         },
     )
-    equal(len(answers), 7)
-    for number in range(5):
+    equal(len(answers), 5)
+    for number in range(3):
         content = answers[f"schema-{number}"]["choices"][0]["message"]["content"]
         equal(set(json.loads(content)), {"sky", "windy"})
     choice = answers["tool"]["choices"][0]

@@ -119,7 +119,7 @@ testCase("a batch by files: a schema with a real model, a tool", async () => {
     endpoint: "/v1/chat/completions",
     completion_window: "24h",
   });
-  const deadline = Date.now() + 90_000;
+  const deadline = Date.now() + 200_000;
   while (!["completed", "failed", "expired", "cancelled"].includes(batch.status)) {
     assert(Date.now() < deadline, JSON.stringify(batch));
     await new Promise((resolve) => setTimeout(resolve, 200));
