@@ -26,6 +26,7 @@ from aiohttp import web
 from darkq import Client, Settings
 from darkq.serving.files import Files
 from darkq.telemetry.metrics import Tally
+from darkq_gateway.ai_sdk import chats
 from darkq_gateway.board import overview, page
 from darkq_gateway.board.overview import OVERVIEWS, Overviews
 from darkq_gateway.http.auth import AUTH, Auth
@@ -36,7 +37,8 @@ from darkq_gateway.http.errors import handle_errors
 from darkq_gateway.http.host_check import HostCheck
 from darkq_gateway.http.sse_response import STREAMS, Streams
 from darkq_gateway.http.telemetry import TALLY, count_response, tracing_middlewares
-from darkq_gateway.native import job_events, jobs, openapi
+from darkq_gateway.native import batches as native_batches
+from darkq_gateway.native import job_events, jobs, openapi, tickets
 from darkq_gateway.openai import batches, chat, files, models, responses, unsupported
 from darkq_gateway.openai.file_limits import QUOTA, FileExpiry, FileQuota
 from darkq_gateway.openai.files import FILES
@@ -48,7 +50,10 @@ ROUTE_TABLES: tuple[Callable[[], list[web.RouteDef]], ...] = (
     metrics.routes,
     jobs.routes,
     job_events.routes,
+    native_batches.routes,
+    tickets.routes,
     openapi.routes,
+    chats.routes,
     unsupported.routes,  # before `responses`, whose `{response_id}` would match `compact`
     chat.routes,
     responses.routes,
@@ -60,10 +65,13 @@ ROUTE_TABLES: tuple[Callable[[], list[web.RouteDef]], ...] = (
 )
 
 
-def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> web.Application:
+def make_app(
+    client: Client, settings: Settings, *, is_open: bool | None = False
+) -> web.Application:
     """Make the application. It does not close the client.
 
-    With `is_open`, requests need no API key until the first key is created.
+    With `is_open`, requests need no API key until the first key is created. With None that is
+    unknown until `Auth.open`, and requests without a key get a 503.
     """
     host_check = HostCheck(settings)
     auth = Auth(client, is_open=is_open)
