@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from darkq_local.file_lock import FileLock
-from integration.gateway.clients.register import NPM, PROGRAMS, pin_file
+from support.clients import NPM, PROGRAMS, pin_file
 from support.repository import ROOT
 
 HOME = ROOT / ".venv-clients"

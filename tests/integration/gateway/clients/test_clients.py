@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from integration.gateway.clients import environments
-from integration.gateway.clients.register import PROGRAMS_RUN, Program
+from support.clients import PROGRAMS_RUN, Program
 
 # Environments are installed at their first use, and other tests run beside these.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -1,4 +1,4 @@
-"""The programs that run, and their rows in docs/compatibility.md.
+"""The clients that the gateway's tests run, and their rows in docs/compatibility.md.
 
 A row's versions come from the pins, its text from the names of the cases. `test_clients.py` runs
 each program and requires that exactly these cases held.
@@ -12,7 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).parent
+from support.repository import ROOT
+
+HERE = ROOT / "tests/integration/gateway/clients"
 PROGRAMS = HERE / "programs"
 NPM = HERE / "npm"
 ENVIRONMENTS = ("sdks", "instructor")
@@ -81,12 +83,24 @@ def pinned_versions(environment: str) -> dict[str, str]:
     return dict(pins)
 
 
-def table() -> str:
-    """The rows of docs/compatibility.md."""
-    lines = ["| client | what it does | what is refused |", "|---|---|---|"]
+PAGE = ROOT / "docs/compatibility.md"
+HEAD = ["| client | what it does | what is refused |", "|---|---|---|"]
+
+
+def table() -> list[str]:
+    """Return the rows of docs/compatibility.md."""
+    rows = []
     for program in PROGRAMS_RUN:
         refused = [name for name in program.cases if name.startswith("refused by name: ")]
-        done = "; ".join(name for name in program.cases if name not in refused)
-        told = "; ".join(name.removeprefix("refused by name: ") for name in refused)
-        lines.append(f"| {program.client} | {done} | {told} |")
-    return "\n".join(lines)
+        held = "; ".join(name for name in program.cases if name not in refused)
+        names = "; ".join(name.removeprefix("refused by name: ") for name in refused)
+        rows.append(f"| {program.client} | {held} | {names} |")
+    return rows
+
+
+def with_table(page: str) -> str:
+    """Return the page with the present rows in its table."""
+    lines = page.split("\n")
+    start = lines.index(HEAD[0])
+    end = lines.index("", start)
+    return "\n".join([*lines[:start], *HEAD, *table(), *lines[end:]])
