@@ -5,7 +5,10 @@
     GET  /jobs/{job_id}/ui-stream   the same for any job
 
 A page that is reloaded, or whose connection breaks, asks for the stream of its chat; meanwhile the
-job continues. The id of the message is the id of the job: `POST /jobs/{id}/cancel` stops it.
+job continues. `POST /jobs/{id}/cancel` stops it: the metadata of the message has the job's id.
+
+The id of a message is that of its job. If the latest message is the assistant's, because it has the
+output of a tool now, the answer is its next step, and has its id.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from darkq import InvalidJob, Job, JobHandle, JobNotFound
 from darkq.openai.body import CHAT, read_body
 from darkq.serving.request_dedup import request_digest
 from darkq.sse import frame
-from darkq_gateway.ai_sdk.messages import to_chat_messages
-from darkq_gateway.ai_sdk.stream import UiStream
+from darkq_gateway.ai_sdk.messages import get_continued_id, to_chat_messages
+from darkq_gateway.ai_sdk.stream import Json, UiStream, begin
 from darkq_gateway.http.auth import accepts_ticket
 from darkq_gateway.http.bodies import read_json
 from darkq_gateway.http.context import CLIENT, Caller, OwnJob, get_caller, get_own_job
@@ -59,7 +62,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     key = request.headers.get(IDEMPOTENCY_KEY)
     handle = await client.enqueue_job(job, idempotency_key=key)
     await client.chats.note(_digest(request, chat_id), handle.id)
-    return await _stream(request, handle)
+    return await _stream(request, handle, get_continued_id(body["messages"]))
 
 
 async def resume(request: web.Request) -> web.StreamResponse:
@@ -97,20 +100,31 @@ def make_job(body: dict[str, Any], caller: Caller) -> Job:
     return job
 
 
-async def _stream(request: web.Request, job: JobHandle) -> web.StreamResponse:
-    ui = UiStream(job.id)
+async def _stream(
+    request: web.Request, job: JobHandle, message_id: str | None = None
+) -> web.StreamResponse:
+    ui = UiStream()
     after = await job.latest_attempt()
     async with (
-        request.app[STREAMS].open(request, resumable=False) as stream,
+        request.app[STREAMS].open(request, resumable=False, make_error=_make_error) as stream,
         aclosing(job.event_batches(after)) as batches,
     ):
         stream.add_header(*_HEADER)
+        # Not held back until the job starts: the page can cancel a job that waits.
+        stream.hold(_encode(begin(job.id, message_id or job.id)))
         async for batch in batches:
             chunks = [chunk for event in batch for chunk in ui.feed(event)]
-            frames = b"".join(frame(msgspec.json.encode(chunk)) for chunk in chunks)
-            await stream.send(frames, batch.came_s)
+            await stream.send(_encode(chunks), batch.came_s)
         await stream.send(_DONE)
     return stream.response
+
+
+def _make_error(error: ApiError) -> Json:
+    return {"type": "error", "errorText": error.message}
+
+
+def _encode(chunks: list[Json]) -> bytes:
+    return b"".join(frame(msgspec.json.encode(chunk)) for chunk in chunks)
 
 
 async def _find_own(request: web.Request, job_id: str) -> OwnJob | None:

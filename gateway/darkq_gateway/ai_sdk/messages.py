@@ -23,6 +23,13 @@ def to_chat_messages(messages: object) -> list[dict[str, Any]]:
     return [each for n, message in enumerate(messages) for each in _convert(message, n)]
 
 
+def get_continued_id(messages: list[dict[str, Any]]) -> str | None:
+    """Return the id of the message that the answer continues, if the latest is the assistant's."""
+    latest = messages[-1] if messages else {}
+    message_id = latest.get("id") if latest.get("role") == "assistant" else None
+    return message_id if isinstance(message_id, str) else None
+
+
 def _convert(message: object, number: int) -> list[dict[str, Any]]:
     field = f"messages[{number}]"
     if not isinstance(message, dict) or not isinstance(message.get("parts"), list):

@@ -22,8 +22,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeAlias
 
 import msgspec
 from aiohttp import web
@@ -40,11 +41,15 @@ PIECE_BYTES = 256 << 10
 PING = b": ping\n"  # no blank line after it: OpenAI's Python client would take that as an event
 RETRY_MIN_MS, RETRY_MAX_MS = 500, 2000
 
+MakeError: TypeAlias = Callable[[ApiError], dict[str, Any]]
+
 
 class EventStream:
     """The response of one reader. `Streams.open` makes it."""
 
-    def __init__(self, request: web.Request, settings: Settings, tally: Tally) -> None:
+    def __init__(
+        self, request: web.Request, settings: Settings, tally: Tally, make_error: MakeError
+    ) -> None:
         self._response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream; charset=utf-8",
@@ -54,6 +59,7 @@ class EventStream:
         )
         self._request = request
         self._tally = tally
+        self._make_error = make_error
         self._heartbeat_s = settings.gateway_heartbeat_s
         self._write_lock = asyncio.Lock()
         self._last_sent_s = 0.0
@@ -115,9 +121,8 @@ class EventStream:
                     await self._write(PING)
 
     async def fail(self, error: Exception) -> None:
-        """Send an error to the reader, in the format of its path."""
-        body = get_body_maker(self._request.path)(handle_error(error))
-        await self.send(frame(msgspec.json.encode(body)))
+        """Send an error to the reader, in the format of the stream."""
+        await self.send(frame(msgspec.json.encode(self._make_error(handle_error(error)))))
 
     async def _write(self, data: bytes) -> None:
         async with self._write_lock:
@@ -149,17 +154,23 @@ class Streams:
 
     @asynccontextmanager
     async def open(
-        self, request: web.Request, *, resumable: bool = True
+        self,
+        request: web.Request,
+        *,
+        resumable: bool = True,
+        make_error: MakeError | None = None,
     ) -> AsyncIterator[EventStream]:
         """Open a stream for the length of the block.
 
         At shutdown a `resumable` stream ends at the next event; another one may continue for
-        `DARKQ_GATEWAY_DRAIN_S`. Raises `ApiError` if too many streams are open.
+        `DARKQ_GATEWAY_DRAIN_S`. `make_error` makes the event of an error, by default in the format
+        of the path. Raises `ApiError` if too many streams are open.
         """
         if self.draining or self._open >= self._settings.gateway_max_readers:
             message = "too many event streams are open (DARKQ_GATEWAY_MAX_READERS)"
             raise ApiError(503, "too_many_readers", message, retry_after_s=2)
-        stream = EventStream(request, self._settings, self._tally)
+        make_error = make_error or get_body_maker(request.path)
+        stream = EventStream(request, self._settings, self._tally, make_error)
         scope = asyncio.timeout(None)
         self._open += 1
         async with run_beside(stream.keep_alive(), name="darkq-gateway-keepalive"):
