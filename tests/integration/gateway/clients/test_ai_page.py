@@ -217,7 +217,7 @@ async def test_answer_survives_a_killed_worker_and_reloads(
 async def test_tools_output_continues_the_message(
     page: Page, chat: Chat, start: Callable[[], WorkerProcess]
 ) -> None:
-    """Red if the step after a tool is a second message, which has the first step too."""
+    """Red if the step after a tool is a second message, or a reload loses the first step."""
     chat.frames = TOOL
     start()
     await ask(page, "Add.")
@@ -227,13 +227,20 @@ async def test_tools_output_continues_the_message(
     assert (part["state"], part["input"]) == ("input-available", {"a": 1})
     (part,) = await read_parts(page, "reasoning")
     assert part["text"] == "I add."
-    chat.frames = WHOLE
+    chat.frames, chat.pauses_after = WHOLE, 2
     output = "{tool: 'add', toolCallId: 'call_1', output: {sum: 2}}"
     await page.evaluate(f"chat.addToolOutput({output}).then(() => void chat.sendMessage())")
-    await expect_texts(page, "Add.", "Let me see.One, two, three.")
+    await expect_texts(page, "Add.", "Let me see.One, two,")
+    await page.reload()
+    await expect_texts(page, "Let me see.One, two,")
+    chat.may_go_on.set()
+    await expect_texts(page, "Let me see.One, two, three.")
     await expect_status(page, "ready")
     (part,) = await read_parts(page, "tool-add")
-    assert (part["state"], part["output"]) == ("output-available", {"sum": 2})
+    assert (part["state"], part["input"]) == ("output-available", {"a": 1})
+    assert part["output"] == {"sum": 2}
+    (part,) = await read_parts(page, "reasoning")
+    assert part["text"] == "I add."
     assert [message["role"] for message in chat.bodies[-1]["messages"]] == [
         *("user", "assistant", "tool")
     ]
