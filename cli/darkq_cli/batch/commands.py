@@ -181,7 +181,8 @@ def retry(
     """
     from darkq_cli.batch import start
 
-    start.retry(batch, as_json=as_json)
+    is_id = batch.startswith("batch-") and not Path(batch).exists()
+    start.retry(find_batch_id(batch) if is_id else batch, as_json=as_json)
 
 
 @app.command()
