@@ -108,13 +108,19 @@ class FunctionCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BeyondText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an answer has beside its text. `logprobs` are those of all its chunks, in order."""
+    """What an answer has beside its text. `logprobs` are those of all its chunks, in order.
+
+    `outline` has the kinds of its pieces in the order in which they began, if that is not:
+    reasoning, text, refusal, tool calls. A number is the size of a text of reasoning, or the index
+    of a call.
+    """
 
     reasoning: str = ""
     tool_calls: tuple[FunctionCall, ...] = ()
     refusal: str = ""
     logprobs: dict[str, Any] | None = None
     annotations: list[Any] | None = None
+    outline: tuple[tuple[str, int], ...] = ()
 
     def __repr__(self) -> str:
         return f"BeyondText(tool_calls={len(self.tool_calls)})"
@@ -332,7 +338,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     """The answer. Times are epoch milliseconds; `chunks` counts those that the upstream sent.
 
     `request` is there if it was kept with the answer (`Job.keeps_request`). `ignored` names the
-    options and parameters that the upstream does not support (`Job.ignore_unsupported`).
+    options and parameters that the upstream does not support (`Job.ignore_unsupported`). `outline`
+    has the order of its pieces if that is unusual: see `BeyondText`.
     """
 
     job_id: str
@@ -352,6 +359,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     refusal: str = ""
     logprobs: dict[str, Any] | None = None
     annotations: list[Any] | None = None
+    outline: tuple[tuple[str, int], ...] = ()
     request: KeptRequest | None = None
     ignored: tuple[str, ...] = ()
 
@@ -400,6 +408,7 @@ def build_result(record: ResultRecord) -> Result:
         refusal=beyond.refusal,
         logprobs=beyond.logprobs,
         annotations=beyond.annotations,
+        outline=beyond.outline,
         request=record.p or None,
         ignored=record.d.ignored,
     )
