@@ -332,4 +332,4 @@ def _format_lines(status: BatchStatus) -> str:
     if status.expected is None:
         return f"{status.added:,} so far"
     done = status.ended / status.expected if status.expected else 1
-    return f"{status.expected:,} ({done:.0%} done)"
+    return f"{status.expected:,} ({done:.0%})"
