@@ -336,8 +336,8 @@ def build_error(record: ResultRecord, failure: Failure) -> JobFailed | JobCancel
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
     """The answer. Times are epoch milliseconds; `chunks` counts those that the upstream sent.
 
-    `request` is there if it was kept with the answer (`Job.keeps_request`). `outline` has the order
-    of its pieces if that is unusual: see `BeyondText`.
+    `request` is there if it was kept with the answer (`Job.keeps_request`). `outline` has the kinds
+    of its pieces in the order in which they began, if that is not the usual one.
     """
 
     job_id: str
