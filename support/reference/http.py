@@ -114,7 +114,7 @@ def _schemas(document: dict[str, Any]) -> Iterator[str]:
 
 def _default(kind: dict[str, Any]) -> str:
     default = kind.get("default")
-    return f"default `{default}`" if default not in (None, "", {}, []) else ""
+    return f"default `{default}`" if default not in (None, "", {}, [], ()) else ""
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -128,7 +128,7 @@ def _type(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(_type(kind) for kind in schema["anyOf"])
     if schema.get("type") == "array":
-        return f"list of {_type(schema.get('items', {}))}"
+        return f"list of {_type(schema.get('items') or {})}"
     kind = schema.get("type", "anything")
     bounds = [
         f"{word} {schema[name]}"

@@ -339,7 +339,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
 
     `request` is there if it was kept with the answer (`Job.keeps_request`). `ignored` names the
     options and parameters that the upstream does not support (`Job.ignore_unsupported`). `outline`
-    has the order of its pieces if that is unusual: see `BeyondText`.
+    has the kinds of its pieces in the order in which they began, if that is not the usual one.
     """
 
     job_id: str
@@ -366,7 +366,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     def with_output(self, output: Output | None) -> Result:
         """Return the answer with the type of `parsed`."""
         result = msgspec.structs.replace(self)
-        result.__dict__["output"] = output  # no field: it has no JSON
+        vars(result)["output"] = output  # no field: it has no JSON
         return result
 
     @property
@@ -375,7 +375,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
 
         Raises `ValueError` if the text is none, for example because it reached its token limit.
         """
-        output = self.__dict__.get("output")
+        output = vars(self).get("output")
         return None if output is None else parse_output(output, self.text)
 
     def __str__(self) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from importlib import import_module
-from typing import Any
 
 import aiohttp
 import pytest
@@ -14,10 +12,10 @@ import pytest
 from darkq import Client, Settings
 from darkq.protocol.options import Options
 from darkq.protocol.prompt import Message
-from darkq_local.models.smollm2 import find_gguf
 from darkq_worker.upstreams.base import End, Rejected, Request, UpstreamError
 from darkq_worker.upstreams.http import make_session
 from darkq_worker.upstreams.openai import OpenAIUpstream
+from support.llama_server import serving_llama
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a model on a busy machine
 
@@ -26,17 +24,8 @@ KEY = "the key of this test"
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    xllamacpp: Any = import_module("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(find_gguf())
-    params.model_alias = {"smollm2"}
-    params.n_parallel, params.n_ctx = 1, 512
-    params.warmup = params.fit_params = params.ui = params.endpoint_slots = False
-    params.cache_ram_mib = params.verbosity = params.port = 0
-    params.api_keys = [KEY]
-    server = xllamacpp.Server(params)
-    yield f"{server.listening_address}/v1"
-    del server  # it serves for as long as somebody holds it
+    with serving_llama(KEY) as url:
+        yield url
 
 
 @pytest.fixture(params=["kept", "not kept"])
