@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     job_timeout_s: Seconds = 600.0
     job_tries: Count = 3
     max_result_chars: Annotated[int, Field(ge=1)] = 4 << 20
+    board_prompts: bool = True
 
     # Workers
     worker_partitions: Annotated[str, AfterValidator(check_partitions)] | None = None

@@ -36,6 +36,7 @@ CHANGED: dict[str, Any] = {
     "job_timeout_s": 63.0,
     "job_tries": 4,
     "max_result_chars": 100,
+    "board_prompts": False,
     "worker_partitions": "0-3,7",
     "worker_jobs": 5,
     "worker_reserved_interactive": 0,

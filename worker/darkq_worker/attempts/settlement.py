@@ -15,7 +15,15 @@ from typing import NamedTuple, TypeAlias, assert_never
 
 from darkq import event as ev
 from darkq.jobs.cancel import CANCELLED
-from darkq.protocol.record import FUNCTION, Details, Failure, JobRecord, ResultRecord, encode
+from darkq.protocol.record import (
+    FUNCTION,
+    KEPT_CHARS,
+    Details,
+    Failure,
+    JobRecord,
+    ResultRecord,
+    encode,
+)
 from darkq.protocol.record import Outcome as EndName
 from darkq.redis import scripts
 from darkq.redis.raw import Command
@@ -197,7 +205,8 @@ def make_settlement(
             burns_try=isinstance(outcome, TryAgain),
             job_ttl_s=settings.job_ttl_s,
         )
-    result = _make_result(outcome, claim, log, text, record, started_ms, now_ms)
+    prompt = record.job.question[:KEPT_CHARS] if record and settings.board_prompts else ""
+    result = _make_result(outcome, claim, log, text, record, prompt, started_ms, now_ms)
     failed = isinstance(outcome, Failed)
     ttl_s = settings.failed_ttl_s if failed else settings.result_ttl_s
     return Finish(claim, log, entry, encode(result), result_ttl_s=ttl_s, failed=failed)
@@ -241,6 +250,7 @@ def _make_result(
     log: AttemptLog,
     text: str,
     record: JobRecord | None,
+    prompt: str,
     started_ms: int,
     now_ms: int,
 ) -> ResultRecord:
@@ -274,5 +284,6 @@ def _make_result(
             first_chunk_ms=log.first_chunk_ms,
             metadata=record.job.metadata if record else {},
             tenant=record.job.tenant if record else None,
+            prompt=prompt,
         ),
     )

@@ -1,0 +1,42 @@
+"""`GET /board/jobs/{job_id}/prompt`: what is stored of the prompt of an own job, for the page."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from darkq_gateway.http.bodies import respond_json
+from darkq_gateway.http.context import CLIENT, SETTINGS, get_own_job
+
+
+class PromptMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of a prompt."""
+
+    role: str
+    text: str
+
+
+class StoredPrompt(msgspec.Struct, frozen=True, kw_only=True):
+    """The messages; `is_whole` is False if only the beginning is stored, or nothing."""
+
+    messages: list[PromptMessage]
+    is_whole: bool
+    is_hidden: bool
+
+
+def routes() -> list[web.RouteDef]:
+    return [web.get("/board/jobs/{job_id}/prompt", get_prompt)]
+
+
+async def get_prompt(request: web.Request) -> web.Response:
+    """Return the prompt of a job of the caller's tenant."""
+    job = await get_own_job(request)
+    if not request.app[SETTINGS].board_prompts:
+        return respond_json(StoredPrompt(messages=[], is_whole=False, is_hidden=True))
+    kept = await request.app[CLIENT].job_lists.prompt(job.handle.id)
+    messages = [
+        PromptMessage(role=message.role, text=message.text)
+        for message in (kept.messages if kept else ())
+    ]
+    is_whole = kept is not None and kept.is_whole
+    return respond_json(StoredPrompt(messages=messages, is_whole=is_whole, is_hidden=False))

@@ -1,0 +1,102 @@
+"""The rows of the page's lists: jobs and batches. Times are epoch milliseconds, 0 if unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing, suppress
+
+import msgspec
+
+from darkq import BatchNotFound, BatchStatus, Client, Status
+from darkq_gateway.board.pace import Pace
+
+MAX_BATCHES = 20
+PROMPT_CHARS = 1000
+MESSAGE_CHARS = 300
+
+
+class JobRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job in a list. `prompt` is its beginning; `line` is its number in a batch."""
+
+    job_id: str
+    state: str
+    prompt: str = ""
+    attempt: int = 0
+    model: str | None = None
+    upstream: str | None = None
+    queued_ms: int = 0
+    due_in_ms: int = 0
+    started_ms: int = 0
+    first_chunk_ms: int = 0
+    finished_ms: int = 0
+    chunks: int = 0
+    chunks_per_s: float = 0.0
+    code: str = ""
+    message: str = ""
+    line: int = 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the job has not ended."""
+        return self.state not in ("completed", "failed", "cancelled")
+
+
+class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch in the list; `total` is None while its input is open and its length unknown."""
+
+    batch_id: str
+    name: str | None
+    state: str
+    created_ms: int
+    total: int | None
+    added: int
+    completed: int
+    failed: int
+    cancelled: int
+
+
+def make_row(status: Status, prompt: str, code: str, message: str) -> JobRow:
+    """Return the row of a job."""
+    row = msgspec.convert(status, JobRow, from_attributes=True)
+    text = " ".join(prompt[: 2 * PROMPT_CHARS].split())[:PROMPT_CHARS]
+    return msgspec.structs.replace(row, prompt=text, code=code, message=message[:MESSAGE_CHARS])
+
+
+def add_paces(jobs: list[JobRow], paces: Mapping[str, Pace]) -> list[JobRow]:
+    """Return the jobs, with the pace of those that are running."""
+    return [
+        msgspec.structs.replace(job, **pace._asdict())
+        if job.unfinished and (pace := paces.get(job.job_id)) is not None and pace.model is not None
+        else job
+        for job in jobs
+    ]
+
+
+async def read_batches(client: Client, tenant: str | None) -> list[BatchRow]:
+    """Return a tenant's batches; without a tenant, those without an owner.
+
+    Raises `RedisUnavailable`.
+    """
+    if tenant is None:
+        return [_make_batch(status, None) for status in await _read_batches_without_tenant(client)]
+    found = []
+    for record in (await client.file_batches.page(tenant, limit=MAX_BATCHES)).records:
+        with suppress(BatchNotFound):  # it has expired before the record of its files
+            found.append(_make_batch(await client.batch(record.id).status(), record.total or None))
+    return found
+
+
+def _make_batch(status: BatchStatus, total: int | None) -> BatchRow:
+    row = msgspec.convert(status, BatchRow, from_attributes=True)
+    return row if row.total is not None else msgspec.structs.replace(row, total=total)
+
+
+async def _read_batches_without_tenant(client: Client) -> list[BatchStatus]:
+    found: list[BatchStatus] = []
+    async with aclosing(client.batches()) as batches:
+        async for status in batches:
+            if not status.metadata.get("tenant"):
+                found.append(status)
+            if len(found) == MAX_BATCHES:
+                break
+    return found

@@ -1,0 +1,144 @@
+"""What a person sees of a tenant's jobs: their ids, their states, and the beginning of prompts.
+
+Heads of records are read, never megabytes of texts. Only the prompt of one job is read whole.
+Callers compare the tenant of each status with their own before they show its prompt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+
+from darkq.errors import CorruptRecord
+from darkq.jobs.status import Status
+from darkq.jobs.tenant_jobs import MAX_LISTED, list_ids, read_valid
+from darkq.protocol.job import Job, Message
+from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
+from darkq.protocol.record import (
+    HEADS_BYTES,
+    CutShort,
+    Failure,
+    read_job,
+    read_prompt_head,
+    read_result,
+    read_result_head,
+)
+from darkq.redis.pool import speaking_darkq
+from darkq.settings.settings import Settings
+
+_PAGE_JOBS = 20  # limits the heads that are in memory at the same time
+
+
+class Preview(NamedTuple):
+    """The beginning of a prompt, if it is stored, and why the job failed."""
+
+    prompt: str = ""
+    failure: Failure | None = None
+
+
+class KeptPrompt(NamedTuple):
+    """What is stored of a prompt; `is_whole` is False if it is only its beginning."""
+
+    messages: tuple[Message, ...]
+    is_whole: bool
+
+
+class LinesPage(NamedTuple):
+    """Some lines of a batch with the ids of their jobs, and how many there are."""
+
+    lines: list[tuple[int, str]]
+    total: int
+
+
+class JobLists:
+    """The lists of jobs in a Redis. Every method raises `RedisUnavailable`."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+
+    async def ids(self, tenant: str | None) -> list[str]:
+        """Return the ids of a tenant's latest jobs, the newest first, of expired ones too."""
+        async with speaking_darkq():
+            partitions = self._settings.partitions
+            jobs = await list_ids(self._redis, partitions, tenant=tenant, limit=MAX_LISTED)
+        return [keys.public_id for keys in jobs]
+
+    async def statuses(self, job_ids: Sequence[str]) -> list[Status]:
+        """Return the status of jobs, without expired and unreadable ones."""
+        async with speaking_darkq():
+            return [
+                status for page in _pages(job_ids) for status in await read_valid(self._redis, page)
+            ]
+
+    async def previews(self, job_ids: Sequence[str]) -> dict[str, Preview]:
+        """Return the previews of jobs by their ids."""
+        found: dict[str, Preview] = {}
+        async with speaking_darkq():
+            for page in _pages(job_ids):
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    for keys in page:
+                        for name in (keys.result, keys.job, keys.failed):
+                            pipe.getrange(name, 0, HEADS_BYTES[0] - 1)
+                    replies = await pipe.execute(raise_on_error=False)
+                heads = [reply if isinstance(reply, bytes) else b"" for reply in replies]
+                for number, keys in enumerate(page):
+                    found[keys.public_id] = _read_preview(keys, *heads[number * 3 : number * 3 + 3])
+        return found
+
+    async def prompt(self, job_id: str) -> KeptPrompt | None:
+        """Return what is stored of a job's prompt. Raises `JobNotFound` for what is no id."""
+        keys = JobKeys.parse(job_id)
+        async with speaking_darkq():
+            data, failed, result = await self._redis.mget(keys.job, keys.failed, keys.result)
+        try:
+            if (stored := data or failed) is not None:
+                return KeptPrompt(_to_messages(read_job(stored, keys).job), is_whole=True)
+            kept = read_result(result, keys).d.prompt if result is not None else ""
+        except CorruptRecord:
+            return None
+        return KeptPrompt((Message("user", kept),), is_whole=False) if kept else None
+
+    async def count_failed(self, within_s: float) -> int:
+        """Return how many jobs of all tenants failed within a time, without lines of batches."""
+        since_ms = (time.time() - within_s) * 1000
+        async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
+            for partition in range(self._settings.partitions):
+                pipe.zcount(PartitionKeys(partition).failed, f"{since_ms:.3f}", "+inf")
+            return sum(await pipe.execute())
+
+    async def lines(self, batch_id: str, start: int, limit: int) -> LinesPage:
+        """Return lines of a batch that are not acknowledged: ended ones first, then the others.
+
+        The jobs of acknowledged lines are deleted. Raises `BatchNotFound` for what is no id.
+        """
+        keys = BatchKeys.parse(batch_id)
+        async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrevrange(keys.lines, start, start + limit - 1)
+            pipe.zcard(keys.lines)
+            members, total = await pipe.execute()
+        numbers = [int(member) for member in members]
+        return LinesPage([(number, keys.job(number).public_id) for number in numbers], total)
+
+
+def _pages(job_ids: Sequence[str]) -> list[list[JobKeys]]:
+    jobs = [JobKeys.parse(job_id) for job_id in job_ids]
+    return [jobs[start : start + _PAGE_JOBS] for start in range(0, len(jobs), _PAGE_JOBS)]
+
+
+def _read_preview(keys: JobKeys, result: bytes, job: bytes, failed: bytes) -> Preview:
+    prompt, failure = "", None
+    if result:
+        try:
+            record = read_result_head(result, keys, HEADS_BYTES[0])
+            prompt, failure = record.d.prompt, record.r if isinstance(record.r, Failure) else None
+        except (CutShort, CorruptRecord):
+            pass
+    return Preview(prompt or read_prompt_head(job or failed), failure)
+
+
+def _to_messages(job: Job) -> tuple[Message, ...]:
+    return (Message("user", job.prompt),) if isinstance(job.prompt, str) else job.prompt
