@@ -9,11 +9,13 @@ async with Client() as client:
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     Iterable,
     Mapping,
+    Sequence,
 )
 from contextlib import aclosing
 from functools import cached_property
@@ -45,10 +47,14 @@ if TYPE_CHECKING:  # imported by the methods that use them, to keep `import dark
     from darkq.operate.queue_state import QueueStatus
     from darkq.operate.stats import Stats
     from darkq.operate.upstreams import UpstreamStatus
+    from darkq.operate.waiting import Conditions
     from darkq.operate.workers import WorkerHandle, WorkerLeases
     from darkq.serving.api_keys import ApiKeys
     from darkq.serving.file_batches import FileBatches
     from darkq.serving.request_dedup import Reattachments, RepeatedRequests
+
+CONDITIONS_S = 1.0
+"""How old the conditions may be with which `explain` explains a wait."""
 
 
 class Client:
@@ -75,6 +81,7 @@ class Client:
         self._redis = servers.client()
         self._live = Live(servers, patience_s=settings.redis_patience_s)
         self._orders = Enqueuer(self._redis, settings)
+        self._conditions: tuple[float, Conditions] | None = None
 
     @cached_property
     def purge(self) -> Purge:
@@ -191,6 +198,23 @@ class Client:
         async with speaking_darkq():
             partitions = self._settings.partitions
             return await list_latest(self._redis, partitions, tenant=tenant, limit=limit)
+
+    async def explain(self, statuses: Sequence[Status]) -> list[Status]:
+        """Return the statuses with `why`: why each job waits, or why it has failed.
+
+        What keeps all jobs waiting, as a paused queue, is read at most once a second. Raises
+        `RedisUnavailable`.
+        """
+        from darkq.operate.waiting import EXPLAINED, explain, read_conditions
+
+        if not any(status.state in EXPLAINED for status in statuses):
+            return list(statuses)
+        async with speaking_darkq():
+            read_s, conditions = self._conditions or (0.0, None)
+            if conditions is None or time.monotonic() - read_s > CONDITIONS_S:
+                conditions = await read_conditions(self._redis, self._settings.partitions)
+                self._conditions = time.monotonic(), conditions
+            return await explain(self._redis, statuses, conditions)
 
     def batch(
         self,

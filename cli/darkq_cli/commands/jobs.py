@@ -12,7 +12,7 @@ from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 from darkq_cli.terminal.redis import with_client
-from darkq_cli.terminal.units import format_time
+from darkq_cli.terminal.units import format_duration, format_time
 
 if TYPE_CHECKING:
     from darkq import Client, JobHandle, Result, Status
@@ -152,19 +152,22 @@ def result(
     darkq result $id --timeout-s 60 --json
     """
     from darkq.jobs.status import FINISHED
+    from darkq_cli.terminal.reading import saying_why
 
     async def fetch(client: Client) -> Result:
         job = client.job(job_id)
         if not wait and timeout_s is None:
-            status = await job.status()
+            (status,) = await client.explain([await job.status()])
             if status.state not in FINISHED:
                 darkq = program.command()
+                why = f": {status.why.message}" if status.why else ""
                 raise Problem(
-                    f"job {job.id} is {status.state} and has no result yet",
+                    f"job {job.id} is {status.state} and has no result yet{why}",
                     f"To wait for it: {darkq} result {job.id} --wait\n"
                     f"To print the text as it arrives: {darkq} tail {job.id}",
                 )
-        return await job.result(timeout_s)
+        async with saying_why(client, job):
+            return await job.result(timeout_s)
 
     found = with_client(fetch)
     if as_json:
@@ -176,13 +179,18 @@ def result(
 
 
 def status(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
-    """Print the state of a job.
+    """Print the state of a job, and why it waits or has failed.
 
     \b
     darkq status $id
     darkq status $id --json
     """
-    found = with_client(lambda client: client.job(job_id).status())
+
+    async def fetch(client: Client) -> Status:
+        (explained,) = await client.explain([await client.job(job_id).status()])
+        return explained
+
+    found = with_client(fetch)
     if as_json:
         output.write_json(found)
     else:
@@ -191,6 +199,8 @@ def status(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
 
 def _list_facts(status: Status) -> dict[str, str]:
     facts = {"job": status.job_id, "state": status.state}
+    if status.why:
+        facts["why"] = status.why.message
     if status.attempt:
         facts["attempt"] = str(status.attempt)
     if status.tries:
@@ -203,7 +213,7 @@ def _list_facts(status: Status) -> dict[str, str]:
         facts["upstream"] = status.upstream
     if status.queued_ms:
         ago_s = max(0.0, time.time() - status.queued_ms / 1000)
-        facts["queued"] = f"{format_time(status.queued_ms)} ({ago_s:.0f} s ago)"
+        facts["queued"] = f"{format_time(status.queued_ms)} ({format_duration(ago_s)} ago)"
     for key, value in status.metadata.items():
         facts[f"metadata {key}"] = value
     return facts

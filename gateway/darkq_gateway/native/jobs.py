@@ -132,8 +132,13 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 
 async def get_status(request: web.Request) -> web.Response:
-    """Return the status of a job."""
-    return respond_json((await get_own_job(request)).status)
+    """Return the status of a job, and why it waits or has failed."""
+    return await _respond_status(request, (await get_own_job(request)).status)
+
+
+async def _respond_status(request: web.Request, status: Status, code: int = 200) -> web.Response:
+    (explained,) = await request.app[CLIENT].explain([status])
+    return respond_json(explained, code)
 
 
 async def get_result(request: web.Request) -> web.Response:
@@ -141,15 +146,15 @@ async def get_result(request: web.Request) -> web.Response:
     wait_s = read_decimal(request, "wait_s", default=0, least=0, most=MAX_WAIT_S)
     job = await get_own_job(request)
     if wait_s == 0 and job.status.state not in ("completed", "failed", "cancelled"):
-        return respond_json(job.status, 202)
-    return await _respond_result(job.handle, wait_s)
+        return await _respond_status(request, job.status, 202)
+    return await _respond_result(request, job.handle, wait_s)
 
 
-async def _respond_result(handle: JobHandle, wait_s: float) -> web.Response:
+async def _respond_result(request: web.Request, handle: JobHandle, wait_s: float) -> web.Response:
     try:
         return respond_json(await handle.result(wait_s or MAX_WAIT_S))
     except ResultTimeout:
-        return respond_json(await handle.status(), 202)
+        return await _respond_status(request, await handle.status(), 202)
     except JobFailed as error:
         raise ApiError(409, "job_failed", f"{error.code}: {error.message}") from None
     except JobCancelled:
