@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from darkq import Client, Status
-from darkq.jobs.job_lists import Preview
+from darkq import Client
 from darkq_gateway.board.rows import JobRow, make_row
 
 MAX_UNFINISHED_READ = 100
@@ -136,35 +135,13 @@ async def read_rows(
     *,
     shows_prompts: bool,
 ) -> list[JobRow]:
-    """Return the rows of the tenant's jobs among these.
-
-    Prompts and failures do not change while a job has its state, so those of `known` are kept.
-    """
+    """Return the rows of the tenant's jobs among these; a prompt that is known is not read."""
     statuses = [
         status for status in await client.job_lists.statuses(job_ids) if status.tenant == tenant
     ]
-    changed = [status.job_id for status in statuses if _needs_preview(status, known)]
-    previews = await client.job_lists.previews(changed)
-    rows = []
-    for status in statuses:
-        if (preview := previews.get(status.job_id)) is None:
-            before = known[status.job_id]
-            rows.append(make_row(status, before.prompt, before.code, before.message))
-        else:
-            rows.append(_make_row(status, preview, known, shows_prompts=shows_prompts))
-    return rows
-
-
-def _needs_preview(status: Status, known: dict[str, JobRow]) -> bool:
-    return status.job_id not in known or status.state != known[status.job_id].state
-
-
-def _make_row(
-    status: Status, preview: Preview, known: dict[str, JobRow], *, shows_prompts: bool
-) -> JobRow:
-    prompt = preview.prompt if shows_prompts else ""
-    if not prompt and status.job_id in known:
-        prompt = known[status.job_id].prompt
-    failure = preview.failure if status.state == "failed" else None
-    code, message = (failure.code, failure.message) if failure else ("", "")
-    return make_row(status, prompt, code, message)
+    new = [status.job_id for status in statuses if status.job_id not in known]
+    prompts = await client.job_lists.beginnings(new) if shows_prompts else {}
+    prompts |= {
+        status.job_id: known[status.job_id].prompt for status in statuses if status.job_id in known
+    }
+    return [make_row(status, prompts.get(status.job_id, "")) for status in statuses]

@@ -25,11 +25,12 @@ import msgspec
 from aiohttp import web
 
 from darkq import Client, Settings
+from darkq.jobs.status import Why
 from darkq.sse import frame
 from darkq_gateway.board.job_index import JobIndex, Listing, ListQuery, read_rows
 from darkq_gateway.board.list_query import read_query
 from darkq_gateway.board.pace import Pace, Paces
-from darkq_gateway.board.rows import BatchRow, add_paces, read_batches
+from darkq_gateway.board.rows import BatchRow, complete_rows, explain_rows, read_batches
 from darkq_gateway.board.snapshot import (
     MAX_JOBS,
     Snapshot,
@@ -82,7 +83,7 @@ class Overviews:
         self._has_watchers = asyncio.Event()
         self._indexes: dict[str | None, JobIndex] = {}
         self._system = SystemReader(client, settings)
-        self._latest = _Latest({}, {}, None)
+        self._latest = _NOTHING
         self.readings = 0
 
     async def watch(self, page: Page) -> AsyncGenerator[bytes, None]:
@@ -136,9 +137,11 @@ class Overviews:
             self.readings += 1
             await self._read()
             shown = [self._list(page) for page in self._watched]
-            jobs = [job for listing in shown if listing is not None for job in listing.jobs]
-            await paces.follow({job.job_id for job in jobs if job.unfinished})
-            self._latest = self._latest._replace(paces=paces.sample())
+            jobs = {job.job_id: job for listing in shown if listing for job in listing.jobs}
+            await paces.follow({job.job_id for job in jobs.values() if job.unfinished})
+            explain = partial(explain_rows, self._client, list(jobs.values()))
+            reasons = await self._read_or_fail(list(self._watched), explain)
+            self._latest = self._latest._replace(paces=paces.sample(), reasons=reasons or {})
             for page, board in list(self._watched.items()):
                 self._publish(page, board)
             await asyncio.sleep(INTERVAL_S)
@@ -154,7 +157,7 @@ class Overviews:
             if read is not None:
                 tenants[tenant] = read
         self._indexes = {tenant: read.jobs for tenant, read in tenants.items()}
-        self._latest = _Latest(tenants, self._latest.paces, system)
+        self._latest = _Latest(tenants, self._latest.paces, self._latest.reasons, system)
 
     async def _read_or_fail(
         self, pages: Collection[Page], read: Callable[[], Awaitable[T]]
@@ -175,7 +178,7 @@ class Overviews:
 
     def _forget(self) -> None:
         """Keep no reading: a page that is opened later must not show it as new."""
-        self._indexes, self._latest = {}, _Latest({}, {}, None)
+        self._indexes, self._latest = {}, _NOTHING
 
     async def _read_tenant(self, tenant: str | None, queries: Collection[ListQuery]) -> _OfTenant:
         index = self._indexes.get(tenant) or JobIndex(
@@ -218,7 +221,7 @@ class Overviews:
         listing = self._list(page)
         if read is None or listing is None or (page.view.sees_system and system is None):
             return
-        jobs = add_paces(listing.jobs, self._latest.paces)
+        jobs = complete_rows(listing.jobs, self._latest.paces, self._latest.reasons)
         snapshot = Snapshot(
             now_ms=int(time.time() * 1000),
             shows_prompts=self._shows_prompts,
@@ -245,7 +248,11 @@ class _Latest(NamedTuple):
 
     tenants: Mapping[str | None, _OfTenant]
     paces: Mapping[str, Pace]
+    reasons: Mapping[str, Why]
     system: System | None
+
+
+_NOTHING = _Latest({}, {}, {}, None)
 
 
 class _Board:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 
 import msgspec
 
 from darkq import BatchNotFound, BatchStatus, Client, Status
+from darkq.jobs.status import Why
+from darkq.protocol.job import Priority
 from darkq_gateway.board.pace import Pace
 
 MAX_BATCHES = 20
 PROMPT_CHARS = 1000
-MESSAGE_CHARS = 300
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job in a list. `prompt` is its beginning; `line` is its number in a batch."""
+    """A job in a list. `prompt` is its beginning; `line` is its number in a batch.
+
+    `why` says why it waits or has failed, as the public status does.
+    """
 
     job_id: str
     state: str
@@ -31,8 +35,8 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished_ms: int = 0
     chunks: int = 0
     chunks_per_s: float = 0.0
-    code: str = ""
-    message: str = ""
+    priority: Priority | None = None
+    why: Why | None = None
     line: int = 0
 
     @property
@@ -55,15 +59,28 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int
 
 
-def make_row(status: Status, prompt: str, code: str, message: str) -> JobRow:
+def make_row(status: Status, prompt: str) -> JobRow:
     """Return the row of a job."""
     row = msgspec.convert(status, JobRow, from_attributes=True)
     text = " ".join(prompt[: 2 * PROMPT_CHARS].split())[:PROMPT_CHARS]
-    return msgspec.structs.replace(row, prompt=text, code=code, message=message[:MESSAGE_CHARS])
+    return msgspec.structs.replace(row, prompt=text)
 
 
-def add_paces(jobs: list[JobRow], paces: Mapping[str, Pace]) -> list[JobRow]:
-    """Return the jobs, with the pace of those that are running."""
+async def explain_rows(client: Client, jobs: Sequence[JobRow]) -> dict[str, Why]:
+    """Return why jobs wait or have failed, by their ids. Raises `RedisUnavailable`."""
+    statuses = [msgspec.convert(job, Status, from_attributes=True) for job in jobs]
+    explained = await client.explain(statuses)
+    return {status.job_id: status.why for status in explained if status.why is not None}
+
+
+def complete_rows(
+    jobs: Sequence[JobRow], paces: Mapping[str, Pace], reasons: Mapping[str, Why]
+) -> list[JobRow]:
+    """Return the jobs, with the pace of those that are running and the reasons of the others."""
+    jobs = [
+        msgspec.structs.replace(job, why=reasons[job.job_id]) if job.job_id in reasons else job
+        for job in jobs
+    ]
     return [
         msgspec.structs.replace(job, **pace._asdict())
         if job.unfinished and (pace := paces.get(job.job_id)) is not None and pace.model is not None

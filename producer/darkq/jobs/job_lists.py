@@ -20,7 +20,6 @@ from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
 from darkq.protocol.record import (
     HEADS_BYTES,
     CutShort,
-    Failure,
     read_job,
     read_prompt_head,
     read_result,
@@ -30,13 +29,6 @@ from darkq.redis.pool import speaking_darkq
 from darkq.settings.settings import Settings
 
 _PAGE_JOBS = 20  # limits the heads that are in memory at the same time
-
-
-class Preview(NamedTuple):
-    """The beginning of a prompt, if it is stored, and why the job failed."""
-
-    prompt: str = ""
-    failure: Failure | None = None
 
 
 class KeptPrompt(NamedTuple):
@@ -74,9 +66,9 @@ class JobLists:
                 status for page in _pages(job_ids) for status in await read_valid(self._redis, page)
             ]
 
-    async def previews(self, job_ids: Sequence[str]) -> dict[str, Preview]:
-        """Return the previews of jobs by their ids."""
-        found: dict[str, Preview] = {}
+    async def beginnings(self, job_ids: Sequence[str]) -> dict[str, str]:
+        """Return the beginnings of prompts by the ids of their jobs, as far as they are stored."""
+        found: dict[str, str] = {}
         async with speaking_darkq():
             for page in _pages(job_ids):
                 async with self._redis.pipeline(transaction=False) as pipe:
@@ -86,7 +78,8 @@ class JobLists:
                     replies = await pipe.execute(raise_on_error=False)
                 heads = [reply if isinstance(reply, bytes) else b"" for reply in replies]
                 for number, keys in enumerate(page):
-                    found[keys.public_id] = _read_preview(keys, *heads[number * 3 : number * 3 + 3])
+                    result, job, failed = heads[number * 3 : number * 3 + 3]
+                    found[keys.public_id] = _read_beginning(keys, result, job or failed)
         return found
 
     async def prompt(self, job_id: str) -> KeptPrompt | None:
@@ -129,15 +122,13 @@ def _pages(job_ids: Sequence[str]) -> list[list[JobKeys]]:
     return [jobs[start : start + _PAGE_JOBS] for start in range(0, len(jobs), _PAGE_JOBS)]
 
 
-def _read_preview(keys: JobKeys, result: bytes, job: bytes, failed: bytes) -> Preview:
-    prompt, failure = "", None
-    if result:
-        try:
-            record = read_result_head(result, keys, HEADS_BYTES[0])
-            prompt, failure = record.d.prompt, record.r if isinstance(record.r, Failure) else None
-        except (CutShort, CorruptRecord):
-            pass
-    return Preview(prompt or read_prompt_head(job or failed), failure)
+def _read_beginning(keys: JobKeys, result: bytes, job: bytes) -> str:
+    if job or not result:
+        return read_prompt_head(job)
+    try:
+        return read_result_head(result, keys, HEADS_BYTES[0]).d.prompt
+    except (CutShort, CorruptRecord):
+        return ""
 
 
 def _to_messages(job: Job) -> tuple[Message, ...]:

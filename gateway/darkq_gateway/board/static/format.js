@@ -38,4 +38,12 @@ export function pace(job) {
   return rate(job.chunks / Math.max(0.001, (job.finished_ms - job.started_ms) / 1000));
 }
 
+/** Plural or singular: 1 worker, 3 workers. */
+export const many = (number, one) => `${count(number)} ${number === 1 ? one : `${one}s`}`;
+
+/** A time of the day: 14:03:22. */
+export const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
+
+export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 export const ended = (state) => ["completed", "failed", "cancelled"].includes(state);

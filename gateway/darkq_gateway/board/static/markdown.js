@@ -116,7 +116,7 @@ function readItem(lines, at, [marker, indent]) {
       continue;
     }
     const isInside = indentOf(line) >= Math.min(width, indent.length + 2);
-    const continues = lastFilled === end - 1 && !startsBlock(line);
+    const continues = lastFilled === end - 1 && !startsBlock(line) && !ITEM.test(line);
     if (!isInside && !continues) break;
     isLoose ||= lastFilled < end - 1 && isInside && !ITEM.test(line.trimStart()) && !FENCE.test(line.trimStart());
     inside.push(line.slice(Math.min(width, indentOf(line))));
