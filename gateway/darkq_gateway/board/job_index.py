@@ -4,6 +4,9 @@ Filters, search and paging work on it, so they cost Redis nothing. A refresh rea
 list, the heads of jobs that are new, and of a bounded number of jobs that it has: first those that
 have not ended, then the others, since they expire and failed ones are run again. What was read the
 longest time ago is read next.
+
+A list has a tenant's latest thousand jobs. If it is full, running jobs that are older are found by
+their leases. Jobs of other tenants among them are read once, and then skipped.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Sequence
 import msgspec
 
 from darkq import Client
+from darkq.jobs.tenant_jobs import MAX_LISTED
 from darkq_gateway.board.rows import JobRow, make_row
 
 MAX_UNFINISHED_READ = 100
@@ -77,12 +81,22 @@ class JobIndex:
         """Read what is new. Raises `RedisUnavailable`."""
         self._refreshes += 1
         self._ids = await self._client.job_lists.ids(self._tenant)
+        if len(self._ids) >= MAX_LISTED:
+            self._ids += await self._find_older()
         listed = set(self._ids)
         self._gone &= listed
         for job_id in self._known.keys() - listed:
             del self._known[job_id]
         new = [id_ for id_ in self._ids if id_ not in self._known and id_ not in self._gone]
         await self._read([*new, *self._choose_again()])
+
+    async def _find_older(self) -> list[str]:
+        """Return the jobs that run, and are missing from the list since newer ones fill it."""
+        listed = set(self._ids)
+        older = [job_id for job_id in await self._client.job_lists.held() if job_id not in listed]
+        new = [job_id for job_id in older if job_id not in self._known and job_id not in self._gone]
+        self._gone |= await self._client.job_lists.lines_among(new)
+        return older
 
     def _choose_again(self) -> list[str]:
         """Return the known jobs to read again."""

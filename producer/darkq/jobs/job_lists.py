@@ -26,6 +26,7 @@ from darkq.protocol.record import (
     read_result_head,
 )
 from darkq.redis.pool import speaking_darkq
+from darkq.redis.servers import read_clock_ms
 from darkq.settings.settings import Settings
 
 _PAGE_JOBS = 20  # limits the heads that are in memory at the same time
@@ -58,6 +59,31 @@ class JobLists:
             partitions = self._settings.partitions
             jobs = await list_ids(self._redis, partitions, tenant=tenant, limit=MAX_LISTED)
         return [keys.public_id for keys in jobs]
+
+    async def held(self) -> list[str]:
+        """Return the ids of jobs with a lease, of all tenants: a thousand per queue at most.
+
+        A job without a lease may be among them, if it is deferred.
+        """
+        found: list[str] = []
+        async with speaking_darkq():
+            now_ms = await read_clock_ms(self._redis)
+            pipe = self._redis.pipeline(transaction=False)
+            for partition in range(self._settings.partitions):
+                for queue in PartitionKeys(partition).queues:
+                    pipe.zrangebyscore(queue, f"({now_ms:.3f}", "+inf", start=0, num=MAX_LISTED)
+            for page in await pipe.execute():
+                jobs = [JobKeys.from_member(member) for member in page]
+                found += [keys.public_id for keys in jobs if keys is not None]
+        return found
+
+    async def lines_among(self, job_ids: Sequence[str]) -> set[str]:
+        """Return which of these jobs are lines of batches."""
+        async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hget(JobKeys.parse(job_id).state, "batch")
+            batches = await pipe.execute() if job_ids else []
+        return {job_id for job_id, batch in zip(job_ids, batches, strict=True) if batch}
 
     async def statuses(self, job_ids: Sequence[str]) -> list[Status]:
         """Return the status of jobs, without expired and unreadable ones."""

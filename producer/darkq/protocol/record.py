@@ -208,6 +208,8 @@ def read_prompt_head(head: bytes) -> str:
     Of several messages it is the user's last one in these bytes. Returns "" if the prompt is not in
     them, or the record cannot be read.
     """
+    with suppress(*_UNREADABLE):
+        return decode_job(head).job.question
     at = head.find(b'"prompt":')
     while at >= 0:
         with suppress(*_UNREADABLE):

@@ -94,7 +94,7 @@ export class OpenJob {
   /** Say that there is no such job. */
   #miss() {
     this.#unknown = true;
-    byId("job-open").classList.add("unknown");
+    this.#show();
     complain(problem, "No such job: it has expired, or it belongs to another tenant, or its id is wrong.");
   }
 

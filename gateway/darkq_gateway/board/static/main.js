@@ -53,6 +53,14 @@ function route() {
   show();
 }
 
+/** Close the job, and go back to its row; an empty fragment would scroll to the top. */
+function closeJob() {
+  const row = document.querySelector('#jobs a[aria-current="true"]');
+  history.pushState(null, "", location.pathname);
+  route();
+  row?.focus();
+}
+
 function decode(text) {
   try {
     return decodeURIComponent(text).slice(0, 80);
@@ -109,9 +117,14 @@ byId("batches").addEventListener("click", (click) => {
   byId("jobs-title").scrollIntoView({ block: "nearest" });
   byId("jobs-title").focus();
 });
-window.addEventListener("keydown", (press) => {
-  if (press.key === "Escape" && open && !document.querySelector("dialog[open]")) location.hash = "";
+byId("job-close").addEventListener("click", (click) => {
+  click.preventDefault();
+  closeJob();
 });
+window.addEventListener("keydown", (press) => {
+  if (press.key === "Escape" && open && !document.querySelector("dialog[open]")) closeJob();
+});
+window.addEventListener("popstate", route);
 window.addEventListener("hashchange", route);
 
 offerKey(() => {

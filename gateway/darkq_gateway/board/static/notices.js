@@ -19,7 +19,7 @@ export function showNotices(snapshot, outage) {
   return found[0]?.short ?? "";
 }
 
-const make = () => node("li", {}, node("strong"), node("span"), node("code"));
+const make = () => node("li", {}, node("strong"), " ", node("span"), " ", node("code"));
 
 /** The notice that there is no connection, and how old the figures are. */
 export function outageNotice(cause, seenMs) {
