@@ -27,7 +27,7 @@ from aiohttp import web
 from darkq import Client, Settings
 from darkq.jobs.status import Why
 from darkq.sse import frame
-from darkq_gateway.board.job_index import JobIndex, Listing, ListQuery, read_rows
+from darkq_gateway.board.job_index import GROUPS, JobIndex, Listing, ListQuery, read_rows
 from darkq_gateway.board.list_query import read_query
 from darkq_gateway.board.pace import Pace, Paces
 from darkq_gateway.board.rows import BatchRow, complete_rows, explain_rows, read_batches
@@ -201,6 +201,7 @@ class Overviews:
             self._client, tenant, list(numbers), {}, shows_prompts=self._shows_prompts
         )
         jobs = [msgspec.structs.replace(row, line=numbers[row.job_id]) for row in rows]
+        jobs.sort(key=lambda job: (_LINES_FIRST.index(GROUPS[job.state]), job.line))
         return Listing(jobs=jobs, start=query.start, matched=page.total, total=page.total)
 
     def _list(self, page: Page) -> Listing | None:
@@ -232,6 +233,7 @@ class Overviews:
         board.publish(msgspec.json.encode(snapshot))
 
 
+_LINES_FIRST = ("failed", "running", "waiting", "cancelled", "completed")
 _NO_LINES = Listing(jobs=[], start=0, matched=0, total=0)
 
 

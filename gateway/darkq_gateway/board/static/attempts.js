@@ -10,6 +10,7 @@ import { Extras } from "./extras.js";
 /** One attempt on the page. */
 class Attempt {
   isOver = false;
+  #number;
   #pill = node("span", { class: "pill" });
   #note = node("p", { class: "note" });
   #title = node("h3");
@@ -22,13 +23,14 @@ class Attempt {
     this.section = node("section", { class: "attempt" }, head, before, this.#box, after);
     this.answer = new Answer(this.#box, drew);
     this.extras = new Extras(before, after);
-    this.name(attempt ? `Attempt ${attempt}` : "Answer");
+    this.#number = attempt;
+    this.#name(attempt > 1 ? `Attempt ${attempt}` : "Answer");
     write(this.#note, [model, upstream].filter(Boolean).join(" · "));
     this.#tools.append(this.#rawButton(), copyButton(() => this.answer.text));
     mark(this.#pill, "running");
   }
 
-  name(title) {
+  #name(title) {
     write(this.#title, title);
     this.#box.setAttribute("aria-label", `Text of ${title.toLowerCase()}`);
   }
@@ -40,6 +42,7 @@ class Attempt {
     this.#tools.hidden = !isValid || !this.answer.text;
     this.#box.hidden = !this.answer.text;
     this.section.classList.toggle("void", !isValid);
+    if (!isValid) this.#name(`Attempt ${this.#number}`);
     mark(this.#pill, state);
     if (note) write(this.#note, [this.#note.textContent, note].filter(Boolean).join(" · "));
   }

@@ -9,9 +9,9 @@ export const count = (number) => integer.format(number);
 export const rate = (perSecond) =>
   perSecond > 0 && perSecond < 10 ? perSecond.toFixed(1) : count(Math.round(perSecond));
 
-/** A short duration: 0.42 s, 7.1 s, 3 min. */
+/** A short duration: 420 ms, 7.1 s, 3 min. */
 export function length(ms) {
-  if (ms < 1000) return `${(Math.max(0, ms) / 1000).toFixed(2)}${UNIT}s`;
+  if (ms < 1000) return `${Math.round(Math.max(0, ms))}${UNIT}ms`;
   return ms < 10_000 ? `${(ms / 1000).toFixed(1)}${UNIT}s` : age(ms);
 }
 

@@ -47,8 +47,8 @@ function update(row, job, nowMs, openId) {
 
 /** The line below the prompt: why the job waits or has failed, else its id and its model. */
 function aboutOf(job) {
-  if (job.why) return job.why.message;
   const line = job.line ? `line ${count(job.line)}` : "";
+  if (job.why) return [line, job.why.message].filter(Boolean).join(" · ");
   return [line, job.prompt ? short(job.job_id) : "", job.model ?? "default model"].filter(Boolean).join(" · ");
 }
 
