@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from darkq import Message
 from darkq_gateway.http.bodies import respond_json
 from darkq_gateway.http.context import CLIENT, SETTINGS, get_own_job
 
@@ -35,8 +36,16 @@ async def get_prompt(request: web.Request) -> web.Response:
         return respond_json(StoredPrompt(messages=[], is_whole=False, is_hidden=True))
     kept = await request.app[CLIENT].job_lists.prompt(job.handle.id)
     messages = [
-        PromptMessage(role=message.role, text=message.text)
+        PromptMessage(role=message.role, text=_write(message))
         for message in (kept.messages if kept else ())
     ]
     is_whole = kept is not None and kept.is_whole
     return respond_json(StoredPrompt(messages=messages, is_whole=is_whole, is_hidden=False))
+
+
+def _write(message: Message) -> str:
+    """Write a message as text: other parts by their kind, calls of tools as JSON."""
+    parts = message.content if isinstance(message.content, tuple) else ()
+    others = [f"[{part.get('type')}]" for part in parts if part.get("type") != "text"]
+    calls = [msgspec.json.encode(call).decode() for call in message.tool_calls]
+    return "\n".join(filter(None, (message.text, *others, *calls, message.refusal)))

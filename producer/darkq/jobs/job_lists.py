@@ -1,6 +1,6 @@
 """What a person sees of a tenant's jobs: their ids, their states, and the beginning of prompts.
 
-Heads of records are read, never megabytes of texts. Only the prompt of one job is read whole.
+Heads of records are read, never megabytes of texts: of a job that is open, a megabyte at most.
 Callers compare the tenant of each status with their own before they show its prompt.
 """
 
@@ -15,14 +15,13 @@ from redis.asyncio import Redis
 from darkq.errors import CorruptRecord
 from darkq.jobs.status import Status
 from darkq.jobs.tenant_jobs import MAX_LISTED, list_ids, read_valid
-from darkq.protocol.job import Job, Message
 from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
+from darkq.protocol.prompt import Message
 from darkq.protocol.record import (
     HEADS_BYTES,
     CutShort,
     read_job,
     read_prompt_head,
-    read_result,
     read_result_head,
 )
 from darkq.redis.pool import speaking_darkq
@@ -30,6 +29,7 @@ from darkq.redis.servers import read_clock_ms
 from darkq.settings.settings import Settings
 
 _PAGE_JOBS = 20  # limits the heads that are in memory at the same time
+_MOST_PROMPT_BYTES = 1 << 20
 
 
 class KeptPrompt(NamedTuple):
@@ -109,17 +109,19 @@ class JobLists:
         return found
 
     async def prompt(self, job_id: str) -> KeptPrompt | None:
-        """Return what is stored of a job's prompt. Raises `JobNotFound` for what is no id."""
+        """Return what is stored of a job's prompt, from the first megabyte of its record.
+
+        Raises `JobNotFound` for what is no id.
+        """
         keys = JobKeys.parse(job_id)
-        async with speaking_darkq():
-            data, failed, result = await self._redis.mget(keys.job, keys.failed, keys.result)
+        async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
+            for name in (keys.job, keys.failed, keys.result):
+                pipe.getrange(name, 0, _MOST_PROMPT_BYTES - 1)
+            job, failed, result = await pipe.execute()
         try:
-            if (stored := data or failed) is not None:
-                return KeptPrompt(_to_messages(read_job(stored, keys).job), is_whole=True)
-            kept = read_result(result, keys).d.prompt if result is not None else ""
-        except CorruptRecord:
+            return _read_kept(keys, job or failed, result)
+        except (CutShort, CorruptRecord):
             return None
-        return KeptPrompt((Message("user", kept),), is_whole=False) if kept else None
 
     async def count_failed(self, within_s: float) -> int:
         """Return how many jobs of all tenants failed within a time, without lines of batches."""
@@ -157,5 +159,17 @@ def _read_beginning(keys: JobKeys, result: bytes, job: bytes) -> str:
         return ""
 
 
-def _to_messages(job: Job) -> tuple[Message, ...]:
-    return (Message("user", job.prompt),) if isinstance(job.prompt, str) else job.prompt
+def _read_kept(keys: JobKeys, job: bytes, result: bytes) -> KeptPrompt | None:
+    if job and len(job) < _MOST_PROMPT_BYTES:
+        return KeptPrompt(_to_messages(read_job(job, keys).job.prompt), is_whole=True)
+    beginning = read_prompt_head(job)
+    if not job and result:
+        record = read_result_head(result, keys, _MOST_PROMPT_BYTES)
+        if record.p:
+            return KeptPrompt(_to_messages(record.p.prompt), is_whole=True)
+        beginning = record.d.prompt
+    return KeptPrompt((Message("user", beginning),), is_whole=False) if beginning else None
+
+
+def _to_messages(prompt: str | tuple[Message, ...]) -> tuple[Message, ...]:
+    return (Message("user", prompt),) if isinstance(prompt, str) else prompt
