@@ -61,10 +61,13 @@ ROUTE_TABLES: tuple[Callable[[], list[web.RouteDef]], ...] = (
 )
 
 
-def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> web.Application:
+def make_app(
+    client: Client, settings: Settings, *, is_open: bool | None = False
+) -> web.Application:
     """Make the application. It does not close the client.
 
-    With `is_open`, requests need no API key until the first key is created.
+    With `is_open`, requests need no API key until the first key is created. With None that is
+    unknown until `Auth.open`, and requests without a key get a 503.
     """
     host_check = HostCheck(settings)
     auth = Auth(client, is_open=is_open)

@@ -30,6 +30,7 @@ from darkq.errors import InvalidJob
 from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.failed import FailedJob, list_failed
 from darkq.jobs.handle import JobHandle
+from darkq.jobs.known_ids import list_batch_ids, list_job_ids
 from darkq.jobs.status import Status
 from darkq.jobs.tenant_jobs import list_latest
 from darkq.protocol.job import Job, JobArguments, Priority
@@ -209,6 +210,19 @@ class Client:
         async with speaking_darkq():
             partitions = self._settings.partitions
             return await list_latest(self._redis, partitions, tenant=tenant, limit=limit)
+
+    async def job_ids(self) -> list[str]:
+        """Return the ids of failed jobs, and of the latest jobs without a tenant, unsorted.
+
+        With them an operator's tool can shorten ids. Raises `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            return await list_job_ids(self._redis, range(self._settings.partitions))
+
+    async def batch_ids(self) -> list[str]:
+        """Return the ids of the batches, unsorted. Raises `RedisUnavailable`."""
+        async with speaking_darkq():
+            return await list_batch_ids(self._redis, range(self._settings.partitions))
 
     async def explain(self, statuses: Sequence[Status]) -> list[Status]:
         """Return the statuses with `why`: why each job waits, or why it has failed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,8 @@ import typer
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.redis import with_client
-from darkq_cli.terminal.units import format_time
+from darkq_cli.terminal.short_ids import find_batch_id, shorten
+from darkq_cli.terminal.units import format_time, format_time_briefly
 
 if TYPE_CHECKING:
     from darkq import BatchStatus, Client
@@ -124,7 +125,7 @@ def resume(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
     """
     from darkq_cli.batch import start
 
-    start.resume(batch_id, as_json=as_json)
+    start.resume(find_batch_id(batch_id), as_json=as_json)
 
 
 @app.command(name="list")
@@ -152,18 +153,23 @@ def list_(
 
     found = with_client(fetch)
     headings = ("batch", "begun", "state", "lines", "completed", "failed", "name")
-    output.write_list(found[:limit], headings, _build_row, as_json=as_json)
+    short = shorten([batch.batch_id for batch in found], [])
+    output.write_list(
+        found[:limit], headings, lambda batch: _build_row(batch, short), as_json=as_json
+    )
     if not found:
         messages.say("there are no batches in Redis")
     elif len(found) > limit:
         messages.say(f"To list more: {program.command()} batch list --limit {limit * 10}")
 
 
-def _build_row(batch: BatchStatus) -> Sequence[str]:
-    begun = format_time(batch.created_ms)
+def _build_row(batch: BatchStatus, short: Mapping[str, str]) -> Sequence[str]:
+    is_narrow = output.is_narrow()
+    id_ = short[batch.batch_id] if is_narrow else batch.batch_id
+    begun = (format_time_briefly if is_narrow else format_time)(batch.created_ms)
     completed, failed = f"{batch.completed:,}", f"{batch.failed + batch.cancelled:,}"
     lines = _format_lines(batch)
-    return batch.batch_id, begun, batch.state, lines, completed, failed, batch.name or ""
+    return id_, begun, batch.state, lines, completed, failed, batch.name or ""
 
 
 @app.command()
@@ -174,7 +180,8 @@ def show(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
     darkq batch show $id
     darkq batch show $id --json
     """
-    _print(with_client(lambda client: client.batch(batch_id).status()), as_json=as_json)
+    whole_id = find_batch_id(batch_id)
+    _print(with_client(lambda client: client.batch(whole_id).status()), as_json=as_json)
 
 
 @app.command()
@@ -200,7 +207,7 @@ def tail(
     """
     from darkq_cli.batch import results
 
-    results.tail(batch_id, chunks=chunks, after=after, as_json=as_json)
+    results.tail(find_batch_id(batch_id), chunks=chunks, after=after, as_json=as_json)
 
 
 @app.command()
@@ -210,7 +217,8 @@ def cancel(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
     \b
     darkq batch cancel $id
     """
-    _print(with_client(lambda client: client.batch(batch_id).cancel()), as_json=as_json)
+    whole_id = find_batch_id(batch_id)
+    _print(with_client(lambda client: client.batch(whole_id).cancel()), as_json=as_json)
 
 
 @app.command("results")
@@ -229,7 +237,7 @@ def copy_results(
     """
     from darkq_cli.batch import results
 
-    results.copy(batch_id, answers=output, errors=errors, as_json=as_json)
+    results.copy(find_batch_id(batch_id), answers=output, errors=errors, as_json=as_json)
 
 
 def _print(status: BatchStatus, *, as_json: bool) -> None:

@@ -109,7 +109,7 @@ def _decompress(path: Path, name: str, file: io.BufferedReader) -> IO[bytes]:
     if head.startswith(_GZIP) or (suffix == ".gz" and head != _ZSTD):
         return cast(IO[bytes], gzip.GzipFile(fileobj=file))
     if head == _ZSTD or suffix == ".zst":
-        require("zstd", "zstandard")
+        require("zstd")
         return io.BufferedReader(_ZstdStream(file), _READ_BYTES)
     return file
 

@@ -12,6 +12,7 @@ from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 from darkq_cli.terminal.redis import with_client
+from darkq_cli.terminal.short_ids import find_job
 from darkq_cli.terminal.units import format_duration, format_time
 
 if TYPE_CHECKING:
@@ -130,9 +131,11 @@ def tail(
     """
     from darkq_cli.terminal.reading import Reader, follow
 
-    with_client(
-        lambda client: follow(client, Reader(client.job(job_id), after=after, as_json=as_json))
-    )
+    async def read(client: Client) -> None:
+        job = await find_job(client, job_id)
+        await follow(client, Reader(job, after=after, as_json=as_json))
+
+    with_client(read)
 
 
 def result(
@@ -155,7 +158,7 @@ def result(
     from darkq_cli.terminal.reading import saying_why
 
     async def fetch(client: Client) -> Result:
-        job = client.job(job_id)
+        job = await find_job(client, job_id)
         if not wait and timeout_s is None:
             (status,) = await client.explain([await job.status()])
             if status.state not in FINISHED:
@@ -187,7 +190,7 @@ def status(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
     """
 
     async def fetch(client: Client) -> Status:
-        (explained,) = await client.explain([await client.job(job_id).status()])
+        (explained,) = await client.explain([await (await find_job(client, job_id)).status()])
         return explained
 
     found = with_client(fetch)
@@ -230,7 +233,7 @@ def cancel(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
     from darkq.jobs.status import FINISHED
 
     async def cancel_and_wait(client: Client) -> Status:
-        job = client.job(job_id)
+        job = await find_job(client, job_id)
         status = await job.cancel()
         if status.state not in FINISHED:
             await _wait_for_end(job)

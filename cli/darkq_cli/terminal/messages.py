@@ -73,7 +73,8 @@ def _console(*, stderr: bool) -> Console:
     return Console(
         stderr=stderr,
         color_system=None if plain else "auto",
-        width=None if is_terminal else _WIDE,  # in a pipe, a table keeps each row on one line
+        # In a pipe each row stays on one line, unless COLUMNS, which rich reads, sets a width.
+        width=None if is_terminal or os.environ.get("COLUMNS", "").isdecimal() else _WIDE,
         highlight=False,
         markup=False,
         emoji=False,

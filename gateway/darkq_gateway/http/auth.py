@@ -60,11 +60,15 @@ class _Call:
 class Auth:
     """The middleware, and the calls in progress: it renews their slots and checks their keys."""
 
-    def __init__(self, client: Client, *, is_open: bool) -> None:
+    def __init__(self, client: Client, *, is_open: bool | None) -> None:
         self._keys = client.api_keys
         self._is_open = is_open
         self._calls: set[_Call] = set()
         self._releases: set[asyncio.Task[None]] = set()
+
+    def open(self, *, is_open: bool) -> None:
+        """Decide whether requests need no key, once Redis is available."""
+        self._is_open = is_open
 
     @web.middleware
     async def authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -107,6 +111,8 @@ class Auth:
 
     async def allows_anonymous(self) -> bool:
         """Return whether requests need no key. Raises `RedisUnavailable`."""
+        if self._is_open is None:
+            raise RedisUnavailable("it has not been available since the start")
         # Never back to True: the last key may have been revoked because it leaked.
         if self._is_open and await self._keys.exist():
             self._is_open = False
