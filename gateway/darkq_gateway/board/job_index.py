@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import msgspec
 
 from darkq import Client
+from darkq.jobs.job_lists import Beginning
 from darkq.jobs.tenant_jobs import MAX_LISTED
 from darkq_gateway.board.rows import JobRow, make_row
 
@@ -62,7 +63,7 @@ class _Known:
     def __init__(self, row: JobRow, read_at: int) -> None:
         self.row = row
         self.read_at = read_at
-        self.text = f"{row.job_id}\n{row.prompt}".casefold()
+        self.text = f"{row.job_id}\n{row.prompt or row.answer}".casefold()
 
 
 class JobIndex:
@@ -154,8 +155,6 @@ async def read_rows(
         status for status in await client.job_lists.statuses(job_ids) if status.tenant == tenant
     ]
     new = [status.job_id for status in statuses if status.job_id not in known]
-    prompts = await client.job_lists.beginnings(new) if shows_prompts else {}
-    prompts |= {
-        status.job_id: known[status.job_id].prompt for status in statuses if status.job_id in known
-    }
-    return [make_row(status, prompts.get(status.job_id, "")) for status in statuses]
+    found = await client.job_lists.beginnings(new) if shows_prompts else {}
+    found |= {job_id: Beginning(row.prompt, row.answer) for job_id, row in known.items()}
+    return [make_row(status, found.get(status.job_id, Beginning())) for status in statuses]

@@ -78,7 +78,7 @@ class Overviews:
 
     def __init__(self, client: Client, settings: Settings) -> None:
         self._client = client
-        self._shows_prompts = settings.board_prompts
+        self._shows_prompts = settings.gateway_board_prompts
         self._watched: dict[Page, _Board] = {}
         self._has_watchers = asyncio.Event()
         self._indexes: dict[str | None, JobIndex] = {}

@@ -32,7 +32,7 @@ def routes() -> list[web.RouteDef]:
 async def get_prompt(request: web.Request) -> web.Response:
     """Return the prompt of a job of the caller's tenant."""
     job = await get_own_job(request)
-    if not request.app[SETTINGS].board_prompts:
+    if not request.app[SETTINGS].gateway_board_prompts:
         return respond_json(StoredPrompt(messages=[], is_whole=False, is_hidden=True))
     kept = await request.app[CLIENT].job_lists.prompt(job.handle.id)
     messages = [

@@ -8,23 +8,27 @@ from contextlib import aclosing, suppress
 import msgspec
 
 from darkq import BatchNotFound, BatchStatus, Client, Status
+from darkq.jobs.job_lists import Beginning
 from darkq.jobs.status import Why
 from darkq.protocol.job import Priority
 from darkq_gateway.board.pace import Pace
 
 MAX_BATCHES = 20
 PROMPT_CHARS = 1000
+ANSWER_CHARS = 200
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job in a list. `prompt` is its beginning; `line` is its number in a batch.
+    """A job in a list. `line` is its number in a batch.
 
-    `why` says why it waits or has failed, as the public status does.
+    `prompt` is the beginning of its prompt; `answer` that of its answer, if the prompt is not
+    stored. `why` says why it waits or has failed, as the public status does.
     """
 
     job_id: str
     state: str
     prompt: str = ""
+    answer: str = ""
     attempt: int = 0
     model: str | None = None
     upstream: str | None = None
@@ -59,11 +63,17 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int
 
 
-def make_row(status: Status, prompt: str) -> JobRow:
-    """Return the row of a job."""
+def make_row(status: Status, beginning: Beginning) -> JobRow:
+    """Return the row of a job. The answer leads if the prompt is not stored any more."""
     row = msgspec.convert(status, JobRow, from_attributes=True)
-    text = " ".join(prompt[: 2 * PROMPT_CHARS].split())[:PROMPT_CHARS]
-    return msgspec.structs.replace(row, prompt=text)
+    prompt = _shorten(beginning.prompt, PROMPT_CHARS)
+    answer = "" if prompt else _shorten(beginning.answer, ANSWER_CHARS)
+    return msgspec.structs.replace(row, prompt=prompt, answer=answer)
+
+
+def _shorten(text: str, chars: int) -> str:
+    """Return the beginning of a text, in one line."""
+    return " ".join(text[: 2 * chars].split())[:chars]
 
 
 async def explain_rows(client: Client, jobs: Sequence[JobRow]) -> dict[str, Why]:

@@ -2,8 +2,8 @@
 
 A caller sees the jobs, prompts and batches of its tenant. Workers, upstreams and queues are shared
 and reveal the activity of other tenants. So they are shown only on a gateway without API keys, and
-to the tenants in `DARKQ_GATEWAY_OPERATORS`. Answers and metadata are not in a snapshot, and with
-`DARKQ_BOARD_PROMPTS=false` no prompts.
+to the tenants in `DARKQ_GATEWAY_OPERATORS`. A snapshot has no metadata, the beginning of an answer
+only if its prompt is not stored, and with `DARKQ_GATEWAY_BOARD_PROMPTS=false` neither.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from darkq.protocol.prompt import Message
 from darkq.protocol.record import (
     HEADS_BYTES,
     CutShort,
+    read_answer_head,
     read_job,
     read_prompt_head,
     read_result_head,
@@ -30,6 +31,13 @@ from darkq.settings.settings import Settings
 
 _PAGE_JOBS = 20  # limits the heads that are in memory at the same time
 _MOST_PROMPT_BYTES = 1 << 20
+
+
+class Beginning(NamedTuple):
+    """The beginning of a prompt, and of the answer if the job is completed; "" if not stored."""
+
+    prompt: str = ""
+    answer: str = ""
 
 
 class KeptPrompt(NamedTuple):
@@ -92,9 +100,9 @@ class JobLists:
                 status for page in _pages(job_ids) for status in await read_valid(self._redis, page)
             ]
 
-    async def beginnings(self, job_ids: Sequence[str]) -> dict[str, str]:
-        """Return the beginnings of prompts by the ids of their jobs, as far as they are stored."""
-        found: dict[str, str] = {}
+    async def beginnings(self, job_ids: Sequence[str]) -> dict[str, Beginning]:
+        """Return the beginnings of prompts and answers by the ids of their jobs."""
+        found: dict[str, Beginning] = {}
         async with speaking_darkq():
             for page in _pages(job_ids):
                 async with self._redis.pipeline(transaction=False) as pipe:
@@ -150,13 +158,14 @@ def _pages(job_ids: Sequence[str]) -> list[list[JobKeys]]:
     return [jobs[start : start + _PAGE_JOBS] for start in range(0, len(jobs), _PAGE_JOBS)]
 
 
-def _read_beginning(keys: JobKeys, result: bytes, job: bytes) -> str:
-    if job or not result:
-        return read_prompt_head(job)
+def _read_beginning(keys: JobKeys, result: bytes, job: bytes) -> Beginning:
+    if not result:
+        return Beginning(read_prompt_head(job))
     try:
-        return read_result_head(result, keys, HEADS_BYTES[0]).d.prompt
+        prompt = read_result_head(result, keys, HEADS_BYTES[0]).d.prompt
     except (CutShort, CorruptRecord):
-        return ""
+        prompt = ""
+    return Beginning(prompt or read_prompt_head(job), read_answer_head(result))
 
 
 def _read_kept(keys: JobKeys, job: bytes, result: bytes) -> KeptPrompt | None:

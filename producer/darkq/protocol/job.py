@@ -57,9 +57,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `parameters` are fields of a chat request that the upstream receives unchanged, such as `tools`
     and `response_format`. With `keeps_request` the prompt and the parameters are kept with the
-    result; without, they are deleted when the job has ended, except the beginning of the prompt
-    (`DARKQ_BOARD_PROMPTS`). `tenant` is the owner of the job, where several share a Redis. Callers
-    check access by it.
+    result; without, they are deleted when the job has ended. `tenant` is the owner of the job,
+    where several share a Redis. Callers check access by it.
     """
 
     model: str | None = None

@@ -3,7 +3,7 @@
 arq stores a job as a pickled dictionary `t f a k et`, and a result as the same with
 `s r st ft q id`. darkq stores both as JSON, so that data from Redis cannot run code. arq's own
 tools read them through `serialize` and `deserialize`. A result has no arguments: the prompt is
-deleted with the job, except its beginning. `d` contains the fields that arq does not have.
+deleted with the job. `d` contains the fields that arq does not have.
 
 `v` is the lowest version of the format that can read a record. Most changes do not raise it:
 readers ignore unknown fields, and have defaults for missing ones. A change that an old reader would
@@ -40,7 +40,7 @@ calls or a refusal. Readers of version 2 would leave these out.
 """
 FUNCTION = "generate"
 KEPT_CHARS = 1000
-"""How much of a prompt its result keeps, for lists of jobs that people read."""
+"""How much of a prompt its result may keep, for lists of jobs that people read."""
 
 R = TypeVar("R")
 
@@ -85,7 +85,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The fields of a finished job that arq's record does not have.
 
-    `prompt` is the first `KEPT_CHARS` of the prompt, unless `DARKQ_BOARD_PROMPTS` is false.
+    `prompt` is the first `KEPT_CHARS` of the prompt, if `DARKQ_RESULTS_KEEP_PROMPTS` is set.
     """
 
     outcome: Outcome
@@ -267,6 +267,21 @@ def read_prompt_head(head: bytes) -> str:
             decode_job(head[:at] + b'"prompt":""}}}')
             return _read_cut_prompt(head[at + len(b'"prompt":') :])
         at = head.find(b'"prompt":', at + 1)
+    return ""
+
+
+def read_answer_head(head: bytes) -> str:
+    """Return the beginning of the answer from the first bytes of a result's record, "" if none."""
+    with suppress(*_UNREADABLE):
+        answer = decode_result(head).r
+        return answer if isinstance(answer, str) else ""
+    at = head.find(b'"r":')
+    while at >= 0:
+        with suppress(*_UNREADABLE):
+            decode_result(head[:at] + b'"r":""}')
+            found = _CUT_STRING.match(head[at + len(b'"r":') :])
+            return _decode_cut(found[1]) if found else ""
+        at = head.find(b'"r":', at + 1)
     return ""
 
 

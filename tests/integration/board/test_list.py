@@ -30,7 +30,7 @@ async def listing_of(api: Api, query: str = "") -> Any:
 async def test_prompts_lead_whether_a_job_waits_or_has_ended(
     api: Api, client: Client, working: Any, open_board: Any
 ) -> None:
-    await working(chunks=5)
+    await working(chunks=5, results_keep_prompts=True)
     ended = await client.enqueue(MESSAGES)
     await ended.result(10)
     await client.queue("interactive").pause(by="olga")
@@ -58,24 +58,48 @@ async def test_all_messages_of_a_waiting_job_are_shown_with_their_roles(
     await expect(page.locator("#job-prompt .said").first).to_have_text("Answer briefly.")
 
 
-async def test_a_setting_hides_prompts_and_keeps_none(
-    start_gateway: Any, client: Client, start_worker: Any, start_darkai: Any, make_settings: Any,
-    redis: Redis, open_board: Any,
-) -> None:  # fmt: skip
-    darkai = await start_darkai()
-    start_worker(make_settings(darkai_url=darkai.url, board_prompts=False))
+async def test_an_ended_job_without_a_prompt_shows_its_answer(
+    api: Api, client: Client, redis: Redis, working: Any, open_board: Any
+) -> None:
+    """Red if a result keeps the prompt though no setting asks for it."""
+    await working(chunks=5)
     job = await client.enqueue("a secret prompt")
-    await job.result(10)
+    result = await job.result(10)
     assert b"secret" not in await redis.get(JobKeys.parse(job.id).result)
-    api = await start_gateway(board_prompts=False)
+    page = await open_board(f"{api.url}/#job={job.id}")
+    await expect(page.locator("#jobs a.answered")).to_contain_text(f"→ {result.text[:15]}")
+    await expect(page.locator("#job-prompt")).to_contain_text("DARKQ_RESULTS_KEEP_PROMPTS")
+
+
+async def test_a_page_that_is_open_keeps_the_prompt_of_a_job_that_ends(
+    api: Api, client: Client, working: Any, open_board: Any
+) -> None:
+    job = await client.enqueue("a question")
+    page = await open_board(f"{api.url}/#job={job.id}")
+    await expect(page.locator("#jobs a")).to_have_text("a question")
+    await working(chunks=5)
+    await expect(page.locator("#jobs .pill")).to_have_text("completed")
+    await expect(page.locator("#jobs a")).to_have_text("a question")
+    await expect(page.locator("#job-prompt .said")).to_have_text("a question")
+
+
+async def test_a_setting_hides_prompts(
+    start_gateway: Any, client: Client, working: Any, open_board: Any
+) -> None:
+    await working(results_keep_prompts=True)
+    job = await client.enqueue("a secret prompt")
+    result = await job.result(10)
+    api = await start_gateway(gateway_board_prompts=False)
     await client.queue("interactive").pause()
     waits = await client.enqueue("a secret prompt")
-    assert "secret" not in json.dumps(await listing_of(api))
+    snapshot = json.dumps(await listing_of(api))
+    assert "secret" not in snapshot
+    assert result.text[:10] not in snapshot
     assert (await listing_of(api, "text=secret"))["matched"] == 0
     answer = await api("GET", f"/board/jobs/{waits.id}/prompt")
     assert answer.json == {"messages": [], "is_whole": False, "is_hidden": True}
     page = await open_board(f"{api.url}/#job={waits.id}")
-    await expect(page.locator("#job-prompt")).to_contain_text("DARKQ_BOARD_PROMPTS")
+    await expect(page.locator("#job-prompt")).to_contain_text("DARKQ_GATEWAY_BOARD_PROMPTS")
     await client.queue("interactive").resume()
 
 
@@ -99,7 +123,7 @@ async def test_a_tenant_never_sees_the_prompt_of_another(
 async def test_filters_search_and_pages(
     api: Api, client: Client, working: Any, open_board: Any
 ) -> None:
-    await working(chunks=2)
+    await working(chunks=2, results_keep_prompts=True)
     jobs = [await client.enqueue(f"question {n}", model="gpt-4o") for n in range(43)]
     failed = await client.enqueue("[fault: status=400] a haiku")
     for job in jobs:
@@ -210,7 +234,7 @@ async def test_an_expired_job_leaves_the_list_and_a_retried_one_changes(
 async def test_lines_of_a_batch_can_be_opened(
     api: Api, client: Client, open_board: Any, working: Any
 ) -> None:
-    await working(chunks=2)
+    await working(chunks=2, results_keep_prompts=True)
     async with client.batch(name="reviews.jsonl") as batch:
         await batch.add("good: it works")
         await batch.add("[fault: status=400] bad: it broke")

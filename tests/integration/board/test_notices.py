@@ -67,17 +67,13 @@ async def watch_an_outage(server: Server, url: str, open_board: Any) -> None:
     await page.close()
 
 
-async def test_a_gateway_that_is_away_is_named(
-    make_settings: Any, open_board: Any, complaints: list[str]
-) -> None:
+async def test_a_gateway_that_is_away_is_named(make_settings: Any, open_board: Any) -> None:
     async with gateway(make_settings(gateway_port=0, gateway_drain_s=0.5)) as url:
         page = await open_board(url)
         await expect(page.locator("#connection")).to_have_text("live")
     notice = page.locator(".notice.bad").first
     await expect(notice).to_contain_text("The gateway does not respond.", timeout=20_000)
     await page.close()
-    assert all("ERR_CONNECTION_REFUSED" in text for text in complaints)
-    complaints.clear()
 
 
 async def test_figures_count_failures_and_what_workers_count(
@@ -103,7 +99,7 @@ async def test_figures_count_failures_and_what_workers_count(
 async def test_a_tap_on_a_phone_shows_the_job(
     api: Api, client: Client, working: Any, open_board: Any
 ) -> None:
-    await working(chunks=20)
+    await working(chunks=20, results_keep_prompts=True)
     for number in range(12):
         await client.enqueue(f"question {number}")
     phone = {"width": 390, "height": 844}

@@ -19,13 +19,13 @@ async def test_a_prompt_is_whole_before_the_end_and_its_beginning_is_kept_after_
     stored = await client.job_lists.prompt(job.id)
     assert stored is not None
     assert (stored.messages[0].text, stored.is_whole) == (text, True)
-    assert text.startswith((await client.job_lists.beginnings([job.id]))[job.id])
-    await working()
+    assert text.startswith((await client.job_lists.beginnings([job.id]))[job.id].prompt)
+    await working(results_keep_prompts=True)
     await job.result(10)
     stored = await client.job_lists.prompt(job.id)
     assert stored is not None
     assert (stored.messages[0].text, stored.is_whole) == (text[:KEPT_CHARS], False)
-    assert (await client.job_lists.beginnings([job.id]))[job.id] == text[:KEPT_CHARS]
+    assert (await client.job_lists.beginnings([job.id]))[job.id].prompt == text[:KEPT_CHARS]
 
 
 async def test_a_failed_job_has_its_whole_prompt(client: Client, working: Any) -> None:
@@ -44,7 +44,7 @@ async def test_of_a_cancelled_job_nothing_is_kept(client: Client) -> None:
     job = await client.enqueue("x")
     await job.cancel()
     assert await client.job_lists.prompt(job.id) is None
-    assert await client.job_lists.beginnings([job.id]) == {job.id: ""}
+    assert await client.job_lists.beginnings([job.id]) == {job.id: ("", "")}
 
 
 async def test_records_that_cannot_be_read_hide_no_others(client: Client, redis: Any) -> None:
@@ -54,7 +54,7 @@ async def test_records_that_cannot_be_read_hide_no_others(client: Client, redis:
     await redis.hset(JobKeys.parse(wrong.id).job, "a", "b")
     await redis.expire(JobKeys.parse(wrong.id).job, 60)
     found = await client.job_lists.beginnings([wrong.id, spoilt.id, good.id])
-    assert found == {wrong.id: "", spoilt.id: "", good.id: "x"}
+    assert found == {wrong.id: ("", ""), spoilt.id: ("", ""), good.id: ("x", "")}
     assert await client.job_lists.prompt(spoilt.id) is None
     with pytest.raises(JobNotFound):
         await client.job_lists.prompt("nonsense")

@@ -211,7 +211,7 @@ def make_settlement(
             burns_try=isinstance(outcome, TryAgain),
             job_ttl_s=settings.job_ttl_s,
         )
-    prompt = record.job.question[:KEPT_CHARS] if record and settings.board_prompts else ""
+    prompt = record.job.question[:KEPT_CHARS] if record and settings.results_keep_prompts else ""
     result = _make_result(outcome, claim, log, pieces, record, prompt, started_ms, now_ms)
     failed = isinstance(outcome, Failed)
     ttl_s = settings.failed_ttl_s if failed else settings.result_ttl_s

@@ -48,7 +48,7 @@ export class OpenJob {
   update(row, nowMs) {
     if (this.#unknown) return;
     const { chunks, first_chunk_ms } = this.#status;
-    if (ended(this.#status.state)) this.#status = { ...this.#status, prompt: row.prompt, why: row.why ?? this.#status.why };
+    if (ended(this.#status.state)) this.#status = { ...this.#status, prompt: row.prompt || row.answer, why: row.why ?? this.#status.why };
     else this.#status = { ...this.#status, why: undefined, ...row, chunks, first_chunk_ms };
     this.#show(nowMs);
   }

@@ -33,8 +33,9 @@ function update(row, job, nowMs, openId) {
   row.classList.toggle("open", isOpen);
   if (isOpen) link.setAttribute("aria-current", "true");
   else link.removeAttribute("aria-current");
-  write(link, job.prompt || short(job.job_id));
-  link.classList.toggle("unnamed", !job.prompt);
+  write(link, job.prompt || (job.answer ? `→ ${job.answer}` : short(job.job_id)));
+  link.classList.toggle("unnamed", !job.prompt && !job.answer);
+  link.classList.toggle("answered", !job.prompt && Boolean(job.answer));
   write(about, aboutOf(job));
   about.className = `about ${job.why ? toneOf(job) : ""}`;
   about.title = job.why?.message ?? "";
@@ -49,7 +50,7 @@ function update(row, job, nowMs, openId) {
 function aboutOf(job) {
   const line = job.line ? `line ${count(job.line)}` : "";
   if (job.why) return [line, job.why.message].filter(Boolean).join(" · ");
-  return [line, job.prompt ? short(job.job_id) : "", job.model ?? "default model"].filter(Boolean).join(" · ");
+  return [line, job.prompt || job.answer ? short(job.job_id) : "", job.model ?? "default model"].filter(Boolean).join(" · ");
 }
 
 const toneOf = ({ state }) => (state === "failed" ? "bad" : "warn");

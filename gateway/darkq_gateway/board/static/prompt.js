@@ -15,12 +15,12 @@ export async function showPrompt(container, jobId, signal) {
   const many = messages.length > 1;
   container.replaceChildren(...messages.map((message) => block(message, many)));
   if (!is_whole && messages.at(-1).text.length >= 1000) {
-    container.append(node("p", { class: "note" }, "Only the beginning of a prompt is kept after its job."));
+    container.append(node("p", { class: "note" }, "Only the beginning of the prompt is kept after the end of the job."));
   }
 }
 
 function absence(isHidden) {
-  return isHidden ? "This gateway shows no prompts (DARKQ_BOARD_PROMPTS)." : "The prompt is not stored any more.";
+  return isHidden ? "This gateway shows no prompts (DARKQ_GATEWAY_BOARD_PROMPTS)." : "The prompt was deleted when the job ended (DARKQ_RESULTS_KEEP_PROMPTS).";
 }
 
 function block({ role, text }, many) {
