@@ -36,7 +36,8 @@ from darkq_gateway.http.errors import handle_errors
 from darkq_gateway.http.host_check import HostCheck
 from darkq_gateway.http.sse_response import STREAMS, Streams
 from darkq_gateway.http.telemetry import TALLY, count_response, tracing_middlewares
-from darkq_gateway.native import job_events, jobs, openapi
+from darkq_gateway.native import batches as native_batches
+from darkq_gateway.native import job_events, jobs, openapi, tickets
 from darkq_gateway.openai import batches, chat, files, models, responses, unsupported
 from darkq_gateway.openai.file_limits import QUOTA, FileExpiry, FileQuota
 from darkq_gateway.openai.files import FILES
@@ -48,6 +49,8 @@ ROUTE_TABLES: tuple[Callable[[], list[web.RouteDef]], ...] = (
     metrics.routes,
     jobs.routes,
     job_events.routes,
+    native_batches.routes,
+    tickets.routes,
     openapi.routes,
     unsupported.routes,  # before `responses`, whose `{response_id}` would match `compact`
     chat.routes,

@@ -33,6 +33,7 @@ from darkq.jobs.handle import JobHandle
 from darkq.jobs.known_ids import list_batch_ids, list_job_ids
 from darkq.jobs.status import Status
 from darkq.jobs.tenant_jobs import list_latest
+from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
 from darkq.protocol.output import Output, add_output
@@ -85,6 +86,7 @@ class Client:
         self._live = Live(servers, patience_s=settings.redis_patience_s)
         self._orders = Enqueuer(self._redis, settings)
         self._conditions: tuple[float, Conditions] | None = None
+        self.tickets = Tickets(self._redis, settings)
 
     @cached_property
     def purge(self) -> Purge:
@@ -249,6 +251,7 @@ class Client:
         name: str | None = None,
         window: int = 2000,
         metadata: Mapping[str, str] | None = None,
+        lines: int | None = None,
     ) -> Batch:
         """Return the handle of a new batch, or of one by its id, without a call to Redis.
 
@@ -256,6 +259,7 @@ class Client:
         lines are unfinished in Redis at the same time. With a `seed`, 32 random hexadecimal digits,
         the id is derived from it, and an existing batch is entered. Raises `BatchNotFound` for a
         string that is no batch id, `InvalidJob` for an invalid `name`, `window` or `metadata`.
+        `lines` is how many there will be, if that is known; it is only shown.
         """
         if seed is not None:
             keys = BatchKeys(int(seed, 16) % self._settings.partitions, seed)
@@ -269,10 +273,12 @@ class Client:
             self._live,
             self._orders,
             self._settings,
+            self.tickets,
             new=batch_id is None,
             name=name,
             window=window,
             metadata=metadata,
+            lines=lines,
         )
 
     async def batches(self) -> AsyncGenerator[BatchStatus, None]:
@@ -390,6 +396,7 @@ class Client:
             self._redis,
             self._live,
             self._settings,
+            self.tickets,
             duplicate=duplicate,
         )
 

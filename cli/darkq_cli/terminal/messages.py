@@ -44,6 +44,26 @@ def leave_line() -> None:
         console().print()
 
 
+class DimText:
+    """Writes text to stderr piece by piece, dimmed. None means: only on a terminal."""
+
+    def __init__(self, *, shown: bool | None) -> None:
+        self._shown = console().is_terminal if shown is None else shown
+        self._open_line = False
+
+    def write(self, text: str) -> None:
+        """Write a piece, if it is to be shown."""
+        if self._shown and text:
+            console().out(replace_controls(text), style="dim", end="", highlight=False)
+            self._open_line = not text.endswith("\n")
+
+    def end_line(self) -> None:
+        """End the line if it is open."""
+        if self._open_line:
+            console().out()
+            self._open_line = False
+
+
 def write_json(fields: dict[str, Any]) -> None:
     """Write one JSON object to stderr."""
     import msgspec

@@ -32,6 +32,11 @@ class TextOutput:
             self._open_line = not text.endswith("\n")
             _write(messages.replace_controls(text) if self.is_terminal else text)
 
+    def write_call(self, name: str, arguments: str) -> None:
+        """Write a tool call on a line of its own."""
+        self.write("\n" if self._open_line else "")
+        self.write(f"{name}({arguments})\n")
+
     def end_line(self) -> None:
         """On a terminal, end the line if it is open."""
         if self.is_terminal and self._open_line:

@@ -17,11 +17,15 @@ from darkq.event import (
     AnyEvent,
     Cancelled,
     Chunk,
+    Completed,
     Cursor,
     Failed,
     Queued,
+    Reasoning,
+    Refusal,
     Retrying,
     Started,
+    ToolCall,
     encode,
 )
 from darkq.jobs.status import Reason, Why
@@ -29,6 +33,10 @@ from darkq.operate.waiting import describe_attempt
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
+_CUT = {
+    "length": "the answer reached its token limit, so it is not complete",
+    "content_filter": "the upstream's content filter removed the rest of the answer",
+}
 WAIT_CHECK_S = 3.0
 """After this time without an attempt, and again each time, a command asks why the job waits."""
 
@@ -36,8 +44,15 @@ WAIT_CHECK_S = 3.0
 class Reader:
     """Prints the events of one job. `cursor` is the id of the last event printed."""
 
-    def __init__(self, job: JobHandle, *, after: str | None = None, as_json: bool = False) -> None:
-        """Raises `Problem` when `after` is not a cursor."""
+    def __init__(
+        self,
+        job: JobHandle,
+        *,
+        after: str | None = None,
+        as_json: bool = False,
+        shows_reasoning: bool | None = None,
+    ) -> None:
+        """Raises `Problem` when `after` is not a cursor. None means: reasoning on a terminal."""
         self.cursor = after
         self.is_waiting = True
         self.chunks = 0
@@ -45,6 +60,8 @@ class Reader:
         self.job = job
         self._output = output.TextOutput()
         self._as_json = as_json
+        self._reasoning = messages.DimText(shown=shows_reasoning)
+        self._call: list[ToolCall] = []  # the pieces of the call that arrives
         self._has_text = after is not None and _parse_cursor(after).seq > 0
 
     def say_how_to_resume(self) -> None:
@@ -75,28 +92,58 @@ class Reader:
                 async for event in events:
                     self._handle(event)
         finally:
+            self._reasoning.end_line()
             self._output.end_line()
 
     def _handle(self, event: AnyEvent) -> None:
         self.is_waiting = isinstance(event, Queued | Retrying)
         if self._as_json:
             output.write_line(encode(event).decode())
-        elif isinstance(event, Started):
-            self._start_attempt(event)
-        elif isinstance(event, Chunk):
-            self._output.write(event.text)
-            self._has_text = True
-            self._count_chunk(event)
-        elif isinstance(event, Retrying):
-            self._output.end_line()
-            messages.say(_describe_retry(event), style="yellow")
+        else:
+            self._print(event)
         self.cursor = event.id
         if isinstance(event, Failed):
             raise JobFailed(self.job.id, event.code, event.message)
         if isinstance(event, Cancelled):
             raise JobCancelled(self.job.id)
 
+    def _print(self, event: AnyEvent) -> None:
+        if not isinstance(event, Reasoning):
+            self._reasoning.end_line()
+        if isinstance(event, ToolCall):
+            self._add_to_call(event)
+            return
+        if isinstance(event, Completed | Chunk | Reasoning | Refusal):
+            self._print_call()
+        if isinstance(event, Started):
+            self._start_attempt(event)
+        elif isinstance(event, Reasoning):
+            self._reasoning.write(event.text)
+        elif isinstance(event, Chunk | Refusal):
+            self._output.write(event.text)
+            self._count_piece(event)
+        elif isinstance(event, Retrying):
+            self._output.end_line()
+            messages.say(_describe_retry(event), style="yellow")
+        elif isinstance(event, Completed) and event.finish_reason in _CUT:
+            self._output.end_line()
+            messages.say(_CUT[event.finish_reason], style="yellow")
+
+    def _add_to_call(self, event: ToolCall) -> None:
+        """Keep a piece of a tool call; print the call before it."""
+        if self._call and self._call[0].index != event.index:
+            self._print_call()
+        self._call.append(event)
+        self._count_piece(event)
+
+    def _print_call(self) -> None:
+        if self._call:
+            arguments = "".join(piece.arguments for piece in self._call)
+            self._output.write_call(self._call[0].name or "…", arguments)
+            self._call = []
+
     def _start_attempt(self, event: Started) -> None:
+        self._call = []
         if not self._has_text:
             return
         if not self._output.is_terminal:
@@ -110,7 +157,8 @@ class Reader:
         self._has_text = False
         self.chunks = 0
 
-    def _count_chunk(self, event: Chunk) -> None:
+    def _count_piece(self, event: Chunk | Refusal | ToolCall) -> None:
+        self._has_text = True
         self.last_chunk_s = time.monotonic()
         if not self.chunks:
             self.first_chunk_s = self.last_chunk_s

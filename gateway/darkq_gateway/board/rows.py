@@ -50,13 +50,17 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch in the list; `total` is None while its input is open and its length unknown."""
+    """A batch in the list; `total` is None while its input is open.
+
+    `expected` is how many lines it was created for, if that was known.
+    """
 
     batch_id: str
     name: str | None
     state: str
     created_ms: int
     total: int | None
+    expected: int | None
     added: int
     completed: int
     failed: int
@@ -113,9 +117,10 @@ async def read_batches(client: Client, tenant: str | None) -> list[BatchRow]:
     return found
 
 
-def _make_batch(status: BatchStatus, total: int | None) -> BatchRow:
+def _make_batch(status: BatchStatus, lines: int | None) -> BatchRow:
+    """Return the row of a batch; a file has told the number of its `lines`."""
     row = msgspec.convert(status, BatchRow, from_attributes=True)
-    return row if row.total is not None else msgspec.structs.replace(row, total=total)
+    return msgspec.structs.replace(row, expected=row.expected or lines)
 
 
 async def _read_batches_without_tenant(client: Client) -> list[BatchStatus]:

@@ -11,7 +11,7 @@ export function showBatches({ batches, now_ms }) {
   list(byId("batches"), batches, (batch) => batch.batch_id, make, (item, batch) => {
     const [head, meter, note] = item.children;
     const ended = batch.completed + batch.failed + batch.cancelled;
-    const total = batch.total ?? null;
+    const total = batch.total ?? batch.expected;
     mark(head.lastElementChild, batch.failed && batch.state === "completed" ? "completed with failures" : batch.state);
     fill(meter, batch, total ?? 0);
     meter.setAttribute("aria-label", `Progress of batch ${nameOf(batch)}: ${count(ended)} of ${count(total ?? batch.added)}`);

@@ -1,8 +1,8 @@
 // The stream of snapshots, and what the page says while there is none.
 
-import { reason } from "./api.js";
+import { ask, reason } from "./api.js";
+import { follow } from "./darkq.js";
 import { byId, mark } from "./dom.js";
-import { follow } from "./sse.js";
 
 const connection = byId("connection");
 const PROBE_MS = 3000;
@@ -48,7 +48,7 @@ export class Overview {
       return false;
     };
     try {
-      await follow(`/board/overview?${this.#query()}`, { onEvent, onState, signal });
+      await follow(`/board/overview?${this.#query()}`, { onEvent, onState, signal, fetch: ask });
     } catch (error) {
       if (signal.aborted) return;
       mark(connection, "not live");
