@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from darkq import Settings
+from darkq_cli.stack.up import _say_low_space
+from darkq_cli.terminal import messages
 from darkq_cli.terminal.local_darkai import find_darkai
 from darkq_local.local_darkai import LocalDarkAI
 from support.command import Darkq, Running, processes_of
@@ -237,3 +241,17 @@ def test_a_child_that_cannot_start_is_told_with_its_words(alone: Darkq) -> None:
     assert "darkq: the local DarkAI ended unexpectedly, with exit code 1" in done.err
     assert "address already in use" in done.err
     assert not processes_of(alone.state)
+
+
+def test_little_free_space_is_said_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Red when it starts in silence on a disk that is nearly full."""
+    settings = Settings.model_validate({"state_dir": str(tmp_path)})
+    _say_low_space(settings)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))
+    messages.console.cache_clear()
+    _say_low_space(settings)
+    messages.console.cache_clear()
+    assert "only 3 MB are free" in capsys.readouterr().err
