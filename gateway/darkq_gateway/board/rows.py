@@ -118,7 +118,7 @@ async def read_batches(client: Client, tenant: str | None) -> list[BatchRow]:
 
 
 def _make_batch(status: BatchStatus, lines: int | None) -> BatchRow:
-    """Return the row of a batch; a file has told the number of its `lines`."""
+    """Return the row of a batch; `lines` is the number of lines of its file, if known."""
     row = msgspec.convert(status, BatchRow, from_attributes=True)
     return msgspec.structs.replace(row, expected=row.expected or lines)
 
