@@ -1,9 +1,9 @@
 """A tenant's latest jobs in the memory of a gateway, while a page of the tenant is open.
 
 Filters, search and paging work on it, so they cost Redis nothing. A refresh reads the ids of the
-list, the heads of jobs that are new, and of a bounded number of jobs that it has: first those that
-have not ended, then the others, since they expire and failed ones are run again. What was read the
-longest time ago is read next.
+list, the heads of jobs that are new or shown, and of a bounded number of the others: of those that
+have not ended, and of those that have, since they expire and failed ones are run again. What was
+read the longest time ago is read next.
 
 A list has a tenant's latest thousand jobs. If it is full, running jobs that are older are found by
 their leases. Jobs of other tenants among them are read once, and then skipped.
@@ -76,6 +76,7 @@ class JobIndex:
         self._ids: list[str] = []
         self._known: dict[str, _Known] = {}
         self._gone: set[str] = set()
+        self._shown: set[str] = set()
         self._refreshes = 0
 
     async def refresh(self) -> None:
@@ -99,12 +100,13 @@ class JobIndex:
         self._gone |= await self._client.job_lists.lines_among(new)
         return older
 
-    def _choose_again(self) -> list[str]:
-        """Return the known jobs to read again."""
+    def _choose_again(self) -> set[str]:
+        """Return the known jobs to read again: those that pages show, and some of the others."""
+        shown, self._shown = self._shown & self._known.keys(), set()
         by_age = sorted(self._known.items(), key=lambda item: item[1].read_at)
         unfinished = [job_id for job_id, known in by_age if known.row.unfinished]
         ended = [job_id for job_id, known in by_age if not known.row.unfinished]
-        return unfinished[:MAX_UNFINISHED_READ] + ended[:MAX_ENDED_READ]
+        return shown.union(unfinished[:MAX_UNFINISHED_READ], ended[:MAX_ENDED_READ])
 
     async def _read(self, job_ids: Sequence[str]) -> None:
         rows = await read_rows(
@@ -132,8 +134,10 @@ class JobIndex:
             and wanted in each.text
         ]
         start = query.start if query.start < len(matching) else 0
+        jobs = matching[start : start + limit]
+        self._shown.update(job.job_id for job in jobs)
         return Listing(
-            jobs=matching[start : start + limit],
+            jobs=jobs,
             start=start,
             matched=len(matching),
             total=len(known),

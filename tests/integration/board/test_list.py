@@ -169,15 +169,15 @@ async def test_a_refresh_reads_new_jobs_and_few_known_ones(
 ) -> None:
     """Red if each refresh reads all of a tenant's thousand jobs again."""
     await working(chunks=2)
-    jobs = await client.enqueue_many([f"question {n}" for n in range(60)])
+    jobs = await client.enqueue_many([f"question {n}" for n in range(100)])
     for job in jobs:
         await job.result(20)
     index = JobIndex(client, None, shows_prompts=True)
     await index.refresh()
-    assert index.select(ListQuery(), 40).counts == {"completed": 60}
+    assert index.select(ListQuery(), 40).counts == {"completed": 100}
     before = await heads_read(redis)
     await index.refresh()
-    assert await heads_read(redis) - before == 2 * MAX_ENDED_READ
+    assert await heads_read(redis) - before <= 2 * (40 + MAX_ENDED_READ)
 
 
 async def heads_read(redis: Redis) -> int:
