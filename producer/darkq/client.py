@@ -56,7 +56,7 @@ if TYPE_CHECKING:  # imported by the methods that use them, to keep `import dark
     from darkq.operate.workers import WorkerHandle, WorkerLeases
     from darkq.serving.api_keys import ApiKeys
     from darkq.serving.file_batches import FileBatches
-    from darkq.serving.request_dedup import Reattachments, RepeatedRequests
+    from darkq.serving.request_dedup import Chats, Reattachments, RepeatedRequests
 
 CONDITIONS_S = 1.0
 """How old the conditions may be with which `explain` explains a wait."""
@@ -123,6 +123,13 @@ class Client:
         from darkq.serving.request_dedup import RepeatedRequests
 
         return RepeatedRequests(self._redis, ttl_s=self._settings.job_ttl_s)
+
+    @cached_property
+    def chats(self) -> Chats:
+        """The latest jobs of the AI SDK's chats."""
+        from darkq.serving.request_dedup import Chats
+
+        return Chats(self._redis, ttl_s=self._settings.job_ttl_s)
 
     @cached_property
     def file_batches(self) -> FileBatches:

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 import msgspec
 
 from darkq import Client
-from darkq.jobs.job_lists import Beginning
-from darkq.jobs.tenant_jobs import MAX_LISTED
+from darkq.jobs.job_lists import MAX_LISTED, Beginning
 from darkq_gateway.board.rows import JobRow, make_row
 
 MAX_UNFINISHED_READ = 100

@@ -25,7 +25,7 @@ import msgspec
 from aiohttp import web
 
 from darkq import Client, Settings
-from darkq.jobs.status import Why
+from darkq.jobs.job_lists import Why
 from darkq.sse import frame
 from darkq_gateway.board.job_index import GROUPS, JobIndex, Listing, ListQuery, read_rows
 from darkq_gateway.board.list_query import read_query

@@ -8,8 +8,7 @@ from contextlib import aclosing, suppress
 import msgspec
 
 from darkq import BatchNotFound, BatchStatus, Client, Status
-from darkq.jobs.job_lists import Beginning
-from darkq.jobs.status import Why
+from darkq.jobs.job_lists import Beginning, Why
 from darkq.protocol.job import Priority
 from darkq_gateway.board.pace import Pace
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from darkq.errors import CorruptRecord
-from darkq.jobs.status import Status
+from darkq.jobs.status import Status, Why
 from darkq.jobs.tenant_jobs import MAX_LISTED, list_ids, read_valid
 from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
 from darkq.protocol.prompt import Message
@@ -28,6 +28,8 @@ from darkq.protocol.record import (
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.servers import read_clock_ms
 from darkq.settings.settings import Settings
+
+__all__ = ["MAX_LISTED", "Beginning", "JobLists", "KeptPrompt", "LinesPage", "Why"]
 
 _PAGE_JOBS = 20  # limits the heads that are in memory at the same time
 _MOST_PROMPT_BYTES = 1 << 20

@@ -295,6 +295,7 @@ def _make_result(
             metadata=record.job.metadata if record else {},
             tenant=record.job.tenant if record else None,
             prompt=prompt,
+            ignored=log.ignored,
         ),
     )
 
