@@ -27,7 +27,7 @@ from darkq import Client, Settings
 from darkq.serving.files import Files
 from darkq.telemetry.metrics import Tally
 from darkq_gateway.ai_sdk import chats
-from darkq_gateway.board import overview, page
+from darkq_gateway.board import overview, page, prompts
 from darkq_gateway.board.overview import OVERVIEWS, Overviews
 from darkq_gateway.http.auth import AUTH, Auth
 from darkq_gateway.http.bodies import handle_expect, refuse_encoded
@@ -62,6 +62,7 @@ ROUTE_TABLES: tuple[Callable[[], list[web.RouteDef]], ...] = (
     batches.routes,
     page.routes,
     overview.routes,
+    prompts.routes,
 )
 
 
@@ -94,7 +95,7 @@ def make_app(
     app[FILES] = files_store = Files(settings)
     app[QUOTA] = FileQuota(files_store, settings)
     app[WAITERS] = waiters = Waiters(app)
-    app[OVERVIEWS] = overviews = Overviews(client)
+    app[OVERVIEWS] = overviews = Overviews(client, settings)
     expiry = FileExpiry(client, files_store)
     app.cleanup_ctx.extend((auth.run, overviews.run, waiters.run, expiry.run))
     app.on_response_prepare.append(refuse_streaming_to_head)

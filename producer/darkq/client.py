@@ -45,6 +45,7 @@ from darkq.redis.servers import servers_of
 from darkq.settings.settings import Settings
 
 if TYPE_CHECKING:  # imported by the methods that use them, to keep `import darkq` fast
+    from darkq.jobs.job_lists import JobLists
     from darkq.operate.fleet import Fleet
     from darkq.operate.purge import Purge
     from darkq.operate.queue import QueueHandle
@@ -101,6 +102,13 @@ class Client:
         from darkq.serving.api_keys import ApiKeys
 
         return ApiKeys(self._redis)
+
+    @cached_property
+    def job_lists(self) -> JobLists:
+        """A tenant's jobs as a person sees them: states, and the beginning of prompts."""
+        from darkq.jobs.job_lists import JobLists
+
+        return JobLists(self._redis, self._settings)
 
     @cached_property
     def reattachments(self) -> Reattachments:

@@ -1,7 +1,7 @@
 """The gateway uses the library's public names, and what it shares with worker and command.
 
-Shared are OpenAI's wire, API keys, tickets, files, repeated requests and telemetry. It does not
-use what speaks to Redis.
+Shared are OpenAI's wire, API keys, tickets, files, repeated requests, lists of jobs and telemetry.
+It does not use what speaks to Redis.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ SHARED = {
     "darkq.sse",
     "darkq.operate.fleet",
     "darkq.batches.answers",
+    "darkq.jobs.job_lists",
     "darkq.jobs.tail",
     *(f"darkq.serving.{name}" for name in ("api_keys", "files", "file_batches", "request_dedup")),
     *(f"darkq.telemetry.{name}" for name in ("export", "logging", "metrics", "tracing")),
