@@ -158,6 +158,8 @@ def _request(fields: dict[str, Any], number: int, custom_id: str, common: ForAll
         if endpoint == RESPONSES:
             repeated = parse_repeated(body)
             job = msgspec.structs.replace(repeated, background=False).beside(job)
+            # The answer repeats the tools and the like. Without these no request is kept.
+            job = msgspec.structs.replace(job, keeps_request=repeated.repeats_parameters)
     except InvalidJob as error:
         field = f"body.{error.field}"
         raise InvalidLine(number, field, error.reason, custom_id=custom_id) from None

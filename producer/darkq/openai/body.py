@@ -117,9 +117,14 @@ def read_body(
         raise InvalidJob("messages", reason)
     model, metadata = left.pop("model", None), left.pop("metadata", {})
     options = take_options(left)
+    # The upstream refuses the first one that it does not support: name the cause, not its effect.
+    left = {name: left[name] for name in sorted(left, key=lambda name: name not in _CAUSES)}
     prompt: list[Any] = [_drop_fields(message) for message in given]
     field = "messages" if endpoint == CHAT else "input"
     return Asked(field, prompt, model, options, metadata, left)
+
+
+_CAUSES = ("tools", "functions", "logprobs")
 
 
 def take_options(fields: dict[str, Any]) -> dict[str, Any]:
