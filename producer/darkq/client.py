@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 
 from msgspec.structs import asdict
 from pydantic import SecretStr
+from redis.exceptions import NoPermissionError
 
 from darkq.batches.batch import Batch
 from darkq.batches.status import BatchStatus, list_batches
@@ -228,19 +229,22 @@ class Client:
     async def explain(self, statuses: Sequence[Status]) -> list[Status]:
         """Return the statuses with `why`: why each job waits, or why it has failed.
 
-        What keeps all jobs waiting, as a paused queue, is read at most once a second. Raises
-        `RedisUnavailable`.
+        What keeps all jobs waiting, as a paused queue, is read at most once a second. A Redis user
+        who may not read it gets the statuses as they are. Raises `RedisUnavailable`.
         """
         from darkq.operate.waiting import EXPLAINED, explain, read_conditions
 
         if not any(status.state in EXPLAINED for status in statuses):
             return list(statuses)
         async with speaking_darkq():
-            read_s, conditions = self._conditions or (0.0, None)
-            if conditions is None or time.monotonic() - read_s > CONDITIONS_S:
-                conditions = await read_conditions(self._redis, self._settings.partitions)
-                self._conditions = time.monotonic(), conditions
-            return await explain(self._redis, statuses, conditions)
+            try:
+                read_s, conditions = self._conditions or (0.0, None)
+                if conditions is None or time.monotonic() - read_s > CONDITIONS_S:
+                    conditions = await read_conditions(self._redis, self._settings.partitions)
+                    self._conditions = time.monotonic(), conditions
+                return await explain(self._redis, statuses, conditions)
+            except NoPermissionError:
+                return list(statuses)
 
     def batch(
         self,

@@ -49,9 +49,10 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeout_s: float | None = None
     tries: int | None = None
     metadata: dict[str, str] = {}
-    # Omitted if not given, so that idempotent requests of clients without it keep their seed.
+    # Omitted if not given: the seed of an idempotent request must not depend on our version.
     options: Options | msgspec.UnsetType | None = msgspec.UNSET
-    parameters: dict[str, Any] = {}
+    ignore_unsupported: bool | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
     def make_job(self, caller: Caller) -> Job:
         """Return the validated job. Raises `InvalidJob`, and `ApiError` if the key forbids it."""
@@ -64,7 +65,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             tries=self.tries,
             metadata=self.metadata,
             options=None if isinstance(self.options, msgspec.UnsetType) else self.options,
-            parameters=self.parameters,
+            ignore_unsupported=self.ignore_unsupported is True,
+            parameters=self.parameters or None,
             tenant=caller.tenant,
         )
         caller.check_prompt(job.prompt_bytes)

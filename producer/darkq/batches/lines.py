@@ -44,6 +44,7 @@ class ForAllLines(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     tries: int | None = None
     timeout_s: float | None = None
     options: Options | None = None
+    ignore_unsupported: bool = False
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,4 +182,5 @@ def _job(asked: Asked, common: ForAllLines) -> Job:
         priority=common.priority,
         tries=common.tries,
         timeout_s=common.timeout_s,
+        ignore_unsupported=common.ignore_unsupported,
     )

@@ -20,7 +20,7 @@ from support.openai_stories import ARGUMENTS, PIECES, STORIES
 from support.scripted_http import ScriptedServer, head
 
 MODEL = "m"
-CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+CHAT: Any = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 TOOLS = [{"type": "function", "name": "weather", "parameters": {"type": "object"}}]
 RESPONSE = {"model": MODEL, "input": "Hi", "tools": TOOLS, "background": True}
 
@@ -51,11 +51,8 @@ async def read_events(api: Api, path: str) -> list[dict[str, Any]]:
 
 
 async def read_chunks(sdk: AsyncOpenAI) -> list[dict[str, Any]]:
-    stream = await sdk.chat.completions.create(
-        **CHAT,  # type: ignore[arg-type]
-        stream=True,
-        stream_options={"include_usage": True},
-    )
+    options: Any = {"stream": True, "stream_options": {"include_usage": True}}
+    stream: Any = await sdk.chat.completions.create(**CHAT, **options)
     return [chunk.to_dict() async for chunk in stream]
 
 
@@ -193,7 +190,7 @@ async def test_usage_has_the_details_that_the_service_gave(
 ) -> None:
     """Red if cached tokens or those of reasoning are lost on one of both wires."""
     async with playing("deepseek: reasoning, then text"):
-        chat = await sdk.chat.completions.create(**CHAT)  # type: ignore[call-overload]
+        chat = await sdk.chat.completions.create(**CHAT)
         response = await sdk.responses.create(model=MODEL, input="Hi")
     assert chat.usage.prompt_tokens_details.cached_tokens == 16
     assert chat.usage.completion_tokens_details.reasoning_tokens == 5
