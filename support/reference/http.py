@@ -127,6 +127,8 @@ def _type(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{word}`" for word in schema["enum"])
     if "anyOf" in schema:
         return " or ".join(_type(kind) for kind in schema["anyOf"])
+    if "prefixItems" in schema:
+        return f"[{', '.join(_type(kind) for kind in schema['prefixItems'])}]"
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items') or {})}"
     kind = schema.get("type", "anything")
