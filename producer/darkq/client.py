@@ -12,6 +12,7 @@ import secrets
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
+    Callable,
     Iterable,
     Mapping,
 )
@@ -38,6 +39,7 @@ from darkq.redis.servers import servers_of
 from darkq.settings.settings import Settings
 
 if TYPE_CHECKING:  # imported by the methods that use them, to keep `import darkq` fast
+    from darkq.jobs.fanout import Fanouts
     from darkq.operate.fleet import Fleet
     from darkq.operate.purge import Purge
     from darkq.operate.queue import QueueHandle
@@ -109,6 +111,14 @@ class Client:
         from darkq.serving.file_batches import FileBatches
 
         return FileBatches(self._redis)
+
+    def make_fanouts(
+        self, *, ping_after_s: float, on_relayed: Callable[[float, int], None]
+    ) -> Fanouts:
+        """Return what delivers the events of jobs to many connections; for gateways."""
+        from darkq.jobs.fanout import Fanouts
+
+        return Fanouts(self._redis, self._live, ping_after_s=ping_after_s, on_relayed=on_relayed)
 
     async def enqueue(
         self,

@@ -9,17 +9,15 @@ the event: a request with it as `Last-Event-ID` continues with the next event.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import aclosing
-
-import msgspec
 from aiohttp import hdrs, web
 
-from darkq import AnyEvent, Cursor
-from darkq.sse import frame
+from darkq import Cursor
+from darkq.jobs.fanout import Fanouts
 from darkq_gateway.http.context import get_own_job
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.sse_response import STREAMS
+
+FANOUTS = web.AppKey("fanouts", Fanouts)
 
 
 def routes() -> list[web.RouteDef]:
@@ -29,13 +27,9 @@ def routes() -> list[web.RouteDef]:
 async def stream_events(request: web.Request) -> web.StreamResponse:
     """Stream a job's events up to the terminal one."""
     after = read_cursor(request)
-    job = await get_own_job(request)
-    async with (
-        request.app[STREAMS].open(request) as stream,
-        aclosing(job.handle.event_batches(after)) as batches,
-    ):
-        async for batch in batches:
-            await stream.send(encode_events(batch), batch.came_s)
+    job_id = (await get_own_job(request)).handle.id
+    async with request.app[STREAMS].open(request) as stream:
+        await request.app[FANOUTS].follow(job_id, after, stream)
     return stream.response
 
 
@@ -51,8 +45,3 @@ def read_cursor(request: web.Request) -> str | None:
     except (ValueError, UnicodeError):
         reason = "must be an event id: <attempt>-<seq>"
         raise ApiError(422, "invalid_cursor", reason, str(field)) from None
-
-
-def encode_events(events: Sequence[AnyEvent]) -> bytes:
-    """Return events as Server-Sent Events."""
-    return b"".join(frame(msgspec.json.encode(event), id=event.id) for event in events)

@@ -23,6 +23,7 @@ SHARED = {
     "darkq.sse",
     "darkq.operate.fleet",
     "darkq.batches.answers",
+    "darkq.jobs.fanout",
     "darkq.jobs.tail",
     *(f"darkq.serving.{name}" for name in ("api_keys", "files", "file_batches", "request_dedup")),
     *(f"darkq.telemetry.{name}" for name in ("export", "logging", "metrics", "tracing")),
