@@ -107,7 +107,9 @@ def _rows(name: str, ours: dict[str, list[_Found]], bare: dict[str, list[_Found]
 
 async def _watch(us: Darkq, process: Process, port: int, crowd: _Crowd) -> _Found:
     before, opening = rss_bytes(process.pid), CpuShare(process.pid)
-    with child(*module("sse_readers", port, crowd.readers, crowd.chunks), role=THE_REST) as reading:
+    with child(
+        *module("sse_readers", port, process.pid, crowd.readers, crowd.chunks), role=THE_REST
+    ) as reading:
         read_line(reading)
         with frozen(us.pid):
             prompt = paced(crowd.chunks, crowd.per_s)
@@ -117,9 +119,8 @@ async def _watch(us: Darkq, process: Process, port: int, crowd: _Crowd) -> _Foun
             await asyncio.to_thread(read_line, reading)
             grown = rss_bytes(process.pid) - before
             opening_us = opening.used_s() / crowd.readers * 1e6
-        delivering = CpuShare(process.pid)
-        p50, p99, size = json.loads(await asyncio.to_thread(read_line, reading))
-        delivery_us = delivering.used_s() / (crowd.readers * crowd.chunks) * 1e6
+        found = json.loads(await asyncio.to_thread(read_line, reading))
+        p50, p99, size, delivery_us = found
     return _Found(
         grown / crowd.readers / 1024, p50, p99, opening_us, delivery_us, size, before / 1e6
     )

@@ -129,6 +129,7 @@ class Fanouts:
                     if member.has_ended:
                         return
                     await reader.leave_live()
+                    fanout.count_overflow(member)
                     log = LogReader(self._redis, keys, START).at(*member.position)
         finally:
             fanout.readers -= 1
@@ -227,7 +228,10 @@ class Fanout:
     def remove(self, member: _Member) -> None:
         """Write no more to a reader that was live."""
         self._members.pop(member, None)
-        if not member.has_ended and member.number < self._end:
+
+    def count_overflow(self, member: _Member) -> None:
+        """Count a reader that was too slow, if it has missed events."""
+        if member.number < self._end:
             self._live.overflowed()
 
     async def catch_up(
