@@ -29,7 +29,7 @@ from benchmarks.systems import Darkq, darkq, frozen
 
 READERS = 5000
 PER_S = 0.4
-CHUNKS = 6
+CHUNKS = 10
 BRISK_PER_S = 10.0
 BRISK_CHUNKS = 100
 MIN_FILES = 16_000

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import re
 import sys
 from functools import partial
@@ -36,7 +37,7 @@ class _Window:
         self._without_chunk = readers
         self._chunks = 0
         self._cpu_s = 0.0
-        self.us_per_chunk = 0.0
+        self.us_per_chunk: float | None = None
 
     def first_chunk(self) -> None:
         """Count a reader that has had its first chunk."""
@@ -46,9 +47,10 @@ class _Window:
 
     def last_chunk(self) -> None:
         """End the window, with the first reader that has had its last chunk."""
-        if not self._without_chunk and not self.us_per_chunk:
-            used_s = cpu_s(self._pid) - self._cpu_s
-            self.us_per_chunk = used_s / max(1, len(self._ages) - self._chunks) * 1e6
+        if self.us_per_chunk is None:
+            used_s, chunks = cpu_s(self._pid) - self._cpu_s, len(self._ages) - self._chunks
+            is_open = not self._without_chunk
+            self.us_per_chunk = used_s / chunks * 1e6 if is_open and chunks else math.inf
 
 
 class _Reader(asyncio.Protocol):

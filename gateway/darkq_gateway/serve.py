@@ -44,9 +44,11 @@ _OMIT_EXCEPTION_TEXT = OmitExceptionText()
 
 
 @asynccontextmanager
-async def gateway(settings: Settings) -> AsyncIterator[str]:
+async def gateway(settings: Settings, *, shares_port: bool = False) -> AsyncIterator[str]:
     """Serve for the length of the block; yields the URL.
 
+    With `shares_port`, other processes may listen on the port, and the kernel spreads the
+    connections over them.
     Raises `ConfigurationError` if it must not or cannot listen, and `RedisUnavailable`.
     """
     Files(settings).check()
@@ -73,12 +75,17 @@ async def gateway(settings: Settings) -> AsyncIterator[str]:
         )
         await runner.setup()
         try:
-            yield await _listen(runner, settings)
+            yield await _listen(runner, settings, shares_port=shares_port)
         finally:
             await runner.cleanup()
 
 
-async def serve(settings: Settings, *, started: Callable[[str], None] | None = None) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    started: Callable[[str], None] | None = None,
+    shares_port: bool = False,
+) -> None:
     """Serve until SIGTERM, SIGINT or cancellation. `started` is called with the URL.
 
     Raises what `gateway` raises.
@@ -90,7 +97,7 @@ async def serve(settings: Settings, *, started: Callable[[str], None] | None = N
         for number in signals:
             loop.add_signal_handler(number, stop.set)
     try:
-        async with gateway(settings) as url:
+        async with gateway(settings, shares_port=shares_port) as url:
             logger.info("listening on %s", url)
             if started is not None:
                 started(url)
@@ -106,8 +113,9 @@ async def serve(settings: Settings, *, started: Callable[[str], None] | None = N
 class _Site(web.TCPSite):
     """Listens, and limits the number of connections."""
 
-    def __init__(self, runner: web.AppRunner, settings: Settings) -> None:
+    def __init__(self, runner: web.AppRunner, settings: Settings, *, shares_port: bool) -> None:
         super().__init__(runner, settings.gateway_host, settings.gateway_port, backlog=BACKLOG)
+        self._shares_port = shares_port
         self._settings = settings
 
     async def start(self) -> None:
@@ -129,7 +137,11 @@ class _Site(web.TCPSite):
             )
 
         self._server = await loop.create_server(
-            connect, self._host, self._port, backlog=self._backlog
+            connect,
+            self._host,
+            self._port,
+            backlog=self._backlog,
+            reuse_port=self._shares_port or None,
         )
 
 
@@ -138,10 +150,10 @@ class _RefusedConnection(asyncio.Protocol):
         cast(asyncio.Transport, transport).abort()  # uvloop's is not a subclass
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+async def _listen(runner: web.AppRunner, settings: Settings, *, shares_port: bool) -> str:
     host, port = settings.gateway_host, settings.gateway_port
     try:
-        await _Site(runner, settings).start()
+        await _Site(runner, settings, shares_port=shares_port).start()
     except OSError as error:
         reason = f"cannot listen on {host}, port {port}: {error.strerror}"
         raise ConfigurationError("DARKQ_GATEWAY_PORT", reason) from None
@@ -167,15 +179,20 @@ def _is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[0])).is_loopback for *_, address in found)
 
 
-def main(settings: Settings | None = None, *, started: Callable[[str], None] | None = None) -> None:
-    """Run a gateway in this process until SIGINT or SIGTERM.
+def main(
+    settings: Settings | None = None,
+    *,
+    started: Callable[[str], None] | None = None,
+    shares_port: bool = False,
+) -> None:
+    """Run a gateway in this process until SIGINT or SIGTERM. The options are those of `serve`.
 
     Raises `ConfigurationError`, `RedisUnavailable`.
     """
     settings = settings or Settings.load()
     configure_logging(settings.log_format, "INFO")
     with export_traces("darkq-gateway"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(settings, started=started))
+        runner.run(serve(settings, started=started, shares_port=shares_port))
 
 
 def _loop_factory() -> Any:

@@ -327,19 +327,6 @@ class TestAttempts:
         await late.end()
         assert late.ids == ids[ids.index("1-2") + 1 :]
 
-    async def test_another_run_of_the_attempt_is_an_error(
-        self, hand: Hand, redis: Redis, read: StartSocket
-    ) -> None:
-        """Red when a live reader forgets the `started` event of its attempt."""
-        claim = await in_mid_stream(hand)
-        socket = read(claim.keys)
-        await wait_until("it to be live", all_live(socket))
-        await redis.delete(claim.keys.events)
-        again = ev.Started(id="1-0", attempt=1, model="m", upstream="other", at_ms=99)
-        await hand.append(claim, again, *(chunk(1, n, "other") for n in range(1, 6)))
-        with pytest.raises(CursorGone):
-            await socket.end()
-
     async def test_a_finished_job_is_read_from_the_log(
         self, hand: Hand, redis: Redis, read: StartSocket
     ) -> None:
