@@ -58,8 +58,9 @@ from darkq.event import (
 from darkq.jobs.failed import FailedJob
 from darkq.jobs.handle import JobHandle
 from darkq.jobs.status import Status
-from darkq.protocol.job import Job, Message
+from darkq.protocol.job import Job
 from darkq.protocol.options import Options
+from darkq.protocol.prompt import Message
 from darkq.protocol.record import Result
 from darkq.settings.settings import Settings
 

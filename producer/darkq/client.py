@@ -31,8 +31,10 @@ from darkq.jobs.failed import FailedJob, list_failed
 from darkq.jobs.handle import JobHandle
 from darkq.jobs.status import Status
 from darkq.jobs.tenant_jobs import list_latest
-from darkq.protocol.job import Job, JobArguments, Priority, Prompt
+from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
+from darkq.protocol.output import Output, add_output
+from darkq.protocol.prompt import Prompt
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
 from darkq.redis.servers import servers_of
@@ -125,21 +127,29 @@ class Client:
         prompt: Prompt,
         *,
         idempotency_key: str | None = None,
+        output: Output | None = None,
         **arguments: Unpack[JobArguments],
     ) -> JobHandle:
         """Store a job and return its handle. Once this returns, the job will be run.
 
-        A prompt is a string or a list of messages. With an idempotency key, a second call with the
-        same content returns the first job, until the key expires (`DARKQ_JOB_TTL_S`); tenants do
-        not share keys. The other arguments are those of `Job.create`. A job fails if its upstream
-        does not support one of its options. Concurrent calls share round trips. If the call is
-        cancelled, the job may or may not be stored.
+        A prompt is a string or a list of messages. With an `output`, a Pydantic model, a type that
+        msgspec can read or a JSON schema, the answer is JSON of that form, and `Result.parsed` is
+        its value.
+
+        With an idempotency key, a second call with the same content returns the first job, until
+        the key expires (`DARKQ_JOB_TTL_S`); tenants do not share keys. The other arguments are
+        those of `Job.create`. A job fails if its upstream does not support one of its options or
+        parameters. Concurrent calls share round trips. If the call is cancelled, the job may or may
+        not be stored.
 
         Raises `InvalidJob` before anything is stored, `IdempotencyConflict` for a key used with
         different content, `QueueFull`, `QueueClosed`, `RedisUnavailable`.
         """
+        if output is not None:
+            arguments["parameters"] = add_output(arguments.get("parameters"), output)
         job = Job.create(prompt, **arguments)
-        return await self.enqueue_job(job, idempotency_key=idempotency_key)
+        handle = await self.enqueue_job(job, idempotency_key=idempotency_key)
+        return handle.with_output(output)
 
     async def enqueue_job(self, job: Job, *, idempotency_key: str | None = None) -> JobHandle:
         """Store a job of `Job.create`; otherwise the same as `enqueue`."""
@@ -162,12 +172,13 @@ class Client:
         checked = [_check_item(number, item) for number, item in enumerate(await _collect(jobs))]
         return [self._handle(keys) for keys in await self._orders.put_many(checked, seed)]
 
-    def job(self, job_id: str) -> JobHandle:
+    def job(self, job_id: str, *, output: Output | None = None) -> JobHandle:
         """Return the handle of a job by its id, without a call to Redis.
 
-        Raises `JobNotFound` for a string that is no job id.
+        `output` is the type of `Result.parsed`, as in `enqueue`. Raises `JobNotFound` for a string
+        that is no job id.
         """
-        return self._handle(JobKeys.parse(job_id))
+        return self._handle(JobKeys.parse(job_id)).with_output(output)
 
     async def failed(self, limit: int | None = None) -> AsyncGenerator[FailedJob, None]:
         """Yield the failed jobs, the latest first within a partition.

@@ -1,10 +1,12 @@
 """The events of a job, as frozen data.
 
 The id of an event, `<attempt>-<seq>`, is its position in the job's event log, a `Cursor`. Attempt
-0 is the queue. Attempt a begins with `started`, `a-0`; then come its chunks, `a-1 …`, and one
+0 is the queue. Attempt a begins with `started`, `a-0`; then come its pieces, `a-1 …`, and one
 `retrying` or terminal event. The log and the channel have the same JSON bytes:
 
     {"type":"chunk","id":"1-4","text":"…"}
+
+A piece is a part of what the model says: text, reasoning, a tool call or a refusal.
 
 A `started` with a higher attempt invalidates all earlier text.
 """
@@ -12,7 +14,7 @@ A `started` with a higher attempt invalidates all earlier text.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -77,17 +79,59 @@ class Started(_Base, frozen=True, kw_only=True, tag="started"):
 
 
 class Chunk(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="chunk"):
-    """A piece of the answer: `merged` chunks of the upstream in one event.
+    """A piece of the answer's text: `merged` chunks of the upstream in one event.
 
-    Only the first chunk of an attempt has the time of its arrival: `at_ms`, epoch milliseconds.
+    Only the first piece of an attempt has the time of its arrival: `at_ms`, epoch milliseconds.
+    `logprobs` and `annotations` are those of this piece, as the upstream sent them.
     """
+
+    text: str
+    merged: int = 1
+    at_ms: int = 0
+    logprobs: dict[str, Any] | None = None
+    annotations: list[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"Chunk(id={self.id!r}, chars={len(self.text)}, merged={self.merged})"
+
+
+class Reasoning(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="reasoning"):
+    """A piece of the model's reasoning, which is not part of the answer's text."""
 
     text: str
     merged: int = 1
     at_ms: int = 0
 
     def __repr__(self) -> str:
-        return f"Chunk(id={self.id!r}, chars={len(self.text)}, merged={self.merged})"
+        return f"Reasoning(id={self.id!r}, chars={len(self.text)}, merged={self.merged})"
+
+
+class ToolCall(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="tool_call"):
+    """A piece of a call of a tool: `arguments` is a part of a JSON text.
+
+    The pieces of a call have the same `index`, from 0. Only the first one has `call_id` and `name`.
+    """
+
+    index: int
+    arguments: str = ""
+    call_id: str = ""
+    name: str = ""
+    merged: int = 1
+    at_ms: int = 0
+
+    def __repr__(self) -> str:
+        return f"ToolCall(id={self.id!r}, index={self.index}, chars={len(self.arguments)})"
+
+
+class Refusal(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="refusal"):
+    """A piece of the model's refusal to answer, which it sends instead of text."""
+
+    text: str
+    merged: int = 1
+    at_ms: int = 0
+
+    def __repr__(self) -> str:
+        return f"Refusal(id={self.id!r}, chars={len(self.text)}, merged={self.merged})"
 
 
 class Retrying(_Base, frozen=True, kw_only=True, tag="retrying"):
@@ -104,10 +148,16 @@ class Retrying(_Base, frozen=True, kw_only=True, tag="retrying"):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Token counts, if the upstream reports them."""
+    """Token counts, if the upstream reports them.
+
+    The details are parts of these counts with the upstream's names, such as `cached_tokens` and
+    `reasoning_tokens`.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompt_tokens_details: dict[str, int] | None = None
+    completion_tokens_details: dict[str, int] | None = None
 
 
 class Completed(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="completed"):
@@ -144,10 +194,12 @@ class Unknown(msgspec.Struct, frozen=True, kw_only=True):
         return Cursor.parse(self.id)
 
 
-Event: TypeAlias = Queued | Started | Chunk | Retrying | Completed | Failed | Cancelled
+Piece: TypeAlias = Chunk | Reasoning | ToolCall | Refusal
 Terminal: TypeAlias = Completed | Failed | Cancelled
+Event: TypeAlias = Queued | Started | Piece | Retrying | Terminal
 AnyEvent: TypeAlias = Event | Unknown
 
+PIECES = (Chunk, Reasoning, ToolCall, Refusal)
 TERMINAL = (Completed, Failed, Cancelled)
 
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
@@ -175,5 +227,8 @@ def decode(data: bytes) -> AnyEvent:
 
 
 _KNOWN_TYPES = frozenset(
-    ("queued", "started", "chunk", "retrying", "completed", "failed", "cancelled")
+    (
+        *("queued", "started", "retrying", "completed", "failed", "cancelled"),
+        *("chunk", "reasoning", "tool_call", "refusal"),
+    )
 )

@@ -32,7 +32,7 @@ from darkq.batches.lines import ForAllLines
 from darkq.batches.results import Finished, LineEnded
 from darkq.batches.status import BatchStatus
 from darkq.batches.tail import LineEvent
-from darkq.event import AnyEvent
+from darkq.event import AnyEvent, Piece
 from darkq.jobs.failed import FailedJob
 from darkq.jobs.handle import JobHandle as AsyncJobHandle
 from darkq.jobs.status import Status
@@ -41,7 +41,9 @@ from darkq.operate.purge import Purged
 from darkq.operate.queue import Backlog
 from darkq.operate.queue_state import QueueStatus
 from darkq.operate.upstreams import UpstreamStatus
-from darkq.protocol.job import Job, JobArguments, Priority, Prompt
+from darkq.protocol.job import Job, JobArguments, Priority
+from darkq.protocol.output import Output
+from darkq.protocol.prompt import Prompt
 from darkq.protocol.record import Result
 from darkq.settings.settings import Settings
 
@@ -67,23 +69,26 @@ class Client:
         prompt: Prompt,
         *,
         idempotency_key: str | None = None,
+        output: Output | None = None,
         **arguments: Unpack[JobArguments],
     ) -> JobHandle:
         """Store a job and return its handle; see `darkq.Client.enqueue`."""
         portal = self._open()
         job = portal.call(
-            portal.client.enqueue(prompt, idempotency_key=idempotency_key, **arguments)
+            portal.client.enqueue(
+                prompt, idempotency_key=idempotency_key, output=output, **arguments
+            )
         )
-        return JobHandle(self, job.id, duplicate=job.duplicate)
+        return JobHandle(self, job.id, duplicate=job.duplicate, output=output)
 
     def enqueue_many(self, jobs: Iterable[Prompt | Job]) -> list[JobHandle]:
         """Store many jobs; see `darkq.Client.enqueue_many`."""
         portal = self._open()
         return [JobHandle(self, job.id) for job in portal.call(portal.client.enqueue_many(jobs))]
 
-    def job(self, job_id: str) -> JobHandle:
+    def job(self, job_id: str, *, output: Output | None = None) -> JobHandle:
         """Return the handle of a job by its id; see `darkq.Client.job`."""
-        return JobHandle(self, self._open().client.job(job_id).id)
+        return JobHandle(self, self._open().client.job(job_id).id, output=output)
 
     def failed(self, limit: int | None = None) -> Iterator[FailedJob]:
         """Yield the failed jobs; see `darkq.Client.failed`."""
@@ -154,8 +159,16 @@ class Client:
 class JobHandle:
     """`darkq.JobHandle`, blocking. The methods take and raise the same."""
 
-    def __init__(self, client: Client, job_id: str, *, duplicate: bool = False) -> None:
+    def __init__(
+        self,
+        client: Client,
+        job_id: str,
+        *,
+        duplicate: bool = False,
+        output: Output | None = None,
+    ) -> None:
         self._client = client
+        self._output = output
         self.id = job_id
         self.duplicate = duplicate
 
@@ -168,6 +181,11 @@ class JobHandle:
         """Yield the text as it arrives; see `darkq.JobHandle.text`."""
         portal, job = self._reach()
         return portal.iterate(job.text(after))
+
+    def parts(self, after: str | None = None) -> Iterator[Piece]:
+        """Yield the pieces of the answer as they arrive; see `darkq.JobHandle.parts`."""
+        portal, job = self._reach()
+        return portal.iterate(job.parts(after))
 
     def result(self, timeout_s: float | None = None) -> Result:
         """Wait for the answer; see `darkq.JobHandle.result`."""
@@ -191,7 +209,7 @@ class JobHandle:
 
     def _reach(self) -> tuple[_Portal, AsyncJobHandle]:
         portal = self._client._open()
-        return portal, portal.client.job(self.id)
+        return portal, portal.client.job(self.id, output=self._output)
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r})"

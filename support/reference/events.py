@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 
@@ -32,10 +32,17 @@ def _types() -> Iterator[str]:
 
 def _fields(struct: Any) -> Iterator[list[str]]:
     for field in msgspec.structs.fields(struct):
-        kind = getattr(field.type, "__name__", str(field.type)).split(" | ")[0]
-        words = {"str": "string", "int": "whole number", "float": "number"}
         default = field.default
         may_miss = "" if default is msgspec.NODEFAULT else f"left out when `{default}`"
+        may_miss = "left out when empty" if default == "" else may_miss
         optional = "left out when there is none" if default is None else may_miss
-        name = kind.rsplit(".", 1)[-1]
-        yield [f"`{field.encode_name}`", words.get(name, f"`{name.lower()}`, below"), optional]
+        yield [f"`{field.encode_name}`", _describe(field.type), optional]
+
+
+def _describe(kind: Any) -> str:
+    """Return what a field is in JSON."""
+    if (args := get_args(kind)) and type(None) in args:
+        (kind,) = (each for each in args if each is not type(None))
+    kind = get_origin(kind) or kind
+    words = {str: "string", int: "whole number", float: "number", dict: "object", list: "list"}
+    return words.get(kind, f"`{kind.__name__.lower()}`, below")

@@ -284,3 +284,13 @@ async def test_scripts_come_back_by_themselves_after_a_flush(redis: Redis, hand:
     await redis.script_flush()
     assert len(await hand.claim()) == 1
     assert await redis.script_exists(scripts.ALL["claim"].sha()) == [True]
+
+
+async def test_a_reply_is_bounded_in_bytes_and_the_rest_is_due(redis: Redis, hand: Hand) -> None:
+    """Red without MAX_REPLY_BYTES in claim.lua: images make records of many megabytes."""
+    for _ in range(6):
+        await put(redis, JobKeys.new(0), record=b"x" * 1_500_000)
+    claims, due_s = await hand.leases.claim(0, slots=6, bulk_slots=6)
+    assert (len(claims), due_s) == (3, 0)
+    claims, due_s = await hand.leases.claim(0, slots=6, bulk_slots=6)
+    assert len(claims) == 3

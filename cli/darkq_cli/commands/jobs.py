@@ -98,7 +98,7 @@ def enqueue(
 
 def read_prompt(argument: str) -> str:
     """Return the prompt. The argument `-` means all of standard input."""
-    from darkq.protocol.job import MAX_PROMPT_BYTES
+    from darkq.protocol.prompt import MAX_PROMPT_BYTES
 
     if argument != "-":
         return argument

@@ -20,7 +20,8 @@ from aiohttp import web
 from darkq import InvalidJob, Job, JobCancelled, JobFailed, JobHandle, JobNotFound, ResultTimeout
 from darkq.openai.body import RESPONSES
 from darkq.openai.response import Repeated, item_id, parse_repeated, read_repeated
-from darkq.protocol.job import MAX_PROMPT_BYTES, check_metadata
+from darkq.protocol.job import check_metadata
+from darkq.protocol.prompt import MAX_PROMPT_BYTES
 from darkq.sse import frame
 from darkq_gateway.http.bodies import read_json_bytes, respond_json
 from darkq_gateway.http.context import Caller, get_caller, get_own_job

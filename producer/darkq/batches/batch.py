@@ -36,8 +36,9 @@ from darkq.batches.tail import SILENCE_S, BatchCursor, BatchTail, LineEvent
 from darkq.errors import BatchClosed, CursorGone
 from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.mailbox import Mailbox
-from darkq.protocol.job import Job, Prompt
+from darkq.protocol.job import Job
 from darkq.protocol.keys import BatchKeys
+from darkq.protocol.prompt import Prompt
 from darkq.redis.durability import replicated
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live

@@ -22,9 +22,10 @@ from darkq.batches.lines import MAX_CUSTOM_ID_CHARS, ForAllLines, Line
 from darkq.batches.status import BatchStatus
 from darkq.errors import BatchClosed, BatchFull, BatchNotFound, InvalidJob, InvalidLine
 from darkq.jobs.enqueue import Enqueuer
-from darkq.protocol.job import Job, Prompt
+from darkq.protocol.job import Job
 from darkq.protocol.keys import BatchKeys
 from darkq.protocol.plain import to_plain
+from darkq.protocol.prompt import Prompt
 from darkq.redis.durability import replicated
 from darkq.redis.group_commit import MAX_BYTES_PER_CALL
 from darkq.redis.pool import speaking_darkq

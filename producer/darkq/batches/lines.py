@@ -21,8 +21,8 @@ from darkq.openai.body import CHAT, RESPONSES, Asked, Endpoint, read_body, refus
 from darkq.openai.response import parse_repeated
 from darkq.protocol.job import Job, Priority
 
-MAX_LINE_BYTES = 8 << 20
-"""A prompt of the maximum length fits, even with each character escaped."""
+MAX_LINE_BYTES = 12 << 20
+"""A prompt of the default limit fits, with images as data URLs."""
 MAX_CUSTOM_ID_CHARS = 512
 _BREAKS_OFF = "JSON is incomplete: each line must hold one whole object (jq -c . FILE)"
 _ARRAY = "is a JSON array, or begins one: each line must hold one object (jq -c '.[]' FILE)"

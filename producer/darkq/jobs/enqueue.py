@@ -87,6 +87,7 @@ class Enqueuer:
         Raises `InvalidJob` for an invalid key, `IdempotencyConflict`, `QueueFull`, `QueueClosed`,
         `RedisFull`, `RedisUnavailable`.
         """
+        self._check_size(job)
         with enqueue_span(job.priority) as span:
             new = self._encode(job, idempotency_key, span.carried)
             outcome, keys = await self._waiting[new.keys.partition].submit(new)
@@ -105,6 +106,8 @@ class Enqueuer:
         `QueueFull`, `QueueClosed` and `RedisFull`, which have the ids of the stored jobs, and
         `RedisUnavailable`.
         """
+        for number, job in enumerate(jobs):
+            self._check_size(job, f"jobs[{number}].")
         with enqueue_span(count=len(jobs)) as span:
             return await self._put_many(jobs, span.carried, seed)
 
@@ -137,6 +140,8 @@ class Enqueuer:
         If there is no room for a line, the lines after it are not sent and get the same outcome.
         Raises `RedisUnavailable`.
         """
+        for _, job in lines:
+            self._check_size(job)
         with enqueue_span(count=len(lines)) as span:
             encoded = (_EncodedJob.encode(batch.job(n), job, span.carried) for n, job in lines)
             outcomes: list[EnqueueOutcome] = []
@@ -154,6 +159,12 @@ class Enqueuer:
         """Send the waiting jobs."""
         for waiting in self._waiting:
             await waiting.aclose()
+
+    def _check_size(self, job: Job, prefix: str = "") -> None:
+        limit = self._settings.max_prompt_bytes
+        if (size := job.prompt_bytes) > limit:
+            reason = f"has {size:,} bytes; DARKQ_MAX_PROMPT_BYTES allows {limit:,}"
+            raise InvalidJob(f"{prefix}prompt", reason)
 
     def _encode(self, job: Job, idempotency_key: str | None, context: TraceContext) -> _EncodedJob:
         if idempotency_key is None:
@@ -221,6 +232,9 @@ def _compute_digest(job: Job) -> str:
     All versions of darkq must use the same order, or every stored key would be a conflict.
     """
     prompt = msgspec.json.encode(job.prompt, order="deterministic")
+    if job.parameters:
+        prompt += msgspec.json.encode(job.parameters, order="deterministic")
+        job = msgspec.structs.replace(job, parameters={})
     others = msgspec.json.encode(msgspec.structs.replace(job, prompt=""), order="deterministic")
     others = others.removeprefix(b"{").removesuffix(b'"prompt":""}')  # ends with a comma
     return hashlib.sha256(b'{"prompt":' + prompt + (b"," + others)[:-1] + b"}").hexdigest()

@@ -16,13 +16,24 @@ from darkq.errors import (
     JobUnfinished,
     ResultTimeout,
 )
-from darkq.event import START, AnyEvent, Cancelled, Chunk, Cursor, Failed, Started
+from darkq.event import (
+    PIECES,
+    START,
+    AnyEvent,
+    Cancelled,
+    Chunk,
+    Cursor,
+    Failed,
+    Piece,
+    Started,
+)
 from darkq.jobs import cancel as cancellation
 from darkq.jobs import failed as failures
 from darkq.jobs.status import Status, read_status
 from darkq.jobs.tail import EventBatch, find_latest_attempt, read_history, read_last_cursor, tail
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
+from darkq.protocol.output import Output
 from darkq.protocol.record import Result, build_result, read_result
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
@@ -50,6 +61,12 @@ class JobHandle:
         self._live = live
         self._settings = settings
         self.duplicate = duplicate
+        self._output: Output | None = None
+
+    def with_output(self, output: Output | None) -> JobHandle:
+        """Set the type of `Result.parsed`, and return this handle."""
+        self._output = output
+        return self
 
     @property
     def id(self) -> str:
@@ -100,15 +117,25 @@ class JobHandle:
         Ends when the answer is complete. Raises `JobFailed`, `JobCancelled`, and the errors of
         `events`.
         """
+        async with aclosing(self.parts(after)) as parts:
+            async for part in parts:
+                if isinstance(part, Chunk) and part.text:
+                    yield part.text
+
+    async def parts(self, after: str | None = None) -> AsyncGenerator[Piece, None]:
+        """Yield the pieces of the answer: `Chunk`, `Reasoning`, `ToolCall` and `Refusal`.
+
+        Otherwise the same as `text`, and with the same errors.
+        """
         cursor = Cursor.parse(after or await self.latest_attempt())
-        # A caller with a cursor inside an attempt has had the text before it.
+        # A caller with a cursor inside an attempt has had the pieces before it.
         given = bool(after) and cursor.attempt > 0 and cursor.seq > 0
         async with aclosing(self.event_batches(str(cursor))) as batches:
             async for batch in batches:
                 for event in batch:
-                    if isinstance(event, Chunk):
+                    if isinstance(event, PIECES):
                         given = True
-                        yield event.text
+                        yield event
                     elif isinstance(event, Started) and given:
                         raise AttemptSuperseded(event.attempt, event.id)
                     elif isinstance(event, Failed):
@@ -193,7 +220,9 @@ class JobHandle:
     async def _read_stored(self) -> Result | None:
         async with speaking_darkq():
             record = await self._redis.get(self._keys.result)
-        return build_result(read_result(record, self._keys)) if record is not None else None
+        if record is None:
+            return None
+        return build_result(read_result(record, self._keys)).with_output(self._output)
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r})"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from redis.asyncio import Redis
@@ -24,12 +25,12 @@ from redis.exceptions import RedisError
 
 from darkq import event as ev
 from darkq.errors import CursorGone, JobNotFound
-from darkq.event import START, TERMINAL, AnyEvent, Cursor
+from darkq.event import PIECES, START, TERMINAL, AnyEvent, Cursor
 from darkq.jobs.mailbox import Mailbox
 from darkq.jobs.status import read_status
 from darkq.jobs.tail_span import TailSpan
 from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
-from darkq.protocol.record import Failure, ResultRecord, read_result
+from darkq.protocol.record import BeyondText, Failure, ResultRecord, read_result
 from darkq.redis.connections import is_away
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
@@ -167,7 +168,7 @@ class LogReader:
         for event in events:
             if isinstance(event, ev.Started):
                 self.started = event
-            elif isinstance(event, ev.Chunk):  # most events: skip the slow parsing of the cursor
+            elif isinstance(event, PIECES):  # most events: skip the slow parsing of the cursor
                 continue
             elif event.cursor.seq == 0:  # a new attempt number without `started`, as after a retry
                 self.started = None
@@ -232,7 +233,7 @@ async def find_latest_attempt(redis: Redis, keys: JobKeys) -> Cursor:
     if not last:
         return START
     event = ev.decode(last[0][1][b"e"])
-    if isinstance(event, ev.Started | ev.Chunk):
+    if isinstance(event, (ev.Started, *PIECES)):
         status = await read_status(redis, keys)
         if status.state in ("queued", "deferred"):
             return event.cursor
@@ -340,12 +341,36 @@ async def _read_result_and_queue(redis: Redis, keys: JobKeys) -> tuple[bytes | N
 
 
 def _result_to_events(result: ResultRecord) -> list[AnyEvent]:
-    """Return the events of a job whose log has expired: the text as one chunk, then the end."""
-    at = Cursor(result.t, 0)
-    if isinstance(result.r, str):
-        chunk = ev.Chunk(id=str(Cursor(at.attempt, 1)), text=result.r, merged=result.d.chunks)
-        return [chunk, build_terminal_event(result, Cursor(at.attempt, 2))]
-    return [build_terminal_event(result, at)]
+    """Return the events of a job whose log has expired: one event of each kind, then the end."""
+    if not isinstance(result.r, str):
+        return [build_terminal_event(result, Cursor(result.t, 0))]
+    ids = (str(Cursor(result.t, seq)) for seq in count(1))
+    beyond = result.b or BeyondText()
+    events: list[AnyEvent] = []
+    if beyond.reasoning:
+        events.append(ev.Reasoning(id=next(ids), text=beyond.reasoning))
+    if result.r or not result.b:
+        chunk = ev.Chunk(
+            id=next(ids),
+            text=result.r,
+            merged=result.d.chunks,
+            logprobs=beyond.logprobs,
+            annotations=beyond.annotations,
+        )
+        events.append(chunk)
+    if beyond.refusal:
+        events.append(ev.Refusal(id=next(ids), text=beyond.refusal))
+    for index, call in enumerate(beyond.tool_calls):
+        events.append(
+            ev.ToolCall(
+                id=next(ids),
+                index=index,
+                arguments=call.arguments,
+                call_id=call.id,
+                name=call.name,
+            )
+        )
+    return [*events, build_terminal_event(result, Cursor.parse(next(ids)))]
 
 
 def build_terminal_event(result: ResultRecord, at: Cursor) -> ev.Terminal:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 from redis.exceptions import RedisError
 
-from darkq.event import TERMINAL, AnyEvent, Chunk, Cursor, Started
+from darkq.event import PIECES, TERMINAL, AnyEvent, Cursor, Started
 from darkq.protocol.keys import JobKeys
 from darkq.telemetry.tracing import (
     NO_CONTEXT,
@@ -85,7 +85,7 @@ class TailSpan:
             self._note(begun)
         self._events += len(events)
         for event in events:
-            if isinstance(event, Chunk):
+            if isinstance(event, PIECES):
                 self._first_text_ns = self._first_text_ns or time.time_ns()
             else:
                 self._note(event)

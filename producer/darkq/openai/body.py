@@ -1,31 +1,29 @@
 """Parsing of OpenAI request bodies into the arguments of a job. No I/O.
 
-Each parameter is supported, or has no effect on the answer, or is rejected by name, so that no
-request is answered differently than it was asked. Errors contain the name of the parameter, and
-never its value.
+What darkq acts upon is checked here, and so is what it could not keep: that is refused by name. All
+other parameters are kept as they came, and the upstream judges them. Errors contain the name of the
+parameter, and never its value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from darkq.errors import InvalidJob
-from darkq.protocol.job import Job, Prompt, Role
+from darkq.openai.response_body import MAX_OUTPUT_TOKENS, NAMES_OF_RESPONSES, to_chat
+from darkq.protocol.job import Job
 from darkq.protocol.options import OPTIONS
+from darkq.protocol.prompt import Prompt
 from darkq.protocol.validation import UNKNOWN, show_name
 
 Endpoint: TypeAlias = Literal["/v1/chat/completions", "/v1/responses"]
 CHAT: Endpoint = "/v1/chat/completions"
 RESPONSES: Endpoint = "/v1/responses"
 
-IRRELEVANT = frozenset(
-    (
-        *("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store"),
-        *("service_tier", "stream_options", "parallel_tool_calls", "background"),
-    )
-)
-"""Parameters without any effect on the answer."""
+IRRELEVANT = frozenset(("store", "stream_options", "background"))
+"""Parameters for darkq, or without any effect on the answer of a chat."""
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "n": (1,),
@@ -34,8 +32,6 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "top_logprobs": (0,),
     "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none", "auto"),
-    "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "response_format": ({"type": "text"},),
     "text": ({}, {"format": {"type": "text"}}),
@@ -51,24 +47,20 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 }
 """Values of parameters that request the default behaviour."""
 
-OF_ANSWERS = frozenset(
-    (
-        *("name", "id", "annotations", "reasoning", "reasoning_content", "reasoning_details"),
-        *("thinking_blocks", "provider_specific_fields"),
-    )
-)
+NEUTRAL_WITHOUT_TOOLS: Mapping[str, tuple[object, ...]] = {
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "max_tool_calls": tuple(range(1, 1001)),
+}
+
+OF_ANSWERS = frozenset(("id", "annotations", "audio", "provider_specific_fields"))
 """Fields that services add to an answer's message. Dropped if a client sends them back."""
 
 EMPTY: tuple[object, ...] = (None, "", [], {})
 
-NAMES: Mapping[str, str] = {
-    "max_output_tokens": "max_tokens",
-}
+NAMES: Mapping[str, str] = {MAX_OUTPUT_TOKENS: "max_tokens"}
 """Names in OpenAI's API that differ from the job's option."""
-_NAMES_OF_RESPONSES = {"max_tokens": "max_output_tokens"}
-
-_FOLLOWING = ("tool_choice", "function_call", "top_logprobs")
-"""Parameters that refine another one: an error names the other one first."""
 
 
 class Asked(NamedTuple):
@@ -79,6 +71,7 @@ class Asked(NamedTuple):
     model: str | None
     options: dict[str, Any]
     metadata: dict[str, str]
+    parameters: Mapping[str, Any] = MappingProxyType({})
 
     def job(self, **others: Any) -> Job:
         """Return the job. `others` are fields of `Job.create` that override those of the body.
@@ -88,15 +81,16 @@ class Asked(NamedTuple):
         fields = {
             "model": self.model,
             "options": self.options,
+            "parameters": self.parameters,
             "metadata": self.metadata,
             **others,
         }
         try:
             return Job.create(self.prompt, **fields)
         except InvalidJob as error:
-            field = error.field.removeprefix("options.")
+            field = error.field.removeprefix("options.").removeprefix("parameters.")
             if self.prompt_field == "input":
-                field = _NAMES_OF_RESPONSES.get(field, field)
+                field = NAMES_OF_RESPONSES.get(field, field)
             if field.startswith("prompt"):
                 field = self.prompt_field + field.removeprefix("prompt")
             raise InvalidJob(field, error.reason) from None
@@ -104,24 +98,23 @@ class Asked(NamedTuple):
 
 def read_body(body: Mapping[str, Any], endpoint: Endpoint) -> Asked:
     """Parse a body. Parameters that are null are ignored. Raises `InvalidJob`."""
-    left = {n: v for n, v in body.items() if v is not None and not _is_neutral(n, v)}
-    field = "messages" if endpoint == CHAT else "input"
-    given = left.pop(field, None)
-    if isinstance(given, str) and endpoint == RESPONSES:
-        given = [{"role": "user", "content": given}]
+    neutral = NEUTRAL if body.get("tools") or body.get("functions") else _NEUTRAL_ALONE
+    left = {
+        name: value
+        for name, value in body.items()
+        if value is not None and name not in IRRELEVANT and not _is_neutral(neutral, name, value)
+    }
+    if endpoint == RESPONSES:
+        left = to_chat(left)
+    given = left.pop("messages", None)
     if not isinstance(given, list):
-        raise InvalidJob(field, "must be a list of messages" if given is not None else "is missing")
-    instructions = left.pop("instructions", None) if endpoint == RESPONSES else None
+        reason = "must be a list of messages" if given is not None else "is missing"
+        raise InvalidJob("messages", reason)
     model, metadata = left.pop("model", None), left.pop("metadata", {})
     options = take_options(left)
-    for name in sorted(left, key=_FOLLOWING.__contains__):
-        refuse(name)
-    prompt: list[Any] = (
-        [_drop_fields(message) for message in given]
-        if endpoint == CHAT
-        else _input(given, instructions)
-    )
-    return Asked(field, prompt, model, options, metadata)
+    prompt: list[Any] = [_drop_fields(message) for message in given]
+    field = "messages" if endpoint == CHAT else "input"
+    return Asked(field, prompt, model, options, metadata, left)
 
 
 def take_options(fields: dict[str, Any]) -> dict[str, Any]:
@@ -140,68 +133,33 @@ def refuse(name: str) -> None:
     raise InvalidJob(show_name(name), UNKNOWN)
 
 
-def _is_neutral(name: str, value: object) -> bool:
+_NEUTRAL_ALONE: Mapping[str, tuple[object, ...]] = {**NEUTRAL, **NEUTRAL_WITHOUT_TOOLS}
+
+
+def _is_neutral(neutral: Mapping[str, tuple[object, ...]], name: str, value: object) -> bool:
     # In Python, True == 1; in JSON it is no number.
-    return name in IRRELEVANT or any(
+    return any(
         value == same and isinstance(value, bool) == isinstance(same, bool)
-        for same in NEUTRAL.get(name, ())
+        for same in neutral.get(name, ())
     )
 
 
 def _drop_fields(message: object) -> object:
     """Return a message without fields that have no effect, because chats repeat whole answers.
 
-    Empty fields such as `tool_calls: []` and `refusal: null` are dropped, and so is a user's
-    `name`, which no upstream here supports. An answer without text gets an empty one.
+    Empty fields such as `tool_calls: []` and `refusal: null` are dropped. An answer without
+    anything gets an empty text.
     """
     if not isinstance(message, dict):
         return message
     is_answer = message.get("role") == "assistant"
-    dropped = OF_ANSWERS if is_answer else ("name",)
     left = {
         name: value
         for name, value in message.items()
-        if name == "content" or not (name in dropped or value in EMPTY)
+        if name == "content"
+        or not ((is_answer and name in OF_ANSWERS) or (value in EMPTY and name != "tool_call_id"))
     }
-    if left.get("content") is None:
-        left.pop("content", None)
-        if is_answer:
-            left["content"] = ""
+    if is_answer and left.get("content") is None:
+        is_empty = not left.keys() & {"tool_calls", "function_call", "refusal"}
+        left["content"] = "" if is_empty else None
     return left
-
-
-def _input(given: list[Any], instructions: object) -> list[Any]:
-    messages = [
-        _to_chat_message(item, f"input[{n}]")
-        for n, item in enumerate(given)
-        if not (isinstance(item, dict) and item.get("type") == "reasoning")
-    ]
-    if instructions is None:
-        return messages
-    if not isinstance(instructions, str):
-        raise InvalidJob("instructions", "must be a string")
-    return [{"role": "system", "content": instructions}, *messages]
-
-
-def _to_chat_message(item: object, field: str) -> dict[str, Any]:
-    """Convert a message of the Responses API to one of the chat API."""
-    if not isinstance(item, dict) or item.get("type", "message") != "message":
-        raise InvalidJob(field, "must be a message")
-    role, content = item.get("role"), item.get("content")
-    if role not in get_args(Role):
-        raise InvalidJob(field, f"role must be {', '.join(get_args(Role))}")
-    if isinstance(content, list):
-        texts = [_read_text(part) for part in content]
-        if None in texts:
-            raise InvalidJob(field, "may have parts of text only")
-        content = [{"type": "text", "text": text} for text in texts]
-    elif not isinstance(content, str):
-        raise InvalidJob(field, "content must be a string or a list of parts")
-    return {"role": role, "content": content}
-
-
-def _read_text(part: object) -> str | None:
-    if not isinstance(part, dict) or part.get("type") not in ("input_text", "output_text"):
-        return None
-    text = part.get("text")
-    return text if isinstance(text, str) else None

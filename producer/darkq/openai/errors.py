@@ -30,7 +30,13 @@ _NAMED_BY_SERVICE = re.compile(
     r"(?: supplied)?:? ['\"`]?([a-z_]+)",
     re.IGNORECASE,
 )
-_TOKENS = ("max_tokens", "max_completion_tokens")
+_NAMES_OF_RESPONSES = {
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text",
+    "reasoning_effort": "reasoning",
+    "verbosity": "text",
+}
 
 
 class WireError(NamedTuple):
@@ -75,7 +81,9 @@ def build_job_error(code: str, message: str, endpoint: Endpoint) -> WireError:
         return WireError(404, "model_not_found", message, "model")
     if code == "rejected":
         if (option := _find_option(message)) is not None:
-            name = option if endpoint == CHAT or option not in _TOKENS else "max_output_tokens"
+            name = option if endpoint == CHAT else _NAMES_OF_RESPONSES.get(option, option)
+            if endpoint != CHAT and name.startswith("messages"):
+                name = "input"
             return WireError(400, "unsupported_parameter", message, name)
         if _TOO_LONG.search(message):
             param = "messages" if endpoint == CHAT else "input"

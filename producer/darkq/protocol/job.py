@@ -6,8 +6,7 @@ A `Job` is plain frozen data. `Job.create` validates all fields, before anything
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
@@ -16,16 +15,13 @@ from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
 from darkq.protocol.options import Options, check_options
+from darkq.protocol.parameters import check_parameters
 from darkq.protocol.plain import to_plain
-from darkq.protocol.validation import NOT_ALLOWED, Problem, explain_error
+from darkq.protocol.prompt import Message, Prompt, check_prompt, measure
 
 Priority: TypeAlias = Literal["interactive", "bulk"]
-Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
 
 MAX_IDEMPOTENCY_KEY_CHARS = 255
-MAX_PROMPT_BYTES = 1 << 20
-MAX_MESSAGES = 10_000
-"""The limit of messages, and of their parts in all: empty ones take memory too."""
 MAX_METADATA_BYTES = 16 << 10
 MAX_METADATA_PAIRS = 256
 """Each pair has an overhead: thousands of tiny pairs take far more memory than their bytes."""
@@ -36,34 +32,6 @@ MAX_NAME_CHARS = 200
 MAX_TRIES = 100
 MAX_TIMEOUT_S = 24 * 3600.0
 
-
-class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
-    """One part of a message's content, as on OpenAI's wire."""
-
-    text: str
-
-    def __repr__(self) -> str:
-        return "TextPart(…)"
-
-
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a chat."""
-
-    role: Role
-    content: str | tuple[TextPart, ...]
-
-    @property
-    def text(self) -> str:
-        """The content as one string."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-    def __repr__(self) -> str:
-        return f"Message(role={self.role!r})"
-
-
-Prompt: TypeAlias = str | Iterable[Message | Mapping[str, Any]]
 
 NOT_PLAIN = "contains values that are not plain data: make it with Job.create"
 
@@ -80,12 +48,17 @@ class JobArguments(TypedDict, total=False):
     proxy: str | None
     tenant: str | None
     options: Options | Mapping[str, Any] | None
+    parameters: Mapping[str, Any] | None
+    keeps_request: bool
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A prompt and how to run it. None means: as the worker is configured.
 
-    `tenant` is the owner of the job, where several share a Redis. Callers check access by it.
+    `parameters` are fields of a chat request that the upstream receives unchanged, such as `tools`
+    and `response_format`. With `keeps_request` the prompt and the parameters are kept with the
+    result; without, they are deleted when the job has ended. `tenant` is the owner of the job,
+    where several share a Redis. Callers check access by it.
     """
 
     model: str | None = None
@@ -97,17 +70,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     proxy: str | None = None
     tenant: str | None = None
     options: Options | None = None
-    # Must be the last field: the head of a record then contains all other fields.
+    keeps_request: bool = False
+    # The last fields may be large: the head of a record then contains all others.
     prompt: str | tuple[Message, ...]
+    parameters: dict[str, Any] = {}
 
     @property
     def prompt_bytes(self) -> int:
-        """The size of the prompt's text in UTF-8. Raises `InvalidJob` for an invalid prompt."""
+        """The size of the prompt in UTF-8. Raises `InvalidJob` for an invalid prompt."""
         try:
-            if isinstance(self.prompt, str):
-                return len(self.prompt.encode())
-            return sum(len(message.text.encode()) for message in self.prompt)
-        except (AttributeError, TypeError, UnicodeEncodeError):
+            return measure(self.prompt)
+        except (AttributeError, TypeError, ValueError):
             raise InvalidJob("job", NOT_PLAIN) from None
 
     def __repr__(self) -> str:
@@ -127,17 +100,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         proxy: str | None = None,
         tenant: str | None = None,
         options: Options | Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        keeps_request: bool = False,
     ) -> Job:
         """Validate every field and return the job.
 
-        Subclasses of strings and numbers are converted to the built-in types. Raises `InvalidJob`,
-        which names the field.
+        Options may be among the parameters. Subclasses of strings and numbers are converted to the
+        built-in types. Raises `InvalidJob`, which names the field.
         """
+        options, parameters = check_parameters(options, parameters)
         priority = to_plain(priority)
         if priority not in ("interactive", "bulk"):
             raise InvalidJob("priority", "must be 'interactive' or 'bulk'")
         return cls(
-            prompt=_check_prompt(prompt),
+            prompt=check_prompt(prompt),
             model=check_name("model", model),
             upstream=check_name("upstream", upstream),
             priority=priority,
@@ -147,6 +123,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             proxy=_check_proxy(proxy),
             tenant=check_name("tenant", tenant),
             options=check_options(options),
+            parameters=parameters,
+            keeps_request=bool(keeps_request),
         )
 
     def with_metadata(self, **more: str) -> Job:
@@ -163,63 +141,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """
         Job.create(**{**asdict(self), "metadata": None})
         _check_size(self.metadata)
-
-
-def _check_prompt(prompt: Prompt) -> str | tuple[Message, ...]:
-    """Check that the prompt is a string or messages, not blank, and UTF-8 of bounded size."""
-    checked: str | tuple[Message, ...]
-    texts: tuple[str, ...]
-    if isinstance(prompt, str):
-        text: str = to_plain(prompt)
-        checked, texts = text, (text,)
-    elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
-        raise InvalidJob(
-            "prompt", f"must be a string or a list of messages, not {_type_name(prompt)}"
-        )
-    else:
-        checked = tuple(
-            _check_message(n, m) for n, m in enumerate(islice(prompt, MAX_MESSAGES + 1))
-        )
-        texts = tuple(message.text for message in checked)
-        parts = sum(1 if isinstance(m.content, str) else len(m.content) for m in checked)
-        if max(len(checked), parts) > MAX_MESSAGES:
-            raise InvalidJob("prompt", f"has more than {MAX_MESSAGES:,} messages or parts")
-    if not any(map(str.strip, texts)):
-        raise InvalidJob("prompt", "is empty")
-    size = sum(_count_utf8("prompt", text) for text in texts)
-    if size > MAX_PROMPT_BYTES:
-        raise InvalidJob("prompt", f"has {size:,} bytes; the limit is {MAX_PROMPT_BYTES:,}")
-    return checked
-
-
-def _check_message(index: int, message: object) -> Message:
-    field = f"prompt[{index}]"
-    try:
-        checked = msgspec.convert(_to_builtins(message), Message)
-        _count_utf8(field, checked.text)
-    except msgspec.ValidationError as error:
-        raise InvalidJob(field, _explain_message(explain_error(error))) from None
-    return checked
-
-
-def _to_builtins(message: object) -> object:
-    """Convert a message to built-in types: a `Message` made by hand is not validated."""
-    if isinstance(message, Message):
-        message = {"role": message.role, "content": message.content}
-    fields = to_plain(message, 3)  # levels: its fields, the list of parts, the fields of a part
-    if isinstance(fields, dict) and isinstance(parts := fields.get("content"), list):
-        fields["content"] = [
-            {"type": "text", "text": to_plain(part.text)} if isinstance(part, TextPart) else part
-            for part in parts
-        ]
-    return fields
-
-
-def _explain_message(wrong: Problem) -> str:
-    if wrong.path == "role" and wrong.reason == NOT_ALLOWED:
-        return "role must be system, developer, user or assistant"
-    reason = "must be text" if wrong.field.endswith("].type") else wrong.reason
-    return f"`{wrong.field}` {reason}" if wrong.field else reason
 
 
 def _count_utf8(field: str, text: str) -> int:

@@ -59,7 +59,9 @@ class Options(
 OPTIONS = frozenset(Options.__struct_fields__)
 """The names of all options."""
 
-_REFUSED = re.compile(r"\S+ cannot honour the option (\w+); it honours: ")
+_REFUSED = re.compile(
+    r"\S+ cannot honour (?:the option (\w+); it honours|(messages\[\d+\]): it takes only text)"
+)
 
 
 def format_refusal(upstream: str, name: str, honoured: Iterable[str]) -> str:
@@ -68,10 +70,15 @@ def format_refusal(upstream: str, name: str, honoured: Iterable[str]) -> str:
     return f"{upstream} cannot honour the option {name}; it honours: {known}"
 
 
+def format_content_refusal(upstream: str, number: int, path: str) -> str:
+    """Return the error message of a job whose upstream takes only text in messages."""
+    return f"{upstream} cannot honour messages[{number}]: it takes only text, not {path}"
+
+
 def parse_refusal(message: str) -> str | None:
-    """Return the option in a message of `format_refusal`; None for any other message."""
+    """Return the option or message in a refusal of darkq's own; None for any other message."""
     found = _REFUSED.match(message)
-    return found[1] if found else None
+    return found[1] or found[2] if found else None
 
 
 def check_options(options: Options | Mapping[str, Any] | None) -> Options | None:

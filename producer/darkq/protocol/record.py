@@ -9,7 +9,7 @@ deleted with the job. `d` contains the fields that arq does not have.
 readers ignore unknown fields, and have defaults for missing ones. A change that an old reader would
 misread raises `v`, and old readers refuse such a record: docs/upgrade.md.
 
-The text of a record, a prompt or an answer, is its last field. The first few kilobytes therefore
+The texts of a record, prompts and answers, are its last fields. The first few kilobytes therefore
 contain the tenant and the state, and lists are read without megabytes of texts: `read_job_head`,
 `read_result_head`.
 """
@@ -26,11 +26,15 @@ from darkq.errors import CorruptRecord, JobCancelled, JobFailed, NewerRecord
 from darkq.event import Usage
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
+from darkq.protocol.output import Output, parse_output
+from darkq.protocol.prompt import Message
 
-VERSION = 2
+VERSION = 3
 """The highest version that can be read here.
 
 2: the option `max_completion_tokens`; readers of version 1 reject such a record as invalid.
+3: jobs with parameters, or with more than roles and texts in their messages; results with tool
+calls or a refusal. Readers of version 2 would leave these out.
 """
 FUNCTION = "generate"
 
@@ -91,6 +95,40 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"Details(outcome={self.outcome!r}, model={self.model!r})"
 
 
+class FunctionCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of a tool that the model asks for. `arguments` is JSON, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def __repr__(self) -> str:
+        return f"FunctionCall(id={self.id!r}, chars={len(self.arguments)})"
+
+
+class BeyondText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an answer has beside its text. `logprobs` are those of all its chunks, in order."""
+
+    reasoning: str = ""
+    tool_calls: tuple[FunctionCall, ...] = ()
+    refusal: str = ""
+    logprobs: dict[str, Any] | None = None
+    annotations: list[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"BeyondText(tool_calls={len(self.tool_calls)})"
+
+
+class KeptRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The request of a finished job, if it was to be kept."""
+
+    prompt: str | tuple[Message, ...]
+    parameters: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return "KeptRequest(…)"
+
+
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A finished job in Redis. Times are epoch milliseconds."""
 
@@ -107,6 +145,8 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     d: Details
     r: str | Failure
+    b: BeyondText | UnsetType = UNSET
+    p: KeptRequest | UnsetType = UNSET
 
     def __repr__(self) -> str:
         return f"ResultRecord(id={self.id!r}, d={self.d!r})"
@@ -132,11 +172,22 @@ _head_decoder = msgspec.json.Decoder(Head)
 
 def encode(record: JobRecord | ResultRecord) -> bytes:
     """Return the record as JSON, with the lowest version that can read it."""
-    if isinstance(record, JobRecord):
-        options = record.job.options
-        if options is not None and options.max_completion_tokens is not None:
-            record = msgspec.structs.replace(record, v=max(record.v, 2))
+    version = _find_version(record)
+    if version > record.v:
+        record = msgspec.structs.replace(record, v=version)
     return _encoder.encode(record)
+
+
+def _find_version(record: JobRecord | ResultRecord) -> int:
+    """Return the lowest version that can read a record."""
+    if isinstance(record, ResultRecord):
+        return 3 if record.b and (record.b.tool_calls or record.b.refusal) else 1
+    job = record.job
+    if job.parameters:
+        return 3
+    if not isinstance(job.prompt, str) and not all(each.is_plain for each in job.prompt):
+        return 3
+    return 2 if job.options and job.options.max_completion_tokens is not None else 1
 
 
 def decode_head(data: bytes) -> Head:
@@ -276,8 +327,11 @@ def build_error(record: ResultRecord, failure: Failure) -> JobFailed | JobCancel
     return JobFailed(job_id, failure.code, failure.message)
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer. Times are epoch milliseconds; `chunks` counts those that the upstream sent."""
+class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
+    """The answer. Times are epoch milliseconds; `chunks` counts those that the upstream sent.
+
+    `request` is there if it was kept with the answer (`Job.keeps_request`).
+    """
 
     job_id: str
     text: str
@@ -291,6 +345,27 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     queued_ms: int
     started_ms: int
     finished_ms: int
+    reasoning: str = ""
+    tool_calls: tuple[FunctionCall, ...] = ()
+    refusal: str = ""
+    logprobs: dict[str, Any] | None = None
+    annotations: list[Any] | None = None
+    request: KeptRequest | None = None
+
+    def with_output(self, output: Output | None) -> Result:
+        """Return the answer with the type of `parsed`."""
+        result = msgspec.structs.replace(self)
+        result.__dict__["output"] = output  # no field: it has no JSON
+        return result
+
+    @property
+    def parsed(self) -> Any:
+        """The text as a value of the job's `output`; None without one.
+
+        Raises `ValueError` if the text is none, for example because it reached its token limit.
+        """
+        output = self.__dict__.get("output")
+        return None if output is None else parse_output(output, self.text)
 
     def __str__(self) -> str:
         return self.text
@@ -303,6 +378,7 @@ def build_result(record: ResultRecord) -> Result:
     """Return the answer of a finished job. Raises `JobFailed` or `JobCancelled`."""
     if isinstance(record.r, Failure):
         raise build_error(record, record.r)
+    beyond = record.b or BeyondText()
     return Result(
         job_id=JobKeys.from_arq_id(record.id).public_id,
         text=record.r,
@@ -316,4 +392,10 @@ def build_result(record: ResultRecord) -> Result:
         queued_ms=record.et,
         started_ms=record.st,
         finished_ms=record.ft,
+        reasoning=beyond.reasoning,
+        tool_calls=beyond.tool_calls,
+        refusal=beyond.refusal,
+        logprobs=beyond.logprobs,
+        annotations=beyond.annotations,
+        request=record.p or None,
     )

@@ -19,9 +19,10 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq.errors import ApiKeyNotFound, InvalidJob
-from darkq.protocol.job import MAX_NAME_CHARS, MAX_PROMPT_BYTES
+from darkq.protocol.job import MAX_NAME_CHARS
 from darkq.protocol.keys import API_KEYS, api_key, api_key_use
 from darkq.protocol.plain import to_plain
+from darkq.protocol.prompt import MAX_PROMPT_BYTES
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.servers import read_clock_ms

@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from darkq.errors import ConfigurationError
 from darkq.protocol.keys import MAX_PARTITIONS
+from darkq.protocol.prompt import MAX_PROMPT_BYTES
 from darkq.settings.embedded_socket import is_ours_alone, socket_path, url
 from darkq.settings.parsing import (
     Window,
@@ -81,6 +82,7 @@ class Settings(BaseSettings):
     queue_max_jobs: Count = 1_000_000
     job_timeout_s: Seconds = 600.0
     job_tries: Count = 3
+    max_prompt_bytes: Annotated[int, Field(ge=1, le=MAX_PROMPT_BYTES)] = 8 << 20
     max_result_chars: Annotated[int, Field(ge=1)] = 4 << 20
 
     # Workers
@@ -128,7 +130,7 @@ class Settings(BaseSettings):
     gateway_operators: str = ""
     gateway_max_connections: Count = 10_000
     gateway_max_readers: Count = 5_000
-    gateway_max_body_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
+    gateway_max_body_bytes: Annotated[int, Field(ge=1024)] = 12 << 20
     gateway_read_timeout_s: Seconds = 30.0
     gateway_min_upload_bytes_per_s: Count = 16 << 10
     gateway_write_timeout_s: Seconds = 30.0

@@ -76,6 +76,7 @@ class Stepwise:
 
     name = kind = "stepwise"
     options: frozenset[str] = frozenset()
+    takes_chat_requests = False
     default_model = "m"
     models: Sequence[str] = ("m",)
 

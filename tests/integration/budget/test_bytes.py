@@ -19,6 +19,7 @@ from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import encode
 from darkq_worker.attempts.settlement import Finish
 from darkq_worker.leases import Leases
+from darkq_worker.pieces import assemble
 from darkq_worker.writing.attempt_log import Entry
 from integration.budget.test_budget import open_logs, writing, written
 from support.by_hand import Hand, chunk, result_record, started
@@ -94,9 +95,9 @@ async def test_bytes_of_one_chunk_and_of_the_settlement(
         await written([log])
         seen.append(wire.bytes)
 
-        text, cursor = log.close()
+        pieces, cursor = log.close()
         end = ev.Completed(id=str(cursor), at_ms=NOW_MS)
-        result = encode(result_record(claim.keys, text))
+        result = encode(result_record(claim.keys, assemble(pieces)[0]))
         entry = Entry(end.id, ev.encode(end))
         assert await writer.settle(Finish(claim, log, entry, result, result_ttl_s=86_400))
         seen.append(wire.bytes)

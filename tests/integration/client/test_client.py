@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from darkq import Client, IdempotencyConflict, InvalidJob, JobNotFound, Settings
-from darkq.protocol.job import Job, Message, TextPart
+from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys, PartitionKeys
+from darkq.protocol.prompt import Message
 from darkq.protocol.record import decode_job
 from support.by_hand import Hand
 from support.servers import binaries, running
@@ -75,7 +76,7 @@ class TestEnqueue:
                 Message("assistant", "b"),
             ]
         )
-        prompt = (Message("user", (TextPart("a"),)), Message("assistant", "b"))
+        prompt = (Message("user", ({"type": "text", "text": "a"},)), Message("assistant", "b"))
         assert (await stored(redis, job.id)).prompt == prompt
 
     async def test_keys_live_as_long_as_configured(
@@ -95,10 +96,16 @@ class TestEnqueue:
             ("prompt", "", {}),
             ("prompt", None, {}),
             ("prompt", [], {}),
-            ("prompt", "x" * (1 << 20) + "x", {}),
+            ("prompt", "x" * (8 << 20) + "x", {}),
             ("prompt", "\ud800", {}),
             ("prompt[0]", ["a string"], {}),
             ("prompt[1]", [Message("user", "x"), {"role": "tool", "content": "x"}], {}),
+            ("parameters.stream", "x", {"parameters": {"stream": True}}),
+            ("parameters.tools", "x", {"parameters": {"tools": [{"a": float("nan")}]}}),
+            ("parameters", "x", {"parameters": {"a b": 1}}),
+            ("parameters", "x", {"parameters": {"tools": ["x" * (1 << 20)]}}),
+            ("parameters", "x", {"parameters": [1]}),
+            ("parameters.seed", "x", {"parameters": {"seed": 1}, "options": {"seed": 2}}),
             ("model", "x", {"model": ""}),
             ("upstream", "x", {"upstream": "a\nb"}),
             ("priority", "x", {"priority": "urgent"}),

@@ -9,8 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Job, Message, RedisUnavailable, Settings
-from darkq.protocol.job import Prompt
 from darkq.protocol.keys import JobKeys, PartitionKeys
+from darkq.protocol.prompt import Prompt
 from darkq.protocol.record import decode_job
 from support.by_hand import Hand
 

@@ -14,8 +14,9 @@ from markupsafe import Markup
 from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Line, Settings
-from darkq.protocol.job import Job, Message, TextPart
+from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
+from darkq.protocol.prompt import Message
 from darkq.protocol.record import decode_job
 from darkq.sync import Client as SyncClient
 
@@ -83,7 +84,7 @@ async def test_a_template_in_a_message(
         "dict": {kind("role"): kind("user"), kind("content"): kind("Why?")},
         "message": Message(kind("user"), kind("Why?")),
         "parts": {"role": "user", "content": parts},
-        "message of parts": Message("user", (TextPart(kind("Why?")),)),
+        "message of parts": Message("user", ({"type": "text", "text": kind("Why?")},)),
     }[shape]
     stored = await _stored(redis, (await client.enqueue([message])).id)
     assert not isinstance(stored.prompt, str)

@@ -11,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client
-from darkq.protocol.job import MAX_PROMPT_BYTES
 from darkq_local.faults import Fault
 from support.http_api import Api
 from support.waiting import wait_until
@@ -164,7 +163,7 @@ async def test_a_bad_order_is_refused_and_stores_nothing(
 
 
 async def test_a_prompt_that_is_too_large(api: Api, redis: Redis) -> None:
-    body = io.BytesIO(json.dumps({"prompt": "x" * (MAX_PROMPT_BYTES + 1)}).encode())
+    body = io.BytesIO(json.dumps({"prompt": "x" * ((8 << 20) + 1)}).encode())
     answer = await api("POST", "/jobs", data=body, headers=JSON)
     assert (answer.status, answer.json["error"]["field"]) == (422, "prompt")
     assert await redis.dbsize() == 0

@@ -33,6 +33,7 @@ from darkq.protocol.record import encode as encode_record
 from darkq.redis.servers import servers_of
 from darkq_worker.attempts.settlement import Finish
 from darkq_worker.leases import Claim, Leases
+from darkq_worker.pieces import assemble
 from darkq_worker.writing.attempt_log import AttemptLog, Entry
 from darkq_worker.writing.writer import Writer
 from support.servers import Server
@@ -85,10 +86,10 @@ class Run:
         await wait_until("a flush or a loss", lambda: self.is_lost or not self.log.has_work)
 
     async def end(self) -> None:
-        text, cursor = self.log.close()
+        pieces, cursor = self.log.close()
         claim = self.claim
         record = ResultRecord(
-            t=claim.attempt, et=1, s=True, r=text, st=1, ft=1, q=claim.queue,
+            t=claim.attempt, et=1, s=True, r=assemble(pieces)[0], st=1, ft=1, q=claim.queue,
             id=claim.keys.arq_id, d=Details(outcome="completed"),
         )  # fmt: skip
         entry = Entry(str(cursor), encode(Completed(id=str(cursor), at_ms=1)))

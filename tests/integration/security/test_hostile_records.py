@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from darkq import Client, JobFailed, Settings
-from darkq.protocol.job import MAX_PROMPT_BYTES
 from darkq.protocol.keys import JobKeys, PartitionKeys
+from darkq.protocol.prompt import MAX_PROMPT_BYTES
 from darkq_local.local_darkai import LocalDarkAI
 from darkq_local.models import load_model
 from darkq_worker.main import run_worker

@@ -15,7 +15,6 @@ import pytest
 
 from darkq_worker.upstreams import http as connections
 from darkq_worker.upstreams.base import (
-    End,
     ProtocolViolation,
     Request,
     Truncated,
@@ -89,7 +88,7 @@ async def ask(upstream: Upstream) -> str:
     text = ""
     async with aclosing(upstream.stream(Request(prompt="Hi"))) as items:
         async for item in items:
-            text += "" if isinstance(item, End) else item
+            text += item if isinstance(item, str) else ""
     return text
 
 

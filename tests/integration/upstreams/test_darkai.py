@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 import uvloop
 
-from darkq.protocol.job import Message
+from darkq.protocol.prompt import Message
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,
@@ -77,6 +77,7 @@ async def ask(
             if isinstance(item, End):
                 assert [late async for late in items] == []
                 return pieces
+            assert isinstance(item, str)
             assert item
             pieces.append(item)
     raise AssertionError("a stream must not stop without an End")

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 
 from darkq import Client, Settings
-from darkq.protocol.job import Message
 from darkq.protocol.options import Options
+from darkq.protocol.prompt import Message
 from darkq_local.models.smollm2 import find_gguf
 from darkq_worker.upstreams.base import End, Rejected, Request, UpstreamError
 from darkq_worker.upstreams.http import make_session
@@ -53,6 +53,7 @@ async def ask(upstream: OpenAIUpstream, request: Request) -> tuple[list[str], En
         async for item in items:
             if isinstance(item, End):
                 return pieces, item
+            assert isinstance(item, str)
             pieces.append(item)
     raise AssertionError("a stream must not stop without an End")
 

@@ -73,6 +73,7 @@ async def ask(upstream: Upstream, **wishes: Any) -> tuple[str, End]:
             if isinstance(item, End):
                 assert [late async for late in items] == []
                 return text, item
+            assert isinstance(item, str)
             assert item
             text += item
     raise AssertionError("a stream must not stop without an End")

@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from darkq import Client, JobFailed, Settings
+from darkq_worker.pieces import assemble
 from darkq_worker.upstreams.base import EmptyAnswer, End, Truncated, UpstreamError
 from darkq_worker.upstreams.openai_wire import AnswerDecoder
 from support.openai_frames import DONE, delta, error, finish, frame, usage
@@ -458,9 +459,9 @@ def test_frames_in_any_order_complete_or_fail(said: list[Said], cuts: list[int])
         place = turn = 0
         while place < len(stream) and not answer.is_complete:
             size = cuts[turn % len(cuts)]
-            text += "".join(answer.feed(stream[place : place + size]))
+            text += assemble(answer.feed(stream[place : place + size]))[0]
             place, turn = place + size, turn + 1
-        text += "".join(answer.feed_eof())
+        text += assemble(answer.feed_eof())[0]
         outcome = answer.end
     except UpstreamError as failure:
         outcome = failure

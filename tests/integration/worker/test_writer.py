@@ -21,6 +21,7 @@ from darkq.protocol.record import Details, ResultRecord, encode
 from darkq.redis.servers import servers_of
 from darkq_worker.attempts.settlement import Finish
 from darkq_worker.leases import Claim, Leases
+from darkq_worker.pieces import assemble
 from darkq_worker.writing.attempt_log import AttemptLog, Entry
 from darkq_worker.writing.writer import Writer
 from integration.model.faulty_writer import Faults, FaultyWriter
@@ -64,9 +65,9 @@ async def chunks_in(redis: Redis, keys: JobKeys) -> list[Chunk]:
 
 
 async def finish(writer: Writer, claim: Claim, log: AttemptLog) -> bool:
-    text, cursor = log.close()
+    pieces, cursor = log.close()
     record = ResultRecord(
-        t=claim.attempt, et=1, s=True, r=text, st=1, ft=1, q=claim.queue,
+        t=claim.attempt, et=1, s=True, r=assemble(pieces)[0], st=1, ft=1, q=claim.queue,
         id=claim.keys.arq_id, d=Details(outcome="completed"),
     )  # fmt: skip
     event = Completed(id=str(cursor), at_ms=1)

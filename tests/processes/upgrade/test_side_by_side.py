@@ -116,10 +116,21 @@ async def test_an_old_and_a_new_worker_share_the_work(
         assert result.text == "".join([piece async for piece in job.text()])
     assert not has_completed(before) & has_completed(after)
     assert {result.attempt for result in results} >= {1, 2}
-    with zipfile.ZipFile(old) as sources:
-        claim = hashlib.sha1(sources.read("darkq/lua/claim.lua")).hexdigest()
+    claim = digest_of_claim(old)
     assert claim != scripts.ALL["claim"].sha()
     assert await redis.script_exists(claim, scripts.ALL["claim"].sha()) == [True, True]
+
+
+def digest_of_claim(old: Path) -> str:
+    """Return the digest of a version's `claim.lua`, by which that version calls it."""
+    with zipfile.ZipFile(old) as sources:
+        if "darkq/lua/claim.lua" in sources.namelist():  # before scripts had includes
+            return hashlib.sha1(sources.read("darkq/lua/claim.lua")).hexdigest()
+    program = "from darkq.redis import scripts; print(scripts.ALL['claim'].sha())"
+    environment = {**os.environ, "PYTHONPATH": str(old)}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 async def test_a_new_worker_hands_over_to_an_old_one(
@@ -162,6 +173,26 @@ async def test_an_old_producer_and_reader_beside_a_new_worker(
     assert (done.returncode, done.stdout) == (0, b"True\nTrue\n"), done.stderr.decode()
 
 
+@pytest.mark.parametrize("old", OLD[1:], indirect=True)  # 0.1.0 does not check `v`
+async def test_job_with_parameters_waits_for_a_worker_that_knows_them(
+    old: Path, client: Client, redis: Redis, start: Start
+) -> None:
+    """Red without `_find_version`: an old worker would answer without the parameters."""
+    before = start(old)
+    await wait_until("the old worker", lambda: before.ready)
+    job = await client.enqueue("Why?", parameters={"user": "ann"})
+    keys = JobKeys.parse(job.id)
+
+    async def stands_back() -> bool:
+        return bool(await redis.get(keys.retry)) and not await redis.exists(keys.in_progress)
+
+    await wait_until("the old worker to stand back", stands_back)
+    start()
+    assert (await job.result(timeout_s=PATIENCE_S)).text
+    assert job.id not in has_completed(before)
+
+
+@pytest.mark.parametrize("old", OLD[:1], indirect=True)
 async def test_a_worker_that_is_too_old_knows_of_no_pause(
     old: Path, client: Client, start: Start
 ) -> None:

@@ -16,7 +16,6 @@ from darkq.batches.answers import answer_line, failure_line
 from darkq.batches.lines import ForAllLines, Line, json_line, text_line
 from darkq.errors import InvalidLine
 from darkq.openai.body import CHAT, RESPONSES
-from darkq.protocol.job import TextPart
 
 PLAIN = ForAllLines()
 
@@ -47,7 +46,7 @@ def test_a_request_of_the_responses_api() -> None:
     assert read.endpoint == RESPONSES
     assert read.job.prompt == (
         Message("system", "Be brief."),
-        Message("user", (TextPart("h"), TextPart("i"))),
+        Message("user", ({"type": "text", "text": "h"}, {"type": "text", "text": "i"})),
     )
     assert read.job.options is not None
     assert read.job.options.max_tokens == 5
@@ -92,7 +91,7 @@ def test_what_all_lines_have_in_common_reaches_each_job() -> None:
     [
         {"n": 1},
         {"stream": False},
-        {"user": "u", "store": True, "service_tier": "flex"},
+        {"store": True, "stream_options": {}, "background": False},
         {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
         {"response_format": {"type": "text"}, "logprobs": False, "logit_bias": {}},
         {"stop": None, "seed": None, "top_p": 1, "presence_penalty": 0},
@@ -100,6 +99,20 @@ def test_what_all_lines_have_in_common_reaches_each_job() -> None:
 )
 def test_parameters_that_change_nothing_are_accepted(harmless: dict[str, Any]) -> None:
     assert chat(**harmless).job == chat().job
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"user": "u", "service_tier": "flex", "prompt_cache_key": "k"},
+        {"tools": [{"type": "function"}], "tool_choice": "none", "parallel_tool_calls": False},
+        {"response_format": {"type": "json_object"}},
+        {"logprobs": True, "top_logprobs": 3, "logit_bias": {"50256": -100}},
+        {"top_k": 40, "chat_template_kwargs": {"enable_thinking": False}},
+    ],
+)
+def test_other_parameters_reach_the_job_unchanged(parameters: dict[str, Any]) -> None:
+    assert chat(**parameters).job.parameters == parameters
 
 
 def test_options_reach_the_job() -> None:
@@ -115,9 +128,10 @@ def test_options_reach_the_job() -> None:
         ({"n": 2}, "body.n"),
         ({"n": True}, "body.n"),
         ({"stream": True}, "body.stream"),
-        ({"tools": [{"type": "function"}]}, "body.tools"),
-        ({"response_format": {"type": "json_object"}}, "body.response_format"),
-        ({"logprobs": True}, "body.logprobs"),
+        ({"audio": {"voice": "alloy"}}, "body.audio"),
+        ({"modalities": ["text", "audio"]}, "body.modalities"),
+        ({"api_base": "http://elsewhere"}, "body.api_base"),
+        ({"conversation": "conv_1"}, "body.conversation"),
         ({"temperature": 3}, "body.temperature"),
         ({"model": 5}, "body.model"),
         ({"metadata": {"a": 1}}, "body.metadata"),
@@ -184,8 +198,8 @@ def test_no_error_quotes_what_stands_there() -> None:
         {"prompt": [{"role": secret, "content": "x"}]},
         {"prompt": "hi", f"{secret} {secret}": 1},
         {"url": secret, "body": {}},
-        {"body": {"messages": [{"role": "user", "content": [{"type": secret}]}]}},
-        {"body": {"messages": [{"role": "user", "content": "x"}], "tools": [secret]}},
+        {"body": {"messages": [{"role": "user", "content": [{"type": f"{secret} "}]}]}},
+        {"body": {"messages": [{"role": "user", "content": "x"}], "modalities": [secret]}},
         {"custom_id": secret * 100, "prompt": "x"},
         {"prompt": "x", "stop": secret * 100},
     ]

@@ -13,8 +13,9 @@ from darkq import event as ev
 from darkq.jobs.enqueue import _EncodedJob
 from darkq.jobs.status import Status
 from darkq.jobs.tail import News
-from darkq.protocol.job import MAX_PROMPT_BYTES, Job, Message, TextPart
+from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
+from darkq.protocol.prompt import Message
 from darkq.protocol.record import (
     Arguments,
     Details,
@@ -40,7 +41,7 @@ def everything(secret: str) -> list[Any]:
     """One of everything that holds a prompt, a text, a proxy or metadata."""
     keys = JobKeys.new(0)
     message = Message("user", secret)
-    parts = Message("user", (TextPart(secret),))
+    parts = Message("user", ({"type": "text", "text": secret},))
     proxy = f"http://user:{secret}@host:1"
     job = Job.create([message, parts], metadata={secret: secret}, proxy=proxy)
     record = JobRecord(k=Arguments(job), et=1)
@@ -50,7 +51,7 @@ def everything(secret: str) -> list[Any]:
     )  # fmt: skip
     chunk = ev.Chunk(id="1-1", text=secret)
     return [
-        message, parts, parts.content, job, Job.create(secret), record, record.k, details, result,
+        message, parts, job, Job.create(secret), record, record.k, details, result,
         build_result(result), chunk, News([chunk], gap=False), Entry("1-1", ev.encode(chunk)),
         Status(job_id="j", state="queued", metadata=job.metadata),
         Request(prompt=secret, proxy=proxy), Request(prompt=(message,)),
@@ -74,7 +75,8 @@ create: Any = Job.create
 @pytest.mark.parametrize(
     "bad",
     [
-        lambda secret: create(secret * MAX_PROMPT_BYTES),
+        lambda secret: create("hi", parameters={"tools": [secret, float("nan")]}),
+        lambda secret: create("hi", parameters={f"{secret} ": 1}),
         lambda secret: create(secret + "\ud800"),
         lambda secret: create({"role": "user", "content": secret}),
         lambda secret: create([secret]),

@@ -35,6 +35,7 @@ CHANGED: dict[str, Any] = {
     "queue_max_jobs": 9,
     "job_timeout_s": 63.0,
     "job_tries": 4,
+    "max_prompt_bytes": 99,
     "max_result_chars": 100,
     "worker_partitions": "0-3,7",
     "worker_jobs": 5,

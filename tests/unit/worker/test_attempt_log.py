@@ -20,6 +20,7 @@ from darkq import event as ev
 from darkq.event import Chunk, Cursor, Started
 from darkq.protocol.keys import JobKeys
 from darkq.telemetry.metrics import Tally
+from darkq_worker.pieces import assemble
 from darkq_worker.writing.attempt_log import AttemptLog, Budget
 
 
@@ -117,13 +118,13 @@ def test_close_seals_all_text_and_returns_the_cursor_of_the_end() -> None:
     desk.start()
     for text in "abcde":
         desk.log.add(text)
-    assert desk.log.close() == ("abcde", Cursor(1, 4))
+    assert desk.log.close() == (["ab", "cd", "e"], Cursor(1, 4))
     assert [entry.id for entry in desk.log.seal()] == ["1-0", "1-1", "1-2", "1-3"]
-    assert desk.log.close() == ("abcde", Cursor(1, 4)), "the same, however often"
+    assert desk.log.close() == (["ab", "cd", "e"], Cursor(1, 4)), "the same, however often"
 
 
 def test_attempt_without_started_event_ends_at_sequence_0(desk: Desk) -> None:
-    assert desk.log.close() == ("", Cursor(1, 0))
+    assert desk.log.close() == ([], Cursor(1, 0))
     assert desk.log.seal() == []
 
 
@@ -191,7 +192,8 @@ def test_events_contain_exactly_the_added_text(pieces: list[str], limit: int) ->
         desk.log.add(piece)
         if n % 3 == 0:
             desk.log.seal()
-    text, end = desk.log.close()
+    sealed, end = desk.log.close()
+    text, _ = assemble(sealed)
     chunks = [event.text for event in desk.seal() if isinstance(event, Chunk)]
     assert "".join(chunks) == text == "".join(pieces)
     assert end == Cursor(1, len(chunks) + 1)
@@ -239,7 +241,7 @@ class Ledger(RuleBasedStateMachine):
     @invariant()
     def the_budget_is_right(self) -> None:
         log = self.desk.log
-        texts = log._texts[max(0, log._acknowledged - 1) :] + log._waiting
+        texts = log._pieces[max(0, log._acknowledged - 1) :] + log._waiting
         assert self.desk.held == (0 if log.lost else sum(map(len, texts)))
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkq.protocol.job import Message, TextPart
+from darkq.protocol.prompt import Message
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     Overloaded,
@@ -450,7 +450,7 @@ def test_one_message_is_its_content_whatever_its_role(role: str) -> None:
 def test_several_messages_become_a_dialogue() -> None:
     messages = (
         Message("system", "Be brief."),
-        Message("user", (TextPart("Hel"), TextPart("lo"))),
+        Message("user", ({"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"})),
         Message("assistant", "Hi"),
         Message("user", "Bye"),
     )

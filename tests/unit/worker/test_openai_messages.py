@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionMessage
 from darkq.batches.lines import ForAllLines, json_line
 from darkq.errors import InvalidJob
 from darkq.openai.body import CHAT, RESPONSES, read_body
-from darkq.protocol.job import Message
+from darkq.protocol.prompt import Message
 
 ASKED = Message("user", "Why?")
 ANSWERED = Message("assistant", "Because.")
@@ -30,16 +30,45 @@ def read(*messages: dict[str, Any]) -> Any:
     [
         {"annotations": [], "refusal": None, "audio": None},
         {"tool_calls": [], "function_call": {}},
-        {"tool_calls": None, "reasoning_content": "Let me think.", "reasoning": "Hm."},
-        {"id": "msg_1", "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]},
         {"annotations": [{"type": "url_citation", "url_citation": {"url": "http://x"}}]},
-        {"provider_specific_fields": {"a": 1}, "thinking_blocks": [{"type": "thinking"}]},
-        {"reasoning_content": None, "name": "bot", "refusal": ""},
+        {"id": "msg_1", "provider_specific_fields": {"a": 1}},
+        {"reasoning_content": None, "refusal": ""},
     ],
 )
 def test_assistant_message_with_extra_fields_is_accepted(more: dict[str, Any]) -> None:
     """Red when a field of `OF_ANSWERS`, or an empty one, is refused."""
     assert read({"role": "assistant", "content": "Because.", **more}) == (ASKED, ANSWERED)
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": None, "tool_calls": [CALL]},
+        {"content": "Because.", "tool_calls": [CALL, CALL], "reasoning_content": "Hm."},
+        {"content": None, "refusal": "No."},
+        {"content": "x", "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]},
+        {"content": "x", "thinking_blocks": [{"type": "thinking"}], "name": "bot"},
+    ],
+)
+def test_assistant_message_is_kept_with_its_tool_calls_and_reasoning(
+    answer: dict[str, Any],
+) -> None:
+    message = {"role": "assistant", **answer}
+    kept = {name: list(v) if isinstance(v, tuple) else v for name, v in fields_of(message).items()}
+    assert kept == message
+
+
+def fields_of(message: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = read(message)[1].fields()
+    return fields
+
+
+def test_output_of_a_tool_is_a_message() -> None:
+    message = {"role": "tool", "tool_call_id": "call_1", "content": "42"}
+    assert read(message)[1].fields() == message
 
 
 def test_assistant_message_of_the_openai_library_is_accepted() -> None:
@@ -57,13 +86,12 @@ def test_assistant_message_without_content_is_empty_text(answer: dict[str, Any])
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, "`tool_calls`"),
-        ({"role": "assistant", "content": None, "refusal": "No."}, "`refusal`"),
         ({"role": "assistant", "content": "x", "prefix": True}, "`prefix`"),
         ({"role": "user", "content": "x", "annotations": [1]}, "`annotations`"),
         ({"role": "user", "content": None}, "`content`"),
         ({"role": "user"}, "`content`"),
-        ({"role": "tool", "content": "x"}, "role must be"),
+        ({"role": "tool", "content": "x"}, "`tool_call_id`"),
+        ({"role": "critic", "content": "x"}, "role must be"),
     ],
 )
 def test_message_field_that_would_change_the_answer_is_refused(

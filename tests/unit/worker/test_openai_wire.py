@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from darkq.event import Usage
-from darkq.protocol.job import Message
 from darkq.protocol.options import Options
+from darkq.protocol.prompt import Message
+from darkq_worker.pieces import AnyPiece, assemble
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,
@@ -37,13 +38,13 @@ TEXT = "Hello, wörld 🌸"
 def read(data: bytes, size: int = 1 << 20, **options: Any) -> tuple[str, End]:
     """Read a whole answer, in pieces of a size."""
     answer = AnswerDecoder(**options)
-    text: list[str] = []
+    pieces: list[AnyPiece] = []
     for start in range(0, len(data), size):
-        text += answer.feed(data[start : start + size])
+        pieces += answer.feed(data[start : start + size])
         if answer.is_complete:
-            return "".join(text), answer.end
+            return assemble(pieces)[0], answer.end
     answer.feed_eof()
-    return "".join(text), answer.end
+    return assemble(pieces)[0], answer.end
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1 << 20])
@@ -56,7 +57,7 @@ def test_answer_cut_at_any_byte_is_whole_or_truncated() -> None:
     ends = WHOLE.index(finish()) + len(finish()) - 3  # the frame is whole without its blank line
     for cut in range(len(WHOLE)):
         answer = AnswerDecoder()
-        text = "".join(answer.feed(WHOLE[:cut]))
+        text, _ = assemble(answer.feed(WHOLE[:cut]))
         assert TEXT.startswith(text)
         if cut > ends:
             answer.feed_eof()

@@ -16,6 +16,7 @@ from darkq.telemetry.metrics import FIRST_CHUNK, Tally
 from darkq_worker.attempts.telemetry import AttemptSpan
 from darkq_worker.leases import Claim
 from darkq_worker.limits.calls import Call, CallDeferred, Limits, Rule
+from darkq_worker.pieces import AnyPiece
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,
@@ -29,7 +30,7 @@ from darkq_worker.upstreams.base import (
     Unserved,
     Upstream,
     UpstreamError,
-    check_options,
+    check_request,
 )
 from darkq_worker.upstreams.openai import OpenAIUpstream
 from darkq_worker.upstreams.traced import CallSpan
@@ -72,8 +73,14 @@ async def generate(context: AttemptContext, job: Job) -> End:
         upstream, model = context.upstreams.choose(job.upstream, job.model)
     except NotReady:
         raise CallDeferred(delay_s=NOT_READY_PAUSE_S) from None
-    check_options(upstream, job.options)
-    request = Request(prompt=job.prompt, model=model, proxy=job.proxy, options=job.options)
+    request = Request(
+        prompt=job.prompt,
+        model=model,
+        proxy=job.proxy,
+        options=job.options,
+        parameters=job.parameters,
+    )
+    check_request(upstream, request)
     timeout_s = job.timeout_s or context.settings.job_timeout_s
     deadline = asyncio.timeout(timeout_s)
     own_proxy = job.proxy is not None
@@ -98,14 +105,17 @@ async def generate(context: AttemptContext, job: Job) -> End:
 
 
 async def _copy(
-    stream: AsyncGenerator[str | End, None], context: AttemptContext, call: Call, span: CallSpan
+    stream: AsyncGenerator[AnyPiece | End, None],
+    context: AttemptContext,
+    call: Call,
+    span: CallSpan,
 ) -> End:
     """Copy a stream into the log, as fast as the budget allows."""
     log, budget, max_chars = context.log, context.budget, context.settings.max_result_chars
     chars, began_s = 0, time.perf_counter()
     async with aclosing(stream) as items:
         async for item in items:
-            if isinstance(item, str):
+            if not isinstance(item, End):
                 log.add(item)
                 if not chars:
                     first_chunk_s = time.perf_counter() - began_s

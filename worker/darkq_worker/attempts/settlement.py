@@ -11,16 +11,29 @@ the clock of Redis: no clock of a worker decides when a job is due.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias, assert_never
+
+from msgspec import UNSET, UnsetType
 
 from darkq import event as ev
 from darkq.jobs.cancel import CANCELLED
-from darkq.protocol.record import FUNCTION, Details, Failure, JobRecord, ResultRecord, encode
+from darkq.protocol.record import (
+    FUNCTION,
+    BeyondText,
+    Details,
+    Failure,
+    JobRecord,
+    KeptRequest,
+    ResultRecord,
+    encode,
+)
 from darkq.protocol.record import Outcome as EndName
 from darkq.redis import scripts
 from darkq.redis.raw import Command
 from darkq.settings.settings import Settings
 from darkq_worker.leases import Claim
+from darkq_worker.pieces import AnyPiece, assemble
 from darkq_worker.upstreams.base import End
 from darkq_worker.writing.attempt_log import AttemptLog, Entry, Settlement
 
@@ -173,7 +186,7 @@ def make_settlement(
     """Return the settlement of an attempt, and close its log; None if the job is lost."""
     if isinstance(outcome, Lost):
         return None
-    text, cursor = log.close()
+    pieces, cursor = log.close()
     now_ms = int(time.time() * 1000)
     if isinstance(outcome, Deferred):
         return Release(
@@ -197,7 +210,7 @@ def make_settlement(
             burns_try=isinstance(outcome, TryAgain),
             job_ttl_s=settings.job_ttl_s,
         )
-    result = _make_result(outcome, claim, log, text, record, started_ms, now_ms)
+    result = _make_result(outcome, claim, log, pieces, record, started_ms, now_ms)
     failed = isinstance(outcome, Failed)
     ttl_s = settings.failed_ttl_s if failed else settings.result_ttl_s
     return Finish(claim, log, entry, encode(result), result_ttl_s=ttl_s, failed=failed)
@@ -239,16 +252,18 @@ def _make_result(
     outcome: Completed | Failed | Cancelled,
     claim: Claim,
     log: AttemptLog,
-    text: str,
+    pieces: Sequence[AnyPiece],
     record: JobRecord | None,
     started_ms: int,
     now_ms: int,
 ) -> ResultRecord:
     name: EndName
     answer: str | Failure
+    beyond: BeyondText | UnsetType = UNSET
     match outcome:
         case Completed():
-            name, answer = "completed", text
+            name = "completed"
+            answer, beyond = assemble(pieces)
         case Failed(code, message):
             name, answer = "failed", Failure(type="JobFailed", code=code, message=message)
         case Cancelled():
@@ -260,6 +275,8 @@ def _make_result(
         et=record.et if record else started_ms,
         s=end is not None,
         r=answer,
+        b=beyond,
+        p=_keep_request(record) if end is not None else UNSET,
         st=started_ms,
         ft=now_ms,
         q=claim.queue,
@@ -276,3 +293,9 @@ def _make_result(
             tenant=record.job.tenant if record else None,
         ),
     )
+
+
+def _keep_request(record: JobRecord | None) -> KeptRequest | UnsetType:
+    if record is None or not record.job.keeps_request:
+        return UNSET
+    return KeptRequest(prompt=record.job.prompt, parameters=record.job.parameters)

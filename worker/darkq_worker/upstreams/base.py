@@ -1,8 +1,8 @@
 """The interface of upstreams: what a worker needs of an LLM service, whatever its protocol.
 
-An upstream turns a request into a stream of text. The type carries the most important guarantee: a
-stream yields pieces of text and then exactly one `End`. A stream that stops without an `End` was
-cut off, whatever the transport reports, and never becomes a completed job.
+An upstream turns a request into a stream of pieces. The type carries the most important guarantee:
+a stream yields pieces of an answer and then exactly one `End`. A stream that stops without an `End`
+was cut off, whatever the transport reports, and never becomes a completed job.
 
     UpstreamError               .code .retryable .retry_after_s .status
     ├── Unreachable             connection refused, reset, DNS, TLS; a retry can help
@@ -20,16 +20,19 @@ cut off, whatever the transport reports, and never becomes a completed job.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing
-from typing import ClassVar, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
 from darkq.event import Usage
-from darkq.protocol.job import Message
-from darkq.protocol.options import Options, format_refusal
+from darkq.protocol.options import Options, format_content_refusal, format_refusal
+from darkq.protocol.parameters import WITHOUT_EFFECT
+from darkq.protocol.prompt import Message
+from darkq_worker.pieces import AnyPiece
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,13 +40,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `model` is a name as the job gave it, or None for the upstream's default. `proxy` is the URL of
     an HTTP proxy for this call; None means the proxy of the deployment, if any. `options` are the
-    generation options of the job; an upstream that does not support one refuses the call.
+    generation options of the job, `parameters` are other fields of a chat request. An upstream
+    that does not support one refuses the call.
     """
 
     prompt: str | tuple[Message, ...]
     model: str | None = None
     proxy: str | None = None
     options: Options | None = None
+    parameters: Mapping[str, Any] = MappingProxyType({})
 
     def __repr__(self) -> str:
         return f"Request(model={self.model!r})"
@@ -75,6 +80,11 @@ class Upstream(Protocol):
         ...
 
     @property
+    def takes_chat_requests(self) -> bool:
+        """True if it takes any parameter, and more than text in messages: the service judges."""
+        ...
+
+    @property
     def default_model(self) -> str:
         """The model of a request without one; empty if no model is known."""
         ...
@@ -91,8 +101,8 @@ class Upstream(Protocol):
         """
         ...
 
-    def stream(self, request: Request) -> AsyncGenerator[str | End, None]:
-        """Yield the answer's text as it arrives, then one `End`.
+    def stream(self, request: Request) -> AsyncGenerator[AnyPiece | End, None]:
+        """Yield the pieces of the answer as they arrive, then one `End`.
 
         Pieces are not empty. Raises `UpstreamError` at any point. Closing the iterator, or
         cancelling the task that reads it, closes the connection to the upstream first.
@@ -207,11 +217,23 @@ async def greet(upstream: Upstream, *, timeout_s: float) -> None:
         raise TimedOut(f"no text came within {timeout_s:g} s") from None
 
 
-def check_options(upstream: Upstream, options: Options | None) -> None:
-    """Raise `Rejected` for the first option that the upstream does not support."""
-    for name in options.given() if options else ():
+def check_request(upstream: Upstream, request: Request) -> None:
+    """Raise `Rejected` for the first field that the upstream does not support.
+
+    Parameters without any effect on the answer are not checked.
+    """
+    for name in request.options.given() if request.options else ():
         if name not in upstream.options:
             raise Rejected(format_refusal(upstream.name, name, upstream.options))
+    if upstream.takes_chat_requests:
+        return
+    for name in request.parameters:
+        if name not in WITHOUT_EFFECT:
+            raise Rejected(format_refusal(upstream.name, name, upstream.options))
+    if not isinstance(request.prompt, str):
+        for number, message in enumerate(request.prompt):
+            if path := message.beyond_text:
+                raise Rejected(format_content_refusal(upstream.name, number, path))
 
 
 def format_prompt(prompt: str | Sequence[Message]) -> str:

@@ -21,7 +21,7 @@ from darkq_worker.upstreams.base import (
     Rejected,
     Request,
     UnknownModel,
-    check_options,
+    check_request,
     format_prompt,
     greet,
 )
@@ -65,6 +65,7 @@ class DarkAIUpstream:
 
     kind = "darkai"
     options: frozenset[str] = frozenset()
+    takes_chat_requests = False
     default_model = DEFAULT_MODEL
     models = MODELS
 
@@ -95,7 +96,7 @@ class DarkAIUpstream:
 
     async def stream(self, request: Request) -> AsyncGenerator[str | End, None]:
         """Yield the answer's text as it arrives, then one `End`. See `Upstream.stream`."""
-        check_options(self, request.options)
+        check_request(self, request)
         prompt = format_prompt(request.prompt)
         async with self._post(prompt, request) as http:
             retry_after_s = parse_retry_after(http.header("retry-after"))

@@ -5,8 +5,9 @@ and before its response, `resolve_model` raises `NotReady`. A service may accept
 not list. So a job for this service only may name an unlisted model (`takes_unlisted`), unless
 models are configured.
 
-Services differ in the fields that they accept. If one refuses `stream_options`, or the name of the
-token limit, the call is repeated without it or with the other name. What succeeded is remembered
+Services differ in the fields that they accept. If one refuses `stream_options`, a field without any
+effect on the answer, or the name of the token limit, the call is repeated without it or with the
+other name. What succeeded is remembered
 for the model.
 
 A call may take `timeout_s` in total, and `idle_timeout_s` without data.
@@ -23,6 +24,7 @@ import aiohttp
 
 from darkq.protocol.options import OPTIONS
 from darkq.telemetry.logging import LogEvent
+from darkq_worker.pieces import AnyPiece
 from darkq_worker.upstreams.base import (
     End,
     NotReady,
@@ -64,6 +66,7 @@ class OpenAIUpstream:
 
     kind = "openai"
     options = OPTIONS
+    takes_chat_requests = True
 
     def __init__(
         self,
@@ -174,8 +177,8 @@ class OpenAIUpstream:
         self.models = tuple(models)
         self._is_listed = True
 
-    async def stream(self, request: Request) -> AsyncGenerator[str | End, None]:
-        """Yield the answer's text as it arrives, then one `End`. See `Upstream.stream`."""
+    async def stream(self, request: Request) -> AsyncGenerator[AnyPiece | End, None]:
+        """Yield the answer's pieces as they arrive, then one `End`. See `Upstream.stream`."""
         model = self._find_model(request)
         prompt = join_prompt(request.prompt)
         http = await self._ask(request, model, prompt)
@@ -198,8 +201,8 @@ class OpenAIUpstream:
                     if (rest := await _read_rest(http, rest_ends_at)) is None:
                         break
                     chunk = rest
-                for text in answer.feed(chunk) if chunk else answer.feed_eof():
-                    yield text
+                for piece in answer.feed(chunk) if chunk else answer.feed_eof():
+                    yield piece
                 if answer.got_frame:
                     http.restart_idle_clock()
             if answer.is_complete:

@@ -1,4 +1,4 @@
-"""Frames of OpenAI's API: their text, token counts and finish reasons. No I/O.
+"""Frames of OpenAI's API: their pieces, token counts and finish reasons. No I/O.
 
 The types are loose on purpose: a value of a wrong type does not invalidate the others.
 
@@ -15,23 +15,27 @@ An unknown reason is kept unchanged, and does not prove that the text is complet
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 
 from darkq.event import Usage
+from darkq_worker.pieces import AnyPiece, Piece
 from darkq_worker.upstreams.http_errors import clean
 
 _MAX_TOKENS = 10**15
+_MAX_DETAILS = 32
 _TEXT_PARTS: Final = frozenset(("text", "output_text", "input_text", ""))
+_REASONING_PARTS: Final = frozenset(
+    ("thinking", "reasoning", "reasoning_text", "thought", "summary", "summary_text")
+)
 _SILENT_PARTS: Final = frozenset(
-    (
-        *("thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought", "summary"),
-        *("summary_text", "reference", "citation", "citations", "refusal", "tool_use"),
-    )
+    ("redacted_thinking", "reference", "citation", "citations", "tool_use")
 )
 _PLACELESS: Final = (
     *("content", "text", "delta", "token", "response", "output", "message"),
@@ -45,11 +49,19 @@ class OddContent(Exception):
 
 class _PlainDelta(msgspec.Struct, gc=False):
     content: str | None = None
+    reasoning_content: None = None
+    reasoning: None = None
+    reasoning_details: None = None
+    tool_calls: None = None
+    function_call: None = None
+    refusal: None = None
+    annotations: None = None
 
 
 class _PlainChoice(msgspec.Struct, gc=False):
     delta: _PlainDelta
     finish_reason: None = None
+    logprobs: None = None
     error: None = None
     usage: None = None
 
@@ -64,22 +76,32 @@ class PlainFrame(msgspec.Struct, gc=False):
     x_groq: None = None
 
 
-class Delta(msgspec.Struct, gc=False):
+class Delta(msgspec.Struct):
+    """The new parts of a message, or a whole message."""
+
     content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    reasoning_details: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    refusal: Any = None
+    annotations: Any = None
 
 
-class Choice(msgspec.Struct, gc=False):
+class Choice(msgspec.Struct):
     """One choice. A whole completion has a `message`, the older completions API a `text`."""
 
     delta: Delta | None = None
     finish_reason: Any = None
+    logprobs: Any = None
     message: Any = None
     text: Any = None
     usage: Any = None
     error: Any = None
 
 
-class Frame(msgspec.Struct, gc=False):
+class Frame(msgspec.Struct):
     choices: list[Choice] | None = None
     usage: Any = None
     error: Any = None
@@ -103,7 +125,7 @@ def read_text(content: object) -> str:
 
 
 def read_part(part: object) -> str:
-    """Return the text of one part of a content; reasoning is not part of the answer."""
+    """Return the text of one part of a content; "" for reasoning and refusals."""
     if isinstance(part, str):
         return clean(part)
     if not isinstance(part, dict):
@@ -117,9 +139,129 @@ def read_part(part: object) -> str:
         if text is None and any(value for name, value in part.items() if name != "type"):
             raise OddContent(part)
         return clean(text)
-    if kind not in _SILENT_PARTS and isinstance(text, str) and text:
+    is_known = kind in _SILENT_PARTS or kind in _REASONING_PARTS or kind == "refusal"
+    if not is_known and isinstance(text, str) and text:
         raise OddContent(part)
     return ""
+
+
+class DeltaReader:
+    """Reads the pieces of one answer, and numbers its tool calls."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[object, str]] = []  # of each call: its index and id on the wire
+        self._unnamed: dict[int, str] = {}  # the id of a call whose name has not arrived
+
+    def read(self, delta: Delta, logprobs: object = None) -> Iterator[AnyPiece]:
+        """Yield the pieces of a delta. Raises `OddContent`."""
+        content = delta.content
+        if reasoning := _read_reasoning(delta):
+            yield Piece(kind="reasoning", text=reasoning)
+        text = read_text(content)
+        if logprobs or delta.annotations:
+            yield from _read_extras(text, logprobs, delta.annotations)
+        elif text:
+            yield text
+        if refusal := read_string(delta.refusal) or _join_parts(content, ("refusal",), "refusal"):
+            yield Piece(kind="refusal", text=refusal)
+        if delta.tool_calls:
+            yield from self._read_calls(delta.tool_calls)
+        elif delta.function_call:  # the API's older form of a call
+            yield from self._read_calls([{"index": 0, "function": delta.function_call}])
+
+    def _read_calls(self, calls: object) -> Iterator[Piece]:
+        for call in calls if isinstance(calls, list) else [calls]:
+            if not isinstance(call, dict):
+                raise OddContent(calls)
+            function = call.get("function") or call.get("custom") or {}
+            if not isinstance(function, dict):
+                raise OddContent(call)
+            arguments = function.get("arguments", function.get("input"))
+            if isinstance(arguments, dict | list):  # some services send the object itself
+                arguments = json.dumps(arguments, ensure_ascii=False)
+            yield from self._read_call(
+                call, read_string(function.get("name")), read_string(arguments)
+            )
+
+    def _read_call(self, call: dict[str, Any], name: str, arguments: str) -> Iterator[Piece]:
+        index, is_new = self._find(call.get("index"), read_string(call.get("id")))
+        if is_new:
+            self._unnamed[index] = self._calls[index][1] or f"call_{secrets.token_hex(12)}"
+        if index not in self._unnamed:  # its name and id, if they are here again, are known
+            if arguments:
+                yield Piece(kind="tool_call", index=index, text=arguments)
+        elif name or arguments:
+            call_id = self._unnamed.pop(index)
+            yield Piece(kind="tool_call", index=index, text=arguments, call_id=call_id, name=name)
+
+    def _find(self, wire_index: object, call_id: str) -> tuple[int, bool]:
+        """Return the number of a call, and whether it is new.
+
+        Some services give the same index to all calls, or none. A new id is a new call.
+        """
+        for number in range(len(self._calls) - 1, -1, -1):
+            known_index, known_id = self._calls[number]
+            if call_id and call_id == known_id:
+                return number, False
+            if wire_index in (None, known_index) and not (call_id and known_id):
+                return number, False
+        self._calls.append((wire_index, call_id))
+        return len(self._calls) - 1, True
+
+
+def read_string(value: object) -> str:
+    """Return a string, "" for null. Raises `OddContent` for any other value."""
+    if value is None or value is False:
+        return ""
+    if not isinstance(value, str):
+        raise OddContent(value)
+    return clean(value)
+
+
+def _read_reasoning(delta: Delta) -> str:
+    """Return the reasoning of a delta. Some services send it twice, under two names."""
+    for value in (delta.reasoning_content, delta.reasoning):
+        if isinstance(value, str) and value:
+            return clean(value)
+    if isinstance(delta.reasoning_details, list):
+        details = [each for each in delta.reasoning_details if isinstance(each, dict)]
+        texts = (each.get("text") or each.get("summary") for each in details)
+        return "".join(clean(text) for text in texts if isinstance(text, str))
+    return _join_parts(delta.content, _REASONING_PARTS, "thinking")
+
+
+def _join_parts(content: object, kinds: Collection[str], name: str) -> str:
+    """Return the joined texts of some kinds of parts; they have it in `name` or in `text`."""
+    if not isinstance(content, list):
+        return ""
+    found: list[Any] = []
+    for part in content:
+        if isinstance(part, dict) and part.get("type") in kinds:
+            inner = part.get(name) or part.get("text")
+            found += inner if isinstance(inner, list) else [inner]
+    texts = (each.get("text") if isinstance(each, dict) else each for each in found)
+    return "".join(clean(text) for text in texts if isinstance(text, str))
+
+
+def _read_extras(text: str, logprobs: object, annotations: object) -> Iterator[AnyPiece]:
+    """Yield a text with its log probabilities and annotations, as the service sent them."""
+    kept_logprobs = logprobs if isinstance(logprobs, dict) and logprobs.get("content") else None
+    kept_annotations = annotations if isinstance(annotations, list) and annotations else None
+    try:
+        size = len(msgspec.json.encode([kept_logprobs, kept_annotations]))
+    except UnicodeEncodeError:
+        kept_logprobs = kept_annotations = None
+    if kept_logprobs is None and kept_annotations is None:
+        if text:
+            yield text
+        return
+    yield Piece(
+        kind="chunk",
+        text=text,
+        logprobs=kept_logprobs,
+        annotations=kept_annotations,
+        extra_bytes=size,
+    )
 
 
 def read_usage(usage: object, before: Usage | None) -> Usage | None:
@@ -132,10 +274,28 @@ def read_usage(usage: object, before: Usage | None) -> Usage | None:
     if not prompt_tokens and not completion_tokens:
         return before
     known = before or Usage()
+    prompt_details = _details(get("prompt_tokens_details") or get("input_tokens_details"))
+    if prompt_details is None and (hits := _count(get("prompt_cache_hit_tokens"))):  # DeepSeek's
+        prompt_details = {"cached_tokens": hits}
+    answer_details = _details(get("completion_tokens_details") or get("output_tokens_details"))
     return Usage(
         prompt_tokens=prompt_tokens or known.prompt_tokens,
         completion_tokens=completion_tokens or known.completion_tokens,
+        prompt_tokens_details=prompt_details or known.prompt_tokens_details,
+        completion_tokens_details=answer_details or known.completion_tokens_details,
     )
+
+
+def _details(details: object) -> dict[str, int] | None:
+    """Return the parts of a token count, as far as they are counts."""
+    if not isinstance(details, dict):
+        return None
+    counts = {
+        clean(name): int(value)
+        for name, value in list(details.items())[:_MAX_DETAILS]
+        if isinstance(name, str) and type(value) in (int, float) and 0 <= value <= _MAX_TOKENS
+    }
+    return counts or None
 
 
 def holds_text(frame: dict[str, Any]) -> bool:

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from darkq.protocol.job import Message
+from darkq.protocol.parameters import WITHOUT_EFFECT
+from darkq.protocol.prompt import REASONING_FIELDS, Message
 from darkq_worker.upstreams.base import Rejected, Request
 
 USAGE: Final = "stream_options"
@@ -39,9 +40,11 @@ def build_body(
     if not messages:
         raise Rejected("the prompt has no messages")
     options = _build_options(url, request, refused) if request.options else {}
+    parameters = {name: value for name, value in request.parameters.items() if name not in refused}
     fields: dict[str, Any] = {
         "model": model,
-        "messages": [_build_message(message) for message in messages],
+        "messages": [_build_message(message, refused) for message in messages],
+        **parameters,
         "stream": True,
         **options,
     }
@@ -76,9 +79,15 @@ def find_refused(status: int, message: bytes, body: bytes, refused: AbstractSet[
         return None
     if USAGE not in refused and (b"stream_options" in message or b"include_usage" in message):
         return USAGE
+    sent = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    optional = [name for name in sorted(WITHOUT_EFFECT) if name in sent]
+    messages = bytes(sent.get("messages", b""))
+    optional += [name for name in REASONING_FIELDS if f'"{name}":'.encode() in messages]
+    for name in optional:
+        if name not in refused and name.encode() in message and _NOT_TAKEN.search(message):
+            return name
     if refused & _OTHER.keys():
         return None
-    sent = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     for name, other in _OTHER.items():
         if name in sent and (
             other.encode() in message or (name.encode() in message and _NOT_TAKEN.search(message))
@@ -93,10 +102,18 @@ def _is_official(url: str) -> bool:
     return host == _OFFICIAL_HOST or host.endswith(_OFFICIAL_DOMAINS)
 
 
-def _build_message(message: Message) -> dict[str, str]:
-    """Only OpenAI itself knows `developer`, and it accepts `system` for the same."""
-    role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": message.text}
+def _build_message(message: Message, refused: AbstractSet[str]) -> dict[str, Any]:
+    """Return a message as on the wire, without refused fields.
+
+    Only OpenAI itself knows `developer`, and it accepts `system` for the same. Content that is only
+    text is one string: every service accepts that.
+    """
+    fields = {"role": message.role, "content": message.text}
+    if not message.is_plain:
+        fields = {name: value for name, value in message.fields().items() if name not in refused}
+    if message.role == "developer":
+        fields["role"] = "system"
+    return fields
 
 
 def join_prompt(prompt: str | Sequence[Message]) -> str:

@@ -1,11 +1,11 @@
-"""Decodes answers of OpenAI's API, which many services offer: bytes in, text out. No I/O.
+"""Decodes answers of OpenAI's API, which many services offer: bytes in, pieces out. No I/O.
 
     choices[0].delta.content … → finish_reason → choices: [], usage → [DONE]
 
 Each is an SSE event with one JSON object, except the last. Services differ in everything else, so
-one rule decides about the end. An answer is complete if
+one rule decides about the end. An answer is complete if it has text, a tool call or a refusal, and
 
-    - a known good finish reason follows its last text, or
+    - a known good finish reason follows its last piece, or
     - every frame was understood, and `[DONE]` arrives, or the stream ends after an unknown finish
       reason.
 
@@ -16,9 +16,9 @@ frame is one of these:
     hole       starts like a frame and cannot be read, or has text in an unknown field: raised
     foreign    any other object or line: with one, `[DONE]` alone does not complete the answer
 
-A stop before the first text proves nothing, and neither does one after which more text arrived:
-then only the end of the stream ends the answer. So after a stop the decoder continues to read.
-`has_ended` means that the text is complete as far as known, `is_complete` that nothing can follow.
+A stop before the first text proves nothing, and neither does one after which more arrived: then
+only the end of the stream ends the answer. So after a stop the decoder continues to read.
+`has_ended` means that the answer is complete as far as known, `is_complete` that nothing follows.
 
 There are three paths: typed decoding of pieces of text, straight from the bytes; typed decoding of
 the other usual frames; and a tolerant path for lone surrogates, bytes that are not UTF-8, frames
@@ -37,6 +37,7 @@ import msgspec
 
 from darkq.event import Usage
 from darkq.sse import STRAY, EventDecoder, ServerSentEvent, SSEError
+from darkq_worker.pieces import AnyPiece
 from darkq_worker.upstreams.base import (
     EmptyAnswer,
     End,
@@ -46,11 +47,13 @@ from darkq_worker.upstreams.base import (
     UnknownModel,
     UpstreamError,
 )
-from darkq_worker.upstreams.http_errors import clean, quotable, reported_error
+from darkq_worker.upstreams.http_errors import quotable, reported_error
 from darkq_worker.upstreams.openai_errors import Reported, find_error, hide_secret, read_error
 from darkq_worker.upstreams.openai_frames import (
     BROKEN,
     Choice,
+    Delta,
+    DeltaReader,
     Frame,
     OddContent,
     decode_frame,
@@ -105,7 +108,9 @@ class AnswerDecoder:
         self._models = models
         self._retry_after_s = retry_after_s
         self._max_bytes = max_line_bytes
-        self._chars = 0
+        self._deltas = DeltaReader()
+        self._chars = 0  # of the text alone
+        self._has_answer = False  # text, a tool call or a refusal has arrived
         self._whole: str | None = None  # the text of a whole completion, which may be repeated
         self._reason = ""
         self._reason_is_latest = False  # no text has arrived since
@@ -126,10 +131,10 @@ class AnswerDecoder:
         """The end of the answer, once it is complete."""
         return End(finish_reason=self._reason or "stop", usage=self._usage)
 
-    def feed(self, chunk: bytes) -> Iterator[str]:
-        """Yield the pieces of text in `chunk`. Iterate to the end before the next call.
+    def feed(self, chunk: bytes) -> Iterator[AnyPiece]:
+        """Yield the pieces in `chunk`. Iterate to the end before the next call.
 
-        Raises `UpstreamError`, after the text before the error.
+        Raises `UpstreamError`, after the pieces before the error.
         """
         self.got_frame = False
         expects_text = not self.has_ended  # text after a stop is rare: skip that path
@@ -143,7 +148,7 @@ class AnswerDecoder:
                     else:
                         self.got_frame = self._understood = True
                         if text:
-                            self._record_text(text)
+                            self._record_piece(text)
                             yield text
                         continue
                 yield from self._feed_other(event)
@@ -154,22 +159,22 @@ class AnswerDecoder:
             self._fail(ProtocolViolation(f"the upstream sent {error}", status=200))
             self.is_complete = True
 
-    def feed_eof(self) -> list[str]:
-        """Handle the end of the stream; return the text of an unfinished last event.
+    def feed_eof(self) -> list[AnyPiece]:
+        """Handle the end of the stream; return the pieces of an unfinished last event.
 
         Raises `UpstreamError` unless the answer is complete.
         """
         if self.is_complete:
             return []
         self._at_eof = True
-        texts = [*self.feed(b"\n\n"), *self._close_json()]
+        pieces = [*self.feed(b"\n\n"), *self._close_json()]
         if not self.is_complete:
             if not self.has_ended and not self._reason_is_latest:
                 raise self._cut_off()
             self._done()
-        return texts
+        return pieces
 
-    def _feed_other(self, event: ServerSentEvent) -> Iterator[str]:
+    def _feed_other(self, event: ServerSentEvent) -> Iterator[AnyPiece]:
         """Read any event that is not just a piece of text."""
         if event.data == b"[DONE]" and event.event != "error":
             self._done()
@@ -182,10 +187,9 @@ class AnswerDecoder:
             yield from self._feed_tolerantly(event)
             return
         self.got_frame = True
-        if text := self._apply(frame):
-            yield text
+        yield from self._apply(frame)
 
-    def _feed_tolerantly(self, event: ServerSentEvent) -> Iterator[str]:
+    def _feed_tolerantly(self, event: ServerSentEvent) -> Iterator[AnyPiece]:
         """Read an event that is not a usual frame."""
         text = event.data.decode(errors="replace")
         if event.event == STRAY:
@@ -201,7 +205,7 @@ class AnswerDecoder:
             if not self.is_complete:
                 yield from self._feed_line(line, is_error=is_error)
 
-    def _feed_stray(self, line: str) -> Iterator[str]:
+    def _feed_stray(self, line: str) -> Iterator[AnyPiece]:
         """Read a line that is not a field of the event stream."""
         if self._open_json:
             self._open_json += line.encode() + b"\n"
@@ -216,19 +220,19 @@ class AnswerDecoder:
             self._open_json += line.encode() + b"\n"
             self._json_lines = 0
             yield from self._close_json()
-        elif line.lstrip().startswith("<") and not self._chars:
+        elif line.lstrip().startswith("<") and not self._has_answer:
             self._fail(ProtocolViolation("HTTP 200, but an HTML page, no answer", status=200))
         elif not (self._at_eof and any(field.startswith(line) for field in _FIELDS)):
             yield from self._feed_line(line, is_error=False)
 
-    def _close_json(self) -> Iterator[str]:
+    def _close_json(self) -> Iterator[AnyPiece]:
         """Read the collected JSON if it is whole, or at the end of the stream."""
         text = self._open_json.decode(errors="replace")
         if _parsed(text) is not None or (self._at_eof and text):
             self._open_json.clear()
             yield from self._feed_line(text, is_error=False)
 
-    def _feed_line(self, line: str, *, is_error: bool) -> Iterator[str]:
+    def _feed_line(self, line: str, *, is_error: bool) -> Iterator[AnyPiece]:
         """Read one piece of data by its content."""
         prefix = _DATA_PREFIX.match(line)
         line = line[prefix.end() if prefix else 0 :].rstrip()
@@ -244,99 +248,107 @@ class AnswerDecoder:
             self._fail(self._error(read_error(line if value is None else value)))
         elif objects and len(objects) == len(each_of):
             for each in objects:
-                if text := self._read_object(each, line):
-                    yield text
+                yield from self._read_object(each, line)
         elif value is None and line.startswith(("{", "[")):
             self._fail(self._hole(line))
         else:
             self.got_frame = True
             self._foreign = self._foreign or line
 
-    def _read_object(self, value: dict[str, Any], line: str) -> str:
-        """Process an object, frame or not; return its text."""
+    def _read_object(self, value: dict[str, Any], line: str) -> Sequence[AnyPiece]:
+        """Process an object, frame or not; return its pieces."""
         if value.get("type") in _KEEP_ALIVES:
-            return ""
+            return ()
         self.got_frame = True
         error = find_error(value, beside_choices=bool(value.get("choices")))
         if error is not None:
             self._fail(self._error(error))
-            return ""
+            return ()
         if "choices" not in value and "usage" not in value and "x_groq" not in value:
             if holds_text(value):
                 self._fail(self._hole(line))
             self._foreign = self._foreign or line
-            return ""
+            return ()
         try:
-            return clean(self._apply(msgspec.convert(value, Frame)))
+            return self._apply(msgspec.convert(value, Frame))
         except (msgspec.ValidationError, RecursionError):
             self._fail(self._hole(line))
-            return ""
+            return ()
 
-    def _apply(self, frame: Frame) -> str:
-        """Process a frame; return its text."""
+    def _apply(self, frame: Frame) -> Sequence[AnyPiece]:
+        """Process a frame; return its pieces."""
         self._understood = True
         if frame.usage is not None:
             self._usage = read_usage(frame.usage, self._usage)
         if isinstance(frame.x_groq, dict):
             self._usage = read_usage(frame.x_groq.get("usage"), self._usage)
         if not frame.choices:
-            return ""
+            return ()
+        pieces = self._read_choices(frame.choices)
         choice = frame.choices[0]
-        delta, reason = choice.delta, choice.finish_reason
-        content = delta.content if delta is not None else None
-        is_only = len(frame.choices) == 1
-        if is_only and type(content) is str and content:
-            text = content
-        elif is_only and content in (None, "") and delta is not None and choice.message is None:
-            text = ""
-        else:
-            text = self._read_choices(frame.choices)
-            reason = first_with(frame.choices, "finish_reason")
+        reason = first_with(frame.choices, "finish_reason")
         if choice.error:
             self._fail(self._error(read_error(choice.error)))
-        if text:
-            self._record_text(text)
+        for piece in pieces:
+            self._record_piece(piece)
         if reason:
             self._record_reason(reason)
         if choice.usage is not None:  # Moonshot's
             self._usage = read_usage(choice.usage, self._usage)
-        return text
+        return pieces
 
-    def _read_choices(self, choices: list[Choice]) -> str:
-        """Return the text of the first choice with text; only one is ever requested."""
+    def _read_choices(self, choices: list[Choice]) -> list[AnyPiece]:
+        """Return the pieces of the first choice that has an answer, and reasoning before it.
+
+        Only one choice is ever requested.
+        """
+        pieces: list[AnyPiece] = []
         try:
             for choice in choices:
-                if text := self._read_choice(choice):
-                    return text
+                pieces += self._read_choice(choice)
+                if any(isinstance(each, str) or each.kind != "reasoning" for each in pieces):
+                    break
         except OddContent as odd:
             self._fail(self._hole(json.dumps(odd.args[0])))
-        return ""
+        return pieces
 
-    def _read_choice(self, choice: Choice) -> str:
-        if choice.delta is not None and (text := read_text(choice.delta.content)):
-            return text
-        if choice.message is None:
-            return read_text(choice.text) if choice.delta is None else ""
+    def _read_choice(self, choice: Choice) -> list[AnyPiece]:
+        if choice.delta is not None:
+            pieces = list(self._deltas.read(choice.delta, choice.logprobs))
+            if pieces or choice.message is None:
+                return pieces
+        elif choice.message is None:
+            return [text] if (text := read_text(choice.text)) else []
+        return self._read_message(choice)
+
+    def _read_message(self, choice: Choice) -> list[AnyPiece]:
+        """Return the pieces of a whole message, unless it repeats the deltas so far."""
+        if choice.delta is not None and (self._has_answer or not choice.finish_reason):
+            return []
         message = choice.message
-        whole = read_text(message.get("content") if isinstance(message, dict) else message)
-        if not whole or (choice.delta is not None and (self._chars or not choice.finish_reason)):
-            return ""  # it repeats the deltas so far
-        if not self._chars:
-            self._whole = whole
-            return whole
-        if whole != self._whole and (self._whole is not None or len(whole) != self._chars):
+        whole = msgspec.convert(message, Delta) if isinstance(message, dict) else Delta(message)
+        text = read_text(whole.content)
+        if not self._has_answer:
+            self._whole = text
+            return list(self._deltas.read(whole, choice.logprobs))
+        if text and text != self._whole and (self._whole is not None or len(text) != self._chars):
             raise OddContent(message)  # it differs from the deltas: part of the text is missing
-        return ""
+        return []
 
-    def _record_text(self, text: str) -> None:
-        """Record text. After a stop it shows that a stop of this service does not end the text."""
+    def _record_piece(self, piece: AnyPiece) -> None:
+        """Record a piece. After a stop it shows that a stop of this service ends nothing."""
+        kind, text = ("chunk", piece) if isinstance(piece, str) else (piece.kind, piece.text)
+        if kind == "reasoning" or not (text or kind == "tool_call"):  # or annotations alone
+            return
         if self._reason:
             self._stops_early = True
             self.has_ended = False
             self._reason_is_latest = False
             if self._late is not None:
                 raise self._late
-        self._chars += len(text)
+        if kind == "chunk":
+            self._chars += len(text)
+        self._has_answer = True
 
     def _record_reason(self, reason: object) -> None:
         """Record a finish reason."""
@@ -353,7 +365,7 @@ class AnswerDecoder:
         self._reason_is_latest = True
         if meaning is None:
             self.unknown_reason = self._reason
-        elif self._chars and not self._stops_early:
+        elif self._has_answer and not self._stops_early:
             self._close_text()
 
     @property
@@ -371,12 +383,16 @@ class AnswerDecoder:
         """Complete the answer: nothing more follows. Raises `UpstreamError`."""
         if self._open_json:
             self._fail(self._hole(self._open_json.decode(errors="replace")))
-        if self._foreign and not self.has_ended and not (self._has_good_reason and self._chars):
+        if (
+            self._foreign
+            and not self.has_ended
+            and not (self._has_good_reason and self._has_answer)
+        ):
             raise self._not_understood()
-        if not self._chars and self._reason in ("length", "content_filter"):
+        if not self._has_answer and self._reason in ("length", "content_filter"):
             why = f"the upstream sent no text: {self._reason}"
             raise Rejected(why, status=200)  # a retry would return the same
-        if not self._chars:
+        if not self._has_answer:
             raise EmptyAnswer("the upstream sent no text", status=200)
         self.has_ended = self.is_complete = True
 
@@ -397,7 +413,7 @@ class AnswerDecoder:
 
     def _not_understood(self) -> UpstreamError:
         quote = self._quote(self._foreign)
-        if self._understood or self._chars:
+        if self._understood or self._has_answer:
             why = "the upstream did not say that its answer is whole, but"
             return Truncated(f"{why}: {quote}", status=200)
         return ProtocolViolation(f"HTTP 200, but no answer: {quote}", status=200)

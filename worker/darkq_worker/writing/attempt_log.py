@@ -2,9 +2,9 @@
 
     add() ──► waiting pieces ──seal──► numbered events ──flush──► acknowledged by Redis
 
-Text is added piece by piece, without waiting for Redis. A flush seals what arrived since the last
-one into one event. The number and the content of a sealed event never change, so that it
-can be sent again after a lost connection.
+Pieces are added without waiting for Redis. A flush seals what arrived since the last one into one
+event, as far as it is of the same kind. The number and the content of a sealed event never change,
+so that it can be sent again after a lost connection.
 
 A `Flush` is one round trip to one server: the sealed events of many attempts, then the
 settlements of those that ended. A `Budget` bounds the text that waits in a worker.
@@ -20,13 +20,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from darkq import event as ev
 from darkq.errors import NotReplicated
-from darkq.event import Chunk, Cursor, Started
+from darkq.event import Cursor, Started
 from darkq.protocol.keys import JobKeys
 from darkq.redis import scripts
 from darkq.redis.durability import WaitRule
 from darkq.redis.raw import Command
 from darkq.telemetry.metrics import CHUNK_RELAY, CHUNKS, Tally
 from darkq_worker.leases import Claim
+from darkq_worker.pieces import AnyPiece, count_joined, join, make_event
 
 
 class Entry(NamedTuple):
@@ -67,7 +68,7 @@ class Budget:
 
 
 class AttemptLog:
-    """The events of one attempt: `started` is number 0, the chunks follow.
+    """The events of one attempt: `started` is number 0, the pieces follow.
 
     Pieces are merged up to `max_event_chars`; a longer piece is an event of its own.
 
@@ -104,8 +105,8 @@ class AttemptLog:
         self._on_lost = on_lost
         self._max_event_chars = max_event_chars
         self.started: bytes | None = None
-        self._waiting: list[str] = []
-        self._texts: list[str] = []  # of the sealed events: event n has text n - 1
+        self._waiting: list[AnyPiece] = []
+        self._pieces: list[AnyPiece] = []  # of the sealed events: event n has piece n - 1
         self._merged: list[int] = []  # how many pieces each has
         self._arrived_s = array("d")  # eight bytes per event
         self._waits_since_s = 0.0
@@ -127,10 +128,10 @@ class AttemptLog:
         )
         self._on_work(self)
 
-    def add(self, text: str) -> None:
-        """Write a piece of text, which must not be empty."""
-        self._waiting.append(text)
-        chars = len(text)
+    def add(self, piece: AnyPiece) -> None:
+        """Write a piece, which must not be empty."""
+        self._waiting.append(piece)
+        chars = len(piece)
         self._budget.spend(chars)
         self.chars += chars
         if not self.chunks:
@@ -145,15 +146,15 @@ class AttemptLog:
         """Replace the callback: another server's writer flushes this log now."""
         self._on_work = on_work
 
-    def close(self) -> tuple[str, Cursor]:
-        """Seal all waiting text; return the whole text, and the cursor of the next event.
+    def close(self) -> tuple[Sequence[AnyPiece], Cursor]:
+        """Seal all waiting pieces; return all of the answer, and the cursor of the next event.
 
         From here on, unsent events are sent with the settlement of the attempt.
         """
         self._closed = True
         while self._waiting:
             self._seal_one()
-        return "".join(self._texts), Cursor(self.attempt, self.sealed)
+        return self._pieces, Cursor(self.attempt, self.sealed)
 
     def seal(self) -> list[Entry]:
         """Seal waiting text into one event, up to its size limit; return all unsent events."""
@@ -212,13 +213,13 @@ class AttemptLog:
     @property
     def sealed(self) -> int:
         """The number of sealed events."""
-        return len(self._texts) + (self.started is not None)
+        return len(self._pieces) + (self.started is not None)
 
     def _set_acknowledged(self, count: int) -> None:
         # Only unacknowledged text counts in the budget. If Redis lost events, their text does
         # again, so that a worker never holds more than the budget, however often it must resend.
         low, high = sorted((count, self._acknowledged))
-        chars = sum(map(len, self._texts[max(0, low - 1) : max(0, high - 1)]))
+        chars = sum(map(len, self._pieces[max(0, low - 1) : max(0, high - 1)]))
         self._budget.spend(chars if count < self._acknowledged else -chars)
         self._acknowledged = count
 
@@ -235,24 +236,19 @@ class AttemptLog:
         id_ = f"{self.attempt}-{number}"
         if number == 0:
             return Entry(id_, self.started or b"")
-        text, merged = self._texts[number - 1], self._merged[number - 1]
+        piece, merged = self._pieces[number - 1], self._merged[number - 1]
         at_ms = self.first_chunk_ms if number == 1 else 0
-        return Entry(id_, ev.encode(Chunk(id=id_, text=text, merged=merged, at_ms=at_ms)))
+        return Entry(id_, ev.encode(make_event(id_, piece, merged=merged, at_ms=at_ms)))
 
     def _seal_one(self) -> None:
         pieces = self._waiting
         self._arrived_s.append(self._waits_since_s)
         if len(pieces) == 1:  # an idle writer: the common case by far
-            self._texts.append(pieces.pop())
+            self._pieces.append(pieces.pop())
             self._merged.append(1)
             return
-        count, chars = 0, 0
-        for piece in pieces:
-            if count and chars + len(piece) > self._max_event_chars:
-                break
-            count += 1
-            chars += len(piece)
-        self._texts.append("".join(pieces[:count]))
+        count = count_joined(pieces, self._max_event_chars)
+        self._pieces.append(join(pieces[:count]))
         self._merged.append(count)
         del pieces[:count]
 

@@ -171,6 +171,9 @@ local function to_be_ended(queue)
   return is_over and 1 or 0
 end
 
+local RECORD = 7 -- its place in the reply of a job
+local MAX_REPLY_BYTES = 4000000 -- a larger reply would block the server for too long
+local reply_bytes = 0
 local reply, next_ms = { math.floor(now_ms), 0 }, nil
 for number, queue in ipairs(KEYS) do
   local wanted = math.min(free, tonumber(ARGV[FIRST_QUEUE + number]))
@@ -181,8 +184,10 @@ for number, queue in ipairs(KEYS) do
     local due = redis.call(
       'ZRANGEBYSCORE', queue, '-inf', score(now_ms), 'WITHSCORES', 'LIMIT', 0, wanted)
     for n = 1, #due, 2 do
-      local job = claim(queue, number - 1, due[n], due[n + 1])
+      -- Jobs that are left are due, so the worker calls again at once.
+      local job = reply_bytes < MAX_REPLY_BYTES and claim(queue, number - 1, due[n], due[n + 1])
       if job then
+        reply_bytes = reply_bytes + #job[RECORD]
         free = free - 1
         taken[number] = (taken[number] or 0) + 1
         for _, field in ipairs(job) do
