@@ -42,7 +42,8 @@ def supervise(
 ) -> int:
     """Run `darkq` with these arguments in several processes, and return the exit code.
 
-    The code is 0 if all children ended with 0 after a signal. Otherwise it is that of a child.
+    The code is 0 if all children ended after a signal as they should. Otherwise it is that of a
+    child.
     """
     return asyncio.run(_Supervisor(arguments, environment or {}).run(processes))
 
@@ -97,7 +98,8 @@ class _Supervisor:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
                     return 0
-        return code
+        # A signal may reach a child that is starting or already ending: then it has no handler.
+        return 0 if code == 128 + self._signal else code
 
     async def _run_child(self, lifeline: Lifeline) -> tuple[int, int, bool]:
         """Return a child's process id, exit code, and whether it was ready, after its end."""

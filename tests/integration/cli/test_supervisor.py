@@ -203,18 +203,25 @@ class TestWorker:
             assert await supervisor.exit_code() == 0
             assert not any(map(is_alive, children))
 
+    @pytest.mark.parametrize("processes", [1, 2])
     async def test_a_second_signal_skips_the_wait(
-        self, redis_server: Server, redis: Redis, client: Client, start_darkai: Any
+        self,
+        redis_server: Server,
+        redis: Redis,
+        client: Client,
+        start_darkai: Any,
+        processes: int,
     ) -> None:
-        """Red when only the first signal is passed on: the job has a minute."""
+        """Red when only the first signal is passed on: the job has ten minutes."""
         darkai = await start_darkai(chunks=1000, chunks_per_s=1)
         async with supervised(
             redis_server,
             "worker",
+            processes=processes,
             DARKQ_DARKAI_URL=darkai.url,
             DARKQ_WORKER_SHUTDOWN_GRACE_S="600",
         ) as supervisor:
-            await supervisor.ready(2, READY)
+            await supervisor.ready(processes, READY)
             job = await client.enqueue("hello")
             async for _ in job.text():
                 break
