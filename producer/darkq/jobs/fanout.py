@@ -73,9 +73,11 @@ class FanoutReader(Protocol):
 
     def deliver(self, share: Share) -> bool:
         """Write a share; False if there is no room for another. Must not raise."""
+        ...
 
     def ping(self) -> bool:
         """Write a comment, with the result of `deliver`. Must not raise."""
+        ...
 
     async def leave_live(self) -> None:
         """Wait until all delivered bytes are accepted."""
