@@ -37,7 +37,8 @@ from darkq_gateway.http.errors import handle_errors
 from darkq_gateway.http.host_check import HostCheck
 from darkq_gateway.http.sse_response import STREAMS, Streams
 from darkq_gateway.http.telemetry import RELAY, TALLY, count_response, tracing_middlewares
-from darkq_gateway.native import job_events, jobs, openapi
+from darkq_gateway.native import batches as native_batches
+from darkq_gateway.native import job_events, jobs, openapi, tickets
 from darkq_gateway.native.job_events import FANOUTS
 from darkq_gateway.openai import batches, chat, files, models, responses, unsupported
 from darkq_gateway.openai.file_limits import QUOTA, FileExpiry, FileQuota
@@ -50,6 +51,8 @@ ROUTE_TABLES: tuple[Callable[[], list[web.RouteDef]], ...] = (
     metrics.routes,
     jobs.routes,
     job_events.routes,
+    native_batches.routes,
+    tickets.routes,
     openapi.routes,
     unsupported.routes,  # before `responses`, whose `{response_id}` would match `compact`
     chat.routes,
@@ -62,10 +65,13 @@ ROUTE_TABLES: tuple[Callable[[], list[web.RouteDef]], ...] = (
 )
 
 
-def make_app(client: Client, settings: Settings, *, is_open: bool = False) -> web.Application:
+def make_app(
+    client: Client, settings: Settings, *, is_open: bool | None = False
+) -> web.Application:
     """Make the application. It does not close the client.
 
-    With `is_open`, requests need no API key until the first key is created.
+    With `is_open`, requests need no API key until the first key is created. With None that is
+    unknown until `Auth.open`, and requests without a key get a 503.
     """
     host_check = HostCheck(settings)
     auth = Auth(client, is_open=is_open)

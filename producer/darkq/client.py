@@ -9,12 +9,14 @@ async with Client() as client:
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     Callable,
     Iterable,
     Mapping,
+    Sequence,
 )
 from contextlib import aclosing
 from functools import cached_property
@@ -29,8 +31,10 @@ from darkq.errors import InvalidJob
 from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.failed import FailedJob, list_failed
 from darkq.jobs.handle import JobHandle
+from darkq.jobs.known_ids import list_batch_ids, list_job_ids
 from darkq.jobs.status import Status
 from darkq.jobs.tenant_jobs import list_latest
+from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
 from darkq.protocol.output import Output, add_output
@@ -48,10 +52,14 @@ if TYPE_CHECKING:  # imported by the methods that use them, to keep `import dark
     from darkq.operate.queue_state import QueueStatus
     from darkq.operate.stats import Stats
     from darkq.operate.upstreams import UpstreamStatus
+    from darkq.operate.waiting import Conditions
     from darkq.operate.workers import WorkerHandle, WorkerLeases
     from darkq.serving.api_keys import ApiKeys
     from darkq.serving.file_batches import FileBatches
     from darkq.serving.request_dedup import Reattachments, RepeatedRequests
+
+CONDITIONS_S = 1.0
+"""How old the conditions may be with which `explain` explains a wait."""
 
 
 class Client:
@@ -78,6 +86,8 @@ class Client:
         self._redis = servers.client()
         self._live = Live(servers, patience_s=settings.redis_patience_s)
         self._orders = Enqueuer(self._redis, settings)
+        self._conditions: tuple[float, Conditions] | None = None
+        self.tickets = Tickets(self._redis, settings)
 
     @cached_property
     def purge(self) -> Purge:
@@ -205,6 +215,36 @@ class Client:
             partitions = self._settings.partitions
             return await list_latest(self._redis, partitions, tenant=tenant, limit=limit)
 
+    async def job_ids(self) -> list[str]:
+        """Return the ids of failed jobs, and of the latest jobs without a tenant, unsorted.
+
+        With them an operator's tool can shorten ids. Raises `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            return await list_job_ids(self._redis, range(self._settings.partitions))
+
+    async def batch_ids(self) -> list[str]:
+        """Return the ids of the batches, unsorted. Raises `RedisUnavailable`."""
+        async with speaking_darkq():
+            return await list_batch_ids(self._redis, range(self._settings.partitions))
+
+    async def explain(self, statuses: Sequence[Status]) -> list[Status]:
+        """Return the statuses with `why`: why each job waits, or why it has failed.
+
+        What keeps all jobs waiting, as a paused queue, is read at most once a second. Raises
+        `RedisUnavailable`.
+        """
+        from darkq.operate.waiting import EXPLAINED, explain, read_conditions
+
+        if not any(status.state in EXPLAINED for status in statuses):
+            return list(statuses)
+        async with speaking_darkq():
+            read_s, conditions = self._conditions or (0.0, None)
+            if conditions is None or time.monotonic() - read_s > CONDITIONS_S:
+                conditions = await read_conditions(self._redis, self._settings.partitions)
+                self._conditions = time.monotonic(), conditions
+            return await explain(self._redis, statuses, conditions)
+
     def batch(
         self,
         batch_id: str | None = None,
@@ -213,6 +253,7 @@ class Client:
         name: str | None = None,
         window: int = 2000,
         metadata: Mapping[str, str] | None = None,
+        lines: int | None = None,
     ) -> Batch:
         """Return the handle of a new batch, or of one by its id, without a call to Redis.
 
@@ -220,6 +261,7 @@ class Client:
         lines are unfinished in Redis at the same time. With a `seed`, 32 random hexadecimal digits,
         the id is derived from it, and an existing batch is entered. Raises `BatchNotFound` for a
         string that is no batch id, `InvalidJob` for an invalid `name`, `window` or `metadata`.
+        `lines` is how many there will be, if that is known; it is only shown.
         """
         if seed is not None:
             keys = BatchKeys(int(seed, 16) % self._settings.partitions, seed)
@@ -233,10 +275,12 @@ class Client:
             self._live,
             self._orders,
             self._settings,
+            self.tickets,
             new=batch_id is None,
             name=name,
             window=window,
             metadata=metadata,
+            lines=lines,
         )
 
     async def batches(self) -> AsyncGenerator[BatchStatus, None]:
@@ -354,6 +398,7 @@ class Client:
             self._redis,
             self._live,
             self._settings,
+            self.tickets,
             duplicate=duplicate,
         )
 

@@ -100,7 +100,7 @@ def worker(
     if check or lenient:
         _check_worker(lenient=lenient)
         return
-    require("worker", "arq", "aiohttp")
+    require("worker")
     from darkq import Settings
     from darkq_worker.main import main
 
@@ -203,7 +203,7 @@ def gateway(
     if check:
         _check_gateway(settings)
         return
-    require("gateway", "aiohttp")
+    require("gateway")
     from darkq_gateway.serve import main
 
     with open_redis(settings) as redis:
@@ -261,7 +261,7 @@ def local_darkai(
     darkq local-darkai --port 8088
     DARKQ_DARKAI_URL=http://127.0.0.1:8088/chat darkq worker
     """
-    require("local", "aiohttp")
+    require("local")
     from darkq import Settings
     from darkq_local.local_darkai import serve
     from darkq_local.models.base import ModelError

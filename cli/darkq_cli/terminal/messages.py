@@ -44,6 +44,26 @@ def leave_line() -> None:
         console().print()
 
 
+class DimText:
+    """Writes text to stderr piece by piece, dimmed. None means: only on a terminal."""
+
+    def __init__(self, *, shown: bool | None) -> None:
+        self._shown = console().is_terminal if shown is None else shown
+        self._open_line = False
+
+    def write(self, text: str) -> None:
+        """Write a piece, if it is to be shown."""
+        if self._shown and text:
+            console().out(replace_controls(text), style="dim", end="", highlight=False)
+            self._open_line = not text.endswith("\n")
+
+    def end_line(self) -> None:
+        """End the line if it is open."""
+        if self._open_line:
+            console().out()
+            self._open_line = False
+
+
 def write_json(fields: dict[str, Any]) -> None:
     """Write one JSON object to stderr."""
     import msgspec
@@ -73,7 +93,8 @@ def _console(*, stderr: bool) -> Console:
     return Console(
         stderr=stderr,
         color_system=None if plain else "auto",
-        width=None if is_terminal else _WIDE,  # in a pipe, a table keeps each row on one line
+        # In a pipe each row stays on one line, unless COLUMNS, which rich reads, sets a width.
+        width=None if is_terminal or os.environ.get("COLUMNS", "").isdecimal() else _WIDE,
         highlight=False,
         markup=False,
         emoji=False,

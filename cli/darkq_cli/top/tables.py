@@ -142,7 +142,7 @@ def _share_lines(upstreams: int, workers: int, room: int | None) -> tuple[int, i
 
 
 _QUEUES = ("QUEUE", "waiting", "deferred", "running", "oldest waits", "")
-_UPSTREAMS = ("UPSTREAM", "breaker", "at once", "put off", "calls")
+_UPSTREAMS = ("UPSTREAM", "breaker", "concurrent", "deferred", "calls")
 
 
 def _build_table(widths: _Widths, heads: Sequence[str], rows: Rows) -> Table:

@@ -52,13 +52,17 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch in the list; `total` is None while its input is open."""
+    """A batch in the list; `total` is None while its input is open.
+
+    `expected` is how many lines it was created for, if that was known.
+    """
 
     batch_id: str
     name: str | None
     state: str
     created_ms: int
     total: int | None
+    expected: int | None
     added: int
     completed: int
     failed: int

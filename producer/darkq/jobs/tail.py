@@ -88,9 +88,14 @@ async def tail(
                     return
 
 
-async def read_history(redis: Redis, keys: JobKeys) -> AsyncGenerator[list[AnyEvent], None]:
-    """Yield the events that the log has now, without waiting. Raises the errors of `tail`."""
-    reader = LogReader(redis, keys, START)
+async def read_history(
+    redis: Redis, keys: JobKeys, after: Cursor = START
+) -> AsyncGenerator[list[AnyEvent], None]:
+    """Yield the events that the log has now after a cursor, without waiting for more.
+
+    Raises the errors of `tail`.
+    """
+    reader = LogReader(redis, keys, after)
     async with speaking_darkq():
         while page := await reader.next_page():
             yield page

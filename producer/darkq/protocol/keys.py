@@ -342,6 +342,10 @@ def api_key_use(key_id: str) -> tuple[str, str]:
     return f"darkq:use:{{{key_id}}}:rate", f"darkq:use:{{{key_id}}}:calls"
 
 
+TICKETS = "darkq:tickets"
+"""The secret that signs tickets, unless `DARKQ_TICKET_SECRETS` is set. Readers cannot read it."""
+
+
 def reattachment(digest: str) -> str:
     """Name the id of the latest job of a request. The request itself is not stored."""
     return f"darkq:attach:{digest}"

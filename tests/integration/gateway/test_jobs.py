@@ -7,10 +7,14 @@ import io
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Client
+from darkq import Client, Options
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import decode_job
+from darkq_gateway.native.jobs import NewJob
 from darkq_local.faults import Fault
 from support.http_api import Api
 from support.waiting import wait_until
@@ -49,6 +53,32 @@ async def test_every_field_reaches_the_job(api: Api, client: Client) -> None:
     status = await client.job(job_id).status()
     assert (status.model, status.upstream, status.metadata) == ("m", "u", {"a": "b"})
     assert status.tenant is None
+
+
+async def test_options_reach_the_job_and_a_wrong_one_is_named(api: Api, redis: Redis) -> None:
+    given = {"temperature": 0.5, "max_tokens": 9, "stop": ["."]}
+    for path, body in (
+        ("/jobs", {"prompt": "hi", "options": given}),
+        ("/jobs:batch", {"jobs": [{"prompt": "hi", "options": given}]}),
+    ):
+        stored = await api("POST", path, body)
+        assert stored.status == 201, stored.json
+        (job_id,) = stored.json.get("job_ids", [stored.json.get("job_id")])
+        record = decode_job(await redis.get(JobKeys.parse(job_id).job))
+        assert record.job.options == Options(temperature=0.5, max_tokens=9, stop=(".",))
+    for wrong, field in (
+        ({"temperature": 9}, "options.temperature"),
+        ({"temperatur": 1}, "options"),
+        ({"max_tokens": 1, "max_completion_tokens": 1}, "options.max_completion_tokens"),
+    ):
+        refused = await api("POST", "/jobs", {"prompt": "hi", "options": wrong})
+        assert (refused.status, refused.json["error"]["field"]) == (422, field)
+    assert (await api("POST", "/jobs", {"prompt": "hi", "options": None})).status == 201
+
+
+def test_a_job_without_options_encodes_as_before() -> None:
+    """Red when the seed of an idempotent `POST /jobs:batch` changes with the gateway's version."""
+    assert "options" not in json.loads(msgspec.json.encode(NewJob(prompt="hi")))
 
 
 async def test_an_answer_that_is_not_there_yet(api: Api) -> None:

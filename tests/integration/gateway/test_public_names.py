@@ -1,7 +1,7 @@
 """The gateway uses the library's public names, and what it shares with worker and command.
 
-Shared are OpenAI's wire, API keys, files, repeated requests and telemetry. It does not use what
-speaks to Redis.
+Shared are OpenAI's wire, API keys, tickets, files, repeated requests and telemetry. It does not
+use what speaks to Redis.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ SHARED = {
     "darkq.openai.errors",
     "darkq.openai.response",
     "darkq.protocol.job",
+    "darkq.protocol.ticket",
     "darkq.protocol.validation",
     "darkq.errors",
     "darkq.sse",

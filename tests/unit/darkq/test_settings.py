@@ -68,6 +68,7 @@ CHANGED: dict[str, Any] = {
     "files_max_count": 11,
     "files_max_total_bytes": 12,
     "files_ttl_s": 63.5,
+    "ticket_secrets": f"hunter2{'x' * 40}, hunter2{'y' * 40}",
     "gateway_cancel_grace_s": 1.5,
     "gateway_host": "0.0.0.0",
     "gateway_port": 0,

@@ -9,10 +9,11 @@ export function showBatches({ batches, now_ms }) {
   list(byId("batches"), batches, (batch) => batch.batch_id, make, (item, batch) => {
     const [head, progress, note] = item.children;
     const ended = batch.completed + batch.failed + batch.cancelled;
+    const total = batch.total ?? batch.expected;
     mark(head.lastElementChild, batch.state);
-    progress.max = Math.max(1, batch.total ?? batch.added);
+    progress.max = Math.max(1, total ?? batch.added);
     progress.value = ended;
-    const parts = [`${count(ended)} of ${count(batch.total ?? batch.added)}${batch.total === null ? " so far" : ""}`];
+    const parts = [`${count(ended)} of ${count(total ?? batch.added)}${total === null ? " so far" : ""}`];
     if (batch.failed) parts.push(`${count(batch.failed)} failed`);
     if (batch.cancelled) parts.push(`${count(batch.cancelled)} cancelled`);
     parts.push(`${age(now_ms - batch.created_ms)} old`);

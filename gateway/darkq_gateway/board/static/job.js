@@ -1,12 +1,12 @@
 // The open job: its attempts with their text, from the beginning and live, and its buttons.
 
 import { say } from "./announcer.js";
-import { get, post, reason } from "./api.js";
+import { ask, get, post, reason } from "./api.js";
 import { Attempts } from "./attempts.js";
+import { follow } from "./darkq.js";
 import { byId, complain, mark, node, write } from "./dom.js";
 import { EventList } from "./event_list.js";
 import { age, count, ended, first, length, pace } from "./format.js";
-import { follow } from "./sse.js";
 
 const problem = byId("job-problem");
 const attempts = byId("attempts");
@@ -75,7 +75,7 @@ export class OpenJob {
     const onEvent = (event) => !signal.aborted && this.#see(event);
     try {
       const after = this.#lastId;
-      this.#lastId = await follow(`/jobs/${this.id}/events`, { onEvent, signal, after });
+      this.#lastId = await follow(`/jobs/${this.id}/events`, { onEvent, signal, after, fetch: ask });
       if (!signal.aborted) await this.#look();
     } catch (error) {
       if (!signal.aborted) await this.#readResult(error);

@@ -1,8 +1,8 @@
 // The stream of snapshots, which is open while the page is visible.
 
-import { reason } from "./api.js";
+import { ask, reason } from "./api.js";
+import { follow } from "./darkq.js";
 import { byId, mark } from "./dom.js";
-import { follow } from "./sse.js";
 
 const connection = byId("connection");
 let aborter = null;
@@ -26,7 +26,7 @@ async function run(show, signal) {
     return false;
   };
   try {
-    await follow("/board/overview", { onEvent, onState, signal });
+    await follow("/board/overview", { onEvent, onState, signal, fetch: ask });
   } catch (error) {
     mark(connection, reason(error));
   }
