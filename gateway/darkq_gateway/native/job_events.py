@@ -18,7 +18,7 @@ from contextlib import aclosing
 from aiohttp import ETag, hdrs, web
 
 from darkq import Cancelled, Completed, Cursor, Failed, JobHandle
-from darkq.jobs.fanout import Fanouts
+from darkq.jobs.fanout import Fanouts, encode_event
 from darkq_gateway.http.auth import accepts_ticket
 from darkq_gateway.http.context import get_own_job
 from darkq_gateway.http.errors import ApiError
