@@ -27,6 +27,7 @@ from aiohttp import web
 from darkq import Client, Settings
 from darkq.serving.files import Files
 from darkq.telemetry.metrics import Tally
+from darkq_gateway.ai_sdk import chats
 from darkq_gateway.board import overview, page
 from darkq_gateway.board.overview import OVERVIEWS, Overviews
 from darkq_gateway.http.auth import AUTH, Auth
@@ -54,6 +55,7 @@ ROUTE_TABLES: tuple[Callable[[], list[web.RouteDef]], ...] = (
     native_batches.routes,
     tickets.routes,
     openapi.routes,
+    chats.routes,
     unsupported.routes,  # before `responses`, whose `{response_id}` would match `compact`
     chat.routes,
     responses.routes,

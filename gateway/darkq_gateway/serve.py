@@ -45,8 +45,8 @@ If a connection closes with unread bytes in its buffer, the kernel sends a reset
 then lose a response that it has not read yet.
 """
 
-FIRST_CHECK_S = 1.0
-"""How long one try to ask Redis for an API key takes at most. After the first it listens."""
+CHECK_TIMEOUT_S = 2.0
+"""How long one check for an API key may take. The gateway listens after the first."""
 
 OPEN_PAUSE_S = 1.0
 LOG_AGAIN_S = 60.0
@@ -67,7 +67,7 @@ async def gateway(settings: Settings, *, shares_port: bool = False) -> AsyncIter
     Files(settings).check()
     async with Client(settings=settings) as client:
         app = make_app(client, settings, is_open=None)
-        reason = await _try_to_open(app, client, settings)
+        reason = await _try_to_open(app, settings)
         runner = web.AppRunner(
             app,
             access_log_class=AccessLogger,
@@ -82,7 +82,7 @@ async def gateway(settings: Settings, *, shares_port: bool = False) -> AsyncIter
         await runner.setup()
         try:
             url = await _listen(runner, settings, shares_port=shares_port)
-            async with _cancelled_by(_open_later(app, client, settings, reason)):
+            async with _cancelled_by(_open_later(app, settings, reason)):
                 yield url
         finally:
             await runner.cleanup()
@@ -110,18 +110,20 @@ async def _cancelled_by(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def _try_to_open(app: web.Application, client: Client, settings: Settings) -> str:
+async def _try_to_open(app: web.Application, settings: Settings) -> str:
     """Decide whether requests need an API key; return why Redis cannot tell, or "".
 
     Raises `ConfigurationError` if all hosts could use the gateway without a key.
     """
+    # Without patience the cause is known at once, before the timeout.
+    impatient = settings.model_copy(update={"redis_patience_s": 0.0})
     try:
-        async with asyncio.timeout(FIRST_CHECK_S):
+        async with asyncio.timeout(CHECK_TIMEOUT_S), Client(settings=impatient) as client:
             is_open = not await client.api_keys.exist()
     except RedisUnavailable as error:
         return str(error)
     except TimeoutError:
-        return f"Redis has not answered within {FIRST_CHECK_S:g} s; check DARKQ_REDIS_URL"
+        return f"Redis has not answered within {CHECK_TIMEOUT_S:g} s; check DARKQ_REDIS_URL"
     if is_open and not _is_loopback(settings.gateway_host):
         raise ConfigurationError(
             "DARKQ_GATEWAY_HOST",
@@ -134,9 +136,7 @@ async def _try_to_open(app: web.Application, client: Client, settings: Settings)
     return ""
 
 
-async def _open_later(
-    app: web.Application, client: Client, settings: Settings, reason: str
-) -> None:
+async def _open_later(app: web.Application, settings: Settings, reason: str) -> None:
     """Wait until Redis is available. Log the reason at once and each minute."""
     began_s = time.monotonic()
     logged_s = -LOG_AGAIN_S
@@ -148,7 +148,7 @@ async def _open_later(
                 LogEvent("Redis unavailable", error=reason, for_s=round(now_s - began_s))
             )
         await asyncio.sleep(OPEN_PAUSE_S)
-        last, reason = reason, await _try_to_open(app, client, settings)
+        last, reason = reason, await _try_to_open(app, settings)
         if not reason:
             logger.info(LogEvent("Redis available", after=last))
 

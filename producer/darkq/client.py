@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 
 from msgspec.structs import asdict
 from pydantic import SecretStr
+from redis.exceptions import NoPermissionError
 
 from darkq.batches.batch import Batch
 from darkq.batches.status import BatchStatus, list_batches
@@ -56,7 +57,7 @@ if TYPE_CHECKING:  # imported by the methods that use them, to keep `import dark
     from darkq.operate.workers import WorkerHandle, WorkerLeases
     from darkq.serving.api_keys import ApiKeys
     from darkq.serving.file_batches import FileBatches
-    from darkq.serving.request_dedup import Reattachments, RepeatedRequests
+    from darkq.serving.request_dedup import Chats, Reattachments, RepeatedRequests
 
 CONDITIONS_S = 1.0
 """How old the conditions may be with which `explain` explains a wait."""
@@ -116,6 +117,13 @@ class Client:
         from darkq.serving.request_dedup import RepeatedRequests
 
         return RepeatedRequests(self._redis, ttl_s=self._settings.job_ttl_s)
+
+    @cached_property
+    def chats(self) -> Chats:
+        """The latest jobs of the AI SDK's chats."""
+        from darkq.serving.request_dedup import Chats
+
+        return Chats(self._redis, ttl_s=self._settings.job_ttl_s)
 
     @cached_property
     def file_batches(self) -> FileBatches:
@@ -231,19 +239,22 @@ class Client:
     async def explain(self, statuses: Sequence[Status]) -> list[Status]:
         """Return the statuses with `why`: why each job waits, or why it has failed.
 
-        What keeps all jobs waiting, as a paused queue, is read at most once a second. Raises
-        `RedisUnavailable`.
+        What keeps all jobs waiting, as a paused queue, is read at most once a second. A Redis user
+        who may not read it gets the statuses as they are. Raises `RedisUnavailable`.
         """
         from darkq.operate.waiting import EXPLAINED, explain, read_conditions
 
         if not any(status.state in EXPLAINED for status in statuses):
             return list(statuses)
         async with speaking_darkq():
-            read_s, conditions = self._conditions or (0.0, None)
-            if conditions is None or time.monotonic() - read_s > CONDITIONS_S:
-                conditions = await read_conditions(self._redis, self._settings.partitions)
-                self._conditions = time.monotonic(), conditions
-            return await explain(self._redis, statuses, conditions)
+            try:
+                read_s, conditions = self._conditions or (0.0, None)
+                if conditions is None or time.monotonic() - read_s > CONDITIONS_S:
+                    conditions = await read_conditions(self._redis, self._settings.partitions)
+                    self._conditions = time.monotonic(), conditions
+                return await explain(self._redis, statuses, conditions)
+            except NoPermissionError:
+                return list(statuses)
 
     def batch(
         self,

@@ -17,7 +17,7 @@ import pytest
 from darkq import Settings
 from darkq_gateway.serve import gateway
 from darkq_local.local_darkai import LocalDarkAI
-from support.doc_darkq import quick_darkq
+from support.doc_darkq import make_quick_darkq
 from support.doc_shell import Shell
 from support.reading_docs import Reader
 from support.servers import Server, binaries, running
@@ -45,11 +45,8 @@ def redis_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def quick() -> Iterator[Path]:
     """A folder with a quick `darkq`, for PATH."""
-    with (
-        tempfile.TemporaryDirectory(prefix="darkq-docs-") as name,
-        quick_darkq(Path(name)) as folder,
-    ):
-        yield folder
+    with tempfile.TemporaryDirectory(prefix="darkq-docs-") as name:
+        yield make_quick_darkq(Path(name))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ part of a tool call, a refusal, or text with log probabilities or annotations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -16,6 +16,7 @@ from darkq import event as ev
 from darkq.protocol.record import BeyondText, FunctionCall
 
 Kind: TypeAlias = Literal["chunk", "reasoning", "tool_call", "refusal"]
+_USUAL_ORDER: Final = ("reasoning", "chunk", "refusal", "tool_call")
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +110,7 @@ def make_event(id_: str, piece: AnyPiece, *, merged: int, at_ms: int) -> ev.Piec
 
 def assemble(pieces: Iterable[AnyPiece]) -> tuple[str, BeyondText | UnsetType]:
     """Return the text of a whole answer, and what it has beside it."""
+    pieces = list(pieces)
     texts: list[str] = []
     others: list[Piece] = []
     for piece in pieces:
@@ -118,11 +120,40 @@ def assemble(pieces: Iterable[AnyPiece]) -> tuple[str, BeyondText | UnsetType]:
         others.append(piece)
         if piece.kind == "chunk":
             texts.append(piece.text)
-    return "".join(texts), _assemble_beyond(others) if others else UNSET
+    if not others:
+        return "".join(texts), UNSET
+    return "".join(texts), _assemble_beyond(others, _outline(pieces))
 
 
-def _assemble_beyond(pieces: Sequence[Piece]) -> BeyondText:
-    calls = sorted({piece.index for piece in pieces if piece.kind == "tool_call"})
+def _outline(pieces: Sequence[AnyPiece]) -> tuple[tuple[str, int], ...]:
+    """Return the order in which the parts of an answer began, see `BeyondText`; () if it is usual.
+
+    Reasoning after another piece is a part of its own.
+    """
+    outline: list[tuple[Kind, int]] = []
+    calls: list[int] = []
+    last: Kind | None = None
+    for piece in pieces:
+        if isinstance(piece, str):
+            part: tuple[Kind, int] = ("chunk", 0)
+        elif piece.kind == "reasoning":
+            before = outline.pop()[1] if last == "reasoning" else 0
+            part = (piece.kind, before + len(piece.text))
+        elif piece.kind == "tool_call":
+            calls += [] if piece.index in calls else [piece.index]
+            part = (piece.kind, calls.index(piece.index))
+        else:
+            part = (piece.kind, 0)
+        last = part[0]
+        if last == "reasoning" or part not in outline:
+            outline.append(part)
+    usual = sorted(outline, key=lambda part: _USUAL_ORDER.index(part[0]))
+    reasonings = [kind for kind, _ in outline].count("reasoning")
+    return () if outline == usual and reasonings < 2 else tuple(outline)
+
+
+def _assemble_beyond(pieces: Sequence[Piece], outline: tuple[tuple[str, int], ...]) -> BeyondText:
+    calls = dict.fromkeys(piece.index for piece in pieces if piece.kind == "tool_call")
     logprobs = [token for piece in pieces for token in (piece.logprobs or {}).get("content") or ()]
     annotations = [each for piece in pieces for each in piece.annotations or ()]
     return BeyondText(
@@ -131,6 +162,7 @@ def _assemble_beyond(pieces: Sequence[Piece]) -> BeyondText:
         refusal=_join_texts(pieces, "refusal"),
         logprobs={"content": logprobs} if logprobs else None,
         annotations=annotations or None,
+        outline=outline,
     )
 
 

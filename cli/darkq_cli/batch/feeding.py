@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from darkq import Batch
+from darkq import Batch, Finished
 from darkq.batches.input_lines import Text
 from darkq.batches.lines import Line
 from darkq.errors import BatchClosed, BatchFull
@@ -53,6 +53,24 @@ class Feeder:
         for page in self._pages() if numbers else ():
             lines = [(number, text) for number, text in page if number in numbers]
             await batch.add_many(self._unfinished(lines))
+
+    def restore_custom_ids(self, page: list[Finished]) -> list[Finished]:
+        """Return ends with the ids of the input, where Redis has deleted them with the result."""
+        ended = [each for each in page if each.outcome != "missing"]
+        nameless = {each.number for each in ended if not each.custom_id}
+        if not nameless:
+            return page
+        parse = self._plan.format.parse
+        names = {
+            number: parse(text).custom_id
+            for lines in self._pages()
+            for number, text in lines
+            if number in nameless
+        }
+        return [
+            msgspec.structs.replace(each, custom_id=names.get(each.number, each.custom_id))
+            for each in page
+        ]
 
     async def _add(self, batch: Batch, lines: list[Line]) -> None:
         while lines:

@@ -35,6 +35,7 @@ class EndedLine(NamedTuple):
     text: bytes
     chunks: int = 0
     tokens: int = 0
+    ignored: tuple[str, ...] = ()
 
 
 class Ledger:
@@ -89,6 +90,7 @@ class Ledger:
             self.checkpoint,
             chunks=self.checkpoint.chunks + sum(line.chunks for line in fresh),
             tokens=self.checkpoint.tokens + sum(line.tokens for line in fresh),
+            ignored=_join(self.checkpoint.ignored, fresh),
         )
         lines = [HeldLine(line.number, line.failed, line.text) for line in fresh]
         if self._state.plan.ordered:
@@ -140,7 +142,11 @@ def render(renderer: Renderer, finished: Finished, row: bytes) -> EndedLine:
         return EndedLine(number, True, text)
     tokens = result.usage.completion_tokens if result.usage else 0
     text = renderer.answer(custom_id, result, row)
-    return EndedLine(number, False, text, result.chunks, tokens)
+    return EndedLine(number, False, text, result.chunks, tokens, result.ignored)
+
+
+def _join(known: tuple[str, ...], lines: Iterable[EndedLine]) -> tuple[str, ...]:
+    return tuple(sorted({*known, *(name for line in lines for name in line.ignored)}))
 
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")

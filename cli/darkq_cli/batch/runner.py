@@ -164,7 +164,8 @@ class Runner:
         async with aclosing(batch.collected()) as pages:
             async for page in pages:
                 # First on disk, then acknowledged: a kill in between delivers the page again.
-                self._ledger.write(self._ledger.render(page))
+                named = self._feeder.restore_custom_ids(page)
+                self._ledger.write(self._ledger.render(named))
                 await batch.acknowledge(page)
                 self._feeder.notify_written()
                 lost = {finished.number for finished in page if finished.outcome == "missing"}

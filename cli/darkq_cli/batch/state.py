@@ -53,6 +53,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     chunks: int = 0
     tokens: int = 0
     elapsed_s: float = 0.0
+    ignored: tuple[str, ...] = ()
 
     @property
     def written(self) -> int:

@@ -46,6 +46,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     output: str
     errors: str | None
     first_failure: str = ""
+    ignored: tuple[str, ...] = ()
 
     @classmethod
     def build(cls, state: State) -> Self:
@@ -61,6 +62,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             elapsed_s=round(checkpoint.elapsed_s, 3),
             output=str(plan.files.answers),
             errors=str(plan.files.errors) if checkpoint.failed else None,
+            ignored=checkpoint.ignored,
             first_failure=_read_first_failure(plan) if checkpoint.failed else "",
         )
 
@@ -75,6 +77,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             facts["answered"] += f", into {_shorten(self.output)}"
         if self.errors:
             facts["failed"] = f"{self.failed:,}, into {_shorten(self.errors)}"
+        if self.ignored:
+            facts["ignored"] = f"{', '.join(self.ignored)}: not supported by the upstream"
         facts["time"] = f"{self.elapsed_s:,.1f} s, {self.lines * per_s:,.1f} lines/s"
         facts["chunks"] = f"{self.chunks:,}, {self.chunks * per_s:,.0f} chunks/s"
         if self.tokens:

@@ -31,6 +31,7 @@ def run(
     temperature: opt.TemperatureOption = None,
     max_tokens: opt.MaxTokensOption = None,
     options: opt.OtherOption = None,
+    ignore_unsupported: opt.IgnoreUnsupportedOption = False,
     schema: opt.SchemaOption = None,
     images: opt.ImageOption = None,
     priority: opt.PriorityOption = "interactive",
@@ -64,14 +65,23 @@ def run(
         "timeout_s": timeout_s,
         "metadata": opt.parse_pairs(metadata),
         "parameters": _read_parameters(temperature, max_tokens, options, schema),
+        "ignore_unsupported": ignore_unsupported,
     }
 
     async def enqueue_and_read(client: Client) -> None:
         job = await client.enqueue(asked, idempotency_key=idempotency_key, **arguments)
         messages.say(f"job {job.id}", style="dim", id=job.id)
         await follow(client, Reader(job, as_json=as_json, shows_reasoning=reasoning))
+        if ignore_unsupported:
+            _say_what_was_ignored(await job.result())
 
     with_client(enqueue_and_read)
+
+
+def _say_what_was_ignored(result: Result) -> None:
+    if result.ignored:
+        names = ", ".join(result.ignored)
+        messages.say(f"ignored, as {result.upstream} does not support it: {names}", ignored=names)
 
 
 def enqueue(
@@ -82,6 +92,7 @@ def enqueue(
     temperature: opt.TemperatureOption = None,
     max_tokens: opt.MaxTokensOption = None,
     options: opt.OtherOption = None,
+    ignore_unsupported: opt.IgnoreUnsupportedOption = False,
     schema: opt.SchemaOption = None,
     images: opt.ImageOption = None,
     priority: opt.PriorityOption = "interactive",
@@ -106,6 +117,7 @@ def enqueue(
         "timeout_s": timeout_s,
         "metadata": opt.parse_pairs(metadata),
         "parameters": _read_parameters(temperature, max_tokens, options, schema),
+        "ignore_unsupported": ignore_unsupported,
     }
     job = with_client(
         lambda client: client.enqueue(asked, idempotency_key=idempotency_key, **arguments)

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from functools import cache
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,11 +32,25 @@ def use_json(wanted: bool) -> bool:
 
 
 def say(text: str, *, style: str = "", **facts: object) -> None:
-    """Write a message. With `--json`, `facts` become fields of the object beside the text."""
+    """Write a message. With `--json`, `facts` become fields of the object beside the text.
+
+    A terminal gets lines that end between words. Indented lines are commands or output to copy, so
+    they stay whole.
+    """
     if as_json:
         write_json({"note": text, **facts})
-    else:
-        console().print(replace_controls(text), style=style)
+        return
+    text = replace_controls(text)
+    if console().is_terminal:
+        text = "\n".join(map(_wrap, text.split("\n")))
+    console().print(text, style=style)
+
+
+def _wrap(line: str) -> str:
+    width = console().width
+    if len(line) <= width or line.startswith(" "):
+        return line
+    return "\n".join(wrap(line, max(20, width), break_long_words=False, break_on_hyphens=False))
 
 
 def leave_line() -> None:

@@ -84,6 +84,12 @@ ReasoningOption = Annotated[
         help="Show the model's reasoning on stderr. Default: on a terminal.",
     ),
 ]
+IgnoreUnsupportedOption = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-unsupported", help="Leave out options that the upstream does not support."
+    ),
+]
 LocalModelOption = Annotated[
     Model | None,
     typer.Option("--model", help="The local model. [default: DARKQ_LOCAL_MODEL, or smollm2]"),

@@ -242,5 +242,5 @@ def _describe_wait(why: Why) -> str:
         case "no_worker":
             return f"{why.message}, so the job waits. To start one: {darkq} up"
         case "queue_paused":
-            return f"the job waits: {why.message}. To see the queues: {darkq} queues"
+            return f"the job waits: {why.message}\nTo see the queues: {darkq} queues"
     return f"the job waits: {why.message}"

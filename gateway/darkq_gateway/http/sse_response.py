@@ -84,6 +84,10 @@ class EventStream:
         """The response for a handler to return."""
         return self._response if self.begun else web.Response(status=204)
 
+    def add_header(self, name: str, value: str) -> None:
+        """Add a header to the response, which has not begun."""
+        self._response.headers[name] = value
+
     def hold(self, frames: bytes) -> None:
         """Keep whole events and send them when the response begins.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -37,7 +37,10 @@ MAX_WAIT_S = 60.0
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A job to create. It has no `proxy`: a request must not decide where upstream calls go."""
+    """A job to create. It has no `proxy`: a request must not decide where upstream calls go.
+
+    `parameters` are fields of a chat request, such as `tools` and `response_format`.
+    """
 
     prompt: str | list[Message]
     model: str | None = None
@@ -46,8 +49,10 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeout_s: float | None = None
     tries: int | None = None
     metadata: dict[str, str] = {}
-    # Omitted if not given, so that idempotent requests of clients without it keep their seed.
+    # Omitted if not given: the seed of an idempotent request must not depend on our version.
     options: Options | msgspec.UnsetType | None = msgspec.UNSET
+    ignore_unsupported: bool | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
     def make_job(self, caller: Caller) -> Job:
         """Return the validated job. Raises `InvalidJob`, and `ApiError` if the key forbids it."""
@@ -60,6 +65,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             tries=self.tries,
             metadata=self.metadata,
             options=None if isinstance(self.options, msgspec.UnsetType) else self.options,
+            ignore_unsupported=self.ignore_unsupported is True,
+            parameters=self.parameters or None,
             tenant=caller.tenant,
         )
         caller.check_prompt(job.prompt_bytes)

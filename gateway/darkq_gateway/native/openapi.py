@@ -146,6 +146,19 @@ def _paths() -> dict[str, Any]:
                 [after, last],
             ))),
         },
+        "/jobs/{job_id}/ui-stream": {
+            "parameters": [_JOB_ID],
+            "get": _opened_by_ticket(_ui_stream(
+                "Stream a job for the AI SDK, from the beginning", _ANYWHERE | _JOB)),
+        },
+        "/ui/chat": {
+            "post": _ui_stream("Create a job for a `useChat`, and stream its message",
+                               _ANYWHERE | _BODY),
+        },
+        "/ui/chat/{chat_id}/stream": {
+            "parameters": [_CHAT_ID],
+            "get": _ui_stream("Resume the message of a `useChat`", _ANYWHERE),
+        },
         "/jobs/{job_id}/cancel": {
             "parameters": [_JOB_ID],
             "post": _opened_by_ticket(_operation("Cancel a job", status, _ANYWHERE | _JOB)),
@@ -246,6 +259,16 @@ def _events(
     return operation
 
 
+def _ui_stream(summary: str, errors: dict[int, str]) -> dict[str, Any]:
+    operation = _operation(summary, {}, errors)
+    operation["responses"]["200"] = {
+        "description": "A UI message stream of the AI SDK, version 1.",
+        "content": {"text/event-stream": {}},
+    }
+    operation["responses"]["204"] = {"description": "There is nothing to resume."}
+    return operation
+
+
 def _metrics(errors: dict[int, str]) -> dict[str, Any]:
     token = {401: "The metrics token is required; API keys are not accepted."}
     operation = _operation("Get metrics for Prometheus", {}, errors | token)
@@ -271,6 +294,7 @@ def _parameter(name: str, location: str, schema: dict[str, Any]) -> dict[str, An
 _JOB_ID = _parameter(
     "job_id", "path", {"type": "string", "pattern": "^(0|[1-9][0-9]{0,3})-[0-9a-f]{32}$"}
 )
+_CHAT_ID = _parameter("chat_id", "path", {"type": "string", "maxLength": 200})
 _BATCH_ID = _parameter(
     "batch_id", "path", {"type": "string", "pattern": "^batch-(0|[1-9][0-9]{0,3})-[0-9a-f]{32}$"}
 )

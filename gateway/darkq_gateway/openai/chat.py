@@ -13,7 +13,6 @@ from darkq.batches.answers import chat_completion
 from darkq.openai.body import CHAT
 from darkq.sse import frame
 from darkq_gateway.http.bodies import read_json_bytes
-from darkq_gateway.http.context import Caller, get_caller
 from darkq_gateway.http.errors import ApiError, make_openai_body
 from darkq_gateway.http.sse_response import STREAMS
 from darkq_gateway.openai import foreground
@@ -32,7 +31,7 @@ def routes() -> list[web.RouteDef]:
 async def create(request: web.Request) -> web.StreamResponse:
     """Answer a chat. If the client disconnects and does not return, the job is cancelled."""
     body = await read_json_bytes(request)
-    asked = parse_request(body, get_caller(request))
+    asked = parse_request(body, request)
     async with foreground.hold_job(request, asked.job, body) as job:
         if asked.stream:
             return await _stream(request, job, asked)
@@ -63,12 +62,12 @@ async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> w
                     chunks += chat.feed(event)
             except Interrupted as error:
                 failure = make_job_error(error.code, error.message, CHAT)
-                if not (chat.has_text or stream.begun):  # an error response is still possible
+                if not (chat.has_answer or stream.begun):  # an error response is still possible
                     raise failure from None
                 await stream.send(_encode([*chunks, make_openai_body(failure)]))
                 await job.cancel()
                 break
-            if chat.has_text or chat.ended or stream.begun:
+            if chat.has_answer or chat.ended or stream.begun:
                 await stream.send(_encode(chunks), batch.came_s)
             else:
                 stream.hold(_encode(chunks))
@@ -99,12 +98,12 @@ class ChatRequest(NamedTuple):
     include_usage: bool
 
 
-def parse_request(body: bytes, caller: Caller) -> ChatRequest:
+def parse_request(body: bytes, request: web.Request) -> ChatRequest:
     """Parse the body of a request. Raises `ApiError`, which names the parameter."""
     fields = decode(body)
     delivery = take(fields, _Delivery)
     if delivery.stream_options and not delivery.stream:
         raise ApiError(400, "invalid_value", "requires stream=true", "stream_options")
-    job = make_job(fields, CHAT, caller)
+    job = make_job(fields, CHAT, request)
     options = delivery.stream_options
     return ChatRequest(job, delivery.stream, options is not None and options.include_usage)

@@ -1,7 +1,7 @@
 """A job's events as the chunks of a chat completion. No I/O.
 
-The chat API cannot revoke text that was sent. So if an attempt that has sent text is lost and
-another one begins, the stream ends with an error: the text of two attempts is never joined.
+The chat API cannot revoke what was sent. So if an attempt that has sent a piece of its answer is
+lost and another one begins, the stream ends with an error: two attempts are never joined.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from darkq import AnyEvent, Cancelled, Chunk, Completed, Failed, Started
-from darkq.openai.chat import chat_usage, map_finish_reason
+from darkq.event import Piece, Reasoning, Refusal, ToolCall
+from darkq.openai.chat import build_delta, build_logprobs, chat_usage, map_finish_reason
 
 Json: TypeAlias = dict[str, Any]
 
@@ -26,7 +27,7 @@ class Interrupted(Exception):
 class ChatStream:
     """The chunks of one completion.
 
-    `has_text` is True after the first chunk with text, `ended` after the last chunk.
+    `has_answer` is True after the first piece of the answer, `ended` after the last chunk.
     """
 
     def __init__(self, completion_id: str, created: int, *, include_usage: bool) -> None:
@@ -35,8 +36,7 @@ class ChatStream:
         self._created = created
         self._include_usage = include_usage
         self._model = ""
-        self.has_text = False
-        self._has_begun = False
+        self.has_answer = False
 
     def feed(self, event: AnyEvent) -> list[Json]:
         """Return the chunks for one event of the job.
@@ -46,9 +46,8 @@ class ChatStream:
         match event:
             case Started():
                 return self._started(event)
-            case Chunk():
-                self.has_text = True
-                return [self._chunk({"content": event.text})]
+            case Chunk() | Reasoning() | Refusal() | ToolCall():
+                return self._piece(event)
             case Completed():
                 return self._completed(event)
             case Failed():
@@ -58,14 +57,22 @@ class ChatStream:
         return []
 
     def _started(self, event: Started) -> list[Json]:
-        if self.has_text:
+        if self.has_answer:
             message = "the attempt that generated this text was lost; repeat the request"
             raise Interrupted("attempt_superseded", message)
         self._model = event.model
-        if self._has_begun:
-            return []
-        self._has_begun = True
-        return [self._chunk({"role": "assistant", "content": "", "refusal": None})]
+        return []
+
+    def _piece(self, piece: Piece) -> list[Json]:
+        logprobs = piece.logprobs if isinstance(piece, Chunk) else None
+        chunk = self._chunk(build_delta(piece), logprobs=build_logprobs(logprobs))
+        if self.has_answer:
+            return [chunk]
+        self.has_answer = True
+        # `content` stays null if there will be no text, as in a call of a tool.
+        content = "" if isinstance(piece, Chunk) else None
+        first = {"role": "assistant", "content": content, "refusal": None}
+        return [self._chunk(first), chunk]
 
     def _completed(self, event: Completed) -> list[Json]:
         self.ended = True
@@ -75,14 +82,16 @@ class ChatStream:
             chunks.append({**last, "choices": [], "usage": chat_usage(event.usage)})
         return chunks
 
-    def _chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
+    def _chunk(
+        self, delta: Json, *, finish_reason: str | None = None, logprobs: Json | None = None
+    ) -> Json:
         chunk: Json = {
             "id": self._id,
             "object": "chat.completion.chunk",
             "created": self._created,
             "model": self._model,
             "choices": [
-                {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+                {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
             ],
         }
         if self._include_usage:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+from aiohttp import web
 
 from darkq import InvalidJob, Job
 from darkq.openai.body import Endpoint as OpenAIEndpoint
 from darkq.openai.body import read_body as read_openai_body
-from darkq.openai.errors import build_job_error
+from darkq.openai.errors import WireError, build_job_error
 from darkq.protocol.validation import explain_error
 from darkq_gateway.http.bodies import check_structure
-from darkq_gateway.http.context import Caller
+from darkq_gateway.http.context import SETTINGS, get_caller
 from darkq_gateway.http.errors import ApiError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -40,13 +42,25 @@ def take(fields: dict[str, Any], kind: type[T]) -> T:
 
 
 def make_job(
-    fields: dict[str, Any], endpoint: OpenAIEndpoint, caller: Caller, **others: Any
+    fields: dict[str, Any],
+    endpoint: OpenAIEndpoint,
+    request: web.Request,
+    history: Sequence[Mapping[str, Any]] = (),
+    **others: Any,
 ) -> Job:
-    """Return the job for a body. Raises `ApiError`, which names the parameter."""
+    """Return the job for a body. Raises `ApiError`, which names the parameter.
+
+    `history` are the messages of the Response that the body continues.
+    """
+    caller = get_caller(request)
+    limit = request.app[SETTINGS].max_prompt_bytes
     try:
-        asked = read_openai_body(fields, endpoint)
+        asked = read_openai_body(fields, endpoint, history)
         model = caller.model_for(_check_name(asked.model))
         job = asked.job(model=model, tenant=caller.tenant, **others)
+        if (size := job.prompt_bytes) > limit:
+            reason = f"has {size:,} bytes; DARKQ_MAX_PROMPT_BYTES allows {limit:,}"
+            raise InvalidJob(asked.prompt_field, reason)
     except InvalidJob as error:
         raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
     caller.check_prompt(job.prompt_bytes)
@@ -65,5 +79,9 @@ _DO_NOT_RETRY = {"x-should-retry": "false"}
 
 def make_job_error(code: str, message: str, endpoint: OpenAIEndpoint) -> ApiError:
     """Return the error for a job that ended without an answer."""
-    error = build_job_error(code, message, endpoint)
+    return to_api_error(build_job_error(code, message, endpoint))
+
+
+def to_api_error(error: WireError) -> ApiError:
+    """Return the error of a job as a response."""
     return ApiError(error.status, error.code, error.message, error.param, headers=_DO_NOT_RETRY)

@@ -1,15 +1,12 @@
 """`/v1/responses`: create, read, resume by event number, cancel and delete.
 
-A Response is not stored. Each request builds it from the events of its job.
-
-The input may refer to an earlier answer instead of repeating it: `{"type": "item_reference"}`. The
-id of an item consists of its job id and the number of the attempt, and its text is the result of
-the job. So a reference is valid until the result expires.
+A Response is not stored. Each request builds it from the events of its job. What it repeats of its
+request is in the job's record, and then in its result, which has the request unless `store` is
+false.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
@@ -17,32 +14,33 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import web
 
-from darkq import InvalidJob, Job, JobCancelled, JobFailed, JobHandle, JobNotFound, ResultTimeout
+from darkq import InvalidJob, Job, JobHandle, JobNotFound
 from darkq.openai.body import RESPONSES
-from darkq.openai.response import Repeated, item_id, parse_repeated, read_repeated
+from darkq.openai.response import Repeated, parse_repeated
+from darkq.openai.response_events import ResponseBuilder
 from darkq.protocol.job import check_metadata
-from darkq.protocol.prompt import MAX_PROMPT_BYTES
 from darkq.sse import frame
 from darkq_gateway.http.bodies import read_json_bytes, respond_json
-from darkq_gateway.http.context import Caller, get_caller, get_own_job
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.queries import read_integer
 from darkq_gateway.http.sse_response import STREAMS
 from darkq_gateway.openai import foreground
-from darkq_gateway.openai.request import decode, make_job, take
-from darkq_gateway.openai.response_stream import ResponseStream
+from darkq_gateway.openai.request import decode, make_job, take, to_api_error
+from darkq_gateway.openai.response_input import (
+    PREFIX,
+    get_own_response,
+    list_input_items,
+    read_history,
+    resolve_references,
+)
 from darkq_gateway.openai.slow_response import send_when_done
-
-PREFIX = "resp_"
-MAX_REFERENCES = 1000
-_ITEM_ID = re.compile(r"msg_([0-9]{1,4}-[0-9a-f]{32})_([0-9]{1,9})")
-_SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
 def routes() -> list[web.RouteDef]:
     return [
         web.post("/v1/responses", create),
         web.get("/v1/responses/{response_id}", retrieve, allow_head=False),
+        web.get("/v1/responses/{response_id}/input_items", list_input_items),
         web.post("/v1/responses/{response_id}/cancel", cancel),
         web.delete("/v1/responses/{response_id}", delete),
     ]
@@ -52,16 +50,16 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Create a Response. Without `background`, its job is cancelled when the client disconnects."""
     body = await read_json_bytes(request)
     fields = decode(body)
-    await resolve_references(request, fields)
-    asked = parse_request(fields, get_caller(request))
+    asked = await parse_request(fields, request)
+    repeated = asked.repeated.fields(asked.job.parameters)
     if asked.background:
         job = await foreground.enqueue(request, asked.job, body)
-        response = _make_stream(job, asked.repeated.fields())
+        response = _make_builder(job, repeated)
         if asked.stream:
             return await _stream(request, job, response, after=-1)
         return respond_json(await _read_so_far(job, response))
     async with foreground.hold_job(request, asked.job, body) as job:
-        response = _make_stream(job, asked.repeated.fields())
+        response = _make_builder(job, repeated)
         if asked.stream:
             return await _stream(request, job, response, after=-1, in_foreground=True)
         return await send_when_done(request, _read_to_end(job, response))
@@ -90,7 +88,7 @@ async def cancel(request: web.Request) -> web.Response:
         # The job ends when the upstream connection is closed, at the latest with the worker's
         # lease.
         async with aclosing(job.events()) as events:
-            rebuilt = _make_stream(job, response.asked)
+            rebuilt = _make_builder(job, response.asked)
             async for event in events:
                 rebuilt.feed(event)
         now = rebuilt.snapshot()
@@ -114,7 +112,7 @@ async def delete(request: web.Request) -> web.Response:
 async def _stream(
     request: web.Request,
     job: JobHandle,
-    response: ResponseStream,
+    response: ResponseBuilder,
     *,
     after: int,
     in_foreground: bool = False,
@@ -128,9 +126,9 @@ async def _stream(
             for event in batch:
                 made += response.feed(event)
             frames = _encode(e for e in made if e["sequence_number"] > after)
-            if in_foreground and not (response.has_text or stream.begun):
+            if in_foreground and not (response.has_answer or stream.begun):
                 if response.failure is not None:
-                    raise response.failure
+                    raise to_api_error(response.failure)
                 stream.hold(frames)
             else:
                 await stream.send(frames, batch.came_s)
@@ -142,16 +140,16 @@ def _encode(events: Iterable[dict[str, Any]]) -> bytes:
     return b"".join(frame(msgspec.json.encode(each), event=each["type"]) for each in events)
 
 
-async def _read_to_end(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
+async def _read_to_end(job: JobHandle, response: ResponseBuilder) -> dict[str, Any]:
     async with aclosing(job.events()) as events:
         async for event in events:
             response.feed(event)
     if response.failure is not None:
-        raise response.failure
+        raise to_api_error(response.failure)
     return response.snapshot()
 
 
-async def _read_so_far(job: JobHandle, response: ResponseStream) -> dict[str, Any]:
+async def _read_so_far(job: JobHandle, response: ResponseBuilder) -> dict[str, Any]:
     async with aclosing(job.history()) as batches:
         async for batch in batches:
             for event in batch:
@@ -159,19 +157,15 @@ async def _read_so_far(job: JobHandle, response: ResponseStream) -> dict[str, An
     return response.snapshot()
 
 
-async def _get_own(request: web.Request) -> tuple[JobHandle, ResponseStream]:
-    response_id = request.match_info["response_id"]
-    if not response_id.startswith(PREFIX):
-        raise JobNotFound(response_id)
-    job = await get_own_job(request, response_id.removeprefix(PREFIX))
-    repeated = read_repeated(job.status.metadata)
-    if repeated is None:  # the job was not created as a Response
-        raise JobNotFound(response_id)
-    return job.handle, _make_stream(job.handle, repeated.fields())
+async def _get_own(request: web.Request) -> tuple[JobHandle, ResponseBuilder]:
+    owned = await get_own_response(request, request.match_info["response_id"])
+    kept = await owned.handle.kept_request() if owned.repeated.repeats_parameters else None
+    parameters = kept.parameters if kept else {}
+    return owned.handle, _make_builder(owned.handle, owned.repeated.fields(parameters))
 
 
-def _make_stream(job: JobHandle, asked: dict[str, Any]) -> ResponseStream:
-    return ResponseStream(PREFIX + job.id, asked=asked)
+def _make_builder(job: JobHandle, asked: dict[str, Any]) -> ResponseBuilder:
+    return ResponseBuilder(PREFIX + job.id, asked=asked)
 
 
 class _Delivery(msgspec.Struct):
@@ -179,6 +173,7 @@ class _Delivery(msgspec.Struct):
     background: bool = False
     store: bool = True
     metadata: dict[str, str] = {}
+    previous_response_id: str | None = None
 
 
 class ResponseRequest(NamedTuple):
@@ -190,71 +185,22 @@ class ResponseRequest(NamedTuple):
     repeated: Repeated
 
 
-def parse_request(fields: dict[str, Any], caller: Caller) -> ResponseRequest:
+async def parse_request(fields: dict[str, Any], request: web.Request) -> ResponseRequest:
     """Parse the parameters of a request. Raises `ApiError`, which names the parameter."""
     try:
         repeated = parse_repeated(fields)
         delivery = take(fields, _Delivery)
         if delivery.background and not delivery.store:
             raise InvalidJob("store", "must not be false for a background response")
-        job = make_job(fields, RESPONSES, caller, metadata={})
+        history: list[dict[str, Any]] = []
+        if delivery.previous_response_id is not None:
+            history = await read_history(request, delivery.previous_response_id)
+        await resolve_references(request, fields)
+        job = make_job(
+            fields, RESPONSES, request, history, metadata={}, keeps_request=delivery.store
+        )
         check_metadata(delivery.metadata)
         job = repeated.beside(job)
     except InvalidJob as error:
         raise ApiError(400, "invalid_parameter", error.reason, error.field) from None
     return ResponseRequest(job, delivery.stream, delivery.background, repeated)
-
-
-async def resolve_references(request: web.Request, fields: dict[str, Any]) -> None:
-    """Replace each reference in `input` by the text of its item.
-
-    Raises `ApiError`: the same for an item that is unknown, expired, or another tenant's; and for
-    more references or more text than the limits allow.
-    """
-    items = fields.get("input")
-    if not isinstance(items, list):
-        return
-    texts: dict[str, str] = {}
-    size_bytes = 0
-    for number, item in enumerate(items):
-        if (wanted := _read_reference(item)) is None:
-            continue
-        if wanted not in texts:
-            if len(texts) == MAX_REFERENCES:
-                reason = f"may have at most {MAX_REFERENCES:,} references"
-                raise ApiError(400, "invalid_parameter", reason, "input")
-            texts[wanted] = await _read_item_text(request, wanted, f"input[{number}]")
-        size_bytes += len(texts[wanted].encode())
-        if size_bytes > MAX_PROMPT_BYTES:
-            reason = f"has more than {MAX_PROMPT_BYTES:,} bytes"
-            raise ApiError(400, "invalid_parameter", reason, "input")
-        items[number] = {"type": "message", "role": "assistant", "content": texts[wanted]}
-
-
-def _read_reference(item: object) -> str | None:
-    """Return the id if an item is a reference, else None; the `type` is optional."""
-    if not isinstance(item, dict) or not isinstance(item.get("id"), str):
-        return None
-    kind = item.get("type")
-    is_reference = kind == "item_reference" or (kind is None and not item.keys() - {"id", "type"})
-    return item["id"] if is_reference else None
-
-
-async def _read_item_text(request: web.Request, wanted: str, field: str) -> str:
-    shown = f" with id '{wanted}'" if _SAFE_ID.fullmatch(wanted) else ""
-    not_found = ApiError(404, "item_not_found", f"Item{shown} not found", field)
-    found = _ITEM_ID.fullmatch(wanted)
-    if found is None:
-        raise not_found
-    try:
-        job = await get_own_job(request, found[1])
-        if job.status.state != "completed" or read_repeated(job.status.metadata) is None:
-            raise not_found
-        result = await job.handle.result(1)
-    except (JobNotFound, JobFailed, JobCancelled, ResultTimeout):
-        raise not_found from None
-    except ApiError as error:
-        raise not_found if error.status == not_found.status else error from None
-    if item_id(result.job_id, result.attempt) != wanted:
-        raise not_found
-    return result.text

@@ -18,9 +18,6 @@ _ENDPOINTS: Mapping[tuple[str, str], str] = {
     ),
     ("POST", "/v1/completions"): "completions are not supported; use /v1/chat/completions",
     ("POST", "/v1/embeddings"): "embeddings are not supported: darkq generates text",
-    ("GET", "/v1/responses/{response_id}/input_items"): (
-        "the input of a Response is not kept: a prompt is deleted when its job ends"
-    ),
     ("POST", "/v1/responses/input_tokens"): (
         "tokens are not counted in advance; see `usage` of the response"
     ),

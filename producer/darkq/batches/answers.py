@@ -15,18 +15,13 @@ from typing import Any
 
 import msgspec
 
+from darkq.event import Completed, Queued, Started
 from darkq.openai.body import CHAT, Endpoint
-from darkq.openai.chat import chat_usage, map_finish_reason
+from darkq.openai.chat import build_logprobs, build_message, chat_usage, map_finish_reason
 from darkq.openai.errors import WireError
-from darkq.openai.response import (
-    INCOMPLETE_REASONS,
-    Repeated,
-    build_response,
-    build_text_part,
-    build_usage,
-    item_id,
-    read_repeated,
-)
+from darkq.openai.response import Repeated, read_repeated
+from darkq.openai.response_events import ResponseBuilder
+from darkq.protocol.answer_events import answer_to_events
 from darkq.protocol.record import Result
 
 
@@ -60,11 +55,10 @@ def _line(custom_id: str, job_id: str, response: object, error: object) -> bytes
 
 def chat_completion(result: Result) -> dict[str, Any]:
     """Return the answer as OpenAI's `chat.completion`."""
-    message = {"role": "assistant", "content": result.text, "refusal": None}
     choice = {
         "index": 0,
-        "message": message,
-        "logprobs": None,
+        "message": build_message(result),
+        "logprobs": build_logprobs(result.logprobs),
         "finish_reason": map_finish_reason(result.finish_reason),
     }
     completion: dict[str, Any] = {
@@ -76,35 +70,37 @@ def chat_completion(result: Result) -> dict[str, Any]:
     }
     if result.usage is not None:
         completion["usage"] = chat_usage(result.usage)
+    if result.ignored:
+        completion["ignored"] = result.ignored
     return completion
 
 
 def response_object(result: Result) -> dict[str, Any]:
-    """Return the answer as OpenAI's `response`."""
-    reason = INCOMPLETE_REASONS.get(result.finish_reason)
-    status = "completed" if reason is None else "incomplete"
-    message = {
-        "id": item_id(result.job_id, result.attempt),
-        "type": "message",
-        "role": "assistant",
-        "status": status,
-        "content": [build_text_part(result.text)],
-    }
+    """Return the answer as OpenAI's `response`, made as the gateway makes it."""
     noted = {name: value for name, value in result.metadata.items() if name != "custom_id"}
     repeated = read_repeated(result.metadata) or Repeated(metadata=noted)
-    return (
-        build_response(f"resp_{result.job_id}")
-        | repeated.fields()
-        | {
-            "created_at": result.queued_ms // 1000,
-            "completed_at": result.finished_ms // 1000 if reason is None else None,
-            "status": status,
-            "model": result.model,
-            "output": [message],
-            "incomplete_details": None if reason is None else {"reason": reason},
-            "usage": build_usage(result.usage),
-        }
-    )
+    parameters = result.request.parameters if result.request else {}
+    pieces = answer_to_events(result)
+    builder = ResponseBuilder(f"resp_{result.job_id}", asked=repeated.fields(parameters))
+    for event in (
+        Queued(id="0-1", at_ms=result.queued_ms),
+        Started(
+            id=f"{result.attempt}-0",
+            attempt=result.attempt,
+            model=result.model,
+            upstream=result.upstream,
+            at_ms=result.started_ms,
+        ),
+        *pieces,
+        Completed(
+            id=f"{result.attempt}-{len(pieces) + 1}",
+            finish_reason=result.finish_reason,
+            usage=result.usage,
+            at_ms=result.finished_ms,
+        ),
+    ):
+        builder.feed(event)
+    return builder.snapshot()
 
 
 def _bare(job_id: str) -> str:

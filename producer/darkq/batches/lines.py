@@ -44,6 +44,7 @@ class ForAllLines(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     tries: int | None = None
     timeout_s: float | None = None
     options: Options | None = None
+    ignore_unsupported: bool = False
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +159,8 @@ def _request(fields: dict[str, Any], number: int, custom_id: str, common: ForAll
         if endpoint == RESPONSES:
             repeated = parse_repeated(body)
             job = msgspec.structs.replace(repeated, background=False).beside(job)
+            # The answer repeats the tools and the like. Without these no request is kept.
+            job = msgspec.structs.replace(job, keeps_request=repeated.repeats_parameters)
     except InvalidJob as error:
         field = f"body.{error.field}"
         raise InvalidLine(number, field, error.reason, custom_id=custom_id) from None
@@ -179,4 +182,5 @@ def _job(asked: Asked, common: ForAllLines) -> Job:
         priority=common.priority,
         tries=common.tries,
         timeout_s=common.timeout_s,
+        ignore_unsupported=common.ignore_unsupported,
     )

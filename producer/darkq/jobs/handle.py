@@ -29,13 +29,13 @@ from darkq.event import (
 )
 from darkq.jobs import cancel as cancellation
 from darkq.jobs import failed as failures
-from darkq.jobs.status import Status, read_status
+from darkq.jobs.status import Status, read_request, read_status
 from darkq.jobs.tail import EventBatch, find_latest_attempt, read_history, read_last_cursor, tail
 from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.output import Output
-from darkq.protocol.record import Result, build_result, read_result
+from darkq.protocol.record import KeptRequest, Result, build_result, read_result
 from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
@@ -194,6 +194,14 @@ class JobHandle:
         """Return the job that `retry` would queue. Raises `CannotRetry`, `CorruptRecord`."""
         async with speaking_darkq():
             return await failures.kept_job(self._redis, self._keys)
+
+    async def kept_request(self) -> KeptRequest | None:
+        """Return the prompt and the parameters; None if the job has ended and they are not kept.
+
+        Raises `JobNotFound`, `CorruptRecord`.
+        """
+        async with speaking_darkq():
+            return await read_request(self._redis, self._keys)
 
     async def delete(self) -> None:
         """Delete a finished job with its result and its events.

@@ -17,8 +17,11 @@ from darkq.protocol.record import (
     HEADS_BYTES,
     CutShort,
     JobRecord,
+    KeptRequest,
     ResultRecord,
+    read_job,
     read_job_head,
+    read_result,
     read_result_head,
 )
 from darkq.redis.servers import clock_ms
@@ -223,3 +226,20 @@ def _build_unfinished(
         tenant=record.job.tenant if record else None,
         priority=priority,
     )
+
+
+async def read_request(redis: Redis, keys: JobKeys) -> KeptRequest | None:
+    """Return the request of a job; None if the job has ended and its request is not kept.
+
+    Raises `CorruptRecord`, `JobNotFound`.
+    """
+    async with redis.pipeline(transaction=True) as pipe:
+        for name in (keys.job, keys.failed, keys.result):
+            pipe.get(name)
+        waiting, failed, result = await pipe.execute()
+    if waiting is not None or failed is not None:
+        job = read_job(waiting or failed, keys).job
+        return KeptRequest(prompt=job.prompt, parameters=job.parameters)
+    if result is None:
+        raise JobNotFound(keys.public_id)
+    return read_result(result, keys).p or None

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from itertools import count
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from redis.asyncio import Redis
@@ -29,8 +28,9 @@ from darkq.event import PIECES, START, TERMINAL, AnyEvent, Cursor
 from darkq.jobs.mailbox import Mailbox
 from darkq.jobs.status import read_status
 from darkq.jobs.tail_span import TailSpan
+from darkq.protocol.answer_events import answer_to_events
 from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
-from darkq.protocol.record import BeyondText, Failure, ResultRecord, read_result
+from darkq.protocol.record import Failure, ResultRecord, build_result, read_result
 from darkq.redis.connections import is_away
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
@@ -346,36 +346,10 @@ async def _read_result_and_queue(redis: Redis, keys: JobKeys) -> tuple[bytes | N
 
 
 def _result_to_events(result: ResultRecord) -> list[AnyEvent]:
-    """Return the events of a job whose log has expired: one event of each kind, then the end."""
-    if not isinstance(result.r, str):
-        return [build_terminal_event(result, Cursor(result.t, 0))]
-    ids = (str(Cursor(result.t, seq)) for seq in count(1))
-    beyond = result.b or BeyondText()
-    events: list[AnyEvent] = []
-    if beyond.reasoning:
-        events.append(ev.Reasoning(id=next(ids), text=beyond.reasoning))
-    if result.r or not result.b:
-        chunk = ev.Chunk(
-            id=next(ids),
-            text=result.r,
-            merged=result.d.chunks,
-            logprobs=beyond.logprobs,
-            annotations=beyond.annotations,
-        )
-        events.append(chunk)
-    if beyond.refusal:
-        events.append(ev.Refusal(id=next(ids), text=beyond.refusal))
-    for index, call in enumerate(beyond.tool_calls):
-        events.append(
-            ev.ToolCall(
-                id=next(ids),
-                index=index,
-                arguments=call.arguments,
-                call_id=call.id,
-                name=call.name,
-            )
-        )
-    return [*events, build_terminal_event(result, Cursor.parse(next(ids)))]
+    """Return the events of a job whose log has expired: those of its answer, then the end."""
+    pieces = [] if isinstance(result.r, Failure) else answer_to_events(build_result(result))
+    end = Cursor(result.t, len(pieces) + 1 if pieces else 0)
+    return [*pieces, build_terminal_event(result, end)]
 
 
 def build_terminal_event(result: ResultRecord, at: Cursor) -> ev.Terminal:

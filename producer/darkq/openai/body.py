@@ -7,7 +7,7 @@ parameter, and never its value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -96,8 +96,13 @@ class Asked(NamedTuple):
             raise InvalidJob(field, error.reason) from None
 
 
-def read_body(body: Mapping[str, Any], endpoint: Endpoint) -> Asked:
-    """Parse a body. Parameters that are null are ignored. Raises `InvalidJob`."""
+def read_body(
+    body: Mapping[str, Any], endpoint: Endpoint, history: Sequence[Mapping[str, Any]] = ()
+) -> Asked:
+    """Parse a body. Parameters that are null are ignored. Raises `InvalidJob`.
+
+    `history` are the messages of the Response that the body continues.
+    """
     neutral = NEUTRAL if body.get("tools") or body.get("functions") else _NEUTRAL_ALONE
     left = {
         name: value
@@ -105,16 +110,21 @@ def read_body(body: Mapping[str, Any], endpoint: Endpoint) -> Asked:
         if value is not None and name not in IRRELEVANT and not _is_neutral(neutral, name, value)
     }
     if endpoint == RESPONSES:
-        left = to_chat(left)
+        left = to_chat(left, history)
     given = left.pop("messages", None)
     if not isinstance(given, list):
         reason = "must be a list of messages" if given is not None else "is missing"
         raise InvalidJob("messages", reason)
     model, metadata = left.pop("model", None), left.pop("metadata", {})
     options = take_options(left)
+    # The upstream refuses the first one that it does not support: name the cause, not its effect.
+    left = {name: left[name] for name in sorted(left, key=lambda name: name not in _CAUSES)}
     prompt: list[Any] = [_drop_fields(message) for message in given]
     field = "messages" if endpoint == CHAT else "input"
     return Asked(field, prompt, model, options, metadata, left)
+
+
+_CAUSES = ("tools", "functions", "logprobs")
 
 
 def take_options(fields: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from darkq.openai.body import CHAT, Endpoint
+from darkq.openai.response_body import NAMES_OF_RESPONSES
 from darkq.protocol.options import OPTIONS, parse_refusal
 
 _STATUS = {
@@ -30,13 +31,12 @@ _NAMED_BY_SERVICE = re.compile(
     r"(?: supplied)?:? ['\"`]?([a-z_]+)",
     re.IGNORECASE,
 )
-_NAMES_OF_RESPONSES = {
-    "max_tokens": "max_output_tokens",
-    "max_completion_tokens": "max_output_tokens",
-    "response_format": "text",
-    "reasoning_effort": "reasoning",
-    "verbosity": "text",
+_NAMEABLE = OPTIONS | {
+    *("tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"),
+    *("verbosity", "logprobs", "top_logprobs", "logit_bias", "modalities", "prediction"),
+    *("web_search_options", "service_tier", "top_k", "min_p", "repetition_penalty"),
 }
+"""Parameters that a service may name in a refusal. Another word there may be one of its own."""
 
 
 class WireError(NamedTuple):
@@ -81,7 +81,7 @@ def build_job_error(code: str, message: str, endpoint: Endpoint) -> WireError:
         return WireError(404, "model_not_found", message, "model")
     if code == "rejected":
         if (option := _find_option(message)) is not None:
-            name = option if endpoint == CHAT else _NAMES_OF_RESPONSES.get(option, option)
+            name = option if endpoint == CHAT else NAMES_OF_RESPONSES.get(option, option)
             if endpoint != CHAT and name.startswith("messages"):
                 name = "input"
             return WireError(400, "unsupported_parameter", message, name)
@@ -95,4 +95,4 @@ def _find_option(message: str) -> str | None:
     if (option := parse_refusal(message)) is not None:
         return option
     named = _NAMED_BY_SERVICE.search(message)
-    return named[1] if named and named[1] in OPTIONS else None
+    return named[1] if named and named[1] in _NAMEABLE else None

@@ -7,7 +7,7 @@ by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, get_args
 
 from darkq.errors import InvalidJob
@@ -17,9 +17,10 @@ MAX_OUTPUT_TOKENS: Final = "max_output_tokens"
 NAMES_OF_RESPONSES: Final[Mapping[str, str]] = {
     "max_tokens": MAX_OUTPUT_TOKENS,
     "messages": "input",
-    "response_format": "text",
-    "verbosity": "text",
-    "reasoning_effort": "reasoning",
+    "max_completion_tokens": MAX_OUTPUT_TOKENS,
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+    "reasoning_effort": "reasoning.effort",
 }
 """Names of the chat API that differ in Responses."""
 
@@ -31,11 +32,16 @@ _REFUSALS: Final = {
 }
 
 
-def to_chat(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body for the chat API. Raises `InvalidJob`, which names the parameter."""
+def to_chat(body: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return the body for the chat API. Raises `InvalidJob`, which names the parameter.
+
+    `history` are the messages of the Response that the body continues.
+    """
     left = dict(body)
-    messages = _read_input(left.pop("input", None), left.pop("instructions", None))
-    chat: dict[str, Any] = {"messages": messages}
+    messages = _read_input(left.pop("input", None))
+    chat: dict[str, Any] = {
+        "messages": [*_read_instructions(left.pop("instructions", None)), *history, *messages]
+    }
     chat |= _read_text(left.pop("text", {}))
     chat |= _read_reasoning(left.pop("reasoning", {}))
     if (tools := left.pop("tools", None)) is not None:
@@ -49,19 +55,22 @@ def to_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: left[name] for name in left if name not in _FOR_READERS}, **chat}
 
 
-def _read_input(given: object, instructions: object) -> list[dict[str, Any]]:
-    """Return the messages of `input`, after the `instructions`."""
+def _read_input(given: object) -> list[dict[str, Any]]:
+    """Return the messages of `input`."""
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
     if not isinstance(given, list):
         reason = "must be a string or a list of items" if given is not None else "is missing"
         raise InvalidJob("input", reason)
-    messages = _read_items(given)
+    return read_items(given)
+
+
+def _read_instructions(instructions: object) -> list[dict[str, Any]]:
     if instructions is None:
-        return messages
+        return []
     if not isinstance(instructions, str):
         raise InvalidJob("instructions", "must be a string")
-    return [{"role": "system", "content": instructions}, *messages]
+    return [{"role": "system", "content": instructions}]
 
 
 def _wants_logprobs(body: Mapping[str, Any]) -> bool:
@@ -150,7 +159,7 @@ def _name_tool(tool: object) -> dict[str, Any]:
     raise InvalidJob("tool_choice", "must name functions")
 
 
-def _read_items(items: list[Any]) -> list[dict[str, Any]]:
+def read_items(items: list[Any]) -> list[dict[str, Any]]:
     """Return the messages of a list of items."""
     messages: list[dict[str, Any]] = []
     turn: dict[str, Any] | None = None  # the message of the assistant that items still belong to
@@ -189,7 +198,7 @@ def _add_to_turn(turn: dict[str, Any], item: dict[str, Any], kind: str, field: s
         function = {"name": item["name"], "arguments": item["arguments"]}
         call = {"id": item["call_id"], "type": "function", "function": function}
         turn.setdefault("tool_calls", []).append(call)
-    else:
+    elif item.get("content") != []:  # empty: an item of an attempt that was lost
         turn |= _read_item(item, kind, field)
 
 

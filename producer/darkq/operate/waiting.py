@@ -66,14 +66,17 @@ async def read_conditions(redis: Redis, partitions: int) -> Conditions:
             names = [f"paused:{priority}" for priority in PRIORITIES]
             pipe.hmget(PartitionKeys(partition).control, names)
         marks = await pipe.execute()
-    notices = {
+    notices: dict[Priority, Notice | None] = {
         priority: read_notice(values)
         for priority, values in zip(PRIORITIES, zip(*marks, strict=True), strict=True)
+    }
+    paused: dict[Priority, Notice] = {
+        priority: notice for priority, notice in notices.items() if notice is not None
     }
     workers = await live_workers(redis)
     return Conditions(
         int(await read_clock_ms(redis)),
-        {priority: notice for priority, notice in notices.items() if notice is not None},
+        paused,
         len(workers),
         sum(drain is not None for drain in await read_drains(redis, workers)),
         await list_upstreams(redis),

@@ -356,6 +356,11 @@ def request_seed(digest: str) -> str:
     return f"darkq:request:{digest}"
 
 
+def chat_job(digest: str) -> str:
+    """Name the id of the latest job of a chat of the AI SDK."""
+    return f"darkq:chat:{digest}"
+
+
 WORKERS = "darkq:{workers}"
 """The set of workers that may be alive."""
 

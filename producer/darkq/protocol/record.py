@@ -33,8 +33,8 @@ VERSION = 3
 """The highest version that can be read here.
 
 2: the option `max_completion_tokens`; readers of version 1 reject such a record as invalid.
-3: jobs with parameters, or with more than roles and texts in their messages; results with tool
-calls or a refusal. Readers of version 2 would leave these out.
+3: jobs with parameters, with `ignore_unsupported`, or with more than roles and texts in their
+messages; results with tool calls or a refusal. Readers of version 2 would leave these out.
 """
 FUNCTION = "generate"
 
@@ -90,6 +90,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     first_chunk_ms: int = 0
     metadata: dict[str, str] = {}
     tenant: str | None = None
+    ignored: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Details(outcome={self.outcome!r}, model={self.model!r})"
@@ -107,13 +108,19 @@ class FunctionCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BeyondText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an answer has beside its text. `logprobs` are those of all its chunks, in order."""
+    """What an answer has beside its text. `logprobs` are those of all its chunks, in order.
+
+    `outline` has the kinds of its pieces in the order in which they began, if that is not:
+    reasoning, text, refusal, tool calls. A number is the size of a text of reasoning, or the index
+    of a call.
+    """
 
     reasoning: str = ""
     tool_calls: tuple[FunctionCall, ...] = ()
     refusal: str = ""
     logprobs: dict[str, Any] | None = None
     annotations: list[Any] | None = None
+    outline: tuple[tuple[str, int], ...] = ()
 
     def __repr__(self) -> str:
         return f"BeyondText(tool_calls={len(self.tool_calls)})"
@@ -183,7 +190,7 @@ def _find_version(record: JobRecord | ResultRecord) -> int:
     if isinstance(record, ResultRecord):
         return 3 if record.b and (record.b.tool_calls or record.b.refusal) else 1
     job = record.job
-    if job.parameters:
+    if job.parameters or job.ignore_unsupported:
         return 3
     if not isinstance(job.prompt, str) and not all(each.is_plain for each in job.prompt):
         return 3
@@ -330,7 +337,9 @@ def build_error(record: ResultRecord, failure: Failure) -> JobFailed | JobCancel
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
     """The answer. Times are epoch milliseconds; `chunks` counts those that the upstream sent.
 
-    `request` is there if it was kept with the answer (`Job.keeps_request`).
+    `request` is there if it was kept with the answer (`Job.keeps_request`). `ignored` names the
+    options and parameters that the upstream does not support (`Job.ignore_unsupported`). `outline`
+    has the order of its pieces if that is unusual: see `BeyondText`.
     """
 
     job_id: str
@@ -350,7 +359,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     refusal: str = ""
     logprobs: dict[str, Any] | None = None
     annotations: list[Any] | None = None
+    outline: tuple[tuple[str, int], ...] = ()
     request: KeptRequest | None = None
+    ignored: tuple[str, ...] = ()
 
     def with_output(self, output: Output | None) -> Result:
         """Return the answer with the type of `parsed`."""
@@ -397,5 +408,7 @@ def build_result(record: ResultRecord) -> Result:
         refusal=beyond.refusal,
         logprobs=beyond.logprobs,
         annotations=beyond.annotations,
+        outline=beyond.outline,
         request=record.p or None,
+        ignored=record.d.ignored,
     )

@@ -47,6 +47,8 @@ Cause: TypeAlias = Literal[
     "certificate_rejected",
     "tls_failed",
     "no_such_database",
+    "no_master",
+    "no_node",
 ]
 
 _SENTENCES: dict[Cause, str] = {
@@ -66,6 +68,8 @@ _SENTENCES: dict[Cause, str] = {
     "certificate_rejected": "the TLS certificate of Redis at {where} is rejected: {detail}",
     "tls_failed": "the TLS handshake with Redis at {where} fails: {detail}",
     "no_such_database": "Redis at {where} has no such database",
+    "no_master": "no Sentinel knows the master; asked: {where}",
+    "no_node": "no node of the cluster answers; asked: {where}",
 }
 
 _LASTING: frozenset[Cause] = frozenset(

@@ -213,7 +213,7 @@ class PatientHandshake(Cancellable):
             await connecting
         finally:
             connecting.cancel()
-            await asyncio.wait([connecting])
+            await asyncio.gather(connecting, return_exceptions=True)
 
     @property
     def _is_first(self) -> bool:

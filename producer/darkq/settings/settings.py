@@ -132,6 +132,7 @@ class Settings(BaseSettings):
     gateway_allowed_hosts: str = ""
     gateway_cors_origins: Annotated[str, Field(pattern=_ORIGINS)] = ""
     gateway_operators: str = ""
+    gateway_ignore_unsupported: bool = False
     gateway_max_connections: Count = 10_000
     gateway_max_readers: Count = 5_000
     gateway_max_body_bytes: Annotated[int, Field(ge=1024)] = 12 << 20

@@ -163,6 +163,17 @@ async def test_options_for_all_lines_reach_each_job(
     ]
 
 
+async def test_ignored_options_are_named_in_the_summary(darkq: Darkq, echo: Any) -> None:
+    (darkq.home / "in.csv").write_text("prompt\nquick a\n")
+    words = ("run", "in.csv", "--temperature", "0")
+    done = await run(darkq, *words, "-o", "out.csv", "--ignore-unsupported", "--json")
+    assert done.code == 0, done.err
+    assert done.objects[0]["ignored"] == ["temperature"]
+    refused = await run(darkq, *words, "-o", "two.csv")
+    assert refused.code == 1
+    assert "The first is rejected: darkai cannot honour the option temperature" in refused.err
+
+
 async def test_text_goes_in_and_comes_out(darkq: Darkq, echo: Any) -> None:
     (darkq.home / "in.txt").write_text("quick a\nquick b\n")
     assert (await run(darkq, "run", "in.txt", "-o", "out.txt", "--ordered")).code == 0

@@ -73,6 +73,17 @@ async def test_options_and_a_system_message_reach_the_job(darkq: Darkq, redis: A
             assert said in refused.err
 
 
+async def test_run_says_which_options_were_ignored(darkq: Darkq, serve: Serve) -> None:
+    await serve()
+    words = ("run", "hi", "--temperature", "0", "--option", "seed=1")
+    refused = await call(darkq, *words)
+    assert refused.code == 1
+    assert "cannot honour the option temperature" in refused.err
+    done = await call(darkq, *words, "--ignore-unsupported")
+    assert done.code == 0, done.err
+    assert done.err.endswith("ignored, as darkai does not support it: seed, temperature\n")
+
+
 async def test_the_same_idempotency_key_gives_the_same_job(darkq: Darkq) -> None:
     first, second = [
         (await call(darkq, "enqueue", "hi", "--idempotency-key", "k", "--json")).objects

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from darkq import Settings
+from darkq_cli.stack.up import _say_low_space
+from darkq_cli.terminal import messages
 from darkq_cli.terminal.local_darkai import find_darkai
 from darkq_local.local_darkai import LocalDarkAI
 from support.command import Darkq, Running, processes_of
@@ -104,6 +108,7 @@ async def test_a_signal_stops_everything(
     assert not processes_of(alone.state)
 
 
+@pytest.mark.slow
 async def test_killed_it_leaves_no_orphans(stack: Running, alone: Darkq) -> None:
     assert len(processes_of(alone.state)) == 4
     stack.send(signal.SIGKILL)
@@ -124,6 +129,7 @@ async def test_killed_in_the_middle_of_a_job_the_worker_still_finishes_it(
     await nothing_left(alone.state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "words"),
     [
@@ -184,12 +190,14 @@ async def test_a_second_one_says_what_it_joins(stack: Running, alone: Darkq) -> 
     assert alone("upstreams").code == 0  # those of the first one
 
 
+@pytest.mark.slow
 async def test_a_reader_of_its_log_that_leaves_ends_it(alone: Darkq) -> None:
     command = f"{sys.executable} -m darkq_cli up --model markov 2>&1 | sed '/Ctrl-C stops/q'"
     pipeline = alone.start(command=("/bin/sh", "-c", command))
     await wait_until("darkq up", lambda: b"Ctrl-C stops" in pipeline.out, START_TIMEOUT_S)
     assert not pipeline.has_ended
-    alone("run", "hi", "--model", "gpt-9")  # which the worker has something to say to
+    # The worker has something to say to it. It may then wait for the Redis that has ended too.
+    alone.start("run", "hi", "--model", "gpt-9")
     pipeline.done()
     await nothing_left(alone.state)
 
@@ -205,6 +213,7 @@ async def test_settings_come_from_a_file_too_but_no_proxy_stands_before_the_loca
     await wait_until("some text", lambda: running.out)
 
 
+@pytest.mark.slow
 async def test_what_is_configured_is_used_and_not_started(
     alone: Darkq, start_darkai: Callable[..., object]
 ) -> None:
@@ -237,3 +246,17 @@ def test_a_child_that_cannot_start_is_told_with_its_words(alone: Darkq) -> None:
     assert "darkq: the local DarkAI ended unexpectedly, with exit code 1" in done.err
     assert "address already in use" in done.err
     assert not processes_of(alone.state)
+
+
+def test_little_free_space_is_said_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Red when it starts in silence on a disk that is nearly full."""
+    settings = Settings.model_validate({"state_dir": str(tmp_path)})
+    _say_low_space(settings)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))
+    messages.console.cache_clear()
+    _say_low_space(settings)
+    messages.console.cache_clear()
+    assert "only 3 MB are free" in capsys.readouterr().err

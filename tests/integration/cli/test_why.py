@@ -44,7 +44,7 @@ async def test_tail_of_a_job_in_a_paused_queue_says_who_paused_it(
     await wait_until("the next reason", lambda: tail.says("no worker is running"))
     await job.cancel()
     done = await asyncio.to_thread(tail.done)
-    assert ": a move. To see the queues: " in done.err
+    assert ": a move\nTo see the queues: " in done.err
     assert "darkq:{" not in done.err
 
 

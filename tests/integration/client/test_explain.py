@@ -17,6 +17,7 @@ from darkq.operate.workers import sign_in
 from darkq.protocol.keys import JobKeys, LimitKeys, WorkerKeys
 from darkq.settings.parsing import Window
 from support.by_hand import Hand, started
+from support.servers import Server
 
 WORKER = "host:1:x"
 LIMITS = LimitKeys.of_upstream("u")
@@ -188,3 +189,18 @@ async def test_a_job_of_many_partitions_is_explained(
         jobs = await client.enqueue_many(["a", "b", "c"])
         statuses = await client.explain([await job.status() for job in jobs])
     assert [status.why and status.why.reason for status in statuses] == ["no_worker"] * 3
+
+
+async def test_a_user_who_may_not_read_the_causes_gets_the_status(
+    client: Client, redis: Redis, redis_server: Server
+) -> None:
+    """Red when a gateway with an older list of permissions cannot show a status any more."""
+    job = await client.enqueue("hi")
+    rules = "on >p resetkeys ~arq:* ~darkq:state:* ~darkq:{0}:interactive ~darkq:{0}:bulk +@all"
+    await redis.execute_command("ACL", "SETUSER", "narrow", *rules.split())
+    try:
+        async with Client(f"unix://narrow:p@{redis_server.socket}") as narrow:
+            status = await narrow.job(job.id).status()
+            assert await narrow.explain([status]) == [status]
+    finally:
+        await redis.execute_command("ACL", "DELUSER", "narrow")

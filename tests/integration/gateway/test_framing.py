@@ -70,6 +70,7 @@ async def every_place(api: Api, working: Any) -> list[Place]:
         "batch_id": batch_id,
         "completion_id": f"chatcmpl-{job_id}",
         "model": "gpt-4o",
+        "chat_id": "a-chat",
     }
     patterns = {route.path for room in app_module.ROUTE_TABLES for route in room()}
     assert ENDLESS in patterns

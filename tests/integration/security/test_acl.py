@@ -382,7 +382,7 @@ async def play(
         url = f"unix://darkq-{role}:secret@{redis_server.socket}?db={DATABASE}"
         settings = make_settings(
             redis_url=url, darkai_url=darkai.url, worker_lease_s=LEASE_S, retry_base_s=0.01,
-            redis_patience_s=30, **changes,
+            **{"redis_patience_s": 30, **changes},
         )  # fmt: skip
         scene = asyncio.create_task(SCENARIOS[role](World(redis, settings, darkai)))
         while not scene.done() and not await refusals():
@@ -420,7 +420,7 @@ WORDS = [
 async def test_every_word_of_a_rule_is_needed(play: Any, role: str, word: str) -> None:
     without = " ".join(other for other in RULES[role].split() if other != word)
     limits = LIMITS if role == "worker" else {}
-    assert await play(role, without, **limits) != []
+    assert await play(role, without, redis_patience_s=1, **limits) != []
 
 
 async def test_a_worker_that_limits_its_calls(play: Any) -> None:

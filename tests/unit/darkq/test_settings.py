@@ -75,6 +75,7 @@ CHANGED: dict[str, Any] = {
     "gateway_allowed_hosts": "darkq.example",
     "gateway_cors_origins": "https://app.example",
     "gateway_operators": "ops",
+    "gateway_ignore_unsupported": True,
     "gateway_max_connections": 21,
     "gateway_max_readers": 22,
     "gateway_max_body_bytes": 2048,

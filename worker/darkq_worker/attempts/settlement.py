@@ -291,6 +291,7 @@ def _make_result(
             first_chunk_ms=log.first_chunk_ms,
             metadata=record.job.metadata if record else {},
             tenant=record.job.tenant if record else None,
+            ignored=log.ignored,
         ),
     )
 

@@ -14,7 +14,6 @@ from support.http_api import Api
 Call = Callable[[AsyncOpenAI], Awaitable[Any]]
 
 CALLS: dict[str, tuple[Call, str]] = {
-    "input_items": (lambda sdk: sdk.responses.input_items.list("resp_1"), "not kept"),
     "input_tokens": (
         lambda sdk: sdk.responses.input_tokens.count(model="m", input="Hi"),
         "`usage` of the response",

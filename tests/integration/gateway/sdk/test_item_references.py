@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from darkq import Client, Settings
-from darkq_gateway.openai import responses as item_references
+from darkq_gateway.openai import response_input
 from darkq_local.local_darkai import LocalDarkAI
 from support.http_api import Api
 from support.openai_frames import DONE, delta, finish
@@ -86,17 +86,21 @@ async def test_what_is_no_item_of_a_response_is_not_found(
 
 
 async def test_references_are_bounded(
-    sdk: AsyncOpenAI, working: Working, monkeypatch: pytest.MonkeyPatch
+    sdk: AsyncOpenAI,
+    working: Working,
+    start_gateway: Callable[..., Awaitable[Api]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Red if a small body can make a gateway read any number of answers, or any amount of text."""
     await working(chunks=3)
     ids = [(await sdk.responses.create(model=MODEL, input="Hi")).output[0].id for _ in range(3)]
     items: Any = [{"type": "item_reference", "id": each} for each in ids]
-    monkeypatch.setattr(item_references, "MAX_REFERENCES", 2)
+    monkeypatch.setattr(response_input, "MAX_REFERENCES", 2)
     with pytest.raises(openai.BadRequestError, match="input: may have at most 2 references"):
         await sdk.responses.create(model=MODEL, input=items)
     history: Any = [*items[:2], *items[:2], MORE]
     await sdk.responses.create(model=MODEL, input=history)
-    monkeypatch.setattr(item_references, "MAX_PROMPT_BYTES", 10)
-    with pytest.raises(openai.BadRequestError, match="input: has more than 10 bytes"):
-        await sdk.responses.create(model=MODEL, input=items[:1])
+    api = await start_gateway(max_prompt_bytes=100)
+    async with AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as narrow:
+        with pytest.raises(openai.BadRequestError, match="input: has more than 100 bytes"):
+            await narrow.responses.create(model=MODEL, input=items[:1])

@@ -273,14 +273,13 @@ async def test_a_stream_that_has_begun_tells_of_a_failure_in_an_event(
 @pytest.mark.parametrize(
     ("parameters", "param"),
     [
-        ({"tools": [{"type": "web_search"}]}, "tools"),
-        ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]}, None),
+        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0]"),
         ({"input": ""}, "input"),
         ({"input": 3}, "input"),
         ({"background": True, "store": False}, "store"),
-        ({"text": {"format": {"type": "json_object"}}}, "text"),
-        ({"reasoning": {"effort": "high"}}, "reasoning"),
+        ({"text": {"format": "json"}}, "text.format"),
+        ({"reasoning": {"budget": 3}}, "reasoning.budget"),
     ],
 )
 async def test_what_cannot_be_honoured_is_refused_by_name(

@@ -42,11 +42,9 @@ TOO_LONG = {
 @pytest.mark.parametrize(
     ("path", "parameters", "param"),
     [
-        (CHAT, {"tools": [TOOL], "tool_choice": "required"}, "tools"),
-        (CHAT, {"tool_choice": "required", "tools": [TOOL]}, "tools"),
-        (CHAT, {"function_call": {"name": "f"}, "functions": [TOOL]}, "functions"),
-        (CHAT, {"top_logprobs": 2, "logprobs": True}, "logprobs"),
-        (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT, {"n": 2}, "n"),
+        (CHAT, {"modalities": ["audio"]}, "modalities"),
+        (CHAT, {"audio": {"voice": "x"}}, "audio"),
         (CHAT, {"stream_options": {"include_usage": True}}, "stream_options"),
         (CHAT, {"stream": "yes"}, "stream"),
         (CHAT, {"stream": True, "stream_options": 3}, "stream_options"),
@@ -57,21 +55,31 @@ TOO_LONG = {
         (CHAT, {"stop": [""]}, "stop"),
         (CHAT, {"messages": None}, "messages"),
         (CHAT, {"messages": "Hi"}, "messages"),
-        (CHAT, {"messages": [*HELLO, SAID]}, "messages[1]"),
+        (CHAT, {"messages": [*HELLO, {"role": "narrator", "content": "x"}]}, "messages[1]"),
         (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
         (CHAT, {"messages": [{"content": "x"}]}, "messages[0]"),
         (CHAT, {"messages": [{"role": "user", "content": 3}]}, "messages[0]"),
-        (CHAT, {"messages": [SAID, {"role": "tool"}], "tools": [TOOL]}, "tools"),
+        (CHAT, {"messages": [SAID, {"role": "tool"}], "tools": [TOOL]}, "messages[1]"),
         (CHAT, {"model": 3}, "model"),
         (CHAT, {"metadata": {"a": 1}}, "metadata"),
-        (RESPONSES, {"tool_choice": "required", "tools": [TOOL]}, "tools"),
-        (RESPONSES, {"tools": [TOOL], "input": [CALL_OUTPUT]}, "tools"),
-        (RESPONSES, {"input": [CALL_OUTPUT]}, "input[0]"),
+        (RESPONSES, {"tools": [{"type": "web_search"}]}, "tools[0]"),
+        (RESPONSES, {"tools": 3}, "tools"),
+        (RESPONSES, {"tools": [{"type": "function"}]}, "tools[0]"),
+        (RESPONSES, {"tool_choice": {"type": "mcp"}, "tools": [TOOL]}, "tool_choice"),
+        (RESPONSES, {"text": {"format": 3}}, "text.format"),
+        (RESPONSES, {"text": {"colour": "red"}}, "text.colour"),
+        (RESPONSES, {"reasoning": {"depth": 3}}, "reasoning.depth"),
+        (RESPONSES, {"truncation": "auto"}, "truncation"),
+        (RESPONSES, {"conversation": "conv_1"}, "conversation"),
+        (RESPONSES, {"include": 3}, "include"),
+        (RESPONSES, {"input": [{"type": "function_call_output", "output": "x"}]}, "input[0]"),
+        (RESPONSES, {"input": [{"type": "function_call", "name": "f"}]}, "input[0]"),
+        (RESPONSES, {"input": [{"type": "computer_call"}]}, "input[0]"),
         (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
          "input[0]"),
         (RESPONSES, {"input": None}, "input"),
         (RESPONSES, {"instructions": 3}, "instructions"),
-        (RESPONSES, {"previous_response_id": "resp_1"}, "previous_response_id"),
+        (RESPONSES, {"previous_response_id": 3}, "previous_response_id"),
         (RESPONSES, {"background": 1}, "background"),
         (RESPONSES, {"background": True, "store": False}, "store"),
         (RESPONSES, {"max_output_tokens": "many"}, "max_output_tokens"),
@@ -96,6 +104,48 @@ async def test_the_message_of_a_refusal_names_the_parameter(
     assert error["param"] == param
     assert error["message"].startswith((f"{param}: ", f"{param} "))
     assert not any(words in error["message"] for words in ("Expected", "Object ", "enum"))
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+SCHEMA = {"name": "s", "schema": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "param"),
+    [
+        (CHAT, {"tools": [TOOL], "tool_choice": "required"}, "tools"),
+        (CHAT, {"tool_choice": "required", "tools": [TOOL]}, "tools"),
+        (CHAT, {"function_call": {"name": "f"}, "functions": [TOOL]}, "functions"),
+        (CHAT, {"top_logprobs": 2, "logprobs": True}, "logprobs"),
+        (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT, {"messages": [*HELLO, SAID]}, "messages[1]"),
+        (CHAT, {"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0]"),
+        (RESPONSES, {"tool_choice": "required", "tools": [TOOL]}, "tools"),
+        (RESPONSES, {"tools": [TOOL], "input": [CALL_OUTPUT]}, "tools"),
+        (RESPONSES, {"input": [CALL_OUTPUT]}, "input"),
+        (RESPONSES, {"text": {"format": {"type": "json_schema", **SCHEMA}}}, "text.format"),
+        (RESPONSES, {"text": {"verbosity": "low"}}, "text.verbosity"),
+        (RESPONSES, {"reasoning": {"effort": "high"}}, "reasoning.effort"),
+    ],
+)
+async def test_a_refusal_of_a_service_of_text_names_the_parameter(
+    api: Api,
+    working: Callable[..., Any],
+    path: str,
+    parameters: dict[str, Any],
+    param: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red if what DarkAI cannot do is dropped, or refused under a name of the other endpoint."""
+    monkeypatch.setattr(sse_response, "BEGIN_S", 20)
+    await working()
+    for stream in (False, True):
+        body = GOOD[path] | {"model": "llama-3-70b", "stream": stream} | parameters
+        answer = await api("POST", path, body)
+        assert answer.status == 400
+        error = answer.json["error"]
+        assert (error["param"], error["code"]) == (param, "unsupported_parameter")
+        assert error["message"].startswith(f"{param}: ")
 
 
 async def test_a_query_and_a_path_are_named_too(api: Api) -> None:

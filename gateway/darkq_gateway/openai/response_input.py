@@ -1,0 +1,182 @@
+"""Input of a Response that is in earlier ones: a whole Response, or an item of its output.
+
+    previous_response_id     its input without its instructions, and its output
+    item_reference           one item of the output of a Response
+    GET …/input_items        the input of a Response, for reading
+
+The result of a Response has its request unless `store` was false. So all of this is possible until
+the result expires. An id that is unknown, expired or another tenant's always gets the same error.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+from aiohttp import web
+
+from darkq import (
+    JobCancelled,
+    JobFailed,
+    JobHandle,
+    JobNotFound,
+    Result,
+    ResultTimeout,
+    Status,
+)
+from darkq.batches.answers import response_object
+from darkq.openai.response import Repeated, read_repeated
+from darkq.openai.response_body import read_items
+from darkq.openai.response_input import to_input_items
+from darkq.openai.response_items import ITEM_ID
+from darkq.protocol.record import KeptRequest
+from darkq_gateway.http.bodies import respond_json
+from darkq_gateway.http.context import SETTINGS, get_own_job
+from darkq_gateway.http.errors import ApiError
+from darkq_gateway.openai.lists import make_page, read_page_query, unknown_cursor
+
+PREFIX: Final = "resp_"
+MAX_REFERENCES: Final = 1000
+MAX_ITEMS_PER_PAGE: Final = 100
+_SAFE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
+
+Json: TypeAlias = dict[str, Any]
+
+
+class OwnResponse(NamedTuple):
+    """A Response of the caller's tenant, and its status when it was checked."""
+
+    handle: JobHandle
+    status: Status
+    repeated: Repeated
+
+
+async def get_own_response(request: web.Request, response_id: str) -> OwnResponse:
+    """Return a Response of the caller. Raises `JobNotFound` and what `get_own_job` raises."""
+    if not response_id.startswith(PREFIX):
+        raise JobNotFound(response_id)
+    job = await get_own_job(request, response_id.removeprefix(PREFIX))
+    repeated = read_repeated(job.status.metadata)
+    if repeated is None:  # the job was not created as a Response
+        raise JobNotFound(response_id)
+    return OwnResponse(job.handle, job.status, repeated)
+
+
+async def _read_result(job: JobHandle) -> Result | None:
+    try:
+        return await job.result(1)
+    except (JobFailed, JobCancelled, JobNotFound, ResultTimeout):
+        return None
+
+
+async def read_history(request: web.Request, response_id: str) -> list[Json]:
+    """Return the messages of a Response: its input without instructions, then its output.
+
+    Raises `ApiError`.
+    """
+    field = "previous_response_id"
+    try:
+        previous = await get_own_response(request, response_id)
+        state = previous.status.state
+        if state not in ("completed", "failed", "cancelled"):
+            reason = f"is the id of a Response that is {state}: wait for its end"
+            raise ApiError(400, "invalid_parameter", reason, field)
+        result = await _read_result(previous.handle)
+        if result is None or result.request is None or not previous.repeated.store:
+            raise JobNotFound(response_id)
+    except (JobNotFound, ApiError) as error:
+        if isinstance(error, ApiError) and error.status != 404:
+            raise
+        raise _make_not_found("Previous response", response_id, field) from None
+    messages = _read_messages(result.request, previous.repeated)
+    return messages + read_items(response_object(result)["output"])
+
+
+def _read_messages(kept: KeptRequest, repeated: Repeated) -> list[Json]:
+    """Return the messages of a request without its instructions."""
+    if isinstance(kept.prompt, str):
+        return [{"role": "user", "content": kept.prompt}]
+    return [message.fields() for message in kept.prompt[repeated.has_instructions :]]
+
+
+async def resolve_references(request: web.Request, fields: Json) -> None:
+    """Replace each reference in `input` by its item.
+
+    Raises `ApiError` for an item that is not found, and for more references or more bytes than the
+    limits allow.
+    """
+    items = fields.get("input")
+    if not isinstance(items, list):
+        return
+    limit_bytes = request.app[SETTINGS].max_prompt_bytes
+    found: dict[str, Json] = {}
+    size_bytes = 0
+    for number, item in enumerate(items):
+        if (wanted := _read_reference(item)) is None:
+            continue
+        if wanted not in found:
+            if len(found) == MAX_REFERENCES:
+                reason = f"may have at most {MAX_REFERENCES:,} references"
+                raise ApiError(400, "invalid_parameter", reason, "input")
+            found[wanted] = await _read_item(request, wanted, f"input[{number}]")
+        size_bytes += len(msgspec.json.encode(found[wanted]))
+        if size_bytes > limit_bytes:
+            reason = f"has more than {limit_bytes:,} bytes"
+            raise ApiError(400, "invalid_parameter", reason, "input")
+        items[number] = found[wanted]
+
+
+def _read_reference(item: object) -> str | None:
+    """Return the id if an item is a reference, else None; the `type` is optional."""
+    if not isinstance(item, dict) or not isinstance(item.get("id"), str):
+        return None
+    kind = item.get("type")
+    is_reference = kind == "item_reference" or (kind is None and not item.keys() - {"id", "type"})
+    return item["id"] if is_reference else None
+
+
+async def _read_item(request: web.Request, wanted: str, field: str) -> Json:
+    """Return an item of the output of a completed Response."""
+    not_found = _make_not_found("Item", wanted, field)
+    if (named := ITEM_ID.fullmatch(wanted)) is None:
+        raise not_found
+    try:
+        response = await get_own_response(request, PREFIX + named[1])
+        if response.status.state != "completed" or not response.repeated.store:
+            raise not_found
+        result = await _read_result(response.handle)
+    except JobNotFound:
+        raise not_found from None
+    except ApiError as error:
+        raise not_found if error.status == not_found.status else error from None
+    output: list[Json] = [] if result is None else response_object(result)["output"]
+    item = next((item for item in output if item["id"] == wanted), None)
+    if item is None:
+        raise not_found
+    return item
+
+
+def _make_not_found(what: str, wanted: str, field: str) -> ApiError:
+    shown = f" with id '{wanted}'" if _SAFE_ID.fullmatch(wanted) else ""
+    code = f"{what.lower().replace(' ', '_')}_not_found"
+    return ApiError(404, code, f"{what}{shown} not found", field)
+
+
+async def list_input_items(request: web.Request) -> web.Response:
+    """List the input of a Response, the last item first. 404 if it was not stored."""
+    asked = read_page_query(request, most=MAX_ITEMS_PER_PAGE)
+    response_id = request.match_info["response_id"]
+    response = await get_own_response(request, response_id)
+    kept = await response.handle.kept_request() if response.repeated.store else None
+    if kept is None:
+        raise JobNotFound(response_id)
+    items = to_input_items(_read_messages(kept, response.repeated), response.handle.id)
+    if asked.order == "desc":
+        items.reverse()
+    ids = [item["id"] for item in items]
+    if asked.after is not None and asked.after not in ids:
+        raise unknown_cursor()
+    start = 0 if asked.after is None else ids.index(asked.after) + 1
+    page = items[start : start + asked.limit]
+    return respond_json(make_page(page, has_more=start + asked.limit < len(items)))

@@ -1,0 +1,59 @@
+"""A whole answer as events: for readers whose job has no event log any more. No I/O.
+
+A kind of piece is one event. Only reasoning may be several: models also reason between two pieces
+of another kind.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+from darkq import event as ev
+from darkq.event import Cursor
+from darkq.protocol.record import Result
+
+
+def answer_to_events(result: Result) -> list[ev.Piece]:
+    """Return the pieces of an answer, in the order in which they began."""
+    ids = (str(Cursor(result.attempt, seq)) for seq in count(1))
+    events: list[ev.Piece] = []
+    reasoned = 0
+    for kind, number in result.outline or _usual_outline(result):
+        match kind:
+            case "reasoning":
+                text = result.reasoning[reasoned : reasoned + number]
+                reasoned += number
+                events.append(ev.Reasoning(id=next(ids), text=text))
+            case "chunk":
+                chunk = ev.Chunk(
+                    id=next(ids),
+                    text=result.text,
+                    merged=result.chunks,
+                    logprobs=result.logprobs,
+                    annotations=result.annotations,
+                )
+                events.append(chunk)
+            case "refusal":
+                events.append(ev.Refusal(id=next(ids), text=result.refusal))
+            case "tool_call":
+                call = result.tool_calls[number]
+                events.append(
+                    ev.ToolCall(
+                        id=next(ids),
+                        index=number,
+                        arguments=call.arguments,
+                        call_id=call.id,
+                        name=call.name,
+                    )
+                )
+    return events
+
+
+def _usual_outline(result: Result) -> list[tuple[str, int]]:
+    outline = [("reasoning", len(result.reasoning))] if result.reasoning else []
+    others = result.reasoning or result.tool_calls or result.refusal
+    if result.text or result.logprobs or result.annotations or not others:
+        outline.append(("chunk", 0))
+    if result.refusal:
+        outline.append(("refusal", 0))
+    return outline + [("tool_call", index) for index in range(len(result.tool_calls))]
