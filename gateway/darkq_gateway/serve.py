@@ -171,9 +171,9 @@ async def serve(
             loop.add_signal_handler(number, stop.set)
     try:
         async with gateway(settings, shares_port=shares_port) as url:
-            logger.info("listening on %s", url)
             if started is not None:
                 started(url)
+            logger.info("listening on %s", url)
             await stop.wait()
             drain_s = settings.gateway_drain_s
             logger.info(LogEvent("shutting down", drain_s=drain_s))
