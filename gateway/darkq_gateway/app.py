@@ -20,6 +20,7 @@ is registered in `on_shutdown`: aiohttp calls it before it waits for requests in
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -36,9 +37,10 @@ from darkq_gateway.http.context import CLIENT, ROUTE, SETTINGS, set_common_heade
 from darkq_gateway.http.errors import handle_errors
 from darkq_gateway.http.host_check import HostCheck
 from darkq_gateway.http.sse_response import STREAMS, Streams
-from darkq_gateway.http.telemetry import TALLY, count_response, tracing_middlewares
+from darkq_gateway.http.telemetry import RELAY, TALLY, count_response, tracing_middlewares
 from darkq_gateway.native import batches as native_batches
 from darkq_gateway.native import job_events, jobs, openapi, tickets
+from darkq_gateway.native.job_events import FANOUTS
 from darkq_gateway.openai import batches, chat, files, models, responses, unsupported
 from darkq_gateway.openai.file_limits import QUOTA, FileExpiry, FileQuota
 from darkq_gateway.openai.files import FILES
@@ -92,6 +94,9 @@ def make_app(
     app[AUTH] = auth
     app[TALLY] = tally = Tally()
     app[STREAMS] = streams = Streams(settings, tally)
+    app[FANOUTS] = client.make_fanouts(
+        ping_after_s=settings.gateway_heartbeat_s, on_relayed=partial(_count_relayed, tally)
+    )
     app[FILES] = files_store = Files(settings)
     app[QUOTA] = FileQuota(files_store, settings)
     app[WAITERS] = waiters = Waiters(app)
@@ -119,3 +124,7 @@ async def _record_response(request: web.Request, response: web.StreamResponse) -
     request[ROUTE] = resource.canonical if resource is not None else "?"
     count_response(request.app[TALLY], request, request[ROUTE], response.status)
     set_common_headers(request, response)
+
+
+def _count_relayed(tally: Tally, seconds: float, readers: int) -> None:
+    tally.observe(RELAY, seconds, by=readers)

@@ -13,6 +13,7 @@ import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
+    Callable,
     Iterable,
     Mapping,
     Sequence,
@@ -45,6 +46,7 @@ from darkq.redis.servers import servers_of
 from darkq.settings.settings import Settings
 
 if TYPE_CHECKING:  # imported by the methods that use them, to keep `import darkq` fast
+    from darkq.jobs.fanout import Fanouts
     from darkq.jobs.job_lists import JobLists
     from darkq.operate.fleet import Fleet
     from darkq.operate.purge import Purge
@@ -137,6 +139,14 @@ class Client:
         from darkq.serving.file_batches import FileBatches
 
         return FileBatches(self._redis)
+
+    def make_fanouts(
+        self, *, ping_after_s: float, on_relayed: Callable[[float, int], None]
+    ) -> Fanouts:
+        """Return what delivers the events of jobs to many connections; for gateways."""
+        from darkq.jobs.fanout import Fanouts
+
+        return Fanouts(self._redis, self._live, ping_after_s=ping_after_s, on_relayed=on_relayed)
 
     async def enqueue(
         self,

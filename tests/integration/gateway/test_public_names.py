@@ -32,6 +32,7 @@ SHARED = {
     "darkq.operate.fleet",
     "darkq.batches.answers",
     "darkq.jobs.job_lists",
+    "darkq.jobs.fanout",
     "darkq.jobs.tail",
     *(f"darkq.serving.{name}" for name in ("api_keys", "files", "file_batches", "request_dedup")),
     *(f"darkq.telemetry.{name}" for name in ("export", "logging", "metrics", "tracing")),
