@@ -18,6 +18,8 @@ def llama_cpp(api_key: str, *, context_tokens: int = 512) -> Iterator[str]:
     params.model.path = str(find_gguf())
     params.model_alias = {"smollm2"}
     params.n_parallel, params.n_ctx = 1, context_tokens
+    # Several threads wait for each other at every layer: on a busy machine that takes minutes.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup = params.fit_params = params.ui = params.endpoint_slots = False
     params.cache_ram_mib = params.verbosity = params.port = 0
     params.api_keys = [api_key]

@@ -169,8 +169,12 @@ def _fault_of(messages: list[Json]) -> str:
 
 
 def _call_id(name: str, arguments: str) -> str:
-    """The id shows later whether name and arguments are the ones that were sent."""
-    return "call_" + hashlib.sha256(f"{name} {arguments}".encode()).hexdigest()[:24]
+    """The id shows later whether name and arguments are the ones that were sent.
+
+    Some clients write the arguments anew, so only their value counts.
+    """
+    value = json.dumps(json.loads(arguments), sort_keys=True)
+    return "call_" + hashlib.sha256(f"{name} {value}".encode()).hexdigest()[:24]
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -21,7 +21,6 @@ AT_HOME = {
     "LANGSMITH_TRACING": "false",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "OPENAI_AGENTS_DISABLE_TRACING": "1",
-    "AI_SDK_LOG_WARNINGS": "false",
 }
 
 

@@ -25,10 +25,22 @@ testCase("`previousResponseId`", async () => {
   assert.equal(second.text, "3 messages, the last one: Two");
 });
 
-testCase("`experimental_startBatch`", async () => {
+testCase("`experimental_startBatch`, its status and its results", async () => {
   const requests = [{ id: "a", type: "text", model: "scripted-text", prompt: "Hello" }];
   const batch = await ai.experimental_startBatch({ provider: openai, requests });
-  assert(batch.id, JSON.stringify(batch));
+  const deadline = Date.now() + 90_000;
+  let state = batch;
+  while (state.status === "pending") {
+    assert(Date.now() < deadline, JSON.stringify(state));
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    state = await ai.experimental_getBatchStatus({ provider: openai, batch });
+  }
+  assert.equal(state.status, "completed");
+  const results = [];
+  for await (const result of ai.experimental_getBatchResults({ provider: openai, batch })) {
+    results.push([result.id, result.status, result.text]);
+  }
+  assert.deepEqual(results, [["a", "succeeded", "1 messages, the last one: Hello"]]);
 });
 
 await run();

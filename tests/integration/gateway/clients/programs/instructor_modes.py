@@ -35,7 +35,7 @@ def tools() -> None:
     trip = client(instructor.Mode.TOOLS).create(
         model="scripted-tools", messages=ASK, response_model=Trip, max_retries=0
     )
-    equal(trip, Trip(city="Paris", days=7))
+    equal(trip.model_dump(), {"city": "Paris", "days": 7})
     partial = client(instructor.Mode.TOOLS).create_partial(
         model="scripted-tools", messages=ASK, response_model=Trip
     )
@@ -56,7 +56,7 @@ def json_object() -> None:
     trip = client(instructor.Mode.JSON).create(
         model="scripted-text", messages=ASK, response_model=Trip, max_retries=0
     )
-    equal(trip, Trip(city="Paris", days=7))
+    equal(trip.model_dump(), {"city": "Paris", "days": 7})
 
 
 @case("`RESPONSES_TOOLS`")
@@ -64,7 +64,7 @@ def responses_tools() -> None:
     trip = client(instructor.Mode.RESPONSES_TOOLS).create(
         model="scripted-tools", messages=ASK, response_model=Trip, max_retries=0
     )
-    equal(trip, Trip(city="Paris", days=7))
+    equal(trip.model_dump(), {"city": "Paris", "days": 7})
 
 
 run()
