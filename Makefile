@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 MANIFESTS = $(filter-out %/kustomization.yaml,$(wildcard deploy/kubernetes/*/*.yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-all faults check docs bench bench-peers pins
+.PHONY: help install demo up test test-all clients faults check docs bench bench-peers pins
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ test: .venv/.installed ## run the tests, without the slow ones
 
 test-all: .venv/.installed ## run all tests
 	$(PYTEST)
+
+clients: .venv/.installed ## run OpenAI's SDKs and frameworks against the gateway; make test-all does too
+	$(PYTEST) tests/integration/gateway/clients
 
 faults: .venv/.installed ## break everything, hundreds of times; exit 1 if a promise is not kept
 	@.venv/bin/python -m faults --stock

@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 
 from darkq_worker.upstreams.base import End, Request
-from darkq_worker.upstreams.http import CallConnector
+from darkq_worker.upstreams.http import make_session
 from darkq_worker.upstreams.openai import OpenAIUpstream
 
 SIDE_BY_SIDE = 10
@@ -55,6 +55,11 @@ async def _bare(session: aiohttp.ClientSession, url: str, *, kept: bool) -> int:
     return chunks
 
 
+def _bare_session(trust: ssl.SSLContext) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(ssl=trust)
+    return aiohttp.ClientSession(connector=connector, auto_decompress=False)
+
+
 async def _ours(upstream: OpenAIUpstream) -> int:
     chunks = 0
     async with aclosing(upstream.stream(_REQUEST)) as items:
@@ -65,8 +70,7 @@ async def _ours(upstream: OpenAIUpstream) -> int:
 
 async def main(url: str, authority: str, who: str, how: str, calls: int) -> None:
     trust, kept = ssl.create_default_context(cafile=authority), how == "kept"
-    connector = CallConnector(ssl=trust) if who == "darkq" else aiohttp.TCPConnector(ssl=trust)
-    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+    async with make_session(ssl=trust) if who == "darkq" else _bare_session(trust) as session:
         upstream = OpenAIUpstream(session, name="x", url=url, models=["m"], keeps_connections=kept)
 
         async def some(count: int) -> int:

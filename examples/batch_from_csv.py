@@ -38,6 +38,10 @@ async def main(source: Path, target: Path) -> None:
 
 def opened(state: Path, source: Path, target: Path) -> sqlite3.Connection:
     """Open the state of this input. Each statement is on the disk when it returns."""
+    with source.open(newline="", encoding="utf-8-sig") as file:
+        columns = next(csv.reader(file), [])
+    if "prompt" not in columns:  # before a batch is created
+        sys.exit(f"{source} has no column prompt; it has: {', '.join(columns)}")
     if target.exists() and not state.exists():
         sys.exit(f"{target} is there already")
     kept = sqlite3.connect(state, isolation_level=None)

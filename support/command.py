@@ -13,7 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from support import forked
+from support.forked import COMMAND, Call, Process
+
 EXIT_TIMEOUT_S = 60.0
+INTERPRETED = (sys.executable, "-m", "darkq_cli")
 
 
 class Done(NamedTuple):
@@ -38,7 +42,7 @@ class Done(NamedTuple):
 class Running:
     """A command that runs. What it has written so far can be looked at."""
 
-    def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
+    def __init__(self, process: Process, out: Path, err: Path) -> None:
         self._process = process
         self._out = out
         self._err = err
@@ -102,22 +106,32 @@ class Darkq:
         self,
         *arguments: str,
         stdin: bytes = b"",
-        command: Sequence[str] = (sys.executable, "-m", "darkq_cli"),
+        command: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Running:
-        """Start a command; its output goes to files."""
+        """Start `darkq`, or another command; its output goes to files.
+
+        What starts processes of its own has an interpreter of its own too, so that they are found.
+        """
+        command = command or (INTERPRETED if {"up", "demo"} & set(arguments[:1]) else ())
         number = next(self._numbers)
         out, err = self.home / f"{number}.out", self.home / f"{number}.err"
         typed = self.home / f"{number}.in"
         typed.write_bytes(stdin)
         with out.open("wb") as to_out, err.open("wb") as to_err, typed.open("rb") as from_in:
-            process = subprocess.Popen(
-                [*command, *arguments],
-                env={**self.environment, **(environment or {})},
-                cwd=self.home,
-                stdin=from_in,
-                stdout=to_out,
-                stderr=to_err,
+            names = {**self.environment, **(environment or {})}
+            files = from_in.fileno(), to_out.fileno(), to_err.fileno()
+            process = (
+                subprocess.Popen(
+                    [*command, *arguments],
+                    env=names,
+                    cwd=self.home,
+                    stdin=from_in,
+                    stdout=to_out,
+                    stderr=to_err,
+                )
+                if command
+                else forked.start(Call(COMMAND, arguments, names, str(self.home)), *files)
             )
         self._started.append(Running(process, out, err))
         return self._started[-1]

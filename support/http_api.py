@@ -28,10 +28,11 @@ class Answer(NamedTuple):
 
 
 class Api:
-    """Calls one gateway, with a key or without."""
+    """Calls one gateway, with a key, with a ticket, or with neither."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, ticket: str | None = None) -> None:
         self.url = url
+        self._ticket = ticket
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.http = aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=30))
 
@@ -47,13 +48,25 @@ class Api:
         """Return a caller of the same gateway; close it by `async with`."""
         return Api(self.url, key)
 
+    def with_ticket(self, ticket: str) -> Api:
+        """Return a caller with a ticket in each of its URLs; close it by `async with`."""
+        return Api(self.url, ticket=ticket)
+
+    def locate(self, path: str) -> str:
+        """Return the URL of a path."""
+        if self._ticket is None:
+            return self.url + path
+        return f"{self.url}{path}{'&' if '?' in path else '?'}ticket={self._ticket}"
+
     async def __call__(self, method: str, path: str, body: Any = None, **options: Any) -> Answer:
         if body is not None:
             options["json"] = body
-        async with self.http.request(method, self.url + path, **options) as response:
+        async with self.http.request(method, self.locate(path), **options) as response:
             data = await response.read()
             is_json = response.content_type == "application/json"
-            return Answer(response.status, json.loads(data) if is_json else data, response.headers)
+            return Answer(
+                response.status, json.loads(data) if is_json and data else data, response.headers
+            )
 
     async def enqueue(self, prompt: str = "hello", **fields: Any) -> str:
         answer = await self("POST", "/jobs", {"prompt": prompt, **fields})
@@ -65,7 +78,7 @@ class Api:
     async def stream(self, path: str, **headers: str) -> AsyncIterator[AsyncIterator[Any]]:
         """Read an event stream; yields its events."""
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.http.get(self.url + path, headers=names) as response:
+        async with self.http.get(self.locate(path), headers=names) as response:
             assert response.status == 200, (response.status, await response.read())
             assert response.content_type == "text/event-stream"
             yield _events(response)

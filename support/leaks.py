@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 PERMANENT = (
     re.compile(rb"darkq:\{\d+\}:(interactive|bulk|control|moving:(interactive|bulk))"),
-    re.compile(rb"darkq:keys|darkq:key:[0-9a-f]{64}"),
+    re.compile(rb"darkq:keys|darkq:key:[0-9a-f]{64}|darkq:tickets"),
 )
 
 

@@ -7,11 +7,11 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from darkq import Settings
+from support import forked
+from support.forked import Call, Process
 
 EXIT_TIMEOUT_S = 60.0
 
@@ -19,31 +19,30 @@ EXIT_TIMEOUT_S = 60.0
 class WorkerProcess:
     """A worker in a process of its own; its log goes to a file.
 
-    `prelude` is Python that the process runs first.
+    `prelude` is Python that the process runs first. With `is_forked` it starts at once; how much
+    memory it has had is then not its own doing.
     """
 
-    _main = "from darkq_worker.main import main; main()"
+    _main = "darkq_worker.main"
     _ready = "worker ready"
 
-    def __init__(self, settings: Settings, log: Path, *, prelude: str = "") -> None:
+    def __init__(
+        self, settings: Settings, log: Path, *, prelude: str = "", is_forked: bool = False
+    ) -> None:
         assert settings.redis_url is not None
-        changed = settings.model_dump(exclude_unset=True, exclude={"redis_url"})
         environment = {
             f"DARKQ_{name.upper()}": json.dumps(value) if isinstance(value, dict) else str(value)
-            for name, value in changed.items()
+            for name, value in settings.model_dump(exclude_unset=True).items()
         }
+        environment["DARKQ_REDIS_URL"] = settings.redis_url.get_secret_value()
         self.log = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", f"{prelude}\n{self._main}"],
-                env={
-                    **os.environ,
-                    **environment,
-                    "DARKQ_REDIS_URL": settings.redis_url.get_secret_value(),
-                },
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=log.parent,
+        call = Call(self._main, (), os.environ | environment, str(log.parent))
+        with log.open("wb") as output, open(os.devnull) as nothing:
+            files = nothing.fileno(), output.fileno(), output.fileno()
+            self._process: Process = (
+                forked.start(call, *files)
+                if is_forked
+                else forked.start_interpreter(call, *files, prelude=prelude)
             )
 
     @property
@@ -85,7 +84,7 @@ class WorkerProcess:
 class GatewayProcess(WorkerProcess):
     """A gateway, likewise. Its settings should have port 0."""
 
-    _main = "from darkq_gateway.serve import main; main()"
+    _main = "darkq_gateway.serve"
     _ready = "listening on http"
 
     @property

@@ -28,6 +28,7 @@ from support.shown import matches
 # What the beginning of a command needs that is not here. It is not run.
 ELSEWHERE = {
     "pip install": "the package index",
+    "pip wheel": "the package index",
     "apt-get": "root, and the package index",
     "sudo": "root",
     "docker": "Docker",
@@ -219,7 +220,8 @@ def _check_env(text: str) -> None:
 def _check_js(text: str) -> None:
     node = shutil.which("node")
     if node is not None:
-        command = [node, "--check", "-"]
+        module = ["--input-type=module"] if re.search(r"^import ", text, re.MULTILINE) else []
+        command = [node, *module, "--check", "-"]
         done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
 

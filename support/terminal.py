@@ -7,22 +7,14 @@ import os
 import pty
 import signal
 import struct
-import subprocess
-import sys
 import termios
 from pathlib import Path
 from typing import Any
 
+from support import forked
 from support.command import EXIT_TIMEOUT_S, Darkq
+from support.forked import COMMAND, Call
 from support.waiting import wait_until
-
-# Ctrl-C reaches a process only from the terminal that controls its session.
-_IN_TERMINAL = """if True:
-    import fcntl, termios
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    from darkq_cli.main import main
-    main()
-"""
 
 
 class Terminal:
@@ -33,15 +25,10 @@ class Terminal:
         self._side, theirs = pty.openpty()
         self.resize(80, 24)
         os.set_blocking(self._side, False)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _IN_TERMINAL, *arguments],
-            env={**darkq.environment, **environment},
-            cwd=darkq.home,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
+        names = {**darkq.environment, **environment}
+        # Ctrl-C reaches a process only from the terminal that controls its session.
+        call = Call(COMMAND, arguments, names, str(darkq.home), own_terminal=True)
+        self._process = forked.start(call, theirs, theirs, theirs)
         os.close(theirs)
 
     def shows(self, words: str) -> bool:
@@ -85,7 +72,7 @@ class Terminal:
 
         await wait_until("the command's end", ended, EXIT_TIMEOUT_S)
         self.shows("")
-        return self._process.returncode, self.screen.decode().replace("\r\n", "\n")
+        return self._process.wait(), self.screen.decode().replace("\r\n", "\n")
 
     def close(self) -> None:
         """End the command and the terminal."""

@@ -148,7 +148,7 @@ def start_process(tmp_path: Path) -> Iterator[Callable[[Settings], WorkerProcess
 
     def start(settings: Settings) -> WorkerProcess:
         log = tmp_path / f"worker-{len(processes)}.log"
-        processes.append(WorkerProcess(settings, log))
+        processes.append(WorkerProcess(settings, log, is_forked=True))
         return processes[-1]
 
     yield start
@@ -167,6 +167,7 @@ async def start_worker() -> AsyncIterator[Callable[[Settings], asyncio.Task[None
 
     yield start
     for task in tasks:
-        task.cancel()
+        if not task.cancelling():  # a second time would interrupt the closing of its connections
+            task.cancel()
         with suppress(asyncio.CancelledError):
             await task

@@ -8,13 +8,15 @@ Slow imports are inside functions, so that `darkq --help` stays fast.
 
 from __future__ import annotations
 
+import os
 import sys
 
-from darkq_cli.terminal import interrupts
+from darkq_cli.terminal import interrupts, output
 
 
 def main() -> None:
     """Run the command in `sys.argv`, and exit."""
+    _open_closed_streams()
     interrupts.install()
     try:
         from darkq_cli.app import app
@@ -25,6 +27,8 @@ def main() -> None:
     except SystemExit as end:
         if end.code == interrupts.CTRL_C_EXIT_CODE:
             sys.exit(interrupts.exit_code())
+        if output.reader_has_left:
+            sys.exit(0)
         raise
     except Exception as error:
         from darkq_cli.terminal.problems import explain
@@ -34,3 +38,13 @@ def main() -> None:
             raise
         problem.report()
         sys.exit(problem.exit_code)
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for streams that the shell has closed with `>&-`.
+
+    A file or a socket could get their number, and Python's objects for them are None.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  until the process ends

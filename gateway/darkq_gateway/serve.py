@@ -4,6 +4,9 @@
                                                events, wait for requests in progress, close
 
 After a shutdown, readers reconnect to another process with the id of their last event.
+
+If Redis is away at the start, it listens first and checks for an API key later. Until then
+`/healthz` answers 200, `/readyz` and all other requests 503.
 """
 
 from __future__ import annotations
@@ -13,17 +16,19 @@ import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 from aiohttp import web
 
-from darkq import Client, ConfigurationError, Settings
+from darkq import Client, ConfigurationError, RedisUnavailable, Settings
 from darkq.serving.files import Files
 from darkq.telemetry.export import export_traces
 from darkq.telemetry.logging import LogEvent, configure_logging
 from darkq_gateway.app import make_app
+from darkq_gateway.http.auth import AUTH
 from darkq_gateway.http.connection import Connection, read_as_http_1_1
 from darkq_gateway.http.host_check import bracket_ipv6
 from darkq_gateway.http.telemetry import AccessLogger, OmitExceptionText
@@ -40,28 +45,31 @@ If a connection closes with unread bytes in its buffer, the kernel sends a reset
 then lose a response that it has not read yet.
 """
 
+CHECK_TIMEOUT_S = 2.0
+"""How long one check for an API key may take. The gateway listens after the first."""
+
+OPEN_PAUSE_S = 1.0
+LOG_AGAIN_S = 60.0
+
 _OMIT_EXCEPTION_TEXT = OmitExceptionText()
 
 
 @asynccontextmanager
-async def gateway(settings: Settings) -> AsyncIterator[str]:
-    """Serve for the length of the block; yields the URL.
+async def gateway(settings: Settings, *, shares_port: bool = False) -> AsyncIterator[str]:
+    """Serve for the length of the block; yields the URL. Waits while Redis is unavailable.
 
-    Raises `ConfigurationError` if it must not or cannot listen, and `RedisUnavailable`.
+    With `shares_port`, other processes may listen on the port, and the kernel spreads the
+    connections over them.
+
+    Raises `ConfigurationError` if it must not or cannot listen; the block is cancelled if that is
+    known later, when Redis is available.
     """
     Files(settings).check()
     async with Client(settings=settings) as client:
-        is_open = not await client.api_keys.exist()
-        if is_open and not _is_loopback(settings.gateway_host):
-            raise ConfigurationError(
-                "DARKQ_GATEWAY_HOST",
-                f"is {settings.gateway_host}, which other hosts can reach, but no API key exists; "
-                "create one first: darkq keys create NAME",
-            )
-        if is_open:
-            logger.warning("no API key exists: requests need no authentication")
+        app = make_app(client, settings, is_open=None)
+        reason = await _try_to_open(app, settings)
         runner = web.AppRunner(
-            make_app(client, settings, is_open=is_open),
+            app,
             access_log_class=AccessLogger,
             access_log=logging.getLogger("darkq.gateway.access"),
             logger=_quiet_logger(),
@@ -73,12 +81,84 @@ async def gateway(settings: Settings) -> AsyncIterator[str]:
         )
         await runner.setup()
         try:
-            yield await _listen(runner, settings)
+            url = await _listen(runner, settings, shares_port=shares_port)
+            async with _cancelled_by(_open_later(app, settings, reason)):
+                yield url
         finally:
             await runner.cleanup()
 
 
-async def serve(settings: Settings, *, started: Callable[[str], None] | None = None) -> None:
+@asynccontextmanager
+async def _cancelled_by(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run the work beside the block. If it fails, cancel the block and raise the work's error."""
+    owner, task = asyncio.current_task(), asyncio.create_task(work, name="darkq-gateway-open")
+    assert owner is not None  # noqa: S101  a context manager is entered in a task
+
+    def has_failed() -> bool:
+        return task.done() and not task.cancelled() and task.exception() is not None
+
+    task.add_done_callback(lambda _: owner.cancel() if has_failed() else None)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if has_failed():
+            owner.uncancel()
+            task.result()
+        raise
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _try_to_open(app: web.Application, settings: Settings) -> str:
+    """Decide whether requests need an API key; return why Redis cannot tell, or "".
+
+    Raises `ConfigurationError` if all hosts could use the gateway without a key.
+    """
+    # Without patience the cause is known at once, before the timeout.
+    impatient = settings.model_copy(update={"redis_patience_s": 0.0})
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S), Client(settings=impatient) as client:
+            is_open = not await client.api_keys.exist()
+    except RedisUnavailable as error:
+        return str(error)
+    except TimeoutError:
+        return f"Redis has not answered within {CHECK_TIMEOUT_S:g} s; check DARKQ_REDIS_URL"
+    if is_open and not _is_loopback(settings.gateway_host):
+        raise ConfigurationError(
+            "DARKQ_GATEWAY_HOST",
+            f"is {settings.gateway_host}, which other hosts can reach, but no API key exists; "
+            "create one first: darkq keys create NAME",
+        )
+    if is_open:
+        logger.warning("no API key exists: requests need no authentication")
+    app[AUTH].open(is_open=is_open)
+    return ""
+
+
+async def _open_later(app: web.Application, settings: Settings, reason: str) -> None:
+    """Wait until Redis is available. Log the reason at once and each minute."""
+    began_s = time.monotonic()
+    logged_s = -LOG_AGAIN_S
+    while reason:
+        now_s = time.monotonic()
+        if now_s - logged_s >= LOG_AGAIN_S:
+            logged_s = now_s
+            logger.warning(
+                LogEvent("Redis unavailable", error=reason, for_s=round(now_s - began_s))
+            )
+        await asyncio.sleep(OPEN_PAUSE_S)
+        last, reason = reason, await _try_to_open(app, settings)
+        if not reason:
+            logger.info(LogEvent("Redis available", after=last))
+
+
+async def serve(
+    settings: Settings,
+    *,
+    started: Callable[[str], None] | None = None,
+    shares_port: bool = False,
+) -> None:
     """Serve until SIGTERM, SIGINT or cancellation. `started` is called with the URL.
 
     Raises what `gateway` raises.
@@ -90,10 +170,10 @@ async def serve(settings: Settings, *, started: Callable[[str], None] | None = N
         for number in signals:
             loop.add_signal_handler(number, stop.set)
     try:
-        async with gateway(settings) as url:
-            logger.info("listening on %s", url)
+        async with gateway(settings, shares_port=shares_port) as url:
             if started is not None:
                 started(url)
+            logger.info("listening on %s", url)
             await stop.wait()
             drain_s = settings.gateway_drain_s
             logger.info(LogEvent("shutting down", drain_s=drain_s))
@@ -106,8 +186,9 @@ async def serve(settings: Settings, *, started: Callable[[str], None] | None = N
 class _Site(web.TCPSite):
     """Listens, and limits the number of connections."""
 
-    def __init__(self, runner: web.AppRunner, settings: Settings) -> None:
+    def __init__(self, runner: web.AppRunner, settings: Settings, *, shares_port: bool) -> None:
         super().__init__(runner, settings.gateway_host, settings.gateway_port, backlog=BACKLOG)
+        self._shares_port = shares_port
         self._settings = settings
 
     async def start(self) -> None:
@@ -129,7 +210,11 @@ class _Site(web.TCPSite):
             )
 
         self._server = await loop.create_server(
-            connect, self._host, self._port, backlog=self._backlog
+            connect,
+            self._host,
+            self._port,
+            backlog=self._backlog,
+            reuse_port=self._shares_port or None,
         )
 
 
@@ -138,10 +223,10 @@ class _RefusedConnection(asyncio.Protocol):
         cast(asyncio.Transport, transport).abort()  # uvloop's is not a subclass
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+async def _listen(runner: web.AppRunner, settings: Settings, *, shares_port: bool) -> str:
     host, port = settings.gateway_host, settings.gateway_port
     try:
-        await _Site(runner, settings).start()
+        await _Site(runner, settings, shares_port=shares_port).start()
     except OSError as error:
         reason = f"cannot listen on {host}, port {port}: {error.strerror}"
         raise ConfigurationError("DARKQ_GATEWAY_PORT", reason) from None
@@ -167,15 +252,20 @@ def _is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[0])).is_loopback for *_, address in found)
 
 
-def main(settings: Settings | None = None, *, started: Callable[[str], None] | None = None) -> None:
-    """Run a gateway in this process until SIGINT or SIGTERM.
+def main(
+    settings: Settings | None = None,
+    *,
+    started: Callable[[str], None] | None = None,
+    shares_port: bool = False,
+) -> None:
+    """Run a gateway in this process until SIGINT or SIGTERM. Raises `ConfigurationError`.
 
-    Raises `ConfigurationError`, `RedisUnavailable`.
+    The options are those of `serve`.
     """
     settings = settings or Settings.load()
     configure_logging(settings.log_format, "INFO")
     with export_traces("darkq-gateway"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(settings, started=started))
+        runner.run(serve(settings, started=started, shares_port=shares_port))
 
 
 def _loop_factory() -> Any:

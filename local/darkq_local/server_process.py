@@ -33,13 +33,30 @@ _children: dict[Path, subprocess.Popen[bytes]] = {}
 
 
 class ServerFailed(DarkqError):
-    """The server does not start, answer or stop. `log_tail` is the end of the file `log`."""
+    """The server does not start, answer or stop. `log_tail` is the end of the file `log`.
+
+    `remedy` says what to do, if that is known.
+    """
 
     def __init__(self, reason: str, log: Path) -> None:
         self.reason = reason
         self.log = log
         self.log_tail = _read_tail(log)
-        super().__init__(f"the embedded Redis {reason}; {log} ends with:\n{self.log_tail}")
+        self.remedy = _find_remedy(self.log_tail, log)
+        text = f"the embedded Redis {reason}; {log} ends with:\n{self.log_tail}"
+        super().__init__(f"{text}\n{self.remedy}" if self.remedy else text)
+
+
+def _find_remedy(log_tail: str, log: Path) -> str:
+    """Return what to do about the reason in a log; "" if it is not one of these."""
+    data = log.parent / "redis"
+    if "append only file" in log_tail:
+        folder = data / "appendonlydir"
+        damaged = folder if folder.exists() else data / "appendonly.aof"  # before Redis 7
+        return f"Its data is damaged. To start without it, and keep it: mv {damaged} {damaged}.old"
+    if "No space left on device" in log_tail:
+        return f"The disk of {data} is full: free space on it, or set DARKQ_STATE_DIR"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -154,4 +171,6 @@ def _read_tail(log: Path) -> str:
         text = log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
     except OSError as error:
         return f"({error.strerror})"
-    return "\n".join(text.splitlines()[-_LOG_TAIL_LINES:]) or "(nothing)"
+    # This warning is at every start, and is never the reason.
+    lines = [line for line in text.splitlines() if "overcommit" not in line]
+    return "\n".join(lines[-_LOG_TAIL_LINES:]) or "(nothing)"

@@ -9,11 +9,14 @@ async with Client() as client:
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
+    Callable,
     Iterable,
     Mapping,
+    Sequence,
 )
 from contextlib import aclosing
 from functools import cached_property
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 
 from msgspec.structs import asdict
 from pydantic import SecretStr
+from redis.exceptions import NoPermissionError
 
 from darkq.batches.batch import Batch
 from darkq.batches.status import BatchStatus, list_batches
@@ -28,8 +32,10 @@ from darkq.errors import InvalidJob
 from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.failed import FailedJob, list_failed
 from darkq.jobs.handle import JobHandle
+from darkq.jobs.known_ids import list_batch_ids, list_job_ids
 from darkq.jobs.status import Status
 from darkq.jobs.tenant_jobs import list_latest
+from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
 from darkq.protocol.output import Output, add_output
@@ -40,16 +46,22 @@ from darkq.redis.servers import servers_of
 from darkq.settings.settings import Settings
 
 if TYPE_CHECKING:  # imported by the methods that use them, to keep `import darkq` fast
+    from darkq.jobs.fanout import Fanouts
+    from darkq.jobs.job_lists import JobLists
     from darkq.operate.fleet import Fleet
     from darkq.operate.purge import Purge
     from darkq.operate.queue import QueueHandle
     from darkq.operate.queue_state import QueueStatus
     from darkq.operate.stats import Stats
     from darkq.operate.upstreams import UpstreamStatus
+    from darkq.operate.waiting import Conditions
     from darkq.operate.workers import WorkerHandle, WorkerLeases
     from darkq.serving.api_keys import ApiKeys
     from darkq.serving.file_batches import FileBatches
-    from darkq.serving.request_dedup import Reattachments, RepeatedRequests
+    from darkq.serving.request_dedup import Chats, Reattachments, RepeatedRequests
+
+CONDITIONS_S = 1.0
+"""How old the conditions may be with which `explain` explains a wait."""
 
 
 class Client:
@@ -76,6 +88,8 @@ class Client:
         self._redis = servers.client()
         self._live = Live(servers, patience_s=settings.redis_patience_s)
         self._orders = Enqueuer(self._redis, settings)
+        self._conditions: tuple[float, Conditions] | None = None
+        self.tickets = Tickets(self._redis, settings)
 
     @cached_property
     def purge(self) -> Purge:
@@ -92,6 +106,13 @@ class Client:
         return ApiKeys(self._redis)
 
     @cached_property
+    def job_lists(self) -> JobLists:
+        """A tenant's jobs as a person sees them: states, and the beginning of prompts."""
+        from darkq.jobs.job_lists import JobLists
+
+        return JobLists(self._redis, self._settings)
+
+    @cached_property
     def reattachments(self) -> Reattachments:
         """The latest job of a request, and the callers that wait for it."""
         from darkq.serving.request_dedup import Reattachments
@@ -106,11 +127,26 @@ class Client:
         return RepeatedRequests(self._redis, ttl_s=self._settings.job_ttl_s)
 
     @cached_property
+    def chats(self) -> Chats:
+        """The latest jobs of the AI SDK's chats."""
+        from darkq.serving.request_dedup import Chats
+
+        return Chats(self._redis, ttl_s=self._settings.job_ttl_s)
+
+    @cached_property
     def file_batches(self) -> FileBatches:
         """Batches over files."""
         from darkq.serving.file_batches import FileBatches
 
         return FileBatches(self._redis)
+
+    def make_fanouts(
+        self, *, ping_after_s: float, on_relayed: Callable[[float, int], None]
+    ) -> Fanouts:
+        """Return what delivers the events of jobs to many connections; for gateways."""
+        from darkq.jobs.fanout import Fanouts
+
+        return Fanouts(self._redis, self._live, ping_after_s=ping_after_s, on_relayed=on_relayed)
 
     async def enqueue(
         self,
@@ -195,6 +231,39 @@ class Client:
             partitions = self._settings.partitions
             return await list_latest(self._redis, partitions, tenant=tenant, limit=limit)
 
+    async def job_ids(self) -> list[str]:
+        """Return the ids of failed jobs, and of the latest jobs without a tenant, unsorted.
+
+        With them an operator's tool can shorten ids. Raises `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            return await list_job_ids(self._redis, range(self._settings.partitions))
+
+    async def batch_ids(self) -> list[str]:
+        """Return the ids of the batches, unsorted. Raises `RedisUnavailable`."""
+        async with speaking_darkq():
+            return await list_batch_ids(self._redis, range(self._settings.partitions))
+
+    async def explain(self, statuses: Sequence[Status]) -> list[Status]:
+        """Return the statuses with `why`: why each job waits, or why it has failed.
+
+        What keeps all jobs waiting, as a paused queue, is read at most once a second. A Redis user
+        who may not read it gets the statuses as they are. Raises `RedisUnavailable`.
+        """
+        from darkq.operate.waiting import EXPLAINED, explain, read_conditions
+
+        if not any(status.state in EXPLAINED for status in statuses):
+            return list(statuses)
+        async with speaking_darkq():
+            try:
+                read_s, conditions = self._conditions or (0.0, None)
+                if conditions is None or time.monotonic() - read_s > CONDITIONS_S:
+                    conditions = await read_conditions(self._redis, self._settings.partitions)
+                    self._conditions = time.monotonic(), conditions
+                return await explain(self._redis, statuses, conditions)
+            except NoPermissionError:
+                return list(statuses)
+
     def batch(
         self,
         batch_id: str | None = None,
@@ -203,6 +272,7 @@ class Client:
         name: str | None = None,
         window: int = 2000,
         metadata: Mapping[str, str] | None = None,
+        lines: int | None = None,
     ) -> Batch:
         """Return the handle of a new batch, or of one by its id, without a call to Redis.
 
@@ -210,6 +280,7 @@ class Client:
         lines are unfinished in Redis at the same time. With a `seed`, 32 random hexadecimal digits,
         the id is derived from it, and an existing batch is entered. Raises `BatchNotFound` for a
         string that is no batch id, `InvalidJob` for an invalid `name`, `window` or `metadata`.
+        `lines` is how many there will be, if that is known; it is only shown.
         """
         if seed is not None:
             keys = BatchKeys(int(seed, 16) % self._settings.partitions, seed)
@@ -223,10 +294,12 @@ class Client:
             self._live,
             self._orders,
             self._settings,
+            self.tickets,
             new=batch_id is None,
             name=name,
             window=window,
             metadata=metadata,
+            lines=lines,
         )
 
     async def batches(self) -> AsyncGenerator[BatchStatus, None]:
@@ -344,6 +417,7 @@ class Client:
             self._redis,
             self._live,
             self._settings,
+            self.tickets,
             duplicate=duplicate,
         )
 

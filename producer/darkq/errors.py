@@ -4,7 +4,7 @@ DarkqError
 ├── InvalidJob              bad input to `enqueue`; nothing was stored     .field .reason
 │   └── InvalidLine         a line of a batch file is invalid              .line .field .code
 ├── ConfigurationError      a setting is missing or wrong                  .setting .reason
-├── RedisUnavailable        Redis did not answer within the retries        .reason
+├── RedisUnavailable        Redis did not answer within the retries        .reason .code
 │   └── RedisFull           Redis has reached its maxmemory                .stored_ids
 ├── NotReplicated           stored, but on too few replicas                .reached .replicas
 ├── QueueFull               the queue has reached its limit                .queue .limit .stored_ids
@@ -85,11 +85,17 @@ class ConfigurationError(DarkqError):
 
 
 class RedisUnavailable(DarkqError, ConnectionError):
-    """Redis did not answer within the retries. Safe to repeat: no call is partly executed."""
+    """Redis did not answer within the retries. Safe to repeat: no call is partly executed.
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"Redis does not answer ({reason}); check DARKQ_REDIS_URL")
+    `reason` is a short phrase; `code` is for programs, such as `connection_refused`,
+    `wrong_password` or `misconf`, and "" for an unexpected error. Causes for which waiting cannot
+    help, as a wrong password, are raised without a wait.
+    """
+
+    def __init__(self, reason: str, message: str | None = None, *, code: str = "") -> None:
+        super().__init__(message or f"Redis does not answer ({reason}); check DARKQ_REDIS_URL")
         self.reason = reason
+        self.code = code
 
 
 class RedisFull(RedisUnavailable):
@@ -105,6 +111,7 @@ class RedisFull(RedisUnavailable):
             self, f"Redis is full (OOM): new jobs would exceed its maxmemory; {stored}"
         )
         self.reason = "maxmemory"
+        self.code = "oom"
         self.stored_ids = tuple(stored_ids)
 
 
@@ -133,7 +140,8 @@ class QueueFull(DarkqError):
     def __init__(self, queue: str, limit: int, stored_ids: Sequence[str] = ()) -> None:
         stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
         super().__init__(
-            f"{queue} is full: it has {limit:,} jobs, the limit set by DARKQ_QUEUE_MAX_JOBS; "
+            f"{_name_queue(queue)} is full: it has {limit:,} jobs, the limit set by "
+            "DARKQ_QUEUE_MAX_JOBS; "
             f"{stored}"
         )
         self.queue = queue
@@ -149,9 +157,15 @@ class QueueClosed(DarkqError):
 
     def __init__(self, queue: str, stored_ids: Sequence[str] = ()) -> None:
         stored = f"{len(stored_ids):,} jobs were stored" if stored_ids else "nothing was stored"
-        super().__init__(f"{queue} accepts no new jobs: an operator has closed it; {stored}")
+        name = _name_queue(queue)
+        super().__init__(f"{name} accepts no new jobs: an operator has closed it; {stored}")
         self.queue = queue
         self.stored_ids = tuple(stored_ids)
+
+
+def _name_queue(queue: str) -> str:
+    """Return the name of a queue for people. `queue` is a priority, or the queue's key in Redis."""
+    return f"the {queue.rpartition(':')[2]} queue"
 
 
 class IdempotencyConflict(DarkqError):

@@ -45,6 +45,7 @@ from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.output import Output
 from darkq.protocol.prompt import Prompt
 from darkq.protocol.record import Result
+from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq.settings.settings import Settings
 
 T = TypeVar("T")
@@ -107,10 +108,13 @@ class Client:
         name: str | None = None,
         window: int = 2000,
         metadata: Mapping[str, str] | None = None,
+        lines: int | None = None,
     ) -> Batch:
         """Return the handle of a new or existing batch; see `darkq.Client.batch`."""
         portal = self._open()
-        batch = portal.client.batch(batch_id, name=name, window=window, metadata=metadata)
+        batch = portal.client.batch(
+            batch_id, name=name, window=window, metadata=metadata, lines=lines
+        )
         return Batch(portal, batch)
 
     def batches(self) -> Iterator[BatchStatus]:
@@ -206,6 +210,13 @@ class JobHandle:
         """Return a failed job to its queue; see `darkq.JobHandle.retry`."""
         portal, job = self._reach()
         return portal.call(job.retry())
+
+    def ticket(
+        self, *, ttl_s: float = DEFAULT_TTL_S, cancel: bool = False, tenant: str | None = None
+    ) -> str:
+        """Return a ticket for the job; see `darkq.JobHandle.ticket`."""
+        portal, job = self._reach()
+        return portal.call(job.ticket(ttl_s=ttl_s, cancel=cancel, tenant=tenant))
 
     def _reach(self) -> tuple[_Portal, AsyncJobHandle]:
         portal = self._client._open()
@@ -358,6 +369,12 @@ class Batch:
     def cancel(self) -> BatchStatus:
         """Cancel the batch; see `darkq.Batch.cancel`."""
         return self._portal.call(self._batch.cancel())
+
+    def ticket(
+        self, *, ttl_s: float = DEFAULT_TTL_S, cancel: bool = False, tenant: str | None = None
+    ) -> str:
+        """Return a ticket for the batch; see `darkq.Batch.ticket`."""
+        return self._portal.call(self._batch.ticket(ttl_s=ttl_s, cancel=cancel, tenant=tenant))
 
     async def _run(
         self, rows: Iterable[Row], columns: Columns, common: ForAllLines, after: str | None

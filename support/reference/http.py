@@ -118,6 +118,8 @@ def _default(kind: dict[str, Any]) -> str:
 
 
 def _type(schema: dict[str, Any]) -> str:
+    if "prefixItems" in schema:
+        return f"list of {' and '.join(map(_type, schema['prefixItems']))}"
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[1]
         return f"[{name}](#{name.lower()})"
@@ -125,6 +127,8 @@ def _type(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{word}`" for word in schema["enum"])
     if "anyOf" in schema:
         return " or ".join(_type(kind) for kind in schema["anyOf"])
+    if "prefixItems" in schema:
+        return f"[{', '.join(_type(kind) for kind in schema['prefixItems'])}]"
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items') or {})}"
     kind = schema.get("type", "anything")

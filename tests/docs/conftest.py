@@ -17,15 +17,17 @@ import pytest
 from darkq import Settings
 from darkq_gateway.serve import gateway
 from darkq_local.local_darkai import LocalDarkAI
-from support.doc_darkq import quick_darkq
+from support.doc_darkq import make_quick_darkq
 from support.doc_shell import Shell
 from support.reading_docs import Reader
+from support.scripted_upstream import scripted_upstream
 from support.servers import Server, binaries, running
 
 Read = Callable[[set[str]], AbstractAsyncContextManager[Reader]]
 
 # What documents call it, and where it is here.
 REDIS_OF_THE_DOCS = ("redis://user:password@redis.internal:6379/0", "redis://localhost")
+MODELS_OF_THE_DOCS = "qwen3=scripted-tools, deepseek-r1=scripted-reasoning"
 OTHER_REDIS = "redis://user:password@new.internal:6379/0"
 
 
@@ -45,11 +47,8 @@ def redis_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def quick() -> Iterator[Path]:
     """A folder with a quick `darkq`, for PATH."""
-    with (
-        tempfile.TemporaryDirectory(prefix="darkq-docs-") as name,
-        quick_darkq(Path(name)) as folder,
-    ):
-        yield folder
+    with tempfile.TemporaryDirectory(prefix="darkq-docs-") as name:
+        yield make_quick_darkq(Path(name))
 
 
 @pytest.fixture
@@ -61,8 +60,8 @@ def reading(
 ) -> Read:
     """Have a reader with a home of its own, beside what a document asks for.
 
-    By default Redis, a DarkAI and a worker; `gateway` too; or `darkai` alone;
-    `slow`, so that something can happen in the middle.
+    By default Redis, a DarkAI and a worker; `gateway` too; `service`, a second upstream, which
+    takes tools and schemas; or `darkai` alone; `slow`, so that something can happen in the middle.
     """
 
     for tool in ("bash", "curl", "jq"):
@@ -90,8 +89,13 @@ def reading(
             darkai = await start_darkai(chunks=chunks, chunks_per_s=pace)
             environment["DARKQ_DARKAI_URL"] = darkai.url
             if "darkai" not in beside:
+                upstreams = {}
+                if "service" in beside:
+                    service = await stack.enter_async_context(scripted_upstream())
+                    upstreams["service"] = {"url": service.url, "models": MODELS_OF_THE_DOCS}
                 settings = make_settings(
                     darkai_url=darkai.url,
+                    upstreams=upstreams,
                     state_dir=home / "s",
                     gateway_port=ports[8080],
                     retry_base_s=0.02,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from support.clients import HEAD, PROGRAMS_RUN, with_table
 from support.markdown import ROOT
 
 PAGE = (ROOT / "docs/compatibility.md").read_text()
@@ -21,7 +22,8 @@ NAMES = {
 
 
 def rows() -> list[list[str]]:
-    table = (line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("| "))
+    page = PAGE.partition("\n## Other clients")[2]
+    table = (line.strip("|").split("|") for line in page.splitlines() if line.startswith("| "))
     return [[cell.strip() for cell in cells] for cells in table]
 
 
@@ -47,3 +49,11 @@ def test_the_versions_that_tests_run_are_those_that_are_pinned() -> None:
     for name, package in NAMES.items():
         pinned = PINS[package].rstrip("\\ ;")
         assert f"{name} {pinned}" in PAGE, (name, pinned)
+
+
+def test_the_clients_are_those_that_the_suite_runs() -> None:
+    """Red if a case or a pin of a client changes and the page does not: run `make docs`."""
+    assert with_table(PAGE) == PAGE
+    assert HEAD[0] in PAGE
+    for program in PROGRAMS_RUN:
+        assert program.cases, program.file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from benchmarks.peers.environment import PEERS
+from support.clients import ENVIRONMENTS, NPM, PROGRAMS_RUN, pin_file, pinned_versions
 from support.repository import ROOT, files_of, repository_files
 
 PIN_FILES = [
@@ -31,6 +33,7 @@ PIN_FILES = [
 ]
 # Each is an environment of its own; streaQ needs a package that has no wheel.
 PEER_PIN_FILES = {f"benchmarks/peers/requirements-{peer}.txt": peer for peer in PEERS}
+CLIENT_PIN_FILES = [str(pin_file(name).relative_to(ROOT)) for name in (*ENVIRONMENTS, "uv")]
 NO_WHEEL = {"streaq": ["--no-binary=crontab"]}
 
 
@@ -68,7 +71,7 @@ def pinned_version(requirement: Requirement) -> Version:
     return Version(specifier.version)
 
 
-@pytest.mark.parametrize("file_name", [*PIN_FILES, *PEER_PIN_FILES])
+@pytest.mark.parametrize("file_name", [*PIN_FILES, *PEER_PIN_FILES, *CLIENT_PIN_FILES])
 def test_every_pin_has_hashes_and_no_place(file_name: str) -> None:
     text = (ROOT / file_name).read_text()
     options = [line for line in text.splitlines() if line.startswith("-")]
@@ -85,7 +88,7 @@ def test_pins_hold_everything_that_the_project_asks_for(project: dict[str, Any])
     extras = project["project"]["optional-dependencies"].values()
     asked = [
         *project["project"]["dependencies"],
-        *(entry for extra in extras for entry in extra),
+        *(entry for extra in extras for entry in extra if not entry.startswith("darkq[")),
         *project["dependency-groups"]["dev"],
         *project["build-system"]["requires"],
         # Past these, arq's own records and redis-py's behaviour are not the ones that darkq knows.
@@ -114,6 +117,20 @@ def test_pins_of_a_peer_hold_what_its_script_imports(file_name: str, peer: str) 
     for name in ("aiohttp", "hiredis", "uvloop"):
         (ours, _), (theirs, _) = everything[name], pinned[name]
         assert pinned_version(theirs) == pinned_version(ours)
+
+
+def test_lock_of_npm_has_hashes_and_the_versions_that_are_asked_for() -> None:
+    """Red if package.json moves and package-lock.json does not: run `make pins`."""
+    packages = json.loads((NPM / "package-lock.json").read_text())["packages"]
+    asked = json.loads((NPM / "package.json").read_text())["dependencies"]
+    assert packages.pop("")["dependencies"] == asked
+    assert asked.items() <= pinned_versions("npm").items()
+    assert all(package["integrity"].startswith("sha512-") for package in packages.values())
+
+
+def test_pins_of_clients_hold_every_package_of_a_row() -> None:
+    for program in PROGRAMS_RUN:
+        assert set(program.packages) <= pinned_versions(program.environment).keys()
 
 
 @pytest.mark.parametrize("peer", ["saq", "celery"])

@@ -1,12 +1,13 @@
-"""Log records for operations that are repeated: one when they start to fail, one on recovery.
+"""Log records for operations that are repeated: at the first failure, each minute, on recovery.
 
 A worker calls Redis several times a second. A record per failure would fill a disk during an
-outage, and hide the other records.
+outage, and hide the other records. A single one would scroll away while the outage lasts.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 
 from redis.exceptions import RedisError
 
@@ -19,6 +20,9 @@ logger = logging.getLogger("darkq.worker")
 OUTAGE_PAUSE_S = 0.25
 """The pause between two calls while Redis is unavailable."""
 
+REPEAT_S = 60.0
+"""An outage is logged again after this time."""
+
 
 def name_error(error: Exception) -> str:
     """Describe an error without its text; an unexpected one with its stack frames."""
@@ -27,18 +31,29 @@ def name_error(error: Exception) -> str:
 
 
 class OutageLog:
-    """The log of one repeated operation. `failed` and `recovered` are its two log events."""
+    """The log of one repeated operation. `failed` and `recovered` are its two log events.
+
+    A repeated failure has `for_s`, the seconds since the first one.
+    """
 
     def __init__(self, failed: str, recovered: str, **fields: object) -> None:
         self._failed = failed
         self._recovered = recovered
         self._fields = fields
         self._last_error: str | None = None
+        self._began_s = self._logged_s = 0.0
 
     def record_failure(self, error: Exception) -> None:
-        """Log the failure, unless the previous call failed too."""
+        """Log the failure if the previous call succeeded, or if a minute has passed."""
+        now_s = time.monotonic()
+        fields = dict(self._fields)
         if self._last_error is None:
-            logger.warning(LogEvent(self._failed, **self._fields, error=name_error(error)))
+            self._began_s = now_s
+        else:
+            fields["for_s"] = round(now_s - self._began_s)
+        if self._last_error is None or now_s - self._logged_s >= REPEAT_S:
+            self._logged_s = now_s
+            logger.warning(LogEvent(self._failed, **fields, error=name_error(error)))
         self._last_error = name_error(error)
 
     def record_success(self) -> None:

@@ -9,11 +9,15 @@ from redis.exceptions import RedisError
 
 from darkq.errors import ConfigurationError
 from darkq.redis.cluster_client import ClusterRedis
+from darkq.redis.connect_errors import CannotConnect
 from darkq.redis.connections import UNAVAILABLE
 from darkq.redis.pool import ONE_OF_A_CLUSTER, brief
 from darkq.redis.servers import each_server
 from darkq.telemetry.logging import LogEvent
 from darkq_worker.outage_log import OUTAGE_PAUSE_S, OutageLog, logger
+
+LASTING_PAUSE_S = 2.0
+"""The pause while a person has to correct something, such as the password."""
 
 
 async def check_redis(redis: Redis) -> None:
@@ -29,7 +33,8 @@ async def check_redis(redis: Redis) -> None:
                 await _refuse_cluster_node(server, redis)
         except UNAVAILABLE as error:
             outage.record_failure(error)
-            await asyncio.sleep(OUTAGE_PAUSE_S)
+            is_lasting = isinstance(error, CannotConnect) and error.is_lasting
+            await asyncio.sleep(LASTING_PAUSE_S if is_lasting else OUTAGE_PAUSE_S)
         except RedisError as error:
             logger.warning(LogEvent("maxmemory-policy check failed", error=brief(error)))
             return

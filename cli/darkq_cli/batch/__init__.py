@@ -2,6 +2,7 @@
 
 commands     options and help; list, show and cancel
 start        starts a batch, or resumes one
+formats      the formats of inputs and outputs
 source       the lines of the input, and the check of all of them before the first is sent
 plan         what a batch is to do; kept in its state
 state        the checkpoint of a batch: one SQLite file beside the output

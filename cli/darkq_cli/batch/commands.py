@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.redis import with_client
-from darkq_cli.terminal.units import format_time
+from darkq_cli.terminal.short_ids import find_batch_id, shorten
+from darkq_cli.terminal.units import format_time, format_time_briefly
 
 if TYPE_CHECKING:
     from darkq import BatchStatus, Client
@@ -25,6 +26,7 @@ app = typer.Typer(
     help="Answer many prompts from a file.",
 )
 
+Kind: TypeAlias = Literal["jsonl", "csv", "tsv", "text"]
 BatchArgument = Annotated[
     str, typer.Argument(metavar="ID", help="The id that batch run has printed.")
 ]
@@ -61,11 +63,33 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only check the whole input; write nothing.")
     ] = False,
-    text: Annotated[
-        bool, typer.Option("--text", help="Each line is a prompt, as in a .txt file.")
-    ] = False,
+    input_format: Annotated[
+        Kind | None, typer.Option("--input-format", help="Default: by the name of the input.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="The same as --input-format text.")] = False,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", metavar="TEXT", help="A prompt with {fields} of the input."),
+    ] = None,
+    prompt_field: Annotated[
+        str | None,
+        typer.Option("--prompt-field", metavar="NAME", help="The field that is the prompt."),
+    ] = None,
+    id_field: Annotated[
+        str | None, typer.Option("--id-field", metavar="NAME", help="The field with the id.")
+    ] = None,
+    output_format: Annotated[
+        Kind | None, typer.Option("--format", help="Default: by the name of the output.")
+    ] = None,
+    join: Annotated[
+        bool | None,
+        typer.Option("--join/--no-join", help="Write the fields of the input with each answer."),
+    ] = None,
+    answer_field: Annotated[
+        str, typer.Option("--answer-field", metavar="NAME", help="The column of the answers.")
+    ] = "answer",
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="A name for batch list.")
+        str | None, typer.Option("--name", metavar="NAME", help="Default: the name of the input.")
     ] = None,
     window: Annotated[
         int,
@@ -77,6 +101,11 @@ def run(
         str | None, typer.Option("--model", metavar="NAME", help="For lines without a model.")
     ] = None,
     upstream: opt.UpstreamOption = None,
+    system: opt.SystemOption = None,
+    temperature: opt.TemperatureOption = None,
+    max_tokens: opt.MaxTokensOption = None,
+    options: opt.OtherOption = None,
+    ignore_unsupported: opt.IgnoreUnsupportedOption = False,
     priority: opt.PriorityOption = "bulk",
     tries: opt.TriesOption = None,
     timeout_s: opt.TimeoutOption = None,
@@ -84,35 +113,76 @@ def run(
 ) -> None:
     """Answer each line of a file exactly once, even if processes are killed.
 
-    A line is a request in OpenAI's batch format, {"prompt": "..."}, or with --text a prompt. It
-    checks the whole input before it sends the first line. Ctrl-C leaves the jobs running and prints
-    how to resume; the same command resumes too. A second Ctrl-C cancels the batch.
+    The input is CSV, TSV, text, or lines of JSON: {"prompt": "..."}, or OpenAI's batch format. The
+    whole input is checked before the first line is sent. Ctrl-C leaves the jobs running, and prints
+    how to resume and how to cancel; the same command resumes too.
 
     \b
-    darkq batch run prompts.jsonl -o results.jsonl
+    darkq batch run reviews.csv --prompt 'Good or bad? {text}' -o answers.csv
     darkq batch run prompts.jsonl.gz -o results.jsonl --ordered --model gpt-4o
     sort -u prompts.txt | darkq batch run - --text -o results.jsonl
     """
     if output is None and not dry_run:
         raise typer.BadParameter("required without --dry-run", param_hint="-o")
+    if text and input_format not in (None, "text"):
+        raise typer.BadParameter("contradicts --input-format", param_hint="--text")
     from darkq_cli.batch import start
+    from darkq_cli.batch.formats.rows import InputFormat, find_kind
 
+    output = output or Path(os.devnull)
+    input_ = InputFormat(
+        kind="text" if text else input_format or find_kind(source),
+        prompt=prompt,
+        prompt_field=prompt_field,
+        id_field=id_field,
+        system=system,
+    )
     start.run(
         start.BatchArguments(
             source=source,
-            output=output or Path(os.devnull),
+            output=output,
             errors=errors,
             ordered=ordered,
-            is_text=text,
             name=name,
             window=window,
+            input=input_,
+            output_format=start.build_output_format(
+                output, input_, kind=output_format, join=join, answer_field=answer_field
+            ),
             common=start.build_common(
-                model=model, upstream=upstream, priority=priority, tries=tries, timeout_s=timeout_s
+                model=model,
+                upstream=upstream,
+                priority=priority,
+                tries=tries,
+                timeout_s=timeout_s,
+                options=opt.parse_options(temperature, max_tokens, options),
+                ignore_unsupported=ignore_unsupported,
             ),
         ),
         dry_run=dry_run,
         as_json=as_json,
     )
+
+
+@app.command()
+def retry(
+    batch: Annotated[
+        str, typer.Argument(metavar="ID", help="The id of the batch, or its output file.")
+    ],
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Run the lines of a batch again that failed or were cancelled, as a new batch.
+
+    Their answers are appended to the output. Lines that fail again replace the errors file.
+
+    \b
+    darkq batch retry $id
+    darkq batch retry results.jsonl
+    """
+    from darkq_cli.batch import start
+
+    is_id = batch.startswith("batch-") and not Path(batch).exists()
+    start.retry(find_batch_id(batch) if is_id else batch, as_json=as_json)
 
 
 @app.command()
@@ -124,7 +194,7 @@ def resume(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
     """
     from darkq_cli.batch import start
 
-    start.resume(batch_id, as_json=as_json)
+    start.resume(find_batch_id(batch_id), as_json=as_json)
 
 
 @app.command(name="list")
@@ -152,18 +222,23 @@ def list_(
 
     found = with_client(fetch)
     headings = ("batch", "begun", "state", "lines", "completed", "failed", "name")
-    output.write_list(found[:limit], headings, _build_row, as_json=as_json)
+    short = shorten([batch.batch_id for batch in found], [])
+    output.write_list(
+        found[:limit], headings, lambda batch: _build_row(batch, short), as_json=as_json
+    )
     if not found:
         messages.say("there are no batches in Redis")
     elif len(found) > limit:
         messages.say(f"To list more: {program.command()} batch list --limit {limit * 10}")
 
 
-def _build_row(batch: BatchStatus) -> Sequence[str]:
-    begun = format_time(batch.created_ms)
+def _build_row(batch: BatchStatus, short: Mapping[str, str]) -> Sequence[str]:
+    is_narrow = output.is_narrow()
+    id_ = short[batch.batch_id] if is_narrow else batch.batch_id
+    begun = (format_time_briefly if is_narrow else format_time)(batch.created_ms)
     completed, failed = f"{batch.completed:,}", f"{batch.failed + batch.cancelled:,}"
     lines = _format_lines(batch)
-    return batch.batch_id, begun, batch.state, lines, completed, failed, batch.name or ""
+    return id_, begun, batch.state, lines, completed, failed, batch.name or ""
 
 
 @app.command()
@@ -174,7 +249,8 @@ def show(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
     darkq batch show $id
     darkq batch show $id --json
     """
-    _print(with_client(lambda client: client.batch(batch_id).status()), as_json=as_json)
+    whole_id = find_batch_id(batch_id)
+    _print(with_client(lambda client: client.batch(whole_id).status()), as_json=as_json)
 
 
 @app.command()
@@ -200,7 +276,7 @@ def tail(
     """
     from darkq_cli.batch import results
 
-    results.tail(batch_id, chunks=chunks, after=after, as_json=as_json)
+    results.tail(find_batch_id(batch_id), chunks=chunks, after=after, as_json=as_json)
 
 
 @app.command()
@@ -210,7 +286,8 @@ def cancel(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
     \b
     darkq batch cancel $id
     """
-    _print(with_client(lambda client: client.batch(batch_id).cancel()), as_json=as_json)
+    whole_id = find_batch_id(batch_id)
+    _print(with_client(lambda client: client.batch(whole_id).cancel()), as_json=as_json)
 
 
 @app.command("results")
@@ -229,7 +306,7 @@ def copy_results(
     """
     from darkq_cli.batch import results
 
-    results.copy(batch_id, answers=output, errors=errors, as_json=as_json)
+    results.copy(find_batch_id(batch_id), answers=output, errors=errors, as_json=as_json)
 
 
 def _print(status: BatchStatus, *, as_json: bool) -> None:
@@ -250,4 +327,9 @@ def _print(status: BatchStatus, *, as_json: bool) -> None:
 
 
 def _format_lines(status: BatchStatus) -> str:
-    return f"{status.added:,} so far" if status.total is None else f"{status.total:,}"
+    if status.total is not None:
+        return f"{status.total:,}"
+    if status.expected is None:
+        return f"{status.added:,} so far"
+    done = status.ended / status.expected if status.expected else 1
+    return f"{status.expected:,} ({done:.0%})"

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from darkq import Batch
-from darkq.batches.answers import failure_line
+from darkq import Batch, Finished
 from darkq.batches.input_lines import Text
 from darkq.batches.lines import Line
 from darkq.errors import BatchClosed, BatchFull
@@ -55,6 +54,24 @@ class Feeder:
             lines = [(number, text) for number, text in page if number in numbers]
             await batch.add_many(self._unfinished(lines))
 
+    def restore_custom_ids(self, page: list[Finished]) -> list[Finished]:
+        """Return ends with the ids of the input, where Redis has deleted them with the result."""
+        ended = [each for each in page if each.outcome != "missing"]
+        nameless = {each.number for each in ended if not each.custom_id}
+        if not nameless:
+            return page
+        parse = self._plan.format.parse
+        names = {
+            number: parse(text).custom_id
+            for lines in self._pages()
+            for number, text in lines
+            if number in nameless
+        }
+        return [
+            msgspec.structs.replace(each, custom_id=names.get(each.number, each.custom_id))
+            for each in page
+        ]
+
     async def _add(self, batch: Batch, lines: list[Line]) -> None:
         while lines:
             try:
@@ -67,14 +84,21 @@ class Feeder:
         """Write the lines that were not sent before the cancellation as cancelled."""
         message = "the batch was cancelled before this line was sent"
         for page in self._pages():
-            lines = self._unfinished(page)
-            self._ledger.write([_build_cancelled(line, batch_id, message) for line in lines])
+            texts = {number: text.text for number, text in page}
+            ended = []
+            for line in self._parse_unfinished(page):
+                made_up_id = f"{batch_id.rpartition('-')[2]}{line.number}"
+                text = self._ledger.renderer.failure(
+                    line.custom_id, made_up_id, "cancelled", message, texts[line.number]
+                )
+                ended.append(EndedLine(line.number, True, text))
+            self._ledger.write(ended)
 
     def _pages(self) -> Iterator[list[tuple[int, Text]]]:
         size = min(_PAGE_LINES, self._plan.window)
         page: list[tuple[int, Text]] = []
         with open_input(self._plan.files.source) as source:
-            texts = (text for text in source.lines() if isinstance(text, Text))
+            texts = (text for text in source.lines(self._plan.input) if isinstance(text, Text))
             for number, text in enumerate(texts, start=1):
                 page.append((number, text))
                 if len(page) == size:
@@ -84,6 +108,13 @@ class Feeder:
             yield page
 
     def _unfinished(self, page: list[tuple[int, Text]]) -> list[Line]:
+        lines = self._parse_unfinished(page)
+        numbers = {line.number for line in lines}
+        # Kept before they are sent: a line may end before the next statement.
+        self._ledger.keep_rows({number: text.text for number, text in page if number in numbers})
+        return lines
+
+    def _parse_unfinished(self, page: list[tuple[int, Text]]) -> list[Line]:
         # A resume, or a new batch after a loss, sends only lines without a result here.
         left = set(self._ledger.find_unfinished([number for number, _ in page]))
         format_ = self._plan.format
@@ -98,9 +129,3 @@ class Feeder:
         while self._plan.ordered and number > self._ledger.checkpoint.written + self._plan.window:
             self._written.clear()
             await self._written.wait()
-
-
-def _build_cancelled(line: Line, batch_id: str, message: str) -> EndedLine:
-    made_up_id = f"{batch_id.rpartition('-')[2]}{line.number}"
-    text = failure_line(line.custom_id, made_up_id, "cancelled", message)
-    return EndedLine(line.number, True, text)

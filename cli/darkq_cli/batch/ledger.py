@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from darkq import Settings
+from darkq import Finished, Settings
 from darkq.settings.private_files import make_folders, open_new
 from darkq_cli.batch.files import OutputFile
+from darkq_cli.batch.formats.output import Renderer
 from darkq_cli.batch.state import Checkpoint, HeldLine, State
 from darkq_cli.terminal.problems import Problem
 
@@ -34,6 +35,7 @@ class EndedLine(NamedTuple):
     text: bytes
     chunks: int = 0
     tokens: int = 0
+    ignored: tuple[str, ...] = ()
 
 
 class Ledger:
@@ -44,6 +46,7 @@ class Ledger:
         self._state = state
         self._began_s = time.monotonic() - state.checkpoint.elapsed_s
         files = state.plan.files
+        self.renderer = state.plan.build_renderer()
         self._answers = OutputFile(files.answers, state.checkpoint.answers_bytes)
         self._errors = OutputFile(files.errors, state.checkpoint.errors_bytes)
         self._release()  # a kill may have come after lines were held and before they were written
@@ -58,6 +61,24 @@ class Ledger:
         known = self._state.find_known(numbers)
         return [number for number in numbers if number not in known]
 
+    def keep_rows(self, rows: Mapping[int, bytes]) -> None:
+        """Keep lines of the input before they are sent, if the output is joined with them."""
+        if self._state.plan.output.join:
+            self._state.keep_rows(rows)
+
+    def render(self, page: Iterable[Finished]) -> list[EndedLine]:
+        """Return the lines to write for results; without those that are written already."""
+        known = [finished for finished in page if finished.outcome != "missing"]
+        if not self._state.plan.output.join:
+            return [render(self.renderer, finished, b"") for finished in known]
+        # The rows of lines that are written are not kept any more.
+        rows = self._state.read_rows(finished.number for finished in known)
+        return [
+            render(self.renderer, finished, rows[finished.number])
+            for finished in known
+            if finished.number in rows
+        ]
+
     def write(self, page: Sequence[EndedLine]) -> None:
         """Write the new lines of a page. When this returns, they can be acknowledged."""
         known = self._state.find_known(line.number for line in page)
@@ -69,6 +90,7 @@ class Ledger:
             self.checkpoint,
             chunks=self.checkpoint.chunks + sum(line.chunks for line in fresh),
             tokens=self.checkpoint.tokens + sum(line.tokens for line in fresh),
+            ignored=_join(self.checkpoint.ignored, fresh),
         )
         lines = [HeldLine(line.number, line.failed, line.text) for line in fresh]
         if self._state.plan.ordered:
@@ -78,7 +100,7 @@ class Ledger:
             self._release()
         else:
             checkpoint = self._append(checkpoint, lines)
-            self._state.commit(checkpoint, done=[line.number for line in lines])
+            self._state.commit(checkpoint, done=lines)
 
     def close(self) -> None:
         """Close the files."""
@@ -90,21 +112,41 @@ class Ledger:
         while lines := self._state.read_held(self.checkpoint.written + 1, _RELEASED_BYTES):
             checkpoint = self._append(self.checkpoint, lines)
             checkpoint = msgspec.structs.replace(checkpoint, held=checkpoint.held - len(lines))
-            numbers = [line.number for line in lines]
-            self._state.commit(checkpoint, done=numbers, released=numbers)
+            self._state.commit(checkpoint, done=lines)
 
     def _append(self, checkpoint: Checkpoint, lines: Sequence[HeldLine]) -> Checkpoint:
         """Append to the files, and return the checkpoint to commit."""
+        failed = sum(line.failed for line in lines)
         answers = [line.text for line in lines if not line.failed]
         errors = [line.text for line in lines if line.failed]
+        if answers and not checkpoint.answers_bytes:
+            answers.insert(0, self.renderer.head(failed=False))
+        if errors and not checkpoint.errors_bytes:
+            errors.insert(0, self.renderer.head(failed=True))
         return msgspec.structs.replace(
             checkpoint,
             answers_bytes=self._answers.append(b"".join(answers)),
             errors_bytes=self._errors.append(b"".join(errors)),
-            completed=checkpoint.completed + len(answers),
-            failed=checkpoint.failed + len(errors),
+            completed=checkpoint.completed + len(lines) - failed,
+            failed=checkpoint.failed + failed,
             elapsed_s=time.monotonic() - self._began_s,
         )
+
+
+def render(renderer: Renderer, finished: Finished, row: bytes) -> EndedLine:
+    """Return the line to write for a result."""
+    number, custom_id, result = finished.number, finished.custom_id, finished.result
+    if result is None:
+        code = finished.code or finished.outcome
+        text = renderer.failure(custom_id, finished.job_id, code, finished.message, row)
+        return EndedLine(number, True, text)
+    tokens = result.usage.completion_tokens if result.usage else 0
+    text = renderer.answer(custom_id, result, row)
+    return EndedLine(number, False, text, result.chunks, tokens, result.ignored)
+
+
+def _join(known: tuple[str, ...], lines: Iterable[EndedLine]) -> tuple[str, ...]:
+    return tuple(sorted({*known, *(name for line in lines for name in line.ignored)}))
 
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")

@@ -9,7 +9,9 @@ import msgspec
 
 from darkq.batches.lines import ForAllLines
 from darkq.openai.body import Endpoint
-from darkq_cli.batch.source import Fingerprint, LineFormat
+from darkq_cli.batch.formats.output import OutputFormat, Renderer
+from darkq_cli.batch.formats.rows import InputFormat, LineFormat
+from darkq_cli.batch.source import Fingerprint
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
 
@@ -49,7 +51,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str | None
     files: Files
-    is_text: bool
+    input: InputFormat = InputFormat()
+    output: OutputFormat = OutputFormat()
+    columns: tuple[str, ...] = ()
     common: ForAllLines
     ordered: bool
     window: int
@@ -59,7 +63,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def format(self) -> LineFormat:
-        return LineFormat(self.is_text, self.common)
+        return LineFormat(self.input, self.common)
+
+    def build_renderer(self) -> Renderer:
+        """Return what makes the lines of the output."""
+        return Renderer(self.input.kind, self.output, self.endpoint, self.columns)
 
 
 def encode(plan: Plan, home: Path) -> bytes:
@@ -69,6 +77,15 @@ def encode(plan: Plan, home: Path) -> bytes:
 
 def decode(data: bytes, home: Path) -> Plan:
     """Read a plan that was kept in `home`. Raises `msgspec.DecodeError`."""
-    return msgspec.json.decode(
+    plan = msgspec.json.decode(
         data, type=Plan, dec_hook=lambda kind, path: kind(os.path.normpath(home / path))
     )
+    if msgspec.json.decode(data, type=_OldPlan).is_text:
+        return msgspec.structs.replace(plan, input=InputFormat(kind="text"))
+    return plan
+
+
+class _OldPlan(msgspec.Struct):
+    """A plan of darkq 0.2, which has this in place of `input`."""
+
+    is_text: bool = False

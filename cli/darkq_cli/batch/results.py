@@ -12,9 +12,9 @@ from typing import cast, get_args
 from darkq import Batch, Client, CursorGone, LineEnded, LineEvent, RedisUnavailable
 from darkq.event import Chunk, Retrying, Started
 from darkq.openai.body import CHAT, Endpoint
-from darkq_cli.batch.ledger import EndedLine
+from darkq_cli.batch.formats.output import OutputFormat, Renderer
+from darkq_cli.batch.ledger import EndedLine, render
 from darkq_cli.batch.plan import build_errors_path
-from darkq_cli.batch.runner import build_ended_lines
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 from darkq_cli.terminal.redis import with_client
@@ -47,11 +47,12 @@ async def _read_unacknowledged(batch: Batch) -> AsyncIterator[list[EndedLine]]:
     left = status.ended - status.acknowledged
     stored = status.metadata.get("endpoint")
     endpoint = cast(Endpoint, stored) if stored in get_args(Endpoint) else CHAT
+    renderer = Renderer("jsonl", OutputFormat(), endpoint, ())
     if not left:
         return
     async with aclosing(batch.collected()) as pages:
         async for page in pages:
-            yield build_ended_lines([f for f in page if f.outcome != "missing"], endpoint)
+            yield [render(renderer, end, b"") for end in page if end.outcome != "missing"]
             left -= len(page)
             if left <= 0:
                 return

@@ -3,20 +3,19 @@
 The runner survives an outage of Redis of some minutes. When Redis has lost the batch or lines of
 it, it sends the missing lines again in a new batch.
 
-The first Ctrl-C leaves the jobs of the batch running. A second one cancels the batch.
+Ctrl-C leaves the jobs of the batch running. Only `darkq batch cancel` cancels them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, closing, suppress
 
 import msgspec
 
-from darkq import Batch, Client, DarkqError, Finished
-from darkq.batches.answers import answer_line, failure_line
+from darkq import Batch, Client, DarkqError
 from darkq.errors import (
     BatchNotFound,
     BatchTaken,
@@ -25,12 +24,11 @@ from darkq.errors import (
     QueueFull,
     RedisUnavailable,
 )
-from darkq.openai.body import Endpoint
 from darkq_cli.batch.feeding import Feeder
-from darkq_cli.batch.ledger import EndedLine, Ledger, Registry
+from darkq_cli.batch.ledger import Ledger, Registry
 from darkq_cli.batch.progress import BatchProgress, read_job_counts
 from darkq_cli.batch.state import State
-from darkq_cli.terminal import interrupts, messages, program
+from darkq_cli.terminal import messages, program
 from darkq_cli.terminal.problems import Problem
 from darkq_cli.terminal.redis import with_client
 
@@ -126,7 +124,12 @@ class Runner:
         """Create a batch, and commit its id before Redis knows it, so that a resume finds it."""
         plan = self._state.plan
         metadata = {"endpoint": plan.endpoint}
-        batch = self._client.batch(name=plan.name, window=plan.window, metadata=metadata)
+        batch = self._client.batch(
+            name=plan.name,
+            window=plan.window,
+            metadata=metadata,
+            lines=plan.lines - self._state.checkpoint.ended,
+        )
         self._state.commit(msgspec.structs.replace(self._state.checkpoint, batch_id=batch.id))
         self._registry.add(batch.id, plan.files.state)
         messages.say(f"batch {batch.id}", style="dim", id=batch.id)
@@ -160,9 +163,9 @@ class Runner:
     async def _collect(self, batch: Batch) -> None:
         async with aclosing(batch.collected()) as pages:
             async for page in pages:
-                known = [finished for finished in page if finished.outcome != "missing"]
                 # First on disk, then acknowledged: a kill in between delivers the page again.
-                self._ledger.write(build_ended_lines(known, self._state.plan.endpoint))
+                named = self._feeder.restore_custom_ids(page)
+                self._ledger.write(self._ledger.render(named))
                 await batch.acknowledge(page)
                 self._feeder.notify_written()
                 lost = {finished.number for finished in page if finished.outcome == "missing"}
@@ -191,22 +194,6 @@ async def _cancel(*tasks: asyncio.Task[None]) -> None:
             task.exception()  # marks it as retrieved: it was raised before, or no longer matters
 
 
-def build_ended_lines(page: Iterable[Finished], endpoint: Endpoint) -> list[EndedLine]:
-    """Return the lines to write for results."""
-    return [_build_ended_line(finished, endpoint) for finished in page]
-
-
-def _build_ended_line(finished: Finished, endpoint: Endpoint) -> EndedLine:
-    result = finished.result
-    if result is None:
-        code = finished.code or finished.outcome
-        line = failure_line(finished.custom_id, finished.job_id, code, finished.message)
-        return EndedLine(finished.number, True, line)
-    line = answer_line(finished.custom_id, result, endpoint)
-    tokens = result.usage.completion_tokens if result.usage else 0
-    return EndedLine(finished.number, False, line, result.chunks, tokens)
-
-
 def _describe_wait(error: Exception) -> str:
     match error:
         case BatchTaken():
@@ -220,13 +207,9 @@ def _describe_wait(error: Exception) -> str:
     return "waits for Redis, which does not answer"
 
 
-SECOND_CTRL_C_S = 3.0
-CANCEL_TIMEOUT_S = 10.0
-
-
 @asynccontextmanager
 async def handle_ctrl_c(find_batch: Callable[[], Batch | None]) -> AsyncIterator[None]:
-    """Print how to resume after Ctrl-C in the block. After a second one, cancel the batch.
+    """Print how to resume and how to cancel, after Ctrl-C in the block.
 
     Raises the `CancelledError` of the block.
     """
@@ -236,8 +219,6 @@ async def handle_ctrl_c(find_batch: Callable[[], Batch | None]) -> AsyncIterator
         batch = find_batch()
         if batch is not None:
             _say_how_to_resume(batch)
-            if interrupts.exit_code() == interrupts.CTRL_C_EXIT_CODE:
-                await _wait_for_second_ctrl_c(batch)
         raise
 
 
@@ -250,21 +231,3 @@ def _say_how_to_resume(batch: Batch) -> None:
         resume=resume,
         cancel=cancel,
     )
-
-
-async def _wait_for_second_ctrl_c(batch: Batch) -> None:
-    messages.say(f"Ctrl-C again within {SECOND_CTRL_C_S:g} s cancels the batch.")
-    try:
-        await asyncio.sleep(SECOND_CTRL_C_S)
-    except asyncio.CancelledError:
-        messages.leave_line()
-        try:
-            async with asyncio.timeout(CANCEL_TIMEOUT_S):
-                await batch.cancel()
-        except (DarkqError, TimeoutError) as error:
-            messages.say(f"the batch was not cancelled: {error}", style="red")
-        else:
-            messages.say(
-                "The batch is cancelled; resume writes the lines that had ended.", style="yellow"
-            )
-        raise

@@ -19,9 +19,19 @@ from typing import IO, BinaryIO, NamedTuple, cast
 
 from darkq.batches.feed import with_custom_id
 from darkq.batches.input_lines import InputLines, Text
-from darkq.batches.lines import ForAllLines, Line, json_line, text_line
+from darkq.batches.lines import Line
 from darkq.errors import InvalidLine
 from darkq.openai.body import CHAT, Endpoint
+from darkq.protocol.validation import show_name
+from darkq_cli.batch.formats.output import OutputFormat
+from darkq_cli.batch.formats.rows import (
+    DELIMITERS,
+    InputFormat,
+    LineFormat,
+    list_names,
+    read_fields,
+)
+from darkq_cli.batch.formats.table import Table
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem, require
 
 _READ_BYTES = 1 << 16
@@ -46,6 +56,8 @@ class InputReader:
         self._compressed = compressed
         self._hash = hashlib.sha256()
         self._size = 0
+        self.columns: tuple[str, ...] = ()
+        """The columns of a table, once its rows are read."""
 
     @property
     def position(self) -> int:
@@ -56,15 +68,30 @@ class InputReader:
     def fingerprint(self) -> Fingerprint:
         return Fingerprint(self._size, self._hash.hexdigest())
 
-    def lines(self) -> Iterator[Text | InvalidLine]:
+    def lines(self, format_: InputFormat) -> Iterator[Text | InvalidLine]:
         """Yield the lines that are not blank, and an error in place of an invalid one.
 
-        Raises `Problem` for a damaged file.
+        Rows of a table are yielded as lines of JSON. Raises `Problem` for a damaged file, and for a
+        table without a column that is asked for.
         """
+        if format_.is_table:
+            yield from self._rows(format_)
+            return
         lines = InputLines()
         while piece := self._read():
             yield from lines.feed(piece)
         yield from lines.end()
+
+    def _rows(self, format_: InputFormat) -> Iterator[Text | InvalidLine]:
+        try:
+            table = Table(iter(self._read, b""), DELIMITERS[format_.kind])
+        except InvalidLine as error:
+            yield error
+            return
+        self.columns = table.columns
+        if table.columns:
+            format_.check_columns(self._name, table.columns)
+            yield from table.rows()
 
     def read_to_end(self) -> None:
         """Read the rest, for the fingerprint."""
@@ -109,7 +136,7 @@ def _decompress(path: Path, name: str, file: io.BufferedReader) -> IO[bytes]:
     if head.startswith(_GZIP) or (suffix == ".gz" and head != _ZSTD):
         return cast(IO[bytes], gzip.GzipFile(fileobj=file))
     if head == _ZSTD or suffix == ".zst":
-        require("zstd", "zstandard")
+        require("zstd")
         return io.BufferedReader(_ZstdStream(file), _READ_BYTES)
     return file
 
@@ -167,36 +194,32 @@ MAX_ERRORS_SHOWN = 10
 _REPORT_EVERY_LINES = 1000
 
 
-class LineFormat(NamedTuple):
-    """How the lines of an input are parsed."""
-
-    is_text: bool
-    common: ForAllLines
-
-    def parse(self, text: Text) -> Line:
-        """Parse a line. Raises `InvalidLine`."""
-        parse = text_line if self.is_text else json_line
-        return parse(text.text, text.number, self.common)
-
-
 class CheckedInput(NamedTuple):
-    """The facts about a valid input. `lines` counts the lines that are not blank."""
+    """The facts about a valid input. `lines` counts the lines that are not blank.
+
+    `columns` are those of a table, or of the lines that are written as one.
+    """
 
     lines: int
+    columns: tuple[str, ...]
     endpoint: Endpoint
     fingerprint: Fingerprint
 
 
 def check(
-    path: Path, name: str, format_: LineFormat, report: Callable[[int], object]
+    path: Path,
+    name: str,
+    format_: LineFormat,
+    output: OutputFormat,
+    report: Callable[[int], object],
 ) -> CheckedInput:
     """Check all lines of an input. `report` is called with the bytes of the file read so far.
 
     Raises `Problem` with `name` and the first mistakes.
     """
-    with open_input(path, name) as source, closing(_Checker()) as checker:
-        for count, text in enumerate(source.lines()):
-            checker.check(text, format_)
+    with open_input(path, name) as source, closing(_Checker(format_, output)) as checker:
+        for count, text in enumerate(source.lines(format_.input)):
+            checker.check(text)
             if count % _REPORT_EVERY_LINES == 0:
                 report(source.position)
         report(source.position)
@@ -204,10 +227,13 @@ def check(
 
 
 class _Checker:
-    """Checks line after line: that each is valid, and that ids are unique."""
+    """Checks line after line: that each is valid, that ids are unique, and that columns fit."""
 
-    def __init__(self) -> None:
+    def __init__(self, format_: LineFormat, output: OutputFormat) -> None:
         self.lines = 0
+        self._format = format_
+        self._output = output
+        self._columns: tuple[str, ...] | None = None
         self._endpoint: Endpoint | None = None
         self._invalid = 0
         self._errors: list[InvalidLine] = []
@@ -223,14 +249,15 @@ class _Checker:
         """Delete the temporary file."""
         self._ids.close()
 
-    def check(self, text: Text | InvalidLine, format_: LineFormat) -> None:
+    def check(self, text: Text | InvalidLine) -> None:
         """Check one line."""
         self.lines += 1
         try:
             if isinstance(text, InvalidLine):
                 raise text
-            line = format_.parse(text)
+            line = self._format.parse(text)
             with_custom_id(line)
+            self._check_fields(text)
             self._check_endpoint(line)
             self._check_unique(line)
         except InvalidLine as error:
@@ -244,17 +271,37 @@ class _Checker:
             counts = f"{self._invalid:,} of {self.lines:,} lines"
             raise Problem(
                 f"{counts} of {name} are invalid; nothing was sent",
-                "\n".join(self._list_errors()),
+                "\n".join(self._list_hints()),
                 exit_code=USAGE_EXIT_CODE,
             )
         if not self.lines:
             raise Problem(f"{name} has no lines", exit_code=USAGE_EXIT_CODE)
-        return CheckedInput(self.lines, self._endpoint or CHAT, source.fingerprint)
+        columns = source.columns or self._columns or ()
+        endpoint = self._endpoint or CHAT
+        return CheckedInput(self.lines, columns, endpoint, source.fingerprint)
 
-    def _list_errors(self) -> Iterator[str]:
+    def _list_hints(self) -> Iterator[str]:
         yield from map(str, self._errors)
         if self._invalid > len(self._errors):
             yield f"and {self._invalid - len(self._errors):,} more"
+        first = self._errors[0]
+        if self._format.input.kind == "jsonl" and first.reason.startswith("JSON is malformed"):
+            yield "For a table or plain text, add --input-format csv, tsv or text"
+
+    def _check_fields(self, text: Text) -> None:
+        """Check that the fields of a line and the answer can be joined."""
+        if not self._output.join or (self._columns is not None and self._format.input.is_table):
+            return
+        fields = read_fields(self._format.input.kind, text)
+        if self._output.answer_field in fields:
+            reason = "is also the field of the answer; to name that: --answer-field NAME"
+            raise InvalidLine(text.number, self._output.answer_field, reason)
+        if self._columns is None:
+            self._columns = tuple(fields)
+        unknown = [name for name in fields if name not in self._columns]
+        if unknown and self._output.is_table:
+            reason = f"is no column of the table; they are: {list_names(self._columns)}"
+            raise InvalidLine(text.number, show_name(unknown[0]), reason)
 
     def _check_endpoint(self, line: Line) -> None:
         self._endpoint = self._endpoint or line.endpoint

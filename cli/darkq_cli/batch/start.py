@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -14,16 +14,17 @@ from typing import Any, cast
 
 from darkq import DarkqError, Settings
 from darkq.batches.lines import ForAllLines
-from darkq.protocol.job import Job, check_name
+from darkq.protocol.job import MAX_NAME_CHARS, Job, check_name
 from darkq_cli.batch import runner
 from darkq_cli.batch.files import sync_directory
+from darkq_cli.batch.formats.output import OutputFormat
+from darkq_cli.batch.formats.rows import DELIMITERS, InputFormat, Kind, LineFormat, find_kind
 from darkq_cli.batch.ledger import Registry
 from darkq_cli.batch.plan import Files, Plan, build_errors_path
 from darkq_cli.batch.progress import show_checking
 from darkq_cli.batch.source import (
     CheckedInput,
     Fingerprint,
-    LineFormat,
     build_read_problem,
     check,
     open_input,
@@ -33,6 +34,7 @@ from darkq_cli.batch.summary import Summary
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal.interrupts import delay_interrupts
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.short_ids import find_batch_id
 
 _STDIN = "-"
 _READ_BYTES = 1 << 16
@@ -46,22 +48,23 @@ class BatchArguments:
     output: Path
     errors: Path | None
     ordered: bool
-    is_text: bool
     name: str | None
     window: int
+    input: InputFormat
+    output_format: OutputFormat
     common: ForAllLines
 
     @property
     def format(self) -> LineFormat:
-        return LineFormat(self.is_text or self._plain_name.endswith(".txt"), self.common)
+        return LineFormat(self.input, self.common)
 
     @property
-    def is_table(self) -> bool:
-        return not self.is_text and self._plain_name.endswith((".csv", ".tsv"))
-
-    @property
-    def _plain_name(self) -> str:
-        return self.source.lower().removesuffix(".gz").removesuffix(".zst")
+    def batch_name(self) -> str | None:
+        """The given name, or that of the input file."""
+        if self.name is not None or self.is_piped:
+            return self.name
+        name = Path(self.source).name
+        return name if name.isprintable() and len(name) <= MAX_NAME_CHARS else None
 
     @property
     def source_name(self) -> str:
@@ -92,15 +95,28 @@ class BatchArguments:
         return Files(source=source, answers=answers, errors=errors, spooled=spooled)
 
 
-def build_common(**options: Any) -> ForAllLines:
+def build_common(*, options: Mapping[str, Any], **others: Any) -> ForAllLines:
     """Check the options that all lines share. Raises `InvalidJob`."""
-    Job.create("?", **options)
-    return ForAllLines(**options)
+    job = Job.create("?", options=options, **others)
+    return ForAllLines(options=job.options, **others)
+
+
+def build_output_format(
+    output: Path, source: InputFormat, *, kind: Kind | None, join: bool | None, answer_field: str
+) -> OutputFormat:
+    """Return the format of the output. By default, tables and texts are joined into tables."""
+    kind = kind or find_kind(output.name)
+    if join is None:
+        join = kind in DELIMITERS and source.kind != "jsonl"
+    if join and kind == "text":
+        raise Problem("--join needs --format jsonl, csv or tsv", exit_code=USAGE_EXIT_CODE)
+    return OutputFormat(kind=kind, join=join, answer_field=answer_field)
 
 
 def run(arguments: BatchArguments, *, dry_run: bool, as_json: bool) -> None:
     """Run a batch, or resume the one that was started with the same arguments."""
     check_name("name", arguments.name)
+    arguments.input.check()
     if dry_run:
         _dry_run(arguments, as_json=as_json)
         return
@@ -113,6 +129,9 @@ def run(arguments: BatchArguments, *, dry_run: bool, as_json: bool) -> None:
 def _run(arguments: BatchArguments, files: Files, *, as_json: bool) -> None:
     with _open_state(files.state) as file:
         state = file.load()
+        if state is not None and state.complete and not _has_output(files):
+            file.reset()  # its outputs were deleted, to start again
+            state = None
         if state is None:
             state = _start(file, arguments)
         else:
@@ -136,6 +155,61 @@ def resume(batch_id: str, *, as_json: bool) -> None:
         if not state.complete and _read_fingerprint(source) != state.plan.fingerprint:
             raise _build_changed_problem(source)
         _run_to_end(file, state, as_json=as_json)
+
+
+def retry(batch: str, *, as_json: bool) -> None:
+    """Run the failed lines of a batch again, which is given by its id or its output file."""
+    with _open_ended(batch) as (file, state):
+        darkq = program.command()
+        batch_id = state.checkpoint.batch_id
+        if not state.complete:
+            raise Problem(
+                f"{batch_id} is unfinished", f"To resume it: {darkq} batch resume {batch_id}"
+            )
+        if _read_fingerprint(state.plan.files.source) != state.plan.fingerprint:
+            raise _build_changed_problem(state.plan.files.source)
+        state.forget_failed()
+        Registry(Settings.load()).remove(batch_id)
+        _run_to_end(file, state, as_json=as_json)
+
+
+@contextmanager
+def _open_ended(batch: str) -> Iterator[tuple[StateFile, State]]:
+    """Open the state of a batch whose lines have failed."""
+    output = Path(batch).absolute()
+    path = output.with_name(f"{output.name}.darkq")
+    if not path.exists():
+        registry = Registry(Settings.load())
+        found = None if output.exists() else registry.find(find_batch_id(batch))
+        if found is None:
+            raise Problem(
+                f"no batch {batch} with failed lines was run here",
+                f"To list the batches in Redis: {program.command()} batch list",
+            )
+        path = found
+    with _translate_os_errors(path), _open_state(path) as file:
+        state = file.load()
+        if state is None:
+            raise Problem(f"{path} holds no batch")
+        yield file, state
+
+
+def _end(file: StateFile, state: State, registry: Registry) -> None:
+    """Remove what an unfinished batch keeps. `batch retry` needs that as long as lines failed."""
+    files = state.plan.files
+    if state.checkpoint.failed:
+        file.keep()
+        return
+    if files.errors.exists() and not files.errors.stat().st_size:
+        files.errors.unlink()  # all lines in it were answered by a retry
+    if files.spooled:
+        files.source.unlink(missing_ok=True)
+    file.delete()
+    registry.remove(state.checkpoint.batch_id)
+
+
+def _has_output(files: Files) -> bool:
+    return any(path.exists() for path in (files.answers, files.errors))
 
 
 @contextmanager
@@ -174,15 +248,8 @@ def _dry_run(arguments: BatchArguments, *, as_json: bool) -> None:
 
 
 def _check_input(path: Path, arguments: BatchArguments) -> CheckedInput:
-    if arguments.is_table:
-        raise Problem(
-            f"{arguments.source_name} is a table, not JSON lines",
-            "Send its rows as examples/batch_from_csv.py does; or use --text, if each line is "
-            "a prompt.",
-            exit_code=USAGE_EXIT_CODE,
-        )
     with show_checking(path) as report:
-        return check(path, arguments.source_name, arguments.format, report)
+        return check(path, arguments.source_name, arguments.format, arguments.output_format, report)
 
 
 def _start(file: StateFile, arguments: BatchArguments) -> State:
@@ -200,9 +267,11 @@ def _start(file: StateFile, arguments: BatchArguments) -> State:
             _spool(arguments, files.source)
         checked = _check_input(files.source, arguments)
         plan = Plan(
-            name=arguments.name,
+            name=arguments.batch_name,
             files=files,
-            is_text=arguments.format.is_text,
+            input=arguments.input,
+            output=arguments.output_format,
+            columns=checked.columns,
             common=arguments.common,
             ordered=arguments.ordered,
             window=arguments.window,
@@ -246,22 +315,26 @@ def _stdin() -> BufferedReader:
 def _check_same(state: State, arguments: BatchArguments) -> None:
     """Raise `Problem` unless the arguments are those of the batch in the state."""
     plan, batch_id = state.plan, state.checkpoint.batch_id
-    resume = f"To resume it: {program.command()} batch resume {batch_id}"
     words = f"{plan.files.answers} belongs to the unfinished batch {batch_id}"
+    hint = f"To resume it: {program.command()} batch resume {batch_id}"
+    if state.complete:
+        words = f"{plan.files.answers} belongs to batch {batch_id}"
+        hint = f"To run its failed lines again: {program.command()} batch retry {batch_id}"
     if plan.files.spooled and arguments.files.spooled:
         given = _read_fingerprint(arguments.source_path)
     elif plan.files.source == arguments.files.source:
         given = _read_fingerprint(arguments.files.source)
     else:
-        raise Problem(f"{words}, which has another input", resume, exit_code=USAGE_EXIT_CODE)
+        raise Problem(f"{words}, which has another input", hint, exit_code=USAGE_EXIT_CODE)
     if given != plan.fingerprint:
         raise _build_changed_problem(plan.files.source)
-    if (plan.files, plan.format, plan.ordered) != (
+    if (plan.files, plan.format, plan.output, plan.ordered) != (
         arguments.files,
         arguments.format,
+        arguments.output_format,
         arguments.ordered,
     ):
-        raise Problem(f"{words}, which has other options", resume, exit_code=USAGE_EXIT_CODE)
+        raise Problem(f"{words}, which has other options", hint, exit_code=USAGE_EXIT_CODE)
 
 
 def _read_fingerprint(path: Path) -> Fingerprint:
@@ -287,10 +360,7 @@ def _run_to_end(file: StateFile, state: State, *, as_json: bool) -> None:
         runner.run(state, registry)
     summary = Summary.build(state)
     if state.complete:
-        if state.plan.files.spooled:
-            state.plan.files.source.unlink(missing_ok=True)
-        file.delete()
-        registry.remove(summary.batch_id)
+        _end(file, state, registry)
     if as_json:
         output.write_json(summary)
     else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,11 @@ _SCHEMA = """
     CREATE TABLE done (number INTEGER PRIMARY KEY);
     CREATE TABLE held (number INTEGER PRIMARY KEY, failed INTEGER NOT NULL, line BLOB NOT NULL);
 """
+_LATER_SCHEMA = """
+    CREATE TABLE IF NOT EXISTS failed (number INTEGER PRIMARY KEY);
+    CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY, text BLOB NOT NULL);
+"""
+"""Tables that states of darkq 0.2 do not have."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +53,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     chunks: int = 0
     tokens: int = 0
     elapsed_s: float = 0.0
+    ignored: tuple[str, ...] = ()
 
     @property
     def written(self) -> int:
@@ -108,6 +114,7 @@ class StateFile:
             (plan,) = self._database.execute("SELECT json FROM plan").fetchone()
             (checkpoint,) = self._database.execute("SELECT json FROM place").fetchone()
             plan = plans.decode(plan, self._path.parent)
+            _create_tables(self._database, _LATER_SCHEMA)
             checkpoint = msgspec.json.decode(checkpoint, type=Checkpoint)
         return State(self._path, self._database, plan, checkpoint)
 
@@ -115,8 +122,7 @@ class StateFile:
         """Start a batch. Raises `Problem` when it cannot be written."""
         checkpoint = Checkpoint()
         with _translate_errors(self._path), _transaction(self._database) as database:
-            for statement in _SCHEMA.split(";"):
-                database.execute(statement)
+            _create_tables(database, _SCHEMA + _LATER_SCHEMA)
             database.execute(
                 "INSERT INTO plan VALUES (?)", (plans.encode(plan, self._path.parent),)
             )
@@ -124,18 +130,36 @@ class StateFile:
         sync_directory(self._path)
         return State(self._path, self._database, plan, checkpoint)
 
+    def keep(self) -> None:
+        """Leave the file after the end of a batch, for a retry of its failed lines."""
+        self._release_claim()
+        self._journal.unlink(missing_ok=True)  # empty, and still locked
+
+    def reset(self) -> None:
+        """Forget the batch that was started here, and stay locked."""
+        with _translate_errors(self._path), _transaction(self._database) as database:
+            for table in ("plan", "place", "done", "held", "failed", "rows"):
+                database.execute(f"DROP TABLE {table}")
+
     def close(self) -> None:
         """Close and unlock the file."""
         self._database.close()
 
     def delete(self) -> None:
         """Delete it, after the end of the batch or if none was started."""
-        if self._claim is not None:
-            self._claim.unlink(missing_ok=True)
+        self._release_claim()
         self._path.unlink()
         self._deleted = True
         self.close()
-        self._path.with_name(f"{self._path.name}-journal").unlink(missing_ok=True)
+        self._journal.unlink(missing_ok=True)
+
+    @property
+    def _journal(self) -> Path:
+        return self._path.with_name(f"{self._path.name}-journal")
+
+    def _release_claim(self) -> None:
+        if self._claim is not None:
+            self._claim.unlink(missing_ok=True)
 
 
 class State:
@@ -175,21 +199,60 @@ class State:
             size += len(row[2])
         return found
 
+    def keep_rows(self, rows: Mapping[int, bytes]) -> None:
+        """Keep lines of the input until they are written, for a joined output."""
+        with _translate_errors(self._path), _transaction(self._database) as database:
+            database.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?)", rows.items())
+
+    def read_rows(self, numbers: Iterable[int]) -> dict[int, bytes]:
+        """Return the lines of the input that are kept, by their numbers."""
+        wanted = msgspec.json.encode(list(numbers)).decode()
+        query = "SELECT number, text FROM rows WHERE number IN (SELECT value FROM json_each(?))"
+        return dict(self._database.execute(query, (wanted,)).fetchall())
+
     def commit(
         self,
         checkpoint: Checkpoint,
         *,
-        done: Sequence[int] = (),
+        done: Sequence[HeldLine] = (),
         hold: Sequence[HeldLine] = (),
-        released: Sequence[int] = (),
     ) -> None:
-        """Commit in one transaction. Raises `Problem`, without a change."""
+        """Commit in one transaction: lines that are written, or held. Raises `Problem`."""
+        ended = [(line.number,) for line in (*done, *hold)]
+        written = [(line.number,) for line in done]
+        failed = [(line.number,) for line in done if line.failed]
         with _translate_errors(self._path), _transaction(self._database) as database:
-            database.executemany("INSERT INTO done VALUES (?)", ((n,) for n in done))
+            database.executemany("INSERT INTO done VALUES (?)", written)
+            database.executemany("INSERT INTO failed VALUES (?)", failed)
+            database.executemany("DELETE FROM held WHERE number = ?", written)
             database.executemany("INSERT INTO held VALUES (?, ?, ?)", hold)
-            database.executemany("DELETE FROM held WHERE number = ?", ((n,) for n in released))
+            database.executemany("DELETE FROM rows WHERE number = ?", ended)
             database.execute("UPDATE place SET json = ?", (msgspec.json.encode(checkpoint),))
         self.checkpoint = checkpoint
+
+    def forget_failed(self) -> None:
+        """Make the failed lines unfinished, to run them again in another batch.
+
+        Their order is lost. Raises `Problem` when a version without `batch retry` has written some
+        of them.
+        """
+        (known,) = self._database.execute("SELECT count(*) FROM failed").fetchone()
+        if known != self.checkpoint.failed:
+            raise Problem("the batch was started by a version that kept no list of failed lines")
+        plan = msgspec.structs.replace(self.plan, ordered=False)
+        checkpoint = msgspec.structs.replace(self.checkpoint, batch_id="", failed=0, errors_bytes=0)
+        with _translate_errors(self._path), _transaction(self._database) as database:
+            database.execute("DELETE FROM done WHERE number IN (SELECT number FROM failed)")
+            database.execute("DELETE FROM failed")
+            encoded = plans.encode(plan, self._path.parent)
+            database.execute("UPDATE plan SET json = ?", (encoded,))
+            database.execute("UPDATE place SET json = ?", (msgspec.json.encode(checkpoint),))
+        self.plan, self.checkpoint = plan, checkpoint
+
+
+def _create_tables(database: sqlite3.Connection, schema: str) -> None:
+    for statement in schema.split(";"):
+        database.execute(statement)
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import os
-from pathlib import Path
+from functools import partial
 from typing import Self
 
 import msgspec
 
+from darkq_cli.batch.formats.output import read_failure
+from darkq_cli.batch.plan import Plan
 from darkq_cli.batch.state import State
+from darkq_cli.terminal import program
 from darkq_cli.terminal.problems import Problem
 
 _LINE_BYTES = 1 << 20
@@ -20,24 +24,13 @@ def _shorten(path: str | None) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def _read_first_failure(path: str | None) -> str:
-    """Describe the first line of an errors file; "" when it cannot be read."""
+def _read_first_failure(plan: Plan) -> str:
+    """Return the first failure of the errors file; "" when it cannot be read."""
     try:
-        with Path(path or "").open("rb") as file:
-            failure = msgspec.json.decode(file.readline(_LINE_BYTES), type=_Failure)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        with plan.files.errors.open("rb") as file:
+            return read_failure(plan.output, iter(partial(file.readline, _LINE_BYTES), b""))
+    except (OSError, ValueError, StopIteration, msgspec.DecodeError, csv.Error):
         return ""
-    return f"The first is {failure.custom_id}: {failure.error.code}: {failure.error.message}\n"
-
-
-class _Error(msgspec.Struct):
-    code: str
-    message: str
-
-
-class _Failure(msgspec.Struct):
-    custom_id: str
-    error: _Error
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +45,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: float
     output: str
     errors: str | None
+    first_failure: str = ""
+    ignored: tuple[str, ...] = ()
 
     @classmethod
     def build(cls, state: State) -> Self:
@@ -67,6 +62,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             elapsed_s=round(checkpoint.elapsed_s, 3),
             output=str(plan.files.answers),
             errors=str(plan.files.errors) if checkpoint.failed else None,
+            ignored=checkpoint.ignored,
+            first_failure=_read_first_failure(plan) if checkpoint.failed else "",
         )
 
     def list_facts(self) -> dict[str, str]:
@@ -80,6 +77,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             facts["answered"] += f", into {_shorten(self.output)}"
         if self.errors:
             facts["failed"] = f"{self.failed:,}, into {_shorten(self.errors)}"
+        if self.ignored:
+            facts["ignored"] = f"{', '.join(self.ignored)}: not supported by the upstream"
         facts["time"] = f"{self.elapsed_s:,.1f} s, {self.lines * per_s:,.1f} lines/s"
         facts["chunks"] = f"{self.chunks:,}, {self.chunks * per_s:,.0f} chunks/s"
         if self.tokens:
@@ -89,9 +88,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     def raise_if_failed(self) -> None:
         """Raise `Problem` unless every line has an answer."""
         if self.failed:
+            first = f"The first is {self.first_failure}\n" if self.first_failure else ""
             raise Problem(
                 f"{self.failed:,} of {self.lines:,} lines failed",
-                f"{_read_first_failure(self.errors)}See {_shorten(self.errors)}",
+                f"{first}See {_shorten(self.errors)}\n"
+                f"To run them again: {program.command()} batch retry {self.batch_id}",
             )
         if self.completed < self.lines:
             raise Problem(f"{self.lines - self.completed:,} of {self.lines:,} lines are missing")

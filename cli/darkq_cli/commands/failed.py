@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -12,7 +12,8 @@ from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 from darkq_cli.terminal.redis import with_client
-from darkq_cli.terminal.units import format_time
+from darkq_cli.terminal.short_ids import find_job, shorten
+from darkq_cli.terminal.units import format_time, format_time_briefly
 
 if TYPE_CHECKING:
     from darkq import Client, DarkqError, FailedJob
@@ -26,31 +27,42 @@ def failed(
     ] = 50,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """List failed jobs, the latest first.
+    """List failed jobs, the latest first. Below each is its message.
+
+    A terminal shows the beginnings of ids, which other commands accept.
 
     \b
     darkq failed
     darkq failed --limit 1000 --json | jq -r .code | sort | uniq -c
     """
 
-    async def fetch(client: Client) -> list[FailedJob]:
+    async def fetch(client: Client) -> tuple[list[FailedJob], list[str]]:
         # One job more than the limit shows whether there are more.
         async with aclosing(client.failed(limit + 1)) as jobs:
-            return [job async for job in jobs]
+            found = [job async for job in jobs]
+        return found, [] if as_json else await client.job_ids()
 
-    found = with_client(fetch)
-    headings = ("job", "failed", "code", "model", "can be retried", "message")
-    output.write_list(found[:limit], headings, _build_row, as_json=as_json)
+    found, known = with_client(fetch)
+    short = shorten([job.job_id for job in found], known)
+    headings = ("job", "failed", "code", "model", "retry")
+    output.write_list(
+        found[:limit],
+        headings,
+        lambda job: _build_row(job, short),
+        lambda job: job.message,
+        as_json=as_json,
+    )
     if not found:
         messages.say("no failed jobs are stored")
     elif len(found) > limit:
         messages.say(f"To list more: {program.command()} failed --limit {limit * 10}")
 
 
-def _build_row(job: FailedJob) -> Sequence[str]:
-    message = " ".join(job.message.split())
-    can_retry = "yes" if job.kept else "no"
-    return job.job_id, format_time(job.failed_ms), job.code, job.model or "", can_retry, message
+def _build_row(job: FailedJob, short: Mapping[str, str]) -> Sequence[str]:
+    is_narrow = output.is_narrow()
+    id_ = short[job.job_id] if is_narrow else job.job_id
+    failed = (format_time_briefly if is_narrow else format_time)(job.failed_ms)
+    return id_, failed, job.code, job.model or "", "yes" if job.kept else "no"
 
 
 def retry(
@@ -144,7 +156,7 @@ async def _retry_one(client: Client, job_id: str) -> DarkqError | None:
     from darkq import CannotRetry, JobNotFound, QueueFull
 
     try:
-        await client.job(job_id).retry()
+        await (await find_job(client, job_id)).retry()
     except (CannotRetry, JobNotFound, QueueFull) as error:
         return error
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,11 +12,13 @@ from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 from darkq_cli.terminal.redis import with_client
-from darkq_cli.terminal.units import format_time
+from darkq_cli.terminal.short_ids import find_job
+from darkq_cli.terminal.units import format_duration, format_time
 
 if TYPE_CHECKING:
     from darkq import Client, JobHandle, Result, Status
     from darkq.protocol.job import JobArguments
+    from darkq.protocol.prompt import Prompt
 
 CANCEL_TIMEOUT_S = 30.0
 
@@ -25,11 +27,19 @@ def run(
     prompt: opt.PromptArgument,
     model: opt.ModelOption = None,
     upstream: opt.UpstreamOption = None,
+    system: opt.SystemOption = None,
+    temperature: opt.TemperatureOption = None,
+    max_tokens: opt.MaxTokensOption = None,
+    options: opt.OtherOption = None,
+    ignore_unsupported: opt.IgnoreUnsupportedOption = False,
+    schema: opt.SchemaOption = None,
+    images: opt.ImageOption = None,
     priority: opt.PriorityOption = "interactive",
     tries: opt.TriesOption = None,
     timeout_s: opt.TimeoutOption = None,
     idempotency_key: opt.IdempotencyKeyOption = None,
     metadata: opt.MetadataOption = None,
+    reasoning: opt.ReasoningOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Send a prompt, and print the answer as it arrives.
@@ -40,10 +50,13 @@ def run(
     darkq run "Write a haiku about queues."
     git diff | darkq run - --model gpt-4o
     darkq run --json "Hello" | jq
+    darkq run "Write a haiku." --temperature 0 --max-tokens 50
+    darkq run "Name a city." --schema city.json
+    darkq run "What is this?" --image photo.jpg
     """
     from darkq_cli.terminal.reading import Reader, follow
 
-    text = read_prompt(prompt)
+    asked = _read_messages(prompt, system, images)
     arguments: JobArguments = {
         "model": model,
         "upstream": upstream,
@@ -51,20 +64,37 @@ def run(
         "tries": tries,
         "timeout_s": timeout_s,
         "metadata": opt.parse_pairs(metadata),
+        "parameters": _read_parameters(temperature, max_tokens, options, schema),
+        "ignore_unsupported": ignore_unsupported,
     }
 
     async def enqueue_and_read(client: Client) -> None:
-        job = await client.enqueue(text, idempotency_key=idempotency_key, **arguments)
+        job = await client.enqueue(asked, idempotency_key=idempotency_key, **arguments)
         messages.say(f"job {job.id}", style="dim", id=job.id)
-        await follow(client, Reader(job, as_json=as_json))
+        await follow(client, Reader(job, as_json=as_json, shows_reasoning=reasoning))
+        if ignore_unsupported:
+            _say_what_was_ignored(await job.result())
 
     with_client(enqueue_and_read)
+
+
+def _say_what_was_ignored(result: Result) -> None:
+    if result.ignored:
+        names = ", ".join(result.ignored)
+        messages.say(f"ignored, as {result.upstream} does not support it: {names}", ignored=names)
 
 
 def enqueue(
     prompt: opt.PromptArgument,
     model: opt.ModelOption = None,
     upstream: opt.UpstreamOption = None,
+    system: opt.SystemOption = None,
+    temperature: opt.TemperatureOption = None,
+    max_tokens: opt.MaxTokensOption = None,
+    options: opt.OtherOption = None,
+    ignore_unsupported: opt.IgnoreUnsupportedOption = False,
+    schema: opt.SchemaOption = None,
+    images: opt.ImageOption = None,
     priority: opt.PriorityOption = "interactive",
     tries: opt.TriesOption = None,
     timeout_s: opt.TimeoutOption = None,
@@ -78,7 +108,7 @@ def enqueue(
     id=$(darkq enqueue "Write a haiku about queues.")
     darkq enqueue - --priority bulk < prompt.txt
     """
-    text = read_prompt(prompt)
+    asked = _read_messages(prompt, system, images)
     arguments: JobArguments = {
         "model": model,
         "upstream": upstream,
@@ -86,14 +116,32 @@ def enqueue(
         "tries": tries,
         "timeout_s": timeout_s,
         "metadata": opt.parse_pairs(metadata),
+        "parameters": _read_parameters(temperature, max_tokens, options, schema),
+        "ignore_unsupported": ignore_unsupported,
     }
     job = with_client(
-        lambda client: client.enqueue(text, idempotency_key=idempotency_key, **arguments)
+        lambda client: client.enqueue(asked, idempotency_key=idempotency_key, **arguments)
     )
     if as_json:
         output.write_json({"id": job.id, "duplicate": job.duplicate})
     else:
         output.write_line(job.id)
+
+
+def _read_messages(argument: str, system: str | None, images: list[str] | None) -> Prompt:
+    from darkq.protocol.prompt import add_system
+    from darkq_cli.terminal.attachments import add_images
+
+    return add_system(add_images(read_prompt(argument), images), system)
+
+
+def _read_parameters(
+    temperature: float | None, max_tokens: int | None, others: list[str] | None, schema: str | None
+) -> dict[str, Any]:
+    from darkq_cli.terminal.attachments import read_schema
+
+    parameters = opt.parse_options(temperature, max_tokens, others)
+    return parameters if schema is None else {**parameters, "response_format": read_schema(schema)}
 
 
 def read_prompt(argument: str) -> str:
@@ -116,6 +164,7 @@ def tail(
     after: Annotated[
         str | None, typer.Option(metavar="CURSOR", help="Start after this event, such as 1-42.")
     ] = None,
+    reasoning: opt.ReasoningOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Print a job's answer as it arrives, from its first word.
@@ -130,9 +179,12 @@ def tail(
     """
     from darkq_cli.terminal.reading import Reader, follow
 
-    with_client(
-        lambda client: follow(client, Reader(client.job(job_id), after=after, as_json=as_json))
-    )
+    async def read(client: Client) -> None:
+        job = await find_job(client, job_id)
+        reader = Reader(job, after=after, as_json=as_json, shows_reasoning=reasoning)
+        await follow(client, reader)
+
+    with_client(read)
 
 
 def result(
@@ -152,37 +204,47 @@ def result(
     darkq result $id --timeout-s 60 --json
     """
     from darkq.jobs.status import FINISHED
+    from darkq_cli.terminal.reading import saying_why
 
     async def fetch(client: Client) -> Result:
-        job = client.job(job_id)
+        job = await find_job(client, job_id)
         if not wait and timeout_s is None:
-            status = await job.status()
+            (status,) = await client.explain([await job.status()])
             if status.state not in FINISHED:
                 darkq = program.command()
+                why = f": {status.why.message}" if status.why else ""
                 raise Problem(
-                    f"job {job.id} is {status.state} and has no result yet",
+                    f"job {job.id} is {status.state} and has no result yet{why}",
                     f"To wait for it: {darkq} result {job.id} --wait\n"
                     f"To print the text as it arrives: {darkq} tail {job.id}",
                 )
-        return await job.result(timeout_s)
+        async with saying_why(client, job):
+            return await job.result(timeout_s)
 
     found = with_client(fetch)
     if as_json:
         output.write_json(found)
     else:
         text = output.TextOutput()
-        text.write(found.text)
+        text.write(found.text or found.refusal)
+        for call in found.tool_calls:
+            text.write_call(call.name, call.arguments)
         text.end_line()
 
 
 def status(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
-    """Print the state of a job.
+    """Print the state of a job, and why it waits or has failed.
 
     \b
     darkq status $id
     darkq status $id --json
     """
-    found = with_client(lambda client: client.job(job_id).status())
+
+    async def fetch(client: Client) -> Status:
+        (explained,) = await client.explain([await (await find_job(client, job_id)).status()])
+        return explained
+
+    found = with_client(fetch)
     if as_json:
         output.write_json(found)
     else:
@@ -191,6 +253,8 @@ def status(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
 
 def _list_facts(status: Status) -> dict[str, str]:
     facts = {"job": status.job_id, "state": status.state}
+    if status.why:
+        facts["why"] = status.why.message
     if status.attempt:
         facts["attempt"] = str(status.attempt)
     if status.tries:
@@ -203,7 +267,7 @@ def _list_facts(status: Status) -> dict[str, str]:
         facts["upstream"] = status.upstream
     if status.queued_ms:
         ago_s = max(0.0, time.time() - status.queued_ms / 1000)
-        facts["queued"] = f"{format_time(status.queued_ms)} ({ago_s:.0f} s ago)"
+        facts["queued"] = f"{format_time(status.queued_ms)} ({format_duration(ago_s)} ago)"
     for key, value in status.metadata.items():
         facts[f"metadata {key}"] = value
     return facts
@@ -220,7 +284,7 @@ def cancel(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
     from darkq.jobs.status import FINISHED
 
     async def cancel_and_wait(client: Client) -> Status:
-        job = client.job(job_id)
+        job = await find_job(client, job_id)
         status = await job.cancel()
         if status.state not in FINISHED:
             await _wait_for_end(job)

@@ -95,8 +95,8 @@ def list_(as_json: opt.JsonOption = False) -> None:
     darkq keys list
     """
     found = with_client(lambda client: client.api_keys.listed())
-    headings = ("key", "name", "tenant", "created", "expires", "limits")
-    output.write_list(found, headings, _build_row, as_json=as_json)
+    headings = ("key", "name", "tenant", "created", "expires")
+    output.write_list(found, headings, _build_row, _describe_limits, as_json=as_json)
     if not found and not as_json:
         messages.say(f"no keys exist; to create one: {program.command()} keys create NAME")
 
@@ -122,7 +122,11 @@ def revoke(
 def _build_row(key: ApiKey) -> Sequence[str]:
     created = format_time(key.created_ms)
     expires = format_time(key.expires_ms) if key.expires_ms else "never"
-    return key.id, key.name, key.tenant, created, expires, ", ".join(_list_limits(key))
+    return key.id, key.name, key.tenant, created, expires
+
+
+def _describe_limits(key: ApiKey) -> str:
+    return ", ".join(_list_limits(key))
 
 
 def _list_limits(key: ApiKey) -> list[str]:
@@ -130,7 +134,7 @@ def _list_limits(key: ApiKey) -> list[str]:
     if key.rate_per_s is not None:
         limits.append(f"{key.rate_per_s:g} requests/s")
     if key.concurrency is not None:
-        limits.append(f"{key.concurrency:,} at once")
+        limits.append(f"{key.concurrency:,} concurrent calls")
     if key.max_prompt_bytes is not None:
         limits.append(f"prompt {key.max_prompt_bytes:,} bytes")
     if key.max_body_bytes is not None:

@@ -15,7 +15,7 @@ from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 from darkq_cli.terminal.progress import CountProgress
 from darkq_cli.terminal.redis import with_client
-from darkq_cli.terminal.units import format_time
+from darkq_cli.terminal.units import format_duration, format_time
 
 if TYPE_CHECKING:
     from darkq import Backlog, Client, QueueHandle, QueueStatus
@@ -313,15 +313,23 @@ def _print_all(*, as_json: bool) -> None:
 
 def _print(queues: list[QueueStatus], *, as_json: bool) -> None:
     headings = ("queue", "waiting", "deferred", "running", "oldest waits", "state")
-    output.write_list(queues, headings, _build_row, as_json=as_json)
+    output.write_list(queues, headings, _build_row, _describe_marks, as_json=as_json)
 
 
 def _build_row(queue: QueueStatus) -> Sequence[str]:
     counts = [f"{count:,}" for count in (queue.waiting, queue.deferred, queue.running)]
-    oldest = f"{queue.oldest_wait_s:,.0f} s" if queue.waiting else ""
-    notices = (("paused", queue.paused), ("closed", queue.closed))
-    states = [_describe(word, notice, queue) for word, notice in notices if notice is not None]
-    return queue.priority, *counts, oldest, "; ".join(states) or "open"
+    oldest = format_duration(queue.oldest_wait_s) if queue.waiting else ""
+    states = [word for word, _ in _list_marks(queue)]
+    return queue.priority, *counts, oldest, ", ".join(states) or "open"
+
+
+def _list_marks(queue: QueueStatus) -> list[tuple[str, Notice]]:
+    marks = (("paused", queue.paused), ("closed", queue.closed))
+    return [(word, notice) for word, notice in marks if notice is not None]
+
+
+def _describe_marks(queue: QueueStatus) -> str:
+    return "\n".join(_describe(word, notice, queue) for word, notice in _list_marks(queue))
 
 
 def _describe(word: str, notice: Notice, queue: QueueStatus) -> str:

@@ -30,17 +30,19 @@ def upstreams(
     darkq upstreams
     darkq upstreams --json
     """
-    require("worker", "arq", "aiohttp")
+    require("worker")
     from darkq import Settings
     from darkq_cli.doctor.probes import probe_upstreams
+    from darkq_cli.terminal.local_darkai import use_running_darkai
 
-    probes = interrupts.run(probe_upstreams(Settings.load(), timeout_s))
+    settings = use_running_darkai(Settings.load())
+    probes = interrupts.run(probe_upstreams(settings, timeout_s))
     if as_json:
         for probe in probes:
             output.write_json(probe.as_json())
     else:
-        headings = ("upstream", "works", "after", "workers", "calls", "models", "reason")
-        output.write_table(headings, map(_build_row, probes))
+        headings = ("upstream", "works", "after", "workers", "in use")
+        output.write_table(headings, map(_build_row, probes), map(_build_note, probes))
     if not any(probe.works for probe in probes):
         called = any(probe.works is False for probe in probes)
         raise Problem("no upstream works now" if called else "no upstream can be called now")
@@ -49,19 +51,30 @@ def upstreams(
 def _build_row(probe: Probe) -> Sequence[str]:
     status = probe.status
     works = {True: "yes", False: "no", None: "?"}[probe.works]
-    others = [model for model in status.models if model != status.default_model]
-    models = ", ".join([f"{status.default_model} (default)", *others])
     latency, workers = f"{probe.latency_s:.2f} s", str(status.workers)
-    return status.name, works, latency, workers, _describe_limits(status), models, probe.reason
+    return status.name, works, latency, workers, _describe_limits(status)
+
+
+def _build_note(probe: Probe) -> str:
+    models = _list_models(probe.status)
+    lines = [probe.reason, f"models: {models}" if models else ""]
+    return "\n".join(line for line in lines if line)
+
+
+def _list_models(status: UpstreamStatus) -> str:
+    """List the models; the default one, if it is known yet, is the first."""
+    others = [model for model in status.models if model != status.default_model]
+    default = [f"{status.default_model} (default)"] if status.default_model else []
+    return ", ".join([*default, *others])
 
 
 def _describe_limits(status: UpstreamStatus) -> str:
     """Describe how much of the limits is in use, and a breaker that is not closed."""
     words = [f"{window.used}/{window.calls} in {window.length_s:g} s" for window in status.windows]
     if status.concurrency:
-        words.append(f"{status.in_progress}/{status.concurrency} at once")
+        words.append(f"{status.in_progress}/{status.concurrency} concurrent")
     if status.breaker != "closed":
-        words.append(status.breaker)
+        words.append(f"breaker {status.breaker}")
     if status.waiting:
-        words.append(f"{status.waiting} wait")
+        words.append(f"{status.waiting} deferred")
     return ", ".join(words)

@@ -12,6 +12,8 @@ from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 from darkq_cli.terminal.progress import CountProgress
 from darkq_cli.terminal.redis import with_client
+from darkq_cli.terminal.short_ids import pick
+from darkq_cli.terminal.units import format_time
 
 if TYPE_CHECKING:
     from darkq import Client, WorkerLeases
@@ -42,17 +44,25 @@ def workers(context: typer.Context, as_json: opt.JsonOption = False) -> None:
     if context.invoked_subcommand is not None:
         return
     found = with_client(lambda client: client.leases())
-    output.write_list(found, ("worker", "running", "state"), _build_row, as_json=as_json)
+    output.write_list(
+        found, ("worker", "running", "state"), _build_row, _describe_drain, as_json=as_json
+    )
     if not found and not as_json:
         messages.say(f"no live workers; to start one: {program.command()} worker")
 
 
 def _build_row(worker: WorkerLeases) -> Sequence[str]:
-    state = "claims"
+    state = "active"
     if (drained := worker.drained) is not None:
-        then = "then stays idle" if drained.stay else "then exits"
-        state = f"draining, {then}; requested by {drained.by or '?'}"
+        state = "draining, then idle" if drained.stay else "draining, then exits"
     return worker.worker, f"{worker.running:,}", state
+
+
+def _describe_drain(worker: WorkerLeases) -> str:
+    drained = worker.drained
+    if drained is None:
+        return ""
+    return f"drained by {drained.by or '?'} at {format_time(drained.since_ms)}"
 
 
 @app.command()
@@ -138,7 +148,11 @@ async def _select_workers(
             f"To list live workers: {program.command()} workers",
             exit_code=USAGE_EXIT_CODE,
         )
-    return worker_ids or await client.workers()
+    alive = await client.workers()
+    if not worker_ids:
+        return alive
+    # An exact id may begin another one; an unknown id is reported by the next call.
+    return [id_ if id_ in alive else pick(id_, alive, "worker") or id_ for id_ in worker_ids]
 
 
 async def _wait_until_drained(

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from darkq import Client, ConfigurationError, DarkqError, Settings
+from darkq.redis.connect_errors import CannotConnect, Cause
 from darkq.redis.pool import brief
 from darkq.redis.servers import servers_of
 from darkq_cli.doctor import probes
@@ -25,6 +26,7 @@ from darkq_cli.doctor.permissions import PERMISSIONS
 from darkq_cli.doctor.replicas import REPLICAS
 from darkq_cli.doctor.servers import Server, list_servers
 from darkq_cli.terminal import program
+from darkq_cli.terminal.local_darkai import use_running_darkai
 from darkq_local.server_binary import NoServer, find_server
 
 REDIS = "redis"
@@ -71,7 +73,7 @@ async def examine(settings: Settings, *, call_upstreams: bool) -> Results:
     if not call_upstreams:
         yield skipped("--no-probe").label(probes.CHECK)
     elif has_redis or settings.redis_url is None:
-        async for result in probes.check_upstreams(settings):
+        async for result in probes.check_upstreams(use_running_darkai(settings)):
             yield result
     else:
         reason = f"{_NO_REDIS}, so the limits of upstreams are unknown"
@@ -105,13 +107,24 @@ async def _examine_server(name: str, redis: Redis, settings: Settings) -> Result
 async def _ping(redis: Redis) -> CheckResult:
     try:
         await redis.ping()
+    except CannotConnect as error:
+        return problem(str(error), _REMEDIES.get(error.cause, _REACH))
     except (RedisError, OSError) as error:
-        return problem(
-            f"it does not answer: {brief(error)}",
-            "Check that it runs, that DARKQ_REDIS_URL has its address, user and password, and that "
-            "no firewall blocks the connection",
-        )
+        return problem(f"it does not answer: {brief(error)}", _REACH)
     return ok("answers")
+
+
+_REACH = "Check that it runs, that DARKQ_REDIS_URL names it, and that no firewall is in between"
+_REMEDIES: dict[Cause, str] = {
+    "unknown_host": "Correct the host in DARKQ_REDIS_URL, or the DNS of this machine",
+    "wrong_password": "Correct the user and the password in DARKQ_REDIS_URL",
+    "password_required": "Add the password: DARKQ_REDIS_URL=redis://:PASSWORD@HOST:PORT",
+    "password_unexpected": "Remove the password from DARKQ_REDIS_URL",
+    "tls_required": "Set DARKQ_REDIS_URL to rediss://…",
+    "tls_unsupported": "Set DARKQ_REDIS_URL to redis://…",
+    "certificate_rejected": "Name the authority in DARKQ_REDIS_URL: ?ssl_ca_certs=/path/ca.pem",
+    "no_such_database": "Correct the number at the end of DARKQ_REDIS_URL",
+}
 
 
 def _explain_absence(error: ConfigurationError, settings: Settings) -> CheckResult:

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from darkq import Settings
 from darkq.operate.fleet import Fleet
+from darkq.operate.waiting import describe_pause
 from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, PartitionKeys
 from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, skipped, warning
 from darkq_cli.terminal import messages, program
@@ -93,6 +94,13 @@ async def queues(subject: FleetSubject) -> CheckResult:
         if jobs >= most:
             results.append(problem(f"{found}: new jobs are refused", do))
         elif jobs > _HIGH_FRACTION * most:
+            results.append(warning(found, do))
+        if each.paused:
+            do = f"To resume it: {program.command()} queues resume {each.priority}"
+            results.append(warning(describe_pause(each.priority, each.paused), do))
+        if each.closed:
+            found = f"the {each.priority} queue is closed: new jobs are refused"
+            do = f"To open it: {program.command()} queues open {each.priority}"
             results.append(warning(found, do))
     urgent = subject.fleet.queues[0]
     if urgent.oldest_wait_s > _LONG_WAIT_S and subject.fleet.workers:

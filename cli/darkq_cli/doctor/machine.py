@@ -21,7 +21,19 @@ from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, s
 from darkq_cli.terminal.units import format_megabytes
 
 _PREFIX = "DARKQ_"
-_NOT_OURS = {"DARKQ_REDIS_PASSWORD"}  # a variable of docker-compose.yml until version 0.1
+_OTHERS = {
+    "DARKQ_IMAGE",  # docker-compose.yml
+    "DARKQ_MOVE_TO_URL",  # darkq queues move
+    "DARKQ_REDIS_PASSWORD",  # docker-compose.yml until version 0.1
+    "DARKQ_SECRETS",  # docker-compose.yml
+    "DARKQ_SECRETS_DIR",  # the folder of settings in files
+    "DARKQ_WORKERS",  # docker-compose.yml
+}
+"""Variables that have an effect, and are no settings."""
+
+_NEAR = 0.85
+"""How similar a name must be to be suggested: a wrong suggestion is worse than none."""
+
 _SPARE_FILES = 64
 _LOW_SPACE_BYTES = 1 << 30
 _TOO_LOW_SPACE_BYTES = 100 << 20
@@ -77,7 +89,7 @@ async def unknown_settings(settings: Settings) -> CheckResult:
     set_here = {*(name.upper() for name in os.environ), *_list_env_file(settings)}
     unknown = sorted(
         name
-        for name in set_here - known - _NOT_OURS
+        for name in set_here - known - _OTHERS
         if name.startswith(_PREFIX) and not name.startswith(f"{_PREFIX}UPSTREAMS__")
     )
     if not unknown:
@@ -94,8 +106,11 @@ def _list_env_file(settings: Settings) -> Iterable[str]:
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"Use {near[0]}" if near else f"Remove {name}; .env.example lists all settings"
+    names = [each.removeprefix(_PREFIX) for each in known]  # which makes all names alike
+    near = get_close_matches(name.removeprefix(_PREFIX), names, n=1, cutoff=_NEAR)
+    if near:
+        return f"Use {_PREFIX}{near[0]}"
+    return f"Remove {name}; .env.example lists all settings"
 
 
 @MACHINE.check("open files")

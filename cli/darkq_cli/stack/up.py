@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import time
+from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from darkq import Client, Settings
+from darkq import Client, Settings, UpstreamStatus
 from darkq.settings.embedded_socket import socket_path
 from darkq_cli.stack import stack
 from darkq_cli.terminal import interrupts, messages, program
+from darkq_cli.terminal.local_darkai import announce_darkai
 from darkq_cli.terminal.options import Model
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 from darkq_cli.terminal.redis import RedisTarget, open_redis
+from darkq_cli.terminal.units import format_megabytes
 
 _REDIS_CHECK_INTERVAL_S = 1.0
+_MAX_RESTARTS = 3
+_RESTARTS_WITHIN_S = 60.0
+_LOW_SPACE_BYTES = 100 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +41,24 @@ def up(*, model: Model | None, port: int | None, workers: int) -> None:
     """Start everything, print how to use it, and run until a signal or the end of a process."""
     settings = Settings.load()
     plan = Plan(model=_choose_model(settings, model, port), port=port or 0, workers=workers)
-    stack.check_installed(plan.model)
+    stack.check_installed(plan.model, embedded=settings.redis_url is None)
     with open_redis(settings) as redis:
+        if settings.redis_url is None:
+            _say_low_space(settings)
         try:
             interrupts.run(_up(plan, settings, redis))
         except KeyboardInterrupt:
             messages.say("darkq is down; jobs and results are kept")
+
+
+def _say_low_space(settings: Settings) -> None:
+    free = shutil.disk_usage(settings.state_dir).free
+    if free < _LOW_SPACE_BYTES:
+        messages.say(
+            f"only {format_megabytes(free)} are free for the data of the embedded Redis in "
+            f"{settings.state_dir}. When the disk is full, Redis refuses new jobs.",
+            style="yellow",
+        )
 
 
 def _choose_model(settings: Settings, model: Model | None, port: int | None) -> Model | None:
@@ -59,20 +80,48 @@ async def _up(plan: Plan, settings: Settings, redis: RedisTarget) -> None:
         stack.run_stack(settings, log.forward) as processes,
         Client(settings=redis.settings) as client,
     ):
-        upstream, url = _list_upstreams(settings), None
+        others = await _list_others(client)
+        upstream = _list_upstreams(settings)
         changes: dict[str, str | None] = {}
-        if plan.model is not None:
-            darkai = await processes.start_darkai(plan.model, port=plan.port)
-            changes = stack.point_at_local(settings, darkai, plan.model)
-            upstream, url = f"local DarkAI, {darkai.model}, {darkai.url}", darkai.url
-        await processes.start_workers(plan.workers, client, changes)
-        pids = ", ".join(str(worker.pid) for worker in processes.workers)
-        messages.say(f"darkq is up, after {time.monotonic() - began_s:.1f} s", style="bold green")
-        messages.say(f"  Redis     {redis.name}")
-        messages.say(f"  upstream  {upstream}")
-        messages.say(f"  workers   {plan.workers} (pid {pids})")
-        _say_how_to_use(url)
-        await processes.run_unless_dead(_wait_for_failure(log, settings))
+        with ExitStack() as announced:
+            if plan.model is not None:
+                darkai = await processes.start_darkai(plan.model, port=plan.port)
+                changes = stack.point_at_local(settings, darkai, plan.model)
+                upstream = f"local DarkAI, {darkai.model}, {darkai.url}"
+                announced.enter_context(announce_darkai(settings, darkai.url, darkai.model))
+            await processes.start_workers(plan.workers, client, changes)
+            pids = ", ".join(str(worker.pid) for worker in processes.workers)
+            took_s = time.monotonic() - began_s
+            messages.say(f"darkq is up, after {took_s:.1f} s", style="bold green")
+            messages.say(f"  Redis     {redis.name}")
+            messages.say(f"  upstream  {upstream}")
+            messages.say(f"  workers   {plan.workers} (pid {pids})")
+            _say_others(others)
+            _say_how_to_use()
+            await processes.run_unless_dead(_watch(log, settings))
+
+
+class _Others(NamedTuple):
+    """The workers that already use the Redis, and the upstreams that they serve."""
+
+    workers: list[str]
+    upstreams: list[UpstreamStatus]
+
+
+async def _list_others(client: Client) -> _Others:
+    workers = await client.workers()
+    return _Others(workers, await client.upstreams() if workers else [])
+
+
+def _say_others(others: _Others) -> None:
+    """Say what this `darkq up` joins: its workers and the others take jobs of the same queues."""
+    if not others.workers:
+        return
+    served = ", ".join(f"{each.name} ({each.default_model})" for each in others.upstreams)
+    also = f", upstreams {served}" if served else ""
+    workers = ", ".join(others.workers)
+    messages.say(f"  joins     {len(others.workers)} running: {workers}{also}", style="yellow")
+    messages.say("            Any of these workers may take a job.", style="yellow")
 
 
 def _list_upstreams(settings: Settings) -> str:
@@ -81,15 +130,14 @@ def _list_upstreams(settings: Settings) -> str:
     return ", ".join([host] * settings.uses_darkai + sorted(settings.upstreams))
 
 
-def _say_how_to_use(darkai_url: str | None) -> None:
+def _say_how_to_use() -> None:
     darkq = program.command()
     messages.say("In another terminal:")
     messages.say(f'  {darkq} run "Write a haiku about queues."')
     messages.say(f'  id=$({darkq} enqueue "Write a haiku about queues.")')
     messages.say(f"  {darkq} tail $id")
     messages.say(f"  {darkq} result $id")
-    if darkai_url is not None:
-        messages.say(f"  DARKQ_DARKAI_URL={darkai_url} {darkq} upstreams")
+    messages.say(f"  {darkq} upstreams")
     messages.say("Ctrl-C stops everything; jobs and results are kept.")
 
 
@@ -108,23 +156,44 @@ class _ChildLog:
             self.closed.set()
 
 
-async def _wait_for_failure(log: _ChildLog, settings: Settings) -> None:
-    """Wait until stderr is closed or the embedded Redis has ended, and raise that."""
+async def _watch(log: _ChildLog, settings: Settings) -> None:
+    """Start an embedded Redis again that has ended. Raises when stderr is closed."""
+    restarts: deque[float] = deque(maxlen=_MAX_RESTARTS)
     while True:
         try:
             async with asyncio.timeout(_REDIS_CHECK_INTERVAL_S):
                 await log.closed.wait()
             raise BrokenPipeError
         except TimeoutError:
-            if settings.redis_url is None:
-                await _check_redis(settings)
+            if settings.redis_url is None and not await _listens(settings):
+                await _restart_redis(settings, restarts)
 
 
-async def _check_redis(settings: Settings) -> None:
-    """Raise `Problem` when the embedded Redis has ended."""
+async def _listens(settings: Settings) -> bool:
+    """Return whether the embedded Redis accepts connections."""
     try:
         _, writer = await asyncio.open_unix_connection(socket_path(settings.state_dir))
     except OSError:
-        log = settings.state_dir / "redis.log"
-        raise Problem("the embedded Redis has ended", f"Its log is {log}") from None
+        return False
     writer.close()
+    return True
+
+
+async def _restart_redis(settings: Settings, restarts: deque[float]) -> None:
+    """Start the embedded Redis again. Raises `Problem` if it ends again and again."""
+    now_s = time.monotonic()
+    if len(restarts) == _MAX_RESTARTS and now_s - restarts[0] < _RESTARTS_WITHIN_S:
+        text = f"the embedded Redis has ended {_MAX_RESTARTS + 1} times within a minute"
+        raise Problem(text, f"Its log is {settings.state_dir / 'redis.log'}")
+    restarts.append(now_s)
+    messages.say("the embedded Redis has ended; starting it again", style="yellow")
+    await asyncio.to_thread(_enter_redis, settings)
+    messages.say("the embedded Redis runs again, with the data of its append-only file")
+
+
+def _enter_redis(settings: Settings) -> None:
+    """Start the embedded Redis if none runs. This process is its user already, so it stays."""
+    from darkq_local.embedded import embedded_redis
+
+    with embedded_redis(settings.state_dir):
+        pass

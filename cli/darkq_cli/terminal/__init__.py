@@ -5,6 +5,8 @@ options      shared options           units      durations, times and sizes
 progress     progress bars            reading    prints the events of one job
 interrupts   signals                  problems   errors as messages with hints
 redis        the Redis that a command uses
+local_darkai the local DarkAI of a running `darkq up`
+short_ids    unique beginnings of ids
 program      how this command is called in the user's shell
 
 `darkq --help` loads these modules except `reading`, so they import `darkq` inside functions.

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from functools import cache
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,17 +32,51 @@ def use_json(wanted: bool) -> bool:
 
 
 def say(text: str, *, style: str = "", **facts: object) -> None:
-    """Write a message. With `--json`, `facts` become fields of the object beside the text."""
+    """Write a message. With `--json`, `facts` become fields of the object beside the text.
+
+    A terminal gets lines that end between words. Indented lines are commands or output to copy, so
+    they stay whole.
+    """
     if as_json:
         write_json({"note": text, **facts})
-    else:
-        console().print(replace_controls(text), style=style)
+        return
+    text = replace_controls(text)
+    if console().is_terminal:
+        text = "\n".join(map(_wrap, text.split("\n")))
+    console().print(text, style=style)
+
+
+def _wrap(line: str) -> str:
+    width = console().width
+    if len(line) <= width or line.startswith(" "):
+        return line
+    return "\n".join(wrap(line, max(20, width), break_long_words=False, break_on_hyphens=False))
 
 
 def leave_line() -> None:
     """Start a new line after the `^C` that a terminal has shown."""
     if not as_json and console().is_terminal:
         console().print()
+
+
+class DimText:
+    """Writes text to stderr piece by piece, dimmed. None means: only on a terminal."""
+
+    def __init__(self, *, shown: bool | None) -> None:
+        self._shown = console().is_terminal if shown is None else shown
+        self._open_line = False
+
+    def write(self, text: str) -> None:
+        """Write a piece, if it is to be shown."""
+        if self._shown and text:
+            console().out(replace_controls(text), style="dim", end="", highlight=False)
+            self._open_line = not text.endswith("\n")
+
+    def end_line(self) -> None:
+        """End the line if it is open."""
+        if self._open_line:
+            console().out()
+            self._open_line = False
 
 
 def write_json(fields: dict[str, Any]) -> None:
@@ -73,7 +108,8 @@ def _console(*, stderr: bool) -> Console:
     return Console(
         stderr=stderr,
         color_system=None if plain else "auto",
-        width=None if is_terminal else _WIDE,  # in a pipe, a table keeps each row on one line
+        # In a pipe each row stays on one line, unless COLUMNS, which rich reads, sets a width.
+        width=None if is_terminal or os.environ.get("COLUMNS", "").isdecimal() else _WIDE,
         highlight=False,
         markup=False,
         emoji=False,

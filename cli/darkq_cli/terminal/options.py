@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+import json
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -51,18 +52,83 @@ MetadataOption = Annotated[
     list[str] | None,
     typer.Option("--metadata", metavar="KEY=VALUE", help="Stored with the job; may be repeated."),
 ]
+TemperatureOption = Annotated[
+    float | None, typer.Option("--temperature", metavar="T", help="From 0 to 2.")
+]
+MaxTokensOption = Annotated[
+    int | None, typer.Option("--max-tokens", metavar="N", help="Maximum length of the answer.")
+]
+SystemOption = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="A system message.")
+]
+OtherOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="Another parameter: top_p, seed, reasoning_effort …; may be repeated.",
+    ),
+]
+SchemaOption = Annotated[
+    str | None,
+    typer.Option("--schema", metavar="FILE", help="A JSON schema that the answer follows."),
+]
+ImageOption = Annotated[
+    list[str] | None,
+    typer.Option("--image", metavar="FILE", help="An image, or its URL; may be repeated."),
+]
+ReasoningOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--reasoning/--no-reasoning",
+        help="Show the model's reasoning on stderr. Default: on a terminal.",
+    ),
+]
+IgnoreUnsupportedOption = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-unsupported", help="Leave out options that the upstream does not support."
+    ),
+]
 LocalModelOption = Annotated[
     Model | None,
     typer.Option("--model", help="The local model. [default: DARKQ_LOCAL_MODEL, or smollm2]"),
 ]
 
 
-def parse_pairs(entries: list[str] | None) -> dict[str, str]:
+def parse_options(
+    temperature: float | None, max_tokens: int | None, others: list[str] | None
+) -> dict[str, Any]:
+    """Return the generation options. Raises `typer.BadParameter`.
+
+    Values are JSON, or strings if they are not; an option that is repeated is a list.
+    """
+    found: dict[str, Any] = {}
+    for entry in others or ():
+        ((name, text),) = parse_pairs([entry], "--option").items()
+        value = _parse_value(text)
+        found[name] = [*_as_list(found[name]), value] if name in found else value
+    given = {"temperature": temperature, "max_tokens": max_tokens}
+    return found | {name: value for name, value in given.items() if value is not None}
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def parse_pairs(entries: list[str] | None, option: str = "--metadata") -> dict[str, str]:
     """Parse `KEY=VALUE` entries. Raises `typer.BadParameter`."""
     found: dict[str, str] = {}
     for entry in entries or ():
         key, separator, value = entry.partition("=")
         if not key or not separator:
-            raise typer.BadParameter(f"{entry!r} is not KEY=VALUE", param_hint="--metadata")
+            raise typer.BadParameter(f"{entry!r} is not KEY=VALUE", param_hint=option)
         found[key] = value
     return found

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from textwrap import wrap
 from typing import Any, TypeVar
 
 from darkq_cli.terminal import messages
@@ -28,6 +32,11 @@ class TextOutput:
             self._open_line = not text.endswith("\n")
             _write(messages.replace_controls(text) if self.is_terminal else text)
 
+    def write_call(self, name: str, arguments: str) -> None:
+        """Write a tool call on a line of its own."""
+        self.write("\n" if self._open_line else "")
+        self.write(f"{name}({arguments})\n")
+
     def end_line(self) -> None:
         """On a terminal, end the line if it is open."""
         if self.is_terminal and self._open_line:
@@ -50,16 +59,24 @@ def write_json(value: Any, **more: object) -> None:
 
 
 def write_facts(facts: Mapping[str, str]) -> None:
-    """Write names and values in two columns."""
+    """Write names and values in two columns. On a terminal, long values are wrapped."""
     width = max(map(len, facts))
+    limit = _width()
     for name, value in facts.items():
-        write_line(f"{name:<{width}}  {messages.replace_controls(value)}")
+        line = f"{name:<{width}}  {messages.replace_controls(value)}"
+        if limit is None:
+            write_line(line)
+            continue
+        indent = " " * (width + len(_GAP))
+        lines = wrap(line, max(len(indent) + 20, limit), subsequent_indent=indent)
+        write_line("\n".join(lines))
 
 
 def write_list(
     items: Sequence[T],
     headings: Sequence[str],
     build_row: Callable[[T], Sequence[str]],
+    build_note: Callable[[T], str] = lambda _: "",
     *,
     as_json: bool,
 ) -> None:
@@ -68,24 +85,94 @@ def write_list(
         for item in items:
             write_json(item)
     elif items:
-        write_table(headings, map(build_row, items))
+        write_table(headings, map(build_row, items), map(build_note, items))
 
 
-def write_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a table. The first column holds ids to copy, so it is never wrapped."""
-    from rich import box
-    from rich.table import Table
+def is_narrow() -> bool:
+    """Return whether tables have a width to fit: that of a terminal, or of COLUMNS."""
+    return _width() is not None
 
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column(headings[0], no_wrap=True)
-    for heading in headings[1:]:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*map(messages.replace_controls, row))
-    messages.stdout_console().print(table)
+
+def write_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()
+) -> None:
+    """Write a table: one line for each row, and below it the row's note, indented.
+
+    On a terminal, or if COLUMNS is set, lines fit the width: the last columns are cut, notes are
+    wrapped. The first column has ids to copy, so it is never cut. A pipe gets everything.
+    """
+    from rich.text import Text
+
+    cells = [[" ".join(messages.replace_controls(cell).split()) for cell in row] for row in rows]
+    table = [list(headings), *cells]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    is_number = [all(map(_is_number, column[1:])) for column in zip(*table, strict=True)]
+    limit = _width()
+    if limit is not None:
+        _narrow(widths, limit)
+    console = messages.stdout_console()
+    lines = [_format_row(row, widths, is_number) for row in table]
+    console.print(Text(lines[0], "bold"))
+    for line, note in zip_longest(lines[1:], notes, fillvalue=""):
+        console.print(Text(line))
+        for text in note.splitlines():
+            for part in _wrap_note(messages.replace_controls(text), limit):
+                console.print(Text(part, "dim"))
+
+
+_GAP = "  "
+_LEAST_CHARS = 5
+_INDENT = "    "
+_NUMBER = re.compile(r"[0-9.,]+( s)?|-?")
+
+
+def _width() -> int | None:
+    console = messages.stdout_console()
+    has_columns = os.environ.get("COLUMNS", "").isdecimal()
+    return console.width if console.is_terminal or has_columns else None
+
+
+def _is_number(cell: str) -> bool:
+    return _NUMBER.fullmatch(cell) is not None
+
+
+def _narrow(widths: list[int], limit: int) -> None:
+    """Narrow the widest columns in place, the first one excepted, until the row fits."""
+    while sum(widths) + len(_GAP) * (len(widths) - 1) > limit:
+        # Of equally wide columns the last one: the important ones come first.
+        number = max(range(1, len(widths)), key=lambda n: (widths[n], n), default=0)
+        if number == 0 or widths[number] <= _LEAST_CHARS:
+            return
+        widths[number] -= 1
+
+
+def _format_row(row: Sequence[str], widths: Sequence[int], is_number: Sequence[bool]) -> str:
+    cells = []
+    for cell, width, right in zip(row, widths, is_number, strict=True):
+        text = cell if len(cell) <= width else cell[: width - 1] + "…"
+        cells.append(text.rjust(width) if right else text.ljust(width))
+    return _GAP.join(cells).rstrip()
+
+
+def _wrap_note(text: str, limit: int | None) -> list[str]:
+    if limit is None:
+        return [(_INDENT + text).rstrip()]
+    width = max(20, limit)
+    return wrap(
+        text, width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
+    )
+
+
+reader_has_left = False
+"""Set when the reader of stdout has closed it, as `head` does when it has enough."""
 
 
 def _write(text: str) -> None:
-    # UTF-8 whatever the locale is, so that a text is the same in every environment.
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
+    global reader_has_left  # noqa: PLW0603  a process has one stdout
+    try:
+        # UTF-8 whatever the locale is, so that a text is the same in every environment.
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        reader_has_left = True
+        raise

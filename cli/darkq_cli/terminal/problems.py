@@ -8,6 +8,14 @@ from darkq_cli.terminal import messages, program
 
 USAGE_EXIT_CODE = 2
 
+MODULES = {
+    "worker": ("arq", "aiohttp", "obstore"),
+    "gateway": ("aiohttp", "obstore", "prometheus_client", "python_multipart"),
+    "local": ("aiohttp",),
+    "zstd": ("zstandard",),
+}
+"""The modules that each extra installs, without those that have a substitute."""
+
 
 class Problem(Exception):
     """A command failed for a known reason. `hint` says what to do about it."""
@@ -39,14 +47,19 @@ class Problem(Exception):
         return {**fields, "hint": self.hint} if self.hint else fields
 
 
-def require(extra: str, *packages: str) -> None:
-    """Raise a `Problem` unless the packages of an extra are installed."""
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
+def require(extra: str) -> None:
+    """Raise a `Problem` that names all modules of an extra that are not installed."""
+    if missing := find_missing(extra):
         raise Problem(
-            f"{', '.join(missing)} is not installed",
-            f"To install it: pip install 'darkq[{extra}]'",
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
+            f"To install: pip install 'darkq[{extra}]'",
         )
+
+
+def find_missing(*extras: str) -> list[str]:
+    """Return the modules of extras that are not installed."""
+    modules = dict.fromkeys(module for extra in extras for module in MODULES[extra])
+    return [module for module in modules if find_spec(module) is None]
 
 
 def explain(error: Exception) -> Problem | None:

@@ -9,47 +9,67 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable, Container
+from contextlib import aclosing, asynccontextmanager, suppress
 
 from darkq import Client, DarkqError, JobCancelled, JobFailed, JobHandle, RedisUnavailable
 from darkq.event import (
     AnyEvent,
     Cancelled,
     Chunk,
+    Completed,
     Cursor,
     Failed,
     Queued,
+    Reasoning,
+    Refusal,
     Retrying,
     Started,
+    ToolCall,
     encode,
 )
+from darkq.jobs.status import Reason, Why
+from darkq.operate.waiting import describe_attempt
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
 
-WORKER_CHECK_S = 3.0
-"""A job that has not started after this time may lack a worker."""
+_CUT = {
+    "length": "the answer reached its token limit, so it is not complete",
+    "content_filter": "the upstream's content filter removed the rest of the answer",
+}
+WAIT_CHECK_S = 3.0
+"""After this time without an attempt, and again each time, a command asks why the job waits."""
 
 
 class Reader:
     """Prints the events of one job. `cursor` is the id of the last event printed."""
 
-    def __init__(self, job: JobHandle, *, after: str | None = None, as_json: bool = False) -> None:
-        """Raises `Problem` when `after` is not a cursor."""
+    def __init__(
+        self,
+        job: JobHandle,
+        *,
+        after: str | None = None,
+        as_json: bool = False,
+        shows_reasoning: bool | None = None,
+    ) -> None:
+        """Raises `Problem` when `after` is not a cursor. None means: reasoning on a terminal."""
         self.cursor = after
-        self.has_begun = False
+        self.is_waiting = True
         self.chunks = 0
         self.first_chunk_s = self.last_chunk_s = 0.0
-        self._job = job
+        self.job = job
         self._output = output.TextOutput()
         self._as_json = as_json
+        self._reasoning = messages.DimText(shown=shows_reasoning)
+        self._call: list[ToolCall] = []  # the pieces of the call that arrives
         self._has_text = after is not None and _parse_cursor(after).seq > 0
 
     def say_how_to_resume(self) -> None:
         """Print the command that continues after the cursor."""
-        resume = f"{program.command()} tail {self._job.id}"
+        resume = f"{program.command()} tail {self.job.id}"
         resume += f" --after {self.cursor}" if self.cursor else ""
         resume += " --json" if self._as_json else ""
-        cancel = f"{program.command()} cancel {self._job.id}"
+        cancel = f"{program.command()} cancel {self.job.id}"
         messages.leave_line()
         messages.say(
             f"The job continues. To read on:\n  {resume}\nTo stop it:\n  {cancel}",
@@ -66,40 +86,70 @@ class Reader:
         after = self.cursor
         # Events of earlier attempts are of use to programs only: their text is void.
         if after is None and not self._as_json:
-            after = await self._job.latest_attempt()
+            after = await self.job.latest_attempt()
         try:
-            async with aclosing(self._job.events(after)) as events:
+            async with aclosing(self.job.events(after)) as events:
                 async for event in events:
                     self._handle(event)
         finally:
+            self._reasoning.end_line()
             self._output.end_line()
 
     def _handle(self, event: AnyEvent) -> None:
-        self.has_begun = self.has_begun or not isinstance(event, Queued)
+        self.is_waiting = isinstance(event, Queued | Retrying)
         if self._as_json:
             output.write_line(encode(event).decode())
-        elif isinstance(event, Started):
+        else:
+            self._print(event)
+        self.cursor = event.id
+        if isinstance(event, Failed):
+            raise JobFailed(self.job.id, event.code, event.message)
+        if isinstance(event, Cancelled):
+            raise JobCancelled(self.job.id)
+
+    def _print(self, event: AnyEvent) -> None:
+        if not isinstance(event, Reasoning):
+            self._reasoning.end_line()
+        if isinstance(event, ToolCall):
+            self._add_to_call(event)
+            return
+        if isinstance(event, Completed | Chunk | Reasoning | Refusal):
+            self._print_call()
+        if isinstance(event, Started):
             self._start_attempt(event)
-        elif isinstance(event, Chunk):
+        elif isinstance(event, Reasoning):
+            self._reasoning.write(event.text)
+        elif isinstance(event, Chunk | Refusal):
             self._output.write(event.text)
-            self._has_text = True
-            self._count_chunk(event)
+            self._count_piece(event)
         elif isinstance(event, Retrying):
             self._output.end_line()
             messages.say(_describe_retry(event), style="yellow")
-        self.cursor = event.id
-        if isinstance(event, Failed):
-            raise JobFailed(self._job.id, event.code, event.message)
-        if isinstance(event, Cancelled):
-            raise JobCancelled(self._job.id)
+        elif isinstance(event, Completed) and event.finish_reason in _CUT:
+            self._output.end_line()
+            messages.say(_CUT[event.finish_reason], style="yellow")
+
+    def _add_to_call(self, event: ToolCall) -> None:
+        """Keep a piece of a tool call; print the call before it."""
+        if self._call and self._call[0].index != event.index:
+            self._print_call()
+        self._call.append(event)
+        self._count_piece(event)
+
+    def _print_call(self) -> None:
+        if self._call:
+            arguments = "".join(piece.arguments for piece in self._call)
+            self._output.write_call(self._call[0].name or "…", arguments)
+            self._call = []
 
     def _start_attempt(self, event: Started) -> None:
+        self._call = []
         if not self._has_text:
             return
         if not self._output.is_terminal:
             raise Problem(
                 f"attempt {event.attempt} has started, so the text printed so far is void",
-                f"To print the text when it is complete: {program.command()} result {self._job.id} "
+                f"To print the text when it is complete: {program.command()} result {self.job.id} "
                 "--wait",
             )
         self._output.end_line()
@@ -107,7 +157,8 @@ class Reader:
         self._has_text = False
         self.chunks = 0
 
-    def _count_chunk(self, event: Chunk) -> None:
+    def _count_piece(self, event: Chunk | Refusal | ToolCall) -> None:
+        self._has_text = True
         self.last_chunk_s = time.monotonic()
         if not self.chunks:
             self.first_chunk_s = self.last_chunk_s
@@ -116,10 +167,9 @@ class Reader:
 
 def _describe_retry(event: Retrying) -> str:
     """Describe how an attempt ended and when the next starts. The event may be old."""
-    reason = f"{event.reason}: {event.message.rstrip('.')}" if event.message else event.reason
     left_s = event.at_ms / 1000 + event.retry_in_s - time.time()
     left_s = min(max(left_s, 0), event.retry_in_s)  # in case the worker's clock differs from ours
-    return f"attempt {event.attempt} ended: {reason}; the next starts in {left_s:.1f} s"
+    return f"{describe_attempt(event)}; the next starts in {left_s:.1f} s"
 
 
 def _parse_cursor(after: str) -> Cursor:
@@ -130,27 +180,67 @@ def _parse_cursor(after: str) -> Cursor:
 
 
 async def follow(client: Client, reader: Reader) -> None:
-    """Read until the job ends. When interrupted, print how to resume.
+    """Read until the job ends, and say why it waits. When interrupted, print how to resume.
 
     Raises what `Reader.read` raises.
     """
-    check = asyncio.create_task(_check_workers(client, reader))
+    # The reader itself prints how an attempt has ended, and when the next one starts.
+    waits = saying_why(client, reader.job, lambda: reader.is_waiting, besides=("next_try",))
     try:
-        await reader.read()
+        async with waits:
+            await reader.read()
     except (asyncio.CancelledError, RedisUnavailable):
         reader.say_how_to_resume()
         raise
+
+
+@asynccontextmanager
+async def saying_why(
+    client: Client,
+    job: JobHandle,
+    is_waiting: Callable[[], bool] = lambda: True,
+    *,
+    besides: Container[Reason] = (),
+) -> AsyncIterator[None]:
+    """During the block, say why the job waits, and again when the reason changes.
+
+    Not for the reasons in `besides`.
+    """
+    watch = asyncio.create_task(_say_why(client, job, is_waiting, besides))
+    try:
+        yield
     finally:
-        check.cancel()
-        await asyncio.wait([check])
+        watch.cancel()
+        await asyncio.wait([watch])
 
 
-async def _check_workers(client: Client, reader: Reader) -> None:
-    await asyncio.sleep(WORKER_CHECK_S)
-    if reader.has_begun:
-        return
-    with suppress(DarkqError):  # the reader reports the same error
-        if not await client.workers():
-            messages.say(
-                f"no worker is running, so the job waits. To start one: {program.command()} up"
-            )
+async def _say_why(
+    client: Client,
+    job: JobHandle,
+    is_waiting: Callable[[], bool],
+    besides: Container[Reason],
+) -> None:
+    said: tuple[object, ...] = ()
+    while True:
+        await asyncio.sleep(WAIT_CHECK_S)
+        why = None
+        if is_waiting():
+            with suppress(DarkqError):  # whatever waits for the job reports the same error
+                (status,) = await client.explain([await job.status()])
+                why = status.why
+        if why is None or why.reason == "failed" or why.reason in besides:
+            continue
+        told = (why.reason, why.attempt, why.upstream, why.by)
+        if told != said:
+            said = told
+            messages.say(_describe_wait(why), reason=why.reason, until_ms=why.until_ms)
+
+
+def _describe_wait(why: Why) -> str:
+    darkq = program.command()
+    match why.reason:
+        case "no_worker":
+            return f"{why.message}, so the job waits. To start one: {darkq} up"
+        case "queue_paused":
+            return f"the job waits: {why.message}\nTo see the queues: {darkq} queues"
+    return f"the job waits: {why.message}"

@@ -38,6 +38,14 @@ def format_time(epoch_ms: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(epoch_ms / 1000))
 
 
+def format_time_briefly(epoch_ms: float) -> str:
+    """Write a time in at most 11 characters: of today `22:00:53`, else `11-30 22:00`, or a date."""
+    then, now = time.localtime(epoch_ms / 1000), time.localtime()
+    if then[:3] == now[:3]:
+        return time.strftime("%H:%M:%S", then)
+    return time.strftime("%m-%d %H:%M" if then.tm_year == now.tm_year else "%Y-%m-%d", then)
+
+
 def format_megabytes(size: int) -> str:
     """Write a number of bytes in MB."""
     return f"{size / (1 << 20):,.0f} MB"

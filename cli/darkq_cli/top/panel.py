@@ -67,7 +67,7 @@ def print_plain(reading: Reading) -> None:
     with console.capture() as printed:
         console.print(
             Text(format_time(reading.at_ms), "bold"),
-            *render_tables(reading, None, _PLAIN_CHARS, None),
+            *render_tables(reading, None, min(_PLAIN_CHARS, console.width), None),
             sep="\n",
         )
     for line in printed.get().splitlines():

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from darkq import UpstreamStatus, WorkerLeases
+from darkq.operate.waiting import describe_pause
 from darkq.telemetry.metrics import OUTCOMES
 from darkq_cli.terminal import messages, program
 from darkq_cli.terminal.units import format_duration, format_setting
@@ -75,17 +76,20 @@ def render_tables(
     widths = _Widths.fit(width, reading, min_bars=_MIN_BARS if history else 0)
     past = history or History()
     failing = _describe_failures(reading)
+    pauses = [describe_pause(each.priority, each.paused) for each in reading.queues if each.paused]
     queues = _build_table(widths, _QUEUES, _list_queues(reading, past, widths.bars))
     ended = _build_table(
         widths, _list_throughput_heads(reading), _list_throughput(reading, past, widths.bars)
     )
     used = (
-        queues.row_count + ended.row_count + bool(failing) + 2 * 4
+        queues.row_count + len(pauses) + ended.row_count + bool(failing) + 2 * 4
     )  # 4 tables, each with a blank line and a head
     room = None if height is None else max(2, height - used)
     upstreams, workers = _share_lines(len(reading.upstreams), len(reading.workers), room)
     yield Text()
     yield queues
+    for pause in pauses:
+        yield Text(pause, "bold yellow", no_wrap=True, overflow="ellipsis")
     yield Text()
     yield ended
     if failing:
@@ -142,7 +146,7 @@ def _share_lines(upstreams: int, workers: int, room: int | None) -> tuple[int, i
 
 
 _QUEUES = ("QUEUE", "waiting", "deferred", "running", "oldest waits", "")
-_UPSTREAMS = ("UPSTREAM", "breaker", "at once", "put off", "calls")
+_UPSTREAMS = ("UPSTREAM", "breaker", "concurrent", "deferred", "calls")
 
 
 def _build_table(widths: _Widths, heads: Sequence[str], rows: Rows) -> Table:

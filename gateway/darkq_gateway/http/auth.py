@@ -1,8 +1,12 @@
-"""Authentication: maps the API key of a request to a `Caller`, and enforces the key's limits.
+"""Authentication: maps the API key or ticket of a request to a `Caller`, and enforces limits.
 
 Once a key exists, every request needs one. A gateway that starts without a key, which is allowed on
 loopback only, serves all callers until the first key is created. A stream whose key is revoked or
 expires is closed within `CHECK_INTERVAL_S`.
+
+Handlers that are marked `@accepts_ticket` also take a ticket, as `?ticket=`: an `EventSource` can
+send no header. A ticket that a key has requested is valid as long as that key, and its calls count
+against the limits of that key. With an API key in the request, the ticket is ignored.
 
 A key with a concurrency limit has that many slots, in Redis. Each call holds one under a lease, so
 the slots of a gateway that died become free again.
@@ -13,15 +17,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from darkq import ApiKey, Client, RedisUnavailable
+from darkq.protocol.ticket import ANONYMOUS, LIBRARY
 from darkq.serving.api_keys import key_digest
 from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.background import run_beside
@@ -36,7 +42,11 @@ SLOT_LEASE_S = 30.0
 CHECK_INTERVAL_S = 10.0
 """The interval at which slots are renewed, and calls without a valid key are closed."""
 
+TICKET = "ticket"
+"""The query parameter."""
+
 _PUBLIC = "darkq_is_public"
+_TICKET_RIGHT = "darkq_ticket_right"
 
 H = TypeVar("H", bound=Callable[..., object])
 
@@ -47,33 +57,81 @@ def public(handler: H) -> H:
     return handler
 
 
+def accepts_ticket(*, to_cancel: bool = False) -> Callable[[H], H]:
+    """Mark a handler that accepts a ticket; `to_cancel`: only one that allows to cancel.
+
+    The handler must get its object from `get_own_job` or `get_own_batch`.
+    """
+
+    def mark(handler: H) -> H:
+        setattr(handler, _TICKET_RIGHT, "cancel" if to_cancel else "read")
+        return handler
+
+    return mark
+
+
+_MAKER = web.RequestKey("maker", str)
+
+
+def get_key_digest(request: web.Request) -> str | None:
+    """Return the digest of the API key of a request; None without a key."""
+    return _get_digest(request[_MAKER])
+
+
+def _get_digest(maker: str) -> str | None:
+    return None if maker in (ANONYMOUS, LIBRARY) else maker
+
+
+class _Identity(NamedTuple):
+    """A caller, and whose credentials it has: the digest of a key, `ANONYMOUS` or `LIBRARY`."""
+
+    caller: Caller
+    maker: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
-    """A request in progress; `digest` is that of its key, None for an anonymous caller."""
+    """A request in progress."""
 
-    key: ApiKey | None
-    digest: str | None
+    identity: _Identity
     transport: asyncio.Transport | None
     id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def key(self) -> ApiKey | None:
+        return self.identity.caller.key
+
+    @property
+    def digest(self) -> str | None:
+        return _get_digest(self.identity.maker)
+
+    def has_expired_ticket(self) -> bool:
+        ticket = self.identity.caller.ticket
+        return ticket is not None and ticket.has_expired(time.time() * 1000)
 
 
 class Auth:
     """The middleware, and the calls in progress: it renews their slots and checks their keys."""
 
-    def __init__(self, client: Client, *, is_open: bool) -> None:
+    def __init__(self, client: Client, *, is_open: bool | None) -> None:
         self._keys = client.api_keys
+        self._tickets = client.tickets
         self._is_open = is_open
         self._calls: set[_Call] = set()
         self._releases: set[asyncio.Task[None]] = set()
+
+    def open(self, *, is_open: bool) -> None:
+        """Decide whether requests need no key, once Redis is available."""
+        self._is_open = is_open
 
     @web.middleware
     async def authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Set the caller of a request, or respond 401 or 429."""
         if getattr(request.match_info.handler, _PUBLIC, False):
             return await handler(request)
-        caller, digest = await self._identify(request)
-        request[CALLER] = caller
-        call = _Call(caller.key, digest, request.transport)
+        identity = await self._identify(request)
+        request[CALLER], request[_MAKER] = identity
+        call = _Call(identity, request.transport)
         async with self._hold_slot(call):
             self._calls.add(call)
             try:
@@ -88,25 +146,42 @@ class Auth:
         if self._releases:
             await asyncio.wait(self._releases)
 
-    async def _identify(self, request: web.Request) -> tuple[Caller, str | None]:
-        """Return the caller and the digest of its key. Raises `ApiError`."""
+    async def _identify(self, request: web.Request) -> _Identity:
+        """Return the caller. Raises `ApiError`."""
         scheme, _, secret = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         if scheme.lower() == "bearer":
             key = await self._keys.find(secret.strip())
             if key is not None:
-                return Caller(key.tenant, key), key_digest(secret.strip())
+                return _Identity(Caller(key.tenant, key), key_digest(secret.strip()))
+        else:
+            right = getattr(request.match_info.handler, _TICKET_RIGHT, None)
+            if right is not None and (texts := request.query.getall(TICKET, [])):
+                return await self._identify_by_ticket(texts, to_cancel=right == "cancel")
         if await self.allows_anonymous():  # with any key, since OpenAI's clients always send one
-            return Caller(), None
-        challenge = {"WWW-Authenticate": "Bearer"}
-        raise ApiError(
-            401,
-            "invalid_api_key",
-            "a valid API key is required: Authorization: Bearer KEY",
-            headers=challenge,
-        )
+            return _Identity(Caller(), ANONYMOUS)
+        raise _unauthorized()
+
+    async def _identify_by_ticket(self, texts: Sequence[str], *, to_cancel: bool) -> _Identity:
+        """Return the caller with a ticket. Raises `ApiError`: the same for all invalid ones."""
+        ticket = await self._tickets.check(texts[0]) if len(texts) == 1 else None
+        if ticket is None:
+            raise _unauthorized()
+        key = None
+        if ticket.maker == ANONYMOUS:
+            if not await self.allows_anonymous():
+                raise _unauthorized()
+        elif ticket.maker != LIBRARY:
+            key = await self._keys.find_by_digest(ticket.maker)
+            if key is None:
+                raise _unauthorized()
+        if to_cancel and not ticket.cancel:
+            raise ApiError(403, "ticket_not_allowed", "this ticket does not allow to cancel")
+        return _Identity(Caller(ticket.tenant or None, key, ticket), ticket.maker)
 
     async def allows_anonymous(self) -> bool:
         """Return whether requests need no key. Raises `RedisUnavailable`."""
+        if self._is_open is None:
+            raise RedisUnavailable("it has not been available since the start")
         # Never back to True: the last key may have been revoked because it leaked.
         if self._is_open and await self._keys.exist():
             self._is_open = False
@@ -164,7 +239,7 @@ class Auth:
             await self._keys.renew(held, lease_s=SLOT_LEASE_S)
 
     async def _abort_calls_without_key(self) -> None:
-        """Abort the connections of calls whose key was revoked or has expired since they began.
+        """Abort the connections of calls whose key or ticket has ended since they began.
 
         Most calls end before that; streams, long uploads and waiting requests do not.
         """
@@ -175,13 +250,23 @@ class Auth:
             call
             for call in self._calls
             if (call.digest not in good and call.digest in digests)
-            or (call.digest is None and not allows_anonymous)
+            or (call.identity.maker == ANONYMOUS and not allows_anonymous)
+            or call.has_expired_ticket()
         ]
         for call in over:
             if call.transport is not None:
                 call.transport.abort()
         if over:
             logger.info(LogEvent("calls aborted: API key revoked or expired", calls=len(over)))
+
+
+def _unauthorized() -> ApiError:
+    return ApiError(
+        401,
+        "invalid_api_key",
+        "a valid API key is required: Authorization: Bearer KEY",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
 
 
 AUTH = web.AppKey("auth", Auth)

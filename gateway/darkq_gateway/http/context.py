@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 from aiohttp import web
 from aiohttp.http import HttpVersion
+from msgspec import UNSET
 
 from darkq import ApiKey, Client, CorruptRecord, Job, JobHandle, Settings, Status
+from darkq.protocol.ticket import Ticket
 from darkq_gateway.http.errors import ApiError, job_not_found
 
 CLIENT = web.AppKey("client", Client)
@@ -21,10 +23,25 @@ SETTINGS = web.AppKey("settings", Settings)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The client of a request. Without a key (allowed on loopback only) it has no tenant."""
+    """The client of a request. Without a key (allowed on loopback only) it has no tenant.
+
+    With a `ticket`, the only object that it may read is the ticket's; `key` is then the key that
+    requested the ticket.
+    """
 
     tenant: str | None = None
     key: ApiKey | None = None
+    ticket: Ticket | None = None
+
+    def may_ask_for(self, object_id: str) -> bool:
+        """Return whether the caller may request an object by its id; does not check its tenant."""
+        return self.ticket is None or self.ticket.id == object_id
+
+    def may_see(self, tenant: str | None) -> bool:
+        """Return whether the caller may see the objects of a tenant."""
+        if self.ticket is not None:
+            return self.ticket.tenant is UNSET or self.ticket.tenant == tenant
+        return tenant == self.tenant
 
     def model_for(self, model: str | None) -> str | None:
         """Return the model of a request; by default the first one that the key allows.
@@ -105,19 +122,23 @@ class OwnJob(NamedTuple):
 async def get_own_job(request: web.Request, job_id: str | None = None) -> OwnJob:
     """Return the job of `job_id`, by default the one in the path.
 
-    Raises `JobNotFound`, and an equal error if the job belongs to another tenant. Raises
-    `CorruptRecord` if the record cannot be read and names the caller's tenant.
+    Raises `JobNotFound`, and an equal error if the job belongs to another tenant or is not that of
+    the caller's ticket. Raises `CorruptRecord` if the record cannot be read and names the caller's
+    tenant.
     """
     # The status does not contain the prompt or the answer. So the response time for a foreign job
     # does not depend on their size.
-    tenant = get_caller(request).tenant
-    handle = request.app[CLIENT].job(request.match_info["job_id"] if job_id is None else job_id)
+    caller = get_caller(request)
+    job_id = request.match_info["job_id"] if job_id is None else job_id
+    if not caller.may_ask_for(job_id):
+        raise job_not_found()
+    handle = request.app[CLIENT].job(job_id)
     try:
         status = await handle.status()
     except CorruptRecord as error:
-        if error.tenant != tenant:
+        if not caller.may_see(error.tenant):
             raise job_not_found() from None
         raise
-    if status.tenant != tenant:
+    if not caller.may_see(status.tenant):
         raise job_not_found()
     return OwnJob(handle, status)

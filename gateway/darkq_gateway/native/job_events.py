@@ -5,38 +5,77 @@
 
 Events have no name, so an EventSource passes all of them to `onmessage`. The id is the cursor of
 the event: a request with it as `Last-Event-ID` continues with the next event.
+
+The log of a finished job is not streamed but sent as one response, which a browser may cache. A log
+of more than `MAX_WHOLE_BYTES` is streamed, since each response is held in memory. A stream is never
+cached: at a shutdown it ends between two events, as if it were complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import aclosing
 
-import msgspec
-from aiohttp import hdrs, web
+from aiohttp import ETag, hdrs, web
 
-from darkq import AnyEvent, Cursor
-from darkq.sse import frame
+from darkq import Cancelled, Completed, Cursor, Failed, JobHandle
+from darkq.jobs.fanout import Fanouts, encode_event
+from darkq_gateway.http.auth import accepts_ticket
 from darkq_gateway.http.context import get_own_job
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.sse_response import STREAMS
+from darkq_gateway.native.caching import (
+    allow_caching,
+    is_finished,
+    make_etag,
+    respond_unmodified,
+)
+
+MAX_WHOLE_BYTES = 1 << 20
+RETRY = b"retry: 1000\n"
+
+FANOUTS = web.AppKey("fanouts", Fanouts)
 
 
 def routes() -> list[web.RouteDef]:
-    return [web.get("/jobs/{job_id}/events", stream_events, allow_head=False)]
+    return [web.get("/jobs/{job_id}/events", stream_events)]
 
 
+@accepts_ticket()
 async def stream_events(request: web.Request) -> web.StreamResponse:
-    """Stream a job's events up to the terminal one."""
+    """Stream a job's events up to the terminal one; send those of a finished job at once."""
     after = read_cursor(request)
     job = await get_own_job(request)
-    async with (
-        request.app[STREAMS].open(request) as stream,
-        aclosing(job.handle.event_batches(after)) as batches,
-    ):
-        async for batch in batches:
-            await stream.send(encode_events(batch), batch.came_s)
+    if is_finished(job.status):
+        etag = make_etag(job.status, after)
+        response = respond_unmodified(request, etag) or await _respond_whole(
+            job.handle, after, etag
+        )
+        if response is not None:
+            return response
+    if request.method == hdrs.METH_HEAD:
+        raise web.HTTPMethodNotAllowed(hdrs.METH_HEAD, [hdrs.METH_GET])
+    job_id = job.handle.id
+    del job
+    async with request.app[STREAMS].open(request) as stream:
+        await request.app[FANOUTS].follow(job_id, after, stream)
     return stream.response
+
+
+async def _respond_whole(job: JobHandle, after: str | None, etag: ETag) -> web.Response | None:
+    """Return the rest of a finished log; None if it is too long, or the job was retried."""
+    body, last = b"", None
+    async with aclosing(job.history(after)) as pages:
+        async for page in pages:
+            body += b"".join(map(encode_event, page))
+            last = page[-1]
+            if len(body) > MAX_WHOLE_BYTES:
+                return None
+    if last is None:
+        return web.Response(status=204)  # an EventSource does not reconnect
+    if not isinstance(last, Completed | Failed | Cancelled):
+        return None
+    headers = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
+    return allow_caching(web.Response(body=RETRY + body, headers=headers), etag)
 
 
 def read_cursor(request: web.Request) -> str | None:
@@ -51,8 +90,3 @@ def read_cursor(request: web.Request) -> str | None:
     except (ValueError, UnicodeError):
         reason = "must be an event id: <attempt>-<seq>"
         raise ApiError(422, "invalid_cursor", reason, str(field)) from None
-
-
-def encode_events(events: Sequence[AnyEvent]) -> bytes:
-    """Return events as Server-Sent Events."""
-    return b"".join(frame(msgspec.json.encode(event), id=event.id) for event in events)

@@ -14,14 +14,22 @@ from darkq import (
     JobFailed,
     JobHandle,
     Message,
+    Options,
     ResultTimeout,
     Status,
 )
+from darkq_gateway.http.auth import accepts_ticket
 from darkq_gateway.http.bodies import read_json, respond_json
 from darkq_gateway.http.context import CLIENT, Caller, get_caller, get_own_job
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.idempotency import IDEMPOTENCY_KEY, get_request_seed
 from darkq_gateway.http.queries import read_decimal, read_integer
+from darkq_gateway.native.caching import (
+    allow_caching,
+    is_finished,
+    make_etag,
+    respond_unmodified,
+)
 
 MAX_JOBS_PER_BATCH = 1000
 MAX_LISTED = 200
@@ -41,7 +49,10 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeout_s: float | None = None
     tries: int | None = None
     metadata: dict[str, str] = {}
-    parameters: dict[str, Any] = {}
+    # Omitted if not given: the seed of an idempotent request must not depend on our version.
+    options: Options | msgspec.UnsetType | None = msgspec.UNSET
+    ignore_unsupported: bool | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
     def make_job(self, caller: Caller) -> Job:
         """Return the validated job. Raises `InvalidJob`, and `ApiError` if the key forbids it."""
@@ -53,7 +64,9 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             timeout_s=self.timeout_s,
             tries=self.tries,
             metadata=self.metadata,
-            parameters=self.parameters,
+            options=None if isinstance(self.options, msgspec.UnsetType) else self.options,
+            ignore_unsupported=self.ignore_unsupported is True,
+            parameters=self.parameters or None,
             tenant=caller.tenant,
         )
         caller.check_prompt(job.prompt_bytes)
@@ -136,31 +149,44 @@ async def list_jobs(request: web.Request) -> web.Response:
     return respond_json(JobList(jobs=jobs))
 
 
+@accepts_ticket()
 async def get_status(request: web.Request) -> web.Response:
-    """Return the status of a job."""
-    return respond_json((await get_own_job(request)).status)
+    """Return the status of a job, and why it waits or has failed."""
+    return await _respond_status(request, (await get_own_job(request)).status)
 
 
+async def _respond_status(request: web.Request, status: Status, code: int = 200) -> web.Response:
+    (explained,) = await request.app[CLIENT].explain([status])
+    return respond_json(explained, code)
+
+
+@accepts_ticket()
 async def get_result(request: web.Request) -> web.Response:
     """Return a job's result; `wait_s` waits for it. 202 and the status if there is none yet."""
     wait_s = read_decimal(request, "wait_s", default=0, least=0, most=MAX_WAIT_S)
     job = await get_own_job(request)
-    if wait_s == 0 and job.status.state not in ("completed", "failed", "cancelled"):
-        return respond_json(job.status, 202)
-    return await _respond_result(job.handle, wait_s)
+    if wait_s == 0 and not is_finished(job.status):
+        return await _respond_status(request, job.status, 202)
+    if job.status.state != "completed":
+        return await _respond_result(request, job.handle, wait_s)
+    etag = make_etag(job.status)
+    if (unmodified := respond_unmodified(request, etag)) is not None:
+        return unmodified
+    return allow_caching(await _respond_result(request, job.handle, wait_s), etag)
 
 
-async def _respond_result(handle: JobHandle, wait_s: float) -> web.Response:
+async def _respond_result(request: web.Request, handle: JobHandle, wait_s: float) -> web.Response:
     try:
         return respond_json(await handle.result(wait_s or MAX_WAIT_S))
     except ResultTimeout:
-        return respond_json(await handle.status(), 202)
+        return await _respond_status(request, await handle.status(), 202)
     except JobFailed as error:
         raise ApiError(409, "job_failed", f"{error.code}: {error.message}") from None
     except JobCancelled:
         raise ApiError(409, "job_cancelled", "the job was cancelled") from None
 
 
+@accepts_ticket(to_cancel=True)
 async def cancel(request: web.Request) -> web.Response:
     """Cancel a job, or request it from its worker; a finished job does not change."""
     job = await get_own_job(request)

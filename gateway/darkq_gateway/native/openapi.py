@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from darkq import Result, Status
-from darkq_gateway.http.auth import public
-from darkq_gateway.native import jobs
+from darkq import BatchStatus, Result, Status
+from darkq_gateway.http.auth import TICKET, public
+from darkq_gateway.native import jobs, tickets
 
 _TYPES = (
     jobs.NewJob,
@@ -18,6 +18,9 @@ _TYPES = (
     jobs.Accepted,
     jobs.AcceptedBatch,
     jobs.JobList,
+    tickets.NewTicket,
+    tickets.MadeTicket,
+    BatchStatus,
     Status,
     Result,
 )
@@ -44,6 +47,7 @@ _JOB = {
     404: "The job is unknown, has expired, or belongs to another tenant.",
     409: "The stored record of the job cannot be read.",
 }
+_BATCH = {404: "The batch is unknown, has expired, or belongs to another tenant."}
 
 
 def routes() -> list[web.RouteDef]:
@@ -71,7 +75,10 @@ def make_document() -> dict[str, Any]:
         "paths": _paths(),
         "components": {
             "schemas": {**schemas, "Error": _ERROR, "Health": _HEALTH},
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "ticket": {"type": "apiKey", "in": "query", "name": TICKET},
+            },
         },
     }
 
@@ -96,6 +103,9 @@ def _paths() -> dict[str, Any]:
     status = {200: ("The status of the job.", "Status")}
     stored = {201: ("All jobs are stored.", "AcceptedBatch")}
     listed = {200: ("The latest jobs, newest first.", "JobList")}
+    made = {200: ("The ticket.", "MadeTicket")}
+    batch = {200: ("The status of the batch.", "BatchStatus")}
+    end = {"type": "string", "pattern": "^[0-9]{1,15}(@[0-9]{1,17})?$"}
     alive = {200: ("The check passed.", "Health")}
     away = {503: "Redis does not respond, or the process is shutting down."}
     return {
@@ -115,25 +125,48 @@ def _paths() -> dict[str, Any]:
         },
         "/jobs/{job_id}": {
             "parameters": [_JOB_ID],
-            "get": _operation("Get the status of a job", status, _ANYWHERE | _JOB),
+            "get": _opened_by_ticket(
+                _operation("Get the status of a job", status, _ANYWHERE | _JOB)
+            ),
         },
         "/jobs/{job_id}/result": {
             "parameters": [_JOB_ID],
-            "get": _operation(
+            "get": _opened_by_ticket(_cacheable(_operation(
                 "Get the result of a job", result,
                 _ANYWHERE | _JOB | _QUERY
                 | {409: "The job failed or was cancelled, or its record cannot be read."},
                 parameters=[wait_s],
-            ),
+            ))),
         },
         "/jobs/{job_id}/events": {
             "parameters": [_JOB_ID],
-            "get": _events(_ANYWHERE | _JOB | _QUERY | {410: "The events have been deleted."},
-                           [after, last]),
+            "get": _opened_by_ticket(_cacheable(_events(
+                "Stream the events of a job",
+                _ANYWHERE | _JOB | _QUERY | {410: "The events have been deleted."},
+                [after, last],
+            ))),
+        },
+        "/jobs/{job_id}/ui-stream": {
+            "parameters": [_JOB_ID],
+            "get": _opened_by_ticket(_ui_stream(
+                "Stream a job for the AI SDK, from the beginning", _ANYWHERE | _JOB)),
+        },
+        "/ui/chat": {
+            "post": _ui_stream("Create a job for a `useChat`, and stream its message",
+                               _ANYWHERE | _BODY),
+        },
+        "/ui/chat/{chat_id}/stream": {
+            "parameters": [_CHAT_ID],
+            "get": _ui_stream("Resume the message of a `useChat`", _ANYWHERE),
         },
         "/jobs/{job_id}/cancel": {
             "parameters": [_JOB_ID],
-            "post": _operation("Cancel a job", status, _ANYWHERE | _JOB),
+            "post": _opened_by_ticket(_operation("Cancel a job", status, _ANYWHERE | _JOB)),
+        },
+        "/jobs/{job_id}/ticket": {
+            "parameters": [_JOB_ID],
+            "post": _operation("Make a ticket for a job", made, _ANYWHERE | _BODY | _JOB,
+                               body="NewTicket", needs_body=False),
         },
         "/jobs/{job_id}/retry": {
             "parameters": [_JOB_ID],
@@ -144,6 +177,31 @@ def _paths() -> dict[str, Any]:
                     413: "The prompt is larger than the API key allows.",
                 },
             ),
+        },
+        "/batches/{batch_id}": {
+            "parameters": [_BATCH_ID],
+            "get": _opened_by_ticket(
+                _operation("Get the status of a batch", batch, _ANYWHERE | _BATCH)
+            ),
+        },
+        "/batches/{batch_id}/events": {
+            "parameters": [_BATCH_ID],
+            "get": _opened_by_ticket(_events(
+                "Stream the ends of the lines of a batch",
+                _ANYWHERE | _BATCH | _QUERY | {410: "The ends have been deleted."},
+                [_parameter("after", "query", end), _parameter("Last-Event-ID", "header", end)],
+            )),
+        },
+        "/batches/{batch_id}/cancel": {
+            "parameters": [_BATCH_ID],
+            "post": _opened_by_ticket(
+                _operation("Cancel a batch", batch, _ANYWHERE | _BATCH)
+            ),
+        },
+        "/batches/{batch_id}/ticket": {
+            "parameters": [_BATCH_ID],
+            "post": _operation("Make a ticket for a batch", made, _ANYWHERE | _BODY | _BATCH,
+                               body="NewTicket", needs_body=False),
         },
         "/healthz": {"get": _operation("Check that the process is alive", alive, {})},
         "/readyz": {"get": _operation("Check that the process can serve requests", alive, away)},
@@ -157,6 +215,7 @@ def _operation(
     errors: dict[int, str],
     *,
     body: str | None = None,
+    needs_body: bool = True,
     parameters: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     responses = {
@@ -167,12 +226,25 @@ def _operation(
     if parameters:
         operation["parameters"] = parameters
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": _json(body)}
+        operation["requestBody"] = {"required": needs_body, "content": _json(body)}
     return operation
 
 
-def _events(errors: dict[int, str], parameters: list[dict[str, Any]]) -> dict[str, Any]:
-    operation = _operation("Stream the events of a job", {}, errors, parameters=parameters)
+def _opened_by_ticket(operation: dict[str, Any]) -> dict[str, Any]:
+    """Return an operation that accepts a ticket in place of an API key."""
+    return {**operation, "security": [{"key": []}, {"ticket": []}, {}]}
+
+
+def _cacheable(operation: dict[str, Any]) -> dict[str, Any]:
+    """Add the response to `If-None-Match` to an operation."""
+    unmodified = {"304": {"description": "The job has ended, and the client has this version."}}
+    return {**operation, "responses": {**operation["responses"], **unmodified}}
+
+
+def _events(
+    summary: str, errors: dict[int, str], parameters: list[dict[str, Any]]
+) -> dict[str, Any]:
+    operation = _operation(summary, {}, errors, parameters=parameters)
     operation["description"] = (
         "First the stored events, then live ones, up to the terminal event. Each has an `id`. A "
         "request with it as `Last-Event-ID` continues with the next event."
@@ -184,6 +256,16 @@ def _events(errors: dict[int, str], parameters: list[dict[str, Any]]) -> dict[st
     operation["responses"]["204"] = {
         "description": "There is no event after the cursor, and none will follow."
     }
+    return operation
+
+
+def _ui_stream(summary: str, errors: dict[int, str]) -> dict[str, Any]:
+    operation = _operation(summary, {}, errors)
+    operation["responses"]["200"] = {
+        "description": "A UI message stream of the AI SDK, version 1.",
+        "content": {"text/event-stream": {}},
+    }
+    operation["responses"]["204"] = {"description": "There is nothing to resume."}
     return operation
 
 
@@ -211,6 +293,10 @@ def _parameter(name: str, location: str, schema: dict[str, Any]) -> dict[str, An
 
 _JOB_ID = _parameter(
     "job_id", "path", {"type": "string", "pattern": "^(0|[1-9][0-9]{0,3})-[0-9a-f]{32}$"}
+)
+_CHAT_ID = _parameter("chat_id", "path", {"type": "string", "maxLength": 200})
+_BATCH_ID = _parameter(
+    "batch_id", "path", {"type": "string", "pattern": "^batch-(0|[1-9][0-9]{0,3})-[0-9a-f]{32}$"}
 )
 _HEALTH = {
     "type": "object",

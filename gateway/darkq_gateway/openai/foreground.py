@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from darkq import DarkqError, Job, JobHandle, JobNotFound
@@ -118,13 +119,19 @@ async def enqueue(request: web.Request, job: Job, body: bytes) -> JobHandle:
 
     Raises what `Client.enqueue_job` raises.
     """
-    client = request.app[CLIENT]
+    client, job = request.app[CLIENT], _apply_settings(request, job)
     key = request.headers.get(IDEMPOTENCY_KEY)
     if key is None and request.headers.get(RETRY_COUNT, "0") != "0":
         made = await client.reattachments.find(_digest(request, body))
         if made is not None and (found := await _find_usable(request, made)) is not None:
             return found
     return await client.enqueue_job(job, idempotency_key=key)
+
+
+def _apply_settings(request: web.Request, job: Job) -> Job:
+    if not request.app[SETTINGS].gateway_ignore_unsupported:
+        return job
+    return msgspec.structs.replace(job, ignore_unsupported=True)
 
 
 async def _find_usable(request: web.Request, job_id: str) -> JobHandle | None:
@@ -163,9 +170,8 @@ async def _enqueue_and_hold(
     handle = await enqueue(request, job, body)
     held = await client.reattachments.hold(digest, handle.id)
     if held is None and IDEMPOTENCY_KEY not in request.headers:
-        handle = await client.enqueue_job(
-            job
-        )  # the first job is being cancelled: its last client has left
+        # The first job is being cancelled: its last client has left.
+        handle = await client.enqueue_job(_apply_settings(request, job))
         held = await client.reattachments.hold(digest, handle.id)
     return handle, held
 

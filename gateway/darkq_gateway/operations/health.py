@@ -35,6 +35,9 @@ async def readyz(request: web.Request) -> web.Response:
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
             await request.app[CLIENT].ping()
-    except (TimeoutError, RedisUnavailable):
-        raise ApiError(503, "unavailable", "the queue cannot be reached", retry_after_s=2) from None
+    except (TimeoutError, RedisUnavailable) as error:
+        # No address: anyone may ask.
+        reason = error.reason if isinstance(error, RedisUnavailable) else "no reply in time"
+        message = f"the queue cannot be reached: {reason}"
+        raise ApiError(503, "unavailable", message, retry_after_s=2) from None
     return web.json_response({"status": "ready"})

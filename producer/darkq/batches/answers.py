@@ -70,6 +70,8 @@ def chat_completion(result: Result) -> dict[str, Any]:
     }
     if result.usage is not None:
         completion["usage"] = chat_usage(result.usage)
+    if result.ignored:
+        completion["ignored"] = result.ignored
     return completion
 
 

@@ -36,9 +36,11 @@ from darkq.batches.tail import SILENCE_S, BatchCursor, BatchTail, LineEvent
 from darkq.errors import BatchClosed, CursorGone
 from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.mailbox import Mailbox
+from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job
 from darkq.protocol.keys import BatchKeys
 from darkq.protocol.prompt import Prompt
+from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq.redis.durability import replicated
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
@@ -61,22 +63,31 @@ class Batch:
         live: Live,
         orders: Enqueuer,
         settings: Settings,
+        tickets: Tickets,
         *,
         new: bool,
         name: str | None,
         window: int,
         metadata: Mapping[str, str] | None,
+        lines: int | None,
     ) -> None:
         ttl_s = 2 * max(settings.job_ttl_s, settings.result_ttl_s, settings.failed_ttl_s)
         self._keys = keys
         self._redis = redis
         self._live = live
         self._settings = settings
+        self._tickets = tickets
         self._lease = BatchLease(redis, keys, ttl_s=ttl_s)
         self._feed = Feed(keys, orders, window)
         self._closed = False
         self._made_with = (
-            made_with(name=name, window=window, metadata=metadata, ttl_ms=self._lease.ttl_ms)
+            made_with(
+                name=name,
+                window=window,
+                metadata=metadata,
+                lines=lines,
+                ttl_ms=self._lease.ttl_ms,
+            )
             if new
             else None
         )
@@ -263,6 +274,15 @@ class Batch:
             ttl_s = self._settings.result_ttl_s
             await batch_control.cancel(self._redis, self._keys, result_ttl_s=ttl_s)
             return await read_batch(self._redis, self._keys)
+
+    async def ticket(
+        self, *, ttl_s: float = DEFAULT_TTL_S, cancel: bool = False, tenant: str | None = None
+    ) -> str:
+        """Return a ticket for the status and the ends of this batch; see `JobHandle.ticket`.
+
+        It does not open the jobs of the lines. The tenant of a batch is its `metadata["tenant"]`.
+        """
+        return await self._tickets.make_for(self.id, ttl_s=ttl_s, cancel=cancel, tenant=tenant)
 
     async def _feed_all(
         self,

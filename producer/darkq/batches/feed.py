@@ -275,7 +275,7 @@ async def rows_to_lines(
             yield row_to_line(row, number, columns, common)
 
 
-_COMMON = ("model", "upstream", "priority", "timeout_s", "tries")
+_COMMON = ("model", "upstream", "priority", "timeout_s", "tries", "options", "ignore_unsupported")
 
 
 def _fields(row: Any) -> Mapping[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from darkq.batches.lines import MAX_LINE_BYTES
 from darkq.errors import InvalidLine
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _NUL_REASON = "holds NUL bytes: the file is damaged or no UTF-8; save it as UTF-8"
 _LOOKED_AT_BYTES = 1 << 10
 _OTHERS = (
@@ -68,7 +68,7 @@ class InputLines:
         self._number += 1
         if self._refused:
             return
-        if self._number == 1 and (reason := _what_else(text)):
+        if self._number == 1 and (reason := find_other_format(text)):
             self._refused = True
             yield self._wrong(reason)
         elif size > MAX_LINE_BYTES:
@@ -76,8 +76,8 @@ class InputLines:
         elif b"\0" in text:
             yield self._wrong(_NUL_REASON)
         else:
-            while text.startswith(_BOM):
-                text = text.removeprefix(_BOM)
+            while text.startswith(BOM):
+                text = text.removeprefix(BOM)
             if text.strip(b" \t\r"):
                 yield Text(self._number, text.rstrip(b"\r"))
 
@@ -85,7 +85,7 @@ class InputLines:
         return InvalidLine(self._number, "line", reason, "invalid_json_line")
 
 
-def _what_else(first_line: bytes) -> str:
+def find_other_format(first_line: bytes) -> str:
     """Return the format of a file that is no UTF-8 text, with a remedy; "" if it may be one."""
     for pattern, kind, remedy in _OTHERS:
         if pattern.match(first_line):

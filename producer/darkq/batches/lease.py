@@ -121,7 +121,12 @@ class BatchLease:
 
 
 def made_with(
-    *, name: str | None, window: int, metadata: Mapping[str, str] | None, ttl_ms: int
+    *,
+    name: str | None,
+    window: int,
+    metadata: Mapping[str, str] | None,
+    lines: int | None,
+    ttl_ms: int,
 ) -> dict[str, str | int]:
     """Return the fields of a new batch. Raises `InvalidJob`."""
     window = to_plain(window)
@@ -133,6 +138,7 @@ def made_with(
         "window": window,
         "metadata": msgspec.json.encode(check_metadata(metadata or {})).decode(),
         "ttl_ms": ttl_ms,
+        **({} if lines is None else {"expected": int(lines)}),
     }
 
 

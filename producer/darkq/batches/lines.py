@@ -20,6 +20,7 @@ from darkq.errors import InvalidJob, InvalidLine
 from darkq.openai.body import CHAT, RESPONSES, Asked, Endpoint, read_body, refuse, take_options
 from darkq.openai.response import parse_repeated
 from darkq.protocol.job import Job, Priority
+from darkq.protocol.options import LENGTHS, Options
 
 MAX_LINE_BYTES = 12 << 20
 """A prompt of the default limit fits, with images as data URLs."""
@@ -35,13 +36,15 @@ _ENDPOINTS: Mapping[str, Endpoint] = {
 
 
 class ForAllLines(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How to run the jobs of a batch. `model` is for lines without one."""
+    """How to run the jobs of a batch. `model` and `options` are for lines without their own."""
 
     model: str | None = None
     upstream: str | None = None
     priority: Priority = "bulk"
     tries: int | None = None
     timeout_s: float | None = None
+    options: Options | None = None
+    ignore_unsupported: bool = False
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,20 +73,31 @@ def text_line(text: bytes, number: int, common: ForAllLines) -> Line:
 
 
 def json_line(
-    text: bytes, number: int, common: ForAllLines, *, needs_custom_id: bool = False
+    text: bytes,
+    number: int,
+    common: ForAllLines,
+    *,
+    needs_custom_id: bool = False,
+    takes_numbers: bool = False,
 ) -> Line:
-    """Parse a line of JSON. `number` is from 1. Raises `InvalidLine`."""
-    fields = _object(text, number)
+    """Parse a line of JSON. `number` is from 1. Raises `InvalidLine`.
+
+    With `takes_numbers`, its `custom_id` may be a whole number.
+    """
+    fields = decode_object(text, number)
     given = fields.pop("custom_id", None)
     if given is None and needs_custom_id:
         raise InvalidLine(number, "custom_id", "is missing", "missing_required_parameter")
+    if takes_numbers and isinstance(given, int) and not isinstance(given, bool):
+        given = str(given)
     custom_id = _custom_id(given, number)
     if "body" not in fields and "prompt" in fields:
         return _plain(fields, number, custom_id, common)
     return _request(fields, number, custom_id, common)
 
 
-def _object(text: bytes, number: int) -> dict[str, Any]:
+def decode_object(text: bytes, number: int) -> dict[str, Any]:
+    """Return the fields of a line of JSON. Raises `InvalidLine`."""
     try:
         fields = msgspec.json.decode(text)
     except UnicodeDecodeError:
@@ -155,10 +169,18 @@ def _request(fields: dict[str, Any], number: int, custom_id: str, common: ForAll
 
 def _job(asked: Asked, common: ForAllLines) -> Job:
     """Return the job. Raises `InvalidJob`."""
+    options = asked.options
+    if common.options is not None:
+        given = common.options.given()
+        if LENGTHS & options.keys():  # both names at once would contradict each other
+            given = {name: value for name, value in given.items() if name not in LENGTHS}
+        options = {**given, **options}
     return asked.job(
+        options=options,
         model=common.model if asked.model is None else asked.model,
         upstream=common.upstream,
         priority=common.priority,
         tries=common.tries,
         timeout_s=common.timeout_s,
+        ignore_unsupported=common.ignore_unsupported,
     )

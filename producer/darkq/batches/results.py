@@ -69,8 +69,9 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """How a line ended, with its result or error.
 
     `completed` has a `result`, `failed` has `code` and `message`. A `missing` line has ended, but
-    its result expired before it was taken: add it again, once this is acknowledged. `custom_id` is
-    "" if it is lost: `missing`, or an unreadable job.
+    its result expired before it was taken: add it again, once this is acknowledged. A cancelled
+    line has no result to lose, so it stays `cancelled`. `custom_id` is "" if it is lost: with the
+    result, or in an unreadable job.
     """
 
     number: int
@@ -195,7 +196,9 @@ def _stamp(fields: dict[bytes, bytes]) -> str:
 
 def _finished(end: LineEnded, data: bytes | None) -> Finished:
     record = read_result(data, JobKeys.parse(end.job_id)) if data is not None else None
-    outcome: LineOutcome = end.outcome if record is not None else "missing"
+    # The log of ends says that a line was cancelled. Without its record it must not run after all.
+    is_known = record is not None or end.outcome == "cancelled"
+    outcome: LineOutcome = end.outcome if is_known else "missing"
     answer = record.r if record is not None else None
     failure = answer if isinstance(answer, Failure) else None
     return Finished(

@@ -23,7 +23,8 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     `total` is None until the input is closed. Of the `added` lines, `completed`, `failed` and
     `cancelled` ones have ended; the others wait or run. `acknowledged` ends have been taken.
     `last_line` is the highest number added. `runner` is the token of the process that runs it,
-    `<host>:<pid>:<random>`. `cancelled_ms` is the time of the first cancel.
+    `<host>:<pid>:<random>`. `cancelled_ms` is the time of the first cancel. `expected` is how many
+    lines the batch was created for; None if that was unknown.
     """
 
     batch_id: str
@@ -41,6 +42,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_line: int
     runner: str | None
     cancelled_ms: int | None = None
+    expected: int | None = None
 
     @property
     def ended(self) -> int:
@@ -110,7 +112,7 @@ def _readable(keys: BatchKeys, fields: Any, runner: Any) -> BatchStatus | Corrup
 
 
 def _status(keys: BatchKeys, fields: Mapping[bytes, bytes], runner: bytes | None) -> BatchStatus:
-    total = fields.get(b"total")
+    total, expected = fields.get(b"total"), fields.get(b"expected")
     status = BatchStatus(
         batch_id=keys.public_id,
         state="open",
@@ -127,6 +129,7 @@ def _status(keys: BatchKeys, fields: Mapping[bytes, bytes], runner: bytes | None
         last_line=int(fields.get(b"last", 0)),
         runner=runner.decode() if runner else None,
         cancelled_ms=_cancelled_ms(fields.get(b"cancel")),
+        expected=None if expected is None else int(expected),
     )
     return msgspec.structs.replace(status, state=_state(status, cancel=b"cancel" in fields))
 

@@ -31,10 +31,12 @@ from darkq.jobs import cancel as cancellation
 from darkq.jobs import failed as failures
 from darkq.jobs.status import Status, read_request, read_status
 from darkq.jobs.tail import EventBatch, find_latest_attempt, read_history, read_last_cursor, tail
+from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.output import Output
 from darkq.protocol.record import KeptRequest, Result, build_result, read_result
+from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
@@ -53,6 +55,7 @@ class JobHandle:
         redis: Redis,
         live: Live,
         settings: Settings,
+        tickets: Tickets,
         *,
         duplicate: bool = False,
     ) -> None:
@@ -60,6 +63,7 @@ class JobHandle:
         self._redis = redis
         self._live = live
         self._settings = settings
+        self._tickets = tickets
         self.duplicate = duplicate
         self._output: Output | None = None
 
@@ -93,12 +97,12 @@ class JobHandle:
         """
         return tail(self._redis, self._live, self._keys, Cursor.parse(after) if after else START)
 
-    def history(self) -> AsyncGenerator[list[AnyEvent], None]:
-        """Yield the events that the log has now, from its beginning, without waiting for more.
+    def history(self, after: str | None = None) -> AsyncGenerator[list[AnyEvent], None]:
+        """Yield the events that the log has now after a cursor, without waiting for more.
 
-        Raises `JobNotFound`, `CursorGone`, `RedisUnavailable`.
+        Raises `ValueError` for an invalid `after`, `JobNotFound`, `CursorGone`, `RedisUnavailable`.
         """
-        return read_history(self._redis, self._keys)
+        return read_history(self._redis, self._keys, Cursor.parse(after) if after else START)
 
     async def latest_attempt(self) -> str:
         """Return a cursor before the latest attempt: an `after` that skips all invalid text.
@@ -209,6 +213,19 @@ class JobHandle:
             if not await scripts.forget(self._redis, keys):
                 await read_status(self._redis, keys)
                 raise JobUnfinished(self.id)
+
+    async def ticket(
+        self, *, ttl_s: float = DEFAULT_TTL_S, cancel: bool = False, tenant: str | None = None
+    ) -> str:
+        """Return a ticket: with `?ticket=` a page can read this job from a gateway, without a key.
+
+        With `cancel` the page can cancel the job, too. With a `tenant` the ticket opens nothing
+        unless the job belongs to that tenant. A ticket cannot be revoked; it ends after `ttl_s`
+        seconds, at most 7 days. Does not call Redis, except for the client's first ticket in a
+        minute if `DARKQ_TICKET_SECRETS` is not set. Raises `InvalidJob` for an invalid `ttl_s`,
+        `RedisUnavailable`.
+        """
+        return await self._tickets.make_for(self.id, ttl_s=ttl_s, cancel=cancel, tenant=tenant)
 
     async def _wait(self) -> Result:
         """Wait for the end without reading the earlier events."""

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from darkq.errors import JobNotFound
+from darkq.protocol.job import Priority
 from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.record import (
     HEADS_BYTES,
@@ -30,6 +31,35 @@ State: TypeAlias = Literal[
 ]
 FINISHED: tuple[State, ...] = ("completed", "failed", "cancelled")
 
+Reason: TypeAlias = Literal[
+    "queue_paused",
+    "no_worker",
+    "workers_draining",
+    "upstream_not_served",
+    "breaker_open",
+    "upstream_paused",
+    "limit_reached",
+    "next_try",
+    "worker_busy",
+    "failed",
+]
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a job waits, or why it has failed: `reason` for programs, `message` for people.
+
+    `until_ms` is when the wait ends, epoch milliseconds, if that is known. `code`, `attempt` and
+    `upstream` describe the last attempt, if it failed. `by` is who has paused the queue.
+    """
+
+    reason: Reason
+    message: str
+    until_ms: int = 0
+    code: str = ""
+    attempt: int = 0
+    upstream: str = ""
+    by: str = ""
+
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The status of a job. `attempt` is 0 before the first one; `tries` counts the used ones.
@@ -37,7 +67,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     A `deferred` job waits for its next try, or for its turn at the upstream. A `cancelling` job
     runs, or its worker is lost, and a cancellation is requested. Times are epoch milliseconds;
     `due_in_ms` is the rest of a deferral. `started_ms`, `first_chunk_ms`, `finished_ms` and
-    `chunks` describe the last attempt of a finished job; 0 if it had none.
+    `chunks` describe the last attempt of a finished job; 0 if it had none. `priority` is the queue
+    of an unfinished job. `why` says why the job waits or has failed; `Client.explain` adds it.
     """
 
     job_id: str
@@ -54,6 +85,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chunks: int = 0
     metadata: dict[str, str] = {}
     tenant: str | None = None
+    priority: Priority | None = None
+    why: Why | None = None
 
     def __repr__(self) -> str:
         return f"Status(job_id={self.job_id!r}, state={self.state!r}, attempt={self.attempt})"
@@ -127,7 +160,8 @@ def _build_status(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None
     has_result, result, has_job, job, held, attempt, (tries, cancel), now, *scores = replies
     if has_result or result:
         return _build_finished(keys, read_result_head(result, keys, limit_bytes))
-    score = next((score for score in scores if score is not None), None)
+    queues = zip(PRIORITIES, scores, strict=True)
+    priority, score = next((each for each in queues if each[1] is not None), (None, None))
     has_job = has_job or job
     if not has_job and score is None:
         return None
@@ -140,6 +174,7 @@ def _build_status(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None
         attempt=int(attempt or 0),
         tries=int(tries or 0),
         due_in_ms=wait_ms if state == "deferred" else 0,
+        priority=priority,
     )
 
 
@@ -176,6 +211,7 @@ def _build_unfinished(
     attempt: int,
     tries: int,
     due_in_ms: int,
+    priority: Priority | None,
 ) -> Status:
     return Status(
         job_id=keys.public_id,
@@ -188,6 +224,7 @@ def _build_unfinished(
         due_in_ms=due_in_ms,
         metadata=record.job.metadata if record else {},
         tenant=record.job.tenant if record else None,
+        priority=priority,
     )
 
 

@@ -97,7 +97,8 @@ class Purge:
     ) -> AsyncGenerator[Purged, None]:
         """Delete the results and event logs of completed and cancelled jobs, not of failed ones.
 
-        A line of a batch whose result was not taken yet runs again with the batch's next runner.
+        A completed line of a batch whose result was not taken yet runs again with the batch's next
+        runner. A cancelled line stays cancelled.
         """
         tally = _Tally()
         async with speaking_darkq():

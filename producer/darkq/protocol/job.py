@@ -50,6 +50,7 @@ class JobArguments(TypedDict, total=False):
     options: Options | Mapping[str, Any] | None
     parameters: Mapping[str, Any] | None
     keeps_request: bool
+    ignore_unsupported: bool
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -57,8 +58,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `parameters` are fields of a chat request that the upstream receives unchanged, such as `tools`
     and `response_format`. With `keeps_request` the prompt and the parameters are kept with the
-    result; without, they are deleted when the job has ended. `tenant` is the owner of the job,
-    where several share a Redis. Callers check access by it.
+    result; without, they are deleted when the job has ended. With `ignore_unsupported`, options and
+    parameters that the upstream does not support are left out, and named in the result. `tenant` is
+    the owner of the job, where several share a Redis. Callers check access by it.
     """
 
     model: str | None = None
@@ -71,6 +73,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str | None = None
     options: Options | None = None
     keeps_request: bool = False
+    ignore_unsupported: bool = False
     # The last fields may be large: the head of a record then contains all others.
     prompt: str | tuple[Message, ...]
     parameters: dict[str, Any] = {}
@@ -82,6 +85,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             return measure(self.prompt)
         except (AttributeError, TypeError, ValueError):
             raise InvalidJob("job", NOT_PLAIN) from None
+
+    @property
+    def question(self) -> str:
+        """The text of the prompt; of several messages the user's last one."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        asked = [message.text for message in self.prompt if message.role == "user"]
+        return (asked or [message.text for message in self.prompt] or [""])[-1]
 
     def __repr__(self) -> str:
         return f"Job(model={self.model!r}, upstream={self.upstream!r}, priority={self.priority!r})"
@@ -102,6 +113,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         options: Options | Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] | None = None,
         keeps_request: bool = False,
+        ignore_unsupported: bool = False,
     ) -> Job:
         """Validate every field and return the job.
 
@@ -125,6 +137,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             options=check_options(options),
             parameters=parameters,
             keeps_request=bool(keeps_request),
+            ignore_unsupported=bool(ignore_unsupported),
         )
 
     def with_metadata(self, **more: str) -> Job:

@@ -342,6 +342,10 @@ def api_key_use(key_id: str) -> tuple[str, str]:
     return f"darkq:use:{{{key_id}}}:rate", f"darkq:use:{{{key_id}}}:calls"
 
 
+TICKETS = "darkq:tickets"
+"""The secret that signs tickets, unless `DARKQ_TICKET_SECRETS` is set. Readers cannot read it."""
+
+
 def reattachment(digest: str) -> str:
     """Name the id of the latest job of a request. The request itself is not stored."""
     return f"darkq:attach:{digest}"
@@ -350,6 +354,11 @@ def reattachment(digest: str) -> str:
 def request_seed(digest: str) -> str:
     """Name the seed from which the ids of all that a request creates are derived."""
     return f"darkq:request:{digest}"
+
+
+def chat_job(digest: str) -> str:
+    """Name the id of the latest job of a chat of the AI SDK."""
+    return f"darkq:chat:{digest}"
 
 
 WORKERS = "darkq:{workers}"

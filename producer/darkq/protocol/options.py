@@ -58,6 +58,8 @@ class Options(
 
 OPTIONS = frozenset(Options.__struct_fields__)
 """The names of all options."""
+LENGTHS = frozenset(("max_tokens", "max_completion_tokens"))
+"""The two names of one option."""
 
 _REFUSED = re.compile(
     r"\S+ cannot honour (?:the option (\w+); it honours|(messages\[\d+\]): it takes only text)"

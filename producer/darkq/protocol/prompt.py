@@ -92,6 +92,14 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 Prompt: TypeAlias = str | Iterable[Message | Mapping[str, Any]]
 
 
+def add_system(prompt: Prompt, system: str | None) -> Prompt:
+    """Return a prompt after a system message, if there is one."""
+    if system is None:
+        return prompt
+    asked = [Message("user", prompt)] if isinstance(prompt, str) else prompt
+    return [Message("system", system), *asked]
+
+
 def measure(prompt: str | tuple[Message, ...]) -> int:
     """Return the size of a prompt in UTF-8: of its texts, and of all else as JSON.
 

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 
 from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
-from redis.exceptions import ConnectionError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from darkq.errors import ConfigurationError
 from darkq.redis import raw
+from darkq.redis.connect_errors import CannotConnect
 from darkq.redis.connections import UNAVAILABLE, OneLoop
 from darkq.redis.pool import pool, read_url
 from darkq.redis.url import Address
@@ -95,7 +96,9 @@ class Cluster:
     async def _ask_nodes(self, hint: Address | None) -> Slots:
         known = {*self._seeds, *(self._slots.nodes if self._slots else ())} - {hint}
         others = random.sample(sorted(known), len(known))
-        for address in [hint, *others] if hint else others:
+        asked = [hint, *others] if hint else others
+        lasting: CannotConnect | None = None
+        for address in asked:
             try:
                 async with asyncio.timeout(_ASK_TIMEOUT_S):
                     slots = await self._ask(address)
@@ -104,11 +107,13 @@ class Cluster:
                     reason = f"names a cluster, and {address} is none: redis://{address}?"
                     raise ConfigurationError("DARKQ_REDIS_URL", reason) from None
                 continue
-            except (RedisError, OSError):  # a timeout is an OSError
+            except (RedisError, OSError) as error:  # a timeout is an OSError
+                if isinstance(error, CannotConnect) and error.is_lasting:
+                    lasting = error
                 continue
             if slots is not None:
                 return slots
-        raise ConnectionError("no node of the cluster answers")
+        raise lasting or CannotConnect("no_node", ", ".join(map(str, asked)))
 
     async def _ask(self, address: Address) -> Slots | None:
         connection = await self.connect(address)

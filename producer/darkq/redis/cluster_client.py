@@ -20,6 +20,7 @@ from redis.exceptions import ConnectionError, RedisError, ResponseError
 
 from darkq.redis.backoff import backoff_s
 from darkq.redis.cluster import ANYWHERE, Cluster, Slots, key_of, read_redirection, slot_of
+from darkq.redis.connect_errors import CannotConnect
 from darkq.redis.connections import UNAVAILABLE
 from darkq.redis.durability import Command, WaitingRedis, rule_of
 from darkq.redis.pool import pool
@@ -137,8 +138,9 @@ class ClusterRedis(WaitingRedis):
         while True:
             try:
                 slots = await self._cluster.slots(but=but, hint=hint)
-            except ConnectionError:
-                if asyncio.get_running_loop().time() >= give_up_s:
+            except ConnectionError as error:
+                is_lasting = isinstance(error, CannotConnect) and error.is_lasting and but is None
+                if is_lasting or asyncio.get_running_loop().time() >= give_up_s:
                     raise
                 await asyncio.sleep(backoff_s(pauses, first_s=_PAUSE_S, most_s=_PAUSE_MAX_S))
                 pauses += 1

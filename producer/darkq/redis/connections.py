@@ -10,7 +10,7 @@ import asyncio
 import builtins
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
@@ -26,6 +26,14 @@ from redis.exceptions import (
 )
 
 from darkq.redis.backoff import backoff_s
+from darkq.redis.connect_errors import (
+    TLS_DOUBT_S,
+    CannotConnect,
+    describe_address,
+    explain,
+    speaks_plain,
+    speaks_tls,
+)
 
 T = TypeVar("T")
 
@@ -59,12 +67,20 @@ class PatientRetry(Retry):
     """Tries again for some seconds, where redis-py's own counts its tries.
 
     A count would not bound the wait: a refused connection fails at once, an unresponsive one only
-    after the socket's timeout.
+    after the socket's timeout. A cause that a person has to correct, as a wrong password, is raised
+    at once if no connection of the pool has succeeded before. If one has, the cause may pass: the
+    name of a container is unknown while it restarts.
     """
+
+    has_connected = False
 
     def __init__(self, patience_s: float) -> None:
         super().__init__(NoBackoff(), 0)
         self._patience_s = patience_s
+
+    def __deepcopy__(self, _: object) -> Self:
+        """Return this object: redis-py copies it for each connection of a pool."""
+        return self
 
     async def call_with_retry(
         self, do: Callable[[], Awaitable[T]], fail: Callable[[RedisError], Any]
@@ -76,7 +92,7 @@ class PatientRetry(Retry):
             try:
                 return await do()
             except (RedisError, OSError) as error:
-                if not is_away(error):
+                if not is_away(error) or self._is_lasting(error):
                     raise
                 if not isinstance(error, ResponseError):  # which leaves the connection usable
                     await fail(cast(RedisError, error))
@@ -84,6 +100,10 @@ class PatientRetry(Retry):
                     raise
                 await asyncio.sleep(backoff_s(pauses, first_s=_PAUSE_S, most_s=_PAUSE_MAX_S))
                 pauses += 1
+
+    def _is_lasting(self, error: Exception) -> bool:
+        is_lasting = isinstance(error, CannotConnect) and error.is_lasting
+        return is_lasting and not self.has_connected
 
 
 class Cancellable(AbstractConnection):
@@ -146,13 +166,68 @@ class Cancellable(AbstractConnection):
 
 
 class PatientHandshake(Cancellable):
-    """Retries the handshake too; redis-py retries only the connect.
+    """Retries the handshake too; redis-py retries only the connect. Raises `CannotConnect`.
 
     A connection may be lost in between when a server stops, or behind a proxy without a server.
     """
 
     async def connect(self) -> None:
-        await self.retry.call_with_retry(super().connect, lambda _: self.disconnect(nowait=True))
+        await self.retry.call_with_retry(self._try, lambda _: self.disconnect(nowait=True))
+        if isinstance(self.retry, PatientRetry):
+            self.retry.has_connected = True
+
+    async def _try(self) -> None:
+        try:
+            await super().connect()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as error:
+            found = explain(error, describe_address(self))
+            if found is None:
+                raise
+            if found.cause == "connection_closed" and await self._is_tls_missing():
+                found = CannotConnect("tls_required", found.where)
+            raise found from None
+
+    async def _connect(self) -> None:
+        """Connect, and complete a TLS handshake; redis-py would lose the cause of a failure."""
+        try:
+            if isinstance(self, SSLConnection) and self._is_first:
+                await self._connect_or_probe()
+            else:
+                await super()._connect()  # type: ignore[safe-super, no-untyped-call]
+        except (RedisError, OSError) as error:
+            found = explain(error, describe_address(self))
+            if found is None:
+                raise
+            if found.cause == "tls_failed" and self._is_first and await self._ask(speaks_plain):
+                found = CannotConnect("tls_unsupported", found.where)
+            raise found from None
+
+    async def _connect_or_probe(self) -> None:
+        """Connect with TLS. If that takes long, ask whether the server speaks without TLS."""
+        connect = super()._connect()  # type: ignore[safe-super, no-untyped-call]
+        connecting = asyncio.ensure_future(connect)
+        try:
+            done, _ = await asyncio.wait([connecting], timeout=TLS_DOUBT_S)
+            if not done and await self._ask(speaks_plain):
+                raise CannotConnect("tls_unsupported", describe_address(self))
+            await connecting
+        finally:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether no connection of the pool has succeeded yet."""
+        return isinstance(self.retry, PatientRetry) and not self.retry.has_connected
+
+    async def _is_tls_missing(self) -> bool:
+        if isinstance(self, SSLConnection | UnixDomainSocketConnection) or not self._is_first:
+            return False
+        return await self._ask(speaks_tls)
+
+    async def _ask(self, probe: Callable[[str, int], Awaitable[bool]]) -> bool:
+        host, port = getattr(self, "host", None), getattr(self, "port", None)
+        return host is not None and port is not None and await probe(host, int(port))
 
 
 # redis-py's abstract `repr_pieces` is typed as returning None, its own classes' is not.

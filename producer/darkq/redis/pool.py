@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, SSLConnection
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, RedisError, ResponseError
 
 from darkq.errors import ConfigurationError, DarkqError, RedisFull, RedisUnavailable
+from darkq.redis.connect_errors import CannotConnect
 from darkq.redis.connections import OURS, UNAVAILABLE, OneLoop, PatientRetry, is_away
 from darkq.redis.sentinel import TO_MASTER, Sentinels
 from darkq.redis.url import Address, RedisUrl, WrongOption, parse
 from darkq.settings.settings import Settings
 
-_REFUSED = re.compile(r"(?:^|-|caused error: \(')(MISCONF|READONLY|NOPERM|NOREPLICAS)\b")
 # In a pipeline redis-py puts the command before the server's words.
 _ELSEWHERE = re.compile(r"(?:^|caused error: \(')(MOVED|CROSSSLOT)\b")
 _NO_URL = (
@@ -113,14 +113,44 @@ async def speaking_darkq() -> AsyncIterator[None]:
     except DarkqError:  # some of them are an OSError too
         raise
     except (RedisError, OSError) as error:
-        if not isinstance(error, RedisError) or is_away(error):
-            raise RedisUnavailable(brief(error)) from error
-        if isinstance(error, OutOfMemoryError) or "-OOM " in str(error):
-            raise RedisFull from error
-        if _ELSEWHERE.search(str(error)):
-            raise ConfigurationError("DARKQ_REDIS_URL", ONE_OF_A_CLUSTER) from None
-        found = _REFUSED.search(str(error))  # Redis 6 wraps what a command said to a script
-        raise RedisUnavailable(found[1] if found else brief(error)) from error
+        if isinstance(error, CannotConnect):
+            reason = error.cause.replace("_", " ")
+            message = f"{error}; check DARKQ_REDIS_URL"
+            raise RedisUnavailable(reason, message, code=error.cause) from error
+        if isinstance(error, RedisError) and not is_away(error):
+            if isinstance(error, OutOfMemoryError) or "-OOM " in str(error):
+                raise RedisFull from error
+            if _ELSEWHERE.search(str(error)):
+                raise ConfigurationError("DARKQ_REDIS_URL", ONE_OF_A_CLUSTER) from None
+        raise _describe_refusal(error) from error
+
+
+_REFUSALS = {
+    "MISCONF": "Redis refuses writes, because it cannot save its data (MISCONF){detail}; check the "
+    "free disk space of its host",
+    "READONLY": "Redis is a replica and refuses writes (READONLY); DARKQ_REDIS_URL must name the "
+    "master",
+    "NOPERM": "the Redis user may not run a command or use a key of darkq (NOPERM); darkq doctor "
+    "says which",
+    "NOREPLICAS": "Redis refuses writes, because it has too few replicas (NOREPLICAS)",
+    "LOADING": "Redis is still loading its data (LOADING)",
+    "BUSY": "Redis runs a script that does not end (BUSY)",
+}
+_SAID = re.compile(rf"(?:^|-|caused error: \(')({'|'.join(_REFUSALS)})\b")
+_DISK = re.compile(r"writing to the AOF file: ([A-Za-z ]{1,60})")
+
+
+def _describe_refusal(error: Exception) -> RedisUnavailable:
+    """Return what an error means. Redis 6 wraps what a command said to a script."""
+    text = str(error)
+    code = "LOADING" if isinstance(error, BusyLoadingError) else ""
+    if not code and isinstance(error, ResponseError) and (found := _SAID.search(text)):
+        code = found[1]
+    if code not in _REFUSALS:
+        return RedisUnavailable(brief(error))
+    disk = _DISK.search(text)
+    detail = f": {disk[1].strip().lower()}" if disk else ""
+    return RedisUnavailable(code, _REFUSALS[code].format(detail=detail), code=code.lower())
 
 
 def is_wrong_type(error: BaseException) -> bool:
@@ -129,8 +159,11 @@ def is_wrong_type(error: BaseException) -> bool:
 
 
 def brief(error: BaseException) -> str:
-    """Name an error by its class and code. Its text may quote our arguments, so it is left out."""
-    if isinstance(error.__cause__, RedisError):  # a wrong password, wrapped while connecting
-        error = error.__cause__
+    """Name an error by its class and code. Its text may quote our arguments, so it is left out.
+
+    The text of `CannotConnect` quotes none.
+    """
+    if isinstance(error, CannotConnect):
+        return str(error)
     code = str(error).split(" ", 1)[0] if isinstance(error, RedisError) else ""
     return f"{type(error).__name__} {code}" if code.isupper() else type(error).__name__

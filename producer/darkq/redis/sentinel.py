@@ -33,6 +33,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from darkq.redis.connect_errors import CannotConnect
 from darkq.redis.connections import Cancellable, PatientHandshake, Tcp, Tls
 from darkq.redis.url import Address, RedisUrl
 
@@ -90,7 +91,7 @@ class Sentinels:
         """
         answers = await self._ask_majority()
         if not answers:
-            raise ConnectionError("no Sentinel knows the master")
+            raise CannotConnect("no_master", ", ".join(map(str, self._addresses)))
         master = max(answers).master
         if self._is_majority(answers):
             self._next_look_s = asyncio.get_running_loop().time() + _LOOK_EVERY_S

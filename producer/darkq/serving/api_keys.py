@@ -148,7 +148,13 @@ class ApiKeys:
         """Return the record of a key, or None if the key is not valid."""
         if _SECRET.fullmatch(secret) is None:
             return None
-        digest = key_digest(secret)
+        return await self.find_by_digest(key_digest(secret))
+
+    async def find_by_digest(self, digest: str) -> ApiKey | None:
+        """Return the record of the key with this digest, or None if the key is not valid.
+
+        Only for digests that a signature protects: a caller could copy one from Redis.
+        """
         async with speaking_darkq():
             data: bytes | None = await self._redis.get(api_key(digest))
         if data is None:

@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 
 from darkq.errors import IdempotencyConflict
 from darkq.protocol.job import check_idempotency_key
-from darkq.protocol.keys import JobKeys, reattachment, request_seed
+from darkq.protocol.keys import JobKeys, chat_job, reattachment, request_seed
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
 
@@ -93,6 +93,25 @@ class Reattachments:
             return await scripts.waiter_keep(
                 self._redis, keys, held.holder, lease_s=lease_s, ttl_s=_SET_TTL_S
             )
+
+
+class Chats:
+    """The latest job of each chat of the AI SDK. Every method raises `RedisUnavailable`."""
+
+    def __init__(self, redis: Redis, *, ttl_s: float) -> None:
+        self._redis = redis
+        self._ttl_ms = int(ttl_s * 1000)
+
+    async def note(self, digest: str, job_id: str) -> None:
+        """Store the id of a chat's latest job."""
+        async with speaking_darkq():
+            await self._redis.set(chat_job(digest), job_id, px=self._ttl_ms)
+
+    async def find(self, digest: str) -> str | None:
+        """Return the id of a chat's latest job."""
+        async with speaking_darkq():
+            job_id: bytes | None = await self._redis.get(chat_job(digest))
+        return job_id.decode() if job_id is not None else None
 
 
 def new_seed() -> str:

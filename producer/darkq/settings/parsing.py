@@ -1,4 +1,4 @@
-"""Parsers of settings: limit windows such as `4/60,30/1800`, and partitions such as `0-3,7`.
+"""Parsers of settings: limit windows such as `4/60,30/1800`, partitions such as `0-3,7`, secrets.
 
 A call needs room in all limit windows.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
+
+from pydantic import SecretStr
 
 from darkq.protocol.keys import MAX_PARTITIONS
 
@@ -71,3 +73,23 @@ def check_partitions(text: str) -> str:
     """Return the text if it is valid partitions. Raises `ValueError`."""
     parse_partitions(text)
     return text
+
+
+MIN_SECRET_CHARS = 32
+_MAX_SECRETS = 16
+
+
+def parse_ticket_secrets(text: str) -> tuple[bytes, ...]:
+    """Read secrets that are separated by commas or white space. Raises `ValueError`."""
+    found = tuple(text.replace(",", " ").split())
+    if not 0 < len(found) <= _MAX_SECRETS:
+        raise ValueError(f"must be 1 to {_MAX_SECRETS} secrets, separated by commas")
+    if any(len(each) < MIN_SECRET_CHARS for each in found):
+        raise ValueError(f"must be secrets of at least {MIN_SECRET_CHARS} characters each")
+    return tuple(each.encode() for each in found)
+
+
+def check_ticket_secrets(secret: SecretStr) -> SecretStr:
+    """Return the secrets if they are valid. Raises `ValueError`."""
+    parse_ticket_secrets(secret.get_secret_value())
+    return secret

@@ -25,6 +25,7 @@ from darkq.settings.embedded_socket import is_ours_alone, socket_path, url
 from darkq.settings.parsing import (
     Window,
     check_partitions,
+    check_ticket_secrets,
     check_windows,
     parse_partitions,
     parse_windows,
@@ -84,6 +85,7 @@ class Settings(BaseSettings):
     job_tries: Count = 3
     max_prompt_bytes: Annotated[int, Field(ge=1, le=MAX_PROMPT_BYTES)] = 8 << 20
     max_result_chars: Annotated[int, Field(ge=1)] = 4 << 20
+    results_keep_prompts: bool = False
 
     # Workers
     worker_partitions: Annotated[str, AfterValidator(check_partitions)] | None = None
@@ -122,12 +124,17 @@ class Settings(BaseSettings):
     files_max_total_bytes: Count = 10 << 30
     files_ttl_s: Seconds = 30 * 24 * 3600.0
 
+    # Tickets
+    ticket_secrets: Annotated[SecretStr, AfterValidator(check_ticket_secrets)] | None = None
+
     # The gateway
     gateway_host: str = "127.0.0.1"
     gateway_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     gateway_allowed_hosts: str = ""
     gateway_cors_origins: Annotated[str, Field(pattern=_ORIGINS)] = ""
     gateway_operators: str = ""
+    gateway_board_prompts: bool = True
+    gateway_ignore_unsupported: bool = False
     gateway_max_connections: Count = 10_000
     gateway_max_readers: Count = 5_000
     gateway_max_body_bytes: Annotated[int, Field(ge=1024)] = 12 << 20

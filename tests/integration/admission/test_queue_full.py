@@ -68,6 +68,7 @@ async def test_of_many_each_priority_goes_as_far_as_it_can(client: Client, redis
     with pytest.raises(QueueFull) as caught:
         await client.enqueue_many(jobs)
     assert caught.value.queue == INTERACTIVE
+    assert str(caught.value).startswith("the interactive queue is full: ")
     assert len(caught.value.stored_ids) == 6
     assert await redis.zcard(INTERACTIVE) == await redis.zcard(PartitionKeys(0).queue("bulk")) == 3
 

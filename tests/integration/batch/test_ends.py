@@ -115,6 +115,24 @@ async def test_run_runs_it_again_by_itself(client: Client, redis: Redis) -> None
     assert all(end.outcome == "completed" for end in ends)
 
 
+async def test_cancelled_line_whose_record_was_deleted_does_not_run(
+    client: Client, redis: Redis, start: Start
+) -> None:
+    """Red where it counts as `missing`: then it is asked for, and paid for, after all."""
+    async with client.batch() as batch:
+        await batch.add_many(lines(1, 2, 3))
+    job = BatchKeys.parse(batch.id).job(2)
+    assert (await client.job(job.public_id).cancel()).state == "cancelled"
+    await redis.delete(job.result)  # as `darkq purge` does
+    await start()
+    async with client.batch(batch.id) as batch:
+        ends = await all_of(batch.run(lines(1, 2, 3)))
+        status = await batch.status()
+    outcomes = {end.number: end.outcome for end in ends}
+    assert outcomes == {1: "completed", 2: "cancelled", 3: "completed"}
+    assert (status.state, status.completed, status.cancelled) == ("completed", 2, 1)
+
+
 async def _ended(client: Client, batch_id: str, wanted: int) -> bool:
     return (await client.batch(batch_id).status()).ended == wanted
 
@@ -203,3 +221,13 @@ async def test_a_runner_that_is_killed_again_and_again_loses_no_line_and_runs_no
     status = await batch.status()
     assert (status.state, status.completed, status.acknowledged) == ("completed", 120, 120)
     assert await job_keys() == []
+
+
+async def test_an_open_batch_tells_how_many_lines_it_was_made_for(client: Client) -> None:
+    """Red when a progress can only be shown against the lines that were added."""
+    async with client.batch(lines=50) as batch:
+        await batch.add("hi")
+        status = await batch.status()
+        assert (status.expected, status.total, status.added) == (50, None, 1)
+    async with client.batch() as unknown:
+        assert (await unknown.status()).expected is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from darkq.openai.body import CHAT
 from darkq_cli.batch.plan import Files, Plan, build_errors_path
 from darkq_cli.batch.source import Fingerprint
 from darkq_local.faults import Fault
+from darkq_local.local_darkai import LocalDarkAI
 from integration.cli.conftest import home
 from support.command import Darkq
+from support.echo_model import EchoModel
 from support.servers import Server
 
 __all__ = ["home"]
@@ -45,7 +47,6 @@ def make_plan(tmp_path: Path) -> MakePlan:
                 answers=answers,
                 errors=build_errors_path(answers),
             ),
-            "is_text": False,
             "common": ForAllLines(),
             "ordered": False,
             "window": 100,
@@ -56,6 +57,14 @@ def make_plan(tmp_path: Path) -> MakePlan:
         return Plan(**{**fields, **changes})
 
     return make
+
+
+@pytest.fixture
+async def echo(start_worker: Callable[[Settings], Any], make_settings: Any) -> AsyncIterator[Any]:
+    """A local DarkAI that answers with the prompt, which begins with `quick`; and a worker."""
+    async with LocalDarkAI(EchoModel()) as darkai:
+        start_worker(make_settings(darkai_url=darkai.url, retry_base_s=0.01, job_tries=1))
+        yield darkai
 
 
 Serve = Callable[..., Awaitable[Any]]

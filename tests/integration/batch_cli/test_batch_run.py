@@ -16,6 +16,7 @@ import zstandard
 
 from darkq import Client
 from darkq.errors import BatchNotFound
+from darkq.protocol.keys import BatchKeys
 from darkq_local.faults import Fault
 from integration.batch_cli.conftest import Serve
 from support.batches import ids, left_in, lines, prompts, run
@@ -74,7 +75,9 @@ async def test_failures_go_to_a_file_of_their_own(darkq: Darkq, serve: Serve) ->
     assert done.code == 1
     (failure,) = lines(darkq.home / "out.errors.jsonl")
     error = failure["error"]
-    assert done.err.splitlines()[-3:] == [
+    *said, retry = done.err.splitlines()
+    assert re.fullmatch(r"To run them again: \S+ .*batch retry batch-0-\w+", retry)
+    assert said[-3:] == [
         "darkq: 1 of 5 lines failed",
         f"The first is {failure['custom_id']}: {error['code']}: {error['message']}",
         "See out.errors.jsonl",
@@ -84,7 +87,7 @@ async def test_failures_go_to_a_file_of_their_own(darkq: Darkq, serve: Serve) ->
     assert failure["error"]["message"]
     assert len({failure["custom_id"], *ids(darkq.home / "out.jsonl")}) == 5
     done = await run(darkq, "run", "in.jsonl", "-o", "two.jsonl", "--errors", "bad.jsonl")
-    assert (done.code, left_in(darkq.home)) == (0, [])
+    assert (done.code, left_in(darkq.home)) == (0, ["out.jsonl.darkq"])  # for `batch retry`
     assert not (darkq.home / "bad.jsonl").exists()
 
 
@@ -133,7 +136,7 @@ async def test_a_dry_run_counts_and_writes_nothing(darkq: Darkq) -> None:
         ("in.jsonl", b'{"prompt": "caf\xe9"}', "line 1: is not UTF-8"),
         ("in.txt", b"ok\ncaf\xe9\n", "line 2: prompt: is not UTF-8"),
         ("in.jsonl", b'{"prompt": "x", "temperature": 9}', "line 1: temperature: "),
-        ("in.jsonl", b'{"prompt": "' + b"x" * (9 << 20) + b'"}', "line 1: is longer than "),
+        ("in.jsonl", b'{"prompt": "' + b"x" * (13 << 20) + b'"}', "line 1: is longer than "),
         ("in.jsonl.gz", b"no gzip", "is damaged, or not compressed as its name says"),
         ("in.jsonl.gz", gzip.compress(prompts(99))[:-9], "is damaged"),
         ("in.jsonl.zst", b"no zstd", "is damaged, or not compressed as its name says"),
@@ -310,6 +313,32 @@ async def test_an_answer_that_redis_has_lost_is_asked_for_again(
     done = await run(darkq, "run", *words)
     assert done.code == 0, done.err
     assert ids(darkq.home / "out.jsonl") == [f"c{n}" for n in range(1, 10)]
+
+
+async def test_cancelled_line_whose_record_was_deleted_is_written_and_not_sent_again(
+    darkq: Darkq, client: Client, redis: Any, serve: Serve
+) -> None:
+    (darkq.home / "in.jsonl").write_bytes(prompts(3))
+    first = darkq.start("batch", "run", "in.jsonl", "-o", "out.jsonl")
+    await wait_until("the batch", lambda: first.says("batch batch-"))
+    (batch_id,) = re.findall(r"^batch (batch-0-\w+)$", first.err, re.MULTILINE)
+
+    async def are_added() -> bool:
+        with suppress(BatchNotFound):
+            return (await client.batch(batch_id).status()).added == 3
+        return False
+
+    await wait_until("all lines", are_added)
+    first.kill()
+    cancelled = BatchKeys.parse(batch_id).job(2)
+    await client.job(cancelled.public_id).cancel()
+    await redis.delete(cancelled.result)  # as `darkq purge` does
+    darkai = await serve()
+    done = await run(darkq, "run", "in.jsonl", "-o", "out.jsonl")
+    assert done.code == 1, done.err
+    assert sorted(ids(darkq.home / "out.jsonl")) == ["c1", "c3"]
+    assert ids(darkq.home / "out.errors.jsonl") == ["c2"]
+    assert darkai.requests_seen == 2
 
 
 _FULL_AT_100_KB = """if True:

@@ -71,7 +71,7 @@ ROWS = [{"prompt": "Why?"}, {"prompt": "How?"}]
             "hold one whole object (jq -c . FILE)",
         ),
         ("in.jsonl", b"PK\x03\x04", "line 1: the file is a zip archive or a spreadsheet: export"),
-        ("in.csv", b"prompt\nWhy?\n", "is a table, not JSON lines"),
+        ("in.csv", b"question\nWhy?\n", "in.csv has no column prompt; it has: question"),
     ],
     ids=["UTF-16", "UTF-16 text", "NULs", "array", "array in a line", "object", "zip", "csv"],
 )

@@ -7,13 +7,16 @@ import os
 import random
 import secrets
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from darkq_cli.batch import files as output_files
+from darkq_cli.batch import plan as plans
 from darkq_cli.batch.ledger import EndedLine, Ledger
 from darkq_cli.batch.plan import Plan
 from darkq_cli.batch.state import State, StateFile
@@ -259,3 +262,34 @@ def test_an_output_is_not_taken_for_another_s_failures(tmp_path: Path) -> None:
         other.claim(tmp_path / "out.jsonl")
     other.delete()
     output.delete()
+
+
+def test_a_state_of_darkq_0_2_goes_on_here(make_plan: MakePlan, tmp_path: Path) -> None:
+    """Red when an upgrade between two runs loses that the lines are text, or cannot commit."""
+    plan = make_plan(3)
+    with closing(sqlite3.connect(plan.files.state)) as database:
+        old = msgspec.json.decode(plans.encode(plan, tmp_path))
+        for name in ("input", "output", "columns"):
+            old.pop(name)
+        database.execute("CREATE TABLE plan (json BLOB NOT NULL)")
+        database.execute("CREATE TABLE place (json BLOB NOT NULL)")
+        database.execute("CREATE TABLE done (number INTEGER PRIMARY KEY)")
+        database.execute("CREATE TABLE held (number INTEGER PRIMARY KEY, failed, line)")
+        encoded = msgspec.json.encode({**old, "is_text": True})
+        database.execute("INSERT INTO plan VALUES (?)", (encoded,))
+        database.execute("INSERT INTO place VALUES ('{}')")
+        database.commit()
+    with opened(plan) as (ledger, state):
+        assert state.plan.input.kind == "text"
+        ledger.write([ended(1), ended(2, failed=True), ended(3)])
+        assert state.complete
+        state.forget_failed()
+        assert ledger.find_unfinished([1, 2, 3]) == [2]
+
+
+def test_failed_lines_without_a_list_of_them_are_not_run_again(make_plan: MakePlan) -> None:
+    """Red when a retry of a batch that darkq 0.2 began would lose failures."""
+    with opened(make_plan(1)) as (ledger, state):
+        state.commit(msgspec.structs.replace(ledger.checkpoint, failed=1))
+        with pytest.raises(Problem, match="kept no list of failed lines"):
+            state.forget_failed()

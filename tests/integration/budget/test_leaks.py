@@ -63,6 +63,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.slow
 async def test_ended_jobs_leave_nothing_in_the_memory_of_a_worker(
     make_settings: Callable[..., Settings],
     redis: Redis,

@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from darkq import Client, Settings
+from darkq import Client, Message, Options, Settings
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import decode_job
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
 from support.command import Darkq, Done, Running
@@ -50,6 +52,36 @@ async def test_enqueue_prints_the_id_and_nothing_else(darkq: Darkq, client: Clie
     assert re.fullmatch(rb"0-[0-9a-f]{32}\n", done.out)
     status = await client.job(done.line).status()
     assert (status.state, status.metadata) == ("queued", {"a": "b", "c": "d=e"})
+
+
+async def test_options_and_a_system_message_reach_the_job(darkq: Darkq, redis: Any) -> None:
+    words = ("--temperature", "0.5", "--max-tokens", "9", "--system", "Be brief.")
+    more = ("--option", "seed=7", "--option", "stop=.", "--option", "stop=!")
+    done = await call(darkq, "enqueue", "hi", *words, *more)
+    assert (done.code, done.err) == (0, "")
+    job = decode_job(await redis.get(JobKeys.parse(done.line).job)).job
+    assert job.options == Options(temperature=0.5, max_tokens=9, seed=7, stop=(".", "!"))
+    assert job.prompt == (Message("system", "Be brief."), Message("user", "hi"))
+    for wrong, said in (
+        (("--temperature", "9"), "options.temperature: must be a number, at most 2"),
+        (("--option", "api_key=1"), "parameters.api_key: cannot be honoured: leave it out"),
+        (("--option", "seed"), "'seed' is not KEY=VALUE"),
+    ):
+        for command in ("enqueue", "run"):
+            refused = await call(darkq, command, "hi", *wrong)
+            assert refused.code == 2
+            assert said in refused.err
+
+
+async def test_run_says_which_options_were_ignored(darkq: Darkq, serve: Serve) -> None:
+    await serve()
+    words = ("run", "hi", "--temperature", "0", "--option", "seed=1")
+    refused = await call(darkq, *words)
+    assert refused.code == 1
+    assert "cannot honour the option temperature" in refused.err
+    done = await call(darkq, *words, "--ignore-unsupported")
+    assert done.code == 0, done.err
+    assert done.err.endswith("ignored, as darkai does not support it: seed, temperature\n")
 
 
 async def test_the_same_idempotency_key_gives_the_same_job(darkq: Darkq) -> None:

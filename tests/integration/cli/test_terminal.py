@@ -46,10 +46,11 @@ async def test_a_new_attempt_is_set_apart(
     await serve(Fault.parse("error=3;slow=0.1"))
     code, screen = await open_terminal(darkq, "run", "hi", NO_COLOR="1").end()
     assert code == 0
-    job, void, ended, line, text = screen.splitlines()
+    job, void, *ended, line, text = screen.splitlines()
     assert job.startswith("job 0-")
-    assert ended.startswith("attempt 1 ended: upstream_overloaded: ")
-    assert "; the next starts in " in ended
+    assert ended[0].startswith("attempt 1 ended: upstream_overloaded: ")
+    assert max(map(len, ended)) <= 80
+    assert "; the next starts in " in " ".join(ended)
     assert line == "— attempt 2, from the beginning —"
     assert text.startswith(void)
     assert len(text.split()) == 20

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from darkq import Settings
+from darkq_cli.stack.up import _say_low_space
+from darkq_cli.terminal import messages
+from darkq_cli.terminal.local_darkai import find_darkai
 from darkq_local.local_darkai import LocalDarkAI
 from support.command import Darkq, Running, processes_of
 from support.waiting import wait_until
@@ -74,7 +80,7 @@ async def test_the_banner_is_ready_to_be_copied(stack: Running, alone: Darkq) ->
     said = stack.err
     assert stack.out == b""
     assert "Markov chain" in said
-    (command,) = re.findall(r"^  (DARKQ_DARKAI_URL=.+)$", said, re.MULTILINE)
+    (command,) = re.findall(r"^  (.+ upstreams)$", said, re.MULTILINE)
     checked = alone.typed(command)
     assert checked.code == 0
     assert re.search(rb"darkai +yes ", checked.out)
@@ -102,6 +108,7 @@ async def test_a_signal_stops_everything(
     assert not processes_of(alone.state)
 
 
+@pytest.mark.slow
 async def test_killed_it_leaves_no_orphans(stack: Running, alone: Darkq) -> None:
     assert len(processes_of(alone.state)) == 4
     stack.send(signal.SIGKILL)
@@ -122,19 +129,18 @@ async def test_killed_in_the_middle_of_a_job_the_worker_still_finishes_it(
     await nothing_left(alone.state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "words"),
     [
         ("worker", "darkq: the worker was ended by SIGKILL"),
         ("local-darkai", "darkq: the local DarkAI was ended by SIGKILL"),
-        ("redis", "darkq: the embedded Redis has ended"),
     ],
 )
 async def test_a_death_stops_the_rest(
     stack: Running, alone: Darkq, victim: str, words: str
 ) -> None:
-    pid_file = alone.state / "redis" / "redis.pid"
-    os.kill(int(pid_file.read_text()) if victim == "redis" else pid_of(stack, victim), 9)
+    os.kill(pid_of(stack, victim), 9)
     done = stack.done()
     assert done.code == 1
     assert words in done.err
@@ -142,12 +148,56 @@ async def test_a_death_stops_the_rest(
     await nothing_left(alone.state)
 
 
+def redis_pid(alone: Darkq) -> int:
+    return int((alone.state / "redis" / "redis.pid").read_text())
+
+
+async def test_a_redis_that_died_is_started_again_and_its_jobs_run(
+    stack: Running, alone: Darkq
+) -> None:
+    """Red when `up` ends with its Redis."""
+    os.kill(redis_pid(alone), signal.SIGKILL)
+    await wait_until("another one", lambda: stack.says("the embedded Redis runs again"))
+    running = alone.start("run", "hi")
+    await wait_until("some text", lambda: running.out)
+    assert not stack.has_ended
+
+
+async def test_upstreams_and_doctor_beside_it_are_green(stack: Running, alone: Darkq) -> None:
+    """Red when they call the DarkAI of their own settings, which is not the one that runs."""
+    upstreams = alone("upstreams", "--json")
+    assert upstreams.code == 0, upstreams.err
+    (probe,) = upstreams.objects
+    assert (probe["name"], probe["works"], probe["workers"]) == ("darkai", True, 1)
+    doctor = alone("doctor")
+    assert doctor.code == 0, doctor.out
+    assert re.search(rb"^ok +upstream +darkai: answers", doctor.out, re.MULTILINE)
+    stack.send(signal.SIGKILL)
+    await nothing_left(alone.state)
+    assert list(alone.state.glob("darkai-*.json"))  # it could not remove its note
+    gone = alone("doctor", "--no-probe")
+    assert gone.code == 0
+    assert find_darkai(Settings.model_validate({"state_dir": str(alone.state)})) is None
+
+
+async def test_a_second_one_says_what_it_joins(stack: Running, alone: Darkq) -> None:
+    """Red when two models answer the same jobs without a word."""
+    second = await started(alone.start("up", "--model", "markov"))
+    assert re.search(r"  joins     1 running: \S+:\d+:\w+, upstreams darkai \(.+\)\n", second.err)
+    assert "  joins " not in stack.err
+    second.send(signal.SIGINT)
+    second.done()
+    assert alone("upstreams").code == 0  # those of the first one
+
+
+@pytest.mark.slow
 async def test_a_reader_of_its_log_that_leaves_ends_it(alone: Darkq) -> None:
     command = f"{sys.executable} -m darkq_cli up --model markov 2>&1 | sed '/Ctrl-C stops/q'"
     pipeline = alone.start(command=("/bin/sh", "-c", command))
     await wait_until("darkq up", lambda: b"Ctrl-C stops" in pipeline.out, START_TIMEOUT_S)
     assert not pipeline.has_ended
-    alone("run", "hi", "--model", "gpt-9")  # which the worker has something to say to
+    # The worker has something to say to it. It may then wait for the Redis that has ended too.
+    alone.start("run", "hi", "--model", "gpt-9")
     pipeline.done()
     await nothing_left(alone.state)
 
@@ -163,6 +213,7 @@ async def test_settings_come_from_a_file_too_but_no_proxy_stands_before_the_loca
     await wait_until("some text", lambda: running.out)
 
 
+@pytest.mark.slow
 async def test_what_is_configured_is_used_and_not_started(
     alone: Darkq, start_darkai: Callable[..., object]
 ) -> None:
@@ -195,3 +246,17 @@ def test_a_child_that_cannot_start_is_told_with_its_words(alone: Darkq) -> None:
     assert "darkq: the local DarkAI ended unexpectedly, with exit code 1" in done.err
     assert "address already in use" in done.err
     assert not processes_of(alone.state)
+
+
+def test_little_free_space_is_said_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Red when it starts in silence on a disk that is nearly full."""
+    settings = Settings.model_validate({"state_dir": str(tmp_path)})
+    _say_low_space(settings)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))
+    messages.console.cache_clear()
+    _say_low_space(settings)
+    messages.console.cache_clear()
+    assert "only 3 MB are free" in capsys.readouterr().err

@@ -33,7 +33,7 @@ async def test_workers_are_listed_stay_idle_and_go(
     await wait_until("the workers", alive)
     ids = await client.workers()
     table = await call(darkq, "workers")
-    assert (table.code, table.out.decode().count(" claims")) == (0, 2)
+    assert (table.code, table.out.decode().count(" active")) == (0, 2)
     stays = await call(darkq, "workers", "drain", ids[0], "--stay", "--by", "ann", "--wait")
     assert (stays.code, stays.line) == (0, ids[0])
     told = (await call(darkq, "workers", "--json")).objects

@@ -49,7 +49,7 @@ class TestNoRedis:
                 assert (await job.status()).state == "queued"
                 await redis.config_set("requirepass", "hunter2")
             async with Client(settings=Settings.model_validate(limits)) as client:
-                await self.refused(client, "Authentication")
+                await self.refused(client, "requires a password")
 
     @staticmethod
     async def refused(client: Client, reason: str) -> None:

@@ -67,7 +67,7 @@ async def test_a_closed_queue_refuses_and_runs_out(
     queue = client.queue("bulk")
     await client.enqueue_many(Job.create(f"job {n}", priority="bulk") for n in range(5))
     await queue.close(why="the last day")
-    with pytest.raises(QueueClosed, match="accepts no new jobs") as raised:
+    with pytest.raises(QueueClosed, match="the bulk queue accepts no new jobs") as raised:
         await client.enqueue("x", priority="bulk")
     assert raised.value.queue == "darkq:{0}:bulk"
     with pytest.raises(QueueClosed) as many:

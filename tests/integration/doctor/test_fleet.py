@@ -87,6 +87,22 @@ async def test_queues_that_fill_and_wait(client: Client, redis: Redis, look: Any
     assert "an interactive job has waited for" in found.found
 
 
+async def test_a_paused_or_closed_queue_is_a_warning_with_its_author(
+    client: Client, look: Any
+) -> None:
+    """Red when the queues are fine while no job can run."""
+    queue = client.queue("bulk")
+    await queue.pause(by="alice@host", why="a move")
+    await queue.close()
+    found = (await look())["queues"]
+    await queue.resume()
+    await queue.open()
+    assert found.verdict == "warning"
+    assert "the bulk queue is paused by alice@host since " in found.found
+    assert "the bulk queue is closed: new jobs are refused" in found.found
+    assert " queues resume bulk; To open it: " in found.do
+
+
 async def test_jobs_that_fail(redis: Redis, look: Any) -> None:
     assert (await look())["failed jobs"].found == "none"
     hand = Hand(redis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from darkq import Settings
 from darkq_cli.doctor.checks import CheckResult
 from darkq_cli.doctor.machine import MACHINE
+from support.repository import ROOT
 
 
 @pytest.fixture
@@ -52,6 +54,53 @@ async def test_the_worst_verdict_counts_and_all_are_told(make: Callable[..., Set
     assert found.verdict == "problem"
     assert "reserved" in found.found.split("; ")[0]
     assert "DARKQ_RETRY_BASE_S" in found.found.split("; ")[1]
+
+
+def list_documented_variables() -> set[str]:
+    """The variables that documents and deployments name, other than parts of names (DARKQ_X_…)."""
+    folders = ("docs", "deploy", "examples")
+    files = [*ROOT.glob("README*.md"), ROOT / ".env.example", ROOT / "docker-compose.yml"]
+    files += [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    texts = [path.read_text() for path in files if path.suffix not in (".png", ".svg", ".pyc")]
+    return {name for text in texts for name in re.findall(r"\bDARKQ_[A-Z0-9_]*[A-Z0-9]\b", text)}
+
+
+async def test_every_variable_of_our_documents_is_known(
+    make: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Red when a document tells people to set what doctor tells them to remove."""
+    monkeypatch.chdir(tmp_path)
+    named = list_documented_variables()
+    assert {"DARKQ_MOVE_TO_URL", "DARKQ_SECRETS_DIR", "DARKQ_WORKERS", "DARKQ_REDIS_URL"} <= named
+    settings = make()
+    for name in named:
+        monkeypatch.setenv(name, "1")
+    found = (await look(settings))["unknown settings"]
+    assert found.verdict == "ok", found.found
+
+
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [
+        ("DARKQ_REDS_URL", "Use DARKQ_REDIS_URL"),
+        ("DARKQ_WORKER_JOB", "Use DARKQ_WORKER_JOBS"),
+        ("DARKQ_MOVE_URL", "Remove DARKQ_MOVE_URL"),
+        ("DARKQ_FOLDER", "Remove DARKQ_FOLDER"),
+        ("DARKQ_SLOTS", "Remove DARKQ_SLOTS"),
+    ],
+)
+async def test_only_near_names_are_suggested(
+    make: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    suggested: str,
+) -> None:
+    """Red when any setting that has a few of its letters is suggested, such as DARKQ_REDIS_URL."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, "1")
+    found = (await look(make()))["unknown settings"]
+    assert found.do.startswith(suggested)
 
 
 async def test_variables_that_nothing_reads(

@@ -131,3 +131,14 @@ async def test_another_input_is_refused(
     assert process.returncode == 1
     assert b"in.csv has changed" in err
     assert darkai.requests_seen <= ROWS
+
+
+async def test_without_the_column_it_names_those_there_are_and_creates_no_batch(
+    folder: Path, make_settings: Callable[..., Settings], client: Client
+) -> None:
+    (folder / "in.csv").write_text("number,question\n1,Why?\n")
+    async with running(folder, make_settings()) as process:
+        _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.decode() == "in.csv has no column prompt; it has: number, question\n"
+    assert [batch async for batch in client.batches()] == []

@@ -42,13 +42,18 @@ async def web_app(
 
 
 @asynccontextmanager
-async def serving(command: list[str], settings: Settings) -> AsyncIterator[str]:
+async def serving(
+    command: list[str], settings: Settings, port: int | None = None, **variables: str
+) -> AsyncIterator[str]:
     assert settings.redis_url is not None
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = port or find_port()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", *command, str(port)),
-        env={**os.environ, "DARKQ_REDIS_URL": settings.redis_url.get_secret_value()},
+        env={
+            **os.environ,
+            "DARKQ_REDIS_URL": settings.redis_url.get_secret_value(),
+            **variables,
+        },
         cwd=EXAMPLES,
     )
     try:
@@ -62,6 +67,13 @@ async def serving(command: list[str], settings: Settings) -> AsyncIterator[str]:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+def find_port() -> int:
+    """Return a port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 def _listens(port: int) -> bool:

@@ -111,6 +111,29 @@ async def test_input_deleted_after_all_lines_were_added_is_not_needed(
     assert (record.state, record.completed, record.errors) == ("completed", 5, ())
 
 
+async def test_cancelled_line_whose_record_was_deleted_is_an_error(
+    orders: Orders,
+    settings: Settings,
+    redis: Redis,
+    fed: Callable[..., Any],
+    start_darkai: StartDarkAI,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red where the line is asked for again, or has no id in the file of errors."""
+    record = await fed(3, 3)
+    cancelled = BatchKeys.parse(record.id).job(2)
+    await orders.client.job(cancelled.public_id).cancel()
+    await redis.delete(cancelled.result)  # as `darkq purge` does
+    monkeypatch.setattr(main, "FileBatchRunners", NoRunners)
+    darkai = await start_darkai(chunks=3)
+    start_worker(settings.model_copy(update={"darkai_url": darkai.url}))
+    record = await run(orders, orders.files, settings, record.id)
+    output, errors = await orders.told(record)
+    assert (record.state, sorted(output), errors) == ("completed", ["c0", "c2"], ["c1"])
+    assert darkai.requests_seen == 2
+
+
 @pytest.mark.parametrize("window_s", [3600.0, 0.0])
 async def test_a_batch_without_input_can_be_cancelled_and_expires(
     orders: Orders, settings: Settings, fed: Callable[..., Any], window_s: float

@@ -7,11 +7,16 @@ import io
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Client
+from darkq import Client, Options
+from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import decode_job
+from darkq_gateway.native.jobs import NewJob
 from darkq_local.faults import Fault
+from integration.gateway.conftest import StartGateway
 from support.http_api import Api
 from support.waiting import wait_until
 
@@ -49,6 +54,62 @@ async def test_every_field_reaches_the_job(api: Api, client: Client) -> None:
     status = await client.job(job_id).status()
     assert (status.model, status.upstream, status.metadata) == ("m", "u", {"a": "b"})
     assert status.tenant is None
+
+
+async def test_options_reach_the_job_and_a_wrong_one_is_named(api: Api, redis: Redis) -> None:
+    given = {"temperature": 0.5, "max_tokens": 9, "stop": ["."]}
+    for path, body in (
+        ("/jobs", {"prompt": "hi", "options": given}),
+        ("/jobs:batch", {"jobs": [{"prompt": "hi", "options": given}]}),
+    ):
+        stored = await api("POST", path, body)
+        assert stored.status == 201, stored.json
+        (job_id,) = stored.json.get("job_ids", [stored.json.get("job_id")])
+        record = decode_job(await redis.get(JobKeys.parse(job_id).job))
+        assert record.job.options == Options(temperature=0.5, max_tokens=9, stop=(".",))
+    for wrong, field in (
+        ({"temperature": 9}, "options.temperature"),
+        ({"temperatur": 1}, "options"),
+        ({"max_tokens": 1, "max_completion_tokens": 1}, "options.max_completion_tokens"),
+    ):
+        refused = await api("POST", "/jobs", {"prompt": "hi", "options": wrong})
+        assert (refused.status, refused.json["error"]["field"]) == (422, field)
+    assert (await api("POST", "/jobs", {"prompt": "hi", "options": None})).status == 201
+
+
+async def test_unsupported_options_are_left_out_on_request_and_named(
+    api: Api, working: Any
+) -> None:
+    """Red when an option is ignored that nobody asked to ignore, or without a word."""
+    await working(job_tries=1)
+    for ignored, status in ((True, 200), (False, 409)):
+        body = {"prompt": "hi", "options": {"temperature": 1}, "ignore_unsupported": ignored}
+        job_id = (await api("POST", "/jobs", body)).json["job_id"]
+        answer = await api("GET", f"/jobs/{job_id}/result?wait_s=20")
+        assert answer.status == status, answer.json
+        assert answer.json.get("ignored") == (["temperature"] if ignored else None)
+
+
+async def test_a_setting_leaves_them_out_of_chat_requests(
+    start_gateway: StartGateway, working: Any
+) -> None:
+    await working(job_tries=1)
+    chat = {"messages": [{"role": "user", "content": "hi"}], "model": "llama-3-70b"}
+    body = {**chat, "temperature": 1, "seed": 3}
+    lenient = await start_gateway(gateway_ignore_unsupported=True)
+    answer = await lenient("POST", "/v1/chat/completions", body)
+    assert (answer.status, answer.json["ignored"]) == (200, ["seed", "temperature"])
+    plain = await lenient("POST", "/v1/chat/completions", chat)
+    assert "ignored" not in plain.json
+    strict = await start_gateway()
+    refused = await strict("POST", "/v1/chat/completions", body)
+    assert (refused.status, refused.json["error"]["param"]) == (400, "temperature")
+
+
+def test_a_job_without_options_encodes_as_before() -> None:
+    """Red when the seed of an idempotent `POST /jobs:batch` changes with the gateway's version."""
+    fields = json.loads(msgspec.json.encode(NewJob(prompt="hi")))
+    assert not {"options", "ignore_unsupported"} & fields.keys()
 
 
 async def test_an_answer_that_is_not_there_yet(api: Api) -> None:

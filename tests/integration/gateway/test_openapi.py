@@ -5,7 +5,7 @@ from __future__ import annotations
 from darkq_gateway.app import ROUTE_TABLES
 from support.http_api import Api
 
-NATIVE = ("/jobs", "/healthz", "/readyz", "/metrics")
+NATIVE = ("/jobs", "/ui", "/batches", "/healthz", "/readyz", "/metrics")
 
 
 async def test_the_document_is_served_and_names_every_native_route(api: Api) -> None:

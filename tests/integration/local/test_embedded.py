@@ -343,8 +343,28 @@ def test_a_server_that_ends_at_its_start_is_reported_with_its_log(state_dir: Pat
     assert failure.value.log == state_dir / "redis.log"
     assert str(failure.value.log) in str(failure.value)
     assert "Bad file format reading the append only file" in failure.value.log_tail
+    assert f"mv {state_dir}/redis/appendonly" in failure.value.remedy
     assert not is_locked(state_dir / "redis" / "server.lock")
     assert not is_locked(state_dir / "redis" / "users.lock")
+
+
+@pytest.mark.usefixtures("each_server")
+def test_damaged_data_say_what_to_move_away(state_dir: Path) -> None:
+    """Red when only the server's words are shown, which name a tool that no wheel has."""
+    with embedded_redis(state_dir), client(state_dir) as redis:
+        redis.set("a", "b")
+    data = state_dir / "redis"
+    folder = data / "appendonlydir"
+    damaged = folder if folder.exists() else data / "appendonly.aof"
+    file = next(folder.glob("*.incr.aof")) if folder.exists() else damaged
+    file.write_bytes(file.read_bytes() + b"\x00 no command\n" * 10)
+    with pytest.raises(ServerFailed) as caught:
+        embedded_redis(state_dir).__enter__()
+    assert caught.value.remedy.endswith(f"mv {damaged} {damaged}.old")
+    assert "overcommit" not in str(caught.value)
+    damaged.rename(f"{damaged}.old")
+    with embedded_redis(state_dir), client(state_dir) as redis:
+        assert redis.get("a") is None
 
 
 @pytest.mark.usefixtures("each_server")

@@ -26,6 +26,7 @@ async def api(traced: Traced, make_settings: Callable[..., Settings]) -> AsyncIt
 
 async def test_a_request_is_a_span_and_quotes_nothing(api: Api, traced: Traced) -> None:
     await api("GET", "/jobs/canary?after=canary", headers={"X-Canary": "canary"})
+    await api("GET", "/jobs/canary/events?ticket=canary")
     await api("GET", "/canary")
     await api.bare(b"PROPFIND /jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert [
@@ -33,6 +34,7 @@ async def test_a_request_is_a_span_and_quotes_nothing(api: Api, traced: Traced) 
         for span in traced.spans
     ] == [
         ("GET /jobs/{job_id}", 404, SpanKind.SERVER),
+        ("GET /jobs/{job_id}/events", 401, SpanKind.SERVER),
         ("GET ?", 404, SpanKind.SERVER),
         ("_OTHER ?", 405, SpanKind.SERVER),
     ]

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from darkq import Client, DarkqError, JobCancelled, JobFailed, Settings
 from darkq.event import Cursor
 from darkq.operate.upstreams import Served, announcement
 from darkq.operate.workers import sign_in
-from darkq.protocol.keys import WORKERS, JobKeys, PartitionKeys, WorkerKeys
+from darkq.protocol.keys import TICKETS, WORKERS, JobKeys, PartitionKeys, WorkerKeys
 from darkq.redis import pubsub as subscriber
 from darkq.serving.api_keys import ApiKeys
 from darkq.serving.file_batches import FileBatch
@@ -203,6 +204,8 @@ async def let_in(world: World, client: Client) -> None:
         assert entry.verdict == verdict
     await client.api_keys.renew([(key, "a")], lease_s=5)
     await client.api_keys.leave(key, "a")
+    ticket = await client.job("0-" + "0" * 32).ticket()
+    assert await client.tickets.check(ticket) is not None
 
 
 async def run_batch(world: World, client: Client) -> None:
@@ -379,7 +382,7 @@ async def play(
         url = f"unix://darkq-{role}:secret@{redis_server.socket}?db={DATABASE}"
         settings = make_settings(
             redis_url=url, darkai_url=darkai.url, worker_lease_s=LEASE_S, retry_base_s=0.01,
-            redis_patience_s=30, **changes,
+            **{"redis_patience_s": 30, **changes},
         )  # fmt: skip
         scene = asyncio.create_task(SCENARIOS[role](World(redis, settings, darkai)))
         while not scene.done() and not await refusals():
@@ -417,11 +420,24 @@ WORDS = [
 async def test_every_word_of_a_rule_is_needed(play: Any, role: str, word: str) -> None:
     without = " ".join(other for other in RULES[role].split() if other != word)
     limits = LIMITS if role == "worker" else {}
-    assert await play(role, without, **limits) != []
+    assert await play(role, without, redis_patience_s=1, **limits) != []
 
 
 async def test_a_worker_that_limits_its_calls(play: Any) -> None:
     assert await play("worker", RULES["worker"], **LIMITS) == []
+
+
+async def test_a_reader_makes_no_tickets(redis: Redis, redis_server: Server) -> None:
+    """Red when the secret has a name that the reader's rule covers."""
+    words = RULES["reader"].split()
+    await redis.execute_command("ACL", "SETUSER", "darkq-reader", "on", ">secret", *words)
+    await redis.set(TICKETS, "x" * 64)
+    reader = Redis.from_url(
+        redis_server.url, db=DATABASE, username="darkq-reader", password="secret"
+    )
+    with pytest.raises(NoPermissionError):
+        await reader.get(TICKETS)
+    await reader.aclose()
 
 
 @pytest.mark.parametrize("role", SCRIPTS)

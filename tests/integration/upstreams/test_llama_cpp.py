@@ -15,7 +15,7 @@ from darkq.protocol.prompt import Message
 from darkq_worker.upstreams.base import End, Rejected, Request, UpstreamError
 from darkq_worker.upstreams.http import make_session
 from darkq_worker.upstreams.openai import OpenAIUpstream
-from support.llama_server import serving_llama
+from support.llama_cpp import llama_cpp
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a model on a busy machine
 
@@ -24,7 +24,7 @@ KEY = "the key of this test"
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving_llama(KEY) as url:
+    with llama_cpp(KEY) as url:
         yield url
 
 

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import pytest
-from aiohttp import web
 from pydantic import BaseModel
 
 from darkq import Chunk, Client, Completed, JobFailed, JobHandle, Started
 from darkq.errors import AttemptSuperseded
 from darkq.event import PIECES, Piece, Reasoning, Refusal, ToolCall
 from darkq.protocol.record import FunctionCall
-from support.openai_frames import DONE, delta, finish, frame
+from support.chat_service import Chat, call, say
+from support.openai_frames import DONE, delta, finish
 from support.waiting import wait_until
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
-
-
-def say(**fields: Any) -> bytes:
-    return frame(choices=[{"index": 0, "delta": fields, "finish_reason": None}])
-
-
-def call(arguments: str, **first: Any) -> bytes:
-    function = {**({"name": first.pop("name")} if "name" in first else {}), "arguments": arguments}
-    return say(tool_calls=[{"index": 0, **first, "function": function}])
 
 
 FRAMES = [
@@ -38,40 +27,6 @@ FRAMES = [
     *(call("", id="call_1", name="add"), call('{"a"'), call(": 1}")),
     *(finish("tool_calls"), DONE),
 ]
-
-
-class Chat:
-    """A service that plays frames, waits where it is told to, and keeps the bodies it was sent."""
-
-    def __init__(self, frames: list[bytes]) -> None:
-        self.frames = frames
-        self.bodies: list[dict[str, Any]] = []
-        self.pauses_after: int | None = None
-        self.sent = 0
-        self.may_go_on = asyncio.Event()
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.bodies.append(await request.json())
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        for number, each in enumerate(self.frames, 1):
-            await response.write(each)
-            self.sent = number
-            if number == self.pauses_after:
-                await self.may_go_on.wait()
-        return response
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        app = web.Application(client_max_size=64 << 20)
-        app.router.add_post("/v1/chat/completions", self.answer)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        try:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        finally:
-            await runner.cleanup()
 
 
 @pytest.fixture

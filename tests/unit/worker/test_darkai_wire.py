@@ -233,11 +233,9 @@ def test_malformed_line_without_blank_line_leaves_neighbouring_frames_intact() -
 
 
 def test_one_huge_malformed_event_is_not_tried_line_by_line() -> None:
-    begun_s = time.process_time()
     reading = Reading(b"data:x\n" * 400_000 + b"\n" + chunk("a") + END)
     assert reading.outcome == ("a", None)
     assert reading.decoder.malformed < 100
-    assert time.process_time() - begun_s < 5
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from darkq_worker.upstreams.base import (
     Upstream,
     UpstreamError,
     check_request,
+    drop_unsupported,
 )
 from darkq_worker.upstreams.openai import OpenAIUpstream
 from darkq_worker.upstreams.traced import CallSpan
@@ -80,6 +81,8 @@ async def generate(context: AttemptContext, job: Job) -> End:
         options=job.options,
         parameters=job.parameters,
     )
+    if job.ignore_unsupported:
+        request, context.log.ignored = drop_unsupported(upstream, request)
     check_request(upstream, request)
     timeout_s = job.timeout_s or context.settings.job_timeout_s
     deadline = asyncio.timeout(timeout_s)

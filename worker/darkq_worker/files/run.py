@@ -18,7 +18,7 @@ import hashlib
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import NamedTuple
 
 import msgspec
@@ -245,6 +245,7 @@ class FileBatchRun:
 
     async def _store(self, page: Sequence[Finished]) -> int:
         """Store a page of ends as a part, and acknowledge them; return the size of the part."""
+        page = await self._restore_custom_ids(page)
         answers, failures = list[bytes](), list[bytes]()
         for end in page:
             if end.result is not None:
@@ -276,6 +277,22 @@ class FileBatchRun:
             error = build_job_error(end.code, end.message, self._record.endpoint)
             return refusal_line(end.custom_id, end.job_id, error)
         return failure_line(end.custom_id, end.job_id, *self._unanswered())
+
+    async def _restore_custom_ids(self, page: Sequence[Finished]) -> Sequence[Finished]:
+        """Return ends with the ids of the input, where Redis has deleted them with the result."""
+        nameless = {end.number for end in page if not end.custom_id and end.outcome != "missing"}
+        if not nameless:
+            return page
+        names = dict[int, str]()
+        with suppress(FileNotFound):
+            async with aclosing(self._input.lines([])) as lines:
+                names = {line.number: line.custom_id async for line in lines}
+        return [
+            msgspec.structs.replace(end, custom_id=names[end.number])
+            if end.number in nameless & names.keys()
+            else end
+            for end in page
+        ]
 
     async def _add_again(self, numbers: set[int]) -> None:
         """Add lines again whose results expired before they were stored."""

@@ -236,6 +236,27 @@ def check_request(upstream: Upstream, request: Request) -> None:
                 raise Rejected(format_content_refusal(upstream.name, number, path))
 
 
+def drop_unsupported(upstream: Upstream, request: Request) -> tuple[Request, tuple[str, ...]]:
+    """Return the request without what the upstream does not support, and the names of that.
+
+    Only options and parameters are dropped. Content that is not text is still refused.
+    """
+    given = request.options.given() if request.options else {}
+    options = {name: value for name, value in given.items() if name in upstream.options}
+    parameters = {
+        name: value
+        for name, value in request.parameters.items()
+        if upstream.takes_chat_requests or name in WITHOUT_EFFECT
+    }
+    ignored = (*(given.keys() - options), *(request.parameters.keys() - parameters))
+    if not ignored:
+        return request, ()
+    kept = msgspec.structs.replace(
+        request, options=Options(**options) if options else None, parameters=parameters
+    )
+    return kept, tuple(sorted(ignored))
+
+
 def format_prompt(prompt: str | Sequence[Message]) -> str:
     """Return a prompt as one string; see `join_turns`. Raises `Rejected` without a message."""
     if isinstance(prompt, str):

@@ -32,11 +32,12 @@ from contextvars import ContextVar
 from functools import partial
 from http import HTTPStatus
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict
 
 from darkq_worker.upstreams.base import (
     ProtocolViolation,
@@ -56,13 +57,13 @@ FINISH_TIMEOUT_S = 0.1
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
 
-RequestHeaders = NewType("RequestHeaders", Mapping[str, str])
 
-
-def prepare_headers(headers: Mapping[str, str], *, keeps_connection: bool = True) -> RequestHeaders:
-    """Return the headers of all requests of an upstream, so that a call need not merge them."""
+def prepare_headers(
+    headers: Mapping[str, str], *, keeps_connection: bool = True
+) -> CIMultiDict[str]:
+    """Return the headers of all requests of an upstream, in the form that aiohttp needs."""
     closing = {} if keeps_connection else {"connection": "close"}
-    return RequestHeaders({**headers, "accept-encoding": "identity", **closing})
+    return CIMultiDict({**headers, "accept-encoding": "identity", **closing})
 
 
 class HttpStream:
@@ -80,7 +81,7 @@ class HttpStream:
         url: str,
         *,
         body: bytes | None,
-        headers: RequestHeaders,
+        headers: CIMultiDict[str],
         proxy: str | None,
         timeout_s: float,
         idle_timeout_s: float,
@@ -393,10 +394,13 @@ def detects_stale(session: aiohttp.ClientSession) -> bool:
     return isinstance(session.connector, CallConnector)
 
 
-def make_session() -> aiohttp.ClientSession:
-    """Make the HTTP session of a worker, without cookies and environment settings."""
+def make_session(**options: Any) -> aiohttp.ClientSession:
+    """Make the HTTP session of a worker, without cookies and environment settings.
+
+    `options` are those of its connector.
+    """
     return aiohttp.ClientSession(
-        connector=CallConnector(),
+        connector=CallConnector(**options),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,

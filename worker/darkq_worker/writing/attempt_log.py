@@ -92,6 +92,8 @@ class AttemptLog:
         self.keys = keys
         self.attempt = attempt
         self.token = token
+        self.ignored: tuple[str, ...] = ()
+        """The names of options that the upstream does not support."""
         self.model = ""
         self.upstream = ""
         self.chunks = 0

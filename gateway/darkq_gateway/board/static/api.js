@@ -1,16 +1,10 @@
 // Calls of the gateway. If it requires an API key, a call waits until the user has entered one.
 
+import { DarkqError as ApiError } from "./darkq.js";
 import { anotherKey, key } from "./key.js";
 
-/** An error response. `passes` is true if a retry can succeed. */
-export class ApiError extends Error {
-  constructor(status, error = {}, retryAfterS = 0) {
-    super(error.message ?? `the gateway responded with status ${status}`);
-    this.code = error.code ?? "";
-    this.retryAfterS = retryAfterS;
-    this.passes = status === 429 || status >= 500;
-  }
-}
+/** An error response. `canRetry` is true if a retry can succeed. */
+export { ApiError };
 
 /** Send a request and return the response. Throws `ApiError`, and `TypeError` without a connection. */
 export async function ask(path, options = {}) {
@@ -18,7 +12,7 @@ export async function ask(path, options = {}) {
     const used = key();
     const headers = new Headers(options.headers);
     if (used) headers.set("Authorization", `Bearer ${used}`);
-    const response = await fetch(path, { ...options, headers, cache: "no-store" });
+    const response = await fetch(path, { ...options, headers });
     if (response.ok) return response;
     if (response.status !== 401) throw await errorOf(response);
     await anotherKey(used);

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from darkq import Settings
 from integration.gateway.sdk.test_openai_batches import ended, read
 from support.http_api import Api
-from support.llama_server import serving_llama
+from support.llama_cpp import llama_cpp
 from support.open_responses import check_event
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a model on a busy machine
@@ -37,7 +37,7 @@ FORMAT: dict[str, Any] = {"type": "json_schema", "name": "w", "schema": SCHEMA, 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving_llama(KEY) as url:
+    with llama_cpp(KEY) as url:
         yield url
 
 

@@ -1,0 +1,1 @@
+"""The AI SDK's chats: `useChat` with a URL of this gateway and nothing else."""

@@ -1,0 +1,159 @@
+"""A job's events as chunks of the AI SDK's UI message stream, version 1. No I/O.
+
+    started     start, start-step; for another attempt reset-step, which removes what was shown
+    chunk       text-start, text-delta …, text-end
+    reasoning   reasoning-start, reasoning-delta …, reasoning-end
+    tool_call   tool-input-start, tool-input-delta …; at the end tool-input-available
+    completed   finish-step, finish
+    failed      error
+    cancelled   abort
+
+The id of the message is the id of the job. The protocol is described in the documentation of the
+package `ai`, and its schemas in `ui-message-stream/ui-message-chunks`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from darkq import AnyEvent, Cancelled, Chunk, Completed, Failed, Started, Usage
+from darkq.event import Reasoning, Refusal, ToolCall
+
+Json: TypeAlias = dict[str, Any]
+_Kind: TypeAlias = Literal["text", "reasoning"]
+
+_FINISH_REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content-filter",
+    "tool_calls": "tool-calls",
+}
+
+
+class _Call:
+    """A tool call, as far as it has arrived."""
+
+    def __init__(self, event: ToolCall) -> None:
+        self.id = event.call_id
+        self.name = event.name
+        self.pieces: list[str] = []
+
+
+class UiStream:
+    """Builds the chunks of one message."""
+
+    def __init__(self, message_id: str) -> None:
+        self._message_id = message_id
+        self._has_begun = False
+        self._open: tuple[_Kind, str] | None = None
+        self._parts = 0
+        self._calls: dict[int, _Call] = {}
+
+    def feed(self, event: AnyEvent) -> list[Json]:
+        """Return the chunks for one event of the job, possibly none."""
+        match event:
+            case Started():
+                return self._start()
+            case Chunk():
+                return [*self._add("text", event.text), *_build_sources(event)]
+            case Refusal():
+                return self._add("text", event.text)
+            case Reasoning():
+                return self._add("reasoning", event.text)
+            case ToolCall():
+                return self._add_to_call(event)
+            case Completed():
+                return [*self._begin(), *self._complete(event)]
+            case Failed():
+                return [*self._begin(), {"type": "error", "errorText": event.message}]
+            case Cancelled():
+                return [*self._begin(), {"type": "abort", "reason": "the job was cancelled"}]
+        return []
+
+    def _start(self) -> list[Json]:
+        if not self._has_begun:
+            return self._begin()
+        self._open = None
+        self._calls = {}
+        return [{"type": "reset-step"}]
+
+    def _begin(self) -> list[Json]:
+        if self._has_begun:
+            return []
+        self._has_begun = True
+        return [{"type": "start", "messageId": self._message_id}, {"type": "start-step"}]
+
+    def _add(self, kind: _Kind, text: str) -> list[Json]:
+        chunks = self._begin()
+        if not text:
+            return chunks
+        if self._open is None or self._open[0] != kind:
+            chunks += self._close()
+            self._parts += 1
+            self._open = kind, f"{kind}-{self._parts}"
+            chunks.append({"type": f"{kind}-start", "id": self._open[1]})
+        return [*chunks, {"type": f"{kind}-delta", "id": self._open[1], "delta": text}]
+
+    def _close(self) -> list[Json]:
+        if self._open is None:
+            return []
+        (kind, part_id), self._open = self._open, None
+        return [{"type": f"{kind}-end", "id": part_id}]
+
+    def _add_to_call(self, event: ToolCall) -> list[Json]:
+        chunks = [*self._begin(), *self._close()]
+        call = self._calls.get(event.index)
+        if call is None:
+            call = self._calls[event.index] = _Call(event)
+            start = {"type": "tool-input-start", "toolCallId": call.id, "toolName": call.name}
+            chunks.append(start)
+        if event.arguments:
+            call.pieces.append(event.arguments)
+            delta = {"toolCallId": call.id, "inputTextDelta": event.arguments}
+            chunks.append({"type": "tool-input-delta", **delta})
+        return chunks
+
+    def _complete(self, event: Completed) -> list[Json]:
+        finish: Json = {
+            "type": "finish",
+            "finishReason": _FINISH_REASONS.get(event.finish_reason, "other"),
+        }
+        if event.usage is not None:
+            finish["messageMetadata"] = {"usage": _build_usage(event.usage)}
+        calls = [_build_input(call) for call in self._calls.values()]
+        return [*self._close(), *calls, {"type": "finish-step"}, finish]
+
+
+def _build_input(call: _Call) -> Json:
+    """Return the whole input of a tool, or an error if the model did not write JSON."""
+    arguments = "".join(call.pieces)
+    known = {"toolCallId": call.id, "toolName": call.name}
+    try:
+        value = msgspec.json.decode(arguments or "{}")
+    except msgspec.DecodeError:
+        reason = "the model's arguments are not JSON"
+        return {"type": "tool-input-error", **known, "input": arguments, "errorText": reason}
+    return {"type": "tool-input-available", **known, "input": value}
+
+
+def _build_usage(usage: Usage) -> Json:
+    total = usage.prompt_tokens + usage.completion_tokens
+    return {
+        "inputTokens": usage.prompt_tokens,
+        "outputTokens": usage.completion_tokens,
+        "totalTokens": total,
+    }
+
+
+def _build_sources(event: Chunk) -> list[Json]:
+    """Return the web pages that a chunk cites."""
+    sources: list[Json] = []
+    for annotation in event.annotations or ():
+        cited = annotation.get("url_citation") if isinstance(annotation, dict) else None
+        if isinstance(cited, dict) and isinstance(url := cited.get("url"), str):
+            title = cited.get("title")
+            named = {"title": title} if isinstance(title, str) else {}
+            sources.append({"type": "source-url", "sourceId": url, "url": url, **named})
+    return sources
