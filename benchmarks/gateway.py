@@ -3,7 +3,8 @@
 Measured are the memory of a reader, and the age of a chunk when a reader has it. In both cases the
 pace gives 2,000 deliveries a second. The gateway has a core of its own; worker, Redis, upstream and
 readers share the other. Readers connect while the worker is stopped, so chunks do not age
-meanwhile.
+meanwhile. The baseline has none of the gateway's guarantees: `bare_fanout` writes ready-made frames
+to as many sockets.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from typing import NamedTuple
 import aiohttp
 
 from benchmarks.answers import paced
-from benchmarks.figures import Answer, Figures, Row
+from benchmarks.figures import Answer, Figures, Row, Target
 from benchmarks.machine import THE_REST, CpuShare, on_core, rss_bytes
 from benchmarks.processes import Process, child, module, read_line
 from benchmarks.systems import Darkq, darkq, frozen
 
 READERS = 5000
 PER_S = 0.4
-CHUNKS = 6
+CHUNKS = 10
 BRISK_PER_S = 10.0
 BRISK_CHUNKS = 100
 MIN_FILES = 16_000
@@ -66,7 +67,8 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
             f"{few:,} jobs of {BRISK_PER_S:g} chunks a second", few, few, BRISK_PER_S, BRISK_CHUNKS
         ),
     )
-    found: dict[str, list[_Found]] = {}
+    ours: dict[str, list[_Found]] = {crowd.name: [] for crowd in crowds}
+    bare: dict[str, list[_Found]] = {crowd.name: [] for crowd in crowds}
     async with darkq(url, jobs=readers) as us:
         with on_core(THE_REST):  # the gateway is under test
             os.sched_setaffinity(us.pid, os.sched_getaffinity(0))
@@ -74,28 +76,40 @@ async def answer(url: str, repetitions: int, scale: float) -> Answer:
             for crowd in crowds:
                 with _gateway(us.redis_url) as (process, port):
                     await _answers(port)
-                    watched = await _watch(us, process, port, crowd)
-                    found.setdefault(crowd.name, []).append(watched)
-    rows = []
-    for what, repeated in found.items():
-        memory, p50, p99, opening, delivery, size, base = map(
-            Figures.of, zip(*repeated, strict=True)
-        )
-        rows += [
-            Row(f"gateway's memory per reader, {what}", "KB", memory),
-            Row(f"gateway relay p50, {what}", "ms", p50),
-            Row(f"gateway relay p99, {what}", "ms", p99),
-            Row(f"gateway's CPU per reader that comes, {what}", "µs", opening),
-            Row(f"gateway's CPU per chunk and reader, {what}", "µs", delivery),
-            Row(f"bytes per chunk and reader, {what}", "B", size),
-            Row(f"gateway's memory without readers, {what}", "MB", base),
-        ]
+                    ours[crowd.name].append(await _watch(us, process, port, crowd))
+                with child(*module("bare_fanout", us.redis_url)) as process:
+                    port = int(await asyncio.to_thread(read_line, process))
+                    bare[crowd.name].append(await _watch(us, process, port, crowd))
+    rows = [row for crowd in crowds for row in _rows(crowd.name, ours, bare)]
     return Answer(rows, [f"A process needs {MIN_FILES:,} open files for this (ulimit -Hn)."])
+
+
+_MEASURED = (
+    ("gateway's memory per reader", "KB", None),
+    ("gateway relay p50", "ms", None),
+    ("gateway relay p99", "ms", None),
+    ("gateway's CPU per reader that comes", "µs", None),
+    ("gateway's CPU per chunk and reader", "µs", Target("≤", 2)),
+    ("bytes per chunk and reader", "B", None),
+    ("gateway's memory without readers", "MB", None),
+)
+"""What, unit and target of each number of `_Found`."""
+
+
+def _rows(name: str, ours: dict[str, list[_Found]], bare: dict[str, list[_Found]]) -> Iterator[Row]:
+    values = zip(
+        _MEASURED, zip(*ours[name], strict=True), zip(*bare[name], strict=True), strict=True
+    )
+    for (what, unit, target), our_values, bare_values in values:
+        figures, baseline = Figures.of(our_values), Figures.of(bare_values)
+        yield Row(f"{what}, {name}", unit, figures, baseline, "bare fan-out", target)
 
 
 async def _watch(us: Darkq, process: Process, port: int, crowd: _Crowd) -> _Found:
     before, opening = rss_bytes(process.pid), CpuShare(process.pid)
-    with child(*module("sse_readers", port, crowd.readers, crowd.chunks), role=THE_REST) as reading:
+    with child(
+        *module("sse_readers", port, process.pid, crowd.readers, crowd.chunks), role=THE_REST
+    ) as reading:
         read_line(reading)
         with frozen(us.pid):
             prompt = paced(crowd.chunks, crowd.per_s)
@@ -105,9 +119,8 @@ async def _watch(us: Darkq, process: Process, port: int, crowd: _Crowd) -> _Foun
             await asyncio.to_thread(read_line, reading)
             grown = rss_bytes(process.pid) - before
             opening_us = opening.used_s() / crowd.readers * 1e6
-        delivering = CpuShare(process.pid)
-        p50, p99, size = json.loads(await asyncio.to_thread(read_line, reading))
-        delivery_us = delivering.used_s() / (crowd.readers * crowd.chunks) * 1e6
+        found = json.loads(await asyncio.to_thread(read_line, reading))
+        p50, p99, size, delivery_us = found
     return _Found(
         grown / crowd.readers / 1024, p50, p99, opening_us, delivery_us, size, before / 1e6
     )

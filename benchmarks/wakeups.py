@@ -87,7 +87,7 @@ async def _start_idle(
     sink = _Sink(woken)
     for channel_name in (PartitionKeys(0).wake, PartitionKeys(0).wake_worker(name)):
         channel = stack.enter_context(live.listening(channel_name, sink))
-        await channel.confirmed.wait()
+        await channel.wait()
     await leases.claim(0, slots=100, bulk_slots=90)
 
     async def work() -> None:

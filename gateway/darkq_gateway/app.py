@@ -20,6 +20,7 @@ is registered in `on_shutdown`: aiohttp calls it before it waits for requests in
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -27,7 +28,7 @@ from darkq import Client, Settings
 from darkq.serving.files import Files
 from darkq.telemetry.metrics import Tally
 from darkq_gateway.ai_sdk import chats
-from darkq_gateway.board import overview, page
+from darkq_gateway.board import overview, page, prompts
 from darkq_gateway.board.overview import OVERVIEWS, Overviews
 from darkq_gateway.http.auth import AUTH, Auth
 from darkq_gateway.http.bodies import handle_expect, refuse_encoded
@@ -36,9 +37,10 @@ from darkq_gateway.http.context import CLIENT, ROUTE, SETTINGS, set_common_heade
 from darkq_gateway.http.errors import handle_errors
 from darkq_gateway.http.host_check import HostCheck
 from darkq_gateway.http.sse_response import STREAMS, Streams
-from darkq_gateway.http.telemetry import TALLY, count_response, tracing_middlewares
+from darkq_gateway.http.telemetry import RELAY, TALLY, count_response, tracing_middlewares
 from darkq_gateway.native import batches as native_batches
 from darkq_gateway.native import job_events, jobs, openapi, tickets
+from darkq_gateway.native.job_events import FANOUTS
 from darkq_gateway.openai import batches, chat, files, models, responses, unsupported
 from darkq_gateway.openai.file_limits import QUOTA, FileExpiry, FileQuota
 from darkq_gateway.openai.files import FILES
@@ -62,6 +64,7 @@ ROUTE_TABLES: tuple[Callable[[], list[web.RouteDef]], ...] = (
     batches.routes,
     page.routes,
     overview.routes,
+    prompts.routes,
 )
 
 
@@ -91,10 +94,13 @@ def make_app(
     app[AUTH] = auth
     app[TALLY] = tally = Tally()
     app[STREAMS] = streams = Streams(settings, tally)
+    app[FANOUTS] = client.make_fanouts(
+        ping_after_s=settings.gateway_heartbeat_s, on_relayed=partial(_count_relayed, tally)
+    )
     app[FILES] = files_store = Files(settings)
     app[QUOTA] = FileQuota(files_store, settings)
     app[WAITERS] = waiters = Waiters(app)
-    app[OVERVIEWS] = overviews = Overviews(client)
+    app[OVERVIEWS] = overviews = Overviews(client, settings)
     expiry = FileExpiry(client, files_store)
     app.cleanup_ctx.extend((auth.run, overviews.run, waiters.run, expiry.run))
     app.on_response_prepare.append(refuse_streaming_to_head)
@@ -118,3 +124,7 @@ async def _record_response(request: web.Request, response: web.StreamResponse) -
     request[ROUTE] = resource.canonical if resource is not None else "?"
     count_response(request.app[TALLY], request, request[ROUTE], response.status)
     set_common_headers(request, response)
+
+
+def _count_relayed(tally: Tally, seconds: float, readers: int) -> None:
+    tally.observe(RELAY, seconds, by=readers)

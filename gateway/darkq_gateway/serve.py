@@ -55,8 +55,11 @@ _OMIT_EXCEPTION_TEXT = OmitExceptionText()
 
 
 @asynccontextmanager
-async def gateway(settings: Settings) -> AsyncIterator[str]:
+async def gateway(settings: Settings, *, shares_port: bool = False) -> AsyncIterator[str]:
     """Serve for the length of the block; yields the URL. Waits while Redis is unavailable.
+
+    With `shares_port`, other processes may listen on the port, and the kernel spreads the
+    connections over them.
 
     Raises `ConfigurationError` if it must not or cannot listen; the block is cancelled if that is
     known later, when Redis is available.
@@ -78,7 +81,7 @@ async def gateway(settings: Settings) -> AsyncIterator[str]:
         )
         await runner.setup()
         try:
-            url = await _listen(runner, settings)
+            url = await _listen(runner, settings, shares_port=shares_port)
             async with _cancelled_by(_open_later(app, settings, reason)):
                 yield url
         finally:
@@ -150,7 +153,12 @@ async def _open_later(app: web.Application, settings: Settings, reason: str) -> 
             logger.info(LogEvent("Redis available", after=last))
 
 
-async def serve(settings: Settings, *, started: Callable[[str], None] | None = None) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    started: Callable[[str], None] | None = None,
+    shares_port: bool = False,
+) -> None:
     """Serve until SIGTERM, SIGINT or cancellation. `started` is called with the URL.
 
     Raises what `gateway` raises.
@@ -162,10 +170,10 @@ async def serve(settings: Settings, *, started: Callable[[str], None] | None = N
         for number in signals:
             loop.add_signal_handler(number, stop.set)
     try:
-        async with gateway(settings) as url:
-            logger.info("listening on %s", url)
+        async with gateway(settings, shares_port=shares_port) as url:
             if started is not None:
                 started(url)
+            logger.info("listening on %s", url)
             await stop.wait()
             drain_s = settings.gateway_drain_s
             logger.info(LogEvent("shutting down", drain_s=drain_s))
@@ -178,8 +186,9 @@ async def serve(settings: Settings, *, started: Callable[[str], None] | None = N
 class _Site(web.TCPSite):
     """Listens, and limits the number of connections."""
 
-    def __init__(self, runner: web.AppRunner, settings: Settings) -> None:
+    def __init__(self, runner: web.AppRunner, settings: Settings, *, shares_port: bool) -> None:
         super().__init__(runner, settings.gateway_host, settings.gateway_port, backlog=BACKLOG)
+        self._shares_port = shares_port
         self._settings = settings
 
     async def start(self) -> None:
@@ -201,7 +210,11 @@ class _Site(web.TCPSite):
             )
 
         self._server = await loop.create_server(
-            connect, self._host, self._port, backlog=self._backlog
+            connect,
+            self._host,
+            self._port,
+            backlog=self._backlog,
+            reuse_port=self._shares_port or None,
         )
 
 
@@ -210,10 +223,10 @@ class _RefusedConnection(asyncio.Protocol):
         cast(asyncio.Transport, transport).abort()  # uvloop's is not a subclass
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+async def _listen(runner: web.AppRunner, settings: Settings, *, shares_port: bool) -> str:
     host, port = settings.gateway_host, settings.gateway_port
     try:
-        await _Site(runner, settings).start()
+        await _Site(runner, settings, shares_port=shares_port).start()
     except OSError as error:
         reason = f"cannot listen on {host}, port {port}: {error.strerror}"
         raise ConfigurationError("DARKQ_GATEWAY_PORT", reason) from None
@@ -239,12 +252,20 @@ def _is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[0])).is_loopback for *_, address in found)
 
 
-def main(settings: Settings | None = None, *, started: Callable[[str], None] | None = None) -> None:
-    """Run a gateway in this process until SIGINT or SIGTERM. Raises `ConfigurationError`."""
+def main(
+    settings: Settings | None = None,
+    *,
+    started: Callable[[str], None] | None = None,
+    shares_port: bool = False,
+) -> None:
+    """Run a gateway in this process until SIGINT or SIGTERM. Raises `ConfigurationError`.
+
+    The options are those of `serve`.
+    """
     settings = settings or Settings.load()
     configure_logging(settings.log_format, "INFO")
     with export_traces("darkq-gateway"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(settings, started=started))
+        runner.run(serve(settings, started=started, shares_port=shares_port))
 
 
 def _loop_factory() -> Any:

@@ -13,6 +13,7 @@ import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
+    Callable,
     Iterable,
     Mapping,
     Sequence,
@@ -45,6 +46,8 @@ from darkq.redis.servers import servers_of
 from darkq.settings.settings import Settings
 
 if TYPE_CHECKING:  # imported by the methods that use them, to keep `import darkq` fast
+    from darkq.jobs.fanout import Fanouts
+    from darkq.jobs.job_lists import JobLists
     from darkq.operate.fleet import Fleet
     from darkq.operate.purge import Purge
     from darkq.operate.queue import QueueHandle
@@ -103,6 +106,13 @@ class Client:
         return ApiKeys(self._redis)
 
     @cached_property
+    def job_lists(self) -> JobLists:
+        """A tenant's jobs as a person sees them: states, and the beginning of prompts."""
+        from darkq.jobs.job_lists import JobLists
+
+        return JobLists(self._redis, self._settings)
+
+    @cached_property
     def reattachments(self) -> Reattachments:
         """The latest job of a request, and the callers that wait for it."""
         from darkq.serving.request_dedup import Reattachments
@@ -129,6 +139,14 @@ class Client:
         from darkq.serving.file_batches import FileBatches
 
         return FileBatches(self._redis)
+
+    def make_fanouts(
+        self, *, ping_after_s: float, on_relayed: Callable[[float, int], None]
+    ) -> Fanouts:
+        """Return what delivers the events of jobs to many connections; for gateways."""
+        from darkq.jobs.fanout import Fanouts
+
+        return Fanouts(self._redis, self._live, ping_after_s=ping_after_s, on_relayed=on_relayed)
 
     async def enqueue(
         self,

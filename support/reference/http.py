@@ -114,7 +114,7 @@ def _schemas(document: dict[str, Any]) -> Iterator[str]:
 
 def _default(kind: dict[str, Any]) -> str:
     default = kind.get("default")
-    return f"default `{default}`" if default not in (None, "", {}, []) else ""
+    return f"default `{default}`" if default not in (None, "", {}, [], ()) else ""
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -130,7 +130,7 @@ def _type(schema: dict[str, Any]) -> str:
     if "prefixItems" in schema:
         return f"[{', '.join(_type(kind) for kind in schema['prefixItems'])}]"
     if schema.get("type") == "array":
-        return f"list of {_type(schema.get('items', {}))}"
+        return f"list of {_type(schema.get('items') or {})}"
     kind = schema.get("type", "anything")
     bounds = [
         f"{word} {schema[name]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -27,9 +28,15 @@ from darkq_worker.wiring import make_session, make_upstreams, make_worker_id
 from darkq_worker.writing.writer import Writer
 
 
-async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None:
+async def run_worker(
+    settings: Settings,
+    *,
+    handle_signals: bool = True,
+    started: Callable[[], None] = lambda: None,
+) -> None:
     """Run a worker until a cancellation or a signal; then close everything.
 
+    `started` is called when Redis has answered, and the settings have been found to be valid.
     Waits while Redis is unavailable. Raises `ConfigurationError`.
     """
     _check(settings)
@@ -79,6 +86,7 @@ async def run_worker(settings: Settings, *, handle_signals: bool = True) -> None
             metrics=WorkerMetrics(lease_redis, worker_id, writer.tally, writer.budget),
             handle_signals=handle_signals,
         )
+        started()
         async with asyncio.TaskGroup() as tasks:
             background = (
                 tasks.create_task(refresh_models(upstreams), name="darkq-models"),
@@ -106,8 +114,8 @@ def _check(settings: Settings) -> None:
         )
 
 
-def main(settings: Settings | None = None) -> None:
-    """Run a worker in this process, until SIGINT or SIGTERM.
+def main(settings: Settings | None = None, *, started: Callable[[], None] = lambda: None) -> None:
+    """Run a worker in this process, until SIGINT or SIGTERM. `started` is that of `run_worker`.
 
     Raises `ConfigurationError`.
     """
@@ -116,7 +124,7 @@ def main(settings: Settings | None = None) -> None:
     logging.getLogger("arq").setLevel(logging.WARNING)  # it would log the arguments of jobs
     _reduce_garbage_collection()
     with export_traces("darkq-worker"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(run_worker(settings))
+        runner.run(run_worker(settings, started=started))
 
 
 def _reduce_garbage_collection() -> None:

@@ -181,7 +181,8 @@ def retry(
     """
     from darkq_cli.batch import start
 
-    start.retry(batch, as_json=as_json)
+    is_id = batch.startswith("batch-") and not Path(batch).exists()
+    start.retry(find_batch_id(batch) if is_id else batch, as_json=as_json)
 
 
 @app.command()
@@ -331,4 +332,4 @@ def _format_lines(status: BatchStatus) -> str:
     if status.expected is None:
         return f"{status.added:,} so far"
     done = status.ended / status.expected if status.expected else 1
-    return f"{status.expected:,} ({done:.0%} done)"
+    return f"{status.expected:,} ({done:.0%})"

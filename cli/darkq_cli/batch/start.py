@@ -34,6 +34,7 @@ from darkq_cli.batch.summary import Summary
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal.interrupts import delay_interrupts
 from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.short_ids import find_batch_id
 
 _STDIN = "-"
 _READ_BYTES = 1 << 16
@@ -178,7 +179,8 @@ def _open_ended(batch: str) -> Iterator[tuple[StateFile, State]]:
     output = Path(batch).absolute()
     path = output.with_name(f"{output.name}.darkq")
     if not path.exists():
-        found = None if output.exists() else Registry(Settings.load()).find(batch)
+        registry = Registry(Settings.load())
+        found = None if output.exists() else registry.find(find_batch_id(batch))
         if found is None:
             raise Problem(
                 f"no batch {batch} with failed lines was run here",

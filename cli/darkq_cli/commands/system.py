@@ -10,12 +10,25 @@ from darkq_cli.commands.jobs import read_prompt
 from darkq_cli.terminal import interrupts, messages, program
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import Problem, require
-from darkq_cli.terminal.redis import open_redis
+from darkq_cli.terminal.redis import RedisTarget, open_redis
 
 if TYPE_CHECKING:
     from darkq import Settings
 
 CHECK_TIMEOUT_S = 5.0
+MAX_PROCESSES = 256
+
+ProcessesOption = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        min=1,
+        max=MAX_PROCESSES,
+        help="How many processes; more than one have a supervisor.",
+    ),
+]
+ReadyFdOption = Annotated[int, typer.Option("--ready-fd", hidden=True)]
+"""Set by the supervisor: where a child reports that it is ready."""
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  not bound here
 
@@ -68,14 +81,19 @@ def worker(
         bool,
         typer.Option("--lenient", help="With --check: exit with 0 if Redis does not answer."),
     ] = False,
+    processes: ProcessesOption = 1,
+    ready_fd: ReadyFdOption = -1,
 ) -> None:
     """Run a worker until Ctrl-C or SIGTERM. Its log goes to stderr.
 
     After the signal it stops claiming. Running jobs get DARKQ_WORKER_SHUTDOWN_GRACE_S seconds to
     end. Those that do not end go back to the queue. A second signal skips the wait.
 
+    With --processes, a supervisor passes signals on, and restarts a process that ends.
+
     \b
     DARKQ_REDIS_URL=redis://localhost darkq worker
+    darkq worker --processes 4
     darkq worker --check
     darkq worker --check --lenient       # for liveness: do not restart it when Redis is down
     """
@@ -86,8 +104,30 @@ def worker(
     from darkq import Settings
     from darkq_worker.main import main
 
-    with open_redis(Settings.load()) as redis:
-        main(redis.settings)
+    settings = Settings.load()
+    with open_redis(settings) as redis:
+        if processes > 1:
+            raise typer.Exit(_supervise(["worker"], processes, settings, redis))
+        main(redis.settings, started=lambda: _report_ready(ready_fd))
+
+
+def _supervise(arguments: list[str], processes: int, settings: Settings, redis: RedisTarget) -> int:
+    """Run a command in several processes, with this Redis. Return the exit code."""
+    from darkq.telemetry.logging import configure_logging
+    from darkq_cli.stack.supervisor import supervise
+
+    configure_logging(settings.log_format, "INFO")
+    environment = {}
+    if settings.redis_url is None and redis.settings.redis_url is not None:  # an embedded one
+        environment["DARKQ_REDIS_URL"] = redis.settings.redis_url.get_secret_value()
+    return supervise(arguments, processes, environment=environment)
+
+
+def _report_ready(ready_fd: int) -> None:
+    if ready_fd >= 0:
+        from darkq_cli.stack.supervisor import report_ready
+
+        report_ready(ready_fd)
 
 
 def _check_worker(*, lenient: bool) -> None:
@@ -128,36 +168,64 @@ def gateway(
     check: Annotated[
         bool, typer.Option("--check", help="Only check whether the gateway here answers.")
     ] = False,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on.", show_default="DARKQ_GATEWAY_HOST"),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port; 0 is a free one.", show_default="DARKQ_GATEWAY_PORT"
+        ),
+    ] = None,
+    processes: ProcessesOption = 1,
+    ready_fd: ReadyFdOption = -1,
 ) -> None:
     """Run the HTTP server until Ctrl-C or SIGTERM. Its log goes to stderr.
 
     It serves jobs and their events on DARKQ_GATEWAY_HOST and DARKQ_GATEWAY_PORT. Without an API key
     it listens on loopback only, and serves every client there.
 
+    With --processes, all processes listen on the same port, and the kernel spreads connections
+    over them. A supervisor passes signals on, and restarts a process that ends.
+
     \b
     darkq gateway
-    darkq keys create alice; DARKQ_GATEWAY_HOST=0.0.0.0 darkq gateway
+    darkq keys create alice; darkq gateway --host 0.0.0.0
+    darkq gateway --processes 4
     darkq gateway --check
     """
+    from darkq import Settings
+
+    given = {"gateway_host": host, "gateway_port": port}
+    changes = {name: value for name, value in given.items() if value is not None}
+    settings = Settings.load().model_copy(update=changes)
     if check:
-        _check_gateway()
+        _check_gateway(settings)
         return
     require("gateway")
-    from darkq import Settings
     from darkq_gateway.serve import main
 
-    with open_redis(Settings.load()) as redis:
-        main(redis.settings)
+    with open_redis(settings) as redis:
+        if processes > 1:
+            raise typer.Exit(_supervise_gateways(processes, settings, redis))
+        main(redis.settings, started=lambda _: _report_ready(ready_fd), shares_port=ready_fd >= 0)
 
 
-def _check_gateway() -> None:
+def _supervise_gateways(processes: int, settings: Settings, redis: RedisTarget) -> int:
+    from darkq_cli.stack.supervisor import reserve_port
+
+    host = settings.gateway_host
+    with reserve_port(host, settings.gateway_port) as port:
+        arguments = ["gateway", "--host", host, "--port", str(port)]
+        return _supervise(arguments, processes, settings, redis)
+
+
+def _check_gateway(settings: Settings) -> None:
     """Check without starting anything. Raises `Problem` if no gateway answers."""
     import http.client
     from contextlib import closing
 
-    from darkq import Settings
-
-    settings = Settings.load()
     host = _ANY_ADDRESS.get(settings.gateway_host, settings.gateway_host)
     # urllib would send the request to a proxy that the environment names.
     connection = http.client.HTTPConnection(host, settings.gateway_port, timeout=CHECK_TIMEOUT_S)

@@ -215,8 +215,12 @@ def _format_setting(value: object) -> str:
 
 
 def point_at_local(settings: Settings, darkai: DarkAI, model: Model) -> dict[str, str | None]:
-    """Return the changes to the settings that make a worker call the local DarkAI."""
+    """Return the changes to the settings that make a worker call the local DarkAI.
+
+    Results keep their prompts, so that the board can show them to a newcomer.
+    """
     bounds = _SMALL_MODEL_SETTINGS if model == "smollm2" else {}
+    bounds = {**bounds, "results_keep_prompts": "true"}
     unset = {name: value for name, value in bounds.items() if name not in settings.model_fields_set}
     return {**unset, "darkai_url": darkai.url, "darkai_proxy": None}
 

@@ -1,25 +1,30 @@
 """What the board shows, and to which callers.
 
-A caller sees the jobs and batches of its tenant. Workers, upstreams and queues are shared and
-reveal the activity of other tenants. So they are shown only on a gateway without API keys, and to
-the tenants in `DARKQ_GATEWAY_OPERATORS`. Prompts, answers and metadata are not shown.
+A caller sees the jobs, prompts and batches of its tenant. Workers, upstreams and queues are shared
+and reveal the activity of other tenants. So they are shown only on a gateway without API keys, and
+to the tenants in `DARKQ_GATEWAY_OPERATORS`. A snapshot has no metadata, the beginning of an answer
+only if its prompt is not stored, and with `DARKQ_GATEWAY_BOARD_PROMPTS=false` neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import aclosing, suppress
+import time
+from collections import deque
 from typing import NamedTuple
 
 import msgspec
 
-from darkq import BatchNotFound, BatchStatus, Client, Settings
+from darkq import Client, Settings
 from darkq.operate.fleet import Fleet
-from darkq_gateway.board.pace import Pace
+from darkq.telemetry.metrics import CHUNKS
+from darkq_gateway.board.job_index import Listing
+from darkq_gateway.board.rows import BatchRow
 from darkq_gateway.http.context import Caller
 
 MAX_JOBS = 40
-MAX_BATCHES = 20
+RATE_OVER_S = 15.0
+"""The default length of a lease, in which a worker reports its counts four times."""
+RECENTLY_S = 3600.0
 
 
 class View(NamedTuple):
@@ -29,53 +34,25 @@ class View(NamedTuple):
     sees_system: bool
 
 
-class JobRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job in the list. Times are epoch milliseconds, 0 if unknown."""
+class System(Fleet, frozen=True, kw_only=True):
+    """What all tenants share. `failed` jobs are kept, `failed_recently` in the last hour.
 
-    job_id: str
-    state: str
-    attempt: int = 0
-    model: str | None = None
-    upstream: str | None = None
-    queued_ms: int = 0
-    due_in_ms: int = 0
-    started_ms: int = 0
-    first_chunk_ms: int = 0
-    finished_ms: int = 0
-    chunks: int = 0
-    chunks_per_s: float = 0.0
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether the job has not ended."""
-        return self.state not in ("completed", "failed", "cancelled")
-
-
-class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch in the list; `total` is None while its input is open.
-
-    `expected` is how many lines it was created for, if that was known.
+    `chunks_per_s` is what workers have counted; None before there are two readings.
     """
 
-    batch_id: str
-    name: str | None
-    state: str
-    created_ms: int
-    total: int | None
-    expected: int | None
-    added: int
-    completed: int
     failed: int
-    cancelled: int
+    failed_recently: int
+    chunks_per_s: float | None
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """All data of the page; `system` is what all tenants share."""
+    """All data of the page."""
 
     now_ms: int
-    jobs: list[JobRow]
+    shows_prompts: bool
+    listing: Listing
     batches: list[BatchRow]
-    system: Fleet | None
+    system: System | None
 
 
 def make_view(caller: Caller, settings: Settings) -> View:
@@ -84,43 +61,32 @@ def make_view(caller: Caller, settings: Settings) -> View:
     return View(caller.tenant, caller.tenant is None or caller.tenant in operators)
 
 
-async def read_jobs(client: Client, tenant: str | None) -> list[JobRow]:
-    """Return a tenant's latest jobs. Raises `RedisUnavailable`."""
-    jobs = await client.jobs(tenant=tenant, limit=MAX_JOBS)
-    return msgspec.convert(jobs, list[JobRow], from_attributes=True)
+class SystemReader:
+    """Reads what all tenants share. A rate is the difference of two counts."""
 
+    def __init__(self, client: Client, settings: Settings) -> None:
+        self._client = client
+        self._failed_ttl_s = settings.failed_ttl_s
+        self._counts: deque[tuple[float, int]] = deque()
 
-def add_paces(jobs: list[JobRow], paces: Mapping[str, Pace]) -> list[JobRow]:
-    """Return the jobs, with the pace of those that are running."""
-    return [
-        msgspec.structs.replace(job, **pace._asdict())
-        if job.unfinished and (pace := paces.get(job.job_id)) is not None and pace.model is not None
-        else job
-        for job in jobs
-    ]
+    async def read(self) -> System:
+        """Return the current state. Raises `RedisUnavailable`."""
+        stats = await self._client.stats()
+        rate = self._rate(time.monotonic(), sum(CHUNKS.counts(stats.numbers).values()))
+        lists = self._client.job_lists
+        return System(
+            **msgspec.structs.asdict(await self._client.fleet()),
+            failed=await lists.count_failed(self._failed_ttl_s),
+            failed_recently=await lists.count_failed(min(RECENTLY_S, self._failed_ttl_s)),
+            chunks_per_s=rate,
+        )
 
-
-async def read_batches(client: Client, tenant: str | None) -> list[BatchRow]:
-    """Return a tenant's batches; without a tenant, those without an owner.
-
-    Raises `RedisUnavailable`.
-    """
-    if tenant is None:
-        found = await _read_batches_without_tenant(client)
-    else:
-        found = []
-        for record in (await client.file_batches.page(tenant, limit=MAX_BATCHES)).records:
-            with suppress(BatchNotFound):  # it has expired before the record of its files
-                found.append(await client.batch(record.id).status())
-    return msgspec.convert(found, list[BatchRow], from_attributes=True)
-
-
-async def _read_batches_without_tenant(client: Client) -> list[BatchStatus]:
-    found: list[BatchStatus] = []
-    async with aclosing(client.batches()) as batches:
-        async for status in batches:
-            if not status.metadata.get("tenant"):
-                found.append(status)
-            if len(found) == MAX_BATCHES:
-                break
-    return found
+    def _rate(self, now_s: float, chunks: int) -> float | None:
+        counts = self._counts
+        if counts and (chunks < counts[-1][1] or now_s - counts[-1][0] > RATE_OVER_S):
+            counts.clear()  # Redis was replaced, or no page was open
+        counts.append((now_s, chunks))
+        while len(counts) > 2 and now_s - counts[1][0] >= RATE_OVER_S:
+            counts.popleft()
+        since_s, before = counts[0]
+        return round((chunks - before) / (now_s - since_s), 1) if now_s > since_s else None

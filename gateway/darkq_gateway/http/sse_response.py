@@ -13,6 +13,9 @@ Nothing is buffered here. While the socket is full, `send` waits, and the tail b
 read: its mailbox overflows, and it continues from the event log later. `Connection` closes a
 connection whose client does not read.
 
+A stream of a job's events becomes live in a fan-out (`darkq.jobs.fanout`): until it leaves, the
+fan-out writes to it with `deliver` and `ping`, which never wait, and it has no task of its own.
+
 At shutdown, streams end between two events as if they were complete. Readers reconnect with the id
 of their last event, to another process.
 """
@@ -24,25 +27,33 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 import msgspec
 from aiohttp import web
+from aiohttp.http import StreamWriter
 
 from darkq import Settings
+from darkq.jobs.fanout import Share, encode_chunk
 from darkq.sse import frame
 from darkq.telemetry.metrics import Tally
-from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.errors import ApiError, get_body_maker, handle_error, has_begun
 from darkq_gateway.http.telemetry import RELAY
 
 BEGIN_S = 0.2
 PIECE_BYTES = 256 << 10
 PING = b": ping\n"  # no blank line after it: OpenAI's Python client would take that as an event
+PING_CHUNK = encode_chunk(PING)
 RETRY_MIN_MS, RETRY_MAX_MS = 500, 2000
 
 
 class EventStream:
     """The response of one reader. `Streams.open` makes it."""
+
+    __slots__ = (
+        *("_connection", "_head", "_heartbeat_s", "_held", "_is_chunked", "_keep_alive_task"),
+        *("_last_sent_s", "_request", "_response", "_tally", "_write_lock", "_writer"),
+    )
 
     def __init__(self, request: web.Request, settings: Settings, tally: Tally) -> None:
         self._response = web.StreamResponse(
@@ -53,6 +64,7 @@ class EventStream:
             }
         )
         self._request = request
+        self._keep_alive_task: asyncio.Task[None] | None = None
         self._tally = tally
         self._heartbeat_s = settings.gateway_heartbeat_s
         self._write_lock = asyncio.Lock()
@@ -103,12 +115,50 @@ class EventStream:
         else:
             await self._write(b"")
 
-    async def keep_alive(self) -> None:
-        """Begin the response after `BEGIN_S`, and send a ping whenever it has been silent."""
+    def enter_live(self) -> None:
+        """Let a fan-out write to the response, which has begun."""
+        if self._keep_alive_task is not None:
+            self._keep_alive_task.cancel()
+            self._keep_alive_task = None
+        self._writer = cast(StreamWriter, self._request.writer)
+        self._is_chunked = self._writer.chunked
+        self._connection = self._request.protocol
+
+    def deliver(self, share: Share) -> bool:
+        """Write whole events without waiting; False if the socket has not accepted all bytes."""
+        if self._head:
+            head, self._head = self._head, b""
+            data = head + share.plain
+            return self._write_now(encode_chunk(data) if self._is_chunked else data)
+        return self._write_now(share.chunked if self._is_chunked else share.plain)
+
+    def ping(self) -> bool:
+        """Write a comment, with the result of `deliver`."""
+        return self._write_now(PING_CHUNK if self._is_chunked else PING)
+
+    async def leave_live(self) -> None:
+        """Wait until the socket has accepted what a fan-out wrote."""
+        self.start_keep_alive()
+        await self._write(b"")
+
+    def start_keep_alive(self) -> None:
+        """Begin the response after `BEGIN_S`, and ping whenever it is silent, in a task."""
+        self._last_sent_s = asyncio.get_running_loop().time()
+        task = asyncio.create_task(self._keep_alive(), name="darkq-gateway-keepalive")
+        self._keep_alive_task = task
+
+    async def close(self) -> None:
+        """End the task."""
+        if (task := self._keep_alive_task) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _keep_alive(self) -> None:
         loop = asyncio.get_running_loop()
         with suppress(ConnectionResetError):  # the handler is cancelled then, too
-            await asyncio.sleep(BEGIN_S)
-            await self.begin()
+            if not self.begun:
+                await asyncio.sleep(BEGIN_S)
+                await self.begin()
             while True:
                 await asyncio.sleep(self._last_sent_s + self._heartbeat_s - loop.time())
                 if loop.time() - self._last_sent_s >= self._heartbeat_s:
@@ -118,6 +168,16 @@ class EventStream:
         """Send an error to the reader, in the format of its path."""
         body = get_body_maker(self._request.path)(handle_error(error))
         await self.send(frame(msgspec.json.encode(body)))
+
+    def _write_now(self, data: bytes) -> bool:
+        # Not by `response.write`, a coroutine that would encode the chunk for each reader.
+        connection = self._connection
+        transport = connection.transport
+        if transport is None or transport.is_closing():
+            return False
+        transport.write(data)
+        self._writer.output_size += len(data)  # for the log record of the request
+        return not connection._paused
 
     async def _write(self, data: bytes) -> None:
         async with self._write_lock:
@@ -162,25 +222,26 @@ class Streams:
         stream = EventStream(request, self._settings, self._tally)
         scope = asyncio.timeout(None)
         self._open += 1
-        async with run_beside(stream.keep_alive(), name="darkq-gateway-keepalive"):
-            try:
-                async with scope:
-                    if resumable:
-                        self._scopes.add(scope)
-                    yield stream
-            except TimeoutError as error:
-                if scope.expired():
-                    await stream.begin()  # with a 204 the reader would not reconnect
-                else:
-                    await _send_error(stream, error)
-            except ConnectionResetError:
-                if not stream.begun:
-                    raise
-            except Exception as error:
+        stream.start_keep_alive()
+        try:
+            async with scope:
+                if resumable:
+                    self._scopes.add(scope)
+                yield stream
+        except TimeoutError as error:
+            if scope.expired():
+                await stream.begin()  # with a 204 the reader would not reconnect
+            else:
                 await _send_error(stream, error)
-            finally:
-                self._open -= 1
-                self._scopes.discard(scope)
+        except ConnectionResetError:
+            if not stream.begun:
+                raise
+        except Exception as error:
+            await _send_error(stream, error)
+        finally:
+            self._open -= 1
+            self._scopes.discard(scope)
+            await stream.close()
 
     def drain(self) -> None:
         """End all resumable streams, and open no more."""

@@ -13,14 +13,12 @@ cached: at a shutdown it ends between two events, as if it were complete.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import aclosing
 
-import msgspec
 from aiohttp import ETag, hdrs, web
 
-from darkq import AnyEvent, Cancelled, Completed, Cursor, Failed, JobHandle
-from darkq.sse import frame
+from darkq import Cancelled, Completed, Cursor, Failed, JobHandle
+from darkq.jobs.fanout import Fanouts, encode_event
 from darkq_gateway.http.auth import accepts_ticket
 from darkq_gateway.http.context import get_own_job
 from darkq_gateway.http.errors import ApiError
@@ -34,6 +32,8 @@ from darkq_gateway.native.caching import (
 
 MAX_WHOLE_BYTES = 1 << 20
 RETRY = b"retry: 1000\n"
+
+FANOUTS = web.AppKey("fanouts", Fanouts)
 
 
 def routes() -> list[web.RouteDef]:
@@ -54,12 +54,10 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
             return response
     if request.method == hdrs.METH_HEAD:
         raise web.HTTPMethodNotAllowed(hdrs.METH_HEAD, [hdrs.METH_GET])
-    async with (
-        request.app[STREAMS].open(request) as stream,
-        aclosing(job.handle.event_batches(after)) as batches,
-    ):
-        async for batch in batches:
-            await stream.send(encode_events(batch), batch.came_s)
+    job_id = job.handle.id
+    del job
+    async with request.app[STREAMS].open(request) as stream:
+        await request.app[FANOUTS].follow(job_id, after, stream)
     return stream.response
 
 
@@ -68,7 +66,7 @@ async def _respond_whole(job: JobHandle, after: str | None, etag: ETag) -> web.R
     body, last = b"", None
     async with aclosing(job.history(after)) as pages:
         async for page in pages:
-            body += encode_events(page)
+            body += b"".join(map(encode_event, page))
             last = page[-1]
             if len(body) > MAX_WHOLE_BYTES:
                 return None
@@ -92,8 +90,3 @@ def read_cursor(request: web.Request) -> str | None:
     except (ValueError, UnicodeError):
         reason = "must be an event id: <attempt>-<seq>"
         raise ApiError(422, "invalid_cursor", reason, str(field)) from None
-
-
-def encode_events(events: Sequence[AnyEvent]) -> bytes:
-    """Return events as Server-Sent Events."""
-    return b"".join(frame(msgspec.json.encode(event), id=event.id) for event in events)

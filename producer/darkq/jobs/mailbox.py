@@ -14,11 +14,22 @@ class Mailbox:
     """The buffer of one reader. On overflow it drops all messages and signals a gap.
 
     `came_s` is the arrival time of the oldest message that the last `take` returned
-    (`time.perf_counter`).
+    (`time.perf_counter`). `on_news` is called for each message and gap, instead of `take`.
     """
 
-    def __init__(self, *, on_overflow: Callable[[], None] = lambda: None) -> None:
+    __slots__ = (
+        *("_bytes", "_gap", "_messages", "_oldest_s", "_on_news", "_on_overflow", "_taker"),
+        "came_s",
+    )
+
+    def __init__(
+        self,
+        *,
+        on_overflow: Callable[[], None] = lambda: None,
+        on_news: Callable[[], None] | None = None,
+    ) -> None:
         self.came_s = 0.0
+        self._on_news = on_news
         self._on_overflow = on_overflow
         self._oldest_s = 0.0
         self._messages: list[bytes] = []
@@ -70,11 +81,22 @@ class Mailbox:
             finally:
                 silence.cancel()
                 self._taker = None
+        return self.take_now()
+
+    def take_now(self) -> list[bytes] | None:
+        """Return all waiting messages; None for a gap or if there are none."""
         self.came_s = self._oldest_s
         messages, self._messages = self._messages, []
         self._bytes = 0
         return messages or None
 
+    @property
+    def has_gap(self) -> bool:
+        """Whether messages were lost since the last `forget`."""
+        return self._gap
+
     def _wake(self) -> None:
-        if self._taker is not None and not self._taker.done():
+        if self._on_news is not None:
+            self._on_news()
+        elif self._taker is not None and not self._taker.done():
             self._taker.set_result(None)

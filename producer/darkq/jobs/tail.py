@@ -65,23 +65,24 @@ async def tail(
     the cursor, and `RedisUnavailable` if the first call to Redis fails. Later it waits until Redis
     is back. May be closed or cancelled at any point, and resumed from the last event's cursor.
     """
-    reader = _Reader(redis, keys, after)
+    reader = LogReader(redis, keys, after)
     mailbox = Mailbox(on_overflow=live.overflowed)
     started = partial(read_started, redis, keys)
     async with speaking_darkq(), live.subscribed(keys.live, mailbox):
         with TailSpan(keys) as span:
+            await span.begin(after, started)
             while True:
                 # Before the log is read: a message that arrives during the read must stay.
                 mailbox.forget()
                 while page := await reader.next_page():
-                    await span.record(page, started)
+                    span.record(page)
                     yield EventBatch(page)
                 # Follow the channel until events are missing; then read the log again.
                 whole = not reader.ended
                 while whole and (messages := await mailbox.take(SILENCE_S)) is not None:
                     events, whole = reader.follow(messages)
                     if events:
-                        await span.record(events, started)
+                        span.record(events)
                         yield EventBatch(events, mailbox.came_s)
                 if reader.ended:
                     return
@@ -94,19 +95,25 @@ async def read_history(
 
     Raises the errors of `tail`.
     """
-    reader = _Reader(redis, keys, after)
+    reader = LogReader(redis, keys, after)
     async with speaking_darkq():
         while page := await reader.next_page():
             yield page
 
 
-class _Reader:
+class LogReader:
     """The cursor of one reader, and whether the job has ended there."""
+
+    __slots__ = (
+        *("_at_end", "_is_new", "_keys", "_reached_redis", "_redis"),
+        *("cursor", "ended", "started"),
+    )
 
     def __init__(self, redis: Redis, keys: JobKeys, after: Cursor) -> None:
         self.ended = False
-        self._cursor = after
-        self._started: ev.Started | None = None
+        self.cursor = after
+        self.started: ev.Started | None = None
+        """The first event of the cursor's attempt, if it was read."""
         self._redis = redis
         self._keys = keys
         # An unreachable Redis is an error at first, as a wrong URL is, and an outage afterwards.
@@ -114,6 +121,14 @@ class _Reader:
         self._is_new = True
         # After a short page the log has no more, so the next call returns empty without a read.
         self._at_end = False
+
+    def at(self, cursor: Cursor, started: ev.Started | None) -> LogReader:
+        """Return a reader that has come to a cursor without reading."""
+        reader = LogReader(self._redis, self._keys, cursor)
+        reader.started = started
+        reader._reached_redis = True
+        reader._is_new = False
+        return reader
 
     async def next_page(self) -> list[AnyEvent]:
         """Return the next page of the log after the cursor; empty if there is none now."""
@@ -123,7 +138,7 @@ class _Reader:
         page = await self._read_page()
         if not page:
             rest = await self._retry(
-                partial(read_remaining, started=self._started, is_new=self._is_new)
+                partial(read_remaining, started=self.started, is_new=self._is_new)
             )
             self.ended = rest is not None
             page = rest or []
@@ -133,48 +148,44 @@ class _Reader:
         return page
 
     async def _read_page(self) -> list[AnyEvent]:
-        return await self._retry(partial(read_page, started=self._started))
+        return await self._retry(partial(read_page, started=self.started))
 
     def follow(self, messages: Sequence[bytes]) -> tuple[list[AnyEvent], bool]:
         """Return the new events, and True if there was no gap and the job is still running."""
         events = [ev.decode(message) for message in messages]
-        # Then the log decides: `next_page` compares it with the attempt that was read.
-        if any(self._restarts_attempt(event) for event in events):
-            return [], False
-        news = follow(self._cursor, events)
-        self._advance(news.events)
+        for event in events:
+            # Then the log decides: `next_page` compares it with the attempt that was read.
+            if isinstance(event, ev.Started) and self._restarts_attempt(event):
+                return [], False
+        news = follow(self.cursor, events)
+        self._advance(news.events, news.cursor)
         return news.events, not (news.gap or self.ended)
 
-    def _restarts_attempt(self, event: AnyEvent) -> bool:
+    def _restarts_attempt(self, event: ev.Started) -> bool:
         """Return whether an event starts another run with the number of the current attempt.
 
         This happens only if Redis lost acknowledged writes, for example in a failover.
         """
-        seen = self._started
-        return (
-            isinstance(event, ev.Started)
-            and seen is not None
-            and event.id == seen.id
-            and event != seen
-        )
+        seen = self.started
+        return seen is not None and event.id == seen.id and event != seen
 
-    def _advance(self, events: Sequence[AnyEvent]) -> None:
+    def _advance(self, events: Sequence[AnyEvent], cursor: Cursor | None = None) -> None:
         for event in events:
             if isinstance(event, ev.Started):
-                self._started = event
+                self.started = event
             elif isinstance(event, PIECES):  # most events: skip the slow parsing of the cursor
                 continue
             elif event.cursor.seq == 0:  # a new attempt number without `started`, as after a retry
-                self._started = None
+                self.started = None
         if events:
-            self._cursor = events[-1].cursor
+            self.cursor = cursor or events[-1].cursor
             self.ended = self.ended or isinstance(events[-1], TERMINAL)
 
     async def _retry(self, read: Callable[[Redis, JobKeys, Cursor], Awaitable[T]]) -> T:
         """Call Redis. If it has answered this reader before, repeat until it is back."""
         while True:
             try:
-                answer = await read(self._redis, self._keys, self._cursor)
+                answer = await read(self._redis, self._keys, self.cursor)
             except (RedisError, OSError) as error:
                 if not self._reached_redis or not is_away(error):
                     raise
@@ -185,24 +196,24 @@ class _Reader:
 
 
 class News(NamedTuple):
-    """The live events that continue a cursor, and whether events are missing after them."""
+    """The live events that continue a cursor, whether some are missing then, and the new cursor."""
 
     events: list[AnyEvent]
     gap: bool
+    cursor: Cursor = START
 
 
 def follow(cursor: Cursor, messages: Sequence[AnyEvent]) -> News:
     """Return the messages that directly continue the cursor, up to the first gap."""
     events: list[AnyEvent] = []
     for message in messages:
-        at = message.cursor
-        if at <= cursor:
-            continue
-        if not cursor.precedes(at):
-            return News(events, gap=True)
-        events.append(message)
-        cursor = at
-    return News(events, gap=False)
+        attempt, seq = cursor
+        if message.id == f"{attempt}-{seq + 1}":  # nearly always, and faster than reading the id
+            events.append(message)
+            cursor = Cursor(attempt, seq + 1)
+        elif message.cursor > cursor:
+            return News(events, True, cursor)
+    return News(events, False, cursor)
 
 
 PAGE_EVENTS = 256

@@ -35,6 +35,11 @@ _MAX_LINKS = 16
 class TailSpan:
     """Records what a reader reads. Does nothing in a program that does not trace."""
 
+    __slots__ = (
+        *("_attempts", "_began_ns", "_begun_within", "_context", "_events", "_first_text_ns"),
+        *("_keys", "_outcome", "_tracer"),
+    )
+
     def __init__(self, keys: JobKeys) -> None:
         self._tracer = tracer()
         if self._tracer is None:
@@ -45,6 +50,7 @@ class TailSpan:
         self._context = get_current()  # the reader's; the generator may be closed in another
         self._began_ns = time.time_ns()
         self._first_text_ns = 0
+        self._begun_within: AnyEvent | None = None
         self._events = 0
         self._outcome = "left"
         self._attempts: dict[TraceContext, None] = {}
@@ -57,19 +63,26 @@ class TailSpan:
             failed = kind is not None and issubclass(kind, Exception)  # not when the reader stopped
             self._end(self._tracer, kind.__name__ if failed and kind else "")
 
-    async def record(
-        self, events: list[AnyEvent], read_started: Callable[[Cursor], Awaitable[AnyEvent | None]]
-    ) -> None:
-        """Record events before they are yielded.
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the program traces."""
+        return self._tracer is not None
 
-        A reader that starts within an attempt reads the `started` event of that from the log.
-        """
+    async def begin(
+        self, after: Cursor, read_started: Callable[[Cursor], Awaitable[AnyEvent | None]]
+    ) -> None:
+        """Read the `started` event of the attempt, if the reader begins within one."""
+        if self._tracer is not None and after.attempt:
+            with suppress(RedisError, OSError, msgspec.MsgspecError, KeyError, ValueError):
+                self._begun_within = await read_started(after)
+
+    def record(self, events: list[AnyEvent]) -> None:
+        """Record events before they are yielded."""
         if self._tracer is None:
             return
-        first = events[0].cursor
-        if not self._events and first.attempt and first.seq:
-            with suppress(RedisError, OSError, msgspec.MsgspecError, KeyError, ValueError):
-                self._note(await read_started(first))
+        begun, first = self._begun_within, events[0].cursor
+        if not self._events and first.seq and begun and begun.cursor.attempt == first.attempt:
+            self._note(begun)
         self._events += len(events)
         for event in events:
             if isinstance(event, PIECES):

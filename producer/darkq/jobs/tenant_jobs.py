@@ -23,24 +23,31 @@ async def list_latest(
     redis: Redis, partitions: int, *, tenant: str | None, limit: int
 ) -> list[Status]:
     """Return the status of a tenant's latest jobs, the newest first, without expired ones."""
+    jobs = await list_ids(redis, partitions, tenant=tenant, limit=limit)
+    found: list[Status] = []
+    for start in range(0, len(jobs), _PAGE_JOBS):
+        found += await read_valid(redis, jobs[start : start + _PAGE_JOBS])
+    return [status for status in found if status.tenant == tenant]
+
+
+async def list_ids(
+    redis: Redis, partitions: int, *, tenant: str | None, limit: int
+) -> list[JobKeys]:
+    """Return the ids of a tenant's latest jobs, the newest first, of expired ones too."""
     async with redis.pipeline(transaction=False) as pipe:
         for partition in range(partitions):
             name = PartitionKeys(partition).tenant_jobs(tenant)
             pipe.zrevrange(name, 0, min(limit, MAX_LISTED) - 1, withscores=True)
         lists = await pipe.execute()
     newest = nlargest(limit, (job for jobs in lists for job in jobs), key=lambda job: job[1])
-    jobs = [keys for member, _ in newest if (keys := JobKeys.from_member(member)) is not None]
-    found: list[Status] = []
-    for start in range(0, len(jobs), _PAGE_JOBS):
-        found += await _read_valid(redis, jobs[start : start + _PAGE_JOBS])
-    return [status for status in found if status.tenant == tenant]
+    return [keys for member, _ in newest if (keys := JobKeys.from_member(member)) is not None]
 
 
-async def _read_valid(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
+async def read_valid(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
     """Return the status of jobs, without those whose records are corrupt."""
     try:
         return await read_statuses(redis, jobs)
     except CorruptRecord:
         if len(jobs) == 1:
             return []
-        return [status for job in jobs for status in await _read_valid(redis, [job])]
+        return [status for job in jobs for status in await read_valid(redis, [job])]

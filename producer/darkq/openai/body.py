@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import msgspec
+
 from darkq.errors import InvalidJob
 from darkq.openai.response_body import MAX_OUTPUT_TOKENS, NAMES_OF_RESPONSES, to_chat
 from darkq.protocol.job import Job
 from darkq.protocol.options import OPTIONS
 from darkq.protocol.prompt import Prompt
-from darkq.protocol.validation import UNKNOWN, show_name
+from darkq.protocol.validation import UNKNOWN, explain_error, show_name
 
 Endpoint: TypeAlias = Literal["/v1/chat/completions", "/v1/responses"]
 CHAT: Endpoint = "/v1/chat/completions"
@@ -61,6 +63,21 @@ EMPTY: tuple[object, ...] = (None, "", [], {})
 
 NAMES: Mapping[str, str] = {MAX_OUTPUT_TOKENS: "max_tokens"}
 """Names in OpenAI's API that differ from the job's option."""
+
+
+class _Types(msgspec.Struct):
+    """The types of well-known parameters. Their content is for the upstream to judge."""
+
+    tools: list[dict[str, Any]] = []
+    functions: list[dict[str, Any]] = []
+    tool_choice: str | dict[str, Any] = ""
+    parallel_tool_calls: bool = True
+    response_format: dict[str, Any] = {}
+    reasoning_effort: str = ""
+    verbosity: str = ""
+    logprobs: bool = False
+    top_logprobs: int = 0
+    logit_bias: dict[str, float] = {}
 
 
 class Asked(NamedTuple):
@@ -116,6 +133,7 @@ def read_body(
         reason = "must be a list of messages" if given is not None else "is missing"
         raise InvalidJob("messages", reason)
     model, metadata = left.pop("model", None), left.pop("metadata", {})
+    _check_types(left, endpoint)
     options = take_options(left)
     # The upstream refuses the first one that it does not support: name the cause, not its effect.
     left = {name: left[name] for name in sorted(left, key=lambda name: name not in _CAUSES)}
@@ -136,6 +154,15 @@ def take_options(fields: dict[str, Any]) -> dict[str, Any]:
             raise InvalidJob(wire_name, f"is given beside another {name}")
         options[name] = fields.pop(wire_name)
     return options
+
+
+def _check_types(fields: Mapping[str, Any], endpoint: Endpoint) -> None:
+    try:
+        msgspec.convert(fields, _Types)
+    except msgspec.ValidationError as error:
+        wrong = explain_error(error)
+        names = NAMES_OF_RESPONSES if endpoint == RESPONSES else {}
+        raise InvalidJob(names.get(wrong.field, wrong.field), wrong.reason) from None
 
 
 def refuse(name: str) -> None:

@@ -26,9 +26,9 @@ NAMES_OF_RESPONSES: Final[Mapping[str, str]] = {
 
 _MEDIA: Final = ("input_image", "input_file", "input_audio")
 _FOR_READERS: Final = ("include", "max_tool_calls")
-_REFUSALS: Final = {
+REFUSALS: Final = {
     "truncation": "must be disabled: darkq never shortens a prompt",
-    "previous_response_id": "must be the id of a finished Response: here it cannot be read",
+    "previous_response_id": "cannot be honoured in a batch: repeat the messages",
 }
 
 
@@ -50,8 +50,8 @@ def to_chat(body: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) 
         chat["tool_choice"] = _read_tool_choice(choice)
     if _wants_logprobs(left):
         chat["logprobs"] = True
-    for name in _REFUSALS.keys() & left.keys():
-        raise InvalidJob(name, _REFUSALS[name])
+    for name in REFUSALS.keys() & left.keys():
+        raise InvalidJob(name, REFUSALS[name])
     return {**{name: left[name] for name in left if name not in _FOR_READERS}, **chat}
 
 

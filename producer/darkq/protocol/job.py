@@ -86,6 +86,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         except (AttributeError, TypeError, ValueError):
             raise InvalidJob("job", NOT_PLAIN) from None
 
+    @property
+    def question(self) -> str:
+        """The text of the prompt; of several messages the user's last one."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        asked = [message.text for message in self.prompt if message.role == "user"]
+        return (asked or [message.text for message in self.prompt] or [""])[-1]
+
     def __repr__(self) -> str:
         return f"Job(model={self.model!r}, upstream={self.upstream!r}, priority={self.priority!r})"
 

@@ -17,6 +17,8 @@ contain the tenant and the state, and lists are read without megabytes of texts:
 from __future__ import annotations
 
 import asyncio
+import re
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -37,6 +39,8 @@ VERSION = 3
 messages; results with tool calls or a refusal. Readers of version 2 would leave these out.
 """
 FUNCTION = "generate"
+KEPT_CHARS = 1000
+"""How much of a prompt its result may keep, for lists of jobs that people read."""
 
 R = TypeVar("R")
 
@@ -79,7 +83,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The fields of a finished job that arq's record does not have."""
+    """The fields of a finished job that arq's record does not have.
+
+    `prompt` is the first `KEPT_CHARS` of the prompt, if `DARKQ_RESULTS_KEEP_PROMPTS` is set.
+    """
 
     outcome: Outcome
     model: str = ""
@@ -90,6 +97,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     first_chunk_ms: int = 0
     metadata: dict[str, str] = {}
     tenant: str | None = None
+    prompt: str = ""
     ignored: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -252,6 +260,66 @@ def read_job_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> JobRec
     return _decode_head(head, b'"prompt":', b'"prompt":""}}}', _job_decoder, keys)
 
 
+def read_prompt_head(head: bytes) -> str:
+    """Return the beginning of the prompt from the first bytes of a job's record.
+
+    Of several messages it is the user's last one in these bytes. Returns "" if the prompt is not in
+    them, or the record cannot be read.
+    """
+    with suppress(*_UNREADABLE):
+        return decode_job(head).job.question
+    at = head.find(b'"prompt":')
+    while at >= 0:
+        with suppress(*_UNREADABLE):
+            decode_job(head[:at] + b'"prompt":""}}}')
+            return _read_cut_prompt(head[at + len(b'"prompt":') :])
+        at = head.find(b'"prompt":', at + 1)
+    return ""
+
+
+def read_answer_head(head: bytes) -> str:
+    """Return the beginning of the answer from the first bytes of a result's record, "" if none."""
+    with suppress(*_UNREADABLE):
+        answer = decode_result(head).r
+        return answer if isinstance(answer, str) else ""
+    at = head.find(b'"r":')
+    while at >= 0:
+        with suppress(*_UNREADABLE):
+            decode_result(head[:at] + b'"r":""}')
+            found = _CUT_STRING.match(head[at + len(b'"r":') :])
+            return _decode_cut(found[1]) if found else ""
+        at = head.find(b'"r":', at + 1)
+    return ""
+
+
+_STRING = rb'"((?:[^"\\]|\\.)*)'
+_CUT_STRING = re.compile(_STRING, re.DOTALL)
+# Of content in parts, the text of the first part that has one.
+_CUT_MESSAGE = re.compile(
+    rb'"role":"(\w+)","content":(?:\[(?:[^"]|"(?:[^"\\]|\\.)*")*?"text":)?' + _STRING, re.DOTALL
+)
+
+
+def _read_cut_prompt(data: bytes) -> str:
+    if (whole := _CUT_STRING.match(data)) is not None:
+        return _decode_cut(whole[1])
+    # Quotes are escaped within a JSON string, so only messages match.
+    found = _CUT_MESSAGE.findall(data)
+    asked = [text for role, text in found if role == b"user"] or [text for _, text in found]
+    return _decode_cut(asked[-1]) if asked else ""
+
+
+def _decode_cut(text: bytes) -> str:
+    """Decode the inside of a JSON string that may end in a character or an escape."""
+    for end in range(len(text), max(-1, len(text) - _LONGEST_ESCAPE), -1):
+        with suppress(*_UNREADABLE):
+            return msgspec.json.decode(b'"%b"' % text[:end], type=str)
+    return ""
+
+
+_LONGEST_ESCAPE = len(r"\ud83d\ude00")
+
+
 def read_result_head(head: bytes, keys: JobKeys, limit_bytes: int | None) -> ResultRecord:
     """Read a result without its answer, as `read_job_head` does."""
     if limit_bytes is None or len(head) < limit_bytes:
@@ -339,7 +407,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
 
     `request` is there if it was kept with the answer (`Job.keeps_request`). `ignored` names the
     options and parameters that the upstream does not support (`Job.ignore_unsupported`). `outline`
-    has the order of its pieces if that is unusual: see `BeyondText`.
+    has the kinds of its pieces in the order in which they began, if that is not the usual one.
     """
 
     job_id: str
@@ -366,7 +434,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
     def with_output(self, output: Output | None) -> Result:
         """Return the answer with the type of `parsed`."""
         result = msgspec.structs.replace(self)
-        result.__dict__["output"] = output  # no field: it has no JSON
+        vars(result)["output"] = output  # no field: it has no JSON
         return result
 
     @property
@@ -375,7 +443,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict
 
         Raises `ValueError` if the text is none, for example because it reached its token limit.
         """
-        output = self.__dict__.get("output")
+        output = vars(self).get("output")
         return None if output is None else parse_output(output, self.text)
 
     def __str__(self) -> str:

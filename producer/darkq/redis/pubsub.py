@@ -61,16 +61,28 @@ class Live:
         delivered, or `gap` is called. Raises redis-py's `ConnectionError` when the patience ends,
         and `RuntimeError` after `aclose()`.
         """
-        # Without a slot map `owner` guesses, and the server it guesses redirects the subscription.
+        await self.know_servers()
+        with self.listening(name, sink) as channel:
+            await self.confirm(channel)
+            yield
+
+    async def know_servers(self) -> None:
+        """Read the slot map if there is none. Without it a subscription may be redirected."""
         with suppress(RedisError, OSError):
             await self._servers.know()
-        with self.listening(name, sink) as channel:
-            try:
-                async with asyncio.timeout(self._patience_s):
-                    await channel.confirmed.wait()
-            except TimeoutError:
-                raise ConnectionError("no subscriber connection") from None
-            yield
+
+    async def confirm(self, channel: Channel) -> None:
+        """Wait until the server has confirmed a subscription. Raises redis-py's `ConnectionError`.
+
+        From then on each message is delivered, or `gap` is called.
+        """
+        if channel.is_confirmed:
+            return
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await channel.wait()
+        except TimeoutError:
+            raise ConnectionError("no subscriber connection") from None
 
     @contextmanager
     def listening(self, name: str, sink: Sink) -> Iterator[Channel]:
@@ -135,19 +147,33 @@ class Channel:
     def __init__(self, name: str) -> None:
         self.name = name
         self.sinks: set[Sink] = set()
-        self.confirmed = asyncio.Event()
+        self.is_confirmed = False
+        self._confirmed: asyncio.Event | None = None  # only while it is awaited: it takes 760 bytes
         self.subscriber: Subscriber | None = None
 
     def gap(self) -> None:
         for sink in self.sinks:
             sink.gap()
 
+    def confirm(self) -> None:
+        """Note that the server has confirmed the subscription."""
+        self.is_confirmed = True
+        if self._confirmed is not None:
+            self._confirmed.set()
+            self._confirmed = None
+
+    async def wait(self) -> None:
+        """Wait for `confirm`."""
+        while not self.is_confirmed:
+            self._confirmed = self._confirmed or asyncio.Event()
+            await self._confirmed.wait()
+
     def leave(self) -> None:
         """End the subscription, and report the gap."""
         if self.subscriber is not None:
             self.subscriber.remove(self)
             self.subscriber = None
-            self.confirmed.clear()
+            self.is_confirmed = False
             self.gap()
 
 
@@ -256,7 +282,7 @@ class Subscriber:
         finally:
             self._connection = None
             for channel in self._channels.values():
-                channel.confirmed.clear()
+                channel.is_confirmed = False
                 channel.gap()
 
     def _dispatch(self, reply: Any) -> None:
@@ -273,9 +299,9 @@ class Subscriber:
                 sink.deliver(reply[2])
         elif kind in (b"subscribe", b"ssubscribe"):
             if _count_reply(self._joins_due, name) and channel is not None:
-                # First the gap: a reader that saw `confirmed` relies on a complete event log.
+                # First the gap: a reader that saw the confirmation relies on a complete event log.
                 channel.gap()
-                channel.confirmed.set()
+                channel.confirm()
         elif kind in (b"unsubscribe", b"sunsubscribe") and not self._leaves_due[name]:
             # We did not ask for it: Redis ends subscriptions to a slot that it has given away.
             self._on_refusal(ConnectionError("a channel has moved to another server"))

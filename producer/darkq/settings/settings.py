@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     job_tries: Count = 3
     max_prompt_bytes: Annotated[int, Field(ge=1, le=MAX_PROMPT_BYTES)] = 8 << 20
     max_result_chars: Annotated[int, Field(ge=1)] = 4 << 20
+    results_keep_prompts: bool = False
 
     # Workers
     worker_partitions: Annotated[str, AfterValidator(check_partitions)] | None = None
@@ -132,6 +133,7 @@ class Settings(BaseSettings):
     gateway_allowed_hosts: str = ""
     gateway_cors_origins: Annotated[str, Field(pattern=_ORIGINS)] = ""
     gateway_operators: str = ""
+    gateway_board_prompts: bool = True
     gateway_ignore_unsupported: bool = False
     gateway_max_connections: Count = 10_000
     gateway_max_readers: Count = 5_000

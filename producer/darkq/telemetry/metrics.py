@@ -139,11 +139,14 @@ class Tally:
         """Add to a counter."""
         self._add((measure.name, labels, 0), by)
 
-    def observe(self, measure: Measure, seconds: float, *labels: str) -> None:
-        """Add a time to a histogram, limited to 0 … `MAX_S`: a clock step gives absurd ones."""
+    def observe(self, measure: Measure, seconds: float, *labels: str, by: int = 1) -> None:
+        """Add a time to a histogram, `by` times, limited to 0 … `MAX_S`.
+
+        Longer and negative ones come from a step of the clock.
+        """
         seconds = min(max(0.0, seconds), MAX_S)
-        self._add((measure.name, labels, bisect_left(BOUNDS_S, seconds)), 1)
-        self._add((measure.name, labels, _SUM), int(seconds * 1e6))
+        self._add((measure.name, labels, bisect_left(BOUNDS_S, seconds)), by)
+        self._add((measure.name, labels, _SUM), int(seconds * 1e6) * by)
 
     def take(self) -> dict[Field, int]:
         """Return all numbers, and reset them."""

@@ -16,7 +16,7 @@ from support.batches import ids, left_in, lines, prompts, run
 from support.command import Darkq
 
 
-@pytest.mark.parametrize("by", ["id", "output"])
+@pytest.mark.parametrize("by", ["id", "short id", "output"])
 async def test_failed_lines_run_again_and_no_other(darkq: Darkq, serve: Serve, by: str) -> None:
     """Red when a line that has an answer runs again, or a failure stays in the errors file."""
     darkai = await serve(*(Fault.parse("html=403") for _ in range(3)))
@@ -31,7 +31,8 @@ async def test_failed_lines_run_again_and_no_other(darkq: Darkq, serve: Serve, b
     assert again.code == 1  # the same command only says it again
     assert f"batch retry {batch_id}" in again.err
     assert darkai.requests_seen == seen
-    retried = await run(darkq, "retry", batch_id if by == "id" else "out.jsonl", "--json")
+    given = {"id": batch_id, "short id": batch_id[:20], "output": "out.jsonl"}[by]
+    retried = await run(darkq, "retry", given, "--json")
     assert retried.code == 0, retried.err
     assert darkai.requests_seen == seen + 3
     assert retried.objects[0]["completed"] == 8

@@ -27,8 +27,11 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# What Chromium itself says of every answer that is no 2xx.
-_OF_ANSWERS = "Failed to load resource: the server responded with a status of"
+# What Chromium itself says of every answer that is no 2xx, and of a gateway that has ended.
+_OF_ANSWERS = (
+    "Failed to load resource: the server responded with a status of",
+    "Failed to load resource: net::ERR_CONNECTION_REFUSED",
+)
 
 
 def chromium() -> str:

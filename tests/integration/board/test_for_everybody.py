@@ -75,6 +75,9 @@ async def test_all_of_it_works_by_keyboard_alone(
     await expect(page.locator("#job-state")).to_have_text("running")
     rows = page.locator("#jobs tbody tr")
     await expect(rows).to_have_count(2)
+    for field in ("#search", "#state", "#filter-model"):
+        await press("Tab")
+        await expect(page.locator(field)).to_be_focused()
     await press("Tab")
     await press("Tab")
     await expect(page.locator(f'#jobs a[href="#job={old.id}"]')).to_be_focused()
@@ -124,7 +127,7 @@ async def test_everything_can_be_read_and_has_a_name(
         await expect(page.locator("#jobs .pill", has_text="failed")).to_have_count(1)
         await expect(page.locator("#workers li")).to_have_count(1)
         await expect(page.locator(".attempt")).to_have_count(2)
-        await page.click("summary")
+        await page.click(".log summary")
         assert await page.evaluate(FAINT) == []
         assert await page.evaluate(NAMELESS) == []
         assert await page.evaluate(BROKEN) == []

@@ -64,7 +64,7 @@ async def test_options_and_a_system_message_reach_the_job(darkq: Darkq, redis: A
     assert job.prompt == (Message("system", "Be brief."), Message("user", "hi"))
     for wrong, said in (
         (("--temperature", "9"), "options.temperature: must be a number, at most 2"),
-        (("--option", "sed=1"), "unknown option 'sed'"),
+        (("--option", "api_key=1"), "parameters.api_key: cannot be honoured: leave it out"),
         (("--option", "seed"), "'seed' is not KEY=VALUE"),
     ):
         for command in ("enqueue", "run"):

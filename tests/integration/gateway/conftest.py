@@ -57,9 +57,16 @@ async def working(
 ) -> Working:
     """Start a worker with a local DarkAI."""
 
-    async def start(*plan: Any, job_tries: int = 3, **options: Any) -> LocalDarkAI:
+    async def start(
+        *plan: Any, job_tries: int = 3, results_keep_prompts: bool = False, **options: Any
+    ) -> LocalDarkAI:
         darkai = await start_darkai(*plan, **options)
-        settings = make_settings(darkai_url=darkai.url, retry_base_s=0.01, job_tries=job_tries)
+        settings = make_settings(
+            darkai_url=darkai.url,
+            retry_base_s=0.01,
+            job_tries=job_tries,
+            results_keep_prompts=results_keep_prompts,
+        )
         start_worker(settings)
         return darkai
 

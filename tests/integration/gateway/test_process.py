@@ -78,7 +78,7 @@ async def test_keys_are_made_listed_and_revoked(redis_server: Server, redis: Red
     assert listed["expires_ms"] - listed["created_ms"] == 2 * 86_400_000
     table = (await keys("list"))[1]
     assert listed["id"] in table
-    assert "5 at once" in table
+    assert "5 concurrent calls" in table
     assert (await keys("revoke", listed["id"]))[:2] == (0, f"{listed['id']}\n")
     assert (await keys("list", "--json"))[1] == ""
     assert (await keys("revoke", listed["id"]))[0] == 1

@@ -1,7 +1,7 @@
 """The gateway uses the library's public names, and what it shares with worker and command.
 
-Shared are OpenAI's wire, API keys, tickets, files, repeated requests and telemetry. It does not
-use what speaks to Redis.
+Shared are OpenAI's wire, API keys, tickets, files, repeated requests, lists of jobs and telemetry.
+It does not use what speaks to Redis.
 """
 
 from __future__ import annotations
@@ -18,14 +18,21 @@ SHARED = {
     "darkq.openai.errors",
     "darkq.openai.response",
     "darkq.event",
+    "darkq.openai.response_body",
+    "darkq.openai.response_events",
+    "darkq.openai.response_input",
+    "darkq.openai.response_items",
     "darkq.protocol.job",
     "darkq.protocol.prompt",
+    "darkq.protocol.record",
     "darkq.protocol.ticket",
     "darkq.protocol.validation",
     "darkq.errors",
     "darkq.sse",
     "darkq.operate.fleet",
     "darkq.batches.answers",
+    "darkq.jobs.job_lists",
+    "darkq.jobs.fanout",
     "darkq.jobs.tail",
     *(f"darkq.serving.{name}" for name in ("api_keys", "files", "file_batches", "request_dedup")),
     *(f"darkq.telemetry.{name}" for name in ("export", "logging", "metrics", "tracing")),

@@ -25,7 +25,7 @@ from support.waiting import wait_until
 
 BEFORE_END = (aiohttp.ClientError, ConnectionError)
 UNKNOWN = "0-" + "0" * 32
-READS = ("", "/events", "/result")
+READS = ("", "/events", "/result", "/ui-stream")
 ONE, TWO = "1" * 32, "2" * 32
 
 

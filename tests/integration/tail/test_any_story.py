@@ -102,9 +102,12 @@ class Story:
         seen = self.seen[number]
         del seen[place % (len(seen) + 1) :]
         after = seen[-1].cursor if seen else START
-        reader = Reader(self.redis, self.live, self.job.keys, after)
+        reader = self.start_reader(after)
         reader.seen = seen
         self.readers[number] = reader
+
+    def start_reader(self, after: Cursor) -> Reader:
+        return Reader(self.redis, self.live, self.job.keys, after)
 
     async def leave(self, number: int) -> None:
         if (reader := self.readers[number]) is not None:
@@ -138,7 +141,9 @@ class Story:
         return result
 
 
-async def play(url: str, story: list[tuple[Any, ...]]) -> None:
+async def play(
+    url: str, story: list[tuple[Any, ...]], make_story: Callable[[Redis, Lossy], Story] = Story
+) -> None:
     async with AsyncExitStack() as stack:
         servers = servers_of(Settings.model_validate({"redis_url": url}))
         redis = servers.client()
@@ -146,7 +151,7 @@ async def play(url: str, story: list[tuple[Any, ...]]) -> None:
         await redis.flushall()
         live = Lossy(servers, patience_s=5)
         stack.push_async_callback(live.aclose)
-        tale = Story(redis, live)
+        tale = make_story(redis, live)
         await tale.begin()
         for name, *arguments in story:
             step: Callable[..., Any] = getattr(tale, name)

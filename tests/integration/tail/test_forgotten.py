@@ -37,7 +37,7 @@ async def _run_again(hand: Hand, keys: JobKeys) -> None:
 async def test_a_reader_takes_no_second_run_for_the_first(
     hand: Hand, redis: Redis, read: StartReader, live: Lossy, *, all_messages_are_lost: bool
 ) -> None:
-    """Red when `_Reader` does not compare the `started` events: it joins "One " and "three "."""
+    """Red when `LogReader` does not compare the `started` events: it joins "One " and "three "."""
     claim = await hand.take()
     reader = read(claim.keys)
     await hand.append(claim, started(1), chunk(1, 1, "One "))

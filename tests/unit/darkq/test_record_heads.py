@@ -23,6 +23,7 @@ from darkq.protocol.record import (
     ResultRecord,
     encode,
     read_job_head,
+    read_prompt_head,
     read_result_head,
 )
 
@@ -55,6 +56,34 @@ def test_the_head_of_a_job_is_the_job_without_its_prompt(
         return
     assert found.job in (record.job, msgspec.structs.replace(record.job, prompt=""))
     assert (found.et, found.v) == (record.et, record.v)
+
+
+@given(prompt=TEXTS.map(lambda text: text + "😀x"), metadata=METADATA, limit=st.integers(1, 900))
+def test_the_head_of_a_job_has_the_beginning_of_its_prompt(
+    prompt: str, metadata: dict[str, str], limit: int
+) -> None:
+    """Red if a cut escape or character spoils the rest, or metadata is taken for the prompt."""
+    made = msgspec.structs.replace(Job.create(prompt * 9), metadata=metadata)
+    data = encode(JobRecord(k=Arguments(made), et=17))
+    found = read_prompt_head(data[:limit])
+    assert made.question.startswith(found)
+    begin = data.rfind(b'"prompt":') + len(b'"prompt":"')
+    assert len(found) >= (min(limit, len(data)) - begin) // 6 - 2
+
+
+@given(texts=st.lists(TEXTS.map(lambda text: text + "x"), min_size=1), limit=st.integers(1, 900))
+def test_the_head_of_a_chat_has_the_beginning_of_a_message(texts: list[str], limit: int) -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": text}]} for text in texts]
+    made = Job.create([{"role": "system", "content": "s"}, *parts])
+    data = encode(JobRecord(k=Arguments(made), et=17))
+    found = read_prompt_head(data[:limit])
+    assert any(text.startswith(found) for text in ("s", *texts))
+    assert read_prompt_head(data) == made.question == texts[-1]
+
+
+def test_a_record_that_cannot_be_read_has_no_prompt() -> None:
+    for data in (b"", b"no JSON", b'{"prompt":"x"}', b'{"k":{"job":{"prompt":7}}}'):
+        assert read_prompt_head(data) == ""
 
 
 @given(

@@ -20,6 +20,7 @@ from darkq import event as ev
 from darkq.jobs.cancel import CANCELLED
 from darkq.protocol.record import (
     FUNCTION,
+    KEPT_CHARS,
     BeyondText,
     Details,
     Failure,
@@ -210,7 +211,8 @@ def make_settlement(
             burns_try=isinstance(outcome, TryAgain),
             job_ttl_s=settings.job_ttl_s,
         )
-    result = _make_result(outcome, claim, log, pieces, record, started_ms, now_ms)
+    prompt = record.job.question[:KEPT_CHARS] if record and settings.results_keep_prompts else ""
+    result = _make_result(outcome, claim, log, pieces, record, prompt, started_ms, now_ms)
     failed = isinstance(outcome, Failed)
     ttl_s = settings.failed_ttl_s if failed else settings.result_ttl_s
     return Finish(claim, log, entry, encode(result), result_ttl_s=ttl_s, failed=failed)
@@ -254,6 +256,7 @@ def _make_result(
     log: AttemptLog,
     pieces: Sequence[AnyPiece],
     record: JobRecord | None,
+    prompt: str,
     started_ms: int,
     now_ms: int,
 ) -> ResultRecord:
@@ -291,6 +294,7 @@ def _make_result(
             first_chunk_ms=log.first_chunk_ms,
             metadata=record.job.metadata if record else {},
             tenant=record.job.tenant if record else None,
+            prompt=prompt,
             ignored=log.ignored,
         ),
     )

@@ -247,6 +247,7 @@ def _read_extras(text: str, logprobs: object, annotations: object) -> Iterator[A
     """Yield a text with its log probabilities and annotations, as the service sent them."""
     kept_logprobs = logprobs if isinstance(logprobs, dict) and logprobs.get("content") else None
     kept_annotations = annotations if isinstance(annotations, list) and annotations else None
+    size = 0
     try:
         size = len(msgspec.json.encode([kept_logprobs, kept_annotations]))
     except UnicodeEncodeError:

@@ -2,93 +2,110 @@
 // is struck out and never joined to the new one.
 
 import { hush, speakText } from "./announcer.js";
+import { Answer } from "./answer.js";
+import { copyButton } from "./code.js";
 import { mark, node, write } from "./dom.js";
+import { Extras } from "./extras.js";
+
+/** One attempt on the page. */
+class Attempt {
+  isOver = false;
+  #number;
+  #pill = node("span", { class: "pill" });
+  #note = node("p", { class: "note" });
+  #title = node("h3");
+  #box = node("div", { class: "text", tabindex: "0", role: "region", "aria-busy": "true" });
+  #tools = node("div", { class: "tools" });
+
+  constructor({ attempt, model, upstream }, drew) {
+    const [before, after] = [node("div"), node("div", { class: "after" })];
+    const head = node("div", { class: "head" }, this.#title, this.#pill, this.#note, this.#tools);
+    this.section = node("section", { class: "attempt" }, head, before, this.#box, after);
+    this.answer = new Answer(this.#box, drew);
+    this.extras = new Extras(before, after);
+    this.#number = attempt;
+    this.#name(attempt > 1 ? `Attempt ${attempt}` : "Answer");
+    write(this.#note, [model, upstream].filter(Boolean).join(" · "));
+    this.#tools.append(this.#rawButton(), copyButton(() => this.answer.text));
+    mark(this.#pill, "running");
+  }
+
+  #name(title) {
+    write(this.#title, title);
+    this.#box.setAttribute("aria-label", `Text of ${title.toLowerCase()}`);
+  }
+
+  finish(state, note, isValid) {
+    this.isOver = true;
+    this.#box.removeAttribute("aria-busy");
+    this.answer.finish(isValid);
+    this.#tools.hidden = !isValid || !this.answer.text;
+    this.#box.hidden = !this.answer.text;
+    this.section.classList.toggle("void", !isValid);
+    if (!isValid) this.#name(`Attempt ${this.#number}`);
+    mark(this.#pill, state);
+    if (note) write(this.#note, [this.#note.textContent, note].filter(Boolean).join(" · "));
+  }
+
+  #rawButton() {
+    const button = node("button", { type: "button", class: "quiet small raw-button", "aria-pressed": "false" }, "Raw");
+    button.addEventListener("click", () => {
+      this.answer.showRaw(!this.answer.isRaw);
+      button.setAttribute("aria-pressed", String(this.answer.isRaw));
+    });
+    return button;
+  }
+}
 
 export class Attempts {
   #container;
+  #drew;
   #latest = null;
 
-  constructor(container) {
+  /** `drew` is called after each change of the page. */
+  constructor(container, drew) {
     this.#container = container;
+    this.#drew = drew;
     container.replaceChildren();
   }
 
   /** Begin an attempt. */
-  begin({ attempt, model, upstream }) {
-    if (this.#latest && !this.#latest.over) this.lose("superseded");
-    const pill = node("span", { class: "pill" });
-    const note = node("p", { class: "note" }, [model, upstream].filter(Boolean).join(" · "));
-    const text = document.createTextNode("");
-    const box = node("div", { class: "text", tabindex: "0", role: "region" }, text);
-    box.setAttribute("aria-label", `Text of attempt ${attempt}`);
-    box.setAttribute("aria-busy", "true");
-    const head = node("div", { class: "head" }, node("h3", {}, `Attempt ${attempt}`), pill);
-    const section = node("section", { class: "attempt" }, head, note, box);
-    this.#container.append(section);
-    this.#latest = { pill, note, text, box, section, coming: "", frame: 0, over: false };
-    mark(pill, "running");
+  begin(started) {
+    if (this.#latest && !this.#latest.isOver) this.lose("superseded");
+    this.#latest = new Attempt(started, this.#drew);
+    this.#container.append(this.#latest.section);
     hush();
   }
 
-  /** Add text to the latest attempt; it is drawn in the next frame. */
-  add(text) {
+  /** Add an event of the latest attempt: text, or what it has beside it. */
+  add(event) {
     const latest = this.#latest;
     if (!latest) return;
-    latest.coming += text;
-    latest.frame ||= requestAnimationFrame(() => draw(latest));
-    speakText(text);
+    if (event.type === "reasoning") latest.extras.reason(event.text);
+    if (event.type === "tool_call") latest.extras.call(event);
+    if (event.type === "refusal") latest.extras.refuse(event.text);
+    if (event.annotations) latest.extras.annotate(event.annotations);
+    if (event.type !== "chunk") return void this.#drew();
+    latest.answer.add(event.text);
+    speakText(event.text);
   }
 
   /** Mark the latest attempt as lost, and its text as invalid. */
   lose(reason) {
-    this.#finish("lost", reason);
-    this.#strike();
+    this.end("lost", reason);
   }
 
-  /** End the latest attempt; a failed one leaves no answer. */
+  /** End the latest attempt; a lost or failed one leaves no answer. */
   end(state, note) {
-    this.#finish(state, note);
-    if (state === "failed") this.#strike();
+    const isValid = state === "completed" || state === "cancelled";
+    this.#latest?.finish(state, note, isValid);
+    if (!isValid) hush();
   }
 
   /** Show an answer whose events have been deleted. */
   only(text) {
-    this.begin({ attempt: "" });
-    write(this.#latest.section.querySelector("h3"), "Answer");
-    this.#latest.box.setAttribute("aria-label", "Answer");
-    this.add(text);
-    this.#finish("completed", "");
+    this.begin({});
+    this.add({ type: "chunk", text });
+    this.end("completed", "");
   }
-
-  #strike() {
-    const latest = this.#latest;
-    if (!latest) return;
-    const struck = node("del");
-    struck.append(latest.text);
-    latest.box.append(struck);
-    latest.section.classList.add("void");
-    hush();
-  }
-
-  #finish(state, note) {
-    const latest = this.#latest;
-    if (!latest) return;
-    draw(latest);
-    latest.over = true;
-    latest.box.removeAttribute("aria-busy");
-    latest.box.hidden = latest.text.length === 0;
-    mark(latest.pill, state);
-    if (note) write(latest.note, [latest.note.textContent, note].filter(Boolean).join(" · "));
-  }
-}
-
-function draw(attempt) {
-  cancelAnimationFrame(attempt.frame);
-  attempt.frame = 0;
-  if (!attempt.coming) return;
-  const { box } = attempt;
-  const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-  attempt.text.appendData(attempt.coming);
-  attempt.coming = "";
-  if (isAtEnd) box.scrollTop = box.scrollHeight;
 }

@@ -58,6 +58,6 @@ export async function offerModels() {
   const names = ["", ...served.data.map((each) => each.id)];
   if (names.join("\n") === known.join("\n")) return;
   const chosen = model.value;
-  model.replaceChildren(...names.map((name) => node("option", { value: name }, name || "default")));
+  model.replaceChildren(...names.map((name) => node("option", { value: name }, name || "default model")));
   if (names.includes(chosen)) model.value = chosen;
 }

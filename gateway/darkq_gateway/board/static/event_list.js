@@ -1,13 +1,15 @@
-// A job's events, one line each; consecutive chunks share a line.
+// A job's events, one line each; consecutive events of a kind that come in pieces share a line.
 
 import { node, write } from "./dom.js";
 import { count, length } from "./format.js";
+
+const IN_PIECES = ["chunk", "reasoning", "tool_call", "refusal"];
 
 export class EventList {
   #container;
   #total;
   #seen = 0;
-  #run = null; // the last line if it has chunks: their number, their characters, the element
+  #run = null; // the last line if its event comes in pieces: their number, their characters, the element
 
   constructor(container, total) {
     this.#container = container;
@@ -20,17 +22,21 @@ export class EventList {
   add(event) {
     this.#seen += 1;
     write(this.#total, count(this.#seen));
-    if (event.type !== "chunk") {
+    if (!IN_PIECES.includes(event.type)) {
       this.#run = null;
       return void this.#line(event.id, event.type, about(event));
     }
-    this.#run ??= { first: event.id, chunks: 0, chars: 0, line: this.#line(event.id, "chunk", "") };
+    if (this.#run?.type !== event.type) {
+      const line = this.#line(event.id, event.type, "");
+      this.#run = { type: event.type, first: event.id, pieces: 0, chars: 0, line };
+    }
     const run = this.#run;
-    run.chunks += event.merged ?? 1;
-    run.chars += event.text.length;
+    run.pieces += event.merged ?? 1;
+    run.chars += (event.text ?? event.arguments ?? "").length;
     const [id, , note] = run.line.children;
     write(id, run.first === event.id ? event.id : `${run.first} … ${event.id}`);
-    write(note, `${count(run.chunks)} ${run.chunks === 1 ? "chunk" : "chunks"}, ${count(run.chars)} characters`);
+    const kind = event.type === "chunk" ? "chunk" : "piece";
+    write(note, `${count(run.pieces)} ${kind}${run.pieces === 1 ? "" : "s"}, ${count(run.chars)} characters`);
   }
 
   #line(id, type, text) {

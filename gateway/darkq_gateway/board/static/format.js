@@ -9,9 +9,9 @@ export const count = (number) => integer.format(number);
 export const rate = (perSecond) =>
   perSecond > 0 && perSecond < 10 ? perSecond.toFixed(1) : count(Math.round(perSecond));
 
-/** A short duration: 0.42 s, 7.1 s, 3 min. */
+/** A short duration: 420 ms, 7.1 s, 3 min. */
 export function length(ms) {
-  if (ms < 1000) return `${(Math.max(0, ms) / 1000).toFixed(2)}${UNIT}s`;
+  if (ms < 1000) return `${Math.round(Math.max(0, ms))}${UNIT}ms`;
   return ms < 10_000 ? `${(ms / 1000).toFixed(1)}${UNIT}s` : age(ms);
 }
 
@@ -37,5 +37,13 @@ export function pace(job) {
   if (!job.finished_ms || !job.chunks) return "–";
   return rate(job.chunks / Math.max(0.001, (job.finished_ms - job.started_ms) / 1000));
 }
+
+/** Plural or singular: 1 worker, 3 workers. */
+export const many = (number, one) => `${count(number)} ${number === 1 ? one : `${one}s`}`;
+
+/** A time of the day: 14:03:22. */
+export const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
+
+export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 export const ended = (state) => ["completed", "failed", "cancelled"].includes(state);

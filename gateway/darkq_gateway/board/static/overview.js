@@ -1,33 +1,85 @@
-// The stream of snapshots, which is open while the page is visible.
+// The stream of snapshots, and what the page says while there is none.
 
 import { ask, reason } from "./api.js";
 import { follow } from "./darkq.js";
 import { byId, mark } from "./dom.js";
 
 const connection = byId("connection");
-let aborter = null;
+const PROBE_MS = 3000;
 
-/** Call `show` with each snapshot while the page is visible; return a function that reconnects. */
-export function watchOverview(show) {
-  const open = () => {
-    aborter?.abort();
-    aborter = new AbortController();
-    if (!document.hidden) run(show, aborter.signal);
-  };
-  document.addEventListener("visibilitychange", open);
-  open();
-  return open;
+/** Follows snapshots while the page is visible. */
+export class Overview {
+  #query;
+  #show;
+  #lost;
+  #aborter = null;
+  #probe = 0;
+  seenMs = 0; // when the last snapshot came
+
+  /** `query` returns what to list, `show` gets each snapshot, `lost` the cause of an outage and its last data. */
+  constructor(query, show, lost) {
+    this.#query = query;
+    this.#show = show;
+    this.#lost = lost;
+    document.addEventListener("visibilitychange", () => this.open());
+  }
+
+  /** For how long no snapshot has come. */
+  get silentMs() {
+    return Date.now() - this.seenMs;
+  }
+
+  /** Connect again, with the present query. */
+  open() {
+    this.#aborter?.abort();
+    clearTimeout(this.#probe);
+    if (document.hidden) return;
+    this.#aborter = new AbortController();
+    this.#run(this.#aborter.signal);
+  }
+
+  async #run(signal) {
+    const onState = (state) => !signal.aborted && this.#turn(state, signal);
+    const onEvent = (snapshot) => {
+      if (signal.aborted) return true;
+      this.#turn("live", signal);
+      this.seenMs = Date.now();
+      this.#show(snapshot);
+      return false;
+    };
+    try {
+      await follow(`/board/overview?${this.#query()}`, { onEvent, onState, signal, fetch: ask });
+    } catch (error) {
+      if (signal.aborted) return;
+      mark(connection, "not live");
+      this.#lost(reason(error), this.seenMs);
+    }
+  }
+
+  #turn(state, signal) {
+    const isLive = state === "live";
+    mark(connection, isLive ? "live" : "reconnecting");
+    clearTimeout(this.#probe);
+    if (isLive) return;
+    this.#find(signal);
+  }
+
+  /** Find out why there is no stream; the gateway says whether Redis answers. */
+  async #find(signal) {
+    const cause = await readCause(signal);
+    if (signal.aborted || connection.dataset.state === "live") return;
+    if (cause) this.#lost(cause, this.seenMs);
+    this.#probe = setTimeout(() => this.#find(signal), PROBE_MS);
+  }
 }
 
-async function run(show, signal) {
-  const onState = (state) => mark(connection, state === "live" ? "live" : "reconnecting");
-  const onEvent = (snapshot) => {
-    show(snapshot);
-    return false;
-  };
+async function readCause(signal) {
   try {
-    await follow("/board/overview", { onEvent, onState, signal, fetch: ask });
-  } catch (error) {
-    mark(connection, reason(error));
+    const response = await fetch("/readyz", { cache: "no-store", signal });
+    if (response.ok) return "";
+    const { error } = await response.json();
+    return error.code === "draining" ? "The gateway is restarting." : "Redis does not answer.";
+  } catch {
+    return "The gateway does not respond.";
   }
 }

@@ -1,4 +1,4 @@
-// A figure: its name, its value, and a plot of the last two minutes.
+// A figure: its name, its value, and a plot of at most two minutes, which always takes the whole width.
 
 import { node, shape, write } from "./dom.js";
 
@@ -19,13 +19,16 @@ export class Figure {
     this.#line,
   );
   #values = [];
+  #element;
 
   constructor(element) {
-    element.append(this.#label, this.#value, this.#note, this.#plot);
+    this.#element = element;
+    element.append(node("div", {}, this.#label, this.#value, this.#note), this.#plot);
   }
 
-  /** Show a value; `text` is its formatted form, `note` the line below it. */
-  show(label, value, text, note) {
+  /** Show a value; `text` is its formatted form, `note` the line below it, `tone` its colour if it has one. */
+  show(label, value, text, note, tone = "") {
+    this.#element.dataset.tone = tone;
     this.#values = [...this.#values, value].slice(-SAMPLES);
     write(this.#label, label);
     write(this.#value, text);
@@ -36,16 +39,15 @@ export class Figure {
   #draw(label, text) {
     const most = Math.max(...this.#values);
     const scale = Math.max(most, 1);
-    const from = SAMPLES - this.#values.length;
-    const points = this.#values.map((value, number) => {
-      const x = ((from + number) / (SAMPLES - 1)) * WIDTH;
+    const values = this.#values.length > 1 ? this.#values : [...this.#values, ...this.#values];
+    const points = values.map((value, number) => {
+      const x = (number / (values.length - 1)) * WIDTH;
       const y = HEIGHT - 1.5 - (value / scale) * (HEIGHT - 4);
       return `${x.toFixed(1)},${y.toFixed(1)}`;
     });
-    const left = ((from / (SAMPLES - 1)) * WIDTH).toFixed(1);
     this.#line.setAttribute("points", points.join(" "));
-    this.#area.setAttribute("points", [`${left},${HEIGHT}`, ...points, `${WIDTH},${HEIGHT}`].join(" "));
-    const said = `${label}: ${text} now, ${Math.round(most)} at most in the last two minutes`;
+    this.#area.setAttribute("points", [`0,${HEIGHT}`, ...points, `${WIDTH},${HEIGHT}`].join(" "));
+    const said = `${label}: ${text} now, ${Math.round(most)} at most since this page is open, up to two minutes`;
     this.#plot.setAttribute("aria-label", said);
   }
 }

@@ -1,7 +1,7 @@
 // Workers and upstreams, which all tenants share. The gateway sends them to operators only.
 
 import { byId, list, mark, node, write } from "./dom.js";
-import { age, count } from "./format.js";
+import { age, count, many } from "./format.js";
 
 const BREAKER = { closed: "healthy", open: "breaker open", "half-open": "trying again" };
 
@@ -12,7 +12,7 @@ export function showSystem({ system, now_ms }) {
   byId("workers-empty").hidden = system.workers.length > 0;
   byId("upstreams-empty").hidden = system.upstreams.length > 0;
   list(byId("workers"), system.workers, (worker) => worker.worker, makeWorker, (item, worker) => {
-    mark(item.querySelector(".pill"), worker.running ? "busy" : "idle");
+    mark(item.querySelector(".pill"), worker.drained ? "draining" : worker.running ? "busy" : "idle");
     write(item.querySelector(".note"), leases(worker, now_ms));
   });
   list(byId("upstreams"), system.upstreams, (each) => each.name, makeUpstream, (item, each) =>
@@ -35,10 +35,11 @@ function makeWorker({ worker }) {
   );
 }
 
-function leases({ running, first_ends_ms }, nowMs) {
-  if (!running) return "alive, holds no lease";
-  const jobs = running === 1 ? "1 job" : `${count(running)} jobs`;
-  return `${jobs} · leases good for ${age(first_ends_ms - nowMs)} at least`;
+function leases({ running, first_ends_ms, drained }, nowMs) {
+  const parts = [running ? many(running, "job") : "no job now"];
+  if (running) parts.push(`leases for ${age(first_ends_ms - nowMs)} at least`);
+  if (drained) parts.push(`draining${drained.by ? `, by ${drained.by}` : ""}`);
+  return parts.join(" · ");
 }
 
 function makeUpstream({ name, kind }) {
@@ -59,8 +60,7 @@ function makeUpstream({ name, kind }) {
 function showUpstream(item, each, nowMs) {
   const [head, note, limits] = item.children;
   mark(head.lastElementChild, BREAKER[each.breaker] ?? each.breaker);
-  const parts = [`${count(each.models.length)} ${each.models.length === 1 ? "model" : "models"}`];
-  parts.push(`${count(each.workers)} ${each.workers === 1 ? "worker" : "workers"}`);
+  const parts = [many(each.models.length, "model"), many(each.workers, "worker")];
   if (each.waiting) parts.push(`${count(each.waiting)} deferred`);
   if (each.reopens_at_ms) parts.push(`again in ${age(each.reopens_at_ms - nowMs)}`);
   write(note, parts.join(" · "));
@@ -78,7 +78,7 @@ function limitsOf({ windows, concurrency, in_progress }) {
     most: calls,
     used,
   }));
-  if (concurrency) limits.push({ name: "at once", most: concurrency, used: in_progress });
+  if (concurrency) limits.push({ name: "concurrent calls", most: concurrency, used: in_progress });
   return limits;
 }
 

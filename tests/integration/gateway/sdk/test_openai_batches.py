@@ -57,13 +57,13 @@ async def order(sdk: AsyncOpenAI, data: bytes, **more: Any) -> Batch:
     )
 
 
-async def ended(sdk: AsyncOpenAI, batch_id: str) -> Batch:
+async def ended(sdk: AsyncOpenAI, batch_id: str, timeout_s: float = 50) -> Batch:
     async def now() -> Batch | None:
         batch = await sdk.batches.retrieve(batch_id)
         final = ("completed", "failed", "expired", "cancelled")
         return batch if batch.status in final else None
 
-    found = await wait_until("the batch ends", now, timeout_s=50)
+    found = await wait_until("the batch ends", now, timeout_s=timeout_s)
     assert found is not None
     return found
 

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from darkq.openai.body import IRRELEVANT, NAMES, NEUTRAL
+from darkq.openai.response_body import REFUSALS
 from darkq.protocol.options import OPTIONS
+from darkq.protocol.parameters import NOT_TAKEN, WITHOUT_EFFECT
 
 DOCS = Path(__file__).parents[4] / "docs/openai.md"
 READ = (
-    *("model", "messages", "input", "instructions", "metadata"),
-    *("stream", "stream_options", "background"),
+    *("model", "messages", "input", "instructions", "metadata", "store"),
+    *("stream", "stream_options", "background", "previous_response_id"),
 )
 
 
@@ -25,11 +27,14 @@ def table() -> str:
     ]
     rows = (
         ("honoured", _names(READ)),
-        ("honoured where the upstream knows it", _names([*OPTIONS, *NAMES])),
-        ("taken; changes nothing about the answer", _names(IRRELEVANT - set(READ))),
-        ("taken with the value that is the case anyway", ", ".join(values)),
-        ("refused with 400, by name", "every other parameter, and every other value"),
-    )
+        ("checked, and given to the upstream if it supports it", _names([*OPTIONS, *NAMES])),
+        ("given to an upstream that takes it; changes nothing about the answer",
+         _names(WITHOUT_EFFECT)),
+        ("left out with the value that is the case anyway", ", ".join(values)),
+        ("refused with 400, by name", _names((NOT_TAKEN | set(REFUSALS)) - IRRELEVANT - set(READ))),
+        ("given unchanged to an OpenAI-compatible upstream, which judges it; a service of text, "
+         "such as DarkAI, refuses it", "every other parameter"),
+    )  # fmt: skip
     return "\n".join(["| | |", "|---|---|", *(f"| {what} | {names} |" for what, names in rows)])
 
 

@@ -43,6 +43,13 @@ TOO_LONG = {
     ("path", "parameters", "param"),
     [
         (CHAT, {"n": 2}, "n"),
+        (CHAT, {"tools": ["f"]}, "tools[0]"),
+        (CHAT, {"tools": [TOOL], "tool_choice": 3}, "tool_choice"),
+        (CHAT, {"response_format": "json"}, "response_format"),
+        (CHAT, {"logprobs": 3}, "logprobs"),
+        (RESPONSES, {"reasoning": {"effort": 3}}, "reasoning.effort"),
+        (RESPONSES, {"text": {"verbosity": 3}}, "text.verbosity"),
+        (RESPONSES, {"reasoning": {"summary": 3}}, "reasoning.summary"),
         (CHAT, {"modalities": ["audio"]}, "modalities"),
         (CHAT, {"audio": {"voice": "x"}}, "audio"),
         (CHAT, {"stream_options": {"include_usage": True}}, "stream_options"),

@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import openai
 import pytest
 from openai import AsyncOpenAI
 
 from darkq import Client, Settings
 from darkq.batches.answers import chat_completion, response_object
+from darkq.batches.lines import ForAllLines, json_line
 from darkq_gateway.http import sse_response
+from integration.gateway.sdk.test_openai_batches import ended, read
 from support.http_api import Api
 from support.open_responses import check_chunk, check_completion, check_event, check_response
 from support.openai_stories import ARGUMENTS, PIECES, STORIES
@@ -246,3 +249,77 @@ async def test_a_response_repeats_the_whole_request(api: Api, playing: Playing) 
     assert sent["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
     assert sent["tools"][0]["function"]["name"] == "weather"
     assert "max_tool_calls" not in sent
+
+
+async def test_a_call_that_an_attempt_left_unfinished_is_joined_to_no_other(
+    api: Api,
+    sdk: AsyncOpenAI,
+    make_settings: Callable[..., Settings],
+    start_worker: Callable[[Settings], asyncio.Task[None]],
+) -> None:
+    """Red if arguments of two attempts are in one call, or the first call may be run."""
+    whole = [head(), *STORIES["vllm: one call in many pieces"]]
+    cut = whole[:5]  # in the middle of the arguments
+    async with ScriptedServer(cut, whole, cut, whole) as server:
+        upstreams = {"some": {"url": f"http://127.0.0.1:{server.port}/v1", "models": MODEL}}
+        settings = make_settings(darkai_url="none", upstreams=upstreams, retry_base_s=0.01)
+        start_worker(settings)
+        begun = (await api("POST", "/v1/responses", RESPONSE)).json
+        path = f"/v1/responses/{begun['id']}"
+        events = await read_events(api, f"{path}?stream=true")
+        for number in range(len(events) - 1):
+            query = f"?stream=true&starting_after={number}"
+            assert await read_events(api, path + query) == events[number + 1 :]
+        with pytest.raises(openai.APIError) as interrupted:
+            await read_chunks(sdk)
+        assert interrupted.value.code == "attempt_superseded"
+    for event in events:
+        check_event(event)
+    lost, call = events[-1]["response"]["output"]
+    assert (lost["type"], lost["status"], lost["content"]) == ("message", "incomplete", [])
+    assert (call["type"], call["status"], call["arguments"]) == (
+        *("function_call", "completed"),
+        ARGUMENTS,
+    )
+    done = [e for e in events if e["type"] == "response.function_call_arguments.done"]
+    assert [event["arguments"] for event in done] == [ARGUMENTS]
+    deltas = [e for e in events if e["type"] == "response.function_call_arguments.delta"]
+    of_lost = "".join(event["delta"] for event in deltas if event["item_id"] == lost["id"])
+    assert ARGUMENTS.startswith(of_lost)
+    assert of_lost != ARGUMENTS
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/responses"])
+async def test_lines_of_a_batch_say_what_live_calls_do(
+    api: Api, sdk: AsyncOpenAI, playing: Playing, endpoint: Any
+) -> None:
+    """Red if a body is read in another way, or an answer differs by more than ids and times."""
+    tools = TOOLS
+    if endpoint == "/v1/chat/completions":
+        tools = [{"type": "function", "function": {"name": "weather"}}]
+    asked = CHAT if endpoint == "/v1/chat/completions" else {"model": MODEL, "input": "Hi"}
+    asked = {**asked, "tools": tools, "tool_choice": "required"}
+    line = {"custom_id": "a", "method": "POST", "url": endpoint, "body": asked}
+    async with playing("gemini: reasoning again and again") as server:
+        live = (await api("POST", endpoint, asked)).json
+        stored = await sdk.files.create(file=json.dumps(line).encode() + b"\n", purpose="batch")
+        batch = await sdk.batches.create(
+            input_file_id=stored.id, endpoint=endpoint, completion_window="24h"
+        )
+        batch = await ended(sdk, batch.id)
+        (answer,) = await read(sdk, batch.output_file_id)
+        sent = [request.json for request in server.requests]
+    assert sent[0] == sent[1]
+    assert without_ids(answer["response"]["body"]) == without_ids(live)
+    read_job = json_line(json.dumps(line).encode(), 1, ForAllLines()).job
+    assert read_job.parameters["tool_choice"] == "required"
+
+
+def without_ids(body: dict[str, Any]) -> dict[str, Any]:
+    job_id = body["id"].rpartition("-")[2]
+    without = json.loads(json.dumps(body).replace(job_id, "…"))
+    times = ("created", "created_at", "completed_at", "id")
+    without = {name: value for name, value in without.items() if name not in times}
+    for item in without.get("output", ()):
+        item["id"] = item["id"].rpartition("-")[2]
+    return without
