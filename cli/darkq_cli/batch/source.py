@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 
+from darkq import Settings
 from darkq.batches.feed import with_custom_id
 from darkq.batches.input_lines import InputLines, Text
 from darkq.batches.lines import Line
@@ -231,6 +232,7 @@ class _Checker:
 
     def __init__(self, format_: LineFormat, output: OutputFormat) -> None:
         self.lines = 0
+        self._max_prompt_bytes = Settings.load().max_prompt_bytes
         self._format = format_
         self._output = output
         self._columns: tuple[str, ...] | None = None
@@ -257,6 +259,7 @@ class _Checker:
                 raise text
             line = self._format.parse(text)
             with_custom_id(line)
+            self._check_size(line)
             self._check_fields(text)
             self._check_endpoint(line)
             self._check_unique(line)
@@ -287,6 +290,12 @@ class _Checker:
         first = self._errors[0]
         if self._format.input.kind == "jsonl" and first.reason.startswith("JSON is malformed"):
             yield "For a table or plain text, add --input-format csv, tsv or text"
+
+    def _check_size(self, line: Line) -> None:
+        """Check the limit of a prompt here: an error of `enqueue` does not name the line."""
+        if (size := line.job.prompt_bytes) > self._max_prompt_bytes:
+            limit = f"DARKQ_MAX_PROMPT_BYTES allows {self._max_prompt_bytes:,}"
+            raise InvalidLine(line.number, "prompt", f"has {size:,} bytes; {limit}")
 
     def _check_fields(self, text: Text) -> None:
         """Check that the fields of a line and the answer can be joined."""

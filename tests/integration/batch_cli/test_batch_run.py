@@ -136,6 +136,11 @@ async def test_a_dry_run_counts_and_writes_nothing(darkq: Darkq) -> None:
         ("in.jsonl", b'{"prompt": "caf\xe9"}', "line 1: is not UTF-8"),
         ("in.txt", b"ok\ncaf\xe9\n", "line 2: prompt: is not UTF-8"),
         ("in.jsonl", b'{"prompt": "x", "temperature": 9}', "line 1: temperature: "),
+        (
+            "in.txt",
+            b"ok\n" + b"x" * (9 << 20),
+            "line 2: prompt: has 9,437,184 bytes; DARKQ_MAX_PROMPT_BYTES allows 8,388,608",
+        ),
         ("in.jsonl", b'{"prompt": "' + b"x" * (13 << 20) + b'"}', "line 1: is longer than "),
         ("in.jsonl.gz", b"no gzip", "is damaged, or not compressed as its name says"),
         ("in.jsonl.gz", gzip.compress(prompts(99))[:-9], "is damaged"),
