@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -178,7 +178,8 @@ def test_a_terminal_shows_a_cell_in_its_colour_and_a_pipe_does_not(
     """Red when the colour leaks over its cell, or into a pipe."""
     rows = [("a", output.Cell("3", "red"), "end"), ("b", "0", "end")]
     for is_terminal, number in ((True, "\x1b[31m     3\x1b[0m"), (False, "     3")):
-        console = Console(force_terminal=is_terminal, color_system="standard", width=80)
+        colours: Literal["standard"] | None = "standard" if is_terminal else None
+        console = Console(force_terminal=is_terminal, color_system=colours, width=80)
         monkeypatch.setattr(messages, "stdout_console", lambda console=console: console)
         output.write_table(("id", "failed", "name"), rows)
         assert capsys.readouterr().out.splitlines()[1:] == [
