@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from support.clients import HEAD, PROGRAMS_RUN, with_table
+from support.clients import HEAD, PROGRAMS_RUN, pinned_versions, with_table
 from support.markdown import ROOT
 
 PAGE = (ROOT / "docs/compatibility.md").read_text()
@@ -49,6 +49,7 @@ def test_the_versions_that_tests_run_are_those_that_are_pinned() -> None:
     for name, package in NAMES.items():
         pinned = PINS[package].rstrip("\\ ;")
         assert f"{name} {pinned}" in PAGE, (name, pinned)
+    assert f"@ai-sdk/react {pinned_versions('npm')['@ai-sdk/react']} in Chromium" in PAGE
 
 
 def test_the_clients_are_those_that_the_suite_runs() -> None:

@@ -5,7 +5,11 @@
     GET  /jobs/{job_id}/ui-stream   the same for any job
 
 A page that is reloaded, or whose connection breaks, asks for the stream of its chat; meanwhile the
-job continues. The id of the message is the id of the job: `POST /jobs/{id}/cancel` stops it.
+job continues. `POST /jobs/{id}/cancel` stops it: the metadata of the message has the job's id.
+
+The id of a message is that of its job. If the latest message is the assistant's, because it has the
+output of a tool now, the answer is its next step, and has its id. A page that resumes gets the
+earlier steps again.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from darkq import InvalidJob, Job, JobHandle, JobNotFound
 from darkq.openai.body import CHAT, read_body
 from darkq.serving.request_dedup import request_digest
 from darkq.sse import frame
-from darkq_gateway.ai_sdk.messages import to_chat_messages
-from darkq_gateway.ai_sdk.stream import UiStream
+from darkq_gateway.ai_sdk.earlier_steps import replay
+from darkq_gateway.ai_sdk.messages import MAX_ID_CHARS, get_continued, to_chat_messages
+from darkq_gateway.ai_sdk.stream import Json, UiStream, begin
 from darkq_gateway.http.auth import accepts_ticket
 from darkq_gateway.http.bodies import read_json
 from darkq_gateway.http.context import CLIENT, Caller, OwnJob, get_caller, get_own_job
@@ -33,7 +38,6 @@ from darkq_gateway.native.caching import is_finished
 
 RESUMABLE_S = 300
 """A finished job can be streamed for so long: its page may have missed the end."""
-MAX_CHAT_ID_CHARS = 200
 _HEADER = "x-vercel-ai-ui-message-stream", "v1"
 _DONE = b"data: [DONE]\n\n"
 _OF_THE_SDK = ("id", "trigger", "messageId")
@@ -54,22 +58,26 @@ async def create(request: web.Request) -> web.StreamResponse:
     """
     body = await read_json(request, dict[str, Any])
     chat_id = _check_chat_id(body.get("id"))
-    job = make_job(body, get_caller(request))
+    job, continued = make_job(body, get_caller(request))
     client = request.app[CLIENT]
     key = request.headers.get(IDEMPOTENCY_KEY)
     handle = await client.enqueue_job(job, idempotency_key=key)
-    await client.chats.note(_digest(request, chat_id), handle.id)
-    return await _stream(request, handle)
+    head, begun = begin(handle.id, handle.id), b""
+    if continued is not None:
+        head = begin(handle.id, continued["id"])
+        begun = _encode([head[0], *replay(continued), *head[1:]])
+    await client.chats.note(_digest(request, chat_id), handle.id, begun)
+    return await _stream(request, handle, _encode(head))
 
 
 async def resume(request: web.Request) -> web.StreamResponse:
     """Stream the message of a chat's latest job. 204 if there is none, or it ended long ago."""
     digest = _digest(request, request.match_info["chat_id"])
-    job_id = await request.app[CLIENT].chats.find(digest)
-    job = await _find_own(request, job_id) if job_id else None
-    if job is None or _ended_long_ago(job):
+    latest = await request.app[CLIENT].chats.find(digest)
+    job = await _find_own(request, latest.job_id) if latest else None
+    if latest is None or job is None or _ended_long_ago(job):
         return web.Response(status=204)
-    return await _stream(request, job.handle)
+    return await _stream(request, job.handle, latest.begun)
 
 
 @accepts_ticket()
@@ -78,9 +86,10 @@ async def stream_job(request: web.Request) -> web.StreamResponse:
     return await _stream(request, (await get_own_job(request)).handle)
 
 
-def make_job(body: dict[str, Any], caller: Caller) -> Job:
-    """Return the job for the body of a `useChat`. Raises `ApiError`, which names the parameter.
+def make_job(body: dict[str, Any], caller: Caller) -> tuple[Job, dict[str, Any] | None]:
+    """Return the job for the body of a `useChat`, and the message that its answer continues.
 
+    Raises `ApiError`, which names the parameter.
     What a page adds to the body (`model`, `temperature`, `tools` of the chat API …) counts as in a
     chat request.
     """
@@ -91,26 +100,36 @@ def make_job(body: dict[str, Any], caller: Caller) -> Job:
         if asked.model is not None and not isinstance(asked.model, str):
             raise InvalidJob("model", "must be the name of a model")
         job = asked.job(model=caller.model_for(asked.model), tenant=caller.tenant)
+        continued = get_continued(body["messages"])
     except InvalidJob as error:
         raise ApiError(422, "invalid_body", error.reason, error.field) from None
     caller.check_prompt(job.prompt_bytes)
-    return job
+    return job, continued
 
 
-async def _stream(request: web.Request, job: JobHandle) -> web.StreamResponse:
-    ui = UiStream(job.id)
+async def _stream(request: web.Request, job: JobHandle, begun: bytes = b"") -> web.StreamResponse:
+    ui = UiStream()
     after = await job.latest_attempt()
     async with (
-        request.app[STREAMS].open(request, resumable=False) as stream,
+        request.app[STREAMS].open(request, resumable=False, make_error=_make_error) as stream,
         aclosing(job.event_batches(after)) as batches,
     ):
         stream.add_header(*_HEADER)
+        # Not held back until the job starts: the page can cancel a job that waits.
+        stream.hold(begun or _encode(begin(job.id, job.id)))
         async for batch in batches:
             chunks = [chunk for event in batch for chunk in ui.feed(event)]
-            frames = b"".join(frame(msgspec.json.encode(chunk)) for chunk in chunks)
-            await stream.send(frames, batch.came_s)
+            await stream.send(_encode(chunks), batch.came_s)
         await stream.send(_DONE)
     return stream.response
+
+
+def _make_error(error: ApiError) -> Json:
+    return {"type": "error", "errorText": error.message}
+
+
+def _encode(chunks: list[Json]) -> bytes:
+    return b"".join(frame(msgspec.json.encode(chunk)) for chunk in chunks)
 
 
 async def _find_own(request: web.Request, job_id: str) -> OwnJob | None:
@@ -126,8 +145,8 @@ def _ended_long_ago(job: OwnJob) -> bool:
 
 
 def _check_chat_id(chat_id: object) -> str:
-    if not isinstance(chat_id, str) or not 0 < len(chat_id) <= MAX_CHAT_ID_CHARS:
-        reason = f"must be a string of 1 to {MAX_CHAT_ID_CHARS} characters"
+    if not isinstance(chat_id, str) or not 0 < len(chat_id) <= MAX_ID_CHARS:
+        reason = f"must be a string of 1 to {MAX_ID_CHARS} characters"
         raise ApiError(422, "invalid_body", reason, "id")
     return chat_id
 

@@ -14,6 +14,7 @@ from darkq import InvalidJob
 
 _TOOL = "tool-"
 _DYNAMIC_TOOL = "dynamic-tool"
+MAX_ID_CHARS = 200
 
 
 def to_chat_messages(messages: object) -> list[dict[str, Any]]:
@@ -21,6 +22,20 @@ def to_chat_messages(messages: object) -> list[dict[str, Any]]:
     if not isinstance(messages, list):
         raise InvalidJob("messages", "must be a list of messages")
     return [each for n, message in enumerate(messages) for each in _convert(message, n)]
+
+
+def get_continued(messages: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the message that the answer continues: the latest one, if it is the assistant's.
+
+    Raises `InvalidJob` if it has no usable id.
+    """
+    latest = messages[-1] if messages else {}
+    if latest.get("role") != "assistant":
+        return None
+    if not isinstance(latest.get("id"), str) or len(latest["id"]) > MAX_ID_CHARS:
+        reason = f"id must be a string of at most {MAX_ID_CHARS} characters"
+        raise InvalidJob(f"messages[{len(messages) - 1}]", reason)
+    return latest
 
 
 def _convert(message: object, number: int) -> list[dict[str, Any]]:
@@ -80,7 +95,7 @@ def _build_turn(parts: list[dict[str, Any]], field: str) -> list[dict[str, Any]]
 
 
 def _build_step(parts: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
-    calls = [part for part in parts if _is_tool(part)]
+    calls = [part for part in parts if is_tool(part)]
     text = _join_texts(parts)
     reasoning = [part for part in parts if part.get("type") == "reasoning"]
     message: dict[str, Any] = {"role": "assistant", "content": text or None}
@@ -92,8 +107,15 @@ def _build_step(parts: list[dict[str, Any]], field: str) -> list[dict[str, Any]]
     return [message, *outputs] if text or calls else outputs
 
 
-def _is_tool(part: dict[str, Any]) -> bool:
+def is_tool(part: dict[str, Any]) -> bool:
+    """Return whether a part is a tool call."""
     return str(part.get("type", "")).startswith(_TOOL) or part.get("type") == _DYNAMIC_TOOL
+
+
+def get_tool_name(part: dict[str, Any]) -> object:
+    """Return the name in a tool call."""
+    is_dynamic = part.get("type") == _DYNAMIC_TOOL
+    return part.get("toolName") if is_dynamic else str(part.get("type")).removeprefix(_TOOL)
 
 
 def _has_output(part: dict[str, Any]) -> bool:
@@ -101,8 +123,7 @@ def _has_output(part: dict[str, Any]) -> bool:
 
 
 def _build_call(part: dict[str, Any], field: str) -> dict[str, Any]:
-    is_dynamic = part.get("type") == _DYNAMIC_TOOL
-    name = part.get("toolName") if is_dynamic else str(part.get("type")).removeprefix(_TOOL)
+    name = get_tool_name(part)
     if not isinstance(part.get("toolCallId"), str) or not isinstance(name, str):
         raise InvalidJob(field, "a tool call must have a `toolCallId` and a name")
     arguments = msgspec.json.encode(part.get("input", {})).decode()

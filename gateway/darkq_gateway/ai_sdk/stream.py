@@ -1,6 +1,6 @@
 """A job's events as chunks of the AI SDK's UI message stream, version 1. No I/O.
 
-    started     start, start-step; for another attempt reset-step, which removes what was shown
+    started     for another attempt reset-step, which removes what was shown
     chunk       text-start, text-delta …, text-end
     reasoning   reasoning-start, reasoning-delta …, reasoning-end
     tool_call   tool-input-start, tool-input-delta …; at the end tool-input-available
@@ -8,8 +8,9 @@
     failed      error
     cancelled   abort
 
-The id of the message is the id of the job. The protocol is described in the documentation of the
-package `ai`, and its schemas in `ui-message-stream/ui-message-chunks`.
+A stream begins with start, whose metadata has the job's id, and start-step. The protocol is
+described in the documentation of the package `ai`, and its schemas in
+`ui-message-stream/ui-message-chunks`.
 """
 
 from __future__ import annotations
@@ -44,9 +45,8 @@ class _Call:
 class UiStream:
     """Builds the chunks of one message."""
 
-    def __init__(self, message_id: str) -> None:
-        self._message_id = message_id
-        self._has_begun = False
+    def __init__(self) -> None:
+        self._has_started = False
         self._open: tuple[_Kind, str] | None = None
         self._parts = 0
         self._calls: dict[int, _Call] = {}
@@ -65,30 +65,25 @@ class UiStream:
             case ToolCall():
                 return self._add_to_call(event)
             case Completed():
-                return [*self._begin(), *self._complete(event)]
+                return self._complete(event)
             case Failed():
-                return [*self._begin(), {"type": "error", "errorText": event.message}]
+                return [{"type": "error", "errorText": event.message}]
             case Cancelled():
-                return [*self._begin(), {"type": "abort", "reason": "the job was cancelled"}]
+                return [{"type": "abort", "reason": "the job was cancelled"}]
         return []
 
     def _start(self) -> list[Json]:
-        if not self._has_begun:
-            return self._begin()
+        if not self._has_started:
+            self._has_started = True
+            return []
         self._open = None
         self._calls = {}
         return [{"type": "reset-step"}]
 
-    def _begin(self) -> list[Json]:
-        if self._has_begun:
-            return []
-        self._has_begun = True
-        return [{"type": "start", "messageId": self._message_id}, {"type": "start-step"}]
-
     def _add(self, kind: _Kind, text: str) -> list[Json]:
-        chunks = self._begin()
         if not text:
-            return chunks
+            return []
+        chunks: list[Json] = []
         if self._open is None or self._open[0] != kind:
             chunks += self._close()
             self._parts += 1
@@ -103,7 +98,7 @@ class UiStream:
         return [{"type": f"{kind}-end", "id": part_id}]
 
     def _add_to_call(self, event: ToolCall) -> list[Json]:
-        chunks = [*self._begin(), *self._close()]
+        chunks = self._close()
         call = self._calls.get(event.index)
         if call is None:
             call = self._calls[event.index] = _Call(event)
@@ -124,6 +119,12 @@ class UiStream:
             finish["messageMetadata"] = {"usage": _build_usage(event.usage)}
         calls = [_build_input(call) for call in self._calls.values()]
         return [*self._close(), *calls, {"type": "finish-step"}, finish]
+
+
+def begin(job_id: str, message_id: str) -> list[Json]:
+    """Return the first chunks of a message."""
+    start = {"type": "start", "messageId": message_id, "messageMetadata": {"jobId": job_id}}
+    return [start, {"type": "start-step"}]
 
 
 def _build_input(call: _Call) -> Json:

@@ -25,9 +25,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import cast
+from typing import Any, TypeAlias, cast
 
 import msgspec
 from aiohttp import web
@@ -46,16 +46,21 @@ PING = b": ping\n"  # no blank line after it: OpenAI's Python client would take 
 PING_CHUNK = encode_chunk(PING)
 RETRY_MIN_MS, RETRY_MAX_MS = 500, 2000
 
+MakeError: TypeAlias = Callable[[ApiError], dict[str, Any]]
+
 
 class EventStream:
     """The response of one reader. `Streams.open` makes it."""
 
     __slots__ = (
         *("_connection", "_head", "_heartbeat_s", "_held", "_is_chunked", "_keep_alive_task"),
-        *("_last_sent_s", "_request", "_response", "_tally", "_write_lock", "_writer"),
+        *("_last_sent_s", "_make_error", "_request", "_response", "_tally", "_write_lock"),
+        "_writer",
     )
 
-    def __init__(self, request: web.Request, settings: Settings, tally: Tally) -> None:
+    def __init__(
+        self, request: web.Request, settings: Settings, tally: Tally, make_error: MakeError
+    ) -> None:
         self._response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream; charset=utf-8",
@@ -66,6 +71,7 @@ class EventStream:
         self._request = request
         self._keep_alive_task: asyncio.Task[None] | None = None
         self._tally = tally
+        self._make_error = make_error
         self._heartbeat_s = settings.gateway_heartbeat_s
         self._write_lock = asyncio.Lock()
         self._last_sent_s = 0.0
@@ -165,9 +171,8 @@ class EventStream:
                     await self._write(PING)
 
     async def fail(self, error: Exception) -> None:
-        """Send an error to the reader, in the format of its path."""
-        body = get_body_maker(self._request.path)(handle_error(error))
-        await self.send(frame(msgspec.json.encode(body)))
+        """Send an error to the reader, in the format of the stream."""
+        await self.send(frame(msgspec.json.encode(self._make_error(handle_error(error)))))
 
     def _write_now(self, data: bytes) -> bool:
         # Not by `response.write`, a coroutine that would encode the chunk for each reader.
@@ -209,17 +214,23 @@ class Streams:
 
     @asynccontextmanager
     async def open(
-        self, request: web.Request, *, resumable: bool = True
+        self,
+        request: web.Request,
+        *,
+        resumable: bool = True,
+        make_error: MakeError | None = None,
     ) -> AsyncIterator[EventStream]:
         """Open a stream for the length of the block.
 
         At shutdown a `resumable` stream ends at the next event; another one may continue for
-        `DARKQ_GATEWAY_DRAIN_S`. Raises `ApiError` if too many streams are open.
+        `DARKQ_GATEWAY_DRAIN_S`. `make_error` makes the event of an error, by default in the format
+        of the path. Raises `ApiError` if too many streams are open.
         """
         if self.draining or self._open >= self._settings.gateway_max_readers:
             message = "too many event streams are open (DARKQ_GATEWAY_MAX_READERS)"
             raise ApiError(503, "too_many_readers", message, retry_after_s=2)
-        stream = EventStream(request, self._settings, self._tally)
+        make_error = make_error or get_body_maker(request.path)
+        stream = EventStream(request, self._settings, self._tally, make_error)
         scope = asyncio.timeout(None)
         self._open += 1
         stream.start_keep_alive()

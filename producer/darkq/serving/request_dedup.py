@@ -95,6 +95,14 @@ class Reattachments:
             )
 
 
+class ChatJob(NamedTuple):
+    """A chat's latest job."""
+
+    job_id: str
+    begun: bytes
+    """What its message has before the job's events, as frames; possibly nothing."""
+
+
 class Chats:
     """The latest job of each chat of the AI SDK. Every method raises `RedisUnavailable`."""
 
@@ -102,16 +110,20 @@ class Chats:
         self._redis = redis
         self._ttl_ms = int(ttl_s * 1000)
 
-    async def note(self, digest: str, job_id: str) -> None:
-        """Store the id of a chat's latest job."""
+    async def note(self, digest: str, job_id: str, begun: bytes = b"") -> None:
+        """Store a chat's latest job, and what its message has before the job's events."""
         async with speaking_darkq():
-            await self._redis.set(chat_job(digest), job_id, px=self._ttl_ms)
+            value = job_id.encode() + b" " + begun if begun else job_id
+            await self._redis.set(chat_job(digest), value, px=self._ttl_ms)
 
-    async def find(self, digest: str) -> str | None:
-        """Return the id of a chat's latest job."""
+    async def find(self, digest: str) -> ChatJob | None:
+        """Return a chat's latest job."""
         async with speaking_darkq():
-            job_id: bytes | None = await self._redis.get(chat_job(digest))
-        return job_id.decode() if job_id is not None else None
+            value: bytes | None = await self._redis.get(chat_job(digest))
+        if value is None:
+            return None
+        job_id, _, begun = value.partition(b" ")
+        return ChatJob(job_id.decode(), begun)
 
 
 def new_seed() -> str:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Client, Settings
+from darkq import Client
 from darkq.event import Cursor
-from darkq_gateway.serve import gateway
 from support.by_hand import Hand, chunk, started
+from support.gateways import Gateways
 from support.waiting import wait_until
 
 BY_EVENT_SOURCE = """([url, ticket]) => {
@@ -34,25 +32,6 @@ BY_CLIENT = """async ([url, ticket, keep]) => {
     () => (closed = true), (error) => (window.error = error.code));
 }"""
 WAYS = {"EventSource": BY_EVENT_SOURCE, "the client": BY_CLIENT}
-
-
-class Gateways:
-    """One gateway at a time, always at the same address."""
-
-    def __init__(self, make_settings: Callable[..., Settings], page_url: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self._settings = make_settings(
-            gateway_port=port, gateway_cors_origins=page_url, gateway_drain_s=1.0
-        )
-        self._stack = AsyncExitStack()
-
-    async def start(self) -> None:
-        await self._stack.enter_async_context(gateway(self._settings))
-
-    async def stop(self) -> None:
-        await self._stack.aclose()
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ async def test_message_has_reasoning_text_and_tool_calls(api: Api, chat: Chat) -
     chunks = await post(api, ASKED)
     job_id = chunks[0]["messageId"]
     assert [chunk for chunk in chunks if not chunk["type"].endswith("-delta")] == [
-        {"type": "start", "messageId": job_id},
+        {"type": "start", "messageId": job_id, "messageMetadata": {"jobId": job_id}},
         {"type": "start-step"},
         {"type": "reasoning-start", "id": "reasoning-1"},
         {"type": "reasoning-end", "id": "reasoning-1"},
@@ -139,6 +139,67 @@ async def test_second_turn_has_the_tools_output(api: Api, chat: Chat) -> None:
     ]
 
 
+async def test_step_after_a_tool_continues_the_message(api: Api, chat: Chat) -> None:
+    """Red if the page that resumes loses the earlier steps, or runs their tools again."""
+    ended = {"toolCallId": "call_1", "state": "output-available", "input": {"a": 1}, "output": 2}
+    failed = {"toolCallId": "call_2", "state": "output-error", "input": None, "errorText": "No."}
+    source = {"type": "source-url", "sourceId": "s", "url": "https://example.org"}
+    answered = {
+        "id": "a1",
+        "role": "assistant",
+        "parts": [
+            *({"type": "step-start"}, {"type": "text", "text": "Let me see."}, source),
+            {"type": "tool-add", **ended},
+            *({"type": "step-start"}, {"type": "dynamic-tool", "toolName": "sub", **failed}),
+        ],
+    }
+    chat.frames = [delta("It is 2."), finish(), DONE]
+    chunks = await post(api, ASKED, answered)
+    assert chunks[0]["messageId"] == "a1"
+    job_id = chunks[0]["messageMetadata"]["jobId"]
+    resumed = await get(api, "/ui/chat/chat-1/stream")
+    start, earlier, latest = resumed[0], resumed[1:-6], resumed[-6:]
+    assert [start, *latest] == chunks
+    add, sub = {"toolCallId": "call_1"}, {"toolCallId": "call_2"}
+    assert earlier == [
+        {"type": "start-step"},
+        {"type": "text-start", "id": "earlier-1"},
+        {"type": "text-delta", "id": "earlier-1", "delta": "Let me see."},
+        {"type": "text-end", "id": "earlier-1"},
+        source,
+        {"type": "tool-input-start", **add, "toolName": "add"},
+        {"type": "tool-input-delta", **add, "inputTextDelta": '{"a":1}'},
+        {"type": "tool-output-available", **add, "output": 2},
+        {"type": "finish-step"},
+        {"type": "start-step"},
+        {"type": "tool-input-start", **sub, "toolName": "sub", "dynamic": True},
+        {"type": "tool-input-delta", **sub, "inputTextDelta": "null"},
+        {"type": "tool-output-error", **sub, "errorText": "No."},
+        {"type": "finish-step"},
+    ]
+    assert (await get(api, f"/jobs/{job_id}/ui-stream"))[0]["messageId"] == job_id
+
+
+async def test_message_begins_before_its_job(api: Api, client: Client) -> None:
+    """Red if the page cannot name a job that waits, and so cannot cancel it."""
+    async with api.http.post(f"{api.url}/ui/chat", json=body(ASKED)) as response:
+        await response.content.readuntil(b"data: ")
+        start = json.loads(await response.content.readline())
+        job = client.job(start["messageMetadata"]["jobId"])
+        assert (await job.status()).state == "queued"
+        await job.cancel()
+        assert b'"abort"' in await response.content.read()
+
+
+async def test_error_in_the_middle_is_a_chunk(api: Api, redis: Redis) -> None:
+    """Red if the error has the form of the native API: the SDK rejects such a chunk."""
+    async with api.http.post(f"{api.url}/ui/chat", json=body(ASKED)) as response:
+        await response.content.readuntil(b"start-step")
+        await redis.flushall()
+        text = (await response.content.read()).decode()
+    assert json.loads(text.rpartition("data: ")[2])["type"] == "error"
+
+
 async def test_reload_resumes_the_running_message_from_its_beginning(api: Api, chat: Chat) -> None:
     chat.pauses_after = 2
     async with api.http.post(f"{api.url}/ui/chat", json=body(ASKED)) as response:
@@ -209,6 +270,10 @@ async def test_failure_is_an_error_in_the_stream(api: Api, chat: Chat) -> None:
         (
             {"id": "c", "messages": [{"role": "user", "parts": [{"type": "file"}]}]},
             "messages[0]",
+        ),
+        (
+            {"id": "c", "messages": [ASKED, {"id": 7, "role": "assistant", "parts": []}]},
+            "messages[1]",
         ),
     ],
 )

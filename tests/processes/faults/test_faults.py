@@ -22,7 +22,7 @@ TOGETHER = [
     ("workers", "redis"),
     ("connections", "cancel"),
     ("readers", "upstream"),
-    ("clocks", "enqueue", "backlog"),
+    ("clocks", "enqueue", "backlog", "tools"),
     ("batch", "files", "limits"),
     ("cluster",),
     ("sentinel",),

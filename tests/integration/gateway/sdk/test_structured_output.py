@@ -47,7 +47,8 @@ async def _worker(
     make_settings: Callable[..., Settings],
     start_worker: Callable[[Settings], asyncio.Task[None]],
 ) -> None:
-    upstreams = {"llama": {"url": url, "api_key": KEY, "models": MODEL}}
+    # One slot, as the server has: a call that waited there would be silent for too long.
+    upstreams = {"llama": {"url": url, "api_key": KEY, "models": MODEL, "concurrency": 1}}
     start_worker(make_settings(darkai_url="none", upstreams=upstreams))
 
 
