@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from darkq_cli.terminal import interrupts, output
 
@@ -19,9 +20,7 @@ def main() -> None:
     _open_closed_streams()
     interrupts.install()
     try:
-        from darkq_cli.app import app
-
-        app()
+        _load_app()()
     except KeyboardInterrupt:
         sys.exit(interrupts.exit_code())
     except SystemExit as end:
@@ -38,6 +37,15 @@ def main() -> None:
             raise
         problem.report()
         sys.exit(problem.exit_code)
+
+
+def _load_app() -> Callable[[], None]:
+    try:
+        from darkq_cli.app import app
+    except ModuleNotFoundError as error:  # installed with --no-deps
+        hint = "To install what it needs: pip install darkq, or in a clone: pip install '.[all]'"
+        sys.exit(f"darkq: {error.name} is not installed\n{hint}")
+    return app
 
 
 def _open_closed_streams() -> None:

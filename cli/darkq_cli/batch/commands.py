@@ -169,6 +169,7 @@ def retry(
     batch: Annotated[
         str, typer.Argument(metavar="ID", help="The id of the batch, or its output file.")
     ],
+    ignore_unsupported: opt.IgnoreUnsupportedOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Run the lines of a batch again that failed or were cancelled, as a new batch.
@@ -182,7 +183,11 @@ def retry(
     from darkq_cli.batch import start
 
     is_id = batch.startswith("batch-") and not Path(batch).exists()
-    start.retry(find_batch_id(batch) if is_id else batch, as_json=as_json)
+    start.retry(
+        find_batch_id(batch) if is_id else batch,
+        ignore_unsupported=ignore_unsupported,
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -236,7 +241,8 @@ def _build_row(batch: BatchStatus, short: Mapping[str, str]) -> Sequence[str]:
     is_narrow = output.is_narrow()
     id_ = short[batch.batch_id] if is_narrow else batch.batch_id
     begun = (format_time_briefly if is_narrow else format_time)(batch.created_ms)
-    completed, failed = f"{batch.completed:,}", f"{batch.failed + batch.cancelled:,}"
+    completed, failures = f"{batch.completed:,}", batch.failed + batch.cancelled
+    failed = output.Cell(f"{failures:,}", "red" if failures else "")
     lines = _format_lines(batch)
     return id_, begun, batch.state, lines, completed, failed, batch.name or ""
 

@@ -147,4 +147,4 @@ def _list_delays(upstream: UpstreamStatus, now_ms: float) -> Iterator[str]:
         if window.used >= window.calls:
             yield f"limit reached: {window.calls:,} calls in {window.length_s:g} s"
     if upstream.waiting:
-        yield f"{upstream.waiting:,} put off"
+        yield f"{upstream.waiting:,} deferred"

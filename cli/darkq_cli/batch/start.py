@@ -157,7 +157,7 @@ def resume(batch_id: str, *, as_json: bool) -> None:
         _run_to_end(file, state, as_json=as_json)
 
 
-def retry(batch: str, *, as_json: bool) -> None:
+def retry(batch: str, *, ignore_unsupported: bool, as_json: bool) -> None:
     """Run the failed lines of a batch again, which is given by its id or its output file."""
     with _open_ended(batch) as (file, state):
         darkq = program.command()
@@ -168,7 +168,7 @@ def retry(batch: str, *, as_json: bool) -> None:
             )
         if _read_fingerprint(state.plan.files.source) != state.plan.fingerprint:
             raise _build_changed_problem(state.plan.files.source)
-        state.forget_failed()
+        state.forget_failed(ignore_unsupported=ignore_unsupported)
         Registry(Settings.load()).remove(batch_id)
         _run_to_end(file, state, as_json=as_json)
 

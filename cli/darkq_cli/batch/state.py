@@ -230,16 +230,19 @@ class State:
             database.execute("UPDATE place SET json = ?", (msgspec.json.encode(checkpoint),))
         self.checkpoint = checkpoint
 
-    def forget_failed(self) -> None:
+    def forget_failed(self, *, ignore_unsupported: bool = False) -> None:
         """Make the failed lines unfinished, to run them again in another batch.
 
-        Their order is lost. Raises `Problem` when a version without `batch retry` has written some
-        of them.
+        Their order is lost. `ignore_unsupported` makes it an option of the batch. Raises `Problem`
+        when a version without `batch retry` has written some of them.
         """
         (known,) = self._database.execute("SELECT count(*) FROM failed").fetchone()
         if known != self.checkpoint.failed:
             raise Problem("the batch was started by a version that kept no list of failed lines")
-        plan = msgspec.structs.replace(self.plan, ordered=False)
+        common = self.plan.common
+        if ignore_unsupported:
+            common = msgspec.structs.replace(common, ignore_unsupported=True)
+        plan = msgspec.structs.replace(self.plan, common=common, ordered=False)
         checkpoint = msgspec.structs.replace(self.checkpoint, batch_id="", failed=0, errors_bytes=0)
         with _translate_errors(self._path), _transaction(self._database) as database:
             database.execute("DELETE FROM done WHERE number IN (SELECT number FROM failed)")

@@ -13,7 +13,7 @@ from darkq_cli.batch.formats.output import read_failure
 from darkq_cli.batch.plan import Plan
 from darkq_cli.batch.state import State
 from darkq_cli.terminal import program
-from darkq_cli.terminal.problems import Problem
+from darkq_cli.terminal.problems import Problem, refuses_option
 
 _LINE_BYTES = 1 << 20
 
@@ -89,10 +89,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         """Raise `Problem` unless every line has an answer."""
         if self.failed:
             first = f"The first is {self.first_failure}\n" if self.first_failure else ""
+            again = f"{program.command()} batch retry {self.batch_id}"
+            if refuses_option(self.first_failure):
+                again += " --ignore-unsupported"
             raise Problem(
                 f"{self.failed:,} of {self.lines:,} lines failed",
-                f"{first}See {_shorten(self.errors)}\n"
-                f"To run them again: {program.command()} batch retry {self.batch_id}",
+                f"{first}See {_shorten(self.errors)}\nTo run them again: {again}",
             )
         if self.completed < self.lines:
             raise Problem(f"{self.lines - self.completed:,} of {self.lines:,} lines are missing")

@@ -62,7 +62,8 @@ def _build_row(job: FailedJob, short: Mapping[str, str]) -> Sequence[str]:
     is_narrow = output.is_narrow()
     id_ = short[job.job_id] if is_narrow else job.job_id
     failed = (format_time_briefly if is_narrow else format_time)(job.failed_ms)
-    return id_, failed, job.code, job.model or "", "yes" if job.kept else "no"
+    code = output.Cell(job.code, "red")
+    return id_, failed, code, job.model or "", "yes" if job.kept else "no"
 
 
 def retry(

@@ -320,7 +320,8 @@ def _build_row(queue: QueueStatus) -> Sequence[str]:
     counts = [f"{count:,}" for count in (queue.waiting, queue.deferred, queue.running)]
     oldest = format_duration(queue.oldest_wait_s) if queue.waiting else ""
     states = [word for word, _ in _list_marks(queue)]
-    return queue.priority, *counts, oldest, ", ".join(states) or "open"
+    state = output.Cell(", ".join(states), "yellow") if states else "open"
+    return queue.priority, *counts, oldest, state
 
 
 def _list_marks(queue: QueueStatus) -> list[tuple[str, Notice]]:

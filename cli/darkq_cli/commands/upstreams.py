@@ -50,8 +50,9 @@ def upstreams(
 
 def _build_row(probe: Probe) -> Sequence[str]:
     status = probe.status
-    works = {True: "yes", False: "no", None: "?"}[probe.works]
-    latency, workers = f"{probe.latency_s:.2f} s", str(status.workers)
+    word, style = {True: ("yes", "green"), False: ("no", "red"), None: ("?", "")}[probe.works]
+    works, workers = output.Cell(word, style), str(status.workers)
+    latency = "-" if probe.works is None else f"{probe.latency_s:.2f} s"
     return status.name, works, latency, workers, _describe_limits(status)
 
 

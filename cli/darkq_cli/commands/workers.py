@@ -54,7 +54,8 @@ def workers(context: typer.Context, as_json: opt.JsonOption = False) -> None:
 def _build_row(worker: WorkerLeases) -> Sequence[str]:
     state = "active"
     if (drained := worker.drained) is not None:
-        state = "draining, then idle" if drained.stay else "draining, then exits"
+        then = "idle" if drained.stay else "exits"
+        state = output.Cell(f"draining, then {then}", "yellow")
     return worker.worker, f"{worker.running:,}", state
 
 

@@ -8,9 +8,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from textwrap import wrap
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from darkq_cli.terminal import messages
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 T = TypeVar("T")
 
@@ -72,6 +75,17 @@ def write_facts(facts: Mapping[str, str]) -> None:
         write_line("\n".join(lines))
 
 
+class Cell(str):
+    """A cell of a table in a style of rich, such as `red`."""
+
+    style: str
+
+    def __new__(cls, text: str, style: str) -> Self:
+        cell = super().__new__(cls, text)
+        cell.style = style
+        return cell
+
+
 def write_list(
     items: Sequence[T],
     headings: Sequence[str],
@@ -103,7 +117,7 @@ def write_table(
     """
     from rich.text import Text
 
-    cells = [[" ".join(messages.replace_controls(cell).split()) for cell in row] for row in rows]
+    cells: list[list[str]] = [[_clean(cell) for cell in row] for row in rows]
     table = [list(headings), *cells]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     is_number = [all(map(_is_number, column[1:])) for column in zip(*table, strict=True)]
@@ -112,10 +126,11 @@ def write_table(
         _narrow(widths, limit)
     console = messages.stdout_console()
     lines = [_format_row(row, widths, is_number) for row in table]
-    console.print(Text(lines[0], "bold"))
-    for line, note in zip_longest(lines[1:], notes, fillvalue=""):
-        console.print(Text(line))
-        for text in note.splitlines():
+    lines[0].stylize("bold")
+    console.print(lines[0])
+    for line, note in zip_longest(lines[1:], notes):
+        console.print(line)
+        for text in (note or "").splitlines():
             for part in _wrap_note(messages.replace_controls(text), limit):
                 console.print(Text(part, "dim"))
 
@@ -146,12 +161,22 @@ def _narrow(widths: list[int], limit: int) -> None:
         widths[number] -= 1
 
 
-def _format_row(row: Sequence[str], widths: Sequence[int], is_number: Sequence[bool]) -> str:
+def _clean(cell: str) -> Cell:
+    text = " ".join(messages.replace_controls(cell).split())
+    return Cell(text, cell.style if isinstance(cell, Cell) else "")
+
+
+def _format_row(row: Sequence[str], widths: Sequence[int], is_number: Sequence[bool]) -> Text:
+    from rich.text import Text
+
     cells = []
     for cell, width, right in zip(row, widths, is_number, strict=True):
         text = cell if len(cell) <= width else cell[: width - 1] + "…"
-        cells.append(text.rjust(width) if right else text.ljust(width))
-    return _GAP.join(cells).rstrip()
+        style = cell.style if isinstance(cell, Cell) else ""
+        cells.append(Text(text.rjust(width) if right else text.ljust(width), style))
+    line = Text(_GAP).join(cells)
+    line.rstrip()
+    return line
 
 
 def _wrap_note(text: str, limit: int | None) -> list[str]:

@@ -79,6 +79,16 @@ def explain(error: Exception) -> Problem | None:
     return None
 
 
+def refuses_option(message: str) -> bool:
+    """Tell whether a failure is that of an option which the upstream does not support.
+
+    The id of the line and the code may precede the message.
+    """
+    from darkq.protocol.options import OPTIONS, parse_refusal
+
+    return parse_refusal(message.rpartition("rejected: ")[2]) in OPTIONS
+
+
 def _find_hint(error: Exception) -> str:
     from darkq import errors
 
@@ -92,6 +102,8 @@ def _find_hint(error: Exception) -> str:
             return f"To print the text as it arrives: {darkq} tail {job_id}"
         case errors.JobFailed(code="upstream_unreachable" | "protocol_violation"):
             return f"To see which upstreams work now: {darkq} upstreams"
+        case errors.JobFailed(message=message) if refuses_option(message):
+            return "Leave the option out, or send the prompt again with --ignore-unsupported."
     return ""
 
 

@@ -28,7 +28,9 @@ class ProgressBar:
             from rich.table import Column
 
             # The minimum width makes a narrow terminal wrap the text, not squeeze the bar.
-            bar = BarColumn(_BAR_CHARS, table_column=Column(min_width=_BAR_CHARS))
+            bar = BarColumn(
+                _BAR_CHARS, complete_style="cyan", table_column=Column(min_width=_BAR_CHARS)
+            )
             text = TextColumn("{task.description}", table_column=Column())
             self._bar = Progress(bar, text, console=messages.console(), transient=True)
             self._bar.start()

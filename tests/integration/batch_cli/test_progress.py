@@ -92,7 +92,7 @@ def upstream(**changes: Any) -> UpstreamStatus:
         (
             {"windows": (WindowUse(calls=4, length_s=60, used=4),), "waiting": 96},
             2,
-            "2 retrying, limit reached: 4 calls in 60 s, 96 put off",
+            "2 retrying, limit reached: 4 calls in 60 s, 96 deferred",
         ),
         ({"windows": (WindowUse(calls=4, length_s=60, used=3),)}, 0, ""),
     ],
@@ -120,7 +120,7 @@ async def test_redis_tells_how_a_batch_stands(
 
         async def stands() -> bool:
             found = await read_job_counts(client, batch, ForAllLines())
-            return found == (2, 3, "limit reached: 2 calls in 600 s, 3 put off")
+            return found == (2, 3, "limit reached: 2 calls in 600 s, 3 deferred")
 
         await wait_until("two to run and three to wait for their turn", stands)
 

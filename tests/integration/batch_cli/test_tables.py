@@ -172,6 +172,10 @@ async def test_ignored_options_are_named_in_the_summary(darkq: Darkq, echo: Any)
     refused = await run(darkq, *words, "-o", "two.csv")
     assert refused.code == 1
     assert "The first is rejected: darkai cannot honour the option temperature" in refused.err
+    assert refused.err.endswith(" --ignore-unsupported\n")
+    retried = await run(darkq, "retry", "two.csv", "--ignore-unsupported", "--json")
+    assert retried.code == 0, retried.err
+    assert retried.objects[0]["ignored"] == ["temperature"]
 
 
 async def test_text_goes_in_and_comes_out(darkq: Darkq, echo: Any) -> None:

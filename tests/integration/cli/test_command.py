@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from darkq_cli.app import app
+from darkq_cli.main import main
 from darkq_cli.stack import stack
 from darkq_cli.terminal import interrupts, problems
 from darkq_cli.terminal.problems import Problem, require
@@ -176,6 +177,18 @@ def test_all_missing_packages_are_named_with_the_extra(monkeypatch: pytest.Monke
     assert caught.value.message == "prometheus_client, python_multipart are not installed"
     assert "pip install 'darkq[gateway]'" in caught.value.hint
     require("worker")
+
+
+def test_a_missing_dependency_of_the_command_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when an installation with --no-deps answers with a traceback."""
+    for name in [name for name in sys.modules if name.startswith("darkq_cli.app")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert str(caught.value).startswith("darkq: typer is not installed\nTo install")
 
 
 def test_the_modules_of_an_extra_are_those_of_pyproject() -> None:

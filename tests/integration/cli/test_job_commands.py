@@ -79,6 +79,9 @@ async def test_run_says_which_options_were_ignored(darkq: Darkq, serve: Serve) -
     refused = await call(darkq, *words)
     assert refused.code == 1
     assert "cannot honour the option temperature" in refused.err
+    assert refused.err.endswith("send the prompt again with --ignore-unsupported.\n")
+    failed = await call(darkq, "result", refused.err.split()[1])
+    assert "--ignore-unsupported" in failed.err
     done = await call(darkq, *words, "--ignore-unsupported")
     assert done.code == 0, done.err
     assert done.err.endswith("ignored, as darkai does not support it: seed, temperature\n")

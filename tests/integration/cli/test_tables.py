@@ -6,11 +6,12 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
+from rich.console import Console
 
 from darkq import Client
 from darkq import event as ev
@@ -18,6 +19,7 @@ from darkq.operate.upstreams import UpstreamStatus
 from darkq.protocol.record import Failure, encode
 from darkq.redis import scripts
 from darkq_cli.commands.upstreams import _list_models
+from darkq_cli.terminal import messages, output
 from darkq_cli.terminal.output import _format_row, _narrow
 from darkq_cli.terminal.problems import Problem
 from darkq_cli.terminal.short_ids import pick, shorten
@@ -166,7 +168,24 @@ def test_ids_are_as_long_as_they_must_be() -> None:
 def test_the_first_column_is_never_cut(widths: list[int], limit: int, narrowed: list[int]) -> None:
     _narrow(widths, limit)
     assert widths == narrowed
-    assert _format_row(["x" * 50, "y", "z"], [50, 1, 1], [False] * 3) == "x" * 50 + "  y  z"
+    line = _format_row(["x" * 50, "y", "z"], [50, 1, 1], [False] * 3)
+    assert line.plain == "x" * 50 + "  y  z"
+
+
+def test_a_terminal_shows_a_cell_in_its_colour_and_a_pipe_does_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when the colour leaks over its cell, or into a pipe."""
+    rows = [("a", output.Cell("3", "red"), "end"), ("b", "0", "end")]
+    for is_terminal, number in ((True, "\x1b[31m     3\x1b[0m"), (False, "     3")):
+        colours: Literal["standard"] | None = "standard" if is_terminal else None
+        console = Console(force_terminal=is_terminal, color_system=colours, width=80)
+        monkeypatch.setattr(messages, "stdout_console", lambda console=console: console)
+        output.write_table(("id", "failed", "name"), rows)
+        assert capsys.readouterr().out.splitlines()[1:] == [
+            f"a   {number}  end",
+            "b        0  end",
+        ]
 
 
 def test_an_upstream_whose_models_are_not_known_yet_has_none() -> None:
