@@ -51,6 +51,13 @@ class _CommandGroups(TyperGroup):
             _use_plain_names(command)
         return command
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # pydantic's, in Typer
+            raise
+
     def _write_group(self, formatter: Any, group: str, rows: list[tuple[str, str]]) -> None:
         width = max(map(len, self.commands)) + 2
         cells = [f"{name:<{width}}{text}" for name, text in rows]

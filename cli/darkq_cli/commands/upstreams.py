@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from darkq_cli.terminal import interrupts, output
+from darkq_cli.terminal import interrupts, output, program
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import Problem, require
 
 if TYPE_CHECKING:
-    from darkq import UpstreamStatus
+    from darkq import Settings, UpstreamStatus
     from darkq_cli.doctor.probes import Probe
 
 
@@ -45,7 +45,21 @@ def upstreams(
         output.write_table(headings, map(_build_row, probes), map(_build_note, probes))
     if not any(probe.works for probe in probes):
         called = any(probe.works is False for probe in probes)
-        raise Problem("no upstream works now" if called else "no upstream can be called now")
+        raise Problem(
+            "no upstream works now" if called else "no upstream can be called now",
+            _build_hint(settings),
+        )
+
+
+def _build_hint(settings: Settings) -> str:
+    """Return what to do about DarkAI's public service, which is the default."""
+    if settings.darkai_url != type(settings).model_fields["darkai_url"].default:
+        return ""
+    return (
+        "The public service of DarkAI has not answered since 2025.\n"
+        f"To run a local one: {program.command()} up\n"
+        "To use another: DARKQ_DARKAI_URL, or DARKQ_UPSTREAMS__NAME__URL"
+    )
 
 
 def _build_row(probe: Probe) -> Sequence[str]:

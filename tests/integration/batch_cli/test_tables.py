@@ -83,7 +83,12 @@ async def test_a_table_may_come_in_any_shape(
     [
         ("in.csv", "a,b\n1,2\n", (), "in.csv has no column prompt; it has: a, b"),
         ("in.csv", "a,b\n1,2\n", ("--prompt", "Is {c}?"), "no column c; it has: a, b"),
-        ("in.csv", "a,b\n1,2\n", ("--prompt-field", "a", "--id-field", "i"), "no column i;"),
+        (
+            "in.csv",
+            "a,b\n1,2\n",
+            ("--prompt-field", "a", "--id-field", "i"),
+            "column of the ids: ",
+        ),
         ("in.csv", "a,b\n1,2\n", ("--prompt", "{a.real}"), "no column a.real; it has: a, b"),
         ("in.csv", "a,a\n1,2\n", ("--prompt", "{a}"), "two have the same name, 'a'"),
         ("in.csv", "a,b\n1\n", ("--prompt", "{a}"), "line 2: row: has 1 cells; the columns are: a"),

@@ -120,6 +120,12 @@ def test_wrong_usage_exits_with_2(darkq: Darkq, arguments: tuple[str, ...]) -> N
     assert "Traceback" not in done.err
 
 
+def test_a_choice_that_does_not_exist_is_named_with_the_others(darkq: Darkq) -> None:
+    """Red when the message has the prefix of the library that checks it."""
+    said = "'--priority': 'high' is not one of 'interactive', 'bulk'."
+    assert said in darkq("run", "hi", "--priority", "high").err
+
+
 def test_input_that_is_no_text_is_wrong_usage(darkq: Darkq) -> None:
     done = darkq("enqueue", "-", stdin=b"caf\xe9")
     assert (done.code, done.err) == (2, "darkq: standard input is not UTF-8\n")

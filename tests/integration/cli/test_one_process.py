@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from darkq import Client
+from darkq import Client, Settings
 from darkq.operate.workers import sign_in
 from darkq.protocol.keys import WorkerKeys
+from darkq_cli.commands.upstreams import _build_hint
 from darkq_local.faults import Fault
 from support.command import Darkq
 from support.waiting import wait_until
@@ -117,6 +118,15 @@ async def test_upstreams_tells_why_one_does_not_work(
     assert "llama-3-70b (default)" in row
     assert "HTTP 403" in row
     assert done.err == "darkq: no upstream works now\n"
+
+
+def test_upstreams_names_the_remedy_for_the_dead_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when the hint also comes for an upstream of one's own."""
+    monkeypatch.delenv("DARKQ_DARKAI_URL", raising=False)
+    assert "not answered since 2025" in _build_hint(Settings())
+    assert _build_hint(Settings(darkai_url="http://127.0.0.1:1/chat")) == ""
 
 
 async def test_upstreams_waits_for_no_longer_than_it_is_told(

@@ -71,10 +71,15 @@ class InputFormat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         wanted += [self.id_field] if self.id_field else []
         missing = [field for field in wanted if field not in columns]
         if missing:
+            hint = "To name the column of the ids: --id-field NAME"
+            if missing != [self.id_field]:
+                hint = (
+                    "To name the prompt's column: --prompt-field NAME\n"
+                    "To write the prompt: --prompt 'Summarise: {NAME}'"
+                )
             raise Problem(
                 f"{name} has no column {missing[0]}; it has: {list_names(columns)}",
-                "To name the prompt's column: --prompt-field NAME\n"
-                "To write the prompt: --prompt 'Summarise: {NAME}'",
+                hint,
                 exit_code=USAGE_EXIT_CODE,
             )
 
