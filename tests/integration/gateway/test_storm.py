@@ -19,6 +19,7 @@ from darkq import Client, Settings
 from darkq_gateway.serve import gateway
 from darkq_local.local_darkai import LocalDarkAI
 from support.echo_model import EchoModel
+from support.forked import forker
 from support.http_api import Api
 from support.leaks import keys_without_ttl
 from support.storm import TERMINAL, Tenant
@@ -38,6 +39,7 @@ async def test_nobody_hears_what_is_anothers_and_nothing_is_left(
     make_settings: Callable[..., Settings], redis: Redis, start_process: Any
 ) -> None:
     print(f"seed {SEED}")
+    forker()  # the processes of this test have one, which stays
     tasks, files = asyncio.all_tasks(), _open_files()
     settings = make_settings(
         gateway_port=0,

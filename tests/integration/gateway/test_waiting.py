@@ -62,8 +62,8 @@ async def test_any_order_of_coming_and_leaving(
     """A job is cancelled if no caller is left for the grace, and only then."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
-    await working(chunks=30, chunks_per_s=20)
-    apis = [await start_gateway(gateway_cancel_grace_s=GRACE_S) for _ in range(2)]
+    await working(chunks=100, chunks_per_s=20)
+    apis = [await start_gateway(gateway_cancel_grace_s=5 * GRACE_S) for _ in range(2)]
 
     async def play(number: int) -> tuple[bool, list[Answer]]:
         """Callers with one key; return whether one stays, and the answers to those who stay."""

@@ -125,7 +125,8 @@ async def test_an_unknown_model_is_told(sdk: AsyncOpenAI, working: Working) -> N
 async def test_a_failure_in_mid_stream_raises_in_the_client(
     sdk: AsyncOpenAI, client: Client, working: Working
 ) -> None:
-    await working(Fault.parse("truncate=3"), chunks_per_s=50, job_tries=50)
+    # Long enough that the second attempt is still running when it is cancelled.
+    await working(Fault.parse("truncate=3"), chunks=3000, chunks_per_s=50, job_tries=50)
     stream = await sdk.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
     heard = ""
     job_id = ""
