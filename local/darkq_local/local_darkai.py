@@ -28,7 +28,7 @@ from darkq_local import wire
 from darkq_local.chat_response import ChatResponse, Outcome, build_refusal
 from darkq_local.faults import HEADER, Fault, InvalidFault, split_marker
 from darkq_local.models import load_model
-from darkq_local.models.base import Model, ModelBusy, ModelError, ModelKind
+from darkq_local.models.base import MAX_CHUNKS, Model, ModelBusy, ModelError, ModelKind
 
 EXCHANGES_KEPT = 1000
 STOP_TIMEOUT_S = 0.1
@@ -241,7 +241,7 @@ async def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     faults: bool = False,
-    max_chunks: int = 256,
+    max_chunks: int = MAX_CHUNKS,
     chunks_per_s: float = 20.0,
 ) -> None:
     """Serve until SIGTERM, SIGINT or cancellation. Print the URL to stderr when it listens.

@@ -72,7 +72,11 @@ async def _run_prompt(
         reader.say_how_to_resume()
         messages.say(f"The job waits for a worker. To start one:\n  {program.command()} up")
         raise
+    from darkq_local.models.base import MAX_CHUNKS
+
     darkq = program.command()
+    if reader.chunks >= MAX_CHUNKS:
+        messages.say(f"The local model stops after {MAX_CHUNKS} tokens.", style="dim")
     messages.say(f"\njob {job.id}", style="bold green")
     messages.say(f"  time to first chunk  {reader.first_chunk_s - enqueued_s:.2f} s")
     messages.say(f"  chunks per second    {_describe_rate(reader)}")

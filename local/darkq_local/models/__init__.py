@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from darkq_local.models.base import Model, ModelKind
+from darkq_local.models.base import MAX_CHUNKS, Model, ModelKind
 from darkq_local.models.markov import Markov
 from darkq_local.models.smollm2 import SmolLM2
 
 
 async def load_model(
-    kind: ModelKind, *, max_chunks: int = 256, chunks_per_s: float = 20.0
+    kind: ModelKind, *, max_chunks: int = MAX_CHUNKS, chunks_per_s: float = 20.0
 ) -> Model:
     """Load a model; the caller closes it.
 

@@ -15,6 +15,9 @@ import msgspec
 
 ModelKind: TypeAlias = Literal["smollm2", "markov"]
 
+MAX_CHUNKS = 256
+"""The length of an answer by default, in tokens or words."""
+
 
 class Turn(msgspec.Struct, frozen=True):
     """One earlier message of a conversation."""
