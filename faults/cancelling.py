@@ -82,8 +82,13 @@ class HoldingServer:
             connection, _ = await loop.sock_accept(self._listener)
             connection.setblocking(False)
             request = b""
-            while not request.endswith(b"}"):
-                request += await loop.sock_recv(connection, 65536)
+            received = b" "
+            while received and not request.endswith(b"}"):
+                received = await loop.sock_recv(connection, 65536)
+                request += received
+            if not received:  # a call that was cancelled before it was sent
+                connection.close()
+                continue
             await loop.sock_sendall(connection, self._beginning)
             self._connections.append(connection)
 
