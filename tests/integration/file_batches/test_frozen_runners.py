@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from darkq import BatchTaken, Client, Settings
 from darkq.batches import results as batch_ends
 from darkq.batches.batch import Batch
-from darkq.errors import BatchNotFound, CursorGone
+from darkq.errors import BatchFull, BatchNotFound, CursorGone
 from darkq.protocol.keys import FILE_BATCHES_OPEN, BatchKeys
 from darkq.serving.file_batches import FileBatches
 from darkq.serving.files import Files
@@ -83,7 +83,9 @@ async def run(client: Client, files: Files, settings: Settings, batch_id: str) -
         async with client.batch(batch_id) as batch:
             record = await client.file_batches.get(batch_id)
             await FileBatchRun(client, files, settings, batch, record).run()
-    except (BatchTaken, BatchNotFound, CursorGone) as error:
+    except (BatchTaken, BatchNotFound, CursorGone, BatchFull) as error:
+        # A worker tries again later. `BatchFull` comes to a runner that was replaced: it adds lines
+        # again whose ends the other one has taken, into a window that is full by now.
         return type(error).__name__
     return "ended"
 
