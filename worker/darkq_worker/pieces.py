@@ -52,9 +52,11 @@ def count_joined(pieces: Sequence[AnyPiece], max_chars: int) -> int:
     These are neighbours of the same kind, and of the same tool call. At least one.
     """
     first, chars = pieces[0], len(pieces[0])
-    for number, piece in enumerate(pieces[1:], 1):
+    is_text = type(first) is str
+    for number in range(1, len(pieces)):
+        piece = pieces[number]
         chars += len(piece)
-        if chars > max_chars or not _continues(first, piece):
+        if chars > max_chars or not (type(piece) is str if is_text else _continues(first, piece)):
             return number
     return len(pieces)
 

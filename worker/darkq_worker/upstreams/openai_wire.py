@@ -148,7 +148,11 @@ class AnswerDecoder:
                     else:
                         self.got_frame = self._understood = True
                         if text:
-                            self._record_piece(text)
+                            if self._reason:
+                                self._record_piece(text)
+                            else:  # nearly always: spare the call
+                                self._chars += len(text)
+                                self._has_answer = True
                             yield text
                         continue
                 yield from self._feed_other(event)
