@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from random import Random
 
 from aiohttp import web
@@ -19,6 +19,7 @@ from darkq.event import AnyEvent, Completed, Failed, Started, ToolCall
 from faults.check import Tally
 from faults.stage import Setup, Stage
 from faults.suite import Fault
+from support.chat_service import serving_chat
 from support.openai_frames import DONE, finish, frame
 from support.waiting import wait_until
 
@@ -35,17 +36,8 @@ class CallingService:
         self.breaks_after: int | None = None
         self.resets = False
 
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._answer)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        try:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        finally:
-            await runner.cleanup()
+    def serving(self) -> AbstractAsyncContextManager[str]:
+        return serving_chat(self._answer)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.calls += 1

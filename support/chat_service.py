@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from aiohttp import web
@@ -22,7 +22,7 @@ def call(arguments: str, **first: Any) -> bytes:
 
 
 class Chat:
-    """A service that plays frames, waits where it is told to, and keeps the bodies it was sent."""
+    """A service that plays frames, pauses after a given one, and keeps the bodies of requests."""
 
     def __init__(self, frames: list[bytes]) -> None:
         self.frames = frames
@@ -42,14 +42,22 @@ class Chat:
                 await self.may_go_on.wait()
         return response
 
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        app = web.Application(client_max_size=64 << 20)
-        app.router.add_post("/v1/chat/completions", self.answer)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        try:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        finally:
-            await runner.cleanup()
+    def serving(self) -> AbstractAsyncContextManager[str]:
+        """Serve, and yield the base URL."""
+        return serving_chat(self.answer)
+
+
+@asynccontextmanager
+async def serving_chat(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[str]:
+    """Serve chats with a handler, and yield the base URL."""
+    app = web.Application(client_max_size=64 << 20)
+    app.router.add_post("/v1/chat/completions", answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()

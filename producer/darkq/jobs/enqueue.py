@@ -26,6 +26,7 @@ from darkq.settings.settings import Settings
 from darkq.telemetry.tracing import NO_CONTEXT, TraceContext, enqueue_span
 
 MAX_JOBS_PER_CALL = 500
+_MOST_BYTES_PER_CHAR = 4
 _REFUSED = ("full", "closed", "memory")
 _NO_ROOM = ("full", "wait")
 
@@ -162,6 +163,8 @@ class Enqueuer:
 
     def _check_size(self, job: Job, prefix: str = "") -> None:
         limit = self._settings.max_prompt_bytes
+        if isinstance(job.prompt, str) and len(job.prompt) <= limit // _MOST_BYTES_PER_CHAR:
+            return  # `Job.create` has counted it already
         if (size := job.prompt_bytes) > limit:
             reason = f"has {size:,} bytes; DARKQ_MAX_PROMPT_BYTES allows {limit:,}"
             raise InvalidJob(f"{prefix}prompt", reason)

@@ -25,7 +25,6 @@ MAX_MESSAGES = 10_000
 MAX_DEPTH = 64
 
 REASONING_FIELDS = ("reasoning_content", "reasoning_details", "reasoning", "thinking_blocks")
-_PLAIN = {"role", "content"}
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -74,7 +73,8 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     @property
     def is_plain(self) -> bool:
         """True if it is a role and text, and nothing else."""
-        return self.content is not None and self.fields().keys() == _PLAIN and not self.beyond_text
+        has_more = any(getattr(self, name) for name in self.__struct_fields__[2:])
+        return self.content is not None and not has_more and not self.beyond_text
 
     def fields(self) -> dict[str, Any]:
         """Return the message as on OpenAI's wire: fields that are not set are absent."""

@@ -1,4 +1,4 @@
-"""What an operator is told at the top, in the figures, in the title; and on a phone."""
+"""What the board reports to an operator: at the top, in the figures, in the title, on a phone."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ class TestClosing:
         await wait_until("both to wait", lambda: heard(redis, JobKeys.parse(job.id).live))
         await blocking(client.close)
         for task in (waiting, reading):
-            # Closed between two of its calls, a thread is told by the next one.
+            # If the client is closed between two calls of a thread, the next call raises this.
             with pytest.raises((CancelledError, asyncio.CancelledError, RuntimeError)):
                 await task
 

@@ -67,7 +67,7 @@ async def test_head_is_get_without_the_body(api: Api, hand: Hand, what: str) -> 
 
 
 async def test_each_cursor_has_a_version_of_its_own(api: Api, hand: Hand) -> None:
-    """Red when a reader of the whole log is told that the rest which it has is all of it."""
+    """Red if the tag of the whole log is also that of a part of it."""
     path = f"/jobs/{await finished(hand)}/events"
     seen = await api.events(path)
     tags = {(await api("GET", path)).headers["ETag"]}

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from darkq import event as ev
 from darkq.errors import NotReplicated
-from darkq.event import Cursor, Started
+from darkq.event import Chunk, Cursor, Started
 from darkq.protocol.keys import JobKeys
 from darkq.redis import scripts
 from darkq.redis.durability import WaitRule
@@ -240,7 +240,11 @@ class AttemptLog:
             return Entry(id_, self.started or b"")
         piece, merged = self._pieces[number - 1], self._merged[number - 1]
         at_ms = self.first_chunk_ms if number == 1 else 0
-        return Entry(id_, ev.encode(make_event(id_, piece, merged=merged, at_ms=at_ms)))
+        if type(piece) is str:  # nearly always: spare the call
+            event: ev.Piece = Chunk(id=id_, text=piece, merged=merged, at_ms=at_ms)
+        else:
+            event = make_event(id_, piece, merged=merged, at_ms=at_ms)
+        return Entry(id_, ev.encode(event))
 
     def _seal_one(self) -> None:
         pieces = self._waiting
