@@ -10,7 +10,7 @@ from itertools import count
 
 from darkq import event as ev
 from darkq.event import Cursor
-from darkq.protocol.record import Result
+from darkq.protocol.record import Failure, Result, ResultRecord
 
 
 def answer_to_events(result: Result) -> list[ev.Piece]:
@@ -57,3 +57,14 @@ def _usual_outline(result: Result) -> list[tuple[str, int]]:
     if result.refusal:
         outline.append(("refusal", 0))
     return outline + [("tool_call", index) for index in range(len(result.tool_calls))]
+
+
+def build_terminal_event(record: ResultRecord, at: Cursor) -> ev.Terminal:
+    """Return the event that ended the job of a result record."""
+    if isinstance(record.r, Failure):
+        if record.r.type == "JobCancelled":
+            return ev.Cancelled(id=str(at), at_ms=record.ft)
+        return ev.Failed(id=str(at), code=record.r.code, message=record.r.message, at_ms=record.ft)
+    return ev.Completed(
+        id=str(at), finish_reason=record.d.finish_reason, usage=record.d.usage, at_ms=record.ft
+    )

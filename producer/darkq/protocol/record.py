@@ -9,9 +9,9 @@ deleted with the job. `d` contains the fields that arq does not have.
 readers ignore unknown fields, and have defaults for missing ones. A change that an old reader would
 misread raises `v`, and old readers refuse such a record: docs/upgrade.md.
 
-The texts of a record, prompts and answers, are its last fields. The first few kilobytes therefore
-contain the tenant and the state, and lists are read without megabytes of texts: `read_job_head`,
-`read_result_head`.
+The texts of a record, prompts and answers, come after all fields but a `History`. The first few
+kilobytes therefore contain the tenant and the state, and lists are read without megabytes of texts:
+`read_job_head`, `read_result_head`.
 """
 
 from __future__ import annotations
@@ -57,11 +57,13 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A job in Redis, until a worker has finished it.
 
     `traceparent` and `tracestate` are the optional W3C trace context. They do not affect how the
-    job runs: an invalid one is ignored (`darkq.telemetry.tracing`).
+    job runs: an invalid one is ignored (`darkq.telemetry.tracing`). `h` is 1 if the producer can
+    read a `History`: then the job may end with one.
     """
 
     v: int = 1
-    t: int | None = None
+    t: int | UnsetType | None = UNSET
+    h: int | UnsetType = UNSET
     f: str = FUNCTION
     a: tuple[()] = ()
     et: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
@@ -144,8 +146,36 @@ class KeptRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return "KeptRequest(…)"
 
 
+class Stretch(msgspec.Struct, frozen=True, array_like=True):
+    """Consecutive pieces of one kind; those of a tool call have its index. `sizes` is packed."""
+
+    kind: str
+    index: int
+    sizes: str
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What the event log of a completed job had beside its texts: `darkq.protocol.history`.
+
+    `merged` of all pieces is packed, or empty if each is 1. `finish.lua` adds the events of earlier
+    attempts, so these are last.
+    """
+
+    started: msgspec.Raw
+    stretches: tuple[Stretch, ...]
+    merged: str = ""
+    verbatim: tuple[msgspec.Raw, ...] = ()
+    earlier: tuple[msgspec.Raw, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"History(stretches={len(self.stretches)})"
+
+
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished job in Redis. Times are epoch milliseconds."""
+    """A finished job in Redis. Times are epoch milliseconds.
+
+    With `h` the job has no event log any more.
+    """
 
     v: int = 1
     t: int
@@ -162,6 +192,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
     r: str | Failure
     b: BeyondText | UnsetType = UNSET
     p: KeptRequest | UnsetType = UNSET
+    h: History | UnsetType = UNSET
 
     def __repr__(self) -> str:
         return f"ResultRecord(id={self.id!r}, d={self.d!r})"
@@ -386,7 +417,7 @@ def deserialize(data: bytes) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
     if "r" not in fields:
         job = decode_job(data)
-        return {"t": job.t, "f": job.f, "a": job.a, "k": {"job": job.job}, "et": job.et}
+        return {"t": job.t or None, "f": job.f, "a": job.a, "k": {"job": job.job}, "et": job.et}
     result = decode_result(data)
     if isinstance(result.r, Failure):
         error = build_error(result, result.r)

@@ -120,12 +120,14 @@ class Finish(Settlement):
         *,
         result_ttl_s: float,
         failed: bool = False,
+        has_history: bool = False,
     ) -> None:
         super().__init__(claim, log)
         self._event = event
         self._result = result
         self._result_ttl_s = result_ttl_s
         self._failed = failed
+        self._has_history = has_history
 
     def command(self, *, in_cluster: bool) -> Command:
         return scripts.finish_call(
@@ -134,6 +136,7 @@ class Finish(Settlement):
             result=self._result,
             result_ttl_s=self._result_ttl_s,
             failed=self._failed,
+            has_history=self._has_history,
             in_cluster=in_cluster,
         )
 
@@ -215,7 +218,15 @@ def make_settlement(
     result = _make_result(outcome, claim, log, pieces, record, prompt, started_ms, now_ms)
     failed = isinstance(outcome, Failed)
     ttl_s = settings.failed_ttl_s if failed else settings.result_ttl_s
-    return Finish(claim, log, entry, encode(result), result_ttl_s=ttl_s, failed=failed)
+    return Finish(
+        claim,
+        log,
+        entry,
+        encode(result),
+        result_ttl_s=ttl_s,
+        failed=failed,
+        has_history=result.h is not UNSET,
+    )
 
 
 def _make_event(
@@ -280,6 +291,7 @@ def _make_result(
         r=answer,
         b=beyond,
         p=_keep_request(record) if end is not None else UNSET,
+        h=log.make_history() if end is not None and record and record.h else UNSET,
         st=started_ms,
         ft=now_ms,
         q=claim.queue,
