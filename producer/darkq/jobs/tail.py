@@ -4,8 +4,8 @@
                         ▲                               │
                         └── missing event, overflow, silence
 
-When a job completes, its log moves into its result, in one piece (`darkq.protocol.history`). That is
-one step, so a reader finds all events in the log or all of them in the result.
+When a job completes, its log moves into its result, in one piece (`darkq.protocol.history`). That
+is one step, so a reader finds all events in the log or all of them in the result.
 
 The log is authoritative; the channel is only the fast path, and may lose messages. A message is
 used if it is the next event after the cursor. Earlier events are duplicates; for later ones the
@@ -33,7 +33,7 @@ from darkq.jobs.mailbox import Mailbox
 from darkq.jobs.status import read_status
 from darkq.jobs.tail_span import TailSpan
 from darkq.protocol import history
-from darkq.protocol.answer_events import answer_to_events, build_terminal_event
+from darkq.protocol.answer_events import answer_to_events, build_terminal_event, merge_pieces
 from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.record import Failure, History, ResultRecord, build_result, read_result
 from darkq.redis.connections import is_away
@@ -62,15 +62,17 @@ class EventBatch(list[AnyEvent]):
 
 
 async def tail(
-    redis: Redis, live: Live, keys: JobKeys, after: Cursor = START
+    redis: Redis, live: Live, keys: JobKeys, after: Cursor = START, *, compact: bool = False
 ) -> AsyncGenerator[EventBatch, None]:
     """Yield a job's events after a cursor, in batches as they arrive, to the terminal one.
+
+    With `compact`, past pieces are merged.
 
     Raises `JobNotFound` for an unknown id, `CursorGone` if the log no longer has the events after
     the cursor, and `RedisUnavailable` if the first call to Redis fails. Later it waits until Redis
     is back. May be closed or cancelled at any point, and resumed from the last event's cursor.
     """
-    reader = LogReader(redis, keys, after)
+    reader = LogReader(redis, keys, after, compact=compact)
     mailbox = Mailbox(on_overflow=live.overflowed)
     started = partial(read_started, redis, keys)
     async with speaking_darkq(), live.subscribed(keys.live, mailbox):
@@ -94,13 +96,13 @@ async def tail(
 
 
 async def read_history(
-    redis: Redis, keys: JobKeys, after: Cursor = START
+    redis: Redis, keys: JobKeys, after: Cursor = START, *, compact: bool = False
 ) -> AsyncGenerator[list[AnyEvent], None]:
     """Yield the events that the log has now after a cursor, without waiting for more.
 
     Raises the errors of `tail`.
     """
-    reader = LogReader(redis, keys, after)
+    reader = LogReader(redis, keys, after, compact=compact)
     async with speaking_darkq():
         while page := await reader.next_page():
             yield page
@@ -110,17 +112,20 @@ class LogReader:
     """The cursor of one reader, and whether the job has ended there."""
 
     __slots__ = (
-        *("_at_end", "_is_new", "_keys", "_reached_redis", "_redis", "_rest"),
+        *("_at_end", "_compact", "_is_new", "_keys", "_reached_redis", "_redis", "_rest"),
         *("cursor", "ended", "started"),
     )
 
-    def __init__(self, redis: Redis, keys: JobKeys, after: Cursor) -> None:
+    def __init__(
+        self, redis: Redis, keys: JobKeys, after: Cursor, *, compact: bool = False
+    ) -> None:
         self.ended = False
         self.cursor = after
         self.started: ev.Started | None = None
         """The first event of the cursor's attempt, if it was read."""
         self._redis = redis
         self._keys = keys
+        self._compact = compact
         # An unreachable Redis is an error at first, as a wrong URL is, and an outage afterwards.
         self._reached_redis = False
         self._is_new = True
@@ -152,7 +157,7 @@ class LogReader:
         self._is_new = False
         self._advance(page)
         self._at_end = 0 < len(page) < PAGE_EVENTS
-        return page
+        return merge_pieces(page) if self._compact else page
 
     def follow(self, messages: Sequence[bytes]) -> tuple[list[AnyEvent], bool]:
         """Return the new events, and True if there was no gap and the job is still running."""
@@ -175,10 +180,10 @@ class LogReader:
 
     def _advance(self, events: Sequence[AnyEvent], cursor: Cursor | None = None) -> None:
         for event in events:
+            if isinstance(event, PIECES):  # most events: skip the slow parsing of the cursor
+                continue
             if isinstance(event, ev.Started):
                 self.started = event
-            elif isinstance(event, PIECES):  # most events: skip the slow parsing of the cursor
-                continue
             elif event.cursor.seq == 0:  # a new attempt number without `started`, as after a retry
                 self.started = None
         if events:

@@ -13,51 +13,55 @@ the answer's texts, such as log probabilities, is kept as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import repeat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain, count, islice, pairwise, repeat
+
+from msgspec.structs import replace
 
 from darkq import event as ev
 from darkq.event import AnyEvent, Cursor
 from darkq.protocol.answer_events import build_terminal_event
-from darkq.protocol.record import BeyondText, FunctionCall, History, ResultRecord
+from darkq.protocol.record import BeyondText, History, ResultRecord, Stretch
 
 VERBATIM = "event"
 """The kind of a stretch whose events are kept as they are."""
 
 # All printable ASCII characters that JSON leaves as they are. The first ones end a number; each of
 # the others is a digit before the end, the lowest one first.
-_DIGITS = [chr(code) for code in range(0x23, 0x7F) if code != ord("\\")]
+_DIGITS = bytes(code for code in range(0x23, 0x7F) if code != ord("\\"))
 _BASE = 26
 _ENDS = len(_DIGITS) - _BASE
-_VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
+_VALUES = bytes.maketrans(_DIGITS, bytes(range(len(_DIGITS))))
+_LAST_VALUES = bytes(range(_ENDS))
 
 
 def pack(numbers: Iterable[int]) -> str:
     """Return numbers, from 0, as text: one character for those up to 64, two up to 1,689."""
-    digits: list[str] = []
+    digits = bytearray()
     for number in numbers:
-        while number >= _ENDS:
-            digits.append(_DIGITS[_ENDS + number % _BASE])
-            number //= _BASE  # noqa: PLW2901
-        digits.append(_DIGITS[number])
-    return "".join(digits)
+        rest = number
+        while rest >= _ENDS:
+            digits.append(_DIGITS[_ENDS + rest % _BASE])
+            rest //= _BASE
+        digits.append(_DIGITS[rest])
+    return digits.decode()
 
 
-def unpack(packed: str) -> Iterator[int]:
-    """Yield the numbers of `pack`. Raises `ValueError` if the text is not of `pack`."""
-    number, scale = 0, 1
-    for digit in packed:
-        value = _VALUES.get(digit)
-        if value is None:
-            raise ValueError("not packed numbers")
+def unpack(packed: str) -> Sequence[int]:
+    """Return the numbers of a text from `pack`."""
+    values = packed.encode().translate(_VALUES)
+    if not values.translate(None, delete=_LAST_VALUES):  # usually: numbers of one digit
+        return values
+    numbers, number, scale = [], 0, 1
+    for value in values:
         if value < _ENDS:
-            yield number + value * scale
+            numbers.append(number + value * scale)
             number, scale = 0, 1
         else:
             number += (value - _ENDS) * scale
             scale *= _BASE
-    if scale > 1:
-        raise ValueError("the last number is not complete")
+    return numbers
 
 
 def read_beginning(history: History) -> list[AnyEvent]:
@@ -67,102 +71,92 @@ def read_beginning(history: History) -> list[AnyEvent]:
 
 def read_end(record: ResultRecord, history: History) -> Cursor:
     """Return the cursor of the terminal event."""
-    pieces = sum(1 for stretch in history.stretches for _ in unpack(stretch.sizes))
-    return Cursor(record.t, pieces + 1)
+    return Cursor(record.t, 1 + sum(len(unpack(each.sizes)) for each in history.stretches))
 
 
 def read_rest(record: ResultRecord, history: History, after: Cursor) -> Iterator[AnyEvent]:
     """Yield the pieces and the terminal event after a cursor that is not beyond the end."""
-    begin = after.seq + 1 if after.attempt == record.t else 1
-    merged = unpack(history.merged) if history.merged else repeat(1)
+    seen = after.seq if after.attempt == record.t else 0
+    merged = unpack(history.merged)
     verbatim = map(ev.decode, history.verbatim)
     texts = _Texts(record)
-    number = 0
+    end = 1
     for stretch in history.stretches:
-        # The sizes come first: the other iterator must not lose a number at the end of a stretch.
-        sizes = zip(unpack(stretch.sizes), merged, strict=False)
+        sizes = unpack(stretch.sizes)
+        begin, end = end, end + len(sizes)
+        skip = min(len(sizes), max(0, seen + 1 - begin))
         if stretch.kind == VERBATIM:
-            for size, _ in sizes:
-                number += 1
-                event = next(verbatim)
-                texts.find(*_place(event)).skip(size)
-                if number >= begin:
-                    yield event
+            events = list(islice(verbatim, len(sizes)))
+            for event, size in zip(events, sizes, strict=True):
+                texts.pass_over(event, size)
+            yield from events[skip:]
             continue
-        text = texts.find(stretch.kind, stretch.index)
-        for size, count in sizes:
-            number += 1
-            if number < begin:
-                text.skip(size)
-            else:
-                at_ms = record.d.first_chunk_ms if number == 1 else 0
-                yield text.take(f"{record.t}-{number}", size, count, at_ms)
-    if number + 1 >= begin:
-        yield build_terminal_event(record, Cursor(record.t, number + 1))
-
-
-def _place(piece: AnyEvent) -> tuple[str, int]:
-    if isinstance(piece, ev.ToolCall):
-        return "tool_call", piece.index
-    return type(piece).__name__.lower(), 0
+        counts = merged[begin - 1 + skip : end - 1] or repeat(1)
+        pieces = texts.take(stretch, sizes, skip, count(begin + skip), counts)
+        if begin + skip == 1 and record.d.first_chunk_ms:
+            pieces = chain([replace(next(pieces), at_ms=record.d.first_chunk_ms)], pieces)
+        yield from pieces
+    if end > seen:
+        yield build_terminal_event(record, Cursor(record.t, end))
 
 
 class _Texts:
-    """The texts of an answer, by kind and, for those of tool calls, index."""
+    """The texts of an answer, and how far they were read."""
 
     def __init__(self, record: ResultRecord) -> None:
         beyond = record.b or BeyondText()
-        answer = record.r if isinstance(record.r, str) else ""
+        self._attempt = record.t
         self._texts = {
-            ("chunk", 0): _Text("chunk", answer),
-            ("reasoning", 0): _Text("reasoning", beyond.reasoning),
-            ("refusal", 0): _Text("refusal", beyond.refusal),
+            ("chunk", 0): record.r if isinstance(record.r, str) else "",
+            ("reasoning", 0): beyond.reasoning,
+            ("refusal", 0): beyond.refusal,
         }
-        # A result has its calls in the order in which they began.
-        self._calls = iter(beyond.tool_calls)
+        self._calls = iter(beyond.tool_calls)  # in the order in which they began
+        self._read: Counter[tuple[str, int]] = Counter()
 
-    def find(self, kind: str, index: int) -> _Text:
-        """Return a text, and where its next piece begins."""
-        if (text := self._texts.get((kind, index))) is None:
+    def pass_over(self, piece: AnyEvent, size: int) -> None:
+        """Note that a piece was read elsewhere."""
+        if isinstance(piece, ev.ToolCall):
+            self._read["tool_call", piece.index] += size
+        else:
+            self._read[type(piece).__name__.lower(), 0] += size
+
+    def take(
+        self,
+        stretch: Stretch,
+        sizes: Sequence[int],
+        skip: int,
+        numbers: Iterable[int],
+        merged: Iterable[int],
+    ) -> Iterator[ev.Piece]:
+        """Return the pieces of a stretch but for the first `skip` ones."""
+        place = stretch.kind, stretch.index
+        call = None
+        if stretch.kind == "tool_call" and place not in self._texts:
             call = next(self._calls)
-            text = self._texts[kind, index] = _Text(kind, call.arguments, index, call)
-        return text
-
-
-class _Text:
-    __slots__ = ("_at", "_call", "_index", "_kind", "_text")
-
-    def __init__(
-        self, kind: str, text: str, index: int = 0, call: FunctionCall | None = None
-    ) -> None:
-        self._kind = kind
-        self._text = text
-        self._index = index
-        self._call = call
-        self._at = 0
-
-    def skip(self, size: int) -> None:
-        self._at += size
-        self._call = None
-
-    def take(self, id_: str, size: int, merged: int, at_ms: int) -> ev.Piece:
-        """Return the next piece."""
-        text = self._text[self._at : self._at + size]
-        self._at += size
-        match self._kind:
-            case "chunk":
-                return ev.Chunk(id=id_, text=text, merged=merged, at_ms=at_ms)
-            case "reasoning":
-                return ev.Reasoning(id=id_, text=text, merged=merged, at_ms=at_ms)
-            case "refusal":
-                return ev.Refusal(id=id_, text=text, merged=merged, at_ms=at_ms)
-        call, self._call = self._call, None
-        return ev.ToolCall(
-            id=id_,
-            index=self._index,
-            arguments=text,
-            call_id=call.id if call else "",
-            name=call.name if call else "",
-            merged=merged,
-            at_ms=at_ms,
+            self._texts[place] = call.arguments
+        text, at, attempt = self._texts[place], self._read[place], self._attempt
+        self._read[place] += sum(sizes)
+        ends = pairwise(accumulate(sizes[skip:], initial=at + sum(sizes[:skip])))
+        spans = zip(numbers, ends, merged, strict=False)
+        if stretch.kind != "tool_call":
+            make = _CLASSES[stretch.kind]
+            return (
+                make(id=f"{attempt}-{number}", text=text[begin:end], merged=count)
+                for number, (begin, end), count in spans
+            )
+        calls: Iterator[ev.Piece] = (
+            ev.ToolCall(
+                id=f"{attempt}-{number}",
+                index=stretch.index,
+                arguments=text[begin:end],
+                merged=count,
+            )
+            for number, (begin, end), count in spans
         )
+        if call is None or skip:
+            return calls
+        return chain([replace(next(calls), call_id=call.id, name=call.name)], calls)
+
+
+_CLASSES = {"chunk": ev.Chunk, "reasoning": ev.Reasoning, "refusal": ev.Refusal}
