@@ -6,6 +6,7 @@ between two pieces of another kind.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from itertools import count
 
@@ -68,8 +69,10 @@ def build_terminal_event(record: ResultRecord, at: Cursor) -> ev.Terminal:
         if record.r.type == "JobCancelled":
             return ev.Cancelled(id=str(at), at_ms=record.ft)
         return ev.Failed(id=str(at), code=record.r.code, message=record.r.message, at_ms=record.ft)
+    # msgspec omits a default only if it is the same object, and the bytes must be the same again.
+    finish_reason = sys.intern(record.d.finish_reason)
     return ev.Completed(
-        id=str(at), finish_reason=record.d.finish_reason, usage=record.d.usage, at_ms=record.ft
+        id=str(at), finish_reason=finish_reason, usage=record.d.usage, at_ms=record.ft
     )
 
 

@@ -77,7 +77,7 @@ def write(flushes: Sequence[Sequence[AnyPiece]], attempt: int = 3) -> Ended:
         log.seal()
     sealed, at = log.close()
     events: list[AnyEvent] = [ev.decode(entry.event) for entry in log.seal()]
-    events.append(ev.Completed(id=str(at), finish_reason="length", at_ms=9))
+    events.append(ev.Completed(id=str(at), finish_reason="stop", at_ms=9))
     text, beyond = assemble(sealed)
     record = ResultRecord(
         t=attempt,
@@ -87,7 +87,7 @@ def write(flushes: Sequence[Sequence[AnyPiece]], attempt: int = 3) -> Ended:
         ft=9,
         q="q",
         id=KEYS.arq_id,
-        d=Details(outcome="completed", finish_reason="length", first_chunk_ms=log.first_chunk_ms),
+        d=Details(outcome="completed", finish_reason="stop", first_chunk_ms=log.first_chunk_ms),
         r=text,
         b=beyond,
         h=log.make_history(),
@@ -99,6 +99,7 @@ def write(flushes: Sequence[Sequence[AnyPiece]], attempt: int = 3) -> Ended:
 def test_each_event_is_as_it_was(flushes: list[list[AnyPiece]]) -> None:
     ended = write(flushes)
     assert ended.read() == ended.events
+    assert [ev.encode(event) for event in ended.read()] == [ev.encode(e) for e in ended.events]
     assert read_end(ended.record, ended.history) == ended.events[-1].cursor
 
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias, assert_never
+from typing import NamedTuple, TypeAlias
 
 from msgspec import UNSET, UnsetType
 
 from darkq import event as ev
+from darkq.event import Cursor
 from darkq.jobs.cancel import CANCELLED
+from darkq.protocol.answer_events import build_terminal_event
 from darkq.protocol.record import (
     FUNCTION,
     KEPT_CHARS,
@@ -202,13 +204,11 @@ def make_settlement(
             burns_try=False,
             job_ttl_s=settings.job_ttl_s,
         )
-    event = _make_event(outcome, str(cursor), claim.attempt, now_ms)
-    entry = Entry(event.id, ev.encode(event))
     if isinstance(outcome, TryAgain | HandBack):
         return Release(
             claim,
             log,
-            entry,
+            _make_entry(_make_retrying(outcome, cursor, now_ms)),
             delay_s=outcome.delay_s if isinstance(outcome, TryAgain) else None,
             queued_at_ms=claim.queued_at_ms,  # the old score: ahead of jobs enqueued since
             burns_try=isinstance(outcome, TryAgain),
@@ -221,7 +221,7 @@ def make_settlement(
     return Finish(
         claim,
         log,
-        entry,
+        _make_entry(build_terminal_event(result, cursor)),
         encode(result),
         result_ttl_s=ttl_s,
         failed=failed,
@@ -229,36 +229,21 @@ def make_settlement(
     )
 
 
-def _make_event(
-    outcome: Completed | Failed | Cancelled | TryAgain | HandBack,
-    id_: str,
-    attempt: int,
-    now_ms: int,
-) -> ev.Event:
-    match outcome:
-        case Completed(end):
-            return ev.Completed(
-                id=id_, finish_reason=end.finish_reason, usage=end.usage, at_ms=now_ms
-            )
-        case Failed(code, message):
-            return ev.Failed(id=id_, code=code, message=message, at_ms=now_ms)
-        case Cancelled():
-            return ev.Cancelled(id=id_, at_ms=now_ms)
-        case TryAgain(reason, delay_s, message):
-            return ev.Retrying(
-                id=id_,
-                attempt=attempt,
-                reason=reason,
-                retry_in_s=round(delay_s, 3),
-                at_ms=now_ms,
-                message=message,
-            )
-        case HandBack():
-            return ev.Retrying(
-                id=id_, attempt=attempt, reason="worker_shutdown", retry_in_s=0, at_ms=now_ms
-            )
-        case _:
-            assert_never(outcome)
+def _make_entry(event: ev.Event) -> Entry:
+    return Entry(event.id, ev.encode(event))
+
+
+def _make_retrying(outcome: TryAgain | HandBack, at: Cursor, now_ms: int) -> ev.Retrying:
+    if isinstance(outcome, HandBack):
+        outcome = TryAgain("worker_shutdown", 0)
+    return ev.Retrying(
+        id=str(at),
+        attempt=at.attempt,
+        reason=outcome.reason,
+        retry_in_s=round(outcome.delay_s, 3),
+        at_ms=now_ms,
+        message=outcome.message,
+    )
 
 
 def _make_result(
