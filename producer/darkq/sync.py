@@ -44,7 +44,7 @@ from darkq.operate.upstreams import UpstreamStatus
 from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.output import Output
 from darkq.protocol.prompt import Prompt
-from darkq.protocol.record import Result
+from darkq.protocol.result import Result
 from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq.settings.settings import Settings
 

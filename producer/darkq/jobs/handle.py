@@ -35,7 +35,8 @@ from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.output import Output
-from darkq.protocol.record import KeptRequest, Result, build_result, read_result
+from darkq.protocol.record import KeptRequest, read_result
+from darkq.protocol.result import Result, build_result
 from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq

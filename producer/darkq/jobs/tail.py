@@ -35,7 +35,8 @@ from darkq.jobs.tail_span import TailSpan
 from darkq.protocol import history
 from darkq.protocol.answer_events import answer_to_events, build_terminal_event, merge_pieces
 from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
-from darkq.protocol.record import Failure, History, ResultRecord, build_result, read_result
+from darkq.protocol.record import Failure, History, ResultRecord, read_result
+from darkq.protocol.result import build_result
 from darkq.redis.connections import is_away
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live

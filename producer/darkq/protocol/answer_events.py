@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from darkq import event as ev
 from darkq.event import AnyEvent, Cursor
-from darkq.protocol.record import Failure, Result, ResultRecord
+from darkq.protocol.record import Failure, ResultRecord
+from darkq.protocol.result import Result
 
 
 def answer_to_events(result: Result) -> list[ev.Piece]:

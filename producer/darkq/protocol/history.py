@@ -129,7 +129,7 @@ class _Texts:
         numbers: Iterable[int],
         merged: Iterable[int],
     ) -> Iterator[ev.Piece]:
-        """Return the pieces of a stretch but for the first `skip` ones."""
+        """Return the pieces of a stretch after the first `skip` ones."""
         place = stretch.kind, stretch.index
         call = None
         if stretch.kind == "tool_call" and place not in self._texts:
