@@ -9,14 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Mapping,
-)
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -31,14 +24,7 @@ from darkq_gateway.board.job_index import GROUPS, JobIndex, Listing, ListQuery, 
 from darkq_gateway.board.list_query import read_query
 from darkq_gateway.board.pace import Pace, Paces
 from darkq_gateway.board.rows import BatchRow, complete_rows, explain_rows, read_batches
-from darkq_gateway.board.snapshot import (
-    MAX_JOBS,
-    Snapshot,
-    System,
-    SystemReader,
-    View,
-    make_view,
-)
+from darkq_gateway.board.snapshot import MAX_JOBS, Snapshot, System, SystemReader, View, make_view
 from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.context import SETTINGS, get_caller
 from darkq_gateway.http.sse_response import STREAMS
@@ -48,12 +34,10 @@ logger = logging.getLogger("darkq.gateway")
 INTERVAL_S = 1.0
 
 T = TypeVar("T")
+routes = web.RouteTableDef()
 
 
-def routes() -> list[web.RouteDef]:
-    return [web.get("/board/overview", stream_overview, allow_head=False)]
-
-
+@routes.get("/board/overview", allow_head=False)
 async def stream_overview(request: web.Request) -> web.StreamResponse:
     """Stream snapshots of what the caller may see."""
     page = Page(make_view(get_caller(request), request.app[SETTINGS]), read_query(request))
@@ -123,9 +107,7 @@ class Overviews:
                 self._has_watchers.clear()
                 try:
                     await self._publish_while_watched(paces)
-                except (
-                    Exception
-                ) as error:  # ends this round of polling; the next page starts another
+                except Exception as error:  # ends this round; the next page starts another
                     logger.exception("board update failed")
                     self._forget()
                     self._fail(list(self._watched), error)
@@ -171,9 +153,8 @@ class Overviews:
 
     def _fail(self, pages: Collection[Page], error: Exception) -> None:
         for page in pages:
-            if (
-                board := self._watched.pop(page, None)
-            ) is not None:  # None if its last watcher has left
+            board = self._watched.pop(page, None)
+            if board is not None:  # its last watcher may have left
                 board.fail(error)
 
     def _forget(self) -> None:

@@ -10,7 +10,7 @@ import re
 
 from aiohttp import web
 
-from darkq_gateway.http.errors import ApiError, get_body_maker, make_openai_body
+from darkq_gateway.http.errors import ApiError, is_openai
 
 _INTEGER = re.compile(r"[0-9]{1,15}", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
@@ -50,6 +50,6 @@ def parse_integer(text: str, *, least: int, most: int) -> int | None:
 
 
 def _make_error(request: web.Request, name: str, reason: str) -> ApiError:
-    if get_body_maker(request.path) is make_openai_body:
+    if is_openai(request.path):
         return ApiError(400, "invalid_value", reason, name)
     return ApiError(422, "invalid_query", reason, name)

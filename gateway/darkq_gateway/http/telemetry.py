@@ -17,6 +17,7 @@ from darkq.telemetry.logging import LogEvent
 from darkq.telemetry.metrics import Measure, Tally
 from darkq.telemetry.tracing import TraceContext, tracer
 from darkq_gateway.http.context import CALLER, REQUEST_ID, ROUTE, TRACE_ID
+from darkq_gateway.http.errors import get_route_pattern
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -92,8 +93,7 @@ def _make_middleware(tracer: Tracer) -> Middleware:
     @web.middleware
     async def trace(request: web.Request, handler: Handler) -> web.StreamResponse:
         method = request.method if request.method in hdrs.METH_ALL else "_OTHER"
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource is not None else "?"
+        route = get_route_pattern(request)
         span = tracer.start_span(
             f"{method} {route}",
             context=_read_trace_context(request).context() or Context(),

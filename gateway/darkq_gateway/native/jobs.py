@@ -98,18 +98,10 @@ class JobList(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[Status]
 
 
-def routes() -> list[web.RouteDef]:
-    return [
-        web.post("/jobs", create),
-        web.post("/jobs:batch", create_many),
-        web.get("/jobs", list_jobs),
-        web.get("/jobs/{job_id}", get_status),
-        web.get("/jobs/{job_id}/result", get_result),
-        web.post("/jobs/{job_id}/cancel", cancel),
-        web.post("/jobs/{job_id}/retry", retry),
-    ]
+routes = web.RouteTableDef()
 
 
+@routes.post("/jobs")
 async def create(request: web.Request) -> web.Response:
     """Create a job. With the header `Idempotency-Key` the request can be repeated safely."""
     new = await read_json(request, NewJob)
@@ -121,6 +113,7 @@ async def create(request: web.Request) -> web.Response:
     return respond_json(accepted, 200 if handle.duplicate else 201, headers)
 
 
+@routes.post("/jobs:batch")
 async def create_many(request: web.Request) -> web.Response:
     """Create many jobs. With the header `Idempotency-Key` the request can be repeated safely."""
     batch = await read_json(request, NewJobs)
@@ -142,6 +135,7 @@ def _make_jobs(batch: NewJobs, caller: Caller) -> list[Job]:
     return jobs
 
 
+@routes.get("/jobs")
 async def list_jobs(request: web.Request) -> web.Response:
     """List the caller's latest jobs, newest first."""
     limit = read_integer(request, "limit", default=50, least=1, most=MAX_LISTED)
@@ -149,6 +143,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     return respond_json(JobList(jobs=jobs))
 
 
+@routes.get("/jobs/{job_id}")
 @accepts_ticket()
 async def get_status(request: web.Request) -> web.Response:
     """Return the status of a job, and why it waits or has failed."""
@@ -160,6 +155,7 @@ async def _respond_status(request: web.Request, status: Status, code: int = 200)
     return respond_json(explained, code)
 
 
+@routes.get("/jobs/{job_id}/result")
 @accepts_ticket()
 async def get_result(request: web.Request) -> web.Response:
     """Return a job's result; `wait_s` waits for it. 202 and the status if there is none yet."""
@@ -186,6 +182,7 @@ async def _respond_result(request: web.Request, handle: JobHandle, wait_s: float
         raise ApiError(409, "job_cancelled", "the job was cancelled") from None
 
 
+@routes.post("/jobs/{job_id}/cancel")
 @accepts_ticket(to_cancel=True)
 async def cancel(request: web.Request) -> web.Response:
     """Cancel a job, or request it from its worker; a finished job does not change."""
@@ -193,6 +190,7 @@ async def cancel(request: web.Request) -> web.Response:
     return respond_json(await job.handle.cancel())
 
 
+@routes.post("/jobs/{job_id}/retry")
 async def retry(request: web.Request) -> web.Response:
     """Run a failed job again. The limits of the caller's key apply, as to a new job."""
     job, caller = await get_own_job(request), get_caller(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiohttp import hdrs, web
 
@@ -12,7 +12,6 @@ from darkq.errors import FileNotFound, FileTooLarge
 from darkq.protocol.validation import UNKNOWN
 from darkq.serving.files import Content as FileContent
 from darkq.serving.files import FileInfo, Files
-from darkq.serving.files import Purpose as FilePurpose
 from darkq_gateway.http.bodies import get_media_type, respond_json
 from darkq_gateway.http.context import CLIENT, SETTINGS, get_caller
 from darkq_gateway.http.errors import ApiError
@@ -31,18 +30,10 @@ MAX_TTL_S = 30 * 86400
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 _FIELDS = ("purpose", _ANCHOR, _SECONDS)
 _UNSAFE = re.compile(r"[^\w.\- ]")
+routes = web.RouteTableDef()
 
 
-def routes() -> list[web.RouteDef]:
-    return [
-        web.post("/v1/files", create),
-        web.get("/v1/files", list_files),
-        web.get("/v1/files/{file_id}", retrieve),
-        web.get("/v1/files/{file_id}/content", download, allow_head=False),
-        web.delete("/v1/files/{file_id}", delete),
-    ]
-
-
+@routes.post("/v1/files")
 async def create(request: web.Request) -> web.Response:
     """Upload the input file of a batch."""
     if get_media_type(request) != "multipart/form-data":
@@ -73,18 +64,17 @@ async def _store(request: web.Request, max_bytes: int) -> FileInfo:
                 else:
                     filename = _sanitize_filename(part)
                     content = await files.receive(tenant, form.pieces(), max_bytes=max_bytes)
-        asked = _parse_fields(fields)
+        ttl_s = _read_ttl_s(fields)
         if content is None:
             raise ApiError(400, "missing_parameter", "the form has no file", "file")
-        return await files.publish(
-            tenant, content, filename=filename, purpose=asked.purpose, ttl_s=asked.ttl_s
-        )
+        return await files.publish(tenant, content, filename=filename, purpose="batch", ttl_s=ttl_s)
     except BaseException:
         if content is not None:
             await files.discard(tenant, content)
         raise
 
 
+@routes.get("/v1/files")
 async def list_files(request: web.Request) -> web.Response:
     """List the caller's files, newest first."""
     asked = read_page_query(request, most=MAX_LISTED)
@@ -101,11 +91,13 @@ async def list_files(request: web.Request) -> web.Response:
     return respond_json(make_page([make_file_object(info) for info in page.files], page.has_more))
 
 
+@routes.get("/v1/files/{file_id}")
 async def retrieve(request: web.Request) -> web.Response:
     """Get the metadata of a file."""
     return respond_json(make_file_object(await _get_info(request)))
 
 
+@routes.get("/v1/files/{file_id}/content", allow_head=False)
 async def download(request: web.Request) -> web.StreamResponse:
     """Download the content of a file."""
     info = await _get_info(request)
@@ -122,6 +114,7 @@ async def download(request: web.Request) -> web.StreamResponse:
     return response
 
 
+@routes.delete("/v1/files/{file_id}")
 async def delete(request: web.Request) -> web.Response:
     """Delete a file, unless it is the input of an open batch."""
     file_id, tenant = request.match_info["file_id"], get_caller(request).tenant
@@ -164,25 +157,20 @@ def _add_field(fields: dict[str, str], field: Field) -> None:
     fields[name] = field.value
 
 
-class _UploadOptions(NamedTuple):
-    purpose: FilePurpose
-    ttl_s: int | None
-
-
-def _parse_fields(fields: dict[str, str]) -> _UploadOptions:
-    """Parse the fields of a form. Raises `ApiError`, which names the field."""
+def _read_ttl_s(fields: dict[str, str]) -> int | None:
+    """Return for how long to keep the file. Raises `ApiError`, which names the field."""
     if "purpose" not in fields:
         raise ApiError(400, "missing_parameter", "purpose must be 'batch'", "purpose")
     anchor, seconds = fields.get(_ANCHOR), fields.get(_SECONDS)
     if anchor is None and seconds is None:
-        return _UploadOptions("batch", None)
+        return None
     if anchor != "created_at":
         raise ApiError(400, "invalid_value", f"{_ANCHOR} must be 'created_at'", _ANCHOR)
     ttl_s = parse_integer(seconds or "", least=MIN_TTL_S, most=MAX_TTL_S)
     if ttl_s is None:
         message = f"{_SECONDS} must be a whole number from {MIN_TTL_S:,} to {MAX_TTL_S:,}"
         raise ApiError(400, "invalid_value", message, _SECONDS)
-    return _UploadOptions("batch", ttl_s)
+    return ttl_s
 
 
 def _given_twice(name: str) -> ApiError:

@@ -28,7 +28,6 @@ from darkq.serving.request_dedup import Held, request_digest
 from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.context import CLIENT, SETTINGS, get_caller, get_own_job
-from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.idempotency import IDEMPOTENCY_KEY, RETRY_COUNT
 from darkq_gateway.http.sse_response import STREAMS
 
@@ -88,13 +87,12 @@ class Waiters:
         while True:
             await asyncio.sleep(pause_s)
             for holding in list(self._waiting):
-                if holding.done() and not holding.cancelled() and holding.exception() is None:
-                    await self._renew_one(holding.result()[1])
-
-    async def _renew_one(self, held: Held | None) -> None:
-        if held is not None:
-            with suppress(DarkqError):  # the next round is still within the lease
-                await self._app[CLIENT].reattachments.renew(held)
+                if not holding.done() or holding.cancelled() or holding.exception() is not None:
+                    continue
+                _, held = holding.result()
+                if held is not None:
+                    with suppress(DarkqError):  # the next round is still within the lease
+                        await self._app[CLIENT].reattachments.renew(held)
 
     async def _cancel_after(self, holding: Holding, grace_s: float) -> None:
         client = self._app[CLIENT]
@@ -106,7 +104,7 @@ class Waiters:
             await asyncio.sleep(grace_s)
             if await client.reattachments.is_last(held):
                 await client.job(held.job_id).cancel()
-        except (DarkqError, ApiError) as error:  # the job then runs until its own deadline
+        except DarkqError as error:  # the job then runs until its own deadline
             kind = type(error).__name__
             logger.warning(LogEvent("cancel of abandoned job failed", error=kind))
 

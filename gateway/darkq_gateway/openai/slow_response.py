@@ -23,10 +23,8 @@ from aiohttp import web
 from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.bodies import respond_json
 from darkq_gateway.http.context import SETTINGS
-from darkq_gateway.http.errors import get_body_maker, handle_error
+from darkq_gateway.http.errors import handle_error, make_body
 from darkq_gateway.http.idempotency import RETRY_COUNT
-
-_BLANK = b" "
 
 
 async def send_when_done(
@@ -51,22 +49,16 @@ async def _send_blanks_until_done(
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     while not task.done():
-        await response.write(_BLANK)
+        await response.write(b" ")
         await asyncio.wait([task], timeout=request.app[SETTINGS].gateway_heartbeat_s)
     try:
         body = task.result()
     except Exception as error:
-        body = _make_late_error(request, error)
+        body = make_body(request.path, handle_error(error))
+        if RETRY_COUNT in request.headers:
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the client must retry") from None
     await response.write(msgspec.json.encode(body))
     await response.write_eof()
     return response
-
-
-def _make_late_error(request: web.Request, error: Exception) -> dict[str, Any]:
-    """Return the body of an error, or abort the connection of a client that retries."""
-    known = handle_error(error)
-    if RETRY_COUNT in request.headers:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("the client must retry") from None
-    return get_body_maker(request.path)(known)

@@ -45,13 +45,11 @@ class System(NamedTuple):
 def make_process_families(process: Process) -> Iterator[Metric]:
     """Yield the families of one gateway."""
     yield from make_measure_families(OWN, process.tally.numbers)
-    yield gauge(
-        "darkq_gateway_redis_up", "Whether Redis has answered this scrape.", int(process.has_redis)
-    )
+    has_redis = int(process.has_redis)
+    yield gauge("darkq_gateway_redis_up", "Whether Redis has answered this scrape.", has_redis)
     yield gauge("darkq_gateway_readers", "Open event streams.", process.readers)
-    yield gauge(
-        "darkq_gateway_readers_max", "The limit of open event streams.", process.max_readers
-    )
+    most = process.max_readers
+    yield gauge("darkq_gateway_readers_max", "The limit of open event streams.", most)
     yield CounterMetricFamily(
         "darkq_gateway_reader_overflows",
         "Times that a reader was too slow for live events and continued from the event log.",

@@ -36,12 +36,10 @@ SCRAPE_TIMEOUT_S = 5.0
 """The deadline for Redis. Prometheus by default waits twice as long."""
 
 _OPEN_METRICS = "application/openmetrics-text"
+routes = web.RouteTableDef()
 
 
-def routes() -> list[web.RouteDef]:
-    return [web.get("/metrics", get_metrics)]
-
-
+@routes.get("/metrics")
 @public
 async def get_metrics(request: web.Request) -> web.Response:
     """Return metrics in Prometheus' text format, or in OpenMetrics if `Accept` names it."""

@@ -12,7 +12,7 @@ from openai.types.responses import Response
 from darkq import Cancelled, Chunk, Completed, Failed, Queued, Retrying, Started, Usage
 from darkq.event import AnyEvent, Reasoning, Refusal, ToolCall
 from darkq.openai.response_events import ResponseBuilder
-from darkq_gateway.openai.chat_stream import ChatStream, Interrupted
+from darkq_gateway.openai.chat import ChatStream, Interrupted
 from support.open_responses import check_chunk, check_event, check_response
 
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
