@@ -18,8 +18,6 @@ is registered in `on_shutdown`: aiohttp calls it before it waits for requests in
 
 from __future__ import annotations
 
-from functools import partial
-
 from aiohttp import web
 
 from darkq import Client, Settings
@@ -107,7 +105,8 @@ def make_app(
     app[TALLY] = tally = Tally()
     app[STREAMS] = streams = Streams(settings, tally)
     app[FANOUTS] = client.make_fanouts(
-        ping_after_s=settings.gateway_heartbeat_s, on_relayed=partial(_count_relayed, tally)
+        ping_after_s=settings.gateway_heartbeat_s,
+        on_relayed=lambda seconds, readers: tally.observe(RELAY, seconds, by=readers),
     )
     app[FILES] = files_store = Files(settings)
     app[QUOTA] = FileQuota(files_store, settings)
@@ -134,7 +133,3 @@ async def _record_response(request: web.Request, response: web.StreamResponse) -
     request[ROUTE] = get_route_pattern(request)
     count_response(request.app[TALLY], request, request[ROUTE], response.status)
     set_common_headers(request, response)
-
-
-def _count_relayed(tally: Tally, seconds: float, readers: int) -> None:
-    tally.observe(RELAY, seconds, by=readers)

@@ -15,19 +15,19 @@ earlier steps again.
 from __future__ import annotations
 
 import time
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
 
-from darkq import InvalidJob, Job, JobHandle, JobNotFound, Status
+from darkq import InvalidJob, Job, JobHandle, JobNotFound
 from darkq.openai.body import CHAT, read_body
 from darkq.serving.request_dedup import request_digest
 from darkq_gateway.ai_sdk.messages import MAX_ID_CHARS, get_continued, replay, to_chat_messages
 from darkq_gateway.ai_sdk.stream import Json, UiStream, begin
 from darkq_gateway.http.auth import accepts_ticket
 from darkq_gateway.http.bodies import read_json
-from darkq_gateway.http.context import CLIENT, Caller, OwnJob, get_caller, get_own_job
+from darkq_gateway.http.context import CLIENT, Caller, get_caller, get_own_job
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.idempotency import IDEMPOTENCY_KEY
 from darkq_gateway.http.sse_response import DONE, STREAMS, encode_events
@@ -47,7 +47,10 @@ async def create(request: web.Request) -> web.StreamResponse:
     The job continues when the client disconnects.
     """
     body = await read_json(request, dict[str, Any])
-    chat_id = _check_chat_id(body.get("id"))
+    chat_id = body.get("id")
+    if not isinstance(chat_id, str) or not 0 < len(chat_id) <= MAX_ID_CHARS:
+        reason = f"must be a string of 1 to {MAX_ID_CHARS} characters"
+        raise ApiError(422, "invalid_body", reason, "id")
     job, continued = make_job(body, get_caller(request))
     client = request.app[CLIENT]
     key = request.headers.get(IDEMPOTENCY_KEY)
@@ -65,11 +68,14 @@ async def resume(request: web.Request) -> web.StreamResponse:
     """Stream the message of a chat's latest job. 204 if there is none, or it ended long ago."""
     digest = _digest(request, request.match_info["chat_id"])
     latest = await request.app[CLIENT].chats.find(digest)
-    job: OwnJob | None = None
-    if latest is not None:
-        with suppress(JobNotFound):
-            job = await get_own_job(request, latest.job_id)
-    if latest is None or job is None or _has_ended_long_ago(job.status):
+    if latest is None:
+        return web.Response(status=204)
+    try:
+        job = await get_own_job(request, latest.job_id)
+    except JobNotFound:
+        return web.Response(status=204)
+    ended_s = job.status.finished_ms / 1000
+    if is_finished(job.status) and time.time() - ended_s > RESUMABLE_S:
         return web.Response(status=204)
     return await _stream(request, job.handle, latest.begun)
 
@@ -121,17 +127,6 @@ async def _stream(request: web.Request, job: JobHandle, begun: bytes = b"") -> w
 
 def _make_error(error: ApiError) -> Json:
     return {"type": "error", "errorText": error.message}
-
-
-def _has_ended_long_ago(status: Status) -> bool:
-    return is_finished(status) and time.time() * 1000 - status.finished_ms > RESUMABLE_S * 1000
-
-
-def _check_chat_id(chat_id: object) -> str:
-    if not isinstance(chat_id, str) or not 0 < len(chat_id) <= MAX_ID_CHARS:
-        reason = f"must be a string of 1 to {MAX_ID_CHARS} characters"
-        raise ApiError(422, "invalid_body", reason, "id")
-    return chat_id
 
 
 def _digest(request: web.Request, chat_id: str) -> str:

@@ -56,19 +56,10 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def make_job(self, caller: Caller) -> Job:
         """Return the validated job. Raises `InvalidJob`, and `ApiError` if the key forbids it."""
-        job = Job.create(
-            self.prompt,
-            model=caller.model_for(self.model),
-            upstream=self.upstream,
-            priority=self.priority,
-            timeout_s=self.timeout_s,
-            tries=self.tries,
-            metadata=self.metadata,
-            options=None if isinstance(self.options, msgspec.UnsetType) else self.options,
-            ignore_unsupported=self.ignore_unsupported is True,
-            parameters=self.parameters or None,
-            tenant=caller.tenant,
-        )
+        fields = msgspec.structs.asdict(self)
+        given = {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+        given |= {"model": caller.model_for(self.model), "tenant": caller.tenant}
+        job = Job.create(**given)
         caller.check_prompt(job.prompt_bytes)
         return job
 

@@ -29,8 +29,7 @@ from darkq import (
 )
 from darkq.batches.answers import response_object
 from darkq.openai.response import Repeated, read_repeated
-from darkq.openai.response_body import read_items
-from darkq.openai.response_input import to_input_items
+from darkq.openai.response_body import read_items, to_input_items
 from darkq.openai.response_items import ITEM_ID
 from darkq.protocol.record import KeptRequest
 from darkq_gateway.http.bodies import respond_json
