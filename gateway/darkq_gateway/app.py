@@ -46,8 +46,7 @@ from darkq_gateway.openai import (
     responses,
     unsupported,
 )
-from darkq_gateway.openai.file_limits import QUOTA, FileExpiry, FileQuota
-from darkq_gateway.openai.files import FILES
+from darkq_gateway.openai.files import FILES, QUOTA, FileExpiry, FileQuota
 from darkq_gateway.openai.foreground import WAITERS, Waiters
 from darkq_gateway.operations import health, metrics
 

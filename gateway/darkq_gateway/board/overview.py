@@ -20,8 +20,14 @@ from aiohttp import web
 from darkq import Client, Settings
 from darkq.jobs.job_lists import Why
 from darkq.sse import frame
-from darkq_gateway.board.job_index import GROUPS, JobIndex, Listing, ListQuery, read_rows
-from darkq_gateway.board.list_query import read_query
+from darkq_gateway.board.job_index import (
+    GROUPS,
+    JobIndex,
+    Listing,
+    ListQuery,
+    read_query,
+    read_rows,
+)
 from darkq_gateway.board.pace import Pace, Paces
 from darkq_gateway.board.rows import BatchRow, complete_rows, explain_rows, read_batches
 from darkq_gateway.board.snapshot import MAX_JOBS, Snapshot, System, SystemReader, View, make_view
@@ -65,7 +71,6 @@ class Overviews:
         self._shows_prompts = settings.gateway_board_prompts
         self._watched: dict[Page, _Board] = {}
         self._has_watchers = asyncio.Event()
-        self._indexes: dict[str | None, JobIndex] = {}
         self._system = SystemReader(client, settings)
         self._latest = _NOTHING
         self.readings = 0
@@ -138,7 +143,6 @@ class Overviews:
             read = await self._read_or_fail(pages, partial(self._read_tenant, tenant, batches))
             if read is not None:
                 tenants[tenant] = read
-        self._indexes = {tenant: read.jobs for tenant, read in tenants.items()}
         self._latest = _Latest(tenants, self._latest.paces, self._latest.reasons, system)
 
     async def _read_or_fail(
@@ -159,14 +163,13 @@ class Overviews:
 
     def _forget(self) -> None:
         """Keep no reading: a page that is opened later must not show it as new."""
-        self._indexes, self._latest = {}, _NOTHING
+        self._latest = _NOTHING
 
     async def _read_tenant(self, tenant: str | None, queries: Collection[ListQuery]) -> _OfTenant:
-        index = self._indexes.get(tenant) or JobIndex(
-            self._client, tenant, shows_prompts=self._shows_prompts
-        )
+        known = self._latest.tenants.get(tenant)
+        new = JobIndex(self._client, tenant, shows_prompts=self._shows_prompts)
+        index = known.jobs if known else new
         await index.refresh()
-        self._indexes[tenant] = index
         batches = await read_batches(self._client, tenant)
         own = {batch.batch_id for batch in batches}
         lines = {

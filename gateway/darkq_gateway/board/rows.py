@@ -9,8 +9,8 @@ import msgspec
 
 from darkq import BatchNotFound, BatchStatus, Client, Status
 from darkq.jobs.job_lists import Beginning, Why
-from darkq.jobs.status import FINISHED
 from darkq_gateway.board.pace import Pace
+from darkq_gateway.native.caching import is_finished
 
 MAX_BATCHES = 20
 PROMPT_CHARS = 1000
@@ -33,7 +33,7 @@ class JobRow(Status, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def unfinished(self) -> bool:
         """Whether the job has not ended."""
-        return self.state not in FINISHED
+        return not is_finished(self)
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,8 +13,19 @@ import msgspec
 from aiohttp import web
 
 from darkq import Job, JobCancelled, JobFailed, JobHandle
-from darkq import event as ev
 from darkq.batches.answers import chat_completion
+from darkq.event import (
+    AnyEvent,
+    Cancelled,
+    Chunk,
+    Completed,
+    Failed,
+    Piece,
+    Reasoning,
+    Refusal,
+    Started,
+    ToolCall,
+)
 from darkq.openai.body import CHAT
 from darkq.openai.chat import build_delta, build_logprobs, chat_usage, map_finish_reason
 from darkq_gateway.http.bodies import read_json_bytes
@@ -22,7 +33,6 @@ from darkq_gateway.http.errors import ApiError, make_openai_body
 from darkq_gateway.http.sse_response import DONE, STREAMS, encode_events
 from darkq_gateway.openai import foreground
 from darkq_gateway.openai.request import decode, make_job, make_job_error, take
-from darkq_gateway.openai.slow_response import send_when_done
 
 PREFIX = "chatcmpl-"
 routes = web.RouteTableDef()
@@ -36,7 +46,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     async with foreground.hold_job(request, asked.job, body) as job:
         if asked.stream:
             return await _stream(request, job, asked)
-        return await send_when_done(request, _read_completion(job))
+        return await foreground.send_when_done(request, _read_completion(job))
 
 
 async def _read_completion(job: JobHandle) -> dict[str, Any]:
@@ -129,43 +139,43 @@ class ChatStream:
         self._model = ""
         self.has_answer = False
 
-    def feed(self, event: ev.AnyEvent) -> list[dict[str, Any]]:
+    def feed(self, event: AnyEvent) -> list[dict[str, Any]]:
         """Return the chunks for one event of the job.
 
         Raises `Interrupted` if the answer cannot be completed.
         """
         match event:
-            case ev.Started():
+            case Started():
                 return self._started(event)
-            case ev.Chunk() | ev.Reasoning() | ev.Refusal() | ev.ToolCall():
+            case Chunk() | Reasoning() | Refusal() | ToolCall():
                 return self._piece(event)
-            case ev.Completed():
+            case Completed():
                 return self._completed(event)
-            case ev.Failed():
+            case Failed():
                 raise Interrupted(event.code, event.message)
-            case ev.Cancelled():
+            case Cancelled():
                 raise Interrupted("cancelled", "the job was cancelled")
         return []
 
-    def _started(self, event: ev.Started) -> list[dict[str, Any]]:
+    def _started(self, event: Started) -> list[dict[str, Any]]:
         if self.has_answer:
             message = "the attempt that generated this text was lost; repeat the request"
             raise Interrupted("attempt_superseded", message)
         self._model = event.model
         return []
 
-    def _piece(self, piece: ev.Piece) -> list[dict[str, Any]]:
-        logprobs = piece.logprobs if isinstance(piece, ev.Chunk) else None
+    def _piece(self, piece: Piece) -> list[dict[str, Any]]:
+        logprobs = piece.logprobs if isinstance(piece, Chunk) else None
         chunk = self._chunk(build_delta(piece), logprobs=build_logprobs(logprobs))
         if self.has_answer:
             return [chunk]
         self.has_answer = True
         # `content` stays null if there will be no text, as in a call of a tool.
-        content = "" if isinstance(piece, ev.Chunk) else None
+        content = "" if isinstance(piece, Chunk) else None
         first = {"role": "assistant", "content": content, "refusal": None}
         return [self._chunk(first), chunk]
 
-    def _completed(self, event: ev.Completed) -> list[dict[str, Any]]:
+    def _completed(self, event: Completed) -> list[dict[str, Any]]:
         self.ended = True
         chunks = [self._chunk({}, finish_reason=map_finish_reason(event.finish_reason))]
         if self._include_usage and event.usage is not None:

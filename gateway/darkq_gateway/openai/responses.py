@@ -30,7 +30,6 @@ from darkq_gateway.openai.response_input import (
     read_history,
     resolve_references,
 )
-from darkq_gateway.openai.slow_response import send_when_done
 
 routes = web.RouteTableDef()
 
@@ -52,7 +51,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         response = _make_builder(job, repeated)
         if asked.stream:
             return await _stream(request, job, response, after=-1, in_foreground=True)
-        return await send_when_done(request, _read_to_end(job, response))
+        return await foreground.send_when_done(request, _read_to_end(job, response))
 
 
 @routes.get("/v1/responses/{response_id}", allow_head=False)
