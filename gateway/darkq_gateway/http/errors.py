@@ -115,11 +115,6 @@ def convert_error(error: BaseException) -> ApiError | None:
     return None
 
 
-def make_native_body(error: ApiError) -> dict[str, Any]:
-    """Return the body of an error of the native API."""
-    return {"error": {"code": error.code, "message": error.message, "field": error.field}}
-
-
 def make_openai_body(error: ApiError) -> dict[str, Any]:
     """Return the body of an error in OpenAI's format."""
     return WireError(error.status, error.code, error.message, error.field).body()
@@ -138,7 +133,9 @@ def is_openai(path: str) -> bool:
 
 def make_body(path: str, error: ApiError) -> dict[str, Any]:
     """Return the body of an error in the format of a path."""
-    return make_openai_body(error) if is_openai(path) else make_native_body(error)
+    if is_openai(path):
+        return make_openai_body(error)
+    return {"error": {"code": error.code, "message": error.message, "field": error.field}}
 
 
 def has_begun(request: web.BaseRequest) -> bool:

@@ -22,9 +22,7 @@ def read_integer(request: web.Request, name: str, *, default: int, least: int, m
     Raises `ApiError` with the parameter and its bounds.
     """
     text = request.query.get(name)
-    if text is None:
-        return default
-    number = parse_integer(text, least=least, most=most)
+    number = default if text is None else parse_integer(text, least=least, most=most)
     if number is None:
         raise _make_error(request, name, f"must be a whole number from {least:,} to {most:,}")
     return number

@@ -94,9 +94,12 @@ def _make_middleware(tracer: Tracer) -> Middleware:
     async def trace(request: web.Request, handler: Handler) -> web.StreamResponse:
         method = request.method if request.method in hdrs.METH_ALL else "_OTHER"
         route = get_route_pattern(request)
+        parents = request.headers.getall("traceparent", [])
+        parent = parents[0] if len(parents) == 1 else ""
+        state = ",".join(request.headers.getall("tracestate", []))
         span = tracer.start_span(
             f"{method} {route}",
-            context=_read_trace_context(request).context() or Context(),
+            context=TraceContext.parse(parent, state).context() or Context(),
             kind=SpanKind.SERVER,
             attributes={
                 "http.request.method": method,
@@ -116,9 +119,3 @@ def _make_middleware(tracer: Tracer) -> Middleware:
             span.end()
 
     return trace
-
-
-def _read_trace_context(request: web.Request) -> TraceContext:
-    parents = request.headers.getall("traceparent", [])
-    state = ",".join(request.headers.getall("tracestate", []))
-    return TraceContext.parse(parents[0] if len(parents) == 1 else "", state)

@@ -71,10 +71,9 @@ async def _stream(request: web.Request, job: JobHandle, asked: ChatRequest) -> w
             try:
                 for event in batch:
                     chunks += chat.feed(event)
-            except Interrupted as error:
-                failure = make_job_error(error.code, error.message, CHAT)
+            except ApiError as failure:
                 if not (chat.has_answer or stream.begun):  # an error response is still possible
-                    raise failure from None
+                    raise
                 await stream.send(encode_events([*chunks, make_openai_body(failure)]))
                 await job.cancel()
                 break
@@ -116,15 +115,6 @@ def parse_request(body: bytes, request: web.Request) -> ChatRequest:
     return ChatRequest(job, delivery.stream, options is not None and options.include_usage)
 
 
-class Interrupted(Exception):
-    """The stream must end; `code` and `message` are for the client."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code)
-        self.code = code
-        self.message = message
-
-
 class ChatStream:
     """The chunks of one completion.
 
@@ -142,26 +132,22 @@ class ChatStream:
     def feed(self, event: AnyEvent) -> list[dict[str, Any]]:
         """Return the chunks for one event of the job.
 
-        Raises `Interrupted` if the answer cannot be completed.
+        Raises `ApiError` if the answer cannot be completed.
         """
         match event:
+            case Started() if self.has_answer:
+                message = "the attempt that generated this text was lost; repeat the request"
+                raise make_job_error("attempt_superseded", message, CHAT)
             case Started():
-                return self._started(event)
+                self._model = event.model
             case Chunk() | Reasoning() | Refusal() | ToolCall():
                 return self._piece(event)
             case Completed():
                 return self._completed(event)
             case Failed():
-                raise Interrupted(event.code, event.message)
+                raise make_job_error(event.code, event.message, CHAT)
             case Cancelled():
-                raise Interrupted("cancelled", "the job was cancelled")
-        return []
-
-    def _started(self, event: Started) -> list[dict[str, Any]]:
-        if self.has_answer:
-            message = "the attempt that generated this text was lost; repeat the request"
-            raise Interrupted("attempt_superseded", message)
-        self._model = event.model
+                raise make_job_error("cancelled", "the job was cancelled", CHAT)
         return []
 
     def _piece(self, piece: Piece) -> list[dict[str, Any]]:
@@ -183,22 +169,13 @@ class ChatStream:
             chunks.append({**last, "choices": [], "usage": chat_usage(event.usage)})
         return chunks
 
-    def _chunk(
-        self,
-        delta: dict[str, Any],
-        *,
-        finish_reason: str | None = None,
-        logprobs: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        chunk: dict[str, Any] = {
+    def _chunk(self, delta: dict[str, Any], **choice: Any) -> dict[str, Any]:
+        choices = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, **choice}]
+        return {
             "id": self._id,
             "object": "chat.completion.chunk",
             "created": self._created,
             "model": self._model,
-            "choices": [
-                {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-            ],
+            "choices": choices,
+            **({"usage": None} if self._include_usage else {}),
         }
-        if self._include_usage:
-            chunk["usage"] = None
-        return chunk
