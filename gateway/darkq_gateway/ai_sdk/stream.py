@@ -54,8 +54,12 @@ class UiStream:
     def feed(self, event: AnyEvent) -> list[Json]:
         """Return the chunks for one event of the job, possibly none."""
         match event:
+            case Started() if self._has_started:
+                self._open = None
+                self._calls = {}
+                return [{"type": "reset-step"}]
             case Started():
-                return self._start()
+                self._has_started = True
             case Chunk():
                 return [*self._add("text", event.text), *_build_sources(event)]
             case Refusal():
@@ -71,14 +75,6 @@ class UiStream:
             case Cancelled():
                 return [{"type": "abort", "reason": "the job was cancelled"}]
         return []
-
-    def _start(self) -> list[Json]:
-        if not self._has_started:
-            self._has_started = True
-            return []
-        self._open = None
-        self._calls = {}
-        return [{"type": "reset-step"}]
 
     def _add(self, kind: _Kind, text: str) -> list[Json]:
         if not text:

@@ -29,7 +29,7 @@ from darkq_gateway.board.job_index import (
     read_rows,
 )
 from darkq_gateway.board.pace import Pace, Paces
-from darkq_gateway.board.rows import BatchRow, complete_rows, explain_rows, read_batches
+from darkq_gateway.board.rows import BatchRow, complete_rows, read_batches
 from darkq_gateway.board.snapshot import MAX_JOBS, Snapshot, System, SystemReader, View, make_view
 from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.context import SETTINGS, get_caller
@@ -126,9 +126,10 @@ class Overviews:
             shown = [self._list(page) for page in self._watched]
             jobs = {job.job_id: job for listing in shown if listing for job in listing.jobs}
             await paces.follow({job.job_id for job in jobs.values() if job.unfinished})
-            explain = partial(explain_rows, self._client, list(jobs.values()))
-            reasons = await self._read_or_fail(list(self._watched), explain)
-            self._latest = self._latest._replace(paces=paces.sample(), reasons=reasons or {})
+            explain = partial(self._client.explain, list(jobs.values()))
+            explained = await self._read_or_fail(list(self._watched), explain)
+            reasons = {job.job_id: job.why for job in explained or () if job.why is not None}
+            self._latest = self._latest._replace(paces=paces.sample(), reasons=reasons)
             for page, board in list(self._watched.items()):
                 self._publish(page, board)
             await asyncio.sleep(INTERVAL_S)

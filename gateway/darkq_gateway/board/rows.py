@@ -69,12 +69,6 @@ def _shorten(text: str, chars: int) -> str:
     return " ".join(text[: 2 * chars].split())[:chars]
 
 
-async def explain_rows(client: Client, jobs: Sequence[JobRow]) -> dict[str, Why]:
-    """Return why jobs wait or have failed, by their ids. Raises `RedisUnavailable`."""
-    explained = await client.explain(jobs)
-    return {status.job_id: status.why for status in explained if status.why is not None}
-
-
 def complete_rows(
     jobs: Sequence[JobRow], paces: Mapping[str, Pace], reasons: Mapping[str, Why]
 ) -> list[JobRow]:

@@ -20,7 +20,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from aiohttp import hdrs, web
@@ -70,15 +69,6 @@ def accepts_ticket(*, to_cancel: bool = False) -> Callable[[H], H]:
     return mark
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Call:
-    """A request in progress."""
-
-    caller: Caller
-    transport: asyncio.Transport | None
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
-
-
 class Auth:
     """The middleware, and the calls in progress: it renews their slots and checks their keys."""
 
@@ -86,7 +76,7 @@ class Auth:
         self._keys = client.api_keys
         self._tickets = client.tickets
         self._is_open = is_open
-        self._calls: set[_Call] = set()
+        self._calls: dict[str, tuple[Caller, asyncio.Transport | None]] = {}
         self._releases: set[asyncio.Task[None]] = set()
 
     def open(self, *, is_open: bool) -> None:
@@ -99,13 +89,13 @@ class Auth:
         if getattr(request.match_info.handler, _PUBLIC, False):
             return await handler(request)
         request[CALLER] = caller = await self._identify(request)
-        call = _Call(caller, request.transport)
-        async with self._hold_slot(call):
-            self._calls.add(call)
+        call_id = secrets.token_hex(8)
+        async with self._hold_slot(caller.key, call_id):
+            self._calls[call_id] = caller, request.transport
             try:
                 return await handler(request)
             finally:
-                self._calls.discard(call)
+                del self._calls[call_id]
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Check the calls in progress while the application runs. For `cleanup_ctx`."""
@@ -156,16 +146,15 @@ class Auth:
         return self._is_open
 
     @asynccontextmanager
-    async def _hold_slot(self, call: _Call) -> AsyncIterator[None]:
+    async def _hold_slot(self, key: ApiKey | None, call_id: str) -> AsyncIterator[None]:
         """Count a call against its key's limits for the length of the block. Raises `ApiError`."""
-        key = call.caller.key
         if key is None or (key.rate_per_s, key.concurrency) == (None, None):
             yield
             return
         try:
-            verdict, wait_s = await self._keys.enter(key, call.id, lease_s=SLOT_LEASE_S)
+            verdict, wait_s = await self._keys.enter(key, call_id, lease_s=SLOT_LEASE_S)
         except asyncio.CancelledError:  # the script may have run already and taken a slot
-            await self._release_slot(key, call.id)
+            await self._release_slot(key, call_id)
             raise
         if verdict == "rate":
             message = "this API key has exceeded its rate limit"
@@ -176,7 +165,7 @@ class Auth:
         try:
             yield
         finally:
-            await self._release_slot(key, call.id)
+            await self._release_slot(key, call_id)
 
     async def _release_slot(self, key: ApiKey, call_id: str) -> None:
         """Release a slot. If the client disconnects meanwhile, the release still completes."""
@@ -202,9 +191,9 @@ class Auth:
 
     async def _renew_slots(self) -> None:
         held = [
-            (key, call.id)
-            for call in self._calls
-            if (key := call.caller.key) is not None and key.concurrency is not None
+            (caller.key, call_id)
+            for call_id, (caller, _) in self._calls.items()
+            if caller.key is not None and caller.key.concurrency is not None
         ]
         if held:
             await self._keys.renew(held, lease_s=SLOT_LEASE_S)
@@ -214,20 +203,21 @@ class Auth:
 
         Most calls end before that; streams, long uploads and waiting requests do not.
         """
-        digests = {digest for call in self._calls if (digest := call.caller.key_digest)}
+        calls = self._calls.values()
+        digests = {digest for caller, _ in calls if (digest := caller.key_digest) is not None}
         good = await self._keys.good(digests) if digests else set()
         allows_anonymous = self._is_open and await self.allows_anonymous()
         now_ms = time.time() * 1000
         over = [
-            call
-            for call in self._calls
-            if (call.caller.key_digest in digests and call.caller.key_digest not in good)
-            or (call.caller.maker == ANONYMOUS and not allows_anonymous)
-            or (call.caller.ticket is not None and call.caller.ticket.has_expired(now_ms))
+            transport
+            for caller, transport in calls
+            if (caller.key_digest in digests and caller.key_digest not in good)
+            or (caller.maker == ANONYMOUS and not allows_anonymous)
+            or (caller.ticket is not None and caller.ticket.has_expired(now_ms))
         ]
-        for call in over:
-            if call.transport is not None:
-                call.transport.abort()
+        for transport in over:
+            if transport is not None:
+                transport.abort()
         if over:
             logger.info(LogEvent("calls aborted: API key revoked or expired", calls=len(over)))
 

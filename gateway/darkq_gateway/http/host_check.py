@@ -42,29 +42,22 @@ class HostCheck:
         self._hosts = LOOPBACK_NAMES | names | {bracket_ipv6(settings.gateway_host).lower()}
         self._origins = _split(settings.gateway_cors_origins)
 
-    def is_own_host(self, host: str) -> bool:
-        """Return whether a `Host` header names this server, on any port."""
-        match = _HOST.fullmatch(host)
-        return match is not None and (self._any_host or match[1].lower() in self._hosts)
-
-    def allows_origin(self, origin: str) -> bool:
-        """Return whether the settings allow pages of another origin to call this server."""
-        return origin.lower() in self._origins
-
     @web.middleware
     async def check_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Pass a request on, or respond 400, 403, 421 or 505; also answers CORS preflights."""
         if (version := request.get(UNSUPPORTED_VERSION)) is not None:
             raise bad_request() if version < HttpVersion10 else unsupported_version()
         hosts = request.headers.getall(hdrs.HOST, [])
-        if len(hosts) != 1 or not self.is_own_host(hosts[0]):
+        named = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if named is None or not (self._any_host or named[1].lower() in self._hosts):
             message = "this is not a name of this server (DARKQ_GATEWAY_ALLOWED_HOSTS)"
             raise ApiError(421, "unknown_host", message, "Host")
         if not _target_matches(request.raw_path, hosts[0]):
             message = "the request target names another server than the Host header"
             raise ApiError(400, "bad_request", message, "Host")
-        origin = request.headers.get(hdrs.ORIGIN)
-        if origin is not None and not (_is_own(origin, hosts[0]) or self.allows_origin(origin)):
+        origin, host = request.headers.get(hdrs.ORIGIN), hosts[0].lower()
+        allowed = self._origins | {f"http://{host}", f"https://{host}"}
+        if origin is not None and origin.lower() not in allowed:
             message = "pages of this origin may not call the API (DARKQ_GATEWAY_CORS_ORIGINS)"
             raise ApiError(403, "origin_not_allowed", message, "Origin")
         if origin is None and _is_foreign_request(request):
@@ -80,7 +73,7 @@ class HostCheck:
         origin = request.headers.get(hdrs.ORIGIN)
         if self._origins:
             response.headers.add(hdrs.VARY, hdrs.ORIGIN)
-        if origin is not None and self.allows_origin(origin):
+        if origin is not None and origin.lower() in self._origins:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
 
@@ -116,10 +109,6 @@ def _respond_preflight(request: web.Request) -> web.Response:
         hdrs.ACCESS_CONTROL_MAX_AGE: "600",
     }
     return web.Response(status=204, headers=headers)
-
-
-def _is_own(origin: str, host: str) -> bool:
-    return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
 def _split(text: str) -> frozenset[str]:

@@ -17,10 +17,11 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from aiohttp import hdrs, web
-from prometheus_client import CollectorRegistry, exposition
+from prometheus_client import exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from darkq import QueueStatus, RedisUnavailable, Stats, UpstreamStatus
@@ -56,8 +57,7 @@ async def get_metrics(request: web.Request) -> web.Response:
         has_redis=system is not None,
     )
     families = [*make_process_families(process), *(make_system_families(system) if system else ())]
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(families))
+    registry = _Families(families)
     if _OPEN_METRICS in request.headers.get(hdrs.ACCEPT, ""):
         body = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
         kind = f"{_OPEN_METRICS}; version=1.0.0; charset=utf-8"
@@ -67,7 +67,7 @@ async def get_metrics(request: web.Request) -> web.Response:
     return web.Response(body=body, headers={hdrs.CONTENT_TYPE: kind})
 
 
-class _Families:
+class _Families(Collector):
     """A collector of families that have been read already."""
 
     def __init__(self, families: Iterable[Metric]) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, get_args
 
 from darkq.errors import InvalidJob
+from darkq.openai.chat import build_tool_call
 from darkq.protocol.prompt import Role
+from darkq.protocol.record import FunctionCall
 
 MAX_OUTPUT_TOKENS: Final = "max_output_tokens"
 NAMES_OF_RESPONSES: Final[Mapping[str, str]] = {
@@ -143,11 +145,9 @@ def _read_tool_choice(choice: object) -> object:
     if kind == "function":
         return _name_tool(choice)
     if kind == "allowed_tools" and isinstance(choice.get("tools"), list):
-        allowed = {
-            "mode": choice.get("mode", "auto"),
-            "tools": [_name_tool(tool) for tool in choice["tools"]],
-        }
-        return {"type": kind, "allowed_tools": allowed}
+        tools = [_name_tool(tool) for tool in choice["tools"]]
+        mode = choice.get("mode", "auto")
+        return {"type": kind, "allowed_tools": {"mode": mode, "tools": tools}}
     raise InvalidJob("tool_choice", "must be none, auto, required, or name functions")
 
 
@@ -183,21 +183,16 @@ def read_items(items: list[Any]) -> list[dict[str, Any]]:
 
 def _add_to_turn(turn: dict[str, Any], item: dict[str, Any], kind: str, field: str) -> None:
     if kind == "reasoning":
-        texts = [
-            part.get("text")
-            for part in (item.get("content") or item.get("summary") or [])
-            if isinstance(part, dict)
-        ]
-        text = "".join(each for each in texts if isinstance(each, str))
-        if text:
+        parts = item.get("content") or item.get("summary") or []
+        texts = [part.get("text") for part in parts if isinstance(part, dict)]
+        if text := "".join(each for each in texts if isinstance(each, str)):
             turn["reasoning_content"] = turn.get("reasoning_content", "") + text
     elif kind == "function_call":
         names = ("call_id", "name", "arguments")
         if not all(isinstance(item.get(name), str) for name in names):
             raise InvalidJob(field, "`call_id`, `name` and `arguments` must be strings")
-        function = {"name": item["name"], "arguments": item["arguments"]}
-        call = {"id": item["call_id"], "type": "function", "function": function}
-        turn.setdefault("tool_calls", []).append(call)
+        call = FunctionCall(id=item["call_id"], name=item["name"], arguments=item["arguments"])
+        turn.setdefault("tool_calls", []).append(build_tool_call(call))
     elif item.get("content") != []:  # empty: an item of an attempt that was lost
         turn |= _read_item(item, kind, field)
 

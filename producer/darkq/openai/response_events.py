@@ -121,7 +121,7 @@ class ResponseBuilder:
         part, at = item.parts[number], {"content_index": number}
         if is_new:
             events.append(self._item_event("content_part.added", item, part=part.build(), **at))
-        part.add(piece.text)
+        part.pieces.append(piece.text)
         if not isinstance(piece, ev.Chunk):
             return [*events, *self._delta(part.kind, item, piece.text, **at)]
         logprobs = read_logprobs(piece)

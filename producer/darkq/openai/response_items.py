@@ -50,16 +50,13 @@ class Part:
     def __init__(self, kind: PartKind) -> None:
         self.kind = kind
         self.name = "refusal" if kind == "refusal" else "text"
-        self._pieces: list[str] = []
+        self.pieces: list[str] = []
         self.logprobs: list[Json] = []
         self.annotations: list[Json] = []
 
     @property
     def text(self) -> str:
-        return "".join(self._pieces)
-
-    def add(self, text: str) -> None:
-        self._pieces.append(text)
+        return "".join(self.pieces)
 
     def build(self) -> Json:
         """Return the part as it is now."""
