@@ -107,14 +107,14 @@ class Overviews:
             while True:
                 if not self._watched:
                     await paces.follow(set())
-                    self._forget()
+                    self._latest = _NOTHING  # a page that is opened later must not show it as new
                 await self._has_watchers.wait()
                 self._has_watchers.clear()
                 try:
                     await self._publish_while_watched(paces)
                 except Exception as error:  # ends this round; the next page starts another
                     logger.exception("board update failed")
-                    self._forget()
+                    self._latest = _NOTHING
                     self._fail(list(self._watched), error)
         finally:
             await paces.follow(set())
@@ -161,10 +161,6 @@ class Overviews:
             board = self._watched.pop(page, None)
             if board is not None:  # its last watcher may have left
                 board.fail(error)
-
-    def _forget(self) -> None:
-        """Keep no reading: a page that is opened later must not show it as new."""
-        self._latest = _NOTHING
 
     async def _read_tenant(self, tenant: str | None, queries: Collection[ListQuery]) -> _OfTenant:
         known = self._latest.tenants.get(tenant)
