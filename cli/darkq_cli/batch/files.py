@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 
 
 class OutputFile:
@@ -71,7 +71,7 @@ class OutputFile:
             self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 self.close()
-                raise Problem(f"{self.path} is not a regular file", exit_code=USAGE_EXIT_CODE)
+                raise wrong_usage(f"{self.path} is not a regular file")
             sync_directory(self.path)
         return self._fd
 

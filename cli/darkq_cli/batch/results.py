@@ -16,7 +16,7 @@ from darkq_cli.batch.formats.output import OutputFormat, Renderer
 from darkq_cli.batch.ledger import EndedLine, render
 from darkq_cli.batch.plan import build_errors_path
 from darkq_cli.terminal import messages, output, program
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.redis import with_client
 
 
@@ -25,7 +25,7 @@ def copy(batch_id: str, *, answers: Path, errors: Path | None, as_json: bool) ->
     errors = errors if errors is not None else build_errors_path(answers)
     for path in (answers, errors):
         if path.exists() and path.stat().st_size:
-            raise Problem(f"{path} already exists", exit_code=USAGE_EXIT_CODE)
+            raise wrong_usage(f"{path} already exists")
 
     async def copy_pages(client: Client) -> tuple[int, int]:
         counts = [0, 0]
@@ -103,7 +103,7 @@ def tail(batch_id: str, *, chunks: bool, after: str | None, as_json: bool) -> No
                 cause=error,
             ) from None
         except ValueError as error:
-            raise Problem(f"--after: {error}", exit_code=USAGE_EXIT_CODE) from None
+            raise wrong_usage(f"--after: {error}") from None
 
     with_client(read)
 

@@ -33,7 +33,7 @@ from darkq_cli.batch.state import State, StateFile
 from darkq_cli.batch.summary import Summary
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal.interrupts import delay_interrupts
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.short_ids import find_batch_id
 
 _STDIN = "-"
@@ -109,7 +109,7 @@ def build_output_format(
     if join is None:
         join = kind in DELIMITERS and source.kind != "jsonl"
     if join and kind == "text":
-        raise Problem("--join needs --format jsonl, csv or tsv", exit_code=USAGE_EXIT_CODE)
+        raise wrong_usage("--join needs --format jsonl, csv or tsv")
     return OutputFormat(kind=kind, join=join, answer_field=answer_field)
 
 
@@ -257,10 +257,9 @@ def _start(file: StateFile, arguments: BatchArguments) -> State:
     file.claim(files.errors)
     for path in (files.answers, files.errors):
         if path.exists() and path.stat().st_size:
-            raise Problem(
+            raise wrong_usage(
                 f"{path} already exists: from a finished batch, or from another program",
                 "Choose another name, or delete it to start again.",
-                exit_code=USAGE_EXIT_CODE,
             )
     try:
         if files.spooled:
@@ -325,7 +324,7 @@ def _check_same(state: State, arguments: BatchArguments) -> None:
     elif plan.files.source == arguments.files.source:
         given = _read_fingerprint(arguments.files.source)
     else:
-        raise Problem(f"{words}, which has another input", hint, exit_code=USAGE_EXIT_CODE)
+        raise wrong_usage(f"{words}, which has another input", hint)
     if given != plan.fingerprint:
         raise _build_changed_problem(plan.files.source)
     if (plan.files, plan.format, plan.output, plan.ordered) != (
@@ -334,7 +333,7 @@ def _check_same(state: State, arguments: BatchArguments) -> None:
         arguments.output_format,
         arguments.ordered,
     ):
-        raise Problem(f"{words}, which has other options", hint, exit_code=USAGE_EXIT_CODE)
+        raise wrong_usage(f"{words}, which has other options", hint)
 
 
 def _read_fingerprint(path: Path) -> Fingerprint:
@@ -344,10 +343,9 @@ def _read_fingerprint(path: Path) -> Fingerprint:
 
 
 def _build_changed_problem(source: Path) -> Problem:
-    return Problem(
+    return wrong_usage(
         f"{source} has changed since the start of the batch",
         "Restore it, or start another batch with another -o.",
-        exit_code=USAGE_EXIT_CODE,
     )
 
 

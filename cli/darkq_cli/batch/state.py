@@ -22,7 +22,7 @@ import msgspec
 from darkq_cli.batch import plan as plans
 from darkq_cli.batch.files import sync_directory
 from darkq_cli.batch.plan import Plan
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 
 # "place" is the name of the checkpoint in files of all versions.
 _SCHEMA = """
@@ -91,10 +91,8 @@ class StateFile:
         link = path.with_name(f"{path.name}.darkq")
         while not _link(link, self._path):
             if not link.is_symlink() or link.exists():
-                raise Problem(
-                    f"{path} belongs to another unfinished batch",
-                    "Choose another --errors.",
-                    exit_code=USAGE_EXIT_CODE,
+                raise wrong_usage(
+                    f"{path} belongs to another unfinished batch", "Choose another --errors."
                 )
             link.unlink(missing_ok=True)  # its batch has no state any more
         self._claim = link

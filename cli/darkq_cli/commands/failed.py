@@ -10,7 +10,7 @@ import typer
 
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.redis import with_client
 from darkq_cli.terminal.short_ids import find_job, shorten
 from darkq_cli.terminal.units import format_time, format_time_briefly
@@ -83,10 +83,8 @@ def retry(
     """
     named = job_ids or []
     if bool(named) == every:
-        raise Problem(
-            "retry needs ids of jobs, or --all",
-            f"To list failed jobs: {program.command()} failed",
-            exit_code=USAGE_EXIT_CODE,
+        raise wrong_usage(
+            "retry needs ids of jobs, or --all", f"To list failed jobs: {program.command()} failed"
         )
 
     async def retry_jobs(client: Client) -> _RetryCounts:

@@ -10,7 +10,7 @@ import typer
 
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.redis import with_client
 from darkq_cli.terminal.short_ids import find_job
 from darkq_cli.terminal.units import format_duration, format_time
@@ -156,7 +156,7 @@ def read_prompt(argument: str) -> str:
         # One byte more than the limit is enough for the prompt to be refused.
         return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Problem("standard input is not UTF-8", exit_code=USAGE_EXIT_CODE) from None
+        raise wrong_usage("standard input is not UTF-8") from None
 
 
 def tail(

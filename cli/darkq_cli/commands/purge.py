@@ -11,7 +11,7 @@ import typer
 
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal import output
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.progress import CountProgress
 from darkq_cli.terminal.redis import with_client
 from darkq_cli.terminal.units import parse_duration
@@ -116,7 +116,7 @@ def purge(what: Purge, noun: str, verb: str, *, dry_run: bool, yes: bool, as_jso
         return await _show_progress(what(client, False), words)
 
     if not (dry_run or yes) and not sys.stdin.isatty():
-        raise Problem("no terminal to ask for confirmation: use --yes", exit_code=USAGE_EXIT_CODE)
+        raise wrong_usage("no terminal to ask for confirmation: use --yes")
     purged = with_client(work)
     if as_json:
         output.write_json(purged, dry_run=dry_run)

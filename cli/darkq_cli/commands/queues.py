@@ -12,7 +12,7 @@ from darkq_cli.commands.purge import DryRunOption, YesOption
 from darkq_cli.commands.purge import purge as purge_jobs
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.progress import CountProgress
 from darkq_cli.terminal.redis import with_client
 from darkq_cli.terminal.units import format_duration, format_time
@@ -205,9 +205,7 @@ def move(
     darkq queues move bulk --to-url redis://new.internal:6379/0
     """
     if (to is not None) + (to_url is not None) + back != 1:
-        raise Problem(
-            "move needs one of --to QUEUE, --to-url URL and --back", exit_code=USAGE_EXIT_CODE
-        )
+        raise wrong_usage("move needs one of --to QUEUE, --to-url URL and --back")
 
     async def move_jobs(client: Client) -> None:
         handle = client.queue(queue)

@@ -9,7 +9,7 @@ import typer
 
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.progress import CountProgress
 from darkq_cli.terminal.redis import with_client
 from darkq_cli.terminal.short_ids import pick
@@ -144,10 +144,9 @@ async def _select_workers(
     client: Client, worker_ids: Sequence[str] | None, *, every: bool
 ) -> Sequence[str]:
     if bool(worker_ids) == every:
-        raise Problem(
+        raise wrong_usage(
             "this needs ids of workers, or --all",
             f"To list live workers: {program.command()} workers",
-            exit_code=USAGE_EXIT_CODE,
         )
     alive = await client.workers()
     if not worker_ids:

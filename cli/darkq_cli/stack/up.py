@@ -18,7 +18,7 @@ from darkq_cli.stack import stack
 from darkq_cli.terminal import interrupts, messages, program
 from darkq_cli.terminal.local_darkai import announce_darkai
 from darkq_cli.terminal.options import Model
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.redis import RedisTarget, open_redis
 from darkq_cli.terminal.units import format_megabytes
 
@@ -65,10 +65,9 @@ def _choose_model(settings: Settings, model: Model | None, port: int | None) -> 
     if "darkai_url" not in settings.model_fields_set:
         return model or settings.local_model
     if model is not None or port is not None:
-        raise Problem(
+        raise wrong_usage(
             "DARKQ_DARKAI_URL names a DarkAI, so none is started here",
             "Leave out --model and --port, or unset DARKQ_DARKAI_URL.",
-            exit_code=USAGE_EXIT_CODE,
         )
     return None
 

@@ -8,7 +8,7 @@ import mimetypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import wrong_usage
 
 if TYPE_CHECKING:
     from darkq.protocol.prompt import Prompt
@@ -28,7 +28,7 @@ def _build_image(source: str) -> dict[str, Any]:
         kind = mimetypes.guess_type(source)[0] or ""
         if not kind.startswith("image/"):
             reason = f"--image: {source} has no ending of an image, such as .png or .jpg"
-            raise Problem(reason, exit_code=USAGE_EXIT_CODE)
+            raise wrong_usage(reason)
         url = f"data:{kind};base64,{base64.b64encode(_read(source, '--image')).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}
 
@@ -44,9 +44,9 @@ def read_schema(path: str) -> dict[str, Any]:
         schema = json.loads(_read(path, "--schema"))
     except ValueError as error:
         reason = f"--schema: {path} is not JSON: {error}"
-        raise Problem(reason, exit_code=USAGE_EXIT_CODE) from None
+        raise wrong_usage(reason) from None
     if not isinstance(schema, dict):
-        raise Problem(f"--schema: {path} is not a JSON object", exit_code=USAGE_EXIT_CODE)
+        raise wrong_usage(f"--schema: {path} is not a JSON object")
     if "json_schema" in schema:
         return schema
     return build_response_format(schema)
@@ -57,4 +57,4 @@ def _read(path: str, option: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         reason = f"{option}: {path} cannot be read: {error.strerror}"
-        raise Problem(reason, exit_code=USAGE_EXIT_CODE) from None
+        raise wrong_usage(reason) from None

@@ -47,6 +47,11 @@ class Problem(Exception):
         return {**fields, "hint": self.hint} if self.hint else fields
 
 
+def wrong_usage(message: str, hint: str = "") -> Problem:
+    """Return the problem of a command that was typed wrongly."""
+    return Problem(message, hint, exit_code=USAGE_EXIT_CODE)
+
+
 def require(extra: str) -> None:
     """Raise a `Problem` that names all modules of an extra that are not installed."""
     if missing := find_missing(extra):
@@ -69,13 +74,8 @@ def explain(error: Exception) -> Problem | None:
     if isinstance(error, Problem):
         return error
     if isinstance(error, DarkqError):
-        wrong_usage = isinstance(error, InvalidJob)
-        return Problem(
-            str(error),
-            _find_hint(error),
-            exit_code=USAGE_EXIT_CODE if wrong_usage else 1,
-            cause=error,
-        )
+        exit_code = USAGE_EXIT_CODE if isinstance(error, InvalidJob) else 1
+        return Problem(str(error), _find_hint(error), exit_code=exit_code, cause=error)
     return None
 
 

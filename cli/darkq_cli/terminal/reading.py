@@ -31,7 +31,7 @@ from darkq.event import (
 from darkq.jobs.status import Reason, Why
 from darkq.operate.waiting import describe_attempt
 from darkq_cli.terminal import messages, output, program
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 
 _CUT = {
     "length": "the answer reached its token limit, so it is not complete",
@@ -176,7 +176,7 @@ def _parse_cursor(after: str) -> Cursor:
     try:
         return Cursor.parse(after)
     except ValueError as error:
-        raise Problem(f"--after: {error}", exit_code=USAGE_EXIT_CODE) from None
+        raise wrong_usage(f"--after: {error}") from None
 
 
 async def follow(client: Client, reader: Reader) -> None:

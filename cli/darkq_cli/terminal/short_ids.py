@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import wrong_usage
 from darkq_cli.terminal.redis import with_client
 
 if TYPE_CHECKING:
@@ -69,9 +69,8 @@ def pick(text: str, known: Iterable[str], what: str) -> str | None:
     found = sorted(id_ for id_ in known if id_.startswith(text)) if text else []
     if len(found) > 1:
         more = f", and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
-        raise Problem(
+        raise wrong_usage(
             f"{text} is the beginning of {len(found):,} {what} ids",
             f"Type more of it: {', '.join(found[:_SHOWN])}{more}",
-            exit_code=USAGE_EXIT_CODE,
         )
     return found[0] if found else None
