@@ -113,20 +113,20 @@ def build_output_format(
     return OutputFormat(kind=kind, join=join, answer_field=answer_field)
 
 
-def run(arguments: BatchArguments, *, dry_run: bool, as_json: bool) -> None:
+def run(arguments: BatchArguments, *, dry_run: bool) -> None:
     """Run a batch, or resume the one that was started with the same arguments."""
     check_name("name", arguments.name)
     arguments.input.check()
     if dry_run:
-        _dry_run(arguments, as_json=as_json)
+        _dry_run(arguments)
         return
     files = arguments.files
     with _translate_os_errors(files.answers):
         files.check()
-        _run(arguments, files, as_json=as_json)
+        _run(arguments, files)
 
 
-def _run(arguments: BatchArguments, files: Files, *, as_json: bool) -> None:
+def _run(arguments: BatchArguments, files: Files) -> None:
     with _open_state(files.state) as file:
         state = file.load()
         if state is not None and state.complete and not _has_output(files):
@@ -136,10 +136,10 @@ def _run(arguments: BatchArguments, files: Files, *, as_json: bool) -> None:
             state = _start(file, arguments)
         else:
             _check_same(state, arguments)
-        _run_to_end(file, state, as_json=as_json)
+        _run_to_end(file, state)
 
 
-def resume(batch_id: str, *, as_json: bool) -> None:
+def resume(batch_id: str) -> None:
     """Resume a batch that was started on this machine."""
     path = Registry(Settings.load()).find(batch_id)
     if path is None:
@@ -154,10 +154,10 @@ def resume(batch_id: str, *, as_json: bool) -> None:
         source = state.plan.files.source
         if not state.complete and _read_fingerprint(source) != state.plan.fingerprint:
             raise _build_changed_problem(source)
-        _run_to_end(file, state, as_json=as_json)
+        _run_to_end(file, state)
 
 
-def retry(batch: str, *, ignore_unsupported: bool, as_json: bool) -> None:
+def retry(batch: str, *, ignore_unsupported: bool) -> None:
     """Run the failed lines of a batch again, which is given by its id or its output file."""
     with _open_ended(batch) as (file, state):
         darkq = program.command()
@@ -170,7 +170,7 @@ def retry(batch: str, *, ignore_unsupported: bool, as_json: bool) -> None:
             raise _build_changed_problem(state.plan.files.source)
         state.forget_failed(ignore_unsupported=ignore_unsupported)
         Registry(Settings.load()).remove(batch_id)
-        _run_to_end(file, state, as_json=as_json)
+        _run_to_end(file, state)
 
 
 @contextmanager
@@ -239,12 +239,12 @@ def _open_state(path: Path) -> Iterator[StateFile]:
             file.close()
 
 
-def _dry_run(arguments: BatchArguments, *, as_json: bool) -> None:
+def _dry_run(arguments: BatchArguments) -> None:
     checked = _check_input(arguments.source_path, arguments)
-    if as_json:
-        output.write_json({"lines": checked.lines, "endpoint": checked.endpoint})
-    else:
-        output.write_line(f"{checked.lines:,} lines, all valid; nothing was sent")
+    output.write_one(
+        {"lines": checked.lines, "endpoint": checked.endpoint},
+        f"{checked.lines:,} lines, all valid; nothing was sent",
+    )
 
 
 def _check_input(path: Path, arguments: BatchArguments) -> CheckedInput:
@@ -349,7 +349,7 @@ def _build_changed_problem(source: Path) -> Problem:
     )
 
 
-def _run_to_end(file: StateFile, state: State, *, as_json: bool) -> None:
+def _run_to_end(file: StateFile, state: State) -> None:
     registry = Registry(Settings.load())
     file.claim(state.plan.files.errors)
     if state.checkpoint.batch_id:  # a kill may have come before it was registered
@@ -359,8 +359,5 @@ def _run_to_end(file: StateFile, state: State, *, as_json: bool) -> None:
     summary = Summary.build(state)
     if state.complete:
         _end(file, state, registry)
-    if as_json:
-        output.write_json(summary)
-    else:
-        output.write_facts(summary.list_facts())
+    output.write_one(summary, summary.list_facts())
     summary.raise_if_failed()

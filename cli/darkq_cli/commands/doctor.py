@@ -23,7 +23,7 @@ def doctor(
         bool,
         typer.Option("--no-probe", help="Do not call upstreams: a call counts in their limits."),
     ] = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Find problems, and print what to do about them. Changes nothing.
 
@@ -34,7 +34,7 @@ def doctor(
     darkq doctor
     darkq doctor --json | jq 'select(.verdict == "problem")'
     """
-    verdicts = interrupts.run(_print_results(call_upstreams=not no_probe, as_json=as_json))
+    verdicts = interrupts.run(_print_results(call_upstreams=not no_probe))
     counts = ", ".join(
         f"{verdicts[verdict]} {verdict}{'s' if verdicts[verdict] != 1 else ''}"
         for verdict in ("problem", "warning")
@@ -44,13 +44,13 @@ def doctor(
     messages.say(counts, verdicts=dict(verdicts))
 
 
-async def _print_results(*, call_upstreams: bool, as_json: bool) -> Counter[str]:
+async def _print_results(*, call_upstreams: bool) -> Counter[str]:
     from darkq_cli.doctor.examine import load_and_examine
     from darkq_cli.doctor.report import Report
 
     verdicts: Counter[str] = Counter()
     report = Report()
-    show: Callable[[CheckResult], None] = output.write_json if as_json else report.show
+    show: Callable[[CheckResult], None] = output.write_json if messages.as_json else report.show
     async with aclosing(load_and_examine(call_upstreams=call_upstreams)) as results:
         async for result in results:
             verdicts[result.verdict] += 1

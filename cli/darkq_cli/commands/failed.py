@@ -22,10 +22,8 @@ CONCURRENT_RETRIES = 16
 
 
 def failed(
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of rows.")
-    ] = 50,
-    as_json: opt.JsonOption = False,
+    limit: opt.LimitOption = 50,
+    _: opt.JsonOption = False,
 ) -> None:
     """List failed jobs, the latest first. Below each is its message.
 
@@ -40,17 +38,13 @@ def failed(
         # One job more than the limit shows whether there are more.
         async with aclosing(client.failed(limit + 1)) as jobs:
             found = [job async for job in jobs]
-        return found, [] if as_json else await client.job_ids()
+        return found, [] if messages.as_json else await client.job_ids()
 
     found, known = with_client(fetch)
     short = shorten([job.job_id for job in found], known)
     headings = ("job", "failed", "code", "model", "retry")
     output.write_list(
-        found[:limit],
-        headings,
-        lambda job: _build_row(job, short),
-        lambda job: job.message,
-        as_json=as_json,
+        found[:limit], headings, lambda job: _build_row(job, short), lambda job: job.message
     )
     if not found:
         messages.say("no failed jobs are stored")
@@ -71,7 +65,7 @@ def retry(
         list[str] | None, typer.Argument(metavar="[ID]...", help="From darkq failed.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All failed jobs that are stored.")] = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Queue failed jobs again.
 
@@ -90,10 +84,10 @@ def retry(
     async def retry_jobs(client: Client) -> _RetryCounts:
         ids = _page_all_failed(client) if every else _page_named(named)
         async with aclosing(ids) as pages:
-            return await _retry_pages(client, pages, as_json=as_json)
+            return await _retry_pages(client, pages)
 
     counts = with_client(retry_jobs)
-    if not as_json:
+    if not messages.as_json:
         messages.say(f"{_count_jobs(counts.retried)} queued again")
     if counts.refused and not every:
         raise Problem(f"{_count_jobs(counts.refused)} cannot be retried")
@@ -130,9 +124,7 @@ async def _page_all_failed(client: Client) -> AsyncGenerator[list[str], None]:
         messages.say(text, left_out=without_prompt)
 
 
-async def _retry_pages(
-    client: Client, pages: AsyncGenerator[list[str], None], *, as_json: bool
-) -> _RetryCounts:
+async def _retry_pages(client: Client, pages: AsyncGenerator[list[str], None]) -> _RetryCounts:
     import asyncio
 
     from darkq import QueueFull
@@ -141,7 +133,7 @@ async def _retry_pages(
     async for page in pages:
         refusals = await asyncio.gather(*(_retry_one(client, job_id) for job_id in page))
         for job_id, refusal in zip(page, refusals, strict=True):
-            _print_outcome(job_id, refusal, as_json=as_json)
+            _print_outcome(job_id, refusal)
             retried += refusal is None
             refused += refusal is not None
         for refusal in refusals:
@@ -161,8 +153,8 @@ async def _retry_one(client: Client, job_id: str) -> DarkqError | None:
     return None
 
 
-def _print_outcome(job_id: str, refusal: DarkqError | None, *, as_json: bool) -> None:
-    if as_json:
+def _print_outcome(job_id: str, refusal: DarkqError | None) -> None:
+    if messages.as_json:
         reason = "" if refusal is None else str(refusal)
         output.write_json({"id": job_id, "retried": refusal is None, "reason": reason})
     elif refusal is not None:

@@ -21,27 +21,16 @@ if TYPE_CHECKING:
     from darkq import Backlog, Client, QueueHandle, QueueStatus
     from darkq.operate.queue_state import Notice
 
-app = typer.Typer(
-    name="queues",
-    invoke_without_command=True,
-    rich_markup_mode=None,
-    help="Show, pause, drain, move and purge queues.",
-)
+app = opt.build_group("queues", "Show, pause, drain, move and purge queues.", has_default=True)
 
 QueueArgument = Annotated[
     opt.Priority, typer.Argument(metavar="QUEUE", help="interactive or bulk.", show_default=False)
 ]
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, in one line.")]
-ByOption = Annotated[
-    str | None,
-    typer.Option(
-        "--by", metavar="NAME", help="The person who requests it.", show_default="user@host"
-    ),
-]
 
 
 @app.callback()
-def queues(context: typer.Context, as_json: opt.JsonOption = False) -> None:
+def queues(context: typer.Context, _: opt.JsonOption = False) -> None:
     """Show the queues; pause, drain, move and purge them.
 
     \b
@@ -49,25 +38,25 @@ def queues(context: typer.Context, as_json: opt.JsonOption = False) -> None:
     darkq queues pause bulk --why "the upstream is being moved"
     """
     if context.invoked_subcommand is None:
-        _print_all(as_json=as_json)
+        _print_all()
 
 
 @app.command("list")
-def list_(as_json: opt.JsonOption = False) -> None:
+def list_(_: opt.JsonOption = False) -> None:
     """Show how many jobs wait, are deferred and run, and which queues are paused or closed.
 
     \b
     darkq queues list --json | jq 'select(.paused)'
     """
-    _print_all(as_json=as_json)
+    _print_all()
 
 
 @app.command()
 def pause(
     queue: QueueArgument,
     why: WhyOption = "",
-    by: ByOption = None,
-    as_json: opt.JsonOption = False,
+    by: opt.ByOption = None,
+    _: opt.JsonOption = False,
 ) -> None:
     """Stop workers from claiming jobs of a queue, until it is resumed.
 
@@ -78,17 +67,17 @@ def pause(
     darkq queues pause bulk --why "the upstream is being moved"
     """
     status = with_client(lambda client: client.queue(queue).pause(why=why, by=by))
-    _print([status], as_json=as_json)
+    _print([status])
 
 
 @app.command()
-def resume(queue: QueueArgument, as_json: opt.JsonOption = False) -> None:
+def resume(queue: QueueArgument, _: opt.JsonOption = False) -> None:
     """Let workers claim jobs of a paused queue again, at once.
 
     \b
     darkq queues resume bulk
     """
-    _print([with_client(lambda client: client.queue(queue).resume())], as_json=as_json)
+    _print([with_client(lambda client: client.queue(queue).resume())])
 
 
 @app.command()
@@ -97,13 +86,10 @@ def drain(
     wait: Annotated[
         bool, typer.Option("--wait", help="Show progress, and exit when the queue is empty.")
     ] = False,
-    timeout_s: Annotated[
-        float | None,
-        typer.Option("--timeout-s", metavar="S", min=0, help="Stop waiting; exit code 1."),
-    ] = None,
+    timeout_s: opt.DrainTimeoutOption = None,
     why: WhyOption = "",
-    by: ByOption = None,
-    as_json: opt.JsonOption = False,
+    by: opt.ByOption = None,
+    _: opt.JsonOption = False,
 ) -> None:
     """Close a queue to new jobs, while workers finish the jobs that it has.
 
@@ -120,8 +106,8 @@ def drain(
         return await _wait_until_empty(client, queue, timeout_s) if wait else status
 
     status = with_client(close)
-    _print([status], as_json=as_json)
-    if not as_json:
+    _print([status])
+    if not messages.as_json:
         messages.say(
             f"New jobs are refused. To accept them again: {program.command()} queues open {queue}"
         )
@@ -158,13 +144,13 @@ async def _wait_until_empty(
 
 
 @app.command("open")
-def open_(queue: QueueArgument, as_json: opt.JsonOption = False) -> None:
+def open_(queue: QueueArgument, _: opt.JsonOption = False) -> None:
     """Accept new jobs again, after drain.
 
     \b
     darkq queues open bulk
     """
-    _print([with_client(lambda client: client.queue(queue).open())], as_json=as_json)
+    _print([with_client(lambda client: client.queue(queue).open())])
 
 
 @app.command()
@@ -192,7 +178,7 @@ def move(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count the jobs that would move or stay.")
     ] = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Move the waiting jobs of a queue to the other queue, or to another Redis.
 
@@ -210,16 +196,14 @@ def move(
     async def move_jobs(client: Client) -> None:
         handle = client.queue(queue)
         if back:
-            _print_returned(await handle.give_back(), as_json=as_json)
+            _print_returned(await handle.give_back())
         elif dry_run:
-            await _show_moves(
-                handle.backlog(), "jobs would be moved", as_json=as_json, dry_run=True
-            )
+            await _show_moves(handle.backlog(), "jobs would be moved", dry_run=True)
         elif to_url is not None:
             async with _connect(to_url) as target:
-                await _move(handle, target.queue(queue), limit, as_json=as_json)
+                await _move(handle, target.queue(queue), limit)
         elif to is not None:
-            await _move(handle, client.queue(to), limit, as_json=as_json)
+            await _move(handle, client.queue(to), limit)
 
     with_client(move_jobs)
 
@@ -233,13 +217,11 @@ def _connect(url: str) -> Client:
     return Client(settings=settings)
 
 
-async def _move(
-    queue: QueueHandle, target: QueueHandle, limit: int | None, *, as_json: bool
-) -> None:
+async def _move(queue: QueueHandle, target: QueueHandle, limit: int | None) -> None:
     import asyncio
 
     try:
-        await _show_moves(queue.move_to(target, limit=limit), "jobs moved", as_json=as_json)
+        await _show_moves(queue.move_to(target, limit=limit), "jobs moved")
     except asyncio.CancelledError:
         messages.leave_line()
         messages.say("No job is lost and none runs twice. To continue, repeat the command.")
@@ -250,7 +232,7 @@ async def _move(
 
 
 async def _show_moves(
-    counts: AsyncGenerator[Backlog, None], words: str, *, as_json: bool, dry_run: bool = False
+    counts: AsyncGenerator[Backlog, None], words: str, *, dry_run: bool = False
 ) -> None:
     from darkq import Backlog
 
@@ -261,9 +243,6 @@ async def _show_moves(
                 progress.show_count(
                     moves.moved, keys=moves.keys, running=moves.running, lines=moves.lines
                 )
-    if as_json:
-        output.write_json(moves, dry_run=dry_run)
-        return
     facts = {
         words: moves.moved,
         "idempotency keys": moves.keys,
@@ -271,11 +250,11 @@ async def _show_moves(
         "stay: lines of batches": moves.lines,
         "stay: expired": moves.expired,
     }
-    output.write_facts({name: f"{count:,}" for name, count in facts.items()})
+    output.write_one(moves, facts, dry_run=dry_run)
 
 
-def _print_returned(count: int, *, as_json: bool) -> None:
-    if as_json:
+def _print_returned(count: int) -> None:
+    if messages.as_json:
         output.write_json({"given_back": count})
     else:
         messages.say(
@@ -289,7 +268,7 @@ def purge(
     queue: QueueArgument,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Cancel the waiting and deferred jobs of a queue; running jobs continue.
 
@@ -301,17 +280,20 @@ def purge(
     """
     purge_jobs(
         lambda client, dry: client.queue(queue).purge(dry_run=dry),
-        f"waiting jobs of {queue}", "cancelled", dry_run=dry_run, yes=yes, as_json=as_json,
-    )  # fmt: skip
+        f"waiting jobs of {queue}",
+        "cancelled",
+        dry_run=dry_run,
+        yes=yes,
+    )
 
 
-def _print_all(*, as_json: bool) -> None:
-    _print(with_client(lambda client: client.queues()), as_json=as_json)
+def _print_all() -> None:
+    _print(with_client(lambda client: client.queues()))
 
 
-def _print(queues: list[QueueStatus], *, as_json: bool) -> None:
+def _print(queues: list[QueueStatus]) -> None:
     headings = ("queue", "waiting", "deferred", "running", "oldest waits", "state")
-    output.write_list(queues, headings, _build_row, _describe_marks, as_json=as_json)
+    output.write_list(queues, headings, _build_row, _describe_marks)
 
 
 def _build_row(queue: QueueStatus) -> Sequence[str]:

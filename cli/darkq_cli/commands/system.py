@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from darkq_cli.commands.jobs import read_prompt
 from darkq_cli.terminal import interrupts, messages, program
 from darkq_cli.terminal import options as opt
+from darkq_cli.terminal.job_options import read_prompt
 from darkq_cli.terminal.problems import Problem, require
 from darkq_cli.terminal.redis import RedisTarget, open_redis
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from darkq_cli.terminal import interrupts, output
+from darkq_cli.terminal import interrupts, messages, output
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.redis import open_redis
 
@@ -17,7 +17,7 @@ def top(
         typer.Option("--interval-s", metavar="S", min=0.1, max=3600, help="Seconds between reads."),
     ] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one reading, and exit.")] = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Show queues, workers, upstreams and throughput, live.
 
@@ -36,6 +36,6 @@ def top(
     with open_redis(Settings.load()) as redis:
         if once:
             reading = interrupts.run(watch.read_once(redis.settings))
-            (output.write_json if as_json else print_plain)(reading)
+            (output.write_json if messages.as_json else print_plain)(reading)
         else:
-            interrupts.run(watch.watch(redis, interval_s, as_json=as_json))
+            interrupts.run(watch.watch(redis, interval_s))

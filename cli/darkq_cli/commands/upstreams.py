@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from darkq_cli.terminal import interrupts, output, program
+from darkq_cli.terminal import interrupts, messages, output, program
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import Problem, require
 
@@ -20,7 +20,7 @@ def upstreams(
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", metavar="S", min=0.1, help="Seconds for each upstream.")
     ] = 15.0,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Check which upstreams work now, with a short call to each.
 
@@ -37,7 +37,7 @@ def upstreams(
 
     settings = use_running_darkai(Settings.load())
     probes = interrupts.run(probe_upstreams(settings, timeout_s))
-    if as_json:
+    if messages.as_json:
         for probe in probes:
             output.write_json(probe.as_json())
     else:

@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL_S = 0.5
 
-app = typer.Typer(
-    name="workers",
-    invoke_without_command=True,
-    rich_markup_mode=None,
-    help="List and drain live workers.",
-)
+app = opt.build_group("workers", "List and drain live workers.", has_default=True)
 
 WorkersArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="From darkq workers.")
@@ -34,7 +29,7 @@ AllOption = Annotated[bool, typer.Option("--all", help="All live workers.")]
 
 
 @app.callback()
-def workers(context: typer.Context, as_json: opt.JsonOption = False) -> None:
+def workers(context: typer.Context, _: opt.JsonOption = False) -> None:
     """List the live workers with their running jobs and drain requests; drain workers.
 
     \b
@@ -44,10 +39,8 @@ def workers(context: typer.Context, as_json: opt.JsonOption = False) -> None:
     if context.invoked_subcommand is not None:
         return
     found = with_client(lambda client: client.leases())
-    output.write_list(
-        found, ("worker", "running", "state"), _build_row, _describe_drain, as_json=as_json
-    )
-    if not found and not as_json:
+    output.write_list(found, ("worker", "running", "state"), _build_row, _describe_drain)
+    if not found and not messages.as_json:
         messages.say(f"no live workers; to start one: {program.command()} worker")
 
 
@@ -82,17 +75,9 @@ def drain(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until they have exited, or are idle.")
     ] = False,
-    timeout_s: Annotated[
-        float | None,
-        typer.Option("--timeout-s", metavar="S", min=0, help="Stop waiting; exit code 1."),
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            "--by", metavar="NAME", help="The person who requests it.", show_default="user@host"
-        ),
-    ] = None,
-    as_json: opt.JsonOption = False,
+    timeout_s: opt.DrainTimeoutOption = None,
+    by: opt.ByOption = None,
+    _: opt.JsonOption = False,
 ) -> None:
     """Make workers stop claiming, finish their running jobs, and exit. Prints their ids.
 
@@ -114,7 +99,7 @@ def drain(
                     raise
                 continue
             draining.append(worker_id)
-            _print_id(worker_id, as_json=as_json)
+            output.write_one({"worker": worker_id}, worker_id)
         return await _wait_until_drained(client, draining, timeout_s) if wait else 0
 
     busy = with_client(drain_workers)
@@ -124,7 +109,7 @@ def drain(
 
 @app.command()
 def undrain(
-    worker_ids: WorkersArgument = None, every: AllOption = False, as_json: opt.JsonOption = False
+    worker_ids: WorkersArgument = None, every: AllOption = False, _: opt.JsonOption = False
 ) -> None:
     """Make workers that were drained with --stay claim jobs again.
 
@@ -135,7 +120,7 @@ def undrain(
     async def undrain_workers(client: Client) -> None:
         for worker_id in await _select_workers(client, worker_ids, every=every):
             await client.worker(worker_id).undrain()
-            _print_id(worker_id, as_json=as_json)
+            output.write_one({"worker": worker_id}, worker_id)
 
     with_client(undrain_workers)
 
@@ -180,10 +165,3 @@ async def _wait_until_drained(
 
 def _is_drained(worker: WorkerLeases) -> bool:
     return worker.drained is not None and worker.drained.stay and not worker.running
-
-
-def _print_id(worker_id: str, *, as_json: bool) -> None:
-    if as_json:
-        output.write_json({"worker": worker_id})
-    else:
-        output.write_line(worker_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, warning
+from darkq_cli.doctor.checks import CheckResult, Checks, Findings, ok, problem, warning
 from darkq_cli.doctor.servers import Server
 from darkq_cli.terminal.units import format_megabytes
 
@@ -110,12 +110,12 @@ async def memory(server: Server) -> CheckResult:
         "Raise maxmemory; or store less: DARKQ_RESULT_TTL_S, DARKQ_FAILED_TTL_S, "
         "DARKQ_QUEUE_MAX_JOBS"
     )
-    results = []
+    findings = Findings()
     if used >= _FULL_FRACTION * most:
-        results.append(problem(f"{found}: at the limit it refuses new jobs", do))
+        findings.problem(f"{found}: at the limit it refuses new jobs", do)
     elif used >= _HIGH_FRACTION * most:
-        results.append(warning(found, do))
+        findings.warning(found, do)
     if machine and most > machine:
         too_high = f"maxmemory is above the machine's {format_megabytes(machine)}"
-        results.append(warning(too_high, "Lower maxmemory with CONFIG SET"))
-    return combine(results, otherwise=found)
+        findings.warning(too_high, "Lower maxmemory with CONFIG SET")
+    return findings.combine(otherwise=found)

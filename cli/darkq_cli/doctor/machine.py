@@ -17,7 +17,7 @@ from darkq.errors import FileNotFound, FileStoreUnavailable
 from darkq.serving.files import Files, local_folder, new_file_id
 from darkq.settings.private_files import is_open_to_others
 from darkq.settings.upstreams import DARKAI
-from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, skipped, warning
+from darkq_cli.doctor.checks import CheckResult, Checks, Findings, ok, problem, skipped, warning
 from darkq_cli.terminal.units import format_megabytes
 
 _PREFIX = "DARKQ_"
@@ -44,31 +44,24 @@ MACHINE: Checks[Settings] = Checks()
 @MACHINE.check("configuration")
 async def configuration(settings: Settings) -> CheckResult:
     upstreams = [DARKAI] * settings.uses_darkai + sorted(settings.upstreams)
-    results = []
+    findings = Findings()
     if not upstreams:
-        results.append(
-            problem(
-                "no upstream is configured", "Set DARKQ_DARKAI_URL or DARKQ_UPSTREAMS__<NAME>__URL"
-            )
+        findings.problem(
+            "no upstream is configured", "Set DARKQ_DARKAI_URL or DARKQ_UPSTREAMS__<NAME>__URL"
         )
     elif settings.default_upstream not in (None, *upstreams):
         found = f"DARKQ_DEFAULT_UPSTREAM is {settings.default_upstream}, which is not configured"
-        results.append(problem(found, f"Use one of: {', '.join(upstreams)}"))
+        findings.problem(found, f"Use one of: {', '.join(upstreams)}")
     if settings.worker_reserved_interactive >= settings.worker_jobs:
-        results.append(
-            problem(
-                "all slots of a worker are reserved for interactive jobs: no worker starts",
-                "Set DARKQ_WORKER_RESERVED_INTERACTIVE below "
-                f"DARKQ_WORKER_JOBS={settings.worker_jobs}",
-            )
+        findings.problem(
+            "all slots of a worker are reserved for interactive jobs: no worker starts",
+            f"Set DARKQ_WORKER_RESERVED_INTERACTIVE below DARKQ_WORKER_JOBS={settings.worker_jobs}",
         )
     if settings.redis_timeout_s >= settings.worker_lease_s:
-        results.append(
-            problem(
-                "DARKQ_REDIS_TIMEOUT_S is not below DARKQ_WORKER_LEASE_S: no worker starts, "
-                "because a stalled connection would lose it all its leases",
-                f"Set DARKQ_REDIS_TIMEOUT_S={settings.worker_lease_s * 2 / 3:g}",
-            )
+        findings.problem(
+            "DARKQ_REDIS_TIMEOUT_S is not below DARKQ_WORKER_LEASE_S: no worker starts, "
+            "because a stalled connection would lose it all its leases",
+            f"Set DARKQ_REDIS_TIMEOUT_S={settings.worker_lease_s * 2 / 3:g}",
         )
     for low, high in (
         ("retry_base_s", "retry_max_s"),
@@ -76,10 +69,10 @@ async def configuration(settings: Settings) -> CheckResult:
     ):
         if getattr(settings, low) > getattr(settings, high):
             names = f"DARKQ_{low.upper()} is above DARKQ_{high.upper()}"
-            results.append(warning(names, f"Raise DARKQ_{high.upper()}"))
+            findings.warning(names, f"Raise DARKQ_{high.upper()}")
     given = len(settings.model_fields_set)
-    return combine(
-        results, otherwise=f"valid; settings given: {given}, the others have their defaults"
+    return findings.combine(
+        otherwise=f"valid; settings given: {given}, the others have their defaults"
     )
 
 
@@ -170,8 +163,9 @@ def _check_privacy(folder: Path, result: CheckResult) -> CheckResult:
         return result
     if not is_open:
         return result
-    found = warning(f"{folder} is open to other users", f"chmod 700 {folder}")
-    return combine([result, found], otherwise="")
+    findings = Findings([result])
+    findings.warning(f"{folder} is open to other users", f"chmod 700 {folder}")
+    return findings.combine()
 
 
 def _check_space(folder: Path, setting: str, needed: int) -> CheckResult:

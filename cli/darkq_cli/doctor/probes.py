@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -59,38 +59,36 @@ async def probe_upstreams(settings: Settings, timeout_s: float) -> list[Probe]:
     ):
         ours = make_upstreams(settings, session)
         outcomes = await asyncio.gather(*(_probe(each, limits, timeout_s) for each in ours))
-        served = ours.describe()
-        statuses, others = await _read_statuses(redis, served)
-    probes = [
-        Probe(works=works, latency_s=latency_s, reason=reason, status=status)
-        for (works, latency_s, reason), status in zip(outcomes, statuses, strict=True)
-    ]
-    unknown = "not called: it is not configured here"
-    return probes + [
-        Probe(works=None, latency_s=0.0, reason=unknown, status=status) for status in others
+        statuses, others = await _read_statuses(redis, ours.describe())
+    outcomes += [_Outcome(None, "not called: it is not configured here")] * len(others)
+    return [
+        Probe(status=status, **outcome._asdict())
+        for outcome, status in zip(outcomes, [*statuses, *others], strict=True)
     ]
 
 
-async def _probe(
-    upstream: Upstream, limits: Limits | None, timeout_s: float
-) -> tuple[bool | None, float, str]:
-    """Return whether it works, the seconds until that was known, and the reason if not."""
+class _Outcome(NamedTuple):
+    works: bool | None
+    reason: str = ""
+    latency_s: float = 0.0
+
+
+async def _probe(upstream: Upstream, limits: Limits | None, timeout_s: float) -> _Outcome:
     from darkq_worker.limits.calls import CallDeferred
     from darkq_worker.upstreams.base import UpstreamError
 
     began_s = time.monotonic()
-    works: bool | None = True
-    reason = ""
+    outcome = _Outcome(works=True)
     try:
         if limits is None:
             await upstream.probe(timeout_s=timeout_s)
         else:
             await _probe_within_limits(limits, upstream, timeout_s)
     except UpstreamError as error:
-        works, reason = False, f"{error.code}: {error.message}"
+        outcome = _Outcome(False, f"{error.code}: {error.message}")
     except CallDeferred:
-        works, reason = None, "not called: its limits leave no room now"
-    return works, round(time.monotonic() - began_s, 3), reason
+        outcome = _Outcome(None, "not called: its limits leave no room now")
+    return outcome._replace(latency_s=round(time.monotonic() - began_s, 3))
 
 
 async def _probe_within_limits(limits: Limits, upstream: Upstream, timeout_s: float) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
@@ -14,24 +15,21 @@ from darkq.redis.servers import each_server, servers_of
 from darkq_cli.doctor.checks import Refused, is_refusal
 
 
-async def list_servers(settings: Settings) -> AsyncGenerator[tuple[str, Redis], None]:
-    """Yield the address and a client of each server, including the replicas of a cluster.
+@asynccontextmanager
+async def open_servers(settings: Settings) -> AsyncIterator[list[tuple[str, Redis]]]:
+    """Provide the address and a client of each server, including the replicas of a cluster.
 
     Raises `ConfigurationError` when none is configured, and no embedded one runs.
     """
     redis = servers_of(settings).client(patience_s=0)
     try:
-        for address, server in await _find_servers(redis):
-            yield address or _describe_address(settings), server
+        try:
+            found = await each_server(redis, replicas=True)
+        except (RedisError, OSError):  # the first check reports the error
+            found = [("", redis)]
+        yield [(address or _describe_address(settings), server) for address, server in found]
     finally:
         await redis.aclose()
-
-
-async def _find_servers(redis: Redis) -> list[tuple[str, Redis]]:
-    try:
-        return await each_server(redis, replicas=True)
-    except (RedisError, OSError):  # the first check reports the error
-        return [("", redis)]
 
 
 def _describe_address(settings: Settings) -> str:

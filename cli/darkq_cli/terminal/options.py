@@ -12,6 +12,18 @@ from darkq_cli.terminal import messages
 Priority: TypeAlias = Literal["interactive", "bulk"]
 Model: TypeAlias = Literal["smollm2", "markov"]
 
+
+def build_group(name: str, help_: str, *, has_default: bool = False) -> typer.Typer:
+    """Return a command with subcommands. `has_default` means that it also runs without one."""
+    return typer.Typer(
+        name=name,
+        help=help_,
+        invoke_without_command=has_default,
+        no_args_is_help=not has_default,
+        rich_markup_mode=None,
+    )
+
+
 PromptArgument = Annotated[
     str,
     typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input."),
@@ -93,6 +105,18 @@ IgnoreUnsupportedOption = Annotated[
 LocalModelOption = Annotated[
     Model | None,
     typer.Option("--model", help="The local model. [default: DARKQ_LOCAL_MODEL, or smollm2]"),
+]
+LimitOption = Annotated[
+    int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of rows.")
+]
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by", metavar="NAME", help="The person who requests it.", show_default="user@host"
+    ),
+]
+DrainTimeoutOption = Annotated[
+    float | None, typer.Option("--timeout-s", metavar="S", min=0, help="Stop waiting; exit code 1.")
 ]
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from darkq_cli.terminal import messages
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 T = TypeVar("T")
+
+Facts: TypeAlias = Mapping[str, str | int]
 
 
 class TextOutput:
@@ -61,12 +63,23 @@ def write_json(value: Any, **more: object) -> None:
     _write(msgspec.json.encode(value).decode() + "\n")
 
 
-def write_facts(facts: Mapping[str, str]) -> None:
+def write_one(value: Any, text: str | Facts, **more: object) -> None:
+    """Write one thing: a line of text, or facts in two columns; with `--json` the value."""
+    if messages.as_json:
+        write_json(value, **more)
+    elif isinstance(text, str):
+        write_line(text)
+    else:
+        write_facts(text)
+
+
+def write_facts(facts: Facts) -> None:
     """Write names and values in two columns. On a terminal, long values are wrapped."""
     width = max(map(len, facts))
     limit = _width()
     for name, value in facts.items():
-        line = f"{name:<{width}}  {messages.replace_controls(value)}"
+        text = f"{value:,}" if isinstance(value, int) else messages.replace_controls(value)
+        line = f"{name:<{width}}  {text}"
         if limit is None:
             write_line(line)
             continue
@@ -91,11 +104,9 @@ def write_list(
     headings: Sequence[str],
     build_row: Callable[[T], Sequence[str]],
     build_note: Callable[[T], str] = lambda _: "",
-    *,
-    as_json: bool,
 ) -> None:
-    """Write one JSON object for each item, or a table with a row for each."""
-    if as_json:
+    """Write a table with a row for each item; with `--json` one object for each."""
+    if messages.as_json:
         for item in items:
             write_json(item)
     elif items:

@@ -49,7 +49,6 @@ class Reader:
         job: JobHandle,
         *,
         after: str | None = None,
-        as_json: bool = False,
         shows_reasoning: bool | None = None,
     ) -> None:
         """Raises `Problem` when `after` is not a cursor. None means: reasoning on a terminal."""
@@ -59,7 +58,6 @@ class Reader:
         self.first_chunk_s = self.last_chunk_s = 0.0
         self.job = job
         self._output = output.TextOutput()
-        self._as_json = as_json
         self._reasoning = messages.DimText(shown=shows_reasoning)
         self._call: list[ToolCall] = []  # the pieces of the call that arrives
         self._has_text = after is not None and _parse_cursor(after).seq > 0
@@ -68,7 +66,7 @@ class Reader:
         """Print the command that continues after the cursor."""
         resume = f"{program.command()} tail {self.job.id}"
         resume += f" --after {self.cursor}" if self.cursor else ""
-        resume += " --json" if self._as_json else ""
+        resume += " --json" if messages.as_json else ""
         cancel = f"{program.command()} cancel {self.job.id}"
         messages.leave_line()
         messages.say(
@@ -85,7 +83,7 @@ class Reader:
         """
         after = self.cursor
         # Events of earlier attempts are of use to programs only: their text is void.
-        if after is None and not self._as_json:
+        if after is None and not messages.as_json:
             after = await self.job.latest_attempt()
         try:
             async with aclosing(self.job.events(after)) as events:
@@ -97,7 +95,7 @@ class Reader:
 
     def _handle(self, event: AnyEvent) -> None:
         self.is_waiting = isinstance(event, Queued | Retrying)
-        if self._as_json:
+        if messages.as_json:
             output.write_line(encode(event).decode())
         else:
             self._print(event)

@@ -44,12 +44,12 @@ async def _read(client: Client) -> Reading:
         raise RedisUnavailable(f"no answer within {TIMEOUT_S:g} s") from None
 
 
-async def watch(redis: RedisTarget, interval_s: float, *, as_json: bool) -> None:
+async def watch(redis: RedisTarget, interval_s: float) -> None:
     """Read and show until Ctrl-C, or `q` on a terminal."""
     console = messages.stdout_console()
     quit_ = asyncio.Event()
     async with Client(settings=_shorten_timeouts(redis.settings)) as client:
-        if as_json:
+        if messages.as_json:
             await _follow(client, interval_s, quit_, output.write_json)
         elif not console.is_terminal or console.is_dumb_terminal:
             await _follow(client, interval_s, quit_, _PlainText().show)
