@@ -123,8 +123,10 @@ def run(
         raise typer.BadParameter("contradicts --input-format", param_hint="--text")
     from darkq_cli.batch import start
     from darkq_cli.batch.formats.rows import InputFormat, find_kind
+    from darkq_cli.batch.plan import Plan
 
     output = output or Path(os.devnull)
+    given = start.Source(source)
     input_ = InputFormat(
         kind="text" if text else input_format or find_kind(source),
         prompt=prompt,
@@ -132,30 +134,26 @@ def run(
         id_field=id_field,
         system=system,
     )
-    start.run(
-        start.BatchArguments(
-            source=source,
-            output=output,
-            errors=errors,
-            ordered=ordered,
-            name=name,
-            window=window,
-            input=input_,
-            output_format=start.build_output_format(
-                output, input_, kind=output_format, join=join, answer_field=answer_field
-            ),
-            common=start.build_common(
-                model=model,
-                upstream=upstream,
-                priority=priority,
-                tries=tries,
-                timeout_s=timeout_s,
-                options=opt.parse_options(temperature, max_tokens, options),
-                ignore_unsupported=ignore_unsupported,
-            ),
+    draft = Plan(
+        name=given.default_name if name is None else name,
+        files=given.build_files(output, errors),
+        input=input_,
+        output=start.build_output_format(
+            output, input_, kind=output_format, join=join, answer_field=answer_field
         ),
-        dry_run=dry_run,
+        common=start.build_common(
+            model=model,
+            upstream=upstream,
+            priority=priority,
+            tries=tries,
+            timeout_s=timeout_s,
+            options=opt.parse_options(temperature, max_tokens, options),
+            ignore_unsupported=ignore_unsupported,
+        ),
+        ordered=ordered,
+        window=window,
     )
+    start.run(given, draft, dry_run=dry_run)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from darkq.batches.lines import ForAllLines
-from darkq.openai.body import Endpoint
+from darkq.openai.body import CHAT, Endpoint
 from darkq_cli.batch.formats.output import OutputFormat, Renderer
 from darkq_cli.batch.formats.rows import InputFormat, LineFormat
 from darkq_cli.batch.source import Fingerprint
@@ -47,7 +47,10 @@ def build_errors_path(answers: Path) -> Path:
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch is to do. `lines` counts the lines that are not blank."""
+    """What a batch is to do. `lines` counts the lines that are not blank.
+
+    In a draft, what the check of the input finds (`CheckedInput`) is still empty.
+    """
 
     name: str | None
     files: Files
@@ -57,9 +60,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     common: ForAllLines
     ordered: bool
     window: int
-    endpoint: Endpoint
-    lines: int
-    fingerprint: Fingerprint
+    endpoint: Endpoint = CHAT
+    lines: int = 0
+    fingerprint: Fingerprint = Fingerprint(0, "")
 
     @property
     def format(self) -> LineFormat:

@@ -12,23 +12,19 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from darkq import DarkqError, Settings
 from darkq.batches.lines import ForAllLines
 from darkq.protocol.job import MAX_NAME_CHARS, Job, check_name
 from darkq_cli.batch import runner
 from darkq_cli.batch.files import sync_directory
 from darkq_cli.batch.formats.output import OutputFormat
-from darkq_cli.batch.formats.rows import DELIMITERS, InputFormat, Kind, LineFormat, find_kind
+from darkq_cli.batch.formats.rows import DELIMITERS, InputFormat, Kind, find_kind
 from darkq_cli.batch.ledger import Registry
 from darkq_cli.batch.plan import Files, Plan, build_errors_path
 from darkq_cli.batch.progress import show_checking
-from darkq_cli.batch.source import (
-    CheckedInput,
-    Fingerprint,
-    build_read_problem,
-    check,
-    open_input,
-)
+from darkq_cli.batch.source import build_read_problem, check, open_input
 from darkq_cli.batch.state import State, StateFile
 from darkq_cli.batch.summary import Summary
 from darkq_cli.terminal import messages, output, program
@@ -40,59 +36,48 @@ _STDIN = "-"
 _READ_BYTES = 1 << 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchArguments:
-    """The arguments of `darkq batch run`. `source` may be `-` (standard input) or a pipe."""
+@dataclass(frozen=True)
+class Source:
+    """The input as a user names it: a file, a pipe, or `-` for standard input."""
 
-    source: str
-    output: Path
-    errors: Path | None
-    ordered: bool
-    name: str | None
-    window: int
-    input: InputFormat
-    output_format: OutputFormat
-    common: ForAllLines
+    argument: str
 
     @property
-    def format(self) -> LineFormat:
-        return LineFormat(self.input, self.common)
+    def name(self) -> str:
+        """Its name in messages."""
+        return "standard input" if self.argument == _STDIN else self.argument
 
     @property
-    def batch_name(self) -> str | None:
-        """The given name, or that of the input file."""
-        if self.name is not None or self.is_piped:
-            return self.name
-        name = Path(self.source).name
-        return name if name.isprintable() and len(name) <= MAX_NAME_CHARS else None
-
-    @property
-    def source_name(self) -> str:
-        """The name of the input in messages."""
-        return "standard input" if self.source == _STDIN else self.source
-
-    @property
-    def source_path(self) -> Path:
-        """The path of the input, to read it once."""
-        return Path("/dev/stdin") if self.source == _STDIN else Path(self.source).absolute()
+    def path(self) -> Path:
+        """Its path, to read it once."""
+        return Path("/dev/stdin") if self.argument == _STDIN else Path(self.argument).absolute()
 
     @property
     def is_piped(self) -> bool:
         """Tell whether the input can be read only once, such as a pipe or a terminal."""
+        if self.argument == _STDIN:
+            return True
         try:
-            mode = self.source_path.stat().st_mode
+            mode = self.path.stat().st_mode
         except OSError:  # opening it reports the error
-            return self.source == _STDIN
-        return self.source == _STDIN or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+            return False
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
     @property
-    def files(self) -> Files:
-        answers = self.output.absolute()
-        errors = self.errors.absolute() if self.errors is not None else build_errors_path(answers)
-        spooled = self.is_piped
-        spool = answers.with_name(f"{answers.name}.darkq-input")
-        source = spool if spooled else self.source_path
-        return Files(source=source, answers=answers, errors=errors, spooled=spooled)
+    def default_name(self) -> str | None:
+        """The name of a batch that has been given none."""
+        name = "" if self.is_piped else Path(self.argument).name
+        return name if name.isprintable() and 0 < len(name) <= MAX_NAME_CHARS else None
+
+    def build_files(self, output: Path, errors: Path | None) -> Files:
+        """Return the files of a batch with this input. A pipe is spooled beside the output."""
+        answers, spooled = output.absolute(), self.is_piped
+        return Files(
+            source=answers.with_name(f"{answers.name}.darkq-input") if spooled else self.path,
+            answers=answers,
+            errors=build_errors_path(answers) if errors is None else errors.absolute(),
+            spooled=spooled,
+        )
 
 
 def build_common(*, options: Mapping[str, Any], **others: Any) -> ForAllLines:
@@ -113,30 +98,32 @@ def build_output_format(
     return OutputFormat(kind=kind, join=join, answer_field=answer_field)
 
 
-def run(arguments: BatchArguments, *, dry_run: bool) -> None:
-    """Run a batch, or resume the one that was started with the same arguments."""
-    check_name("name", arguments.name)
-    arguments.input.check()
+def run(source: Source, draft: Plan, *, dry_run: bool) -> None:
+    """Run a batch, or resume the one that was started with the same arguments.
+
+    The check of the input completes the draft.
+    """
+    check_name("name", draft.name)
+    draft.input.check()
     if dry_run:
-        _dry_run(arguments)
+        plan = _complete(draft, source, source.path)
+        output.write_one(
+            {"lines": plan.lines, "endpoint": plan.endpoint},
+            f"{plan.lines:,} lines, all valid; nothing was sent",
+        )
         return
-    files = arguments.files
-    with _translate_os_errors(files.answers):
-        files.check()
-        _run(arguments, files)
-
-
-def _run(arguments: BatchArguments, files: Files) -> None:
-    with _open_state(files.state) as file:
-        state = file.load()
-        if state is not None and state.complete and not _has_output(files):
-            file.reset()  # its outputs were deleted, to start again
-            state = None
-        if state is None:
-            state = _start(file, arguments)
-        else:
-            _check_same(state, arguments)
-        _run_to_end(file, state)
+    with _translate_os_errors(draft.files.answers):
+        draft.files.check()
+        with _open_state(draft.files.state) as file:
+            state = file.load()
+            if state is not None and state.complete and not _has_output(draft.files):
+                file.reset()  # its outputs were deleted, to start again
+                state = None
+            if state is None:
+                state = _start(file, source, draft)
+            else:
+                _check_same(state, source, draft)
+            _run_to_end(file, state)
 
 
 def resume(batch_id: str) -> None:
@@ -151,9 +138,8 @@ def resume(batch_id: str) -> None:
         state = file.load()
         if state is None or state.checkpoint.batch_id != batch_id:
             raise Problem(f"{path} belongs to another batch now")
-        source = state.plan.files.source
-        if not state.complete and _read_fingerprint(source) != state.plan.fingerprint:
-            raise _build_changed_problem(source)
+        if not state.complete:
+            _check_unchanged(state.plan, state.plan.files.source)
         _run_to_end(file, state)
 
 
@@ -166,8 +152,7 @@ def retry(batch: str, *, ignore_unsupported: bool) -> None:
             raise Problem(
                 f"{batch_id} is unfinished", f"To resume it: {darkq} batch resume {batch_id}"
             )
-        if _read_fingerprint(state.plan.files.source) != state.plan.fingerprint:
-            raise _build_changed_problem(state.plan.files.source)
+        _check_unchanged(state.plan, state.plan.files.source)
         state.forget_failed(ignore_unsupported=ignore_unsupported)
         Registry(Settings.load()).remove(batch_id)
         _run_to_end(file, state)
@@ -239,21 +224,15 @@ def _open_state(path: Path) -> Iterator[StateFile]:
             file.close()
 
 
-def _dry_run(arguments: BatchArguments) -> None:
-    checked = _check_input(arguments.source_path, arguments)
-    output.write_one(
-        {"lines": checked.lines, "endpoint": checked.endpoint},
-        f"{checked.lines:,} lines, all valid; nothing was sent",
-    )
-
-
-def _check_input(path: Path, arguments: BatchArguments) -> CheckedInput:
+def _complete(draft: Plan, source: Source, path: Path) -> Plan:
+    """Check the input, and return the plan with what that has found."""
     with show_checking(path) as report:
-        return check(path, arguments.source_name, arguments.format, arguments.output_format, report)
+        checked = check(path, source.name, draft.format, draft.output, report)
+    return msgspec.structs.replace(draft, **checked._asdict())
 
 
-def _start(file: StateFile, arguments: BatchArguments) -> State:
-    files = arguments.files
+def _start(file: StateFile, source: Source, draft: Plan) -> State:
+    files = draft.files
     file.claim(files.errors)
     for path in (files.answers, files.errors):
         if path.exists() and path.stat().st_size:
@@ -263,42 +242,28 @@ def _start(file: StateFile, arguments: BatchArguments) -> State:
             )
     try:
         if files.spooled:
-            _spool(arguments, files.source)
-        checked = _check_input(files.source, arguments)
-        plan = Plan(
-            name=arguments.batch_name,
-            files=files,
-            input=arguments.input,
-            output=arguments.output_format,
-            columns=checked.columns,
-            common=arguments.common,
-            ordered=arguments.ordered,
-            window=arguments.window,
-            endpoint=checked.endpoint,
-            lines=checked.lines,
-            fingerprint=checked.fingerprint,
-        )
-        return file.start(plan)
+            _spool(source, files.source)
+        return file.start(_complete(draft, source, files.source))
     except BaseException:
         if files.spooled:
             files.source.unlink(missing_ok=True)
         raise
 
 
-def _spool(arguments: BatchArguments, path: Path) -> None:
+def _spool(source: Source, path: Path) -> None:
     """Copy the input of a pipe to a file, so that a resume can read it again."""
     try:
-        source = _stdin() if arguments.source == _STDIN else arguments.source_path.open("rb")
+        pipe = _stdin() if source.argument == _STDIN else source.path.open("rb")
     except OSError as error:
-        raise build_read_problem(arguments.source_name, error) from None
-    with source:
-        if source.isatty():
+        raise build_read_problem(source.name, error) from None
+    with pipe:
+        if pipe.isatty():
             messages.say("Type the lines. Ctrl-D on an empty line ends the input.", style="dim")
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(fd, "wb") as spool:
                 # read1 returns after one read of the pipe, so that Python can handle signals.
-                while piece := source.read1(_READ_BYTES):
+                while piece := pipe.read1(_READ_BYTES):
                     spool.write(piece)
                 spool.flush()
                 os.fsync(spool.fileno())
@@ -311,40 +276,31 @@ def _stdin() -> BufferedReader:
     return cast(BufferedReader, sys.stdin.buffer)
 
 
-def _check_same(state: State, arguments: BatchArguments) -> None:
-    """Raise `Problem` unless the arguments are those of the batch in the state."""
+def _check_same(state: State, source: Source, draft: Plan) -> None:
+    """Raise `Problem` unless the draft is that of the batch in the state."""
     plan, batch_id = state.plan, state.checkpoint.batch_id
     words = f"{plan.files.answers} belongs to the unfinished batch {batch_id}"
     hint = f"To resume it: {program.command()} batch resume {batch_id}"
     if state.complete:
         words = f"{plan.files.answers} belongs to batch {batch_id}"
         hint = f"To run its failed lines again: {program.command()} batch retry {batch_id}"
-    if plan.files.spooled and arguments.files.spooled:
-        given = _read_fingerprint(arguments.source_path)
-    elif plan.files.source == arguments.files.source:
-        given = _read_fingerprint(arguments.files.source)
-    else:
+    both_spooled = plan.files.spooled and draft.files.spooled
+    if not both_spooled and plan.files.source != draft.files.source:
         raise wrong_usage(f"{words}, which has another input", hint)
-    if given != plan.fingerprint:
-        raise _build_changed_problem(plan.files.source)
-    if (plan.files, plan.format, plan.output, plan.ordered) != (
-        arguments.files,
-        arguments.format,
-        arguments.output_format,
-        arguments.ordered,
-    ):
-        raise wrong_usage(f"{words}, which has other options", hint)
+    _check_unchanged(plan, source.path)
+    for name in ("files", "format", "output", "ordered"):
+        if getattr(plan, name) != getattr(draft, name):
+            raise wrong_usage(f"{words}, which has other options", hint)
 
 
-def _read_fingerprint(path: Path) -> Fingerprint:
+def _check_unchanged(plan: Plan, path: Path) -> None:
+    """Raise `Problem` if the input at this path is not the one of the plan any more."""
     with open_input(path) as source:
         source.read_to_end()
-        return source.fingerprint
-
-
-def _build_changed_problem(source: Path) -> Problem:
-    return wrong_usage(
-        f"{source} has changed since the start of the batch",
+        if source.fingerprint == plan.fingerprint:
+            return
+    raise wrong_usage(
+        f"{plan.files.source} has changed since the start of the batch",
         "Restore it, or start another batch with another -o.",
     )
 

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,14 +31,13 @@ CHECK = "upstream"
 CHECK_TIMEOUT_S = 15.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Probe:
+class Probe(NamedTuple):
     """The outcome of one probe. `works` is None if the upstream was not called."""
 
-    works: bool | None
-    latency_s: float
-    reason: str
     status: UpstreamStatus
+    works: bool | None
+    reason: str = ""
+    latency_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         measured = {"works": self.works, "latency_s": self.latency_s, "reason": self.reason}
@@ -62,7 +60,7 @@ async def probe_upstreams(settings: Settings, timeout_s: float) -> list[Probe]:
         statuses, others = await _read_statuses(redis, ours.describe())
     outcomes += [_Outcome(None, "not called: it is not configured here")] * len(others)
     return [
-        Probe(status=status, **outcome._asdict())
+        Probe(status, *outcome)
         for outcome, status in zip(outcomes, [*statuses, *others], strict=True)
     ]
 
