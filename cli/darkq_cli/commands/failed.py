@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -42,9 +42,11 @@ def failed(
 
     found, known = with_client(fetch)
     short = shorten([job.job_id for job in found], known)
-    headings = ("job", "failed", "code", "model", "retry")
     output.write_list(
-        found[:limit], headings, lambda job: _build_row(job, short), lambda job: job.message
+        found[:limit],
+        ("job", "failed", "code", "model", "retry"),
+        lambda job: _build_row(job, short),
+        lambda job: job.message,
     )
     if not found:
         messages.say("no failed jobs are stored")
@@ -81,21 +83,16 @@ def retry(
             "retry needs ids of jobs, or --all", f"To list failed jobs: {program.command()} failed"
         )
 
-    async def retry_jobs(client: Client) -> _RetryCounts:
+    async def retry_jobs(client: Client) -> tuple[int, int]:
         ids = _page_all_failed(client) if every else _page_named(named)
         async with aclosing(ids) as pages:
             return await _retry_pages(client, pages)
 
-    counts = with_client(retry_jobs)
+    retried, refused = with_client(retry_jobs)
     if not messages.as_json:
-        messages.say(f"{_count_jobs(counts.retried)} queued again")
-    if counts.refused and not every:
-        raise Problem(f"{_count_jobs(counts.refused)} cannot be retried")
-
-
-class _RetryCounts(NamedTuple):
-    retried: int
-    refused: int
+        messages.say(f"{_count_jobs(retried)} queued again")
+    if refused and not every:
+        raise Problem(f"{_count_jobs(refused)} cannot be retried")
 
 
 def _count_jobs(jobs: int) -> str:
@@ -124,7 +121,8 @@ async def _page_all_failed(client: Client) -> AsyncGenerator[list[str], None]:
         messages.say(text, left_out=without_prompt)
 
 
-async def _retry_pages(client: Client, pages: AsyncGenerator[list[str], None]) -> _RetryCounts:
+async def _retry_pages(client: Client, pages: AsyncGenerator[list[str], None]) -> tuple[int, int]:
+    """Retry jobs, and print their ids. Return how many are queued, and how many are not."""
     import asyncio
 
     from darkq import QueueFull
@@ -139,7 +137,7 @@ async def _retry_pages(client: Client, pages: AsyncGenerator[list[str], None]) -
         for refusal in refusals:
             if isinstance(refusal, QueueFull):  # the next pages would be refused too
                 raise refusal
-    return _RetryCounts(retried, refused)
+    return retried, refused
 
 
 async def _retry_one(client: Client, job_id: str) -> DarkqError | None:

@@ -45,16 +45,12 @@ def run(
         job = await enqueue(client)
         messages.say(f"job {job.id}", style="dim", id=job.id)
         await follow(client, Reader(job, shows_reasoning=reasoning))
-        if options.ignore_unsupported:
-            _say_what_was_ignored(await job.result())
+        if options.ignore_unsupported and (result := await job.result()).ignored:
+            names = ", ".join(result.ignored)
+            text = f"ignored, as {result.upstream} does not support it: {names}"
+            messages.say(text, ignored=names)
 
     with_client(enqueue_and_read)
-
-
-def _say_what_was_ignored(result: Result) -> None:
-    if result.ignored:
-        names = ", ".join(result.ignored)
-        messages.say(f"ignored, as {result.upstream} does not support it: {names}", ignored=names)
 
 
 @takes_job_options

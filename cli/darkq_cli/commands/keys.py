@@ -119,10 +119,6 @@ def _build_row(key: ApiKey) -> Sequence[str]:
 
 
 def _describe_limits(key: ApiKey) -> str:
-    return ", ".join(_list_limits(key))
-
-
-def _list_limits(key: ApiKey) -> list[str]:
     limits = []
     if key.rate_per_s is not None:
         limits.append(f"{key.rate_per_s:g} requests/s")
@@ -134,4 +130,4 @@ def _list_limits(key: ApiKey) -> list[str]:
         limits.append(f"body {key.max_body_bytes:,} bytes")
     if key.models:
         limits.append("models " + " ".join(key.models))
-    return limits
+    return ", ".join(limits)

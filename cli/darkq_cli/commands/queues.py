@@ -38,7 +38,7 @@ def queues(context: typer.Context, _: opt.JsonOption = False) -> None:
     darkq queues pause bulk --why "the upstream is being moved"
     """
     if context.invoked_subcommand is None:
-        _print_all()
+        list_()
 
 
 @app.command("list")
@@ -48,7 +48,7 @@ def list_(_: opt.JsonOption = False) -> None:
     \b
     darkq queues list --json | jq 'select(.paused)'
     """
-    _print_all()
+    _print(with_client(lambda client: client.queues()))
 
 
 @app.command()
@@ -192,29 +192,29 @@ def move(
     """
     if (to is not None) + (to_url is not None) + back != 1:
         raise wrong_usage("move needs one of --to QUEUE, --to-url URL and --back")
+    from pydantic import SecretStr
+
+    from darkq import Client, Settings
 
     async def move_jobs(client: Client) -> None:
         handle = client.queue(queue)
         if back:
-            _print_returned(await handle.give_back())
+            count = await handle.give_back()
+            if messages.as_json:
+                output.write_json({"given_back": count})
+            else:
+                text = f"{count:,} jobs are back in their queue. To see whether it is paused: "
+                messages.say(f"{text}{program.command()} queues")
         elif dry_run:
             await _show_moves(handle.backlog(), "jobs would be moved", dry_run=True)
         elif to_url is not None:
-            async with _connect(to_url) as target:
+            settings = Settings.load().model_copy(update={"redis_url": SecretStr(to_url)})
+            async with Client(settings=settings) as target:
                 await _move(handle, target.queue(queue), limit)
         elif to is not None:
             await _move(handle, client.queue(to), limit)
 
     with_client(move_jobs)
-
-
-def _connect(url: str) -> Client:
-    from pydantic import SecretStr
-
-    from darkq import Client, Settings
-
-    settings = Settings.load().model_copy(update={"redis_url": SecretStr(url)})
-    return Client(settings=settings)
 
 
 async def _move(queue: QueueHandle, target: QueueHandle, limit: int | None) -> None:
@@ -253,16 +253,6 @@ async def _show_moves(
     output.write_one(moves, facts, dry_run=dry_run)
 
 
-def _print_returned(count: int) -> None:
-    if messages.as_json:
-        output.write_json({"given_back": count})
-    else:
-        messages.say(
-            f"{count:,} jobs are back in their queue. To see whether it is paused: "
-            f"{program.command()} queues"
-        )
-
-
 @app.command()
 def purge(
     queue: QueueArgument,
@@ -287,10 +277,6 @@ def purge(
     )
 
 
-def _print_all() -> None:
-    _print(with_client(lambda client: client.queues()))
-
-
 def _print(queues: list[QueueStatus]) -> None:
     headings = ("queue", "waiting", "deferred", "running", "oldest waits", "state")
     output.write_list(queues, headings, _build_row, _describe_marks)
@@ -310,16 +296,16 @@ def _list_marks(queue: QueueStatus) -> list[tuple[str, Notice]]:
 
 
 def _describe_marks(queue: QueueStatus) -> str:
-    return "\n".join(_describe(word, notice, queue) for word, notice in _list_marks(queue))
-
-
-def _describe(word: str, notice: Notice, queue: QueueStatus) -> str:
-    text = f"{word} since {format_time(notice.since_ms)} by {notice.by or '?'}"
-    text += f": {notice.why}" if notice.why else ""
-    if notice.partitions < queue.partitions:
-        # A request was interrupted, or the number of partitions was raised after it.
-        text += f" (in {notice.partitions} of {queue.partitions} partitions: repeat the command)"
-    return text
+    lines = []
+    for word, notice in _list_marks(queue):
+        line = f"{word} since {format_time(notice.since_ms)} by {notice.by or '?'}"
+        line += f": {notice.why}" if notice.why else ""
+        if notice.partitions < queue.partitions:
+            # A request was interrupted, or the number of partitions was raised after it.
+            within = f"{notice.partitions} of {queue.partitions} partitions"
+            line += f" (in {within}: repeat the command)"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _count_jobs(status: QueueStatus) -> int:

@@ -208,17 +208,12 @@ def gateway(
 
     with open_redis(settings) as redis:
         if processes > 1:
-            raise typer.Exit(_supervise_gateways(processes, settings, redis))
+            from darkq_cli.stack.supervisor import reserve_port
+
+            with reserve_port(settings.gateway_host, settings.gateway_port) as shared:
+                arguments = ["gateway", "--host", settings.gateway_host, "--port", str(shared)]
+                raise typer.Exit(_supervise(arguments, processes, settings, redis))
         main(redis.settings, started=lambda _: _report_ready(ready_fd), shares_port=ready_fd >= 0)
-
-
-def _supervise_gateways(processes: int, settings: Settings, redis: RedisTarget) -> int:
-    from darkq_cli.stack.supervisor import reserve_port
-
-    host = settings.gateway_host
-    with reserve_port(host, settings.gateway_port) as port:
-        arguments = ["gateway", "--host", host, "--port", str(port)]
-        return _supervise(arguments, processes, settings, redis)
 
 
 def _check_gateway(settings: Settings) -> None:

@@ -53,8 +53,7 @@ def _build_row(worker: WorkerLeases) -> Sequence[str]:
 
 
 def _describe_drain(worker: WorkerLeases) -> str:
-    drained = worker.drained
-    if drained is None:
+    if (drained := worker.drained) is None:
         return ""
     return f"drained by {drained.by or '?'} at {format_time(drained.since_ms)}"
 
@@ -153,15 +152,12 @@ async def _wait_until_drained(
                 while True:
                     alive = {worker.worker: worker for worker in await client.leases()}
                     left = [alive[id_] for id_ in worker_ids if id_ in alive]
-                    busy = sum(not _is_drained(worker) for worker in left)
                     running = sum(worker.running for worker in left)
+                    idle = [w for w in left if w.drained and w.drained.stay and not w.running]
+                    busy = len(left) - len(idle)
                     progress.show_count(len(worker_ids) - busy, running=running)
                     if not busy:
                         return 0
                     await asyncio.sleep(POLL_INTERVAL_S)
     except TimeoutError:
         return busy
-
-
-def _is_drained(worker: WorkerLeases) -> bool:
-    return worker.drained is not None and worker.drained.stay and not worker.running

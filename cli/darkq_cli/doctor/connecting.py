@@ -81,7 +81,9 @@ async def clock(server: Server) -> CheckResult:
 
 @CONNECTING.check("output buffers", by_hand="CONFIG GET client-output-buffer-limit")
 async def output_buffers(server: Server) -> CheckResult:
-    limits = _limits(await server.config("client-output-buffer-limit"))
+    words = (await server.config("client-output-buffer-limit")).split()
+    # The hard limit of each class in bytes; 0 means none.
+    limits = {words[n]: int(words[n + 1]) for n in range(0, len(words) - 3, 4)}
     findings = Findings()
     most = server.settings.max_result_chars * _BYTES_PER_CHAR
     if 0 < (normal := limits.get("normal", 0)) < most:
@@ -92,25 +94,14 @@ async def output_buffers(server: Server) -> CheckResult:
         )
     pubsub = limits.get("pubsub", 0)
     do = 'CONFIG SET client-output-buffer-limit "pubsub 33554432 8388608 60"'
+    found = f"subscribers are disconnected at {format_megabytes(pubsub)}"
     if not pubsub:
         found = "the buffer of a subscriber has no limit: a slow one can fill the memory of Redis"
         findings.warning(found, do)
     elif pubsub < _PUBSUB_MIN_BYTES:
-        found = (
-            f"subscribers are disconnected at {format_megabytes(pubsub)}: a busy gateway often is, "
-            "and then reads the event logs again"
-        )
-        findings.warning(found, do)
-    words = (
-        f"subscribers are disconnected at {format_megabytes(pubsub)}, and continue from the logs"
-    )
-    return findings.combine(otherwise=words)
-
-
-def _limits(text: str) -> dict[str, int]:
-    """Return the hard limit of each class in bytes; 0 means none."""
-    words = text.split()
-    return {words[n]: int(words[n + 1]) for n in range(0, len(words) - 3, 4)}
+        why = "a busy gateway often is, and then reads the event logs again"
+        findings.warning(f"{found}: {why}", do)
+    return findings.combine(otherwise=f"{found}, and continue from the logs")
 
 
 @CONNECTING.check("connections", by_hand="INFO clients: connected_clients; CONFIG GET maxclients")

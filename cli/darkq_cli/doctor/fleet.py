@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import groupby
 from typing import NamedTuple
 
@@ -59,15 +59,12 @@ async def partitions(subject: FleetSubject) -> CheckResult:
     )
 
 
-def _format_ranges(numbers: dict[int, int]) -> str:
+def _format_ranges(numbers: Iterable[int]) -> str:
     """Write numbers as ranges: 1-3, 7."""
-
-    def ranges() -> Iterator[str]:
-        for _, group in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
-            run = [number for _, number in group]
-            yield f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0])
-
-    return ", ".join(ranges())
+    # Consecutive numbers are equally far from their places in the order.
+    groups = groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0])
+    runs = [[number for _, number in group] for _, group in groups]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 @FLEET.check("workers")

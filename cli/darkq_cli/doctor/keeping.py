@@ -23,13 +23,10 @@ async def version(server: Server) -> CheckResult:
     name, number = "Redis", str(info["redis_version"])
     if valkey := info.get("valkey_version"):
         name, number = "Valkey", str(valkey)
-    if _parse_version(str(info["redis_version"])) < _MIN_VERSION:
+    parts = str(info["redis_version"]).split(".")[:2]
+    if tuple(int(part) for part in parts if part.isdigit()) < _MIN_VERSION:
         return problem(f"{name} {number} is too old", "Install Redis 6.2 or newer, or Valkey.")
     return ok(f"{name} {number}")
-
-
-def _parse_version(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
 @KEEPING.check("persistence", by_hand="CONFIG GET appendonly appendfsync save")

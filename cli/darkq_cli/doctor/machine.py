@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,7 +80,8 @@ async def configuration(settings: Settings) -> CheckResult:
 @MACHINE.check("unknown settings")
 async def unknown_settings(settings: Settings) -> CheckResult:
     known = {f"{_PREFIX}{name.upper()}" for name in type(settings).model_fields}
-    set_here = {*(name.upper() for name in os.environ), *_list_env_file(settings)}
+    file = DotEnvSettingsSource(type(settings), env_prefix="", case_sensitive=False)
+    set_here = {name.upper() for name in (*os.environ, *file.env_vars)}
     unknown = sorted(
         name
         for name in set_here - known - _OTHERS
@@ -91,11 +93,6 @@ async def unknown_settings(settings: Settings) -> CheckResult:
         f"not a setting, so it has no effect: {', '.join(unknown)}",
         "; ".join(_suggest(name, known) for name in unknown),
     )
-
-
-def _list_env_file(settings: Settings) -> Iterable[str]:
-    file = DotEnvSettingsSource(type(settings), env_prefix="", case_sensitive=False)
-    return (name.upper() for name in file.env_vars)
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
@@ -143,13 +140,10 @@ async def files(settings: Settings) -> CheckResult:
     if find_spec("obstore") is None:
         return skipped("obstore is not installed here", "pip install 'darkq[gateway]'")
     try:
-        await Files(settings).info(None, new_file_id())
-    except FileNotFound:
-        return ok("the store of DARKQ_FILES_URL answers")
-    except (
-        FileStoreUnavailable,
-        ValueError,
-    ) as error:  # ValueError: a URL that obstore does not support
+        with suppress(FileNotFound):
+            await Files(settings).info(None, new_file_id())
+    # ValueError: a URL that obstore does not support
+    except (FileStoreUnavailable, ValueError) as error:
         do = "Check DARKQ_FILES_URL, and that its credentials are in the environment"
         return problem(f"the store of files does not answer ({type(error).__name__})", do)
     return ok("the store of DARKQ_FILES_URL answers")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from darkq import ConfigurationError, DarkqError, Settings, UpstreamStatus
+from darkq.settings.upstreams import DARKAI
 from darkq_cli.doctor.checks import CheckResult, ok, problem, skipped
 from darkq_cli.terminal import program
 
@@ -157,12 +158,7 @@ def _to_result(probe: Probe) -> CheckResult:
         return skipped(probe.reason)
     if probe.works:
         return ok(f"answers, after {probe.latency_s:.2f} s")
-    setting = _find_setting(probe.status.name)
+    name = probe.status.name
+    setting = f"DARKQ_UPSTREAMS__{name.upper()}__URL" if name != DARKAI else "DARKQ_DARKAI_URL"
     retry = f"to call it again: {program.command()} upstreams"
     return problem(probe.reason, f"Check that the service runs and {setting} is right; {retry}")
-
-
-def _find_setting(upstream: str) -> str:
-    from darkq.settings.upstreams import DARKAI
-
-    return "DARKQ_DARKAI_URL" if upstream == DARKAI else f"DARKQ_UPSTREAMS__{upstream.upper()}__URL"

@@ -130,21 +130,16 @@ def parse_options(
     found: dict[str, Any] = {}
     for entry in others or ():
         ((name, text),) = parse_pairs([entry], "--option").items()
-        value = _parse_value(text)
-        found[name] = [*_as_list(found[name]), value] if name in found else value
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if name in found:
+            before = found[name] if isinstance(found[name], list) else [found[name]]
+            value = [*before, value]
+        found[name] = value
     given = {"temperature": temperature, "max_tokens": max_tokens}
     return found | {name: value for name, value in given.items() if value is not None}
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def parse_pairs(entries: list[str] | None, option: str = "--metadata") -> dict[str, str]:

@@ -131,7 +131,7 @@ def write_table(
     cells: list[list[str]] = [[_clean(cell) for cell in row] for row in rows]
     table = [list(headings), *cells]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    is_number = [all(map(_is_number, column[1:])) for column in zip(*table, strict=True)]
+    is_number = [all(map(_NUMBER.fullmatch, column[1:])) for column in zip(*table, strict=True)]
     limit = _width()
     if limit is not None:
         _narrow(widths, limit)
@@ -156,10 +156,6 @@ def _width() -> int | None:
     console = messages.stdout_console()
     has_columns = os.environ.get("COLUMNS", "").isdecimal()
     return console.width if console.is_terminal or has_columns else None
-
-
-def _is_number(cell: str) -> bool:
-    return _NUMBER.fullmatch(cell) is not None
 
 
 def _narrow(widths: list[int], limit: int) -> None:

@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from darkq import Client, QueueStatus, Stats, UpstreamStatus, WorkerLeases
-from darkq.operate.fleet import Fleet
 from darkq.telemetry.metrics import CHUNKS, JOB_FAILURES, JOBS_ENDED, OUTCOMES, RETRIES, Measure
 
 RATE_OVER_S = 15.0
@@ -62,11 +61,7 @@ class Outage(msgspec.Struct, frozen=True, kw_only=True):
 
 async def read(client: Client) -> Reading:
     """Read from Redis. Raises `RedisUnavailable`."""
-    return build_reading(await client.fleet(), await client.stats())
-
-
-def build_reading(fleet: Fleet, stats: Stats) -> Reading:
-    """Build a reading."""
+    fleet, stats = await client.fleet(), await client.stats()
     counted = Counted(
         jobs=dict.fromkeys(OUTCOMES, 0) | _sum_by_first_label(JOBS_ENDED, stats),
         failures=_sum_by_first_label(JOB_FAILURES, stats),
