@@ -13,18 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from darkq_cli.batch import commands as batch
-from darkq_cli.commands import (
-    doctor,
-    failed,
-    jobs,
-    keys,
-    purge,
-    queues,
-    system,
-    top,
-    upstreams,
-    workers,
-)
+from darkq_cli.commands import failed, jobs, keys, observe, purge, queues, system, workers
 
 
 class _CommandGroups(TyperGroup):
@@ -155,9 +144,9 @@ _GROUPS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     ),
     "Processes": (system.worker, system.gateway, system.local_darkai),
     "Operation": (
-        top.top,
-        doctor.doctor,
-        upstreams.upstreams,
+        observe.top,
+        observe.doctor,
+        observe.upstreams,
         queues.app,
         workers.app,
         purge.app,

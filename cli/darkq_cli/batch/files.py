@@ -47,7 +47,7 @@ class OutputFile:
 
     def _truncate(self) -> None:
         """Cut off what was written and not committed: Redis delivers it again."""
-        size = self._size()
+        size = self.path.stat().st_size if self.path.exists() else 0
         if size < self._length:
             raise Problem(
                 f"{self.path} has {size:,} bytes, but {self._length:,} were written: another "
@@ -58,12 +58,6 @@ class OutputFile:
             fd = self._open()
             os.ftruncate(fd, self._length)
             os.fsync(fd)
-
-    def _size(self) -> int:
-        try:
-            return self.path.stat().st_size
-        except FileNotFoundError:
-            return 0
 
     def _open(self) -> int:
         if self._fd is None:

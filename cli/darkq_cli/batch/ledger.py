@@ -86,11 +86,12 @@ class Ledger:
         fresh = list({line.number: line for line in page if line.number not in known}.values())
         if not fresh:
             return
+        ignored = (name for line in fresh for name in line.ignored)
         checkpoint = msgspec.structs.replace(
             self.checkpoint,
             chunks=self.checkpoint.chunks + sum(line.chunks for line in fresh),
             tokens=self.checkpoint.tokens + sum(line.tokens for line in fresh),
-            ignored=_join(self.checkpoint.ignored, fresh),
+            ignored=tuple(sorted({*self.checkpoint.ignored, *ignored})),
         )
         lines = [HeldLine(line.number, line.failed, line.text) for line in fresh]
         if self._state.plan.ordered:
@@ -143,10 +144,6 @@ def render(renderer: Renderer, finished: Finished, row: bytes) -> EndedLine:
     tokens = result.usage.completion_tokens if result.usage else 0
     text = renderer.answer(custom_id, result, row)
     return EndedLine(number, False, text, result.chunks, tokens, result.ignored)
-
-
-def _join(known: tuple[str, ...], lines: Iterable[EndedLine]) -> tuple[str, ...]:
-    return tuple(sorted({*known, *(name for line in lines for name in line.ignored)}))
 
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")

@@ -38,7 +38,11 @@ def copy(batch_id: str, *, answers: Path, errors: Path | None) -> None:
         return counts[0], counts[1]
 
     completed, failed = with_client(copy_pages)
-    _print_counts(completed, failed, answers, errors)
+    facts = {"answered": f"{completed:,}, into {answers}" if completed else "0"}
+    if failed:
+        facts["failed"] = f"{failed:,}, into {errors}"
+    counts = {"completed": completed, "failed": failed, "output": str(answers)}
+    output.write_one(counts, facts)
 
 
 async def _read_unacknowledged(batch: Batch) -> AsyncIterator[list[EndedLine]]:
@@ -68,14 +72,6 @@ def _append(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise Problem(f"cannot write {path}: {error.strerror}") from None
-
-
-def _print_counts(completed: int, failed: int, answers: Path, errors: Path) -> None:
-    facts = {"answered": f"{completed:,}, into {answers}" if completed else "0"}
-    if failed:
-        facts["failed"] = f"{failed:,}, into {errors}"
-    counts = {"completed": completed, "failed": failed, "output": str(answers)}
-    output.write_one(counts, facts)
 
 
 def tail(batch_id: str, *, chunks: bool, after: str | None) -> None:

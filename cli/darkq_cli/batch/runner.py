@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from contextlib import aclosing, closing, suppress
 
 import msgspec
 
@@ -53,16 +52,9 @@ def run(state: State, registry: Registry) -> None:
         with_client(use)
     except (Problem, *_RETRIED) as error:
         exit_code = error.exit_code if isinstance(error, Problem) else 1
-        hint = (
-            getattr(error, "hint", "")
-            or f"To resume: {build_resume_command(state.checkpoint.batch_id)}"
-        )
+        resume = f"{program.command()} batch resume {state.checkpoint.batch_id}"
+        hint = getattr(error, "hint", "") or f"To resume: {resume}"
         raise Problem(str(error), hint, exit_code=exit_code, cause=error) from None
-
-
-def build_resume_command(batch_id: str) -> str:
-    """Return the command that resumes a batch."""
-    return f"{program.command()} batch resume {batch_id}"
 
 
 class Runner:
@@ -84,11 +76,25 @@ class Runner:
         with self._progress:
             refresh = asyncio.create_task(self._refresh_job_counts())
             try:
-                async with handle_ctrl_c(self._find_batch):
-                    await self._run_with_retries()
+                await self._run_with_retries()
+            except asyncio.CancelledError:
+                self._say_how_to_resume()
+                raise
             finally:
                 refresh.cancel()
                 await asyncio.wait([refresh])
+
+    def _say_how_to_resume(self) -> None:
+        if not (batch_id := self._state.checkpoint.batch_id):
+            return
+        darkq = program.command()
+        resume, cancel = f"{darkq} batch resume {batch_id}", f"{darkq} batch cancel {batch_id}"
+        messages.leave_line()
+        messages.say(
+            f"The jobs that were sent continue. To resume:\n  {resume}\nTo stop it:\n  {cancel}",
+            resume=resume,
+            cancel=cancel,
+        )
 
     def _find_batch(self) -> Batch | None:
         """Return the batch if it was created."""
@@ -205,29 +211,3 @@ def _describe_wait(error: Exception) -> str:
         case CursorGone():
             return "reads results again, after Redis has lost some"
     return "waits for Redis, which does not answer"
-
-
-@asynccontextmanager
-async def handle_ctrl_c(find_batch: Callable[[], Batch | None]) -> AsyncIterator[None]:
-    """Print how to resume and how to cancel, after Ctrl-C in the block.
-
-    Raises the `CancelledError` of the block.
-    """
-    try:
-        yield
-    except asyncio.CancelledError:
-        batch = find_batch()
-        if batch is not None:
-            _say_how_to_resume(batch)
-        raise
-
-
-def _say_how_to_resume(batch: Batch) -> None:
-    darkq = program.command()
-    resume, cancel = f"{darkq} batch resume {batch.id}", f"{darkq} batch cancel {batch.id}"
-    messages.leave_line()
-    messages.say(
-        f"The jobs that were sent continue. To resume:\n  {resume}\nTo stop it:\n  {cancel}",
-        resume=resume,
-        cancel=cancel,
-    )

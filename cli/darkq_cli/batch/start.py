@@ -116,7 +116,8 @@ def run(source: Source, draft: Plan, *, dry_run: bool) -> None:
         draft.files.check()
         with _open_state(draft.files.state) as file:
             state = file.load()
-            if state is not None and state.complete and not _has_output(draft.files):
+            has_output = draft.files.answers.exists() or draft.files.errors.exists()
+            if state is not None and state.complete and not has_output:
                 file.reset()  # its outputs were deleted, to start again
                 state = None
             if state is None:
@@ -145,8 +146,12 @@ def resume(batch_id: str) -> None:
 
 def retry(batch: str, *, ignore_unsupported: bool) -> None:
     """Run the failed lines of a batch again, which is given by its id or its output file."""
-    with _open_ended(batch) as (file, state):
-        darkq = program.command()
+    registry, darkq = Registry(Settings.load()), program.command()
+    path = _find_state(batch, registry)
+    with _translate_os_errors(path), _open_state(path) as file:
+        state = file.load()
+        if state is None:
+            raise Problem(f"{path} holds no batch")
         batch_id = state.checkpoint.batch_id
         if not state.complete:
             raise Problem(
@@ -154,29 +159,23 @@ def retry(batch: str, *, ignore_unsupported: bool) -> None:
             )
         _check_unchanged(state.plan, state.plan.files.source)
         state.forget_failed(ignore_unsupported=ignore_unsupported)
-        Registry(Settings.load()).remove(batch_id)
+        registry.remove(batch_id)
         _run_to_end(file, state)
 
 
-@contextmanager
-def _open_ended(batch: str) -> Iterator[tuple[StateFile, State]]:
-    """Open the state of a batch whose lines have failed."""
+def _find_state(batch: str, registry: Registry) -> Path:
+    """Return the state of a batch whose lines have failed."""
     output = Path(batch).absolute()
-    path = output.with_name(f"{output.name}.darkq")
-    if not path.exists():
-        registry = Registry(Settings.load())
-        found = None if output.exists() else registry.find(find_batch_id(batch))
-        if found is None:
-            raise Problem(
-                f"no batch {batch} with failed lines was run here",
-                f"To list the batches in Redis: {program.command()} batch list",
-            )
-        path = found
-    with _translate_os_errors(path), _open_state(path) as file:
-        state = file.load()
-        if state is None:
-            raise Problem(f"{path} holds no batch")
-        yield file, state
+    beside = output.with_name(f"{output.name}.darkq")
+    if beside.exists():
+        return beside
+    found = None if output.exists() else registry.find(find_batch_id(batch))
+    if found is None:
+        raise Problem(
+            f"no batch {batch} with failed lines was run here",
+            f"To list the batches in Redis: {program.command()} batch list",
+        )
+    return found
 
 
 def _end(file: StateFile, state: State, registry: Registry) -> None:
@@ -191,10 +190,6 @@ def _end(file: StateFile, state: State, registry: Registry) -> None:
         files.source.unlink(missing_ok=True)
     file.delete()
     registry.remove(state.checkpoint.batch_id)
-
-
-def _has_output(files: Files) -> bool:
-    return any(path.exists() for path in (files.answers, files.errors))
 
 
 @contextmanager
@@ -253,7 +248,8 @@ def _start(file: StateFile, source: Source, draft: Plan) -> State:
 def _spool(source: Source, path: Path) -> None:
     """Copy the input of a pipe to a file, so that a resume can read it again."""
     try:
-        pipe = _stdin() if source.argument == _STDIN else source.path.open("rb")
+        is_stdin = source.argument == _STDIN
+        pipe = cast(BufferedReader, sys.stdin.buffer) if is_stdin else source.path.open("rb")
     except OSError as error:
         raise build_read_problem(source.name, error) from None
     with pipe:
@@ -270,10 +266,6 @@ def _spool(source: Source, path: Path) -> None:
             sync_directory(path)
         except OSError as error:
             raise Problem(f"cannot write {path}: {error.strerror}") from None
-
-
-def _stdin() -> BufferedReader:
-    return cast(BufferedReader, sys.stdin.buffer)
 
 
 def _check_same(state: State, source: Source, draft: Plan) -> None:

@@ -10,6 +10,7 @@ there is at most one runner for an output.
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -314,10 +315,6 @@ def _translate_errors(path: Path) -> Iterator[None]:
 
 def _locks_work(directory: Path) -> bool:
     """Tell whether a file here can be locked. If not, SQLite reports every file as locked."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
     with suppress(OSError), tempfile.TemporaryFile(dir=directory) as probe:
         try:
             fcntl.lockf(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -50,7 +50,11 @@ class JobOptions:
         """
         from darkq.protocol.prompt import add_system
 
-        prompt = add_system(_add_images(read_prompt(self.prompt), self.images), self.system)
+        prompt: Prompt = read_prompt(self.prompt)
+        if self.images:
+            parts = [{"type": "text", "text": prompt}, *map(_build_image, self.images)]
+            prompt = [{"role": "user", "content": parts}]
+        prompt = add_system(prompt, self.system)
         metadata = opt.parse_pairs(self.metadata)
         parameters = opt.parse_options(self.temperature, self.max_tokens, self.options)
         if self.schema is not None:
@@ -97,13 +101,6 @@ def read_prompt(argument: str) -> str:
         return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise wrong_usage("standard input is not UTF-8") from None
-
-
-def _add_images(prompt: Prompt, images: list[str] | None) -> Prompt:
-    if not images:
-        return prompt
-    parts = [{"type": "text", "text": prompt}, *map(_build_image, images)]
-    return [{"role": "user", "content": parts}]
 
 
 def _build_image(source: str) -> dict[str, Any]:

@@ -60,7 +60,10 @@ class Reader:
         self._output = output.TextOutput()
         self._reasoning = messages.DimText(shown=shows_reasoning)
         self._call: list[ToolCall] = []  # the pieces of the call that arrives
-        self._has_text = after is not None and _parse_cursor(after).seq > 0
+        try:
+            self._has_text = after is not None and Cursor.parse(after).seq > 0
+        except ValueError as error:
+            raise wrong_usage(f"--after: {error}") from None
 
     def say_how_to_resume(self) -> None:
         """Print the command that continues after the cursor."""
@@ -122,7 +125,11 @@ class Reader:
             self._count_piece(event)
         elif isinstance(event, Retrying):
             self._output.end_line()
-            messages.say(_describe_retry(event), style="yellow")
+            # The event may be old, and the worker's clock may differ from ours.
+            left_s = event.at_ms / 1000 + event.retry_in_s - time.time()
+            left_s = min(max(left_s, 0), event.retry_in_s)
+            text = f"{describe_attempt(event)}; the next starts in {left_s:.1f} s"
+            messages.say(text, style="yellow")
         elif isinstance(event, Completed) and event.finish_reason in _CUT:
             self._output.end_line()
             messages.say(_CUT[event.finish_reason], style="yellow")
@@ -161,20 +168,6 @@ class Reader:
         if not self.chunks:
             self.first_chunk_s = self.last_chunk_s
         self.chunks += event.merged
-
-
-def _describe_retry(event: Retrying) -> str:
-    """Describe how an attempt ended and when the next starts. The event may be old."""
-    left_s = event.at_ms / 1000 + event.retry_in_s - time.time()
-    left_s = min(max(left_s, 0), event.retry_in_s)  # in case the worker's clock differs from ours
-    return f"{describe_attempt(event)}; the next starts in {left_s:.1f} s"
-
-
-def _parse_cursor(after: str) -> Cursor:
-    try:
-        return Cursor.parse(after)
-    except ValueError as error:
-        raise wrong_usage(f"--after: {error}") from None
 
 
 async def follow(client: Client, reader: Reader) -> None:

@@ -6,7 +6,7 @@ line counts those that do not fit.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self, TypeAlias
 
@@ -37,26 +37,21 @@ class History:
     """The lengths of the queues, and the rates per second."""
 
     def __init__(self) -> None:
-        self._numbers: dict[str, deque[float]] = {}
+        self._numbers = defaultdict[str, deque[float]](lambda: deque(maxlen=MAX_BARS))
 
     def add(self, reading: Reading) -> None:
         """Add a reading."""
         for queue in reading.queues:
-            self._append(queue.priority, queue.waiting + queue.deferred)
-        if reading.rates is not None:
-            for outcome, per_s in reading.rates.jobs.items():
-                self._append(outcome, per_s)
-            self._append("retries", reading.rates.retries)
-            self._append("chunks", reading.rates.chunks)
+            self._numbers[queue.priority].append(queue.waiting + queue.deferred)
+        if (rates := reading.rates) is not None:
+            per_s = {**rates.jobs, "retries": rates.retries, "chunks": rates.chunks}
+            for name, number in per_s.items():
+                self._numbers[name].append(number)
 
     def draw(self, name: str, chars: int) -> Text:
         """Draw the latest values of one number; the highest fills the line."""
-        return Text(
-            draw_bars(list(self._numbers.get(name, ()))[-chars:] if chars > 0 else []), "cyan"
-        )
-
-    def _append(self, name: str, number: float) -> None:
-        self._numbers.setdefault(name, deque(maxlen=MAX_BARS)).append(number)
+        numbers = list(self._numbers[name])[-chars:] if chars > 0 else []
+        return Text(draw_bars(numbers), "cyan")
 
 
 def draw_bars(numbers: Sequence[float]) -> str:

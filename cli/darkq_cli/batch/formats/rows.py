@@ -97,14 +97,11 @@ class LineFormat(NamedTuple):
         elif self.input.kind == "text":
             line = text_line(text.text, text.number, self.common)
         else:
-            line = self._parse_json(text)
+            try:
+                line = json_line(text.text, text.number, self.common, takes_numbers=True)
+            except InvalidLine as error:
+                raise _explain(error, text) from None
         return line if self.input.system is None else _put_system(line, self.input.system)
-
-    def _parse_json(self, text: Text) -> Line:
-        try:
-            return json_line(text.text, text.number, self.common, takes_numbers=True)
-        except InvalidLine as error:
-            raise _explain(error, text) from None
 
     def _parse_columns(self, text: Text) -> Line:
         fields = read_fields(self.input.kind, text)
