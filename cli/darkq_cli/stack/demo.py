@@ -77,15 +77,12 @@ async def _run_prompt(
         messages.say(f"The local model stops after {MAX_CHUNKS} tokens.", style="dim")
     messages.say(f"\njob {job.id}", style="bold green")
     messages.say(f"  time to first chunk  {reader.first_chunk_s - enqueued_s:.2f} s")
-    messages.say(f"  chunks per second    {_describe_rate(reader)}")
+    took_s = reader.last_chunk_s - reader.first_chunk_s
+    rate = f"{reader.chunks} chunk"
+    if reader.chunks > 1 and took_s:
+        rate = f"{(reader.chunks - 1) / took_s:.1f} ({reader.chunks} in {took_s:.1f} s)"
+    messages.say(f"  chunks per second    {rate}")
     messages.say(f"To read it again, for the next {settings.result_ttl_s / 3600:g} h:")
     for command in ("result", "tail", "status"):
         messages.say(f"  {darkq} {command} {job.id}")
     messages.say(f"To keep everything running:\n  {darkq} up")
-
-
-def _describe_rate(reader: Reader) -> str:
-    took_s = reader.last_chunk_s - reader.first_chunk_s
-    if reader.chunks < 2 or not took_s:
-        return f"{reader.chunks} chunk"
-    return f"{(reader.chunks - 1) / took_s:.1f} ({reader.chunks} in {took_s:.1f} s)"

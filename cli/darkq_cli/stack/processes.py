@@ -132,14 +132,9 @@ async def wait_for_death(children: Sequence[Child]) -> Problem:
             task.cancel()
         await asyncio.wait(ends)
     task = done.pop()
-    child = ends[task]
-    return Problem(f"the {child.name} {_describe_exit(task.result())}", "\n".join(child.last_lines))
-
-
-def _describe_exit(code: int) -> str:
-    if code >= 0:
-        return f"ended unexpectedly, with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
+    child, code = ends[task], task.result()
+    how = f"ended unexpectedly, with exit code {code}"
+    if code < 0:
+        names = {number.value: number.name for number in signal.Signals}
+        how = f"was ended by {names.get(-code, f'signal {-code}')}"
+    return Problem(f"the {child.name} {how}", "\n".join(child.last_lines))

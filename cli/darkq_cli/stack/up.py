@@ -89,7 +89,16 @@ async def _up(
             messages.say(f"  workers   {workers} (pid {pids})")
             if others:
                 messages.say(others, style="yellow")
-            _say_how_to_use()
+            darkq = program.command()
+            messages.say(
+                "In another terminal:\n"
+                f'  {darkq} run "Write a haiku about queues."\n'
+                f'  id=$({darkq} enqueue "Write a haiku about queues.")\n'
+                f"  {darkq} tail $id\n"
+                f"  {darkq} result $id\n"
+                f"  {darkq} upstreams\n"
+                "Ctrl-C stops everything; jobs and results are kept."
+            )
             await processes.run_unless_dead(_watch(log, settings))
 
 
@@ -110,17 +119,6 @@ def _list_upstreams(settings: Settings) -> str:
     """Return the names without their URLs, which may contain secrets."""
     host = urlsplit(settings.darkai_url).hostname or "the one of DARKQ_DARKAI_URL"
     return ", ".join([host] * settings.uses_darkai + sorted(settings.upstreams))
-
-
-def _say_how_to_use() -> None:
-    darkq = program.command()
-    messages.say("In another terminal:")
-    messages.say(f'  {darkq} run "Write a haiku about queues."')
-    messages.say(f'  id=$({darkq} enqueue "Write a haiku about queues.")')
-    messages.say(f"  {darkq} tail $id")
-    messages.say(f"  {darkq} result $id")
-    messages.say(f"  {darkq} upstreams")
-    messages.say("Ctrl-C stops everything; jobs and results are kept.")
 
 
 class _ChildLog:
@@ -168,14 +166,12 @@ async def _restart_redis(settings: Settings, restarts: deque[float]) -> None:
         text = f"the embedded Redis has ended {_MAX_RESTARTS + 1} times within a minute"
         raise Problem(text, f"Its log is {settings.state_dir / 'redis.log'}")
     restarts.append(now_s)
-    messages.say("the embedded Redis has ended; starting it again", style="yellow")
-    await asyncio.to_thread(_enter_redis, settings)
-    messages.say("the embedded Redis runs again, with the data of its append-only file")
-
-
-def _enter_redis(settings: Settings) -> None:
-    """Start the embedded Redis if none runs. This process is its user already, so it stays."""
     from darkq_local.embedded import embedded_redis
 
-    with embedded_redis(settings.state_dir):
-        pass
+    def enter_redis() -> None:
+        with embedded_redis(settings.state_dir):  # this process is its user already, so it stays
+            pass
+
+    messages.say("the embedded Redis has ended; starting it again", style="yellow")
+    await asyncio.to_thread(enter_redis)
+    messages.say("the embedded Redis runs again, with the data of its append-only file")
