@@ -300,16 +300,19 @@ def copy_results(
 
 
 def _print(status: BatchStatus) -> None:
-    facts = {"batch": status.batch_id, "state": status.state}
-    if status.name:
-        facts["name"] = status.name
-    facts["begun"] = format_time(status.created_ms)
-    facts["lines"] = _format_lines(status)
-    facts["running"] = f"{status.outstanding:,}"
-    for outcome in ("completed", "failed", "cancelled"):
-        facts[outcome] = f"{getattr(status, outcome):,}"
-    facts["not written yet"] = f"{status.ended - status.acknowledged:,}"
-    facts["runner"] = status.runner or "none"
+    facts: output.Facts = {
+        "batch": status.batch_id,
+        "state": status.state,
+        **({"name": status.name} if status.name else {}),
+        "begun": format_time(status.created_ms),
+        "lines": _format_lines(status),
+        "running": status.outstanding,
+        "completed": status.completed,
+        "failed": status.failed,
+        "cancelled": status.cancelled,
+        "not written yet": status.ended - status.acknowledged,
+        "runner": status.runner or "none",
+    }
     output.write_one(status, facts)
 
 

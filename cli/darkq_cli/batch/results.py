@@ -126,5 +126,4 @@ def _say_how_to_resume(batch_id: str, cursor: str | None, *, chunks: bool) -> No
     resume += " --chunks" if chunks else ""
     resume += f" --after {cursor}" if cursor else ""
     resume += " --json" if messages.as_json else ""
-    messages.leave_line()
-    messages.say(f"To read on:\n  {resume}", resume=resume)
+    messages.say_how_to_resume("To read on", resume=resume)

@@ -14,15 +14,7 @@ from contextlib import aclosing, closing, suppress
 
 import msgspec
 
-from darkq import Batch, Client, DarkqError
-from darkq.errors import (
-    BatchNotFound,
-    BatchTaken,
-    CursorGone,
-    NotReplicated,
-    QueueFull,
-    RedisUnavailable,
-)
+from darkq import Batch, Client, DarkqError, errors
 from darkq_cli.batch.feeding import Feeder
 from darkq_cli.batch.ledger import Ledger, Registry
 from darkq_cli.batch.progress import BatchProgress, read_job_counts
@@ -35,7 +27,15 @@ GIVE_UP_AFTER_S = 300.0
 """How long the runner retries without progress before it gives up."""
 REFRESH_INTERVAL_S = 2.0
 _RETRY_INTERVAL_S = 0.5
-_RETRIED = (RedisUnavailable, NotReplicated, QueueFull, BatchTaken, CursorGone)
+_WAITS: dict[type[Exception], str] = {
+    errors.BatchTaken: "waits until the lease of its last runner expires",
+    errors.QueueFull: "waits for room in the queue",
+    errors.NotReplicated: "waits for replicas of Redis",
+    errors.CursorGone: "reads results again, after Redis has lost some",
+    errors.RedisUnavailable: "waits for Redis, which does not answer",
+}
+"""What the runner retries, and what it then waits for."""
+_RETRIED = tuple(_WAITS)
 
 
 def run(state: State, registry: Registry) -> None:
@@ -89,15 +89,10 @@ class Runner:
             return
         darkq = program.command()
         resume, cancel = f"{darkq} batch resume {batch_id}", f"{darkq} batch cancel {batch_id}"
-        messages.leave_line()
-        messages.say(
-            f"The jobs that were sent continue. To resume:\n  {resume}\nTo stop it:\n  {cancel}",
-            resume=resume,
-            cancel=cancel,
-        )
+        text = "The jobs that were sent continue. To resume"
+        messages.say_how_to_resume(text, resume=resume, cancel=cancel)
 
     def _find_batch(self) -> Batch | None:
-        """Return the batch if it was created."""
         batch_id = self._state.checkpoint.batch_id
         return self._client.batch(batch_id) if batch_id else None
 
@@ -115,14 +110,15 @@ class Runner:
                     if self._state.checkpoint.ended == before:
                         raise Problem("Redis has lost all lines of the batch")
                     batch = self._replace()
-            except BatchNotFound:
+            except errors.BatchNotFound:
                 batch = self._replace()
             except _RETRIED as error:
                 if self._state.checkpoint.ended != seen:
                     last_s, seen = time.monotonic(), self._state.checkpoint.ended
                 if time.monotonic() - last_s > GIVE_UP_AFTER_S:
                     raise
-                self._progress.waits_for = _describe_wait(error)
+                waits = (text for kind, text in _WAITS.items() if isinstance(error, kind))
+                self._progress.waits_for = next(waits)
                 self._progress.show_checkpoint(self._state.checkpoint)
                 await asyncio.sleep(_RETRY_INTERVAL_S)
 
@@ -198,16 +194,3 @@ async def _cancel(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()  # marks it as retrieved: it was raised before, or no longer matters
-
-
-def _describe_wait(error: Exception) -> str:
-    match error:
-        case BatchTaken():
-            return "waits until the lease of its last runner expires"
-        case QueueFull():
-            return "waits for room in the queue"
-        case NotReplicated():
-            return "waits for replicas of Redis"
-        case CursorGone():
-            return "reads results again, after Redis has lost some"
-    return "waits for Redis, which does not answer"

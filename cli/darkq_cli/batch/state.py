@@ -120,7 +120,7 @@ class StateFile:
     def start(self, plan: Plan) -> State:
         """Start a batch. Raises `Problem` when it cannot be written."""
         checkpoint = Checkpoint()
-        with _translate_errors(self._path), _transaction(self._database) as database:
+        with _transaction(self._path, self._database) as database:
             _create_tables(database, _SCHEMA + _LATER_SCHEMA)
             database.execute(
                 "INSERT INTO plan VALUES (?)", (plans.encode(plan, self._path.parent),)
@@ -136,7 +136,7 @@ class StateFile:
 
     def reset(self) -> None:
         """Forget the batch that was started here, and stay locked."""
-        with _translate_errors(self._path), _transaction(self._database) as database:
+        with _transaction(self._path, self._database) as database:
             for table in ("plan", "place", "done", "held", "failed", "rows"):
                 database.execute(f"DROP TABLE {table}")
 
@@ -200,7 +200,7 @@ class State:
 
     def keep_rows(self, rows: Mapping[int, bytes]) -> None:
         """Keep lines of the input until they are written, for a joined output."""
-        with _translate_errors(self._path), _transaction(self._database) as database:
+        with _transaction(self._path, self._database) as database:
             database.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?)", rows.items())
 
     def read_rows(self, numbers: Iterable[int]) -> dict[int, bytes]:
@@ -220,7 +220,7 @@ class State:
         ended = [(line.number,) for line in (*done, *hold)]
         written = [(line.number,) for line in done]
         failed = [(line.number,) for line in done if line.failed]
-        with _translate_errors(self._path), _transaction(self._database) as database:
+        with _transaction(self._path, self._database) as database:
             database.executemany("INSERT INTO done VALUES (?)", written)
             database.executemany("INSERT INTO failed VALUES (?)", failed)
             database.executemany("DELETE FROM held WHERE number = ?", written)
@@ -243,7 +243,7 @@ class State:
             common = msgspec.structs.replace(common, ignore_unsupported=True)
         plan = msgspec.structs.replace(self.plan, common=common, ordered=False)
         checkpoint = msgspec.structs.replace(self.checkpoint, batch_id="", failed=0, errors_bytes=0)
-        with _translate_errors(self._path), _transaction(self._database) as database:
+        with _transaction(self._path, self._database) as database:
             database.execute("DELETE FROM done WHERE number IN (SELECT number FROM failed)")
             database.execute("DELETE FROM failed")
             encoded = plans.encode(plan, self._path.parent)
@@ -284,15 +284,11 @@ def _link(link: Path, state: Path) -> bool:
 
 
 @contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
+def _transaction(path: Path, database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Commit the block, or roll it back. Raises `Problem`."""
+    with _translate_errors(path), database:
+        database.execute("BEGIN IMMEDIATE")
         yield database
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
 
 
 @contextmanager

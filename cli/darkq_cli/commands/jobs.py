@@ -155,22 +155,20 @@ def status(job_id: opt.JobArgument, _: opt.JsonOption = False) -> None:
 
 
 def _list_facts(status: Status) -> dict[str, str]:
-    facts = {"job": status.job_id, "state": status.state}
-    if status.why:
-        facts["why"] = status.why.message
-    if status.attempt:
-        facts["attempt"] = str(status.attempt)
-    if status.tries:
-        facts["failed tries"] = str(status.tries)
-    if status.due_in_ms:
-        facts["next try"] = f"in {status.due_in_ms / 1000:.1f} s"
-    if status.model:
-        facts["model"] = status.model
-    if status.upstream:
-        facts["upstream"] = status.upstream
-    if status.queued_ms:
-        ago_s = max(0.0, time.time() - status.queued_ms / 1000)
-        facts["queued"] = f"{format_time(status.queued_ms)} ({format_duration(ago_s)} ago)"
+    ago_s = max(0.0, time.time() - status.queued_ms / 1000)
+    queued = f"{format_time(status.queued_ms)} ({format_duration(ago_s)} ago)"
+    known = {
+        "job": status.job_id,
+        "state": status.state,
+        "why": status.why and status.why.message,
+        "attempt": status.attempt and str(status.attempt),
+        "failed tries": status.tries and str(status.tries),
+        "next try": status.due_in_ms and f"in {status.due_in_ms / 1000:.1f} s",
+        "model": status.model,
+        "upstream": status.upstream,
+        "queued": status.queued_ms and queued,
+    }
+    facts = {name: str(value) for name, value in known.items() if value}
     for key, value in status.metadata.items():
         facts[f"metadata {key}"] = value
     return facts

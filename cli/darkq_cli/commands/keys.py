@@ -119,15 +119,11 @@ def _build_row(key: ApiKey) -> Sequence[str]:
 
 
 def _describe_limits(key: ApiKey) -> str:
-    limits = []
-    if key.rate_per_s is not None:
-        limits.append(f"{key.rate_per_s:g} requests/s")
-    if key.concurrency is not None:
-        limits.append(f"{key.concurrency:,} concurrent calls")
-    if key.max_prompt_bytes is not None:
-        limits.append(f"prompt {key.max_prompt_bytes:,} bytes")
-    if key.max_body_bytes is not None:
-        limits.append(f"body {key.max_body_bytes:,} bytes")
-    if key.models:
-        limits.append("models " + " ".join(key.models))
-    return ", ".join(limits)
+    limits = {
+        "{:g} requests/s": key.rate_per_s,
+        "{:,} concurrent calls": key.concurrency,
+        "prompt {:,} bytes": key.max_prompt_bytes,
+        "body {:,} bytes": key.max_body_bytes,
+        "models {}": " ".join(key.models) or None,
+    }
+    return ", ".join(text.format(limit) for text, limit in limits.items() if limit is not None)

@@ -27,6 +27,7 @@ from darkq_cli.doctor.replicas import REPLICAS
 from darkq_cli.doctor.servers import Server, open_servers
 from darkq_cli.terminal import program
 from darkq_cli.terminal.local_darkai import use_running_darkai
+from darkq_cli.terminal.redis import shorten_timeouts
 from darkq_local.server_binary import NoServer, find_server
 
 REDIS = "redis"
@@ -60,8 +61,7 @@ async def examine(settings: Settings, *, call_upstreams: bool) -> Results:
     """Run all checks, and yield their results."""
     async for result in MACHINE.run(settings):
         yield result
-    timeout_s = min(TIMEOUT_S, settings.redis_timeout_s)
-    settings = settings.model_copy(update={"redis_timeout_s": timeout_s, "redis_patience_s": 0.0})
+    settings = shorten_timeouts(settings, TIMEOUT_S)
     has_redis = True
     try:
         async with open_servers(settings) as servers:

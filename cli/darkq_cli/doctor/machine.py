@@ -128,7 +128,7 @@ async def state_folder(settings: Settings) -> CheckResult:
     if settings.redis_url is not None:
         return skipped("DARKQ_REDIS_URL is set, so the embedded server is not used")
     folder = settings.state_dir
-    return _check_privacy(folder, _check_space(folder, "DARKQ_STATE_DIR", _TOO_LOW_SPACE_BYTES))
+    return _check_folder(folder, "DARKQ_STATE_DIR", _TOO_LOW_SPACE_BYTES)
 
 
 @MACHINE.check("files")
@@ -136,7 +136,7 @@ async def files(settings: Settings) -> CheckResult:
     folder = local_folder(settings)
     if folder is not None:
         setting = "DARKQ_STATE_DIR" if settings.files_url is None else "DARKQ_FILES_URL"
-        return _check_privacy(folder, _check_space(folder, setting, 2 * settings.files_max_bytes))
+        return _check_folder(folder, setting, 2 * settings.files_max_bytes)
     if find_spec("obstore") is None:
         return skipped("obstore is not installed here", "pip install 'darkq[gateway]'")
     try:
@@ -149,16 +149,12 @@ async def files(settings: Settings) -> CheckResult:
     return ok("the store of DARKQ_FILES_URL answers")
 
 
-def _check_privacy(folder: Path, result: CheckResult) -> CheckResult:
-    """Add a warning to a result if other users of this machine can open the folder."""
-    try:
-        is_open = is_open_to_others(folder)
-    except OSError:  # it does not exist yet, and will be created private
-        return result
-    if not is_open:
-        return result
-    findings = Findings([result])
-    findings.warning(f"{folder} is open to other users", f"chmod 700 {folder}")
+def _check_folder(folder: Path, setting: str, needed: int) -> CheckResult:
+    """Check the free space of a folder, and that other users of this machine cannot open it."""
+    findings = Findings([_check_space(folder, setting, needed)])
+    with suppress(OSError):  # it does not exist yet, and will be created private
+        if is_open_to_others(folder):
+            findings.warning(f"{folder} is open to other users", f"chmod 700 {folder}")
     return findings.combine()
 
 

@@ -161,12 +161,13 @@ async def _listens(settings: Settings) -> bool:
 
 async def _restart_redis(settings: Settings, restarts: deque[float]) -> None:
     """Start the embedded Redis again. Raises `Problem` if it ends again and again."""
+    from darkq_local.embedded import embedded_redis
+
     now_s = time.monotonic()
     if len(restarts) == _MAX_RESTARTS and now_s - restarts[0] < _RESTARTS_WITHIN_S:
         text = f"the embedded Redis has ended {_MAX_RESTARTS + 1} times within a minute"
         raise Problem(text, f"Its log is {settings.state_dir / 'redis.log'}")
     restarts.append(now_s)
-    from darkq_local.embedded import embedded_redis
 
     def enter_redis() -> None:
         with embedded_redis(settings.state_dir):  # this process is its user already, so it stays

@@ -13,21 +13,7 @@ from collections.abc import AsyncIterator, Callable, Container
 from contextlib import aclosing, asynccontextmanager, suppress
 
 from darkq import Client, DarkqError, JobCancelled, JobFailed, JobHandle, RedisUnavailable
-from darkq.event import (
-    AnyEvent,
-    Cancelled,
-    Chunk,
-    Completed,
-    Cursor,
-    Failed,
-    Queued,
-    Reasoning,
-    Refusal,
-    Retrying,
-    Started,
-    ToolCall,
-    encode,
-)
+from darkq import event as ev
 from darkq.jobs.status import Reason, Why
 from darkq.operate.waiting import describe_attempt
 from darkq_cli.terminal import messages, output, program
@@ -45,11 +31,7 @@ class Reader:
     """Prints the events of one job. `cursor` is the id of the last event printed."""
 
     def __init__(
-        self,
-        job: JobHandle,
-        *,
-        after: str | None = None,
-        shows_reasoning: bool | None = None,
+        self, job: JobHandle, *, after: str | None = None, shows_reasoning: bool | None = None
     ) -> None:
         """Raises `Problem` when `after` is not a cursor. None means: reasoning on a terminal."""
         self.cursor = after
@@ -59,9 +41,9 @@ class Reader:
         self.job = job
         self._output = output.TextOutput()
         self._reasoning = messages.DimText(shown=shows_reasoning)
-        self._call: list[ToolCall] = []  # the pieces of the call that arrives
+        self._call: list[ev.ToolCall] = []  # the pieces of the call that arrives
         try:
-            self._has_text = after is not None and Cursor.parse(after).seq > 0
+            self._has_text = after is not None and ev.Cursor.parse(after).seq > 0
         except ValueError as error:
             raise wrong_usage(f"--after: {error}") from None
 
@@ -71,12 +53,8 @@ class Reader:
         resume += f" --after {self.cursor}" if self.cursor else ""
         resume += " --json" if messages.as_json else ""
         cancel = f"{program.command()} cancel {self.job.id}"
-        messages.leave_line()
-        messages.say(
-            f"The job continues. To read on:\n  {resume}\nTo stop it:\n  {cancel}",
-            resume=resume,
-            cancel=cancel,
-        )
+        text = "The job continues. To read on"
+        messages.say_how_to_resume(text, resume=resume, cancel=cancel)
 
     async def read(self) -> None:
         """Print all events until the job ends.
@@ -96,45 +74,45 @@ class Reader:
             self._reasoning.end_line()
             self._output.end_line()
 
-    def _handle(self, event: AnyEvent) -> None:
-        self.is_waiting = isinstance(event, Queued | Retrying)
+    def _handle(self, event: ev.AnyEvent) -> None:
+        self.is_waiting = isinstance(event, ev.Queued | ev.Retrying)
         if messages.as_json:
-            output.write_line(encode(event).decode())
+            output.write_line(ev.encode(event).decode())
         else:
             self._print(event)
         self.cursor = event.id
-        if isinstance(event, Failed):
+        if isinstance(event, ev.Failed):
             raise JobFailed(self.job.id, event.code, event.message)
-        if isinstance(event, Cancelled):
+        if isinstance(event, ev.Cancelled):
             raise JobCancelled(self.job.id)
 
-    def _print(self, event: AnyEvent) -> None:
-        if not isinstance(event, Reasoning):
+    def _print(self, event: ev.AnyEvent) -> None:
+        if not isinstance(event, ev.Reasoning):
             self._reasoning.end_line()
-        if isinstance(event, ToolCall):
+        if isinstance(event, ev.ToolCall):
             self._add_to_call(event)
             return
-        if isinstance(event, Completed | Chunk | Reasoning | Refusal):
+        if isinstance(event, ev.Completed | ev.Chunk | ev.Reasoning | ev.Refusal):
             self._print_call()
-        if isinstance(event, Started):
+        if isinstance(event, ev.Started):
             self._start_attempt(event)
-        elif isinstance(event, Reasoning):
+        elif isinstance(event, ev.Reasoning):
             self._reasoning.write(event.text)
-        elif isinstance(event, Chunk | Refusal):
+        elif isinstance(event, ev.Chunk | ev.Refusal):
             self._output.write(event.text)
             self._count_piece(event)
-        elif isinstance(event, Retrying):
+        elif isinstance(event, ev.Retrying):
             self._output.end_line()
             # The event may be old, and the worker's clock may differ from ours.
             left_s = event.at_ms / 1000 + event.retry_in_s - time.time()
             left_s = min(max(left_s, 0), event.retry_in_s)
             text = f"{describe_attempt(event)}; the next starts in {left_s:.1f} s"
             messages.say(text, style="yellow")
-        elif isinstance(event, Completed) and event.finish_reason in _CUT:
+        elif isinstance(event, ev.Completed) and event.finish_reason in _CUT:
             self._output.end_line()
             messages.say(_CUT[event.finish_reason], style="yellow")
 
-    def _add_to_call(self, event: ToolCall) -> None:
+    def _add_to_call(self, event: ev.ToolCall) -> None:
         """Keep a piece of a tool call; print the call before it."""
         if self._call and self._call[0].index != event.index:
             self._print_call()
@@ -147,7 +125,7 @@ class Reader:
             self._output.write_call(self._call[0].name or "…", arguments)
             self._call = []
 
-    def _start_attempt(self, event: Started) -> None:
+    def _start_attempt(self, event: ev.Started) -> None:
         self._call = []
         if not self._has_text:
             return
@@ -162,7 +140,7 @@ class Reader:
         self._has_text = False
         self.chunks = 0
 
-    def _count_piece(self, event: Chunk | Refusal | ToolCall) -> None:
+    def _count_piece(self, event: ev.Chunk | ev.Refusal | ev.ToolCall) -> None:
         self._has_text = True
         self.last_chunk_s = time.monotonic()
         if not self.chunks:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from darkq import Client, RedisUnavailable, Settings
 from darkq_cli.terminal import messages, output
-from darkq_cli.terminal.redis import RedisTarget
+from darkq_cli.terminal.redis import RedisTarget, shorten_timeouts
 from darkq_cli.terminal.units import format_duration, format_time
 from darkq_cli.top.reading import Outage, Reading, Trend, read
 from darkq_cli.top.tables import History, render_tables
@@ -31,15 +31,9 @@ TIMEOUT_S = 3.0
 Show: TypeAlias = Callable[[Reading | Outage], None]
 
 
-def _shorten_timeouts(settings: Settings) -> Settings:
-    """Return settings with short timeouts, so that an outage shows soon."""
-    timeout_s = min(TIMEOUT_S, settings.redis_timeout_s)
-    return settings.model_copy(update={"redis_patience_s": 0.0, "redis_timeout_s": timeout_s})
-
-
 async def read_once(settings: Settings) -> Reading:
     """Read once. Raises `RedisUnavailable`."""
-    async with Client(settings=_shorten_timeouts(settings)) as client:
+    async with Client(settings=shorten_timeouts(settings, TIMEOUT_S)) as client:
         return await _read(client)
 
 
@@ -55,7 +49,7 @@ async def watch(redis: RedisTarget, interval_s: float) -> None:
     """Read and show until Ctrl-C, or `q` on a terminal."""
     console = messages.stdout_console()
     quit_ = asyncio.Event()
-    async with Client(settings=_shorten_timeouts(redis.settings)) as client:
+    async with Client(settings=shorten_timeouts(redis.settings, TIMEOUT_S)) as client:
         if messages.as_json:
             await _follow(client, interval_s, quit_, output.write_json)
         elif not console.is_terminal or console.is_dumb_terminal:
@@ -68,7 +62,7 @@ async def watch(redis: RedisTarget, interval_s: float) -> None:
 
                 def show(latest: Reading | Outage) -> None:
                     panel.update(latest)
-                    screen.show(panel)
+                    screen.update(panel, refresh=True)
 
                 await _follow(client, interval_s, quit_, show)
 
