@@ -191,10 +191,7 @@ def resume(batch_id: BatchArgument, _: opt.JsonOption = False) -> None:
 
 
 @app.command(name="list")
-def list_(
-    limit: opt.LimitOption = 50,
-    _: opt.JsonOption = False,
-) -> None:
+def list_(limit: opt.LimitOption = 50, _: opt.JsonOption = False) -> None:
     """List the batches in Redis, the latest first.
 
     \b

@@ -36,6 +36,7 @@ _WAITS: dict[type[Exception], str] = {
 }
 """What the runner retries, and what it then waits for."""
 _RETRIED = tuple(_WAITS)
+_FATAL: tuple[type[Exception], ...] = (Problem, *_RETRIED)
 
 
 def run(state: State, registry: Registry) -> None:
@@ -50,7 +51,7 @@ def run(state: State, registry: Registry) -> None:
 
     try:
         with_client(use)
-    except (Problem, *_RETRIED) as error:
+    except _FATAL as error:
         exit_code = error.exit_code if isinstance(error, Problem) else 1
         resume = f"{program.command()} batch resume {state.checkpoint.batch_id}"
         hint = getattr(error, "hint", "") or f"To resume: {resume}"

@@ -69,10 +69,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     def list_facts(self) -> dict[str, str]:
         """Return the counts as texts."""
         per_s = 1 / self.elapsed_s if self.elapsed_s else 0.0
-        facts = {
-            "batch": self.batch_id,
-            "answered": f"{self.completed:,} of {self.lines:,} lines",
-        }
+        facts = {"batch": self.batch_id, "answered": f"{self.completed:,} of {self.lines:,} lines"}
         if self.completed:
             facts["answered"] += f", into {_shorten(self.output)}"
         if self.errors:

@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 CONCURRENT_RETRIES = 16
 
 
-def failed(
-    limit: opt.LimitOption = 50,
-    _: opt.JsonOption = False,
-) -> None:
+def failed(limit: opt.LimitOption = 50, _: opt.JsonOption = False) -> None:
     """List failed jobs, the latest first. Below each is its message.
 
     A terminal shows the beginnings of ids, which other commands accept.

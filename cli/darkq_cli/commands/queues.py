@@ -53,10 +53,7 @@ def list_(_: opt.JsonOption = False) -> None:
 
 @app.command()
 def pause(
-    queue: QueueArgument,
-    why: WhyOption = "",
-    by: opt.ByOption = None,
-    _: opt.JsonOption = False,
+    queue: QueueArgument, why: WhyOption = "", by: opt.ByOption = None, _: opt.JsonOption = False
 ) -> None:
     """Stop workers from claiming jobs of a queue, until it is resumed.
 

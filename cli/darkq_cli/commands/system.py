@@ -78,8 +78,7 @@ def worker(
         bool, typer.Option("--check", help="Only check whether a worker of this host is alive.")
     ] = False,
     lenient: Annotated[
-        bool,
-        typer.Option("--lenient", help="With --check: exit with 0 if Redis does not answer."),
+        bool, typer.Option("--lenient", help="With --check: exit with 0 if Redis does not answer.")
     ] = False,
     processes: ProcessesOption = 1,
     ready_fd: ReadyFdOption = -1,
@@ -169,8 +168,7 @@ def gateway(
         bool, typer.Option("--check", help="Only check whether the gateway here answers.")
     ] = False,
     host: Annotated[
-        str | None,
-        typer.Option(help="Address to listen on.", show_default="DARKQ_GATEWAY_HOST"),
+        str | None, typer.Option(help="Address to listen on.", show_default="DARKQ_GATEWAY_HOST")
     ] = None,
     port: Annotated[
         int | None,

@@ -25,8 +25,7 @@ def build_group(name: str, help_: str, *, has_default: bool = False) -> typer.Ty
 
 
 PromptArgument = Annotated[
-    str,
-    typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input."),
+    str, typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input.")
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The id that enqueue printed.")]
 JsonOption = Annotated[

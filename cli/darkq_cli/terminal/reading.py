@@ -184,10 +184,7 @@ async def saying_why(
 
 
 async def _say_why(
-    client: Client,
-    job: JobHandle,
-    is_waiting: Callable[[], bool],
-    besides: Container[Reason],
+    client: Client, job: JobHandle, is_waiting: Callable[[], bool], besides: Container[Reason]
 ) -> None:
     said: tuple[object, ...] = ()
     while True:
