@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,7 @@ from darkq_cli.terminal.short_ids import find_job
 from darkq_cli.terminal.units import format_duration, format_time
 
 if TYPE_CHECKING:
-    from darkq import Client, JobHandle, Result, Status
+    from darkq import Client, Result, Status
 
 CANCEL_TIMEOUT_S = 30.0
 
@@ -182,30 +183,24 @@ def cancel(job_id: opt.JobArgument, _: opt.JsonOption = False) -> None:
     \b
     darkq cancel $id
     """
+    from darkq import JobCancelled, JobFailed, ResultTimeout
     from darkq.jobs.status import FINISHED
 
     async def cancel_and_wait(client: Client) -> Status:
         job = await find_job(client, job_id)
         status = await job.cancel()
-        if status.state not in FINISHED:
-            await _wait_for_end(job)
-            status = await job.status()
-        return status
+        if status.state in FINISHED:
+            return status
+        try:
+            with suppress(JobCancelled, JobFailed):
+                await job.result(CANCEL_TIMEOUT_S)
+        except ResultTimeout:
+            raise Problem(
+                f"job {job.id} was asked to stop, but its worker has not stopped it "
+                f"within {CANCEL_TIMEOUT_S:g} s",
+                f"To check again: {program.command()} status {job.id}",
+            ) from None
+        return await job.status()
 
     ended = with_client(cancel_and_wait)
     output.write_one(ended, ended.state)
-
-
-async def _wait_for_end(job: JobHandle) -> None:
-    from darkq import JobCancelled, JobFailed, ResultTimeout
-
-    try:
-        await job.result(CANCEL_TIMEOUT_S)
-    except (JobCancelled, JobFailed):
-        pass
-    except ResultTimeout:
-        raise Problem(
-            f"job {job.id} was asked to stop, but its worker has not stopped it "
-            f"within {CANCEL_TIMEOUT_S:g} s",
-            f"To check again: {program.command()} status {job.id}",
-        ) from None

@@ -109,6 +109,8 @@ def _parse_age(older_than: str) -> float:
 
 def purge(what: Purge, noun: str, verb: str, *, dry_run: bool, yes: bool) -> Purged:
     """Count, ask, purge and print. Raises `Problem` when it cannot ask, `typer.Abort` on no."""
+    import asyncio
+
     words = f"(dry run) {noun} {verb}" if dry_run else f"{noun} {verb}"
 
     async def work(client: Client) -> Purged:
@@ -116,7 +118,9 @@ def purge(what: Purge, noun: str, verb: str, *, dry_run: bool, yes: bool) -> Pur
             counted = await _show_progress(what(client, True), words)
             if dry_run or not counted.purged:
                 return counted
-            await _confirm(f"{counted.purged:,} {noun} will be {verb}. Continue?")
+            question = f"{counted.purged:,} {noun} will be {verb}. Continue?"
+            if not await asyncio.to_thread(typer.confirm, question, err=True):
+                raise typer.Abort
         return await _show_progress(what(client, False), words)
 
     if not (dry_run or yes) and not sys.stdin.isatty():
@@ -140,10 +144,3 @@ async def _show_progress(counts: AsyncGenerator[Purged, None], words: str) -> Pu
             async for purged in pages:
                 progress.show_count(purged.purged, left=purged.left)
     return purged
-
-
-async def _confirm(question: str) -> None:
-    import asyncio
-
-    if not await asyncio.to_thread(typer.confirm, question, err=True):
-        raise typer.Abort

@@ -63,8 +63,7 @@ def pause(
     \b
     darkq queues pause bulk --why "the upstream is being moved"
     """
-    status = with_client(lambda client: client.queue(queue).pause(why=why, by=by))
-    _print([status])
+    _print([with_client(lambda client: client.queue(queue).pause(why=why, by=by))])
 
 
 @app.command()

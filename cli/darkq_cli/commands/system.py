@@ -131,13 +131,19 @@ def _report_ready(ready_fd: int) -> None:
 
 def _check_worker(*, lenient: bool) -> None:
     """Check without starting a Redis or writing to one. Raises `Problem` if no worker is alive."""
+    import asyncio
     import socket
 
-    from darkq import RedisUnavailable, Settings
+    from darkq import Client, RedisUnavailable, Settings
+
+    async def list_workers() -> list[str]:
+        settings = Settings.load()
+        async with asyncio.timeout(CHECK_TIMEOUT_S), Client(settings=settings) as client:
+            return await client.workers()
 
     host = socket.gethostname()
     try:
-        workers = interrupts.run(_list_workers(Settings.load()))
+        workers = interrupts.run(list_workers())
     except (TimeoutError, RedisUnavailable) as error:
         reason = str(error) or f"Redis did not answer within {CHECK_TIMEOUT_S:g} s"
         if lenient:
@@ -152,15 +158,6 @@ def _check_worker(*, lenient: bool) -> None:
             f"no worker of this host ({host}) is alive", f"To start one: {program.command()} worker"
         )
     messages.say(f"alive: {', '.join(ours)}")
-
-
-async def _list_workers(settings: Settings) -> list[str]:
-    import asyncio
-
-    from darkq import Client
-
-    async with asyncio.timeout(CHECK_TIMEOUT_S), Client(settings=settings) as client:
-        return await client.workers()
 
 
 def gateway(

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 CHECK = "upstream"
 CHECK_TIMEOUT_S = 15.0
 
+Outcome: TypeAlias = tuple[bool | None, str, float]
+"""Whether an upstream works, the reason if not, and the seconds until that was known."""
+
 
 class Probe(NamedTuple):
     """The outcome of one probe. `works` is None if the upstream was not called."""
 
     status: UpstreamStatus
     works: bool | None
-    reason: str = ""
-    latency_s: float = 0.0
+    reason: str
+    latency_s: float
 
     def as_json(self) -> dict[str, Any]:
         measured = {"works": self.works, "latency_s": self.latency_s, "reason": self.reason}
@@ -59,47 +62,35 @@ async def probe_upstreams(settings: Settings, timeout_s: float) -> list[Probe]:
         ours = make_upstreams(settings, session)
         outcomes = await asyncio.gather(*(_probe(each, limits, timeout_s) for each in ours))
         statuses, others = await _read_statuses(redis, ours.describe())
-    outcomes += [_Outcome(None, "not called: it is not configured here")] * len(others)
+    outcomes += [(None, "not called: it is not configured here", 0.0)] * len(others)
     return [
         Probe(status, *outcome)
         for outcome, status in zip(outcomes, [*statuses, *others], strict=True)
     ]
 
 
-class _Outcome(NamedTuple):
-    works: bool | None
-    reason: str = ""
-    latency_s: float = 0.0
-
-
-async def _probe(upstream: Upstream, limits: Limits | None, timeout_s: float) -> _Outcome:
+async def _probe(upstream: Upstream, limits: Limits | None, timeout_s: float) -> Outcome:
     from darkq_worker.limits.calls import CallDeferred
     from darkq_worker.upstreams.base import UpstreamError
 
     began_s = time.monotonic()
-    outcome = _Outcome(works=True)
+    works: bool | None = True
+    reason = ""
     try:
-        if limits is None:
-            await upstream.probe(timeout_s=timeout_s)
-        else:
-            await _probe_within_limits(limits, upstream, timeout_s)
+        async with limits.probe(upstream.name) if limits else nullcontext() as call:
+            try:
+                await upstream.probe(timeout_s=timeout_s)
+            except UpstreamError as error:
+                if call is not None:
+                    call.record_failure(error)
+                raise
+            if call is not None:
+                await call.record_answer()
     except UpstreamError as error:
-        outcome = _Outcome(False, f"{error.code}: {error.message}")
+        works, reason = False, f"{error.code}: {error.message}"
     except CallDeferred:
-        outcome = _Outcome(None, "not called: its limits leave no room now")
-    return outcome._replace(latency_s=round(time.monotonic() - began_s, 3))
-
-
-async def _probe_within_limits(limits: Limits, upstream: Upstream, timeout_s: float) -> None:
-    from darkq_worker.upstreams.base import UpstreamError
-
-    async with limits.probe(upstream.name) as call:
-        try:
-            await upstream.probe(timeout_s=timeout_s)
-        except UpstreamError as error:
-            call.record_failure(error)
-            raise
-        await call.record_answer()
+        works, reason = None, "not called: its limits leave no room now"
+    return works, reason, round(time.monotonic() - began_s, 3)
 
 
 async def _read_statuses(

@@ -145,12 +145,11 @@ class Panel:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self._render_head(options.max_width)
-        lines = 1
+        height = (options.height or options.size.height) - 1
         if self._outage is not None:
             yield self._render_outage(self._outage)
-            lines += 1
+            height -= 1
         if self._reading is not None:
-            height = (options.height or options.size.height) - lines
             yield from render_tables(self._reading, self._history, options.max_width, height)
 
     def _render_head(self, width: int) -> Text:
@@ -161,9 +160,7 @@ class Panel:
 
     def _render_outage(self, outage: Outage) -> Text:
         since = time.strftime("%H:%M:%S", time.localtime(outage.away_since_ms / 1000))
-        length_s = (outage.at_ms - outage.away_since_ms) / 1000
-        words = (
-            f"Redis has not answered since {since}, {format_duration(length_s)} ({outage.reason})"
-        )
+        length = format_duration((outage.at_ms - outage.away_since_ms) / 1000)
+        words = f"Redis has not answered since {since}, {length} ({outage.reason})"
         words += "; the last reading:" if self._reading is not None else "; retrying"
         return Text(words, "bold red", no_wrap=True, overflow="ellipsis")
