@@ -132,25 +132,13 @@ def darkq(
 _GROUPS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Start": (system.demo, system.up),
     "Jobs": (
-        jobs.run,
-        jobs.enqueue,
-        jobs.tail,
-        jobs.result,
-        jobs.status,
-        jobs.cancel,
-        failed.failed,
-        failed.retry,
-        batch.app,
+        *(jobs.run, jobs.enqueue, jobs.tail, jobs.result, jobs.status, jobs.cancel),
+        *(failed.failed, failed.retry, batch.app),
     ),
     "Processes": (system.worker, system.gateway, system.local_darkai),
     "Operation": (
-        observe.top,
-        observe.doctor,
-        observe.upstreams,
-        queues.app,
-        workers.app,
-        purge.app,
-        keys.app,
+        *(observe.top, observe.doctor, observe.upstreams),
+        *(queues.app, workers.app, purge.app, keys.app),
     ),
 }
 for _group, _commands in _GROUPS.items():

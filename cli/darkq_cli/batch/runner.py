@@ -20,6 +20,7 @@ from darkq_cli.batch.ledger import Ledger, Registry
 from darkq_cli.batch.progress import BatchProgress, read_job_counts
 from darkq_cli.batch.state import State
 from darkq_cli.terminal import messages, program
+from darkq_cli.terminal.interrupts import run_beside
 from darkq_cli.terminal.problems import Problem
 from darkq_cli.terminal.redis import with_client
 
@@ -75,15 +76,12 @@ class Runner:
         if written:
             messages.say(f"resuming: {written:,} of {self._state.plan.lines:,} lines are written")
         with self._progress:
-            refresh = asyncio.create_task(self._refresh_job_counts())
             try:
-                await self._run_with_retries()
+                async with run_beside(self._refresh_job_counts()):
+                    await self._run_with_retries()
             except asyncio.CancelledError:
                 self._say_how_to_resume()
                 raise
-            finally:
-                refresh.cancel()
-                await asyncio.wait([refresh])
 
     def _say_how_to_resume(self) -> None:
         if not (batch_id := self._state.checkpoint.batch_id):

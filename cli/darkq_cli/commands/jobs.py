@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from darkq_cli.terminal import messages, output, program
+from darkq_cli.terminal import interrupts, messages, output, program
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.job_options import JobOptions, takes_job_options
 from darkq_cli.terminal.problems import Problem
@@ -111,7 +111,7 @@ def result(
     darkq result $id --timeout-s 60 --json
     """
     from darkq.jobs.status import FINISHED
-    from darkq_cli.terminal.reading import saying_why
+    from darkq_cli.terminal.reading import say_why
 
     async def fetch(client: Client) -> Result:
         job = await find_job(client, job_id)
@@ -125,7 +125,7 @@ def result(
                     f"To wait for it: {darkq} result {job.id} --wait\n"
                     f"To print the text as it arrives: {darkq} tail {job.id}",
                 )
-        async with saying_why(client, job):
+        async with interrupts.run_beside(say_why(client, job)):
             return await job.result(timeout_s)
 
     found = with_client(fetch)

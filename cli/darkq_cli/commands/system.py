@@ -101,13 +101,14 @@ def worker(
         return
     require("worker")
     from darkq import Settings
+    from darkq_cli.stack.supervisor import report_ready
     from darkq_worker.main import main
 
     settings = Settings.load()
     with open_redis(settings) as redis:
         if processes > 1:
             raise typer.Exit(_supervise(["worker"], processes, settings, redis))
-        main(redis.settings, started=lambda: _report_ready(ready_fd))
+        main(redis.settings, started=lambda: report_ready(ready_fd))
 
 
 def _supervise(arguments: list[str], processes: int, settings: Settings, redis: RedisTarget) -> int:
@@ -120,13 +121,6 @@ def _supervise(arguments: list[str], processes: int, settings: Settings, redis: 
     if settings.redis_url is None and redis.settings.redis_url is not None:  # an embedded one
         environment["DARKQ_REDIS_URL"] = redis.settings.redis_url.get_secret_value()
     return supervise(arguments, processes, environment=environment)
-
-
-def _report_ready(ready_fd: int) -> None:
-    if ready_fd >= 0:
-        from darkq_cli.stack.supervisor import report_ready
-
-        report_ready(ready_fd)
 
 
 def _check_worker(*, lenient: bool) -> None:
@@ -199,16 +193,15 @@ def gateway(
         _check_gateway(settings)
         return
     require("gateway")
+    from darkq_cli.stack.supervisor import report_ready, reserve_port
     from darkq_gateway.serve import main
 
     with open_redis(settings) as redis:
         if processes > 1:
-            from darkq_cli.stack.supervisor import reserve_port
-
             with reserve_port(settings.gateway_host, settings.gateway_port) as shared:
                 arguments = ["gateway", "--host", settings.gateway_host, "--port", str(shared)]
                 raise typer.Exit(_supervise(arguments, processes, settings, redis))
-        main(redis.settings, started=lambda _: _report_ready(ready_fd), shares_port=ready_fd >= 0)
+        main(redis.settings, started=lambda _: report_ready(ready_fd), shares_port=ready_fd >= 0)
 
 
 def _check_gateway(settings: Settings) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Container
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import Callable, Container
+from contextlib import aclosing, suppress
 
 from darkq import Client, DarkqError, JobCancelled, JobFailed, JobHandle, RedisUnavailable
 from darkq import event as ev
 from darkq.jobs.status import Reason, Why
 from darkq.operate.waiting import describe_attempt
-from darkq_cli.terminal import messages, output, program
+from darkq_cli.terminal import interrupts, messages, output, program
 from darkq_cli.terminal.problems import Problem, wrong_usage
 
 _CUT = {
@@ -154,38 +154,26 @@ async def follow(client: Client, reader: Reader) -> None:
     Raises what `Reader.read` raises.
     """
     # The reader itself prints how an attempt has ended, and when the next one starts.
-    waits = saying_why(client, reader.job, lambda: reader.is_waiting, besides=("next_try",))
+    waits = say_why(client, reader.job, lambda: reader.is_waiting, besides=("next_try",))
     try:
-        async with waits:
+        async with interrupts.run_beside(waits):
             await reader.read()
     except (asyncio.CancelledError, RedisUnavailable):
         reader.say_how_to_resume()
         raise
 
 
-@asynccontextmanager
-async def saying_why(
+async def say_why(
     client: Client,
     job: JobHandle,
     is_waiting: Callable[[], bool] = lambda: True,
     *,
     besides: Container[Reason] = (),
-) -> AsyncIterator[None]:
-    """During the block, say why the job waits, and again when the reason changes.
+) -> None:
+    """Say why the job waits, and again when the reason changes, until this is cancelled.
 
     Not for the reasons in `besides`.
     """
-    watch = asyncio.create_task(_say_why(client, job, is_waiting, besides))
-    try:
-        yield
-    finally:
-        watch.cancel()
-        await asyncio.wait([watch])
-
-
-async def _say_why(
-    client: Client, job: JobHandle, is_waiting: Callable[[], bool], besides: Container[Reason]
-) -> None:
     said: tuple[object, ...] = ()
     while True:
         await asyncio.sleep(WAIT_CHECK_S)

@@ -107,7 +107,10 @@ class LineFormat(NamedTuple):
         fields = read_fields(self.input.kind, text)
         field = self.input.prompt_field or _COLUMNS.prompt
         if self.input.prompt is not None:
-            prompt: Any = fill_template(self.input.prompt, fields, text.number)
+            prompt: Any = "".join(
+                to_text(_get(fields, part.field, text.number)) if part.field else part.text
+                for part in parse_template(self.input.prompt)
+            )
         else:
             prompt = _get(fields, field, text.number)
         row: dict[str, Any] = {"prompt": prompt}
@@ -208,14 +211,6 @@ def parse_template(template: str) -> tuple[TemplatePart, ...]:
             reason = f"{found} in the template names no field; {{{{ and }}}} are braces"
             raise wrong_usage(f"--prompt: {reason}")
     return (*parts, TemplatePart(template[start:], ""))
-
-
-def fill_template(template: str, fields: Mapping[str, Any], number: int) -> str:
-    """Replace the fields of a template. Raises `InvalidLine` for a missing one."""
-    return "".join(
-        to_text(_get(fields, part.field, number)) if part.field else part.text
-        for part in parse_template(template)
-    )
 
 
 def to_text(value: object) -> str:
