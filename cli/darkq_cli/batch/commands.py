@@ -224,8 +224,7 @@ def _build_row(batch: BatchStatus, short: Mapping[str, str]) -> Sequence[str]:
     begun = (format_time_briefly if is_narrow else format_time)(batch.created_ms)
     completed, failures = f"{batch.completed:,}", batch.failed + batch.cancelled
     failed = output.Cell(f"{failures:,}", "red" if failures else "")
-    lines = _format_lines(batch)
-    return id_, begun, batch.state, lines, completed, failed, batch.name or ""
+    return id_, begun, batch.state, _format_lines(batch), completed, failed, batch.name or ""
 
 
 @app.command()

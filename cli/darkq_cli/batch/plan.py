@@ -35,8 +35,7 @@ class Files(msgspec.Struct, frozen=True, kw_only=True):
             raise wrong_usage(words)
         for path in (self.answers, self.errors):
             if not path.parent.is_dir():
-                words = f"the directory {path.parent} does not exist"
-                raise wrong_usage(words)
+                raise wrong_usage(f"the directory {path.parent} does not exist")
             if path.exists() and not path.is_file():
                 raise wrong_usage(f"{path} is not a regular file")
 
