@@ -35,10 +35,12 @@ class Model(Protocol):
     @property
     def kind(self) -> str:
         """Its name on the command line."""
+        ...
 
     @property
     def name(self) -> str:
         """Its name for people, which must not promise more than it does."""
+        ...
 
     def generate(self, query: str, history: Sequence[Turn] = ()) -> AsyncGenerator[str, None]:
         """Yield the answer in pieces that are not empty.
@@ -46,9 +48,11 @@ class Model(Protocol):
         Raises `ModelError`. Cancellation, or closing the generator, stops the work and frees its
         slot before it returns.
         """
+        ...
 
     async def aclose(self) -> None:
         """Free the model after its running answers. It can be called twice."""
+        ...
 
 
 class ModelError(Exception):
