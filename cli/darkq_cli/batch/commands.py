@@ -219,9 +219,8 @@ def list_(limit: opt.LimitOption = 50, _: opt.JsonOption = False) -> None:
 
 
 def _build_row(batch: BatchStatus, short: Mapping[str, str]) -> Sequence[str]:
-    is_narrow = output.is_narrow()
-    id_ = short[batch.batch_id] if is_narrow else batch.batch_id
-    begun = (format_time_briefly if is_narrow else format_time)(batch.created_ms)
+    id_ = output.fit(short[batch.batch_id], batch.batch_id)
+    begun = output.fit(format_time_briefly(batch.created_ms), format_time(batch.created_ms))
     completed, failures = f"{batch.completed:,}", batch.failed + batch.cancelled
     failed = output.Cell(f"{failures:,}", "red" if failures else "")
     return id_, begun, batch.state, _format_lines(batch), completed, failed, batch.name or ""

@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -21,21 +20,10 @@ from darkq import Finished, Settings
 from darkq.settings.private_files import make_folders, open_new
 from darkq_cli.batch.files import OutputFile
 from darkq_cli.batch.formats.output import Renderer
-from darkq_cli.batch.state import Checkpoint, HeldLine, State
+from darkq_cli.batch.state import Checkpoint, EndedLine, State
 from darkq_cli.terminal.problems import Problem
 
 _RELEASED_BYTES = 8 << 20
-
-
-class EndedLine(NamedTuple):
-    """A line that has ended: its number, from 1, and the text to write."""
-
-    number: int
-    failed: bool
-    text: bytes
-    chunks: int = 0
-    tokens: int = 0
-    ignored: tuple[str, ...] = ()
 
 
 class Ledger:
@@ -93,15 +81,14 @@ class Ledger:
             tokens=self.checkpoint.tokens + sum(line.tokens for line in fresh),
             ignored=tuple(sorted({*self.checkpoint.ignored, *ignored})),
         )
-        lines = [HeldLine(line.number, line.failed, line.text) for line in fresh]
         if self._state.plan.ordered:
             # Two commits: a kill in between leaves lines held, and the next start releases them.
-            held = msgspec.structs.replace(checkpoint, held=checkpoint.held + len(lines))
-            self._state.commit(held, hold=lines)
+            held = msgspec.structs.replace(checkpoint, held=checkpoint.held + len(fresh))
+            self._state.commit(held, hold=fresh)
             self._release()
         else:
-            checkpoint = self._append(checkpoint, lines)
-            self._state.commit(checkpoint, done=lines)
+            checkpoint = self._append(checkpoint, fresh)
+            self._state.commit(checkpoint, done=fresh)
 
     def close(self) -> None:
         """Close the files."""
@@ -115,7 +102,7 @@ class Ledger:
             checkpoint = msgspec.structs.replace(checkpoint, held=checkpoint.held - len(lines))
             self._state.commit(checkpoint, done=lines)
 
-    def _append(self, checkpoint: Checkpoint, lines: Sequence[HeldLine]) -> Checkpoint:
+    def _append(self, checkpoint: Checkpoint, lines: Sequence[EndedLine]) -> Checkpoint:
         """Append to the files, and return the checkpoint to commit."""
         failed = sum(line.failed for line in lines)
         answers = [line.text for line in lines if not line.failed]

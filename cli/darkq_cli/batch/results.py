@@ -13,8 +13,9 @@ from darkq import Batch, Client, CursorGone, LineEnded, LineEvent, RedisUnavaila
 from darkq.event import Chunk, Retrying, Started
 from darkq.openai.body import CHAT, Endpoint
 from darkq_cli.batch.formats.output import OutputFormat, Renderer
-from darkq_cli.batch.ledger import EndedLine, render
+from darkq_cli.batch.ledger import render
 from darkq_cli.batch.plan import build_errors_path
+from darkq_cli.batch.state import EndedLine
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.redis import with_client

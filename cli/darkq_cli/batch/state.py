@@ -67,12 +67,15 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
         return self.written + self.held
 
 
-class HeldLine(NamedTuple):
-    """A line that has ended before its turn; only with --ordered."""
+class EndedLine(NamedTuple):
+    """A line that has ended: its number, from 1, and the text to write."""
 
     number: int
     failed: bool
     text: bytes
+    chunks: int = 0
+    tokens: int = 0
+    ignored: tuple[str, ...] = ()
 
 
 class StateFile:
@@ -186,15 +189,15 @@ class State:
         )
         return {number for (number,) in self._database.execute(query, (wanted,))}
 
-    def read_held(self, number: int, max_bytes: int) -> list[HeldLine]:
+    def read_held(self, number: int, max_bytes: int) -> list[EndedLine]:
         """Return the held lines from `number` up to a gap, about `max_bytes` at most."""
-        found: list[HeldLine] = []
+        found: list[EndedLine] = []
         size = 0
         query = "SELECT number, failed, line FROM held WHERE number >= ? ORDER BY number"
         for row in self._database.execute(query, (number,)):
             if row[0] != number + len(found) or size >= max_bytes:
                 break
-            found.append(HeldLine(row[0], bool(row[1]), row[2]))
+            found.append(EndedLine(row[0], bool(row[1]), row[2]))
             size += len(row[2])
         return found
 
@@ -213,8 +216,8 @@ class State:
         self,
         checkpoint: Checkpoint,
         *,
-        done: Sequence[HeldLine] = (),
-        hold: Sequence[HeldLine] = (),
+        done: Sequence[EndedLine] = (),
+        hold: Sequence[EndedLine] = (),
     ) -> None:
         """Commit in one transaction: lines that are written, or held. Raises `Problem`."""
         ended = [(line.number,) for line in (*done, *hold)]
@@ -224,7 +227,7 @@ class State:
             database.executemany("INSERT INTO done VALUES (?)", written)
             database.executemany("INSERT INTO failed VALUES (?)", failed)
             database.executemany("DELETE FROM held WHERE number = ?", written)
-            database.executemany("INSERT INTO held VALUES (?, ?, ?)", hold)
+            database.executemany("INSERT INTO held VALUES (?, ?, ?)", [line[:3] for line in hold])
             database.executemany("DELETE FROM rows WHERE number = ?", ended)
             database.execute("UPDATE place SET json = ?", (msgspec.json.encode(checkpoint),))
         self.checkpoint = checkpoint

@@ -52,9 +52,8 @@ def failed(limit: opt.LimitOption = 50, _: opt.JsonOption = False) -> None:
 
 
 def _build_row(job: FailedJob, short: Mapping[str, str]) -> Sequence[str]:
-    is_narrow = output.is_narrow()
-    id_ = short[job.job_id] if is_narrow else job.job_id
-    failed = (format_time_briefly if is_narrow else format_time)(job.failed_ms)
+    id_ = output.fit(short[job.job_id], job.job_id)
+    failed = output.fit(format_time_briefly(job.failed_ms), format_time(job.failed_ms))
     code = output.Cell(job.code, "red")
     return id_, failed, code, job.model or "", "yes" if job.kept else "no"
 

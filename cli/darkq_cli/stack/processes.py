@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from darkq_cli.terminal.problems import Problem
 
@@ -29,11 +29,6 @@ class Lifeline(NamedTuple):
 
     read_end: int
     write_end: int
-
-    @classmethod
-    def create(cls) -> Self:
-        """Create the pipe. Raises `OSError` when too many files are open."""
-        return cls(*os.pipe())
 
     def close(self) -> None:
         """Close both ends."""

@@ -56,8 +56,8 @@ class Stack:
         self._settings = settings
         self._on_line = on_line
         self._darkai: Child | None = None
-        self._darkai_lifeline = Lifeline.create()
-        self._workers_lifeline = Lifeline.create()
+        self._darkai_lifeline = Lifeline(*os.pipe())
+        self._workers_lifeline = Lifeline(*os.pipe())
         self._ready: asyncio.Future[DarkAI] = asyncio.get_running_loop().create_future()
         self._stopping = False
         self._grace_ended = False

@@ -58,7 +58,7 @@ class _Supervisor:
         self._failed_code = 0
 
     async def run(self, processes: int) -> int:
-        loop, lifeline = asyncio.get_running_loop(), Lifeline.create()
+        loop, lifeline = asyncio.get_running_loop(), Lifeline(*os.pipe())
         for number in _FORWARDED:
             loop.add_signal_handler(number, self._stop, number)
         try:

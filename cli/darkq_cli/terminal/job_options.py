@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from darkq_cli.terminal import messages
 from darkq_cli.terminal import options as opt
@@ -27,21 +29,39 @@ if TYPE_CHECKING:
 class JobOptions:
     """One job. Each field is an argument or an option of the commands; see `takes_job_options`."""
 
-    prompt: opt.PromptArgument
-    model: opt.ModelOption = None
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input.")
+    ]
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Default: the upstream's own.")
+    ] = None
     upstream: opt.UpstreamOption = None
     system: opt.SystemOption = None
     temperature: opt.TemperatureOption = None
     max_tokens: opt.MaxTokensOption = None
     options: opt.OtherOption = None
     ignore_unsupported: opt.IgnoreUnsupportedOption = False
-    schema: opt.SchemaOption = None
-    images: opt.ImageOption = None
+    schema: Annotated[
+        str | None,
+        typer.Option("--schema", metavar="FILE", help="A JSON schema that the answer follows."),
+    ] = None
+    images: Annotated[
+        list[str] | None,
+        typer.Option("--image", metavar="FILE", help="An image, or its URL; may be repeated."),
+    ] = None
     priority: opt.PriorityOption = "interactive"
     tries: opt.TriesOption = None
     timeout_s: opt.TimeoutOption = None
-    idempotency_key: opt.IdempotencyKeyOption = None
-    metadata: opt.MetadataOption = None
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option("--idempotency-key", metavar="KEY", help="The same key gives the same job."),
+    ] = None
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metadata", metavar="KEY=VALUE", help="Stored with the job; may be repeated."
+        ),
+    ] = None
 
     def prepare(self) -> Callable[[Client], Awaitable[JobHandle]]:
         """Read all files, and return a function that enqueues the job.

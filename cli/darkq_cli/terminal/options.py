@@ -24,9 +24,6 @@ def build_group(name: str, help_: str, *, has_default: bool = False) -> typer.Ty
     )
 
 
-PromptArgument = Annotated[
-    str, typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input.")
-]
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The id that enqueue printed.")]
 JsonOption = Annotated[
     bool,
@@ -38,9 +35,6 @@ JsonOption = Annotated[
     ),
 ]
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="NAME", help="Default: the upstream's own.")
-]
 UpstreamOption = Annotated[
     str | None, typer.Option("--upstream", metavar="NAME", help="Default: the worker's first.")
 ]
@@ -54,14 +48,6 @@ TriesOption = Annotated[
 TimeoutOption = Annotated[
     float | None,
     typer.Option("--timeout-s", metavar="S", help="Seconds for one try. Default: the worker's."),
-]
-IdempotencyKeyOption = Annotated[
-    str | None,
-    typer.Option("--idempotency-key", metavar="KEY", help="The same key gives the same job."),
-]
-MetadataOption = Annotated[
-    list[str] | None,
-    typer.Option("--metadata", metavar="KEY=VALUE", help="Stored with the job; may be repeated."),
 ]
 TemperatureOption = Annotated[
     float | None, typer.Option("--temperature", metavar="T", help="From 0 to 2.")
@@ -79,14 +65,6 @@ OtherOption = Annotated[
         metavar="NAME=VALUE",
         help="Another parameter: top_p, seed, reasoning_effort …; may be repeated.",
     ),
-]
-SchemaOption = Annotated[
-    str | None,
-    typer.Option("--schema", metavar="FILE", help="A JSON schema that the answer follows."),
-]
-ImageOption = Annotated[
-    list[str] | None,
-    typer.Option("--image", metavar="FILE", help="An image, or its URL; may be repeated."),
 ]
 ReasoningOption = Annotated[
     bool | None,

@@ -113,9 +113,9 @@ def write_list(
         write_table(headings, map(build_row, items), map(build_note, items))
 
 
-def is_narrow() -> bool:
-    """Return whether tables have a width to fit: that of a terminal, or of COLUMNS."""
-    return _width() is not None
+def fit(brief: str, full: str) -> str:
+    """Return the brief text if tables have a width to fit: that of a terminal, or of COLUMNS."""
+    return full if _width() is None else brief
 
 
 def write_table(
