@@ -32,9 +32,8 @@ from darkq.errors import InvalidJob
 from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.failed import FailedJob, list_failed
 from darkq.jobs.handle import JobHandle
-from darkq.jobs.known_ids import list_batch_ids, list_job_ids
+from darkq.jobs.job_lists import list_batch_ids, list_job_ids, list_latest
 from darkq.jobs.status import Status
-from darkq.jobs.tenant_jobs import list_latest
 from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
@@ -48,13 +47,12 @@ from darkq.settings.settings import Settings
 if TYPE_CHECKING:  # imported by the methods that use them, to keep `import darkq` fast
     from darkq.jobs.fanout import Fanouts
     from darkq.jobs.job_lists import JobLists
-    from darkq.operate.fleet import Fleet
     from darkq.operate.purge import Purge
     from darkq.operate.queue import QueueHandle
     from darkq.operate.queue_state import QueueStatus
     from darkq.operate.stats import Stats
     from darkq.operate.upstreams import UpstreamStatus
-    from darkq.operate.waiting import Conditions
+    from darkq.operate.waiting import Conditions, Fleet
     from darkq.operate.workers import WorkerHandle, WorkerLeases
     from darkq.serving.api_keys import ApiKeys
     from darkq.serving.file_batches import FileBatches
@@ -237,12 +235,12 @@ class Client:
         With them an operator's tool can shorten ids. Raises `RedisUnavailable`.
         """
         async with speaking_darkq():
-            return await list_job_ids(self._redis, range(self._settings.partitions))
+            return await list_job_ids(self._redis, self._settings.partitions)
 
     async def batch_ids(self) -> list[str]:
         """Return the ids of the batches, unsorted. Raises `RedisUnavailable`."""
         async with speaking_darkq():
-            return await list_batch_ids(self._redis, range(self._settings.partitions))
+            return await list_batch_ids(self._redis, self._settings.partitions)
 
     async def explain(self, statuses: Sequence[Status]) -> list[Status]:
         """Return the statuses with `why`: why each job waits, or why it has failed.
@@ -362,7 +360,7 @@ class Client:
 
         Raises `RedisUnavailable`.
         """
-        from darkq.operate.fleet import read_fleet
+        from darkq.operate.waiting import read_fleet
 
         async with speaking_darkq():
             return await read_fleet(self._redis, self._settings.partitions)

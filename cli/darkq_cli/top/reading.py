@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from darkq import Client, QueueStatus, Stats, UpstreamStatus, WorkerLeases
-from darkq.operate.fleet import Fleet
+from darkq.operate.waiting import Fleet
 from darkq.telemetry.metrics import CHUNKS, JOB_FAILURES, JOBS_ENDED, OUTCOMES, RETRIES, Measure
 
 RATE_OVER_S = 15.0

@@ -30,7 +30,7 @@ from redis.asyncio import Redis
 
 from darkq.errors import CannotMove, JobNotFound, QueueFull
 from darkq.jobs import cancel as cancellation
-from darkq.jobs.tenant_jobs import MAX_LISTED
+from darkq.jobs.job_lists import MAX_LISTED
 from darkq.operate.move import pages
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import JobKeys, PartitionKeys

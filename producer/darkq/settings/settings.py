@@ -1,6 +1,6 @@
 """All settings: environment variables `DARKQ_…`, lines of `.env`, or secret files.
 
-The unit of a setting is in its name.
+The unit of a setting is in its name. The environment and `.env` take precedence over secret files.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -21,7 +22,6 @@ from pydantic_settings import (
 from darkq.errors import ConfigurationError
 from darkq.protocol.keys import MAX_PARTITIONS
 from darkq.protocol.prompt import MAX_PROMPT_BYTES
-from darkq.settings.embedded_socket import is_ours_alone, socket_path, url
 from darkq.settings.parsing import (
     Window,
     check_partitions,
@@ -30,13 +30,16 @@ from darkq.settings.parsing import (
     parse_partitions,
     parse_windows,
 )
-from darkq.settings.secret_files import SecretFiles
+from darkq.settings.private_files import is_ours_alone, socket_path, socket_url
 from darkq.settings.upstreams import UpstreamSettings, check_name
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 Count = Annotated[int, Field(ge=1)]
 UpstreamName = Annotated[str, AfterValidator(check_name)]
 
+SECRETS_FOLDER = "DARKQ_SECRETS_DIR"
+SYSTEMD_FOLDER = "CREDENTIALS_DIRECTORY"
+_MAX_SECRET_BYTES = 1 << 20
 _PUBLIC_DARKAI_HOST = "darkai.foundation"
 _PUBLIC_DARKAI_LIMITS = "4/60,30/1800,80/21600"
 _ORIGINS = r"^( *https?://[A-Za-z0-9._:\[\]-]+ *(,|$))*$"
@@ -215,8 +218,59 @@ class Settings(BaseSettings):
             return self.redis_url.get_secret_value()
         socket = socket_path(self.state_dir)
         if socket.is_socket() and is_ours_alone(socket.parent):
-            return url(socket)
+            return socket_url(socket)
         raise ConfigurationError(
             "DARKQ_REDIS_URL",
             "is not set and no embedded server is running; set it, or start one: darkq up",
         )
+
+
+class SecretFiles(NestedSecretsSettingsSource):
+    """Secrets as files: the name is that of the variable, the content its value.
+
+    Service managers provide secrets in this form: systemd's `LoadCredential=`, the volumes of
+    Kubernetes, the secrets of Compose and Swarm. Reads the files of `DARKQ_SECRETS_DIR`, or else of
+    systemd's folder, whose names begin with `DARKQ_`; an empty file means not set.
+
+    Raises `ConfigurationError` for a missing folder, and for a file that cannot be read.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(
+            settings_cls,  # type: ignore[arg-type]  # its source accepts both
+            secrets_dir=os.environ.get(SECRETS_FOLDER) or os.environ.get(SYSTEMD_FOLDER),
+        )
+
+    def validate_secrets_path(self, path: Path) -> None:
+        """Reject a path that is no folder, because its files would be missing."""
+        if not path.is_dir():
+            raise ConfigurationError(SECRETS_FOLDER, f"is no folder: {path}")
+
+    @classmethod
+    def load_secrets(cls, path: Path) -> dict[str, str]:
+        """Return the contents of the files, without a newline at the end.
+
+        Files with other names are not opened: they are not darkq's, and may be binary.
+        """
+        try:
+            ours = [file for file in path.iterdir() if file.name.upper().startswith("DARKQ_")]
+        except OSError as error:
+            raise ConfigurationError(
+                SECRETS_FOLDER, f"cannot be read: {path}: {error.strerror}"
+            ) from None
+        texts = {file.name: _read_secret(file) for file in ours if not file.is_dir()}
+        return {name: text for name, text in texts.items() if text}
+
+
+def _read_secret(file: Path) -> str:
+    name = file.name.upper()
+    try:
+        with file.open("rb") as content:
+            data = content.read(_MAX_SECRET_BYTES + 1)
+        if len(data) > _MAX_SECRET_BYTES:
+            raise ConfigurationError(name, f"is longer than {_MAX_SECRET_BYTES} bytes: {file}")
+        return data.decode().strip()
+    except OSError as error:
+        raise ConfigurationError(name, f"cannot be read: {file}: {error.strerror}") from None
+    except UnicodeDecodeError:  # its message would contain a part of the secret
+        raise ConfigurationError(name, f"is no text: {file}") from None

@@ -16,8 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from darkq import InvalidLine
-from darkq.batches.input_lines import InputLines, Text
-from darkq.batches.lines import ForAllLines, Line, json_line
+from darkq.batches.lines import ForAllLines, InputLines, Line, Text, json_line
 from darkq.openai.errors import WireError
 from darkq.serving.file_batches import FileBatch, LineError
 from darkq.serving.files import Files

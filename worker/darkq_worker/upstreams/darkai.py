@@ -8,9 +8,11 @@ connection, but a hanging model would keep the slot of a worker for the whole `t
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from types import MappingProxyType
-from typing import Final
+from typing import Any, ClassVar, Final, cast
 
 import aiohttp
 import msgspec
@@ -21,15 +23,18 @@ from darkq_worker.upstreams.base import (
     Rejected,
     Request,
     UnknownModel,
+    UpstreamError,
     check_request,
     format_prompt,
     greet,
+    join_turns,
 )
 from darkq_worker.upstreams.darkai_wire import MAX_LINE_BYTES, AnswerDecoder, error_detail
 from darkq_worker.upstreams.http import HttpStream, find_refusal, prepare_headers
 from darkq_worker.upstreams.http_errors import http_error, parse_retry_after, quotable
 
 DEFAULT_URL: Final = "https://darkai.foundation/chat"
+URL_VARIABLE: Final = "DARKQ_DARKAI_URL"
 DEFAULT_MODEL: Final = "llama-3-70b"
 MODELS: Final = (DEFAULT_MODEL, "gpt-4o", "gpt-3.5-turbo")
 MODEL_ALIASES: Final[Mapping[str, str]] = MappingProxyType({"llama-3.1-70b": "llama-3-70b"})
@@ -154,3 +159,98 @@ async def _check(http: HttpStream, prompt: str, retry_after_s: float | None) -> 
         raise http_error(
             refusal.status, is_html=refusal.is_html, detail=detail, retry_after_s=retry_after_s
         )
+
+
+class _EndpointFromEnvironment:
+    """Reads the variable at each access, until the class attribute is set."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> str:
+        return os.environ.get(URL_VARIABLE) or DEFAULT_URL
+
+
+class DarkAI:
+    """Calls of DarkAI without a queue, by the interface of its public client.
+
+    Two differences are intended. `working` is measured, not set by hand. And errors raise
+    `UpstreamError` with status and reason; the original ignores them.
+
+    `api_endpoint` is, in this order: the value assigned to it, `DARKQ_DARKAI_URL`, the public
+    service. `working` is the result of the last `probe`, and None before the first; `probe_error`
+    is the reason of a failed one.
+    """
+
+    url: ClassVar[str] = DEFAULT_URL
+    api_endpoint: ClassVar[str] = cast(str, _EndpointFromEnvironment())
+    working: ClassVar[bool | None] = None
+    probe_error: ClassVar[UpstreamError | None] = None
+    supports_stream: ClassVar[bool] = True
+    default_model: ClassVar[str] = DEFAULT_MODEL
+    models: ClassVar[list[str]] = list(MODELS)
+    model_aliases: ClassVar[dict[str, str]] = dict(MODEL_ALIASES)
+
+    @classmethod
+    def get_model(cls, model: str | None) -> str:
+        """Return the canonical name of a model or an alias, and the default for None or "".
+
+        Raises `UnknownModel`.
+        """
+        return resolve_model(model)
+
+    @classmethod
+    def format_prompt(cls, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return messages (`role`, `content`) as the one string that DarkAI takes.
+
+        If a content is a list, its text parts are used. Raises `Rejected` without messages, or for
+        a message without text.
+        """
+        return join_turns([_turn(n, message) for n, message in enumerate(messages)])
+
+    @classmethod
+    async def create_async_generator(
+        cls,
+        model: str | None,
+        messages: Sequence[Mapping[str, Any]],
+        proxy: str | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[str, None]:
+        """Yield the answer's text as it arrives. Other keyword arguments are ignored.
+
+        Raises `UpstreamError`; for an unknown model, before anything is sent. Closing the
+        generator, or cancelling the task that reads it, closes the connection.
+        """
+        if proxy and not proxy.startswith("http://"):
+            raise Rejected("the proxy must be a URL like http://[user:password@]host:port")
+        request = Request(
+            prompt=cls.format_prompt(messages), model=cls.get_model(model), proxy=proxy
+        )
+        async with aiohttp.ClientSession() as session:
+            upstream = DarkAIUpstream(session, url=cls.api_endpoint)
+            async with aclosing(upstream.stream(request)) as items:
+                async for item in items:
+                    if not isinstance(item, End):
+                        yield item
+
+    @classmethod
+    async def probe(cls, *, timeout_s: float = 60.0) -> bool:
+        """Call with a greeting; set `working` to whether text arrived, and return it."""
+        cls.probe_error = None
+        async with aiohttp.ClientSession() as session:
+            try:
+                await DarkAIUpstream(session, url=cls.api_endpoint).probe(timeout_s=timeout_s)
+            except UpstreamError as error:
+                cls.probe_error = error
+        cls.working = cls.probe_error is None
+        return cls.working
+
+
+def _turn(index: int, message: Mapping[str, Any]) -> tuple[str, str]:
+    role, content = message.get("role"), message.get("content")
+    if isinstance(content, list | tuple):
+        content = "".join(
+            str(part.get("text", ""))
+            for part in content
+            if isinstance(part, Mapping) and part.get("type") == "text"
+        )
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise Rejected(f"messages[{index}] must have a role and a content that is text")
+    return role, content
