@@ -65,14 +65,10 @@ async def _shift(
             verdicts["gone"] += 1  # expired or unreadable: a claim will end it
         else:
             readable.append(scripts.ChangedRecord(keys, record, changed))
+    most, partition = settings.queue_max_jobs, jobs[0].partition
     verdicts.update(
         await scripts.change_priority(
-            redis,
-            source,
-            target,
-            jobs[0].partition,
-            readable,
-            queue_max_jobs=settings.queue_max_jobs,
+            redis, source, target, partition, readable, queue_max_jobs=most
         )
     )
     return verdicts
@@ -106,7 +102,7 @@ async def pages(redis: Redis, name: str) -> AsyncGenerator[list[JobKeys], None]:
         fresh = [arq_id for arq_id, _ in page if arq_id not in seen]
         if not fresh:
             return
-        jobs = [keys for arq_id in fresh if (keys := _keys(arq_id)) is not None]
+        jobs = [keys for each in fresh if (keys := JobKeys.from_member(each)) is not None]
         if jobs:
             yield jobs
         after = page[-1][1]
@@ -135,10 +131,3 @@ async def _count(redis: Redis, jobs: list[JobKeys]) -> Counter[str]:
         "running" if held else "line" if batch else "waiting" if stored else "expired"
         for (held, batch), stored in zip(replies[::2], replies[1::2], strict=True)
     )
-
-
-def _keys(arq_id: bytes) -> JobKeys | None:
-    try:
-        return JobKeys.from_arq_id(arq_id.decode())
-    except ValueError:  # not written by darkq; a claim will remove it
-        return None

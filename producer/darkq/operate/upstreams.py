@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from redis.asyncio import Redis
 
+from darkq.operate.queue_state import decode_or
 from darkq.operate.workers import live_workers
 from darkq.protocol.keys import LimitKeys, WorkerKeys
 from darkq.redis.servers import read_clock_ms
@@ -83,8 +84,9 @@ async def list_upstreams(redis: Redis) -> list[UpstreamStatus]:
     records = await redis.mget([WorkerKeys(id_).upstreams for id_ in workers]) if workers else []
     offers: dict[str, list[Served]] = {}
     for record in records:
-        for upstream in _read(record):
-            offers.setdefault(upstream.name, []).append(upstream)
+        for upstream in decode_or(record, _Announcement, _Announcement(())).upstreams:
+            if is_upstream_name(upstream.name):
+                offers.setdefault(upstream.name, []).append(upstream)
     merged = [_merge(offers[name]) for name in sorted(offers)[:_MAX_UPSTREAMS]]
     return [await stand(redis, upstream, workers=len(offers[upstream.name])) for upstream in merged]
 
@@ -142,15 +144,6 @@ def _merge(offers: Sequence[Served]) -> Served:
     models = dict.fromkeys(model for offer in offers for model in offer.models)
     first = next((offer for offer in offers if offer.models), offers[0])
     return msgspec.structs.replace(first, models=tuple(models))
-
-
-def _read(record: Any) -> tuple[Served, ...]:
-    """Decode an announcement; empty if it is none."""
-    try:
-        upstreams = msgspec.json.decode(record or b"", type=_Announcement).upstreams
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ()
-    return tuple(upstream for upstream in upstreams if is_upstream_name(upstream.name))
 
 
 def _ms(field: Any) -> float:

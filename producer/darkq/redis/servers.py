@@ -18,6 +18,7 @@ from darkq.redis.sentinel import Sentinels
 from darkq.redis.url import Address
 from darkq.settings.settings import Settings
 
+SCAN_KEYS = 500
 ONE = Address("", 0)
 """The owner of every key if there is only one server, whatever its address."""
 
@@ -118,14 +119,20 @@ async def each_server(redis: Redis, *, replicas: bool = False) -> list[tuple[str
     return [(str(each), redis.node(each)) for each in await redis.addresses(replicas=replicas)]
 
 
-async def scan(redis: Redis, pattern: str, *, count: int) -> AsyncGenerator[bytes, None]:
+async def scan_pages(redis: Redis, pattern: str) -> AsyncGenerator[list[bytes], None]:
     """Yield the keys that match a pattern, of every server, in no order, some of them twice.
 
-    `count` is how many keys a server looks at in one step. Raises what redis-py raises.
+    A page has at most `SCAN_KEYS`. Raises what redis-py raises.
     """
+    page: list[bytes] = []
     for _, server in await each_server(redis):
-        async for name in server.scan_iter(pattern, count=count):
-            yield name
+        async for name in server.scan_iter(pattern, count=SCAN_KEYS):
+            page.append(name)
+            if len(page) == SCAN_KEYS:
+                yield page
+                page = []
+    if page:
+        yield page
 
 
 async def read_clock_ms(redis: Redis) -> float:

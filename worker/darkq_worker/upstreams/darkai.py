@@ -30,7 +30,7 @@ from darkq_worker.upstreams.base import (
     join_turns,
 )
 from darkq_worker.upstreams.darkai_wire import MAX_LINE_BYTES, AnswerDecoder, error_detail
-from darkq_worker.upstreams.http import HttpStream, find_refusal, prepare_headers
+from darkq_worker.upstreams.http import HttpService, HttpStream, find_refusal
 from darkq_worker.upstreams.http_errors import http_error, parse_retry_after, quotable
 
 DEFAULT_URL: Final = "https://darkai.foundation/chat"
@@ -39,13 +39,11 @@ DEFAULT_MODEL: Final = "llama-3-70b"
 MODELS: Final = (DEFAULT_MODEL, "gpt-4o", "gpt-3.5-turbo")
 MODEL_ALIASES: Final[Mapping[str, str]] = MappingProxyType({"llama-3.1-70b": "llama-3-70b"})
 
-_HEADERS: Final = prepare_headers(
-    {
-        "accept": "text/event-stream",
-        "content-type": "application/json",
-        "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
-    }
-)
+_HEADERS: Final = {
+    "accept": "text/event-stream",
+    "content-type": "application/json",
+    "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -87,13 +85,17 @@ class DarkAIUpstream:
         sends_trace: bool = False,
     ) -> None:
         self.name = name
-        self._session = session
         self._url = url
-        self._proxy = proxy
-        self._timeout_s = timeout_s
-        self._idle_timeout_s = idle_timeout_s
         self._max_line_bytes = max_line_bytes
-        self._sends_trace = sends_trace
+        self._service = HttpService(
+            session=session,
+            proxy=proxy,
+            timeout_s=timeout_s,
+            idle_timeout_s=idle_timeout_s,
+            idle_setting="DARKQ_DARKAI_IDLE_TIMEOUT_S",
+            sends_trace=sends_trace,
+        )
+        self._headers = self._service.prepare_headers(_HEADERS)
 
     def resolve_model(self, model: str | None) -> str:
         """Return the canonical name of a model, an alias or None. Raises `UnknownModel`."""
@@ -139,15 +141,7 @@ class DarkAIUpstream:
         except UnicodeEncodeError:
             raise Rejected("the prompt has a lone surrogate, which is not valid in UTF-8") from None
         return HttpStream(
-            self._session,
-            self._url,
-            body=body,
-            headers=_HEADERS,
-            proxy=request.proxy or self._proxy,
-            timeout_s=self._timeout_s,
-            idle_timeout_s=self._idle_timeout_s,
-            idle_setting="DARKQ_DARKAI_IDLE_TIMEOUT_S",
-            sends_trace=self._sends_trace,
+            self._service, self._url, body=body, headers=self._headers, proxy=request.proxy
         )
 
 

@@ -7,8 +7,7 @@ models are configured.
 
 Services differ in the fields that they accept. If one refuses `stream_options`, a field without any
 effect on the answer, or the name of the token limit, the call is repeated without it or with the
-other name. What succeeded is remembered
-for the model.
+other name. What succeeded is remembered for the model.
 
 A call may take `timeout_s` in total, and `idle_timeout_s` without data.
 """
@@ -18,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from types import MappingProxyType
 
 import aiohttp
@@ -37,11 +37,11 @@ from darkq_worker.upstreams.base import (
     greet,
 )
 from darkq_worker.upstreams.http import (
+    HttpService,
     HttpStream,
     Refusal,
     detects_stale,
     find_refusal,
-    prepare_headers,
 )
 from darkq_worker.upstreams.http_errors import http_error, parse_retry_after, quotable
 from darkq_worker.upstreams.openai_errors import hide_secret, refusal_detail
@@ -87,27 +87,26 @@ class OpenAIUpstream:
         self.name = name
         self.models = tuple(models)
         self.lists_models = not models
-        self._session = session
         self._url = url.rstrip("/")
         self._api_key = api_key or ""
         self._aliases = aliases
-        self._proxy = proxy
-        self._timeout_s = timeout_s
-        self._idle_timeout_s = idle_timeout_s
         self._max_line_bytes = max_line_bytes
-        # llama.cpp announces to keep a connection, and closes it after each stream.
-        self._keeps_connections = keeps_connections and detects_stale(session)
-        self._sends_trace = sends_trace
         self._variable = f"DARKQ_UPSTREAMS__{name.upper()}"
-        self._idle_setting = f"{self._variable}__IDLE_TIMEOUT_S"
+        service = self._service = HttpService(
+            session=session,
+            proxy=proxy,
+            timeout_s=timeout_s,
+            idle_timeout_s=idle_timeout_s,
+            idle_setting=f"{self._variable}__IDLE_TIMEOUT_S",
+            # llama.cpp announces to keep a connection, and closes it after each stream.
+            keeps_connections=keeps_connections and detects_stale(session),
+            sends_trace=sends_trace,
+        )
         key = {"authorization": f"Bearer {self._api_key}"} if self._api_key else {}
         common = {"user-agent": "darkq", **key}
-        self._list_headers = prepare_headers(
-            {"accept": "application/json", **common}, keeps_connection=self._keeps_connections
-        )
-        self._chat_headers = prepare_headers(
-            {"accept": "text/event-stream", "content-type": "application/json", **common},
-            keeps_connection=self._keeps_connections,
+        self._list_headers = service.prepare_headers({"accept": "application/json", **common})
+        self._chat_headers = service.prepare_headers(
+            {"accept": "text/event-stream", "content-type": "application/json", **common}
         )
         self._is_listed = bool(models)
         self._no_list: UpstreamError | None = None
@@ -162,7 +161,13 @@ class OpenAIUpstream:
     async def list_models(self) -> None:
         """Request the list of models. Raises `UpstreamError`, and keeps the known ones then."""
         try:
-            async with self._call("/models", None, None, LIST_TIMEOUT_S) as http:
+            async with HttpStream(
+                self._service,
+                f"{self._url}/models",
+                body=None,
+                headers=self._list_headers,
+                timeout_s=LIST_TIMEOUT_S,
+            ) as http:
                 if refusal := await find_refusal(http):
                     raise self._refused_call(http, refusal)
                 body = b""
@@ -240,29 +245,29 @@ class OpenAIUpstream:
         known = refused = self._refused.get(model, frozenset())
         while True:
             body = build_body(self._url, request, model, refused=refused)
-            http = self._call("/chat/completions", body, request.proxy, self._timeout_s)
+            http = HttpStream(
+                self._service,
+                f"{self._url}/chat/completions",
+                body=body,
+                headers=self._chat_headers,
+                proxy=request.proxy,
+            )
             await http.open()
-            is_refused = True
-            try:
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(http.aclose)
                 refusal = await find_refusal(http)
                 if refusal is None:
-                    is_refused = False
+                    stack.pop_all()  # the caller closes it
                     break
                 more = find_refused(refusal.status, refusal.body, body, refused)
                 if more is None:
                     raise self._refused_call(http, refusal, model=model, prompt=prompt)
-            finally:
-                if is_refused:
-                    await http.aclose()
             refused |= {more}
         if refused != known:
-            self._remember(model, refused)
+            if len(self._refused) >= MAX_REMEMBERED:
+                self._refused.clear()
+            self._refused[model] = refused
         return http
-
-    def _remember(self, model: str, refused: frozenset[str]) -> None:
-        if len(self._refused) >= MAX_REMEMBERED:
-            self._refused.clear()
-        self._refused[model] = refused
 
     def _note_reason(self, reason: str) -> None:
         """Log an unknown finish reason, once per process."""
@@ -270,22 +275,6 @@ class OpenAIUpstream:
             if len(self._unknown_reasons) < MAX_REMEMBERED:
                 self._unknown_reasons.add(reason)
             _log.warning(LogEvent("unknown finish reason", upstream=self.name, reason=reason))
-
-    def _call(
-        self, path: str, body: bytes | None, proxy: str | None, timeout_s: float
-    ) -> HttpStream:
-        return HttpStream(
-            self._session,
-            self._url + path,
-            body=body,
-            headers=self._list_headers if body is None else self._chat_headers,
-            proxy=proxy or self._proxy,
-            timeout_s=timeout_s,
-            idle_timeout_s=self._idle_timeout_s,
-            idle_setting=self._idle_setting,
-            keeps_connection=self._keeps_connections,
-            sends_trace=self._sends_trace,
-        )
 
     def _refused_call(
         self, http: HttpStream, refusal: Refusal, *, model: str = "", prompt: str = ""
