@@ -10,14 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Callable,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Self, Unpack
@@ -27,12 +20,13 @@ from pydantic import SecretStr
 from redis.exceptions import NoPermissionError
 
 from darkq.batches.batch import Batch
+from darkq.batches.lease import describe_batch
 from darkq.batches.status import BatchStatus, list_batches
 from darkq.errors import InvalidJob
 from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.failed import FailedJob, list_failed
 from darkq.jobs.handle import JobHandle
-from darkq.jobs.job_lists import list_batch_ids, list_job_ids, list_latest
+from darkq.jobs.job_lists import JobLists, list_batch_ids, list_job_ids, list_latest
 from darkq.jobs.status import Status
 from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job, JobArguments, Priority
@@ -46,7 +40,6 @@ from darkq.settings.settings import Settings
 
 if TYPE_CHECKING:  # imported by the methods that use them, to keep `import darkq` fast
     from darkq.jobs.fanout import Fanouts
-    from darkq.jobs.job_lists import JobLists
     from darkq.operate.purge import Purge
     from darkq.operate.queue import QueueHandle
     from darkq.operate.queue_state import QueueStatus
@@ -106,8 +99,6 @@ class Client:
     @cached_property
     def job_lists(self) -> JobLists:
         """A tenant's jobs as a person sees them: states, and the beginning of prompts."""
-        from darkq.jobs.job_lists import JobLists
-
         return JobLists(self._redis, self._settings)
 
     @cached_property
@@ -286,18 +277,11 @@ class Client:
             keys = BatchKeys.new(secrets.randbelow(self._settings.partitions))
         else:
             keys = BatchKeys.parse(batch_id)
+        made_with = None
+        if batch_id is None:
+            made_with = describe_batch(name=name, window=window, metadata=metadata, lines=lines)
         return Batch(
-            keys,
-            self._redis,
-            self._live,
-            self._orders,
-            self._settings,
-            self.tickets,
-            new=batch_id is None,
-            name=name,
-            window=window,
-            metadata=metadata,
-            lines=lines,
+            keys, self._redis, self._live, self._orders, self._settings, self.tickets, made_with
         )
 
     async def batches(self) -> AsyncGenerator[BatchStatus, None]:
@@ -411,12 +395,7 @@ class Client:
 
     def _handle(self, keys: JobKeys, *, duplicate: bool = False) -> JobHandle:
         return JobHandle(
-            keys,
-            self._redis,
-            self._live,
-            self._settings,
-            self.tickets,
-            duplicate=duplicate,
+            keys, self._redis, self._live, self._settings, self.tickets, duplicate=duplicate
         )
 
 

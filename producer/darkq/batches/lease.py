@@ -60,8 +60,9 @@ class BatchLease:
 
         Raises `BatchTaken`, `BatchNotFound`, `RedisUnavailable`.
         """
+        fields = {**made_with, "ttl_ms": self.ttl_ms} if made_with else None
         async with speaking_darkq():
-            await self._keep(self.lease_ms, made_with)
+            await self._keep(self.lease_ms, fields)
         self._holder, self._lost = asyncio.current_task(), None
         self._cancelling = self._holder.cancelling() if self._holder else 0
         self._heartbeat = asyncio.create_task(self._beat(), name="darkq-batch-lease")
@@ -81,7 +82,7 @@ class BatchLease:
         heartbeat.cancel()
         await asyncio.wait([heartbeat])
         with suppress(Exception):
-            await self._keep(0, None)
+            await self._keep(0)
 
     async def _beat(self) -> None:
         """Renew until the lease is lost. Other errors do not end this: the next try may succeed."""
@@ -89,7 +90,7 @@ class BatchLease:
         while True:
             await asyncio.sleep(LEASE_S / 3)
             try:
-                await self._keep(self.lease_ms, None)
+                await self._keep(self.lease_ms)
             except (BatchTaken, BatchNotFound) as error:
                 self._lost = error
                 if self._holder is not None:
@@ -97,36 +98,28 @@ class BatchLease:
                 return
             except Exception as error:
                 if logged != (logged := brief(error)):
-                    batch = self._keys.public_id
-                    logger.warning(
-                        LogEvent("cannot renew the batch's lease", batch=batch, error=logged)
-                    )
+                    fields = {"batch": self._keys.public_id, "error": logged}
+                    logger.warning(LogEvent("cannot renew the batch's lease", **fields))
             else:
                 logged = ""
 
-    async def _keep(self, lease_ms: int, made_with: Mapping[str, str | int] | None) -> None:
-        keys = self._keys
+    async def _keep(self, lease_ms: int, made_with: Mapping[str, str | int] | None = None) -> None:
         outcome, holder = await scripts.batch_renew_lease(
             self._redis,
-            keys,
+            self._keys,
             self.token,
             lease_ms=lease_ms,
             ttl_ms=self.ttl_ms,
             made_with=made_with,
         )
         if outcome == "gone":
-            raise BatchNotFound(keys.public_id)
+            raise BatchNotFound(self._keys.public_id)
         if outcome == "taken":
-            raise BatchTaken(keys.public_id, holder)
+            raise BatchTaken(self._keys.public_id, holder)
 
 
-def made_with(
-    *,
-    name: str | None,
-    window: int,
-    metadata: Mapping[str, str] | None,
-    lines: int | None,
-    ttl_ms: int,
+def describe_batch(
+    *, name: str | None, window: int, metadata: Mapping[str, str] | None, lines: int | None
 ) -> dict[str, str | int]:
     """Return the fields of a new batch. Raises `InvalidJob`."""
     window = to_plain(window)
@@ -137,7 +130,6 @@ def made_with(
         "name": check_name("name", name) or "",
         "window": window,
         "metadata": msgspec.json.encode(check_metadata(metadata or {})).decode(),
-        "ttl_ms": ttl_ms,
         **({} if lines is None else {"expected": int(lines)}),
     }
 
@@ -167,8 +159,7 @@ async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
     """Refuse further lines, and cancel the unfinished jobs. Raises `BatchNotFound`."""
     now_ms = time.time_ns() // 1_000_000
     await _close(redis, keys, "cancel", now_ms)
-    lines = [int(line) for line in await redis.zrangebyscore(keys.lines, 0, 0)]
-    left = iter(lines)
+    left = iter([int(line) for line in await redis.zrangebyscore(keys.lines, 0, 0)])
     lost: list[int] = []
 
     async def cancel_some() -> None:
