@@ -228,9 +228,11 @@ def row_to_line(row: Row, number: int, columns: Columns, common: ForAllLines) ->
     """Make a line of a row; its job is checked. Raises `InvalidLine`."""
     if isinstance(row, Line):
         return row
-    as_mapping = getattr(row, "_asdict", None)
-    fields = as_mapping() if as_mapping is not None else row if isinstance(row, Mapping) else None
     prompt: Any = row
+    as_mapping = getattr(row, "_asdict", None)
+    fields = as_mapping() if as_mapping is not None else None
+    if isinstance(row, Mapping):
+        fields = prompt
     custom_id = None
     if fields is not None:
         if columns.prompt not in fields:

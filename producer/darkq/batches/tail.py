@@ -148,7 +148,6 @@ class BatchTail:
         return msgspec.structs.replace(end, cursor=str(self._cursor))
 
     async def _read_batch(self) -> None:
-        """Read the new ends, and start tails for the new lines."""
         # The open lines first. A line that ends in between is then among both: it gets a tail, and
         # its end waits for it. In the other order it could be in neither.
         open_lines = await self._redis.zrangebyscore(self._keys.lines, 0, 0)

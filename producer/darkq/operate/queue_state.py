@@ -91,7 +91,6 @@ async def read_queue(redis: Redis, priority: Priority, partitions: int) -> Queue
 
 
 async def _count_held(redis: Redis, arq_ids: list[bytes]) -> int:
-    """Count the jobs with a lease."""
     leases: dict[int, list[str]] = {}
     for keys in filter(None, map(JobKeys.from_member, arq_ids)):
         leases.setdefault(keys.partition, []).append(keys.in_progress)

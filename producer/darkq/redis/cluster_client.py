@@ -166,7 +166,6 @@ class ClusterRedis(WaitingRedis):
 
 
 async def _run_with_asking(node: Redis, args: Sequence[Any], options: dict[str, Any]) -> Any:
-    """Run a command on the server that its slot is being moved to."""
     async with node.pipeline(transaction=False) as pipe:  # ASKING counts for its connection only
         pipe.execute_command("ASKING")
         pipe.execute_command(*args, **options)

@@ -39,8 +39,6 @@ def read_url(settings: Settings) -> RedisUrl:
 
 
 class _Pool(BlockingConnectionPool):
-    """A pool that belongs to one event loop."""
-
     loop: OneLoop
 
     async def get_connection(self, *args: Any, **options: Any) -> Any:

@@ -29,10 +29,12 @@ class Servers(Protocol):
     @property
     def loop(self) -> OneLoop:
         """The event loop that all connections belong to."""
+        ...
 
     @property
     def is_cluster(self) -> bool:
         """Whether keys are spread over servers, by their slots."""
+        ...
 
     def client(self, *, patience_s: float | None = None, connections: int | None = None) -> Redis:
         """Return a client with connections of its own, which the caller closes.
@@ -41,18 +43,23 @@ class Servers(Protocol):
         `DARKQ_REDIS_PATIENCE_S`. The client opens at most `connections` to a server, by default
         `DARKQ_REDIS_CONNECTIONS`.
         """
+        ...
 
     def owner(self, key: str) -> Address:
         """Return the server of a key, without I/O. May be out of date."""
+        ...
 
     async def connect(self, owner: Address) -> AbstractConnection:
         """Open a connection to a server, which the caller closes. Raises what redis-py raises."""
+        ...
 
     async def know(self) -> None:
         """Find out which server has which key, if unknown. Raises what redis-py raises."""
+        ...
 
     async def look_again(self) -> None:
         """Find it out anew, after a server was lost. Raises what redis-py raises."""
+        ...
 
 
 class OneServer:

@@ -72,7 +72,6 @@ class Input:
                 yield entry
 
     def _read(self, text: Text | InvalidLine) -> Line | RefusedLine:
-        """Read and check a line. Raises `InvalidLine` if it is not a request."""
         if isinstance(text, InvalidLine):
             raise text
         try:
@@ -104,7 +103,6 @@ class Input:
         return None
 
     async def _texts(self) -> AsyncGenerator[Text | InvalidLine, None]:
-        """Yield the lines that are not blank; an error instead of a line that is not valid."""
         lines = InputLines()
         async with aclosing(
             self._files.read(self._batch.tenant, self._batch.input_file_id)

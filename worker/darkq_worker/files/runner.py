@@ -38,15 +38,11 @@ GIVE_UP_SHARE = 1 / 24
 
 
 class _Open(NamedTuple):
-    """An open batch, and its tenant."""
-
     batch_id: str
     tenant: str | None
 
 
 class _Running:
-    """A batch that this worker runs, or tries to run."""
-
     def __init__(self, tenant: str | None) -> None:
         self.tenant = tenant
         self.since_s = time.monotonic()
@@ -155,7 +151,6 @@ class FileBatchRunners:
         )
 
     async def _open(self) -> list[_Open]:
-        """Return the open batches, the oldest first."""
         ids = await self._client.file_batches.open()
         self._backoffs = {key: each for key, each in self._backoffs.items() if key in set(ids)}
         self._tenants = {key: each for key, each in self._tenants.items() if key in set(ids)}

@@ -67,32 +67,39 @@ class Upstream(Protocol):
     @property
     def name(self) -> str:
         """Its name in jobs, logs and events."""
+        ...
 
     @property
     def kind(self) -> str:
         """The protocol that it uses."""
+        ...
 
     @property
     def options(self) -> AbstractSet[str]:
         """The names of the options that it supports."""
+        ...
 
     @property
     def takes_chat_requests(self) -> bool:
         """True if it takes any parameter, and more than text in messages: the service judges."""
+        ...
 
     @property
     def default_model(self) -> str:
         """The model of a request without one; empty if no model is known."""
+        ...
 
     @property
     def models(self) -> Sequence[str]:
         """The canonical names of its models."""
+        ...
 
     def resolve_model(self, model: str | None) -> str:
         """Return the canonical name of a model, an alias or None.
 
         Raises `UnknownModel`, and `NotReady` while its models are not known.
         """
+        ...
 
     def stream(self, request: Request) -> AsyncGenerator[AnyPiece | End, None]:
         """Yield the pieces of the answer as they arrive, then one `End`.
@@ -100,12 +107,14 @@ class Upstream(Protocol):
         Pieces are not empty. Raises `UpstreamError` at any point. Closing the iterator, or
         cancelling the task that reads it, closes the connection to the upstream first.
         """
+        ...
 
     async def probe(self, *, timeout_s: float) -> None:
         """Make the smallest call that proves that it works.
 
         Raises `UpstreamError` if it does not.
         """
+        ...
 
 
 class UpstreamError(Exception):

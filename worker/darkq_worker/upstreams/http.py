@@ -291,7 +291,6 @@ def _failed_request(error: Exception) -> UpstreamError:
 
 
 def _broken_answer(error: Exception, status: int) -> UpstreamError:
-    """Return the error for a response that broke off."""
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | OSError):
         return Truncated("the connection broke in the middle of the answer", status=status)
     return ProtocolViolation("the upstream's answer is not HTTP", status=status)

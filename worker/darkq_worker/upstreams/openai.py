@@ -303,7 +303,6 @@ async def _read_rest(http: HttpStream, ends_at: float) -> bytes | None:
 
 
 def _asked_wait_s(http: HttpStream) -> float | None:
-    """Return the delay that the service asks for, in seconds."""
     for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         if (asked := http.header(name)) is not None:
             wait_s = parse_retry_after(asked, unit_s=unit_s)

@@ -162,7 +162,6 @@ def hide_secret(detail: str, secret: str) -> str:
 
 
 def _parsed(text: str) -> Any:
-    """Parse a string that is a JSON object or list; None otherwise."""
     text = text.strip()
     if not text.startswith(("{", "[")):
         return None
@@ -210,7 +209,6 @@ def _fault(fault: object) -> str:
 
 
 def _find_inner(frame: dict[str, Any]) -> Reported | None:
-    """Find an error one level deeper."""
     for name in ("data", "response", "body", "result"):
         inner = frame.get(name)
         if isinstance(inner, dict) and inner.get("error"):
@@ -219,7 +217,6 @@ def _find_inner(frame: dict[str, Any]) -> Reported | None:
 
 
 def _is_bad(code: object) -> bool:
-    """Return True if a `code` beside a message means an error."""
     if isinstance(code, bool) or not isinstance(code, str | int):
         return False
     return str(code).strip().lower() not in _FINE_CODES

@@ -97,7 +97,6 @@ def find_refused(status: int, message: bytes, body: bytes, refused: AbstractSet[
 
 
 def _is_official(url: str) -> bool:
-    """Return True for OpenAI's own service, also on Azure."""
     host = urlsplit(url).hostname or ""
     return host == _OFFICIAL_HOST or host.endswith(_OFFICIAL_DOMAINS)
 

@@ -179,7 +179,6 @@ class AnswerDecoder:
         return pieces
 
     def _feed_other(self, event: ServerSentEvent) -> Iterator[AnyPiece]:
-        """Read any event that is not just a piece of text."""
         if event.data == b"[DONE]" and event.event != "error":
             self._done()
             return
@@ -194,7 +193,6 @@ class AnswerDecoder:
         yield from self._apply(frame)
 
     def _feed_tolerantly(self, event: ServerSentEvent) -> Iterator[AnyPiece]:
-        """Read an event that is not a usual frame."""
         text = event.data.decode(errors="replace")
         if event.event == STRAY:
             yield from self._feed_stray(text)
@@ -210,7 +208,6 @@ class AnswerDecoder:
                 yield from self._feed_line(line, is_error=is_error)
 
     def _feed_stray(self, line: str) -> Iterator[AnyPiece]:
-        """Read a line that is not a field of the event stream."""
         if self._open_json:
             self._open_json += line.encode() + b"\n"
             if len(self._open_json) > self._max_bytes:
@@ -237,7 +234,6 @@ class AnswerDecoder:
             yield from self._feed_line(text, is_error=False)
 
     def _feed_line(self, line: str, *, is_error: bool) -> Iterator[AnyPiece]:
-        """Read one piece of data by its content."""
         prefix = _DATA_PREFIX.match(line)
         line = line[prefix.end() if prefix else 0 :].rstrip()
         if not line or line.startswith(":"):  # some routers send comments as data
@@ -260,7 +256,6 @@ class AnswerDecoder:
             self._foreign = self._foreign or line
 
     def _read_object(self, value: dict[str, Any], line: str) -> Sequence[AnyPiece]:
-        """Process an object, frame or not; return its pieces."""
         if value.get("type") in _KEEP_ALIVES:
             return ()
         self.got_frame = True
@@ -280,7 +275,6 @@ class AnswerDecoder:
             return ()
 
     def _apply(self, frame: Frame) -> Sequence[AnyPiece]:
-        """Process a frame; return its pieces."""
         self._understood = True
         if frame.usage is not None:
             self._usage = read_usage(frame.usage, self._usage)
@@ -355,7 +349,6 @@ class AnswerDecoder:
         self._has_answer = True
 
     def _record_reason(self, reason: object) -> None:
-        """Record a finish reason."""
         if is_nothing(reason):
             return
         word = reason if isinstance(reason, str) else json.dumps(reason)
@@ -439,7 +432,6 @@ class AnswerDecoder:
 
 
 def _is_usual(frame: Frame) -> bool:
-    """Return True if a frame has only choices, or only token counts beside an empty list."""
     return (
         frame.choices is not None
         and (bool(frame.choices) or frame.usage is not None)

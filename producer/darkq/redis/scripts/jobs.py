@@ -78,7 +78,7 @@ async def enqueue(
     args: list[Argument] = [shared.wake, milliseconds(job_ttl_s), queue_max_jobs, max_listed]
     args += [event, len(kinds), len(jobs), *fields]
     if lines is not None:
-        args += [lines.keys.tagged_id, *lines.numbers]
+        args += [lines.keys.arq_id, *lines.numbers]
     replies = await _enqueue(redis, [*names, *remembered, shared.control], args)
     receipts = [Receipt("new", job.keys) for job in jobs]
     for number, outcome, arq_id in zip(*[iter(replies)] * 3, strict=True):
