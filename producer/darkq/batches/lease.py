@@ -21,11 +21,10 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq.batches.results import Finished, Position
-from darkq.errors import BatchNotFound, BatchTaken, InvalidJob, JobNotFound
+from darkq.errors import BatchNotFound, BatchTaken, JobNotFound
 from darkq.jobs import cancel as cancellation
-from darkq.protocol.job import check_metadata, check_name
+from darkq.protocol.job import check_metadata, check_name, check_whole
 from darkq.protocol.keys import BatchKeys
-from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
 from darkq.redis.pool import brief, speaking_darkq
 from darkq.telemetry.logging import LogEvent
@@ -122,13 +121,10 @@ def describe_batch(
     *, name: str | None, window: int, metadata: Mapping[str, str] | None, lines: int | None
 ) -> dict[str, str | int]:
     """Return the fields of a new batch. Raises `InvalidJob`."""
-    window = to_plain(window)
-    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= MAX_WINDOW:
-        raise InvalidJob("window", f"must be a whole number from 1 to {MAX_WINDOW:,}")
     return {
         "created_ms": int(time.time() * 1000),
         "name": check_name("name", name) or "",
-        "window": window,
+        "window": check_whole("window", window, MAX_WINDOW),
         "metadata": msgspec.json.encode(check_metadata(metadata or {})).decode(),
         **({} if lines is None else {"expected": int(lines)}),
     }

@@ -90,12 +90,10 @@ async def read_conditions(redis: Redis, partitions: int) -> Conditions:
             names = [f"paused:{priority}" for priority in PRIORITIES]
             pipe.hmget(PartitionKeys(partition).control, names)
         marks = await pipe.execute()
-    notices: dict[Priority, Notice | None] = {
-        priority: read_notice(values)
-        for priority, values in zip(PRIORITIES, zip(*marks, strict=True), strict=True)
-    }
     paused: dict[Priority, Notice] = {
-        priority: notice for priority, notice in notices.items() if notice is not None
+        priority: notice
+        for priority, values in zip(PRIORITIES, zip(*marks, strict=True), strict=True)
+        if (notice := read_notice(values)) is not None
     }
     workers = await live_workers(redis)
     return Conditions(
@@ -120,12 +118,7 @@ async def explain(redis: Redis, statuses: Sequence[Status], conditions: Conditio
         else _explain_wait(status, fact, conditions)
         for status, fact in zip(asked, facts, strict=True)
     }
-    return [
-        msgspec.structs.replace(status, why=why)
-        if (why := reasons.get(status.job_id)) is not None
-        else status
-        for status in statuses
-    ]
+    return [msgspec.structs.replace(each, why=reasons.get(each.job_id)) for each in statuses]
 
 
 class _Facts(NamedTuple):
@@ -215,11 +208,8 @@ def _find_reason(status: Status, facts: _Facts, conditions: Conditions) -> Why:
     """Return the first condition that keeps the job waiting."""
     due_ms = conditions.at_ms + status.due_in_ms
     if status.priority is not None and (notice := conditions.paused.get(status.priority)):
-        return Why(
-            reason="queue_paused",
-            message=describe_pause(status.priority, notice),
-            by=notice.by,
-        )
+        message = describe_pause(status.priority, notice)
+        return Why(reason="queue_paused", message=message, by=notice.by)
     if not conditions.workers:
         return Why(reason="no_worker", message="no worker is running")
     if conditions.draining == conditions.workers:
@@ -231,11 +221,8 @@ def _find_reason(status: Status, facts: _Facts, conditions: Conditions) -> Why:
         return Why(reason="next_try", message=message, until_ms=due_ms)
     served = [upstream.name for upstream in conditions.upstreams]
     if status.upstream is not None and served and status.upstream not in served:
-        return Why(
-            reason="upstream_not_served",
-            message=f"no worker serves the upstream {status.upstream}",
-            upstream=status.upstream,
-        )
+        message = f"no worker serves the upstream {status.upstream}"
+        return Why(reason="upstream_not_served", message=message, upstream=status.upstream)
     return Why(reason="worker_busy", message="no worker has a free slot for it yet")
 
 

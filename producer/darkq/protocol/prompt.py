@@ -107,7 +107,12 @@ def measure(prompt: str | tuple[Message, ...]) -> int:
     """
     if isinstance(prompt, str):
         return len(prompt.encode())
-    return sum(map(_measure_message, prompt))
+    return sum(
+        len(message.text.encode())
+        if message.is_plain
+        else len(msgspec.json.encode(message.fields())) - len('{"role":"","content":}')
+        for message in prompt
+    )
 
 
 def check_prompt(prompt: Prompt) -> str | tuple[Message, ...]:
@@ -138,12 +143,6 @@ def check_prompt(prompt: Prompt) -> str | tuple[Message, ...]:
     if size > MAX_PROMPT_BYTES:
         raise InvalidJob("prompt", f"has {size:,} bytes; the limit is {MAX_PROMPT_BYTES:,}")
     return checked
-
-
-def _measure_message(message: Message) -> int:
-    if message.is_plain:
-        return len(message.text.encode())
-    return len(msgspec.json.encode(message.fields())) - len('{"role":"","content":}')
 
 
 def _check_message(index: int, message: object) -> Message:

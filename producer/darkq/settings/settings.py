@@ -24,11 +24,10 @@ from darkq.protocol.keys import MAX_PARTITIONS
 from darkq.protocol.prompt import MAX_PROMPT_BYTES
 from darkq.settings.parsing import (
     Window,
-    check_partitions,
-    check_ticket_secrets,
-    check_windows,
     parse_partitions,
+    parse_ticket_secrets,
     parse_windows,
+    parses,
 )
 from darkq.settings.private_files import is_ours_alone, socket_path, socket_url
 from darkq.settings.upstreams import UpstreamSettings, check_name
@@ -91,7 +90,7 @@ class Settings(BaseSettings):
     results_keep_prompts: bool = False
 
     # Workers
-    worker_partitions: Annotated[str, AfterValidator(check_partitions)] | None = None
+    worker_partitions: Annotated[str, parses(parse_partitions)] | None = None
     worker_jobs: Count = 100
     worker_reserved_interactive: Annotated[int, Field(ge=0)] = 10
     worker_lease_s: Annotated[float, Field(ge=1, le=3600)] = 15.0
@@ -110,7 +109,7 @@ class Settings(BaseSettings):
     darkai_proxy: SecretStr | None = None
     darkai_timeout_s: Seconds = 600.0
     darkai_idle_timeout_s: Seconds = 120.0
-    darkai_limits: Annotated[str, AfterValidator(check_windows)] | None = None
+    darkai_limits: Annotated[str, parses(parse_windows)] | None = None
     darkai_concurrency: Annotated[int, Field(ge=0)] = 0
     darkai_sends_trace: bool = False
     upstreams: dict[UpstreamName, UpstreamSettings] = {}
@@ -128,7 +127,7 @@ class Settings(BaseSettings):
     files_ttl_s: Seconds = 30 * 24 * 3600.0
 
     # Tickets
-    ticket_secrets: Annotated[SecretStr, AfterValidator(check_ticket_secrets)] | None = None
+    ticket_secrets: Annotated[SecretStr, parses(parse_ticket_secrets)] | None = None
 
     # The gateway
     gateway_host: str = "127.0.0.1"

@@ -174,7 +174,9 @@ class Upstreams:
             only = self._default if name is None else self._by_name.get(name)
             if only is None:
                 raise UnknownUpstream(name or "", list(self._by_name))
-            return only, _resolve_only(only, model)
+            if isinstance(only, OpenAIUpstream):  # the service judges unlisted models
+                return only, only.resolve_unlisted(model)
+            return only, only.resolve_model(model)
         unsure: UpstreamError | None = None
         similar: tuple[Upstream, str] | None = None
         for upstream in self:
@@ -208,13 +210,3 @@ class Upstreams:
 
     def __iter__(self) -> Iterator[Upstream]:
         return iter(self._by_name.values())
-
-
-def _resolve_only(upstream: Upstream, model: str | None) -> str:
-    """Return the model for the only possible upstream; the service judges unlisted models."""
-    try:
-        return upstream.resolve_model(model)
-    except (Rejected, ProtocolViolation):
-        if model and isinstance(upstream, OpenAIUpstream) and upstream.takes_unlisted:
-            return model
-        raise

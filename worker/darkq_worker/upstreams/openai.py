@@ -2,8 +2,8 @@
 
 The models are the configured ones, or those that the service lists: `list_models` requests them,
 and before its response, `resolve_model` raises `NotReady`. A service may accept models that it does
-not list. So a job for this service only may name an unlisted model (`takes_unlisted`), unless
-models are configured.
+not list. So a job for this service only may name an unlisted model, unless models are
+configured.
 
 Services differ in the fields that they accept. If one refuses `stream_options`, a field without any
 effect on the answer, or the name of the token limit, the call is repeated without it or with the
@@ -111,17 +111,12 @@ class OpenAIUpstream:
         self._is_listed = bool(models)
         self._no_list: UpstreamError | None = None
         self._refused: dict[str, frozenset[str]] = {}  # by model: fields that it does not accept
-        self._unknown_reasons: set[str] = set()
+        self._unknown_reasons: set[str] = set()  # each is logged once
 
     @property
     def default_model(self) -> str:
         """The first configured model, or the first listed chat model."""
         return default_model(self.models) if self.lists_models else self.models[0]
-
-    @property
-    def takes_unlisted(self) -> bool:
-        """True if a call may name a model that is not in `models`."""
-        return self.lists_models
 
     def knows(self, model: str) -> bool:
         """Return True if a name is exactly one of `models` or an alias."""
@@ -139,12 +134,20 @@ class OpenAIUpstream:
         if not name:
             remedy = f"name one in {self._variable}__MODELS"
             raise Rejected(f"{self.name} lists no model for chats: {remedy}")
-        found = name if name in self.models else None
-        if found is None and self.lists_models:
-            found = find_listed(name, self.models)
-        if found is None:
-            raise UnknownModel(name, self.models)
-        return found
+        if name in self.models:
+            return name
+        if self.lists_models and (found := find_listed(name, self.models)) is not None:
+            return found
+        raise UnknownModel(name, self.models)
+
+    def resolve_unlisted(self, model: str | None) -> str:
+        """Resolve a model; return an unlisted name unchanged, unless models are configured."""
+        try:
+            return self.resolve_model(model)
+        except (Rejected, ProtocolViolation):
+            if model and self.lists_models:
+                return model
+            raise
 
     def _unlisted(self) -> UpstreamError:
         """Return why the models are not known. A list that cannot be read is not an outage."""
@@ -184,7 +187,7 @@ class OpenAIUpstream:
 
     async def stream(self, request: Request) -> AsyncGenerator[AnyPiece | End, None]:
         """Yield the answer's pieces as they arrive, then one `End`. See `Upstream.stream`."""
-        model = self._find_model(request)
+        model = self.resolve_unlisted(request.model)
         prompt = join_prompt(request.prompt)
         http = await self._ask(request, model, prompt)
         try:
@@ -214,7 +217,10 @@ class OpenAIUpstream:
                 await http.finish()
         finally:
             await http.aclose()
-        self._note_reason(answer.unknown_reason)
+        if (reason := answer.unknown_reason) and reason not in self._unknown_reasons:
+            if len(self._unknown_reasons) < MAX_REMEMBERED:
+                self._unknown_reasons.add(reason)
+            _log.warning(LogEvent("unknown finish reason", upstream=self.name, reason=reason))
         yield answer.end
 
     async def probe(self, *, timeout_s: float) -> None:
@@ -230,15 +236,6 @@ class OpenAIUpstream:
                 await greet(self, timeout_s=timeout_s)
         except TimeoutError:
             raise TimedOut(f"no text came within {timeout_s:g} s") from None
-
-    def _find_model(self, request: Request) -> str:
-        """Return the model of a call; an unlisted one that `choose` accepted is not changed."""
-        try:
-            return self.resolve_model(request.model)
-        except (Rejected, ProtocolViolation):
-            if request.model and self.takes_unlisted:
-                return request.model
-            raise
 
     async def _ask(self, request: Request, model: str, prompt: str) -> HttpStream:
         """Start an answer. If the service refuses an optional field, call again without it."""
@@ -269,13 +266,6 @@ class OpenAIUpstream:
             self._refused[model] = refused
         return http
 
-    def _note_reason(self, reason: str) -> None:
-        """Log an unknown finish reason, once per process."""
-        if reason and reason not in self._unknown_reasons:
-            if len(self._unknown_reasons) < MAX_REMEMBERED:
-                self._unknown_reasons.add(reason)
-            _log.warning(LogEvent("unknown finish reason", upstream=self.name, reason=reason))
-
     def _refused_call(
         self, http: HttpStream, refusal: Refusal, *, model: str = "", prompt: str = ""
     ) -> UpstreamError:
@@ -303,9 +293,5 @@ async def _read_rest(http: HttpStream, ends_at: float) -> bytes | None:
 
 
 def _asked_wait_s(http: HttpStream) -> float | None:
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        if (asked := http.header(name)) is not None:
-            wait_s = parse_retry_after(asked, unit_s=unit_s)
-            if wait_s is not None:
-                return wait_s
-    return None
+    in_ms = parse_retry_after(http.header("retry-after-ms"), unit_s=0.001)
+    return parse_retry_after(http.header("retry-after")) if in_ms is None else in_ms
