@@ -14,7 +14,7 @@ A `started` with a higher attempt invalidates all earlier text.
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
@@ -216,9 +216,4 @@ def decode(data: bytes) -> AnyEvent:
         return event
 
 
-_KNOWN_TYPES = frozenset(
-    (
-        *("queued", "started", "retrying", "completed", "failed", "cancelled"),
-        *("chunk", "reasoning", "tool_call", "refusal"),
-    )
-)
+_KNOWN_TYPES = frozenset(kind.__struct_config__.tag for kind in get_args(Event))

@@ -22,8 +22,8 @@ from darkq_worker.files.runner import FileBatchRunners
 from darkq_worker.leases import Leases
 from darkq_worker.limits.calls import Limits
 from darkq_worker.loop.worker import LeasedWorker
-from darkq_worker.model_lists import refresh_models
 from darkq_worker.redis_checks import check_redis
+from darkq_worker.upstreams.openai import refresh_models
 from darkq_worker.wiring import make_session, make_upstreams, make_worker_id
 from darkq_worker.writing.writer import Writer
 

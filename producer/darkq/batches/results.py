@@ -16,7 +16,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, Protocol, Self, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -24,12 +24,10 @@ from redis.asyncio import Redis
 from darkq.batches.status import read_batch
 from darkq.errors import BatchNotFound, CursorGone
 from darkq.protocol.keys import BatchKeys, JobKeys
-from darkq.protocol.record import Failure, Result, build_result, read_result
+from darkq.protocol.record import Failure, Outcome, Result, build_result, read_result
 from darkq.redis.durability import replicated
 from darkq.redis.group_commit import count_fitting
 from darkq.redis.pool import is_wrong_type
-
-EndOutcome: TypeAlias = Literal["completed", "failed", "cancelled"]
 
 PAGE_LINES = 200
 _POSITION = re.compile(r"(\d{1,15})(?:@(\d{1,17}))?", re.ASCII)
@@ -61,7 +59,7 @@ class LineEnded(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     job_id: str
-    outcome: EndOutcome
+    outcome: Literal["completed", "failed", "cancelled"]
     cursor: str
 
 
@@ -78,7 +76,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     custom_id: str
     job_id: str
     cursor: str
-    outcome: EndOutcome | Literal["missing"]
+    outcome: Literal["completed", "failed", "cancelled", "missing"]
     result: Result | None = None
     code: str = ""
     message: str = ""
@@ -181,7 +179,7 @@ def _ended(keys: BatchKeys, entry_id: bytes, fields: dict[bytes, bytes]) -> Line
     return LineEnded(
         number=line,
         job_id=keys.job(line).public_id,
-        outcome=cast(EndOutcome, fields[b"o"].decode()),
+        outcome=cast(Outcome, fields[b"o"].decode()),
         cursor=str(cursor),
     )
 

@@ -12,13 +12,14 @@ from contextlib import aclosing
 import msgspec
 from redis.asyncio import Redis
 
+from darkq.errors import QueueFull
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from darkq.settings.settings import Settings
 
 
-async def shifting(
+async def shift(
     redis: Redis,
     source: Priority,
     target: Priority,
@@ -28,7 +29,7 @@ async def shifting(
     """Move all jobs, or `limit` of them, and yield the verdicts of each page.
 
     Verdicts are `moved`, `running`, `gone`, `full`. Lines of a batch are moved too, and remain its
-    lines. Raises what redis-py raises.
+    lines. Raises `QueueFull`, and what redis-py raises.
     """
     for partition in range(settings.partitions):
         async with aclosing(pages(redis, PartitionKeys(partition).queue(source))) as found:
@@ -37,7 +38,7 @@ async def shifting(
                 limit = None if limit is None else limit - verdicts["moved"]
                 yield verdicts
                 if verdicts["full"]:
-                    return
+                    raise QueueFull(target, settings.queue_max_jobs)
 
 
 async def give_back(redis: Redis, priority: Priority, partitions: int) -> int:

@@ -60,14 +60,11 @@ class Input:
                         raise InvalidLine(entry.number, "custom_id", reason, "duplicate_custom_id")
                     seen.add(digest)
                 except InvalidLine as error:
-                    errors.append(
-                        LineError(
-                            code=error.code,
-                            message=error.reason,
-                            line=error.line,
-                            param=error.field,
-                        )
+                    code, message = error.code, error.reason
+                    found = LineError(
+                        code=code, message=message, line=error.line, param=error.field
                     )
+                    errors.append(found)
                     continue
                 yield entry
 
@@ -104,9 +101,8 @@ class Input:
 
     async def _texts(self) -> AsyncGenerator[Text | InvalidLine, None]:
         lines = InputLines()
-        async with aclosing(
-            self._files.read(self._batch.tenant, self._batch.input_file_id)
-        ) as pieces:
+        reading = self._files.read(self._batch.tenant, self._batch.input_file_id)
+        async with aclosing(reading) as pieces:
             async for piece in pieces:
                 for count, text in enumerate(lines.feed(piece), start=1):
                     yield text

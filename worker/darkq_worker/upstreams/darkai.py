@@ -105,9 +105,22 @@ class DarkAIUpstream:
         """Yield the answer's text as it arrives, then one `End`. See `Upstream.stream`."""
         check_request(self, request)
         prompt = format_prompt(request.prompt)
-        async with self._post(prompt, request) as http:
+        fields = {"query": prompt, "model": resolve_model(request.model)}
+        try:
+            body = msgspec.json.encode(fields)
+        except UnicodeEncodeError:
+            raise Rejected("the prompt has a lone surrogate, which is not valid in UTF-8") from None
+        async with HttpStream(
+            self._service, self._url, body=body, headers=self._headers, proxy=request.proxy
+        ) as http:
             retry_after_s = parse_retry_after(http.header("retry-after"))
-            await _check(http, prompt, retry_after_s)
+            if (refusal := await find_refusal(http)) is not None:
+                raise http_error(
+                    refusal.status,
+                    is_html=refusal.is_html,
+                    detail=quotable(error_detail(refusal.body), prompt),
+                    retry_after_s=retry_after_s,
+                )
             answer = AnswerDecoder(
                 prompt=prompt, retry_after_s=retry_after_s, max_line_bytes=self._max_line_bytes
             )
@@ -133,26 +146,6 @@ class DarkAIUpstream:
         Costs one call of the upstream's rate limit.
         """
         await greet(self, timeout_s=timeout_s)
-
-    def _post(self, prompt: str, request: Request) -> HttpStream:
-        fields = {"query": prompt, "model": resolve_model(request.model)}
-        try:
-            body = msgspec.json.encode(fields)
-        except UnicodeEncodeError:
-            raise Rejected("the prompt has a lone surrogate, which is not valid in UTF-8") from None
-        return HttpStream(
-            self._service, self._url, body=body, headers=self._headers, proxy=request.proxy
-        )
-
-
-async def _check(http: HttpStream, prompt: str, retry_after_s: float | None) -> None:
-    """Raise `UpstreamError` unless it is an uncompressed 200. `AnswerDecoder` checks the rest."""
-    refusal = await find_refusal(http)
-    if refusal is not None:
-        detail = quotable(error_detail(refusal.body), prompt)
-        raise http_error(
-            refusal.status, is_html=refusal.is_html, detail=detail, retry_after_s=retry_after_s
-        )
 
 
 class _EndpointFromEnvironment:

@@ -391,11 +391,6 @@ class CallConnector(aiohttp.TCPConnector):
             connection.close()
 
 
-def detects_stale(session: aiohttp.ClientSession) -> bool:
-    """Return True if the calls of a session can detect a stale kept connection."""
-    return isinstance(session.connector, CallConnector)
-
-
 def make_session(**options: Any) -> aiohttp.ClientSession:
     """Make the HTTP session of a worker, without cookies and environment settings.
 
@@ -426,14 +421,10 @@ async def find_refusal(http: HttpStream) -> Refusal | None:
     packing = http.header("content-encoding")
     is_packed = packing is not None and packing.lower() not in ("", "identity")
     if http.status != HTTPStatus.OK:
-        is_html = content_type(http) == "text/html"
+        media_type, _, _ = (http.header("content-type") or "").partition(";")
+        is_html = media_type.strip().lower() == "text/html"
         body = b"" if is_html or is_packed else await http.read_error_body()
         return Refusal(http.status, is_html, body)
     if is_packed:  # not requested, so it may be a decompression bomb
         raise ProtocolViolation("the answer is compressed", status=http.status)
     return None
-
-
-def content_type(http: HttpStream) -> str:
-    """Return the media type of a response, in lower case, without parameters."""
-    return (http.header("content-type") or "").partition(";")[0].strip().lower()

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import MappingProxyType
 
 import aiohttp
 
 from darkq.protocol.options import OPTIONS
-from darkq.telemetry.logging import LogEvent
+from darkq.redis.backoff import backoff_s
+from darkq.telemetry.logging import LogEvent, describe_error
 from darkq_worker.pieces import AnyPiece
 from darkq_worker.upstreams.base import (
     End,
@@ -37,10 +38,10 @@ from darkq_worker.upstreams.base import (
     greet,
 )
 from darkq_worker.upstreams.http import (
+    CallConnector,
     HttpService,
     HttpStream,
     Refusal,
-    detects_stale,
     find_refusal,
 )
 from darkq_worker.upstreams.http_errors import http_error, parse_retry_after, quotable
@@ -53,7 +54,11 @@ USAGE_TIMEOUT_S = 2.0
 LIST_TIMEOUT_S = 15.0
 MAX_LIST_BYTES = 4 << 20
 MAX_REMEMBERED = 1000
+REFRESH_S = 300.0
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
 _log = logging.getLogger(__name__)
+_worker_log = logging.getLogger("darkq.worker")
 
 
 class OpenAIUpstream:
@@ -98,8 +103,9 @@ class OpenAIUpstream:
             timeout_s=timeout_s,
             idle_timeout_s=idle_timeout_s,
             idle_setting=f"{self._variable}__IDLE_TIMEOUT_S",
-            # llama.cpp announces to keep a connection, and closes it after each stream.
-            keeps_connections=keeps_connections and detects_stale(session),
+            # llama.cpp announces to keep a connection, and closes it after each stream: only our
+            # connector detects a stale one.
+            keeps_connections=keeps_connections and isinstance(session.connector, CallConnector),
             sends_trace=sends_trace,
         )
         key = {"authorization": f"Bearer {self._api_key}"} if self._api_key else {}
@@ -281,6 +287,39 @@ class OpenAIUpstream:
             detail=detail,
             retry_after_s=said.wait_s if asked_s is None else asked_s,
         )
+
+
+async def refresh_models(upstreams: Iterable[object]) -> None:
+    """Keep the model lists of those upstreams up to date that have none configured.
+
+    Runs until cancelled.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        for upstream in upstreams:
+            if isinstance(upstream, OpenAIUpstream) and upstream.lists_models:
+                tasks.create_task(_refresh(upstream), name=f"darkq-models-{upstream.name}")
+
+
+async def _refresh(upstream: OpenAIUpstream) -> None:
+    name, failures = upstream.name, 0
+    while True:
+        known = upstream.models
+        try:
+            await upstream.list_models()
+        except Exception as error:  # no response of a service may end the worker
+            reason = {"exception": describe_error(error)}
+            if isinstance(error, UpstreamError):
+                reason = {"code": error.code, "reason": error.message}
+            _worker_log.warning(LogEvent("model list failed", upstream=name, **reason))
+            pause_s = backoff_s(failures, first_s=_FIRST_PAUSE_S, most_s=_LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s)
+            failures += 1
+            continue
+        if upstream.models != known:
+            found = {"models": len(upstream.models), "default": upstream.default_model or "none"}
+            _worker_log.info(LogEvent("model list updated", upstream=name, **found))
+        failures = 0
+        await asyncio.sleep(REFRESH_S)
 
 
 async def _read_rest(http: HttpStream, ends_at: float) -> bytes | None:
