@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import secrets
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -24,7 +27,7 @@ from darkq_worker.limits.calls import Limits
 from darkq_worker.loop.worker import LeasedWorker
 from darkq_worker.redis_checks import check_redis
 from darkq_worker.upstreams.openai import refresh_models
-from darkq_worker.wiring import make_session, make_upstreams, make_worker_id
+from darkq_worker.wiring import make_session, make_upstreams
 from darkq_worker.writing.writer import Writer
 
 
@@ -48,7 +51,8 @@ async def run_worker(
         # No patience: after a silent wait through an outage, a claim would find every lease
         # expired, and would take the jobs of workers that are alive.
         lease_redis = servers.client(patience_s=0, connections=2)
-        worker_id = make_worker_id()
+        # Host and pid for people, the rest for uniqueness.
+        worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         leases = Leases(
             lease_redis,
             worker_id,
