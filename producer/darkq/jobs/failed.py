@@ -129,10 +129,8 @@ async def kept_job(redis: Redis, keys: JobKeys) -> Job:
     data: bytes | None = await redis.get(keys.failed)
     if data is not None:
         return read_job(data, keys).job
-    status = await read_status(redis, keys)
-    if status.state == "failed":
-        raise CannotRetry(keys.public_id, NOT_KEPT)
-    raise CannotRetry(keys.public_id, f"it is {status.state}")
+    state = (await read_status(redis, keys)).state
+    raise CannotRetry(keys.public_id, NOT_KEPT if state == "failed" else f"it is {state}")
 
 
 async def retry(redis: Redis, keys: JobKeys, settings: Settings) -> None:

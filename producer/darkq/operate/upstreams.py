@@ -7,7 +7,7 @@ from the keys that its workers share; `limits.lua` describes each of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -87,8 +87,13 @@ async def list_upstreams(redis: Redis) -> list[UpstreamStatus]:
         for upstream in decode_or(record, _Announcement, _Announcement(())).upstreams:
             if is_upstream_name(upstream.name):
                 offers.setdefault(upstream.name, []).append(upstream)
-    merged = [_merge(offers[name]) for name in sorted(offers)[:_MAX_UPSTREAMS]]
-    return [await stand(redis, upstream, workers=len(offers[upstream.name])) for upstream in merged]
+    found = []
+    for _, served in sorted(offers.items())[:_MAX_UPSTREAMS]:
+        models = dict.fromkeys(model for each in served for model in each.models)
+        first = next((each for each in served if each.models), served[0])
+        merged = msgspec.structs.replace(first, models=tuple(models))
+        found.append(await stand(redis, merged, workers=len(served)))
+    return found
 
 
 async def stand(redis: Redis, upstream: Served, *, workers: int) -> UpstreamStatus:
@@ -137,13 +142,6 @@ def _breaker(now_ms: float, open_until: float, blocked_until: float) -> tuple[Br
     if open_until:
         return ("open", int(open_until)) if now_ms < open_until else ("half-open", None)
     return "closed", None
-
-
-def _merge(offers: Sequence[Served]) -> Served:
-    """Merge the announcements of one upstream by several workers, with the models of all."""
-    models = dict.fromkeys(model for offer in offers for model in offer.models)
-    first = next((offer for offer in offers if offer.models), offers[0])
-    return msgspec.structs.replace(first, models=tuple(models))
 
 
 def _ms(field: Any) -> float:
