@@ -193,6 +193,7 @@ class JobHandle(_Blocking[AsyncJobHandle]):
         self.duplicate = duplicate
 
     events = _iterates(AsyncJobHandle.events)
+    latest_event = _calls(AsyncJobHandle.latest_event)
     text = _iterates(AsyncJobHandle.text)
     parts = _iterates(AsyncJobHandle.parts)
     result = _calls(AsyncJobHandle.result)
