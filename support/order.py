@@ -6,7 +6,8 @@ the order in which the tests are written.
 
 Tests that start processes or browsers take seconds and run first, those of milliseconds last. So no
 process of pytest-xdist has a long test left when the others have none. With `--dist loadscope` a
-process takes the next file when it has finished one, or the next of the long tests.
+process takes the next file when it has finished one, or the next of the long tests, which have no
+files together.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-_LONG = (
+LONG = (
     *(f"integration/{folder}/" for folder in ("batch_cli", "board", "cli", "clients", "examples")),
     *(f"processes/{folder}/" for folder in ("benchmarks", "faults", "sentinel", "upgrade")),
     *("deploy/", "docs/test_blocks", "integration/gateway/clients/"),
 )
-_SHORT = ("docs/", "repository/", "scripts/", "unit/")
+SHORT = ("docs/", "repository/", "scripts/", "unit/")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,7 +58,7 @@ class _Schedule(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     """Deals the tests in their order: long ones one by one, all others a file at a time."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid if _is_in(nodeid, _LONG) else nodeid.partition("::")[0]
+        return nodeid if _is_in(nodeid, LONG) else nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -72,20 +73,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Schedule | 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Shuffle. Afterwards pytest puts the tests together that share a server."""
     if seed := config.option.order_seed:
-        items.sort(key=lambda item: _place(seed, item))
+        items.sort(key=lambda item: find_place(seed, item))
 
 
-def _place(seed: int, item: pytest.Item) -> tuple[int | str, ...]:
+def find_place(seed: int, item: pytest.Item) -> tuple[int | str, ...]:
     """A test's place in the order, whichever others are selected."""
     test = item.nodeid
     file = test.partition("::")[0]
-    folder = file.rpartition("/")[0]
-    turn = 1
-    if _is_in(test, _LONG) or item.get_closest_marker("slow"):
+    names = [file.rpartition("/")[0], file, test]
+    if _is_in(test, LONG):
+        turn, names = 0, [test]  # a folder of them at a time would keep every core busy
+    elif item.get_closest_marker("slow"):
         turn = 0
-    elif _is_in(test, _SHORT):
-        turn = 2
-    return turn, *(blake2b(f"{seed} {name}".encode()).hexdigest() for name in (folder, file, test))
+    else:
+        turn = 2 if _is_in(test, SHORT) else 1
+    return turn, *(blake2b(f"{seed} {name}".encode()).hexdigest() for name in names)
 
 
 def _is_in(test: str, folders: tuple[str, ...]) -> bool:
