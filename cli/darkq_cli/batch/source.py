@@ -14,12 +14,13 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 
 from darkq import Settings
 from darkq.batches.feed import with_custom_id
-from darkq.batches.lines import InputLines, Line, Text
+from darkq.batches.lines import MAX_LINE_BYTES, InputLines, Line, Text
 from darkq.errors import InvalidLine
 from darkq.openai.body import CHAT, Endpoint
 from darkq.protocol.validation import show_name
@@ -78,13 +79,15 @@ class InputReader:
             yield from self._rows(format_)
             return
         lines = InputLines()
-        while piece := self._read():
+        while piece := self._read(self._stream.read, _READ_BYTES):
             yield from lines.feed(piece)
         yield from lines.end()
 
     def _rows(self, format_: InputFormat) -> Iterator[Text | InvalidLine]:
         try:
-            table = Table(iter(self._read, b""), DELIMITERS[format_.kind])
+            # One byte more than a row may have is enough for it to be refused.
+            read_line = partial(self._read, self._stream.readline, MAX_LINE_BYTES + 1)
+            table = Table(iter(read_line, b""), DELIMITERS[format_.kind])
         except InvalidLine as error:
             yield error
             return
@@ -95,12 +98,12 @@ class InputReader:
 
     def read_to_end(self) -> None:
         """Read the rest, for the fingerprint."""
-        while self._read():
+        while self._read(self._stream.read, _READ_BYTES):
             pass
 
-    def _read(self) -> bytes:
+    def _read(self, read: Callable[[int], bytes], size: int) -> bytes:
         try:
-            piece = self._stream.read(_READ_BYTES)
+            piece = read(size)
         except (EOFError, gzip.BadGzipFile, zlib.error, _BadZstd):
             reason = f"{self._name} is damaged, or not compressed as its name says"
             raise wrong_usage(reason) from None

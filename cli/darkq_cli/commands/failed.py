@@ -127,7 +127,12 @@ async def _retry_pages(client: Client, pages: AsyncGenerator[list[str], None]) -
     async for page in pages:
         refusals = await asyncio.gather(*(_retry_one(client, job_id) for job_id in page))
         for job_id, refusal in zip(page, refusals, strict=True):
-            _print_outcome(job_id, refusal)
+            reason = "" if refusal is None else str(refusal)
+            if refusal is not None and not messages.as_json:
+                messages.say(reason, style="red")
+            else:
+                fields = {"id": job_id, "retried": refusal is None, "reason": reason}
+                output.write_one(fields, job_id)
             retried += refusal is None
             refused += refusal is not None
         for refusal in refusals:
@@ -145,13 +150,3 @@ async def _retry_one(client: Client, job_id: str) -> DarkqError | None:
     except (CannotRetry, JobNotFound, QueueFull) as error:
         return error
     return None
-
-
-def _print_outcome(job_id: str, refusal: DarkqError | None) -> None:
-    if messages.as_json:
-        reason = "" if refusal is None else str(refusal)
-        output.write_json({"id": job_id, "retried": refusal is None, "reason": reason})
-    elif refusal is not None:
-        messages.say(str(refusal), style="red")
-    else:
-        output.write_line(job_id)

@@ -46,11 +46,8 @@ def failed(
     age_s = 0.0 if older_than is None else _parse_age(older_than)
     purge(
         lambda client, dry: client.purge.failed(older_than_s=age_s, dry_run=dry),
-        "failed jobs",
-        "deleted",
-        dry_run=dry_run,
-        yes=yes,
-    )
+        "failed jobs", "deleted", dry_run=dry_run, yes=yes,
+    )  # fmt: skip
 
 
 @app.command()
@@ -70,11 +67,8 @@ def results(
     age_s = _parse_age(older_than)
     purge(
         lambda client, dry: client.purge.results(older_than_s=age_s, dry_run=dry),
-        "results",
-        "deleted",
-        dry_run=dry_run,
-        yes=yes,
-    )
+        "results", "deleted", dry_run=dry_run, yes=yes,
+    )  # fmt: skip
 
 
 @app.command()
@@ -94,11 +88,8 @@ def tenant(
     """
     purged = purge(
         lambda client, dry: client.purge.tenant(name, dry_run=dry),
-        "jobs",
-        "cancelled or deleted",
-        dry_run=dry_run,
-        yes=yes,
-    )
+        "jobs", "cancelled or deleted", dry_run=dry_run, yes=yes,
+    )  # fmt: skip
     if purged.left and not dry_run:
         raise Problem(f"{purged.left:,} jobs are running or unreadable; repeat the command later")
 

@@ -266,11 +266,8 @@ def purge(
     """
     purge_jobs(
         lambda client, dry: client.queue(queue).purge(dry_run=dry),
-        f"waiting jobs of {queue}",
-        "cancelled",
-        dry_run=dry_run,
-        yes=yes,
-    )
+        f"waiting jobs of {queue}", "cancelled", dry_run=dry_run, yes=yes,
+    )  # fmt: skip
 
 
 def _print(queues: list[QueueStatus]) -> None:

@@ -103,28 +103,25 @@ class _Supervisor:
 
     async def _run_child(self, lifeline: Lifeline) -> tuple[int, int, bool]:
         """Return a child's process id, exit code, and whether it was ready, after its end."""
-        ready, ready_end = os.pipe()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "darkq_cli.child", *self._arguments),
-                *("--ready-fd", str(ready_end)),
-                stdin=lifeline.read_end,
-                env=self._environment,
-                pass_fds=[ready_end],
-                process_group=0,
-            )
-            os.close(ready_end)
-            ready_end = -1
+        read_end, write_end = os.pipe()
+        with os.fdopen(read_end, "rb", buffering=0) as ready:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "darkq_cli.child", *self._arguments),
+                    *("--ready-fd", str(write_end)),
+                    stdin=lifeline.read_end,
+                    env=self._environment,
+                    pass_fds=[write_end],
+                    process_group=0,
+                )
+            finally:
+                os.close(write_end)  # the child has its own
             self._running.add(process)
             if self._stopping.is_set():  # the signal came during the start
                 process.send_signal(self._signal)
             code = await process.wait()
             self._running.discard(process)
-            return process.pid, code if code >= 0 else 128 - code, bool(os.read(ready, 1))
-        finally:
-            os.close(ready)
-            if ready_end >= 0:
-                os.close(ready_end)
+            return process.pid, code if code >= 0 else 128 - code, bool(ready.read(1))
 
 
 def report_ready(ready_fd: int) -> None:

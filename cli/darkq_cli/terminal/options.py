@@ -34,6 +34,7 @@ JsonOption = Annotated[
         is_eager=True,
     ),
 ]
+"""Its callback stores it in `messages.as_json`, which all output follows."""
 
 UpstreamOption = Annotated[
     str | None, typer.Option("--upstream", metavar="NAME", help="Default: the worker's first.")

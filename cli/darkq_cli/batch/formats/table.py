@@ -7,7 +7,7 @@ otherwise take the rest of the file for one cell.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -24,10 +24,10 @@ class Table:
     Raises `InvalidLine` when that row is invalid. `columns` is empty if there is no row.
     """
 
-    def __init__(self, pieces: Iterable[bytes], delimiter: str) -> None:
+    def __init__(self, lines: Iterator[bytes], delimiter: str) -> None:
         # A limit of the module, for all readers of the process.
         csv.field_size_limit(MAX_LINE_BYTES)
-        self._lines = _Lines(pieces)
+        self._lines = _Lines(lines)
         self._reader = csv.reader(self._lines, delimiter=delimiter, strict=True)
         _, header = self._next_row() or (0, [])
         self.columns = tuple(name.strip() for name in header)
@@ -69,8 +69,8 @@ class Table:
 class _Lines:
     """The lines of a file as `csv.reader` takes them: texts with their line ends."""
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._source = _split(pieces)
+    def __init__(self, source: Iterator[bytes]) -> None:
+        self._source = source
         self._number = 0
         self._row, self._row_bytes = 1, 0
 
@@ -101,21 +101,3 @@ class _Lines:
 
     def _build_error(self, reason: str) -> InvalidLine:
         return InvalidLine(self._row, "row", reason)
-
-
-def _split(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines with their ends. One that exceeds the limit is cut: it is refused anyway."""
-    parts: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        *ends, rest = piece.split(b"\n")
-        for end in ends:
-            yield b"".join((*parts, end, b"\n"))
-            parts.clear()
-            size = 0
-        parts.append(rest)
-        size += len(rest)
-        if size > MAX_LINE_BYTES:
-            break
-    if size:
-        yield b"".join(parts)
