@@ -14,8 +14,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
-from darkq.protocol.options import Options, check_options
-from darkq.protocol.parameters import check_parameters
+from darkq.protocol.options import Options, check_options, check_parameters
 from darkq.protocol.plain import to_plain
 from darkq.protocol.prompt import Message, Prompt, check_prompt, measure
 

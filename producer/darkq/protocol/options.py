@@ -1,7 +1,11 @@
-"""Generation options of a job, with the names of OpenAI's API.
+"""Generation options and parameters of a job, with the names of OpenAI's API. No I/O.
 
 No option is set by default: the upstream's own default applies. An upstream that does not support
 an option fails the job instead of ignoring the option.
+
+Parameters are the fields of a chat request that darkq does not act upon. They are kept unchanged,
+and the upstream receives them. A few are refused by name, because darkq could not keep the promise
+that they ask for, or because they would decide where the upstream sends its own requests.
 """
 
 from __future__ import annotations
@@ -15,12 +19,33 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from darkq.errors import InvalidJob
-from darkq.protocol.plain import to_plain
-from darkq.protocol.validation import explain_error
+from darkq.protocol.plain import check_json, to_plain
+from darkq.protocol.validation import UNKNOWN, explain_error
 
 MAX_TOKENS = 10_000_000
 MAX_STOP_SEQUENCES = 16
 MAX_STOP_CHARS = 200
+
+MAX_PARAMETERS_BYTES = 1 << 20
+MAX_DEPTH = 64
+MAX_PARAMETER_CHARS = 64
+
+WITHOUT_EFFECT = frozenset(
+    (
+        *("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
+        *("service_tier", "parallel_tool_calls"),
+    )
+)
+"""Parameters that do not change the answer: an upstream without them is used all the same."""
+
+NOT_TAKEN = frozenset(
+    (
+        *("model", "messages", "input", "prompt", "stream", "stream_options", "n", "background"),
+        *("audio", "conversation", "store", "metadata"),
+        *("api_base", "base_url", "api_key", "proxy", "mock_response", "fallbacks"),
+    )
+)
+"""Names that are refused: other arguments have their place, or no upstream may be given them."""
 
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
@@ -117,3 +142,47 @@ def _check(name: str, value: object) -> None:
         raise InvalidJob(f"options.{name}", explain_error(error).reason) from None
     except UnicodeEncodeError:
         raise InvalidJob(f"options.{name}", "has a lone surrogate") from None
+
+
+def check_parameters(
+    options: Options | Mapping[str, Any] | None, parameters: Mapping[str, Any] | None
+) -> tuple[Options | Mapping[str, Any] | None, dict[str, Any]]:
+    """Return the options, with those among the parameters, and the other parameters as plain data.
+
+    Parameters that are null are dropped. Raises `InvalidJob`, which names the parameter.
+    """
+    if parameters is None:
+        return options, {}
+    plain: Any = to_plain(parameters, MAX_DEPTH + 1)
+    if not isinstance(plain, dict):
+        raise InvalidJob("parameters", f"must be a mapping, not {type(parameters).__name__}")
+    left: dict[str, Any] = {}
+    moved: dict[str, Any] = {}
+    for name, value in plain.items():
+        if value is not None:
+            (moved if name in OPTIONS else left)[name] = value
+    for name, value in left.items():
+        _check_parameter(name, value)
+    if len(msgspec.json.encode(left)) > MAX_PARAMETERS_BYTES:
+        raise InvalidJob("parameters", f"have more than {MAX_PARAMETERS_BYTES:,} bytes")
+    return (_join(options, moved) if moved else options), left
+
+
+def _join(options: Options | Mapping[str, Any] | None, moved: dict[str, Any]) -> dict[str, Any]:
+    given = options.given() if isinstance(options, Options) else dict(options or {})
+    for name in moved.keys() & given.keys():
+        raise InvalidJob(f"parameters.{name}", "is given among the options, too")
+    return given | moved
+
+
+def _check_parameter(name: object, value: object) -> None:
+    if type(name) is not str or not name.isidentifier() or len(name) > MAX_PARAMETER_CHARS:
+        raise InvalidJob("parameters", "has a name that is no name of a parameter")
+    field = f"parameters.{name}"
+    if name in NOT_TAKEN or (name == "modalities" and value != ["text"]):
+        raise InvalidJob(field, UNKNOWN)
+    check_json(field, value, MAX_DEPTH)
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        raise InvalidJob(field, "has a lone surrogate, which is not valid in UTF-8") from None

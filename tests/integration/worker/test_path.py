@@ -28,7 +28,7 @@ ROW = re.compile(r"^ +(\w+(?:/\w+)?)  +\S", re.M)
 # files. The modules of one upstream are the far end of the path, as Redis is.
 BESIDE = {
     *("main", "wiring", "redis_checks", "outage_log"),
-    *("loop/worker", "loop/heartbeat", "loop/presence"),
+    *("loop/worker", "loop/heartbeat"),
     *("attempts/telemetry", "writing/resuming", "limits/promotion"),
     *("files/runner", "files/run", "files/input"),
 }

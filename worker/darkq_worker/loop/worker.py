@@ -57,8 +57,7 @@ from darkq_worker.attempts.generate import WorkerParts, generate
 from darkq_worker.attempts.running import RunningAttempts
 from darkq_worker.leases import Leases
 from darkq_worker.loop.claiming import Claiming
-from darkq_worker.loop.heartbeat import Heartbeat
-from darkq_worker.loop.presence import Draining, repeat_health_check
+from darkq_worker.loop.heartbeat import Draining, Heartbeat, repeat_health_check
 
 logger = logging.getLogger("darkq.worker")
 

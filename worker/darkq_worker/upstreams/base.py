@@ -29,8 +29,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from darkq.event import Usage
-from darkq.protocol.options import Options, format_content_refusal, format_refusal
-from darkq.protocol.parameters import WITHOUT_EFFECT
+from darkq.protocol.options import WITHOUT_EFFECT, Options, format_content_refusal, format_refusal
 from darkq.protocol.prompt import Message
 from darkq_worker.pieces import AnyPiece
 

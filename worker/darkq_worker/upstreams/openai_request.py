@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from darkq.protocol.parameters import WITHOUT_EFFECT
+from darkq.protocol.options import WITHOUT_EFFECT
 from darkq.protocol.prompt import REASONING_FIELDS, Message
 from darkq_worker.upstreams.base import Rejected, Request
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from darkq.openai.body import IRRELEVANT, NAMES, NEUTRAL
 from darkq.openai.response_body import REFUSALS
-from darkq.protocol.options import OPTIONS
-from darkq.protocol.parameters import NOT_TAKEN, WITHOUT_EFFECT
+from darkq.protocol.options import NOT_TAKEN, OPTIONS, WITHOUT_EFFECT
 
 DOCS = Path(__file__).parents[4] / "docs/openai.md"
 READ = (
