@@ -20,7 +20,6 @@ SHARED = {
     "darkq.event",
     "darkq.openai.response_body",
     "darkq.openai.response_events",
-    "darkq.openai.response_input",
     "darkq.openai.response_items",
     "darkq.protocol.job",
     "darkq.protocol.prompt",
