@@ -25,7 +25,7 @@ from aiohttp import web
 
 from darkq import Client, ConfigurationError, RedisUnavailable, Settings
 from darkq.serving.files import Files
-from darkq.telemetry.export import export_traces
+from darkq.telemetry.export import run_process
 from darkq.telemetry.logging import LogEvent, configure_logging
 from darkq_gateway.app import make_app
 from darkq_gateway.http.auth import AUTH
@@ -262,13 +262,4 @@ def main(
     """
     settings = settings or Settings.load()
     configure_logging(settings.log_format, "INFO")
-    with export_traces("darkq-gateway"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(settings, started=started, shares_port=shares_port))
-
-
-def _loop_factory() -> Any:
-    try:
-        import uvloop
-    except ImportError:  # Windows
-        return None
-    return uvloop.new_event_loop
+    run_process("darkq-gateway", serve(settings, started=started, shares_port=shares_port))

@@ -28,7 +28,7 @@ SHARED = {
     "darkq.protocol.validation",
     "darkq.errors",
     "darkq.sse",
-    "darkq.operate.fleet",
+    "darkq.operate.waiting",
     "darkq.batches.answers",
     "darkq.jobs.job_lists",
     "darkq.jobs.fanout",
