@@ -99,7 +99,6 @@ def _make_operations() -> dict[str, Any]:
     status = {200: ("The status of the job.", "Status")}
     batch = {200: ("The status of the batch.", "BatchStatus")}
     made = {200: ("The ticket.", "MadeTicket")}
-    end = _text("^[0-9]{1,15}(@[0-9]{1,17})?$")
     alive = {200: ("The check passed.", "Health")}
     away = {503: "Redis does not respond, or the process is shutting down."}
     return {
@@ -129,12 +128,8 @@ def _make_operations() -> dict[str, Any]:
             parameters=[_parameter("wait_s", "query", longest)], takes_ticket=True,
         )),
         "get /jobs/{job_id}/events": _cacheable(_events(
-            "Stream the events of a job", [
-                _parameter("after", "query", _text("^([0-9]{1,15}-[0-9]{1,15}|now)$")),
-                _parameter("compact", "query", {"type": "integer", "minimum": 0, "maximum": 1}),
-                _parameter("Last-Event-ID", "header", _text("^[0-9]{1,15}-[0-9]{1,15}$")),
-            ],
-            _ANYWHERE | _JOB | _QUERY | {410: "The events have been deleted."},
+            "Stream the events of a job", "[0-9]{1,15}-[0-9]{1,15}",
+            _ANYWHERE | _JOB | _QUERY | {410: "The events have been deleted."}, can_skip=True,
         )),
         "get /jobs/{job_id}/ui-stream": _ui_stream(
             "Stream a job for the AI SDK, from the beginning", _JOB, takes_ticket=True),
@@ -158,8 +153,7 @@ def _make_operations() -> dict[str, Any]:
             "Get the status of a batch", _ANYWHERE | _BATCH, successes=batch, takes_ticket=True
         ),
         "get /batches/{batch_id}/events": _events(
-            "Stream the ends of the lines of a batch",
-            [_parameter("after", "query", end), _parameter("Last-Event-ID", "header", end)],
+            "Stream the ends of the lines of a batch", "[0-9]{1,15}(@[0-9]{1,17})?",
             _ANYWHERE | _BATCH | _QUERY | {410: "The ends have been deleted."},
         ),
         "post /batches/{batch_id}/cancel": _operation(
@@ -207,8 +201,13 @@ def _operation(
 
 
 def _events(
-    summary: str, parameters: list[dict[str, Any]], errors: dict[int, str]
+    summary: str, cursor: str, errors: dict[int, str], *, can_skip: bool = False
 ) -> dict[str, Any]:
+    last = {"type": "string", "pattern": f"^{cursor}$"}
+    after = {"type": "string", "pattern": f"^({cursor}|now)$"} if can_skip else last
+    compact = {"type": "integer", "minimum": 0, "maximum": 1}
+    parameters = [_parameter("after", "query", after), _parameter("Last-Event-ID", "header", last)]
+    parameters += [_parameter("compact", "query", compact)] if can_skip else []
     operation = _operation(summary, errors, parameters=parameters)
     operation["description"] = (
         "First the stored events, then live ones, up to the terminal event. Each has an `id`. A "
@@ -253,18 +252,14 @@ def _parameter(name: str, location: str, schema: dict[str, Any]) -> dict[str, An
     return {"name": name, "in": location, "required": location == "path", "schema": schema}
 
 
-def _text(pattern: str) -> dict[str, Any]:
-    return {"type": "string", "pattern": pattern}
-
-
 def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 _IN_PATHS: dict[str, dict[str, Any]] = {
-    "job_id": _text("^(0|[1-9][0-9]{0,3})-[0-9a-f]{32}$"),
+    "job_id": {"type": "string", "pattern": "^(0|[1-9][0-9]{0,3})-[0-9a-f]{32}$"},
     "chat_id": {"type": "string", "maxLength": 200},
-    "batch_id": _text("^batch-(0|[1-9][0-9]{0,3})-[0-9a-f]{32}$"),
+    "batch_id": {"type": "string", "pattern": "^batch-(0|[1-9][0-9]{0,3})-[0-9a-f]{32}$"},
 }
 _TEXT = {"type": "string"}
 _HEALTH = _object(status=_TEXT)
