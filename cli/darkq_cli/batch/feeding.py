@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from darkq import Batch, Finished
-from darkq.batches.input_lines import Text
-from darkq.batches.lines import Line
+from darkq.batches.lines import Line, Text
 from darkq.errors import BatchClosed, BatchFull
 from darkq_cli.batch.ledger import Ledger
 from darkq_cli.batch.plan import Plan

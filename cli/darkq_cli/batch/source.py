@@ -20,8 +20,7 @@ from typing import IO, BinaryIO, NamedTuple, cast
 
 from darkq import Settings
 from darkq.batches.feed import with_custom_id
-from darkq.batches.input_lines import InputLines, Text
-from darkq.batches.lines import MAX_LINE_BYTES, Line
+from darkq.batches.lines import MAX_LINE_BYTES, InputLines, Line, Text
 from darkq.errors import InvalidLine
 from darkq.openai.body import CHAT, Endpoint
 from darkq.protocol.validation import show_name

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from darkq import Settings
-from darkq.operate.fleet import Fleet
-from darkq.operate.waiting import describe_pause
+from darkq.operate.waiting import Fleet, describe_pause
 from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, PartitionKeys
 from darkq_cli.doctor.checks import CheckResult, Checks, Findings, ok, problem, skipped, warning
 from darkq_cli.terminal import messages, program

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 from darkq import Client, Settings
-from darkq.settings.embedded_socket import socket_path
+from darkq.settings.private_files import socket_path
 from darkq_cli.stack import stack
 from darkq_cli.terminal import interrupts, messages, program
 from darkq_cli.terminal.local_darkai import announce_darkai

@@ -1,7 +1,7 @@
 """Short ids: tables print the shortest beginning that is unique, and commands accept it.
 
 A whole id is used as it is. A beginning is looked up among the jobs and batches that Redis lists;
-see `darkq.jobs.known_ids`. So a job that has neither failed nor is one of the latest needs its
+see `darkq.jobs.job_lists`. So a job that has neither failed nor is one of the latest needs its
 whole id.
 """
 

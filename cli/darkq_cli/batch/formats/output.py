@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from darkq.batches.answers import answer_line, failure_line
-from darkq.batches.input_lines import Text
+from darkq.batches.lines import Text
 from darkq.openai.body import Endpoint
 from darkq.protocol.result import Result
 from darkq_cli.batch.formats.rows import DELIMITERS, Kind, read_fields, to_text

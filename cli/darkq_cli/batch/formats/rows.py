@@ -11,8 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from darkq.batches.feed import Columns, row_to_line
-from darkq.batches.input_lines import Text
-from darkq.batches.lines import ForAllLines, Line, decode_object, json_line, text_line
+from darkq.batches.lines import ForAllLines, Line, Text, decode_object, json_line, text_line
 from darkq.errors import InvalidJob, InvalidLine
 from darkq.protocol.prompt import add_system, check_prompt
 from darkq.protocol.validation import UNKNOWN, show_name
