@@ -134,11 +134,17 @@ def redis_cores(load: Load, crew: Crew, costs: UnitCosts = MEASURED) -> float:
 def _redis_gb(load: Load, crew: Crew, costs: UnitCosts) -> float:
     chunks_per_s = load.streams * load.chunks_per_s
     events_per_chunk = crew.all_sent.events / chunks_per_s if chunks_per_s else 1.0
-    chunk = events_per_chunk * costs.redis_event_bytes + costs.redis_text_bytes
-    ended = costs.redis_finished_job_bytes + load.answer_chunks * chunk
+    running, ended = (
+        job_bytes
+        + load.answer_chunks * (events_per_chunk * event_bytes + costs.redis_text_bytes)
+        for job_bytes, event_bytes in (
+            (costs.redis_waiting_job_bytes, costs.redis_event_bytes),
+            (costs.redis_finished_job_bytes, costs.redis_kept_event_bytes),
+        )
+    )
     return (
         load.waiting_jobs * costs.redis_waiting_job_bytes
-        + load.streams * (costs.redis_waiting_job_bytes + ended)
+        + load.streams * running
         + load.jobs * load.result_ttl_s * ended
     ) / 1e9
 

@@ -41,8 +41,11 @@ class UnitCosts(NamedTuple):
     redis_waiting_job_bytes: float
     redis_finished_job_bytes: float
     redis_event_bytes: float
+    """In the log of a running job, without its text."""
+    redis_kept_event_bytes: float
+    """In the result of a completed job."""
     redis_text_bytes: float
-    """A chunk's characters, in the log and in the result."""
+    """A chunk's characters."""
 
     # A gateway process
     gateway_delivery_us: float
@@ -83,7 +86,8 @@ MEASURED = UnitCosts(
     redis_waiting_job_bytes=1540.0,
     redis_finished_job_bytes=1080.0,
     redis_event_bytes=61.2,
-    redis_text_bytes=28.0,
+    redis_kept_event_bytes=1.1,
+    redis_text_bytes=14.0,
     gateway_delivery_us=156.0,
     gateway_opening_us=1860.0,
     gateway_base_mb=70.0,

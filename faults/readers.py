@@ -132,6 +132,41 @@ async def killed(stage: Stage, rng: Random) -> Tally:
     return tally
 
 
+async def at_the_end(stage: Stage, rng: Random) -> Tally:
+    """A reader is cut off, and its worker is killed, as the job ends. Then any cursor continues.
+
+    Red if `finish` leaves out the events of earlier attempts, or a reader takes an empty log for
+    the end.
+    """
+    await stage.crew(2)
+    stage.model.waits_before = stage.setup.chunks - 1
+    stage.model.goes_on.clear()
+    watch = await stage.submit(tries=2, rests=lambda count: 0.01 if count % 7 == 0 else 0.0)
+    try:
+        await watch.until("all but the last words", lambda w: " " in w.text and _pieces(w) > 30)
+        victim = await stage.holder(watch.job) or stage.workers[0]
+        stage.model.goes_on.set()
+        if rng.random() < 0.5:
+            await watch.until("the last words", lambda w: _pieces(w) == stage.setup.chunks)
+        else:
+            await asyncio.sleep(rng.uniform(0, 0.05))
+        await stage.redis.client_kill_filter(_type="pubsub")
+        victim.send(signal.SIGKILL)
+        await victim.wait()
+        tally = await judge_all([watch], stage.model.is_whole)
+    finally:
+        stage.model.waits_before = -1
+        stage.model.goes_on.set()
+    for place, event in enumerate(watch.events):
+        rest = [each async for each in watch.job.events(event.id)]
+        tally.require(rest == watch.events[place + 1 :], f"the same events after {event.id}")
+    return tally
+
+
+def _pieces(watch: Watch) -> int:
+    return watch.text.count(" ")
+
+
 def _compare(lines: list[tuple[str, str]], watch: Watch, tally: Tally) -> None:
     cursors = [Cursor.parse(event_id) for event_id, _ in lines]
     tally.duplicated += cursors != sorted(set(cursors))
@@ -170,4 +205,5 @@ FAULTS = [
     Fault("reader: 1,000 of one job", crowd, 3),
     Fault("reader: SIGSTOP, dropped by Redis", frozen, 5, _FLOOD),
     Fault("reader: SIGKILL, another goes on", killed, 5, _FLOOD),
+    Fault("reader: cut off as the job ends", at_the_end, 20),
 ]

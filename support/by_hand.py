@@ -6,13 +6,25 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
+import msgspec
+from msgspec import UNSET, UnsetType
 from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq.event import AnyEvent, Cursor
+from darkq.protocol.history import pack
 from darkq.protocol.job import Job, Priority
 from darkq.protocol.keys import JobKeys, PartitionKeys
-from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, encode
+from darkq.protocol.record import (
+    Arguments,
+    Details,
+    Failure,
+    History,
+    JobRecord,
+    ResultRecord,
+    Stretch,
+    encode,
+)
 from darkq.redis import scripts
 from darkq_worker.leases import Claim, Leases
 
@@ -82,10 +94,20 @@ class Hand:
         return await scripts.append(self.redis, [(claim.keys, entries(events))])
 
     async def finish(
-        self, claim: Claim, *events: AnyEvent, result: bytes = b"result", ttl_ms: int = TTL_MS
+        self,
+        claim: Claim,
+        *events: AnyEvent,
+        result: bytes = b"result",
+        ttl_ms: int = TTL_MS,
+        has_history: bool = False,
     ) -> bool:
         return await scripts.finish(
-            self.redis, claim, entries(events), result=result, result_ttl_s=ttl_ms / 1000
+            self.redis,
+            claim,
+            entries(events),
+            result=result,
+            result_ttl_s=ttl_ms / 1000,
+            has_history=has_history,
         )
 
     async def release(
@@ -106,11 +128,19 @@ class Hand:
             job_ttl_s=TTL_MS / 1000,
         )
 
-    async def complete(self, claim: Claim, text: str, at: Cursor) -> ResultRecord:
-        """End a job as a worker does whose upstream said that the answer is complete."""
+    async def complete(
+        self, claim: Claim, text: str, at: Cursor, *, history: History | UnsetType = UNSET
+    ) -> ResultRecord:
+        """End a job as a worker does whose upstream said that the answer is complete.
+
+        Without a history it is a worker of a version before there were any.
+        """
         record = result_record(claim.keys, text, attempt=claim.attempt, queue=claim.queue)
+        record = msgspec.structs.replace(record, h=history)
         event = ev.Completed(id=str(at), at_ms=record.ft)
-        assert await self.finish(claim, event, result=encode(record)) == 1
+        assert await self.finish(
+            claim, event, result=encode(record), has_history=history is not UNSET
+        )
         return record
 
     async def fail(self, claim: Claim, at: Cursor, *, ttl_ms: int = TTL_MS) -> bytes:
@@ -152,6 +182,14 @@ def result_record(
         id=keys.arq_id,
         d=Details(outcome=outcome, finish_reason="stop", chunks=1),  # type: ignore[arg-type]
     )
+
+
+def history_of(events: Sequence[AnyEvent]) -> History:
+    """The history of an attempt that wrote `started` and chunks of one piece each."""
+    first, *chunks = events
+    sizes = [len(each.text) for each in chunks if isinstance(each, ev.Chunk)]
+    stretches = (Stretch("chunk", 0, pack(sizes)),) if sizes else ()
+    return History(started=msgspec.Raw(ev.encode(first)), stretches=stretches)
 
 
 def started(attempt: int) -> ev.Started:

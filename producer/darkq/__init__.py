@@ -61,7 +61,7 @@ from darkq.jobs.status import Status
 from darkq.protocol.job import Job
 from darkq.protocol.options import Options
 from darkq.protocol.prompt import Message
-from darkq.protocol.record import Result
+from darkq.protocol.result import Result
 from darkq.settings.settings import Settings
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ from darkq.operate.upstreams import UpstreamStatus
 from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.output import Output
 from darkq.protocol.prompt import Prompt
-from darkq.protocol.record import Result
+from darkq.protocol.result import Result
 from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq.settings.settings import Settings
 
@@ -176,10 +176,15 @@ class JobHandle:
         self.id = job_id
         self.duplicate = duplicate
 
-    def events(self, after: str | None = None) -> Iterator[AnyEvent]:
+    def events(self, after: str | None = None, *, compact: bool = False) -> Iterator[AnyEvent]:
         """Yield the job's events; see `darkq.JobHandle.events`."""
         portal, job = self._reach()
-        return portal.iterate(job.events(after))
+        return portal.iterate(job.events(after, compact=compact))
+
+    def latest_event(self) -> str:
+        """Return the id of the last event until now; see `darkq.JobHandle.latest_event`."""
+        portal, job = self._reach()
+        return portal.call(job.latest_event())
 
     def text(self, after: str | None = None) -> Iterator[str]:
         """Yield the text as it arrives; see `darkq.JobHandle.text`."""

@@ -6,13 +6,15 @@ part of a tool call, a refusal, or text with log probabilities or annotations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from darkq import event as ev
+from darkq.protocol.history import VERBATIM
 from darkq.protocol.record import BeyondText, FunctionCall
 
 Kind: TypeAlias = Literal["chunk", "reasoning", "tool_call", "refusal"]
@@ -177,3 +179,24 @@ def _assemble_call(pieces: Sequence[Piece], index: int) -> FunctionCall:
 
 def _join_texts(pieces: Sequence[Piece], kind: Kind) -> str:
     return "".join(piece.text for piece in pieces if piece.kind == kind)
+
+
+def find_stretches(pieces: Sequence[AnyPiece]) -> Iterator[tuple[str, int, list[int]]]:
+    """Yield the stretches of a history: kind, index of the tool call, sizes of the texts."""
+    calls: set[int] = set()
+
+    def place(piece: AnyPiece) -> tuple[str, int]:
+        if isinstance(piece, str):
+            return "chunk", 0
+        begins = piece.index not in calls
+        if piece.kind == "tool_call":
+            calls.add(piece.index)
+        # A result has id and name of a call once, for its first piece.
+        repeats = not begins and (piece.call_id or piece.name)
+        if piece.logprobs or piece.annotations or repeats:
+            return VERBATIM, 0
+        return piece.kind, piece.index
+
+    for (kind, index), stretch in groupby(pieces, place):
+        sizes = [len(each) if isinstance(each, str) else len(each.text) for each in stretch]
+        yield kind, index, sizes

@@ -92,7 +92,9 @@ def _paths() -> dict[str, Any]:
         "wait_s", "query", {"type": "number", "minimum": 0, "maximum": jobs.MAX_WAIT_S}
     )
     cursor = {"type": "string", "pattern": "^[0-9]{1,15}-[0-9]{1,15}$"}
-    after = _parameter("after", "query", cursor)
+    now_or_cursor = {"type": "string", "pattern": "^([0-9]{1,15}-[0-9]{1,15}|now)$"}
+    after = _parameter("after", "query", now_or_cursor)
+    compact = _parameter("compact", "query", {"type": "integer", "minimum": 0, "maximum": 1})
     last = _parameter("Last-Event-ID", "header", cursor)
     conflict = {409: "The idempotency key belongs to a request with another body."}
     create = {
@@ -143,7 +145,7 @@ def _paths() -> dict[str, Any]:
             "get": _opened_by_ticket(_cacheable(_events(
                 "Stream the events of a job",
                 _ANYWHERE | _JOB | _QUERY | {410: "The events have been deleted."},
-                [after, last],
+                [after, compact, last],
             ))),
         },
         "/jobs/{job_id}/ui-stream": {

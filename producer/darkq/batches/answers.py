@@ -22,7 +22,7 @@ from darkq.openai.errors import WireError
 from darkq.openai.response import Repeated, read_repeated
 from darkq.openai.response_events import ResponseBuilder
 from darkq.protocol.answer_events import answer_to_events
-from darkq.protocol.record import Result
+from darkq.protocol.result import Result
 
 
 def answer_line(custom_id: str, result: Result, endpoint: Endpoint) -> bytes:

@@ -24,7 +24,8 @@ from redis.asyncio import Redis
 from darkq.batches.status import read_batch
 from darkq.errors import BatchNotFound, CursorGone
 from darkq.protocol.keys import BatchKeys, JobKeys
-from darkq.protocol.record import Failure, Result, ResultRecord, build_result, read_result
+from darkq.protocol.record import Failure, ResultRecord, read_result
+from darkq.protocol.result import Result, build_result
 from darkq.redis.durability import replicated
 from darkq.redis.group_commit import count_fitting
 from darkq.redis.pool import is_wrong_type

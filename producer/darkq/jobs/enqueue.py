@@ -48,6 +48,7 @@ class _EncodedJob(NewJob):
         record = JobRecord(
             k=Arguments(job),
             et=int(time.time() * 1000),
+            h=1,
             traceparent=context.traceparent or UNSET,
             tracestate=context.tracestate or UNSET,
         )

@@ -105,10 +105,13 @@ class Fanouts:
         self._on_relayed = on_relayed
         self._fanouts: dict[JobKeys, Fanout] = {}
 
-    async def follow(self, job_id: str, after: str | None, reader: FanoutReader) -> None:
+    async def follow(
+        self, job_id: str, after: str | None, reader: FanoutReader, *, compact: bool = False
+    ) -> None:
         """Give a reader a job's events after a cursor, each once and in order, to the terminal one.
 
-        Raises the errors of `JobHandle.events` and those of the reader. May be cancelled.
+        With `compact`, pieces from the log are merged. Raises the errors of `JobHandle.events` and
+        those of the reader. May be cancelled.
         """
         keys, cursor = JobKeys.parse(job_id), Cursor.parse(after) if after else START
         await self._live.know_servers()
@@ -121,7 +124,7 @@ class Fanouts:
             await fanout.confirm()
             with TailSpan(keys) as span:
                 await span.begin(cursor, partial(read_started, self._redis, keys))
-                log = LogReader(self._redis, keys, cursor)
+                log = LogReader(self._redis, keys, cursor, compact=compact)
                 while (member := await fanout.catch_up(log, reader, span)) is not None:
                     del log
                     try:

@@ -35,7 +35,8 @@ from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.output import Output
-from darkq.protocol.record import KeptRequest, Result, build_result, read_result
+from darkq.protocol.record import KeptRequest, read_result
+from darkq.protocol.result import Result, build_result
 from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
@@ -77,32 +78,52 @@ class JobHandle:
         """The public id: with it, any process can read the job."""
         return self._keys.public_id
 
-    async def events(self, after: str | None = None) -> AsyncGenerator[AnyEvent, None]:
+    async def events(
+        self, after: str | None = None, *, compact: bool = False
+    ) -> AsyncGenerator[AnyEvent, None]:
         """Yield the job's events in order, each once, to the terminal one.
 
-        `after` is the id of the last event seen, exclusive. Past events come first. A reader may
-        stop at any time, and resume with the id of its last event. Raises `ValueError` for an
+        `after` is the id of the last event seen, exclusive. Past events come first; with `compact`,
+        up to 256 pieces of one kind are merged into one. A reader may stop at any time, and resume
+        with the id of its last event. Raises `ValueError` for an
         invalid `after`, `JobNotFound`, `CursorGone`, and `RedisUnavailable` if Redis does not
         answer within the retries.
         """
-        async with aclosing(self.event_batches(after)) as batches:
+        async with aclosing(self.event_batches(after, compact=compact)) as batches:
             async for batch in batches:
                 for event in batch:
                     yield event
 
-    def event_batches(self, after: str | None = None) -> AsyncGenerator[EventBatch, None]:
+    def event_batches(
+        self, after: str | None = None, *, compact: bool = False
+    ) -> AsyncGenerator[EventBatch, None]:
         """Yield the events of `events` in batches, as many as are available.
 
         For callers that forward them: a batch needs one write.
         """
-        return tail(self._redis, self._live, self._keys, Cursor.parse(after) if after else START)
+        cursor = Cursor.parse(after) if after else START
+        return tail(self._redis, self._live, self._keys, cursor, compact=compact)
 
-    def history(self, after: str | None = None) -> AsyncGenerator[list[AnyEvent], None]:
+    def history(
+        self, after: str | None = None, *, compact: bool = False
+    ) -> AsyncGenerator[list[AnyEvent], None]:
         """Yield the events that the log has now after a cursor, without waiting for more.
 
         Raises `ValueError` for an invalid `after`, `JobNotFound`, `CursorGone`, `RedisUnavailable`.
         """
-        return read_history(self._redis, self._keys, Cursor.parse(after) if after else START)
+        cursor = Cursor.parse(after) if after else START
+        return read_history(self._redis, self._keys, cursor, compact=compact)
+
+    async def latest_event(self) -> str:
+        """Return the id of the job's last event until now: an `after` that skips all past events.
+
+        Raises `JobNotFound`, `RedisUnavailable`.
+        """
+        async with speaking_darkq():
+            last = await read_last_cursor(self._redis, self._keys)
+            if last == START:  # no log, or no such job
+                await read_status(self._redis, self._keys)
+            return str(last)
 
     async def latest_attempt(self) -> str:
         """Return a cursor before the latest attempt: an `after` that skips all invalid text.

@@ -4,6 +4,9 @@
                         ▲                               │
                         └── missing event, overflow, silence
 
+When a job completes, its log moves into its result, in one piece (`darkq.protocol.history`). That
+is one step, so a reader finds all events in the log or all of them in the result.
+
 The log is authoritative; the channel is only the fast path, and may lose messages. A message is
 used if it is the next event after the cursor. Earlier events are duplicates; for later ones the
 reader returns to the log. Subscribing comes first, so that no event is between the log and the
@@ -15,9 +18,10 @@ channel.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from itertools import chain, islice
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -28,9 +32,11 @@ from darkq.event import PIECES, START, TERMINAL, AnyEvent, Cursor
 from darkq.jobs.mailbox import Mailbox
 from darkq.jobs.status import read_status
 from darkq.jobs.tail_span import TailSpan
-from darkq.protocol.answer_events import answer_to_events
+from darkq.protocol import history
+from darkq.protocol.answer_events import answer_to_events, build_terminal_event, merge_pieces
 from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
-from darkq.protocol.record import Failure, ResultRecord, build_result, read_result
+from darkq.protocol.record import Failure, History, ResultRecord, read_result
+from darkq.protocol.result import build_result
 from darkq.redis.connections import is_away
 from darkq.redis.pool import speaking_darkq
 from darkq.redis.pubsub import Live
@@ -57,15 +63,17 @@ class EventBatch(list[AnyEvent]):
 
 
 async def tail(
-    redis: Redis, live: Live, keys: JobKeys, after: Cursor = START
+    redis: Redis, live: Live, keys: JobKeys, after: Cursor = START, *, compact: bool = False
 ) -> AsyncGenerator[EventBatch, None]:
     """Yield a job's events after a cursor, in batches as they arrive, to the terminal one.
+
+    With `compact`, past pieces are merged.
 
     Raises `JobNotFound` for an unknown id, `CursorGone` if the log no longer has the events after
     the cursor, and `RedisUnavailable` if the first call to Redis fails. Later it waits until Redis
     is back. May be closed or cancelled at any point, and resumed from the last event's cursor.
     """
-    reader = LogReader(redis, keys, after)
+    reader = LogReader(redis, keys, after, compact=compact)
     mailbox = Mailbox(on_overflow=live.overflowed)
     started = partial(read_started, redis, keys)
     async with speaking_darkq(), live.subscribed(keys.live, mailbox):
@@ -89,13 +97,13 @@ async def tail(
 
 
 async def read_history(
-    redis: Redis, keys: JobKeys, after: Cursor = START
+    redis: Redis, keys: JobKeys, after: Cursor = START, *, compact: bool = False
 ) -> AsyncGenerator[list[AnyEvent], None]:
     """Yield the events that the log has now after a cursor, without waiting for more.
 
     Raises the errors of `tail`.
     """
-    reader = LogReader(redis, keys, after)
+    reader = LogReader(redis, keys, after, compact=compact)
     async with speaking_darkq():
         while page := await reader.next_page():
             yield page
@@ -105,22 +113,26 @@ class LogReader:
     """The cursor of one reader, and whether the job has ended there."""
 
     __slots__ = (
-        *("_at_end", "_is_new", "_keys", "_reached_redis", "_redis"),
+        *("_at_end", "_compact", "_is_new", "_keys", "_reached_redis", "_redis", "_rest"),
         *("cursor", "ended", "started"),
     )
 
-    def __init__(self, redis: Redis, keys: JobKeys, after: Cursor) -> None:
+    def __init__(
+        self, redis: Redis, keys: JobKeys, after: Cursor, *, compact: bool = False
+    ) -> None:
         self.ended = False
         self.cursor = after
         self.started: ev.Started | None = None
         """The first event of the cursor's attempt, if it was read."""
         self._redis = redis
         self._keys = keys
+        self._compact = compact
         # An unreachable Redis is an error at first, as a wrong URL is, and an outage afterwards.
         self._reached_redis = False
         self._is_new = True
         # After a short page the log has no more, so the next call returns empty without a read.
         self._at_end = False
+        self._rest: Iterator[list[AnyEvent]] | None = None
 
     def at(self, cursor: Cursor, started: ev.Started | None) -> LogReader:
         """Return a reader that has come to a cursor without reading."""
@@ -135,20 +147,18 @@ class LogReader:
         if self._at_end or self.ended:
             self._at_end = False  # the next call reads the log again
             return []
-        page = await self._read_page()
-        if not page:
-            rest = await self._retry(
-                partial(read_remaining, started=self.started, is_new=self._is_new)
+        page: list[AnyEvent] = []
+        if self._rest is None:
+            page, self._rest = await self._retry(
+                partial(read_log, started=self.started, is_new=self._is_new)
             )
-            self.ended = rest is not None
-            page = rest or []
+        if self._rest is not None:
+            page = next(self._rest, [])
+            self.ended = not page
         self._is_new = False
         self._advance(page)
         self._at_end = 0 < len(page) < PAGE_EVENTS
-        return page
-
-    async def _read_page(self) -> list[AnyEvent]:
-        return await self._retry(partial(read_page, started=self.started))
+        return merge_pieces(page) if self._compact else page
 
     def follow(self, messages: Sequence[bytes]) -> tuple[list[AnyEvent], bool]:
         """Return the new events, and True if there was no gap and the job is still running."""
@@ -171,10 +181,10 @@ class LogReader:
 
     def _advance(self, events: Sequence[AnyEvent], cursor: Cursor | None = None) -> None:
         for event in events:
+            if isinstance(event, PIECES):  # most events: skip the slow parsing of the cursor
+                continue
             if isinstance(event, ev.Started):
                 self.started = event
-            elif isinstance(event, PIECES):  # most events: skip the slow parsing of the cursor
-                continue
             elif event.cursor.seq == 0:  # a new attempt number without `started`, as after a retry
                 self.started = None
         if events:
@@ -224,7 +234,10 @@ _Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
 async def read_last_cursor(redis: Redis, keys: JobKeys) -> Cursor:
     """Return the cursor of the log's last event, or `START` if there is no log."""
     last = await redis.xrevrange(keys.events, count=1)
-    return Cursor.parse(last[0][0]) if last else START
+    if last:
+        return Cursor.parse(last[0][0])
+    found = await _find_history(redis, keys)
+    return history.read_end(*found) if found else START
 
 
 async def find_latest_attempt(redis: Redis, keys: JobKeys) -> Cursor:
@@ -235,34 +248,78 @@ async def find_latest_attempt(redis: Redis, keys: JobKeys) -> Cursor:
     always the cursor of an event in the log, because readers get `CursorGone` for any other.
     """
     last = await redis.xrevrange(keys.events, count=1)
-    if not last:
-        return START
-    event = ev.decode(last[0][1][b"e"])
-    if isinstance(event, (ev.Started, *PIECES)):
-        status = await read_status(redis, keys)
-        if status.state in ("queued", "deferred"):
-            return event.cursor
-    first = event.cursor if isinstance(event, ev.Retrying) else Cursor(event.cursor.attempt, 0)
-    before = await redis.xrevrange(keys.events, f"({first}", count=1) if first > START else []
-    return Cursor.parse(before[0][0]) if before else START
+    if last:
+        event = ev.decode(last[0][1][b"e"])
+        if isinstance(event, (ev.Started, *PIECES)):
+            status = await read_status(redis, keys)
+            if status.state in ("queued", "deferred"):
+                return event.cursor
+        first = event.cursor if isinstance(event, ev.Retrying) else Cursor(event.cursor.attempt, 0)
+        if first == START:
+            return START
+        before = await redis.xrevrange(keys.events, f"({first}", count=1)
+        if before:
+            return Cursor.parse(before[0][0])
+    # There is no log any more, maybe since a moment ago.
+    found = await _find_history(redis, keys)
+    earlier = history.read_beginning(found[1])[:-1] if found else []
+    return earlier[-1].cursor if earlier else START
+
+
+async def _find_history(redis: Redis, keys: JobKeys) -> tuple[ResultRecord, History] | None:
+    """Return the history of a completed job; None if it has none."""
+    result = await redis.get(keys.result)
+    if result is None:
+        return None
+    record = read_result(result, keys)
+    return (record, record.h) if record.h else None
+
+
+async def read_log(
+    redis: Redis, keys: JobKeys, cursor: Cursor, *, started: AnyEvent | None, is_new: bool
+) -> tuple[list[AnyEvent], Iterator[list[AnyEvent]] | None]:
+    """Return the next page of the log after a cursor, or all that remains, in pages.
+
+    See `read_page` and `read_remaining`. A new reader of a completed job needs one round trip.
+    """
+    page, result = await read_page(redis, keys, cursor, started=started, with_result=is_new)
+    if page:
+        return page, None
+    if result is not None and (record := read_result(result, keys)).h:
+        return [], _read_history(record, record.h, keys, cursor, started)
+    return [], await read_remaining(redis, keys, cursor, started=started, is_new=is_new)
 
 
 async def read_page(
-    redis: Redis, keys: JobKeys, cursor: Cursor, *, started: AnyEvent | None = None
-) -> list[AnyEvent]:
-    """Return the next page of the log after a cursor; empty at its end.
+    redis: Redis,
+    keys: JobKeys,
+    cursor: Cursor,
+    *,
+    started: AnyEvent | None = None,
+    with_result: bool = False,
+) -> tuple[list[AnyEvent], bytes | None]:
+    """Return the next page of the log after a cursor, and the result if it was asked for.
 
-    The events of an attempt have consecutive numbers. A gap in the log means that Redis lost data,
-    and raises `CursorGone`. So does another run of the attempt, see `_read`.
+    The page is empty at the end of the log. The events of an attempt have consecutive numbers. A
+    gap in the log means that Redis lost data, and raises `CursorGone`. So does another run of the
+    attempt, see `_read`.
     """
     span = ("XRANGE", keys.events, f"({cursor}", "+", "COUNT", PAGE_EVENTS)
-    page = await _read(redis, keys, cursor, started, span)
-    for event in page:
-        at = event.cursor
-        if not (cursor.precedes(at) or (at.attempt > cursor.attempt and at.seq == 0)):
-            raise CursorGone(keys.public_id, str(cursor))
-        cursor = at
-    return page
+    page, result = await _read(redis, keys, cursor, started, span, with_result=with_result)
+    _check_order(page, cursor, keys)
+    return page, result
+
+
+def _check_order(events: Iterable[AnyEvent], cursor: Cursor, keys: JobKeys) -> None:
+    """Raise `CursorGone` if events after a cursor are missing."""
+    attempt, seq = cursor
+    for event in events:
+        if event.id == f"{attempt}-{seq + 1}":  # nearly always, and faster than reading the id
+            seq += 1
+        elif (at := event.cursor).attempt > attempt and at.seq == 0:
+            attempt, seq = at
+        else:
+            raise CursorGone(keys.public_id, f"{attempt}-{seq}")
 
 
 async def _read(
@@ -271,24 +328,30 @@ async def _read(
     cursor: Cursor,
     started: AnyEvent | None,
     span: tuple[str | int, ...],
-) -> list[AnyEvent]:
-    """Read a span of the log, and in one transaction the first event of the reader's attempt.
+    *,
+    with_result: bool,
+) -> tuple[list[AnyEvent], bytes | None]:
+    """Read a span of the log, and at the same time what else is needed.
 
-    If Redis lost an attempt, another run gets its number, and begins with an event that differs
-    from `started`: then raises `CursorGone`. It must be one call: after a failover, a second call
-    would reach another server.
+    That is the result, if asked for, and the first event of the reader's attempt. If Redis lost an
+    attempt, another run gets its number, and begins with an event that differs from `started`: then
+    raises `CursorGone`. It must be one call: after a failover, a second call would reach another
+    server.
     """
-    if started is None:
-        alone: list[_Entry] = await cast(Any, redis.execute_command)(*span)
-        return [_decode(entry) for entry in alone]
     at = str(Cursor(cursor.attempt, 0))
-    async with redis.pipeline(transaction=True) as pipe:
+    async with redis.pipeline(transaction=started is not None) as pipe:
         pipe.execute_command(*span)
-        pipe.xrange(keys.events, at, at)
-        entries, begun = await pipe.execute()
+        if with_result:
+            pipe.get(keys.result)
+        if started is not None:
+            pipe.xrange(keys.events, at, at)
+        replies = await pipe.execute()
+    entries: list[_Entry] = replies.pop(0)
+    result: bytes | None = replies.pop(0) if with_result else None
+    begun: list[_Entry] = replies.pop() if started is not None else []
     if begun and _decode(begun[0]) != started:
         raise CursorGone(keys.public_id, str(cursor))
-    return [_decode(entry) for entry in entries]
+    return [_decode(entry) for entry in entries], result
 
 
 def _decode(entry: _Entry) -> AnyEvent:
@@ -299,33 +362,47 @@ async def read_started(redis: Redis, keys: JobKeys, cursor: Cursor) -> AnyEvent 
     """Return the first event of the attempt at the cursor; None if the log does not have it."""
     at = str(Cursor(cursor.attempt, 0))
     entries = await redis.xrange(keys.events, at, at)
-    return _decode(entries[0]) if entries else None
+    if entries:
+        return _decode(entries[0])
+    found = await _find_history(redis, keys)
+    return _find_started(history.read_beginning(found[1]), cursor) if found else None
+
+
+def _find_started(events: Iterable[AnyEvent], cursor: Cursor) -> AnyEvent | None:
+    at = str(Cursor(cursor.attempt, 0))
+    return next((event for event in events if event.id == at), None)
 
 
 async def read_remaining(
     redis: Redis, keys: JobKeys, cursor: Cursor, *, started: AnyEvent | None, is_new: bool
-) -> list[AnyEvent] | None:
+) -> Iterator[list[AnyEvent]] | None:
     """Return the last events when the log has none after the cursor; None means wait for more.
 
     - At the terminal event, no events remain.
+    - The log of a completed job may be in its result.
     - If the log has expired and the result has not, the events are made from the result.
     - A new reader with a cursor beyond the log gets `CursorGone`. A reader that was there before
       waits: Redis lost the latest writes, and the worker writes them again.
     - Another run of the attempt than the one of `started` raises `CursorGone`.
     """
     span = ("XREVRANGE", keys.events, "+", "-", "COUNT", 1)
-    last = await _read(redis, keys, cursor, started, span)
+    last, result = await _read(redis, keys, cursor, started, span, with_result=True)
     if last:
         (event,) = last
         has_ended = isinstance(event, TERMINAL)
         if cursor > event.cursor and (has_ended or is_new):
             raise CursorGone(keys.public_id, str(cursor))
-        return [] if cursor == event.cursor and has_ended else None
-    result, is_waiting = await _read_result_and_queue(redis, keys)
+        return iter(()) if cursor == event.cursor and has_ended else None
+    is_waiting = False
+    if result is None:
+        result, is_waiting = await _read_result_and_queue(redis, keys)
     if result is not None:
+        record = read_result(result, keys)
+        if record.h:
+            return _read_history(record, record.h, keys, cursor, started)
         if cursor != START:
             raise CursorGone(keys.public_id, str(cursor))
-        return _result_to_events(read_result(result, keys))
+        return iter([_result_to_events(record)])
     if not is_waiting:
         raise JobNotFound(keys.public_id)
     return None
@@ -345,19 +422,27 @@ async def _read_result_and_queue(redis: Redis, keys: JobKeys) -> tuple[bytes | N
     return result, bool(has_record) or any(score is not None for score in scores)
 
 
+def _read_history(
+    record: ResultRecord,
+    found: History,
+    keys: JobKeys,
+    cursor: Cursor,
+    started: AnyEvent | None,
+) -> Iterator[list[AnyEvent]]:
+    """Return the pages of a history after a cursor. Raises `CursorGone` as `read_page` does."""
+    beginning = history.read_beginning(found)
+    begun = _find_started(beginning, cursor)
+    is_another_run = started is not None and begun is not None and begun != started
+    if cursor > history.read_end(record, found) or is_another_run:
+        raise CursorGone(keys.public_id, str(cursor))
+    beginning = [event for event in beginning if event.cursor > cursor]
+    _check_order(beginning, cursor, keys)
+    events = chain(beginning, history.read_rest(record, found, cursor))
+    return iter(lambda: list(islice(events, PAGE_EVENTS)), [])
+
+
 def _result_to_events(result: ResultRecord) -> list[AnyEvent]:
     """Return the events of a job whose log has expired: those of its answer, then the end."""
     pieces = [] if isinstance(result.r, Failure) else answer_to_events(build_result(result))
     end = Cursor(result.t, len(pieces) + 1 if pieces else 0)
     return [*pieces, build_terminal_event(result, end)]
-
-
-def build_terminal_event(result: ResultRecord, at: Cursor) -> ev.Terminal:
-    """Return the event that ends the job of a result record."""
-    if isinstance(result.r, Failure):
-        if result.r.type == "JobCancelled":
-            return ev.Cancelled(id=str(at), at_ms=result.ft)
-        return ev.Failed(id=str(at), code=result.r.code, message=result.r.message, at_ms=result.ft)
-    return ev.Completed(
-        id=str(at), finish_reason=result.d.finish_reason, usage=result.d.usage, at_ms=result.ft
-    )

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from darkq.event import Chunk, Piece, Reasoning, Refusal, ToolCall, Usage
-from darkq.protocol.record import FunctionCall, Result
+from darkq.protocol.record import FunctionCall
+from darkq.protocol.result import Result
 
 _FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls")
 

@@ -1,16 +1,21 @@
-"""A whole answer as events: for readers whose job has no event log any more. No I/O.
+"""An answer in few events: a whole one, or the pieces that a reader has missed. No I/O.
 
-A kind of piece is one event. Only reasoning may be several: models also reason between two pieces
-of another kind.
+In a whole answer a kind of piece is one event. Only reasoning may be several: models also reason
+between two pieces of another kind.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Sequence
 from itertools import count
 
+from msgspec.structs import replace
+
 from darkq import event as ev
-from darkq.event import Cursor
-from darkq.protocol.record import Result
+from darkq.event import AnyEvent, Cursor
+from darkq.protocol.record import Failure, ResultRecord
+from darkq.protocol.result import Result
 
 
 def answer_to_events(result: Result) -> list[ev.Piece]:
@@ -57,3 +62,55 @@ def _usual_outline(result: Result) -> list[tuple[str, int]]:
     if result.refusal:
         outline.append(("refusal", 0))
     return outline + [("tool_call", index) for index in range(len(result.tool_calls))]
+
+
+def build_terminal_event(record: ResultRecord, at: Cursor) -> ev.Terminal:
+    """Return the event that ended the job of a result record."""
+    if isinstance(record.r, Failure):
+        if record.r.type == "JobCancelled":
+            return ev.Cancelled(id=str(at), at_ms=record.ft)
+        return ev.Failed(id=str(at), code=record.r.code, message=record.r.message, at_ms=record.ft)
+    # msgspec omits a default only if it is the same object, and the bytes must be the same again.
+    finish_reason = sys.intern(record.d.finish_reason)
+    return ev.Completed(
+        id=str(at), finish_reason=finish_reason, usage=record.d.usage, at_ms=record.ft
+    )
+
+
+def merge_pieces(events: Iterable[AnyEvent]) -> list[AnyEvent]:
+    """Return the events with consecutive pieces of the same kind as one.
+
+    It has the id of the last one: from there a reader continues after all of them.
+    """
+    merged: list[AnyEvent] = []
+    run: list[AnyEvent] = []
+    for event in events:
+        if run and not _continues(run[-1], event):
+            merged.append(_merge(run))
+            run = []
+        run.append(event)
+    return [*merged, _merge(run)] if run else merged
+
+
+def _continues(last: AnyEvent, event: AnyEvent) -> bool:
+    match last, event:
+        case ev.Chunk(), ev.Chunk():
+            return not any(each.logprobs or each.annotations for each in (last, event))
+        case ev.ToolCall(), ev.ToolCall():
+            return last.index == event.index and not (event.call_id or event.name)
+        case (ev.Reasoning(), ev.Reasoning()) | (ev.Refusal(), ev.Refusal()):
+            return True
+    return False
+
+
+def _merge(run: Sequence[AnyEvent]) -> AnyEvent:
+    first, last_id = run[0], run[-1].id
+    if len(run) == 1 or not isinstance(first, ev.PIECES):
+        return first
+    pieces = [each for each in run if isinstance(each, ev.PIECES)]
+    merged = sum(piece.merged for piece in pieces)
+    if isinstance(first, ev.ToolCall):
+        arguments = "".join(each.arguments for each in pieces if isinstance(each, ev.ToolCall))
+        return replace(first, id=last_id, arguments=arguments, merged=merged)
+    text = "".join(each.text for each in pieces if not isinstance(each, ev.ToolCall))
+    return replace(first, id=last_id, text=text, merged=merged)

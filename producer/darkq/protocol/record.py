@@ -1,4 +1,4 @@
-"""arq's job and result records as versioned JSON, and the public `Result`.
+"""arq's job and result records as versioned JSON.
 
 arq stores a job as a pickled dictionary `t f a k et`, and a result as the same with
 `s r st ft q id`. darkq stores both as JSON, so that data from Redis cannot run code. arq's own
@@ -9,9 +9,9 @@ deleted with the job. `d` contains the fields that arq does not have.
 readers ignore unknown fields, and have defaults for missing ones. A change that an old reader would
 misread raises `v`, and old readers refuse such a record: docs/upgrade.md.
 
-The texts of a record, prompts and answers, are its last fields. The first few kilobytes therefore
-contain the tenant and the state, and lists are read without megabytes of texts: `read_job_head`,
-`read_result_head`.
+The texts of a record, prompts and answers, come after all fields but a `History`. The first few
+kilobytes therefore contain the tenant and the state, and lists are read without megabytes of texts:
+`read_job_head`, `read_result_head`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from darkq.errors import CorruptRecord, JobCancelled, JobFailed, NewerRecord
 from darkq.event import Usage
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
-from darkq.protocol.output import Output, parse_output
 from darkq.protocol.prompt import Message
 
 VERSION = 3
@@ -57,11 +56,13 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A job in Redis, until a worker has finished it.
 
     `traceparent` and `tracestate` are the optional W3C trace context. They do not affect how the
-    job runs: an invalid one is ignored (`darkq.telemetry.tracing`).
+    job runs: an invalid one is ignored (`darkq.telemetry.tracing`). `h` is 1 if the producer can
+    read a `History`: then the job may end with one.
     """
 
     v: int = 1
-    t: int | None = None
+    t: int | UnsetType | None = UNSET
+    h: int | UnsetType = UNSET
     f: str = FUNCTION
     a: tuple[()] = ()
     et: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
@@ -144,8 +145,36 @@ class KeptRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return "KeptRequest(…)"
 
 
+class Stretch(msgspec.Struct, frozen=True, array_like=True):
+    """Consecutive pieces of one kind; those of a tool call have its index. `sizes` is packed."""
+
+    kind: str
+    index: int
+    sizes: str
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What the event log of a completed job had beside its texts: `darkq.protocol.history`.
+
+    `merged` of all pieces is packed, or empty if each is 1. `finish.lua` adds the events of earlier
+    attempts, so these are last.
+    """
+
+    started: msgspec.Raw
+    stretches: tuple[Stretch, ...]
+    merged: str = ""
+    verbatim: tuple[msgspec.Raw, ...] = ()
+    earlier: tuple[msgspec.Raw, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"History(stretches={len(self.stretches)})"
+
+
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished job in Redis. Times are epoch milliseconds."""
+    """A finished job in Redis. Times are epoch milliseconds.
+
+    With `h` the job has no event log any more.
+    """
 
     v: int = 1
     t: int
@@ -162,6 +191,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True):
     r: str | Failure
     b: BeyondText | UnsetType = UNSET
     p: KeptRequest | UnsetType = UNSET
+    h: History | UnsetType = UNSET
 
     def __repr__(self) -> str:
         return f"ResultRecord(id={self.id!r}, d={self.d!r})"
@@ -386,7 +416,7 @@ def deserialize(data: bytes) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
     if "r" not in fields:
         job = decode_job(data)
-        return {"t": job.t, "f": job.f, "a": job.a, "k": {"job": job.job}, "et": job.et}
+        return {"t": job.t or None, "f": job.f, "a": job.a, "k": {"job": job.job}, "et": job.et}
     result = decode_result(data)
     if isinstance(result.r, Failure):
         error = build_error(result, result.r)
@@ -400,83 +430,3 @@ def build_error(record: ResultRecord, failure: Failure) -> JobFailed | JobCancel
     if failure.type == "JobCancelled":
         return JobCancelled(job_id)
     return JobFailed(job_id, failure.code, failure.message)
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
-    """The answer. Times are epoch milliseconds; `chunks` counts those that the upstream sent.
-
-    `request` is there if it was kept with the answer (`Job.keeps_request`). `ignored` names the
-    options and parameters that the upstream does not support (`Job.ignore_unsupported`). `outline`
-    has the kinds of its pieces in the order in which they began, if that is not the usual one.
-    """
-
-    job_id: str
-    text: str
-    finish_reason: str
-    model: str
-    upstream: str
-    attempt: int
-    chunks: int
-    usage: Usage | None
-    metadata: dict[str, str]
-    queued_ms: int
-    started_ms: int
-    finished_ms: int
-    reasoning: str = ""
-    tool_calls: tuple[FunctionCall, ...] = ()
-    refusal: str = ""
-    logprobs: dict[str, Any] | None = None
-    annotations: list[Any] | None = None
-    outline: tuple[tuple[str, int], ...] = ()
-    request: KeptRequest | None = None
-    ignored: tuple[str, ...] = ()
-
-    def with_output(self, output: Output | None) -> Result:
-        """Return the answer with the type of `parsed`."""
-        result = msgspec.structs.replace(self)
-        vars(result)["output"] = output  # no field: it has no JSON
-        return result
-
-    @property
-    def parsed(self) -> Any:
-        """The text as a value of the job's `output`; None without one.
-
-        Raises `ValueError` if the text is none, for example because it reached its token limit.
-        """
-        output = vars(self).get("output")
-        return None if output is None else parse_output(output, self.text)
-
-    def __str__(self) -> str:
-        return self.text
-
-    def __repr__(self) -> str:
-        return f"Result(job_id={self.job_id!r}, chars={len(self.text)}, model={self.model!r})"
-
-
-def build_result(record: ResultRecord) -> Result:
-    """Return the answer of a finished job. Raises `JobFailed` or `JobCancelled`."""
-    if isinstance(record.r, Failure):
-        raise build_error(record, record.r)
-    beyond = record.b or BeyondText()
-    return Result(
-        job_id=JobKeys.from_arq_id(record.id).public_id,
-        text=record.r,
-        finish_reason=record.d.finish_reason,
-        model=record.d.model,
-        upstream=record.d.upstream,
-        attempt=record.t,
-        chunks=record.d.chunks,
-        usage=record.d.usage,
-        metadata=record.d.metadata,
-        queued_ms=record.et,
-        started_ms=record.st,
-        finished_ms=record.ft,
-        reasoning=beyond.reasoning,
-        tool_calls=beyond.tool_calls,
-        refusal=beyond.refusal,
-        logprobs=beyond.logprobs,
-        annotations=beyond.annotations,
-        outline=beyond.outline,
-        request=record.p or None,
-        ignored=record.d.ignored,
-    )

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from msgspec import UNSET
 from redis.asyncio import Redis
 
 from darkq import Client, Settings
@@ -27,7 +28,7 @@ from darkq_worker.upstreams.base import End, Request
 from darkq_worker.writing.attempt_log import AttemptLog
 from darkq_worker.writing.writer import Writer
 from integration.budget.conftest import Call, Watch, names
-from support.by_hand import Hand, chunk, started
+from support.by_hand import Hand, chunk, history_of, started
 from support.waiting import wait_until
 
 StartWorker = Callable[[Settings], asyncio.Task[None]]
@@ -60,11 +61,8 @@ ONE_CHUNK_JOB = [
     ),
     Call("append", Counter(GET=1, XADD=1, PUBLISH=1)),  # `started`: is it the latest attempt?
     AN_EVENT,  # the chunk
-    # Still ours? Then `completed`, the result, and the cleaning.
-    Call(
-        "finish",
-        Counter(GET=2, HMGET=1, XADD=1, SET=1, PEXPIRE=1, ZREM=1, DEL=1, PUBLISH=1),
-    ),
+    # Still ours? Then the result with what the log had before the attempt, and the cleaning.
+    Call("finish", Counter(GET=2, HMGET=1, XRANGE=1, SET=1, ZREM=1, DEL=2, PUBLISH=1)),
     Call("claim", AN_EMPTY_CLAIM),  # for the slot that is free again
 ]
 SCRIPTS = set(scripts.ALL)
@@ -173,7 +171,7 @@ async def test_a_job_of_one_chunk_is_six_round_trips(
     upstream.may_send.set()
     await wait_until("the chunk", lambda: length_is(redis, keys, 3))
     upstream.may_end.set()
-    await wait_until("`completed`", lambda: length_is(redis, keys, 4))
+    await wait_until("`completed`", lambda: redis.exists(keys.result))
 
     calls: list[Call] = []
 
@@ -238,7 +236,7 @@ async def test_idle_worker_makes_one_call_per_poll(
     assert all(names(calls).count(name) <= 1 for name in HEALTH)
 
 
-async def test_a_reader_costs_three_commands_however_long_it_reads(
+async def test_a_reader_costs_four_commands_however_long_it_reads(
     client: Client, hand: Hand, watch: Watch
 ) -> None:
     other = await hand.take()
@@ -250,7 +248,7 @@ async def test_a_reader_costs_three_commands_however_long_it_reads(
 
     events = client.job(claim.keys.public_id).events()
     assert [(await anext(events)).id for _ in range(2)] == ["0-1", "1-0"]
-    assert names(await watch.calls()) == ["SUBSCRIBE", "XRANGE"]
+    assert names(await watch.calls()) == ["SUBSCRIBE", "XRANGE", "GET"]
 
     for number in range(1, 20):
         await hand.append(claim, chunk(1, number))
@@ -264,15 +262,17 @@ async def test_a_reader_costs_three_commands_however_long_it_reads(
     await others.aclose()
 
 
-async def test_a_finished_job_is_read_with_one_command_and_a_subscription(
-    client: Client, hand: Hand, watch: Watch
+@pytest.mark.parametrize("has_history", [False, True])
+async def test_a_finished_job_is_read_in_one_round_trip(
+    client: Client, hand: Hand, watch: Watch, *, has_history: bool
 ) -> None:
     claim = await hand.take()
     await hand.append(claim, started(1), chunk(1, 1))
-    await hand.complete(claim, "x", Cursor(1, 2))
+    kept = history_of([started(1), chunk(1, 1)]) if has_history else UNSET
+    await hand.complete(claim, "x", Cursor(1, 2), history=kept)
     async for _ in client.job(claim.keys.public_id).events():  # so that a subscriber is there
         pass
     await watch.calls()
     events = [event async for event in client.job(claim.keys.public_id).events()]
     assert isinstance(events[-1], ev.Completed)
-    assert names(await watch.calls()) == ["SUBSCRIBE", "XRANGE", "UNSUBSCRIBE"]
+    assert names(await watch.calls()) == ["SUBSCRIBE", "XRANGE", "GET", "UNSUBSCRIBE"]

@@ -10,9 +10,10 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq import event as ev
-from darkq.event import AnyEvent
-from darkq.protocol.keys import PRIORITIES, PartitionKeys
-from darkq.protocol.record import decode_job, decode_result
+from darkq.event import START, AnyEvent
+from darkq.protocol.history import read_beginning, read_rest
+from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
+from darkq.protocol.record import ResultRecord, decode_job, decode_result
 from integration.model.facts import Ending
 
 _PHOTOGRAPH = b"""
@@ -51,7 +52,10 @@ class Photograph(NamedTuple):
 
 
 async def photograph(redis: Redis) -> Photograph:
-    """Read and decode all keys. An event log's entry must have its event's id."""
+    """Read and decode all keys. An event log's entry must have its event's id.
+
+    A log that is in a result is shown under the key of a log.
+    """
     photo = Photograph({}, {}, {}, set())
     for name, value, ttl_ms in await redis.execute_command("EVAL", _PHOTOGRAPH, 0):
         key = name.decode()
@@ -64,6 +68,8 @@ async def photograph(redis: Redis) -> Photograph:
             photo.scores.update(photo.values[key])
         elif key.startswith("arq:job:"):
             photo.enqueued_ms[key] = decode_job(value).et
+        elif key.startswith("arq:result:") and (log := _history(record := decode_result(value))):
+            photo.values[JobKeys.from_arq_id(record.id).events] = log
     return photo
 
 
@@ -85,6 +91,13 @@ def _events(entries: Sequence[Any]) -> list[AnyEvent]:
         assert event.id == entry_id.decode()
         events.append(timeless(event))
     return events
+
+
+def _history(record: ResultRecord) -> list[AnyEvent]:
+    if not record.h:
+        return []
+    events = [*read_beginning(record.h), *read_rest(record, record.h, START)]
+    return [timeless(event) for event in events]
 
 
 def _ending(data: bytes) -> Ending:

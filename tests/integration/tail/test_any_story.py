@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 from redis.asyncio import Redis
 
 from darkq import Settings
@@ -25,10 +26,11 @@ from darkq import event as ev
 from darkq.event import START, AnyEvent, Cursor
 from darkq.jobs import mailbox
 from darkq.jobs import tail as log_pages
+from darkq.protocol.answer_events import build_terminal_event
 from darkq.protocol.keys import PartitionKeys
 from darkq.protocol.record import decode_result
 from darkq.redis.servers import servers_of
-from support.by_hand import Hand, chunk, started
+from support.by_hand import Hand, chunk, history_of, started
 from support.servers import Server
 
 from .conftest import Lossy, Reader
@@ -47,6 +49,7 @@ steps = st.one_of(
     st.tuples(st.just("lose"), st.integers(1, 4)),
     st.tuples(st.just("wait"), st.integers(1, 4)),
 )
+places = st.lists(st.integers(0, 1000), min_size=READERS, max_size=READERS)
 
 
 class Story:
@@ -124,25 +127,43 @@ class Story:
     async def wait(self, milliseconds: int) -> None:
         await asyncio.sleep(milliseconds / 1000)
 
-    async def end(self) -> str:
-        """Complete the job, let every reader come to the end, and return the result's text."""
+    async def end(self, places: list[int], *, has_history: bool) -> tuple[str, list[AnyEvent]]:
+        """Complete the job, and let every reader come to the end.
+
+        Those that are away come back with the cursor at a place. Returns the result's text, and the
+        log as it is with the last event.
+        """
         await self.append(1)
         self.live.to_lose = 0
-        text = "".join(self.texts)
-        await self.hand.complete(self.job, text, Cursor(self.job.attempt, len(self.texts) + 1))
+        log = await self._read_log()
+        text, at = "".join(self.texts), Cursor(self.job.attempt, len(self.texts) + 1)
+        begin = next(n for n, event in enumerate(log) if event.id == f"{at.attempt}-0")
+        history = history_of(log[begin:]) if has_history else UNSET
+        record = await self.hand.complete(self.job, text, at, history=history)
+        log.append(build_terminal_event(record, at))
         for number in range(READERS):
             if self.readers[number] is None:
-                await self.join(number, 1000)
+                await self.join(number, places[number])
         for reader in self.readers:
             assert reader is not None
             await reader.end(5)
         result = decode_result(await self.redis.get(self.job.keys.result)).r
         assert isinstance(result, str)
-        return result
+        assert await self._read_log() == ([] if has_history else log)
+        return result, log
+
+    async def _read_log(self) -> list[AnyEvent]:
+        entries = await self.redis.xrange(self.job.keys.events)
+        return [ev.decode(fields[b"e"]) for _, fields in entries]
 
 
 async def play(
-    url: str, story: list[tuple[Any, ...]], make_story: Callable[[Redis, Lossy], Story] = Story
+    url: str,
+    story: list[tuple[Any, ...]],
+    make_story: Callable[[Redis, Lossy], Story] = Story,
+    *,
+    places: list[int],
+    has_history: bool,
 ) -> None:
     async with AsyncExitStack() as stack:
         servers = servers_of(Settings.model_validate({"redis_url": url}))
@@ -156,8 +177,7 @@ async def play(
         for name, *arguments in story:
             step: Callable[..., Any] = getattr(tale, name)
             await step(*arguments)
-        text = await tale.end()
-        log = [ev.decode(fields[b"e"]) for _, fields in await redis.xrange(tale.job.keys.events)]
+        text, log = await tale.end(places, has_history=has_history)
         for number, seen in enumerate(tale.seen):
             assert [event.id for event in seen] == [event.id for event in log], number
             assert seen == log
@@ -172,11 +192,20 @@ async def play(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(story=st.lists(steps, min_size=3, max_size=25))
+@given(story=st.lists(steps, min_size=3, max_size=25), places=places, has_history=st.booleans())
 def test_every_reader_has_the_whole_story(
-    redis_server: Server, monkeypatch: pytest.MonkeyPatch, story: list[tuple[Any, ...]]
+    redis_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    story: list[tuple[Any, ...]],
+    places: list[int],
+    *,
+    has_history: bool,
 ) -> None:
-    """Red without the hole in `follow`, and without the `gap` of a lost connection."""
+    """Red without the hole in `follow`, and without the `gap` of a lost connection.
+
+    Red when `finish.lua` leaves out the events of earlier attempts, and when a history is read from
+    the event at the cursor.
+    """
     monkeypatch.setattr(mailbox, "MAX_MESSAGES", 4)
     monkeypatch.setattr(log_pages, "PAGE_EVENTS", 5)
-    asyncio.run(play(redis_server.url, story))
+    asyncio.run(play(redis_server.url, story, places=places, has_history=has_history))

@@ -38,5 +38,5 @@ async def test_a_job_that_ends_between_two_questions_is_not_unknown(
     reader = InBetween(connection_pool=redis.connection_pool)
     reader.after = command
     reader.then = lambda: hand.complete(claim, "text", Cursor(1, 1))
-    events = await log_pages.read_remaining(reader, claim.keys, START, started=None, is_new=True)
-    assert events is None or [event.id for event in events] == ["1-1", "1-2"]
+    pages = await log_pages.read_remaining(reader, claim.keys, START, started=None, is_new=True)
+    assert pages is None or [event.id for page in pages for event in page] == ["1-1", "1-2"]

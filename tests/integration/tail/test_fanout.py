@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from darkq import event as ev
 from darkq.errors import CursorGone, JobNotFound
-from darkq.event import START, Cursor
+from darkq.event import START, AnyEvent, Cursor
 from darkq.jobs import fanout, mailbox
 from darkq.jobs import tail as log_pages
 from darkq.jobs.fanout import Fanouts, Share
@@ -24,7 +24,7 @@ from support.waiting import wait_until
 
 from .conftest import Lossy, Reader, Socket
 from .scenes import completed, in_mid_stream, next_attempt
-from .test_any_story import READERS, Story, play, readers, steps
+from .test_any_story import READERS, Story, places, play, readers, steps
 
 StartSocket = Callable[..., Socket]
 
@@ -357,10 +357,10 @@ class SocketStory(Story):
             assert isinstance(reader, Socket)
             await reader.empty()
 
-    async def end(self) -> str:
+    async def end(self, places: list[int], *, has_history: bool) -> tuple[str, list[AnyEvent]]:
         for number in range(READERS):
             await self.empty(number)
-        return await super().end()
+        return await super().end(places, has_history=has_history)
 
 
 socket_steps = st.one_of(
@@ -373,16 +373,26 @@ socket_steps = st.one_of(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(story=st.lists(socket_steps, min_size=3, max_size=25))
+@given(
+    story=st.lists(socket_steps, min_size=3, max_size=25),
+    places=places,
+    has_history=st.booleans(),
+)
 def test_every_reader_of_a_fanout_has_the_whole_story(
-    redis_server: Server, monkeypatch: pytest.MonkeyPatch, story: list[tuple[Any, ...]]
+    redis_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    story: list[tuple[Any, ...]],
+    places: list[int],
+    *,
+    has_history: bool,
 ) -> None:
     """Red when a reader joins without the events of its last log read, or at another run's."""
     monkeypatch.setattr(mailbox, "MAX_MESSAGES", 4)
     monkeypatch.setattr(fanout, "MAX_EVENTS", 4)
     monkeypatch.setattr(fanout, "ROUND", 2)
     monkeypatch.setattr(log_pages, "PAGE_EVENTS", 5)
-    asyncio.run(play(redis_server.url, story, SocketStory))
+    playing = play(redis_server.url, story, SocketStory, places=places, has_history=has_history)
+    asyncio.run(playing)
 
 
 def _open(socket: Socket) -> list[fanout.Fanout]:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from darkq import Settings
-from darkq import event as ev
-from darkq.event import Cursor, Failed
+from darkq.event import AnyEvent, Cursor, Failed
 from darkq.jobs import failed as failures
 from darkq.jobs import mailbox
 from darkq.jobs import tail as log_pages
@@ -24,7 +23,7 @@ from support.servers import Server
 from support.waiting import wait_until
 
 from .conftest import Lossy, StartReader
-from .test_any_story import READERS, Story, steps
+from .test_any_story import READERS, Story, places, steps
 
 DEFAULTS = Settings.model_validate({})
 
@@ -129,12 +128,12 @@ class TwoLives(Story):
         await self.wait(pause)
         await self.claim()
 
-    async def end(self) -> str:
+    async def end(self, places: list[int], *, has_history: bool) -> tuple[str, list[AnyEvent]]:
         """Those who have read an end that was taken back come again."""
         for number, reader in enumerate(self.readers):
             if reader is not None and any(isinstance(event, Failed) for event in reader.seen):
                 await self.join(number, 1000)
-        return await super().end()
+        return await super().end(places, has_history=has_history)
 
 
 lives = st.one_of(steps, st.tuples(st.just("die"), st.integers(0, 3)))
@@ -145,17 +144,24 @@ lives = st.one_of(steps, st.tuples(st.just("die"), st.integers(0, 3)))
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(story=st.lists(lives, min_size=3, max_size=20))
+@given(story=st.lists(lives, min_size=3, max_size=20), places=places, has_history=st.booleans())
 def test_every_reader_has_both_lives(
-    redis_server: Server, monkeypatch: pytest.MonkeyPatch, story: list[tuple[Any, ...]]
+    redis_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    story: list[tuple[Any, ...]],
+    places: list[int],
+    *,
+    has_history: bool,
 ) -> None:
     """Red when `revive.lua` leaves `failed` in the log, or begins the log anew."""
     monkeypatch.setattr(mailbox, "MAX_MESSAGES", 4)
     monkeypatch.setattr(log_pages, "PAGE_EVENTS", 5)
-    asyncio.run(play(redis_server.url, story))
+    asyncio.run(play(redis_server.url, story, places, has_history=has_history))
 
 
-async def play(url: str, story: list[tuple[Any, ...]]) -> None:
+async def play(
+    url: str, story: list[tuple[Any, ...]], places: list[int], *, has_history: bool
+) -> None:
     async with AsyncExitStack() as stack:
         servers = servers_of(Settings.model_validate({"redis_url": url}))
         redis = servers.client()
@@ -167,8 +173,7 @@ async def play(url: str, story: list[tuple[Any, ...]]) -> None:
         await tale.begin()
         for name, *arguments in story:
             await getattr(tale, name)(*arguments)
-        text = await tale.end()
-        log = [ev.decode(fields[b"e"]) for _, fields in await redis.xrange(tale.job.keys.events)]
+        text, log = await tale.end(places, has_history=has_history)
         for number in range(READERS):
             reader = tale.readers[number]
             assert reader is not None

@@ -151,26 +151,53 @@ async def test_a_new_worker_hands_over_to_an_old_one(
 async def test_an_old_producer_and_reader_beside_a_new_worker(
     old: Path, settings: Settings, start: Start, tmp_path: Path
 ) -> None:
+    """Red if the log of its job moves into the result: the old reader could not resume."""
     start()
-    assert settings.redis_url is not None
     program = (
-        "from darkq.sync import Client\n"
-        "client = Client()\n"
         "job = client.enqueue('Why?', metadata={'a': 'b'}, idempotency_key='k')\n"
         f"print(''.join(job.text()) == job.result(timeout_s={PATIENCE_S}).text)\n"
         "print(client.enqueue('Why?', metadata={'a': 'b'}, idempotency_key='k').duplicate)\n"
+        "ids = [event.id for event in job.events()]\n"
+        "print([event.id for event in job.events(after=ids[2])] == ids[3:])\n"
     )
+    assert await run_old(old, program, settings, tmp_path) == b"True\nTrue\nTrue\n"
+
+
+async def test_an_old_reader_of_the_completed_job_of_a_new_producer(
+    old: Path, client: Client, settings: Settings, start: Start, tmp_path: Path
+) -> None:
+    """It has the whole text, or an error that says that its cursor is gone: docs/upgrade.md."""
+    start()
+    job = await client.enqueue("Why?")
+    text = (await job.result(timeout_s=PATIENCE_S)).text
+    program = (
+        "from darkq.errors import CursorGone\n"
+        f"job = client.job({job.id!r})\n"
+        f"print(''.join(job.text()) == {text!r} == job.result().text)\n"
+        "try:\n"
+        "    list(job.events(after='1-2'))\n"
+        "except CursorGone:\n"
+        "    print('gone')\n"
+    )
+    assert await run_old(old, program, settings, tmp_path) == b"True\ngone\n"
+
+
+async def run_old(old: Path, program: str, settings: Settings, folder: Path) -> bytes:
+    """Run a program with the `client` of an old version; return what it printed."""
+    assert settings.redis_url is not None
+    program = f"from darkq.sync import Client\nclient = Client()\n{program}"
     url = settings.redis_url.get_secret_value()
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", program],
         env={**os.environ, "DARKQ_REDIS_URL": url, "PYTHONPATH": str(old)},
         capture_output=True,
-        cwd=tmp_path,
+        cwd=folder,
         timeout=PATIENCE_S,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, b"True\nTrue\n"), done.stderr.decode()
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
 
 
 @pytest.mark.parametrize("old", OLD[1:], indirect=True)  # 0.1.0 does not check `v`

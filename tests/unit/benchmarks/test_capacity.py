@@ -116,6 +116,7 @@ def test_redis_by_hand() -> None:
         redis_waiting_job_bytes=700,
         redis_finished_job_bytes=1000,
         redis_event_bytes=30,
+        redis_kept_event_bytes=2,
         redis_text_bytes=40,
     )
     load = Load(
@@ -124,8 +125,8 @@ def test_redis_by_hand() -> None:
     found = plan_with(1, load, costs)
     # 100 events, calls and flushes: (10 + 4 + 1 + 2 × 2) × 100, 5 jobs, 100 streams.
     assert found.masters.cores == pytest.approx((1900 + 500 + 100) / 1e6, rel=0.001)
-    # 300 jobs are kept, 100 run: 1,000 + 10 × 70 bytes each, and 700 more while they run.
-    assert found.masters.gb == pytest.approx((400 * 1700 + 100 * 700) / 1e9)
+    # 300 jobs are kept, with 1,000 + 10 × 42 bytes each; 100 run, with 700 + 10 × 70.
+    assert found.masters.gb == pytest.approx((300 * 1420 + 100 * 1400) / 1e9)
 
 
 def test_gateways_by_hand() -> None:

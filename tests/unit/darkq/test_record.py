@@ -16,7 +16,8 @@ from darkq.jobs.cancel import CANCELLED
 from darkq.protocol import record as rec
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
-from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord, build_result
+from darkq.protocol.record import Arguments, Details, Failure, JobRecord, ResultRecord
+from darkq.protocol.result import build_result
 from darkq.settings.settings import Settings
 from darkq_worker.attempts.running import Attempt
 from darkq_worker.attempts.settlement import Failed
@@ -48,7 +49,7 @@ def test_a_job_record_comes_back_as_it_went() -> None:
 
 def test_the_records_are_versioned_and_bear_arqs_names() -> None:
     job = msgspec.json.decode(rec.encode(JobRecord(k=Arguments(Job.create("hi")), et=7)))
-    assert job == {"v": 1, "t": None, "f": "generate", "a": [], "k": {"job": {"prompt": "hi"}},
+    assert job == {"v": 1, "f": "generate", "a": [], "k": {"job": {"prompt": "hi"}},
                    "et": 7}  # fmt: skip
     done = msgspec.json.decode(rec.encode(result()))
     assert done.keys() == {"v", "t", "f", "a", "k", "et", "s", "r", "st", "ft", "q", "id", "d"}

@@ -16,15 +16,8 @@ from darkq.jobs.tail import News
 from darkq.protocol.job import Job
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.prompt import Message
-from darkq.protocol.record import (
-    Arguments,
-    Details,
-    JobRecord,
-    Result,
-    ResultRecord,
-    build_result,
-    encode,
-)
+from darkq.protocol.record import Arguments, Details, JobRecord, ResultRecord, encode
+from darkq.protocol.result import Result, build_result
 from darkq.telemetry.tracing import NO_CONTEXT
 from darkq_worker.leases import Claim
 from darkq_worker.upstreams.base import Request

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias, assert_never
+from typing import NamedTuple, TypeAlias
 
 from msgspec import UNSET, UnsetType
 
 from darkq import event as ev
+from darkq.event import Cursor
 from darkq.jobs.cancel import CANCELLED
+from darkq.protocol.answer_events import build_terminal_event
 from darkq.protocol.record import (
     FUNCTION,
     KEPT_CHARS,
@@ -120,12 +122,14 @@ class Finish(Settlement):
         *,
         result_ttl_s: float,
         failed: bool = False,
+        has_history: bool = False,
     ) -> None:
         super().__init__(claim, log)
         self._event = event
         self._result = result
         self._result_ttl_s = result_ttl_s
         self._failed = failed
+        self._has_history = has_history
 
     def command(self, *, in_cluster: bool) -> Command:
         return scripts.finish_call(
@@ -134,6 +138,7 @@ class Finish(Settlement):
             result=self._result,
             result_ttl_s=self._result_ttl_s,
             failed=self._failed,
+            has_history=self._has_history,
             in_cluster=in_cluster,
         )
 
@@ -199,13 +204,11 @@ def make_settlement(
             burns_try=False,
             job_ttl_s=settings.job_ttl_s,
         )
-    event = _make_event(outcome, str(cursor), claim.attempt, now_ms)
-    entry = Entry(event.id, ev.encode(event))
     if isinstance(outcome, TryAgain | HandBack):
         return Release(
             claim,
             log,
-            entry,
+            _make_entry(_make_retrying(outcome, cursor, now_ms)),
             delay_s=outcome.delay_s if isinstance(outcome, TryAgain) else None,
             queued_at_ms=claim.queued_at_ms,  # the old score: ahead of jobs enqueued since
             burns_try=isinstance(outcome, TryAgain),
@@ -215,39 +218,32 @@ def make_settlement(
     result = _make_result(outcome, claim, log, pieces, record, prompt, started_ms, now_ms)
     failed = isinstance(outcome, Failed)
     ttl_s = settings.failed_ttl_s if failed else settings.result_ttl_s
-    return Finish(claim, log, entry, encode(result), result_ttl_s=ttl_s, failed=failed)
+    return Finish(
+        claim,
+        log,
+        _make_entry(build_terminal_event(result, cursor)),
+        encode(result),
+        result_ttl_s=ttl_s,
+        failed=failed,
+        has_history=result.h is not UNSET,
+    )
 
 
-def _make_event(
-    outcome: Completed | Failed | Cancelled | TryAgain | HandBack,
-    id_: str,
-    attempt: int,
-    now_ms: int,
-) -> ev.Event:
-    match outcome:
-        case Completed(end):
-            return ev.Completed(
-                id=id_, finish_reason=end.finish_reason, usage=end.usage, at_ms=now_ms
-            )
-        case Failed(code, message):
-            return ev.Failed(id=id_, code=code, message=message, at_ms=now_ms)
-        case Cancelled():
-            return ev.Cancelled(id=id_, at_ms=now_ms)
-        case TryAgain(reason, delay_s, message):
-            return ev.Retrying(
-                id=id_,
-                attempt=attempt,
-                reason=reason,
-                retry_in_s=round(delay_s, 3),
-                at_ms=now_ms,
-                message=message,
-            )
-        case HandBack():
-            return ev.Retrying(
-                id=id_, attempt=attempt, reason="worker_shutdown", retry_in_s=0, at_ms=now_ms
-            )
-        case _:
-            assert_never(outcome)
+def _make_entry(event: ev.Event) -> Entry:
+    return Entry(event.id, ev.encode(event))
+
+
+def _make_retrying(outcome: TryAgain | HandBack, at: Cursor, now_ms: int) -> ev.Retrying:
+    if isinstance(outcome, HandBack):
+        outcome = TryAgain("worker_shutdown", 0)
+    return ev.Retrying(
+        id=str(at),
+        attempt=at.attempt,
+        reason=outcome.reason,
+        retry_in_s=round(outcome.delay_s, 3),
+        at_ms=now_ms,
+        message=outcome.message,
+    )
 
 
 def _make_result(
@@ -280,6 +276,7 @@ def _make_result(
         r=answer,
         b=beyond,
         p=_keep_request(record) if end is not None else UNSET,
+        h=log.make_history() if end is not None and record and record.h else UNSET,
         st=started_ms,
         ft=now_ms,
         q=claim.queue,

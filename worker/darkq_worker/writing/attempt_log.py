@@ -18,16 +18,20 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from msgspec import UNSET, Raw, UnsetType
+
 from darkq import event as ev
 from darkq.errors import NotReplicated
 from darkq.event import Chunk, Cursor, Started
+from darkq.protocol.history import VERBATIM, pack
 from darkq.protocol.keys import JobKeys
+from darkq.protocol.record import History, Stretch
 from darkq.redis import scripts
 from darkq.redis.durability import WaitRule
 from darkq.redis.raw import Command
 from darkq.telemetry.metrics import CHUNK_RELAY, CHUNKS, Tally
 from darkq_worker.leases import Claim
-from darkq_worker.pieces import AnyPiece, count_joined, join, make_event
+from darkq_worker.pieces import AnyPiece, count_joined, find_stretches, join, make_event
 
 
 class Entry(NamedTuple):
@@ -157,6 +161,26 @@ class AttemptLog:
         while self._waiting:
             self._seal_one()
         return self._pieces, Cursor(self.attempt, self.sealed)
+
+    def make_history(self) -> History | UnsetType:
+        """Return what the log of a closed attempt has beside its texts."""
+        if self.started is None:
+            return UNSET
+        stretches: list[Stretch] = []
+        verbatim: list[Raw] = []
+        number = 0
+        for kind, index, sizes in find_stretches(self._pieces):
+            stretches.append(Stretch(kind, index, pack(sizes)))
+            if kind == VERBATIM:
+                entries = map(self._entry, range(number + 1, number + 1 + len(sizes)))
+                verbatim += [Raw(entry.event) for entry in entries]
+            number += len(sizes)
+        return History(
+            started=Raw(self.started),
+            stretches=tuple(stretches),
+            merged=pack(self._merged) if any(count != 1 for count in self._merged) else "",
+            verbatim=tuple(verbatim),
+        )
 
     def seal(self) -> list[Entry]:
         """Seal waiting text into one event, up to its size limit; return all unsent events."""

@@ -12,7 +12,7 @@ import msgspec
 from darkq.batches.answers import answer_line, failure_line
 from darkq.batches.input_lines import Text
 from darkq.openai.body import Endpoint
-from darkq.protocol.record import Result
+from darkq.protocol.result import Result
 from darkq_cli.batch.formats.rows import DELIMITERS, Kind, read_fields, to_text
 
 _ID = "custom_id"

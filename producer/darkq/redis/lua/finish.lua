@@ -2,6 +2,9 @@
 --
 -- So `completed` never precedes the result, and never exists without it.
 --
+-- The log of a job with a history goes: the history has all that it had. Only the log knows the events
+-- of earlier attempts, so the result is cut before their list, its last, and gets them here.
+--
 -- The record of a failed job is kept for `revive`, and the job is added to the list of failures. This
 -- does not apply to a line of a batch: the batch reports the failure, and the line can be added to
 -- another batch.
@@ -9,22 +12,33 @@
 -- KEYS  queue, in-progress, job, retry, state, result, events; after a failure also: failed
 --       record, list of failures
 -- ARGV  arq id, attempt, owner token, channel, result record, ttl of the result in ms,
+--       what ends the record after the list of earlier events ('': the log stays),
 --       then two per event: id, event
 -- Returns 1, or 0 when the caller no longer holds the job and nothing was changed. A call that was
 -- sent twice, because its reply was lost, returns 1 twice.
 
 local queue, in_progress, job, retry, state, result, events, kept, failures = unpack(KEYS)
-local id, attempt, token, channel, record, ttl_ms = unpack(ARGV, 1, 6)
+local id, attempt, token, channel, record, ttl_ms, rest = unpack(ARGV, 1, 7)
 local holder = redis.call('GET', in_progress)
 local held, batch = unpack(redis.call('HMGET', state, 'held', 'batch'))
 if holder and holder ~= token or redis.call('GET', retry) ~= attempt or not held then
-  return redis.pcall('GET', result) == record and 1 or 0
+  local stored = redis.pcall('GET', result)
+  return type(stored) == 'string' and string.sub(stored, 1, #record) == record and 1 or 0
 end
-for n = 7, #ARGV, 2 do
-  redis.call('XADD', events, 'NOMKSTREAM', ARGV[n], 'e', ARGV[n + 1])
+if rest == '' then
+  for n = 8, #ARGV, 2 do
+    redis.call('XADD', events, 'NOMKSTREAM', ARGV[n], 'e', ARGV[n + 1])
+  end
+  redis.call('SET', result, record, 'PX', ttl_ms)
+  redis.call('PEXPIRE', events, ttl_ms)
+else
+  local earlier = redis.call('XRANGE', events, '-', '(' .. attempt .. '-0')
+  for n, entry in ipairs(earlier) do
+    earlier[n] = entry[2][2]
+  end
+  redis.call('SET', result, record .. table.concat(earlier, ',') .. rest, 'PX', ttl_ms)
+  redis.call('DEL', events)
 end
-redis.call('SET', result, record, 'PX', ttl_ms)
-redis.call('PEXPIRE', events, ttl_ms)
 redis.call('ZREM', queue, id)
 if kept and not batch then
   if redis.call('EXISTS', job) == 1 then
@@ -38,7 +52,7 @@ if kept and not batch then
   redis.call('PEXPIRE', failures, ttl_ms)
 end
 redis.call('DEL', in_progress, job, retry, state)
-for n = 7, #ARGV, 2 do
+for n = 8, #ARGV, 2 do
   redis.call(PUBLISH, channel, ARGV[n + 1])
 end
 if batch then

@@ -187,16 +187,21 @@ def finish_call(
     result: bytes,
     result_ttl_s: float,
     failed: bool,
+    has_history: bool,
     in_cluster: bool,
 ) -> Command:
-    """Return the command that ends a job. Its reply is read by `was_ours`."""
+    """Return the command that ends a job. Its reply is read by `was_ours`.
+
+    With a history, which must be the last field of `result`, the job's log is deleted.
+    """
     keys = claim.keys
     names = [claim.queue, keys.in_progress, keys.job, keys.retry, keys.state, keys.result]
     names.append(keys.events)
     if failed:
         names += [keys.failed, PartitionKeys(keys.partition).failed]
+    result, rest = _split_history(result) if has_history else (result, b"")
     args: list[Argument] = [keys.arq_id, claim.attempt, claim.token, keys.live, result]
-    args.append(milliseconds(result_ttl_s))
+    args += [milliseconds(result_ttl_s), rest]
     for entry in entries:
         args += entry
     return _finish.call(names, args, in_cluster=in_cluster)
@@ -210,6 +215,7 @@ async def finish(
     result: bytes,
     result_ttl_s: float,
     failed: bool = False,
+    has_history: bool = False,
 ) -> bool:
     """End a job; return False if the claim no longer held it. See `finish.lua`."""
     command = finish_call(
@@ -218,9 +224,18 @@ async def finish(
         result=result,
         result_ttl_s=result_ttl_s,
         failed=failed,
+        has_history=has_history,
         in_cluster=is_cluster(redis),
     )
     return was_ours(await _finish.run(redis, command))
+
+
+def _split_history(result: bytes) -> tuple[bytes, bytes]:
+    """Split a result record after the beginning of its last list, which is empty."""
+    end = b"]]}"
+    if not result.endswith(b"[" + end):
+        raise ValueError("the record does not end with the history")
+    return result[: -len(end)], end
 
 
 def release_call(
