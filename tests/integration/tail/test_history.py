@@ -148,6 +148,28 @@ async def test_a_job_may_complete_between_two_pages(
     assert seen == log
 
 
+async def test_a_log_with_a_long_earlier_attempt_stays(
+    hand: Hand, redis: Redis, read: StartReader, client: Client
+) -> None:
+    """To copy it would block the server. Red when `finish` copies all events."""
+    claim = await hand.take()
+    await write(hand, claim, *["x"] * 1000)
+    again = await next_attempt(hand, claim, 1001)
+    await write(hand, again, "Uno ", "dos")
+    log = await complete(hand, again, "Uno ", "dos")
+    assert await read_log(redis, claim.keys) == log
+    kept = decode_result(await redis.get(claim.keys.result)).h
+    assert kept is not UNSET
+    assert kept.earlier == ()
+    for place in (-1, 0, 500, 1002, 1003, 1004, 1006):
+        reader = read(claim.keys, log[place].cursor if place >= 0 else START)
+        await reader.end()
+        assert reader.seen == log[place + 1 :]
+    job = client.job(claim.keys.public_id)
+    assert await job.latest_attempt() == "1-1001"
+    assert await job.latest_event() == "2-3"
+
+
 async def test_a_text_and_its_latest_attempt_are_found(hand: Hand, client: Client) -> None:
     keys, log = await two_attempts(hand)
     job = client.job(keys.public_id)
