@@ -135,8 +135,7 @@ def _redis_gb(load: Load, crew: Crew, costs: UnitCosts) -> float:
     chunks_per_s = load.streams * load.chunks_per_s
     events_per_chunk = crew.all_sent.events / chunks_per_s if chunks_per_s else 1.0
     running, ended = (
-        job_bytes
-        + load.answer_chunks * (events_per_chunk * event_bytes + costs.redis_text_bytes)
+        job_bytes + load.answer_chunks * (events_per_chunk * event_bytes + costs.redis_text_bytes)
         for job_bytes, event_bytes in (
             (costs.redis_waiting_job_bytes, costs.redis_event_bytes),
             (costs.redis_finished_job_bytes, costs.redis_kept_event_bytes),
