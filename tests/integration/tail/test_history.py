@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -168,6 +169,27 @@ async def test_a_log_with_a_long_earlier_attempt_stays(
     job = client.job(claim.keys.public_id)
     assert await job.latest_attempt() == "1-1001"
     assert await job.latest_event() == "2-3"
+
+
+async def test_other_tasks_run_between_the_pages_of_a_history(hand: Hand, redis: Redis) -> None:
+    """Pages of a history need no call. Red when a reader of a long one lets nothing else run."""
+    keys, log = await answered(hand, *["x"] * 2000)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    reader = LogReader(redis, keys, START)
+    seen = await reader.next_page()
+    counting = asyncio.create_task(count_turns())
+    while page := await reader.next_page():
+        seen += page
+    counting.cancel()
+    assert seen == log
+    assert turns >= len(log) // 256
 
 
 async def test_a_text_and_its_latest_attempt_are_found(hand: Hand, client: Client) -> None:
