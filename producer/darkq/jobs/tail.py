@@ -23,11 +23,12 @@ from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from msgspec import MsgspecError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from darkq import event as ev
-from darkq.errors import CursorGone, JobNotFound
+from darkq.errors import CorruptRecord, CursorGone, JobNotFound
 from darkq.event import PIECES, START, TERMINAL, AnyEvent, Cursor
 from darkq.jobs.mailbox import Mailbox
 from darkq.jobs.status import read_status
@@ -152,6 +153,8 @@ class LogReader:
             page, self._rest = await self._retry(
                 partial(read_log, started=self.started, is_new=self._is_new)
             )
+        else:
+            await asyncio.sleep(0)  # this page needs no call, so let other tasks run
         if self._rest is not None:
             page = next(self._rest, [])
             self.ended = not page
@@ -271,8 +274,19 @@ async def _find_history(redis: Redis, keys: JobKeys) -> tuple[ResultRecord, Hist
     result = await redis.get(keys.result)
     if result is None:
         return None
-    record = read_result(result, keys)
+    record = _read_checked(result, keys)
     return (record, record.h) if record.h else None
+
+
+def _read_checked(result: bytes, keys: JobKeys) -> ResultRecord:
+    """Read a result whose history fits it. Raises `CorruptRecord`, `NewerRecord`."""
+    record = read_result(result, keys)
+    try:
+        if record.h:
+            history.check(record, record.h)
+    except (ValueError, LookupError, RecursionError, MsgspecError):  # may quote the record
+        raise CorruptRecord(keys.public_id, record.d.tenant) from None
+    return record
 
 
 async def read_log(
@@ -285,7 +299,7 @@ async def read_log(
     page, result = await read_page(redis, keys, cursor, started=started, with_result=is_new)
     if page:
         return page, None
-    if result is not None and (record := read_result(result, keys)).h:
+    if result is not None and (record := _read_checked(result, keys)).h:
         return [], _read_history(record, record.h, keys, cursor, started)
     return [], await read_remaining(redis, keys, cursor, started=started, is_new=is_new)
 
@@ -397,7 +411,7 @@ async def read_remaining(
     if result is None:
         result, is_waiting = await _read_result_and_queue(redis, keys)
     if result is not None:
-        record = read_result(result, keys)
+        record = _read_checked(result, keys)
         if record.h:
             return _read_history(record, record.h, keys, cursor, started)
         if cursor != START:

@@ -32,8 +32,10 @@ VERBATIM = "event"
 _DIGITS = bytes(code for code in range(0x23, 0x7F) if code != ord("\\"))
 _BASE = 26
 _ENDS = len(_DIGITS) - _BASE
-_VALUES = bytes.maketrans(_DIGITS, bytes(range(len(_DIGITS))))
+_NO_DIGIT = 255
+_VALUES = bytes(_DIGITS.find(code) % 256 for code in range(256))
 _LAST_VALUES = bytes(range(_ENDS))
+_MOST = 1 << 53
 
 
 def pack(numbers: Iterable[int]) -> str:
@@ -49,7 +51,7 @@ def pack(numbers: Iterable[int]) -> str:
 
 
 def unpack(packed: str) -> Sequence[int]:
-    """Return the numbers of a text from `pack`."""
+    """Return the numbers of a text from `pack`. Raises `ValueError` for another text."""
     values = packed.encode().translate(_VALUES)
     if not values.translate(None, delete=_LAST_VALUES):  # usually: numbers of one digit
         return values
@@ -58,10 +60,40 @@ def unpack(packed: str) -> Sequence[int]:
         if value < _ENDS:
             numbers.append(number + value * scale)
             number, scale = 0, 1
+        elif value == _NO_DIGIT or scale > _MOST:
+            raise ValueError("no packed numbers")
         else:
             number += (value - _ENDS) * scale
             scale *= _BASE
+    if scale > 1:
+        raise ValueError("a packed number without an end")
     return numbers
+
+
+def check(record: ResultRecord, history: History) -> None:
+    """Raise an error if not every event of a history can be read, each with its part of a text.
+
+    Raises `ValueError`, `LookupError`, `msgspec.MsgspecError`.
+    """
+    beginning = [event.cursor for event in read_beginning(history)]
+    texts, count = _Texts(record), 0
+    verbatim = map(ev.decode, history.verbatim)
+    for stretch in history.stretches:
+        sizes = unpack(stretch.sizes)
+        if stretch.kind == VERBATIM:
+            kept = zip(islice(verbatim, len(sizes)), sizes, strict=True)
+            for number, (event, size) in enumerate(kept, count + 1):
+                if event.id != f"{record.t}-{number}" or _count_chars(event) not in (size, None):
+                    raise ValueError("another event")
+                texts.pass_over(event, size)
+        else:
+            texts.take(stretch, sizes, len(sizes), (), ())
+        if not sizes:
+            raise ValueError("a stretch without an event")
+        count += len(sizes)
+    if beginning[-1] != (record.t, 0) or len(unpack(history.merged)) not in (0, count):
+        raise ValueError("another number of events")
+    texts.check_end()
 
 
 def read_beginning(history: History) -> list[AnyEvent]:
@@ -100,6 +132,12 @@ def read_rest(record: ResultRecord, history: History, after: Cursor) -> Iterator
         yield build_terminal_event(record, Cursor(record.t, end))
 
 
+def _count_chars(event: AnyEvent) -> int | None:
+    if isinstance(event, ev.ToolCall):
+        return len(event.arguments)
+    return len(event.text) if isinstance(event, ev.PIECES) else None
+
+
 class _Texts:
     """The texts of an answer, and how far they were read."""
 
@@ -121,6 +159,12 @@ class _Texts:
         else:
             self._read[type(piece).__name__.lower(), 0] += size
 
+    def check_end(self) -> None:
+        """Raise `ValueError` unless all texts were read, and no more."""
+        is_read = all(self._read[place] == len(text) for place, text in self._texts.items())
+        if not is_read or next(self._calls, None) is not None:
+            raise ValueError("sizes that are not those of the texts")
+
     def take(
         self,
         stretch: Stretch,
@@ -133,7 +177,8 @@ class _Texts:
         place = stretch.kind, stretch.index
         call = None
         if stretch.kind == "tool_call" and place not in self._texts:
-            call = next(self._calls)
+            if (call := next(self._calls, None)) is None:
+                raise ValueError("a tool call that the answer does not have")
             self._texts[place] = call.arguments
         text, at, attempt = self._texts[place], self._read[place], self._attempt
         self._read[place] += sum(sizes)

@@ -6,7 +6,10 @@ import pytest
 from redis.asyncio import Redis
 
 from darkq import Client, CorruptRecord, DarkqError
+from darkq import event as ev
 from darkq.protocol.keys import JobKeys, PartitionKeys
+from darkq.protocol.record import encode
+from support.by_hand import result_record
 
 HOSTILE = {
     "nothing": b"",
@@ -76,6 +79,38 @@ async def test_the_events_of_a_job_whose_log_has_gone(
     with pytest.raises(CorruptRecord) as caught:
         _ = [event async for event in client.job(keys.public_id).events()]
     check(caught.value, keys)
+
+
+HISTORIES = {
+    "no started": b'[{"hunter2":1},[["chunk",0,"("]],"",[],[]]',
+    "no size": b'[START,[["chunk",0,""],["chunk",0,"("]],"",[],[]]',
+    "a wrong size": b'[START,[["chunk",0,"\'"]],"",[],[]]',
+    "another kind": b'[START,[["hunter2",0,"("]],"",[],[]]',
+    "a missing event": b'[START,[["event",0,"("]],"",[],[]]',
+    "a missing call": b'[START,[["chunk",0,"("],["tool_call",0,"#"]],"",[],[]]',
+    "a foreign event": b'[START,[["chunk",0,"("]],"",[],["hunter2"]]',
+}
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+@pytest.mark.parametrize("call", ["events", "latest_event", "latest_attempt"])
+async def test_a_history_that_does_not_fit_its_answer(
+    client: Client, redis: Redis, history: str, call: str
+) -> None:
+    """Red with a wrong text, or an error of Python."""
+    keys = JobKeys.new(0)
+    begin = ev.encode(ev.Started(id="1-0", attempt=1, model="m", upstream="u", at_ms=1))
+    record = encode(result_record(keys, "hello"))[:-1] + b',"h":%b}'
+    await redis.set(keys.result, record % HISTORIES[history].replace(b"START", begin), px=60_000)
+    job = client.job(keys.public_id)
+    with pytest.raises(CorruptRecord) as caught:
+        _ = (
+            [event async for event in job.events()]
+            if call == "events"
+            else await getattr(job, call)()
+        )
+    check(caught.value, keys)
+    assert (await job.result()).text == "hello"
 
 
 async def test_the_latest_jobs_but_for_one(client: Client, redis: Redis, record: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -146,6 +147,49 @@ async def test_a_job_may_complete_between_two_pages(
         seen += await reader.next_page()
     assert reader.ended
     assert seen == log
+
+
+async def test_a_log_with_a_long_earlier_attempt_stays(
+    hand: Hand, redis: Redis, read: StartReader, client: Client
+) -> None:
+    """To copy it would block the server. Red when `finish` copies all events."""
+    claim = await hand.take()
+    await write(hand, claim, *["x"] * 1000)
+    again = await next_attempt(hand, claim, 1001)
+    await write(hand, again, "Uno ", "dos")
+    log = await complete(hand, again, "Uno ", "dos")
+    assert await read_log(redis, claim.keys) == log
+    kept = decode_result(await redis.get(claim.keys.result)).h
+    assert kept is not UNSET
+    assert kept.earlier == ()
+    for place in (-1, 0, 500, 1002, 1003, 1004, 1006):
+        reader = read(claim.keys, log[place].cursor if place >= 0 else START)
+        await reader.end()
+        assert reader.seen == log[place + 1 :]
+    job = client.job(claim.keys.public_id)
+    assert await job.latest_attempt() == "1-1001"
+    assert await job.latest_event() == "2-3"
+
+
+async def test_other_tasks_run_between_the_pages_of_a_history(hand: Hand, redis: Redis) -> None:
+    """Pages of a history need no call. Red when a reader of a long one lets nothing else run."""
+    keys, log = await answered(hand, *["x"] * 2000)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    reader = LogReader(redis, keys, START)
+    seen = await reader.next_page()
+    counting = asyncio.create_task(count_turns())
+    while page := await reader.next_page():
+        seen += page
+    counting.cancel()
+    assert seen == log
+    assert turns >= len(log) // 256
 
 
 async def test_a_text_and_its_latest_attempt_are_found(hand: Hand, client: Client) -> None:

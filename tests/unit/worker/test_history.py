@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from darkq import event as ev
 from darkq.event import START, AnyEvent, Cursor
-from darkq.protocol.history import read_beginning, read_end, read_rest
+from darkq.protocol.history import check, read_beginning, read_end, read_rest
 from darkq.protocol.keys import JobKeys
-from darkq.protocol.record import Details, History, ResultRecord, decode_result, encode
+from darkq.protocol.record import (
+    Details,
+    History,
+    ResultRecord,
+    Stretch,
+    decode_result,
+    encode,
+)
 from darkq.telemetry.metrics import Tally
 from darkq_worker.pieces import AnyPiece, Piece, assemble
 from darkq_worker.writing.attempt_log import AttemptLog, Budget
@@ -98,6 +106,7 @@ def write(flushes: Sequence[Sequence[AnyPiece]], attempt: int = 3) -> Ended:
 @given(flushes)
 def test_each_event_is_as_it_was(flushes: list[list[AnyPiece]]) -> None:
     ended = write(flushes)
+    check(ended.record, ended.history)
     assert ended.read() == ended.events
     assert [ev.encode(event) for event in ended.read()] == [ev.encode(e) for e in ended.events]
     assert read_end(ended.record, ended.history) == ended.events[-1].cursor
@@ -110,6 +119,58 @@ def test_any_cursor_continues_with_the_next_event(
     ended = write(flushes)
     place %= len(ended.events)
     assert ended.read(ended.events[place].cursor) == ended.events[place + 1 :]
+
+
+STARTED = msgspec.Raw(ev.encode(ev.Started(id="3-0", attempt=3, model="m", upstream="u", at_ms=1)))
+WRONG: dict[str, dict[str, object]] = {
+    "a text too short": {"stretches": (Stretch("chunk", 0, "##"),)},
+    "a text too long": {"stretches": (Stretch("chunk", 0, "())"),)},
+    "an empty stretch": {"stretches": (Stretch("chunk", 0, ""), Stretch("chunk", 0, "(("))},
+    "no stretch": {"stretches": ()},
+    "another kind": {"stretches": (Stretch("video", 0, "(("),)},
+    "a call too many": {"stretches": (Stretch("chunk", 0, "(("), Stretch("tool_call", 0, "#"))},
+    "no kept event": {"stretches": (Stretch("event", 0, "(("),)},
+    "no digits": {"stretches": (Stretch("chunk", 0, "( ("),)},
+    "letters": {"stretches": (Stretch("chunk", 0, "((é"),)},
+    "a size without an end": {"stretches": (Stretch("chunk", 0, "((~"),)},
+    "a size too large": {"stretches": (Stretch("chunk", 0, "((" + "~" * 100_000 + "$"),)},
+    "counts of fewer events": {"merged": "$"},
+    "no event": {"started": msgspec.Raw(b'{"hunter2": 1}')},
+    "no cursor": {"started": msgspec.Raw(b'{"type": "chunk", "id": "hunter2", "text": ""}')},
+    "another attempt": {"started": msgspec.Raw(bytes(STARTED).replace(b"3-0", b"2-0"))},
+    "a foreign log": {"earlier": (msgspec.Raw(b"5"),)},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_history_that_does_not_fit_its_record_is_refused(wrong: str) -> None:
+    """Red with a wrong text, an endless calculation or an error of Python."""
+    record = write([["12345"], ["67890"]]).record
+    good = History(started=STARTED, stretches=(Stretch("chunk", 0, "(("),))
+    check(record, good)
+    with pytest.raises((ValueError, LookupError, msgspec.MsgspecError)):
+        check(record, msgspec.structs.replace(good, **WRONG[wrong]))
+
+
+@given(flushes, st.integers(0), st.binary(max_size=3), st.integers(0, 4))
+def test_a_damaged_history_is_refused_or_gives_all_events(
+    flushes: list[list[AnyPiece]], place: int, bytes_: bytes, cut: int
+) -> None:
+    ended = write(flushes)
+    whole = msgspec.json.encode(ended.history)
+    place %= len(whole)
+    damaged = whole[:place] + bytes_ + whole[place + cut :]
+    try:
+        history = msgspec.json.decode(damaged, type=History)
+        check(ended.record, history)
+    except (ValueError, LookupError, msgspec.MsgspecError):
+        return
+    events = list(read_rest(ended.record, history, START))
+    assert [event.id for event in events[:-1]] == [
+        f"3-{n}" for n in range(1, read_end(ended.record, history).seq)
+    ]
+    text = "".join(event.text for event in events if isinstance(event, ev.Chunk))
+    assert len(text) == len(str(ended.record.r))  # a letter of a kept event may be another
 
 
 def test_a_text_is_stored_once() -> None:

@@ -3,7 +3,8 @@
 -- So `completed` never precedes the result, and never exists without it.
 --
 -- The log of a job with a history goes: the history has all that it had. Only the log knows the events
--- of earlier attempts, so the result is cut before their list, its last, and gets them here.
+-- of earlier attempts, so the result is cut before their list, its last, and gets them here. If they
+-- are too many to be copied in a script, the log stays, and their list is empty.
 --
 -- The record of a failed job is kept for `revive`, and the job is added to the list of failures. This
 -- does not apply to a line of a batch: the batch reports the failure, and the line can be added to
@@ -17,6 +18,7 @@
 -- Returns 1, or 0 when the caller no longer holds the job and nothing was changed. A call that was
 -- sent twice, because its reply was lost, returns 1 twice.
 
+local MOST_EARLIER = 1000 -- 100,000 would block the server for more than a second
 local queue, in_progress, job, retry, state, result, events, kept, failures = unpack(KEYS)
 local id, attempt, token, channel, record, ttl_ms, rest = unpack(ARGV, 1, 7)
 local holder = redis.call('GET', in_progress)
@@ -25,19 +27,20 @@ if holder and holder ~= token or redis.call('GET', retry) ~= attempt or not held
   local stored = redis.pcall('GET', result)
   return type(stored) == 'string' and string.sub(stored, 1, #record) == record and 1 or 0
 end
-if rest == '' then
-  for n = 8, #ARGV, 2 do
-    redis.call('XADD', events, 'NOMKSTREAM', ARGV[n], 'e', ARGV[n + 1])
-  end
-  redis.call('SET', result, record, 'PX', ttl_ms)
-  redis.call('PEXPIRE', events, ttl_ms)
-else
-  local earlier = redis.call('XRANGE', events, '-', '(' .. attempt .. '-0')
+local earlier = rest ~= ''
+  and redis.call('XRANGE', events, '-', '(' .. attempt .. '-0', 'COUNT', MOST_EARLIER + 1)
+if earlier and #earlier <= MOST_EARLIER then
   for n, entry in ipairs(earlier) do
     earlier[n] = entry[2][2]
   end
   redis.call('SET', result, record .. table.concat(earlier, ',') .. rest, 'PX', ttl_ms)
   redis.call('DEL', events)
+else
+  for n = 8, #ARGV, 2 do
+    redis.call('XADD', events, 'NOMKSTREAM', ARGV[n], 'e', ARGV[n + 1])
+  end
+  redis.call('SET', result, record .. rest, 'PX', ttl_ms)
+  redis.call('PEXPIRE', events, ttl_ms)
 end
 redis.call('ZREM', queue, id)
 if kept and not batch then
