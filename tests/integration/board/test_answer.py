@@ -92,7 +92,13 @@ async def stream(page: Page, job_id: str, events: list[dict[str, Any]]) -> None:
     """Let the page read a script instead of the events of a job."""
     lines = [f"id: 1-{n}\ndata: {json.dumps(event)}\n\n" for n, event in enumerate(events)]
 
+    async def status(route: Route) -> None:
+        real = await (await route.fetch()).json()
+        await route.fulfill(json={**real, "state": "completed"})
+
     async def answer(route: Route) -> None:
+        if events[-1]["type"] == "completed":  # the page looks at the job once more
+            await page.route(f"**/jobs/{job_id}", status)
         await route.fulfill(status=200, content_type="text/event-stream", body="".join(lines))
 
     await page.route(f"**/jobs/{job_id}/events", answer)

@@ -24,7 +24,7 @@ def test_it_streams_a_real_answer_that_stays(alone: Darkq) -> None:
 
 async def test_interrupted_it_leaves_the_job_and_no_process(alone: Darkq) -> None:
     demo = alone.start("demo", "--model", "markov")
-    await wait_until("some text", lambda: len(demo.out) > 20, 30)
+    await wait_until("some text", lambda: len(demo.out) > 20, 60)
     demo.send(signal.SIGINT)
     done = demo.done()
     assert done.code == 130

@@ -22,7 +22,7 @@ from darkq_local.local_darkai import LocalDarkAI
 from support.command import Darkq, Running, processes_of
 from support.waiting import wait_until
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 
 
 @pytest.fixture

@@ -74,8 +74,8 @@ async def test_a_jobs_end_is_a_line_with_where_its_time_went(start: Any, client:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told.pop("ts"))
     parts = ("waited_s", "first_chunk_s", "generating_s", "settling_s")
     durations = {name: told.pop(name) for name in (*parts, "total_s")}
-    assert all(0 <= seconds <= took_s for seconds in durations.values())
-    # The producer's clock, in whole milliseconds, and that of Redis are one here.
+    # The producer's clock, cut to whole milliseconds, and that of Redis are one here.
+    assert all(0 <= seconds <= took_s + 0.002 for seconds in durations.values()), durations
     assert sum(durations[name] for name in parts) <= durations["total_s"] + 0.003
     assert told.pop("worker").rpartition(":")[0].endswith(f":{worker.pid}")
     assert told == {
