@@ -48,7 +48,7 @@ def test_attempts_are_not_merged() -> None:
 
 
 def test_a_merged_piece_has_a_bounded_size() -> None:
-    """As the events of a log have. Red when 256 large events become one of 16 million characters."""
+    """As the events of a log have. Red when 256 large events become one."""
     events: list[AnyEvent] = [ev.Chunk(id=f"1-{n}", text="x" * 30_000) for n in range(1, 6)]
     events.append(ev.Chunk(id="1-6", text="x" * 100_000))
     merged = merge_pieces(events)
