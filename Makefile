@@ -5,7 +5,7 @@ PIP_INSTALL = .venv/bin/pip install --quiet --disable-pip-version-check --no-dep
 
 # Processes that the tests run in: each has servers of its own, and waits for them half of its time.
 TEST_PROCESSES ?= 6
-PYTEST = .venv/bin/pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
+PYTEST = .venv/bin/pytest --numprocesses $(TEST_PROCESSES) --dist loadscope
 # Without its cache, each of these processes would compile all tests anew.
 export PYTHONDONTWRITEBYTECODE :=
 

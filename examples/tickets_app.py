@@ -1,4 +1,4 @@
-"""A page that reads its answers from the gateway itself: this app only makes jobs and tickets.
+"""A React page that reads its answers from the gateway: this app only makes jobs and tickets.
 
     darkq keys create web                                    # from now on the gateway needs a key
     DARKQ_GATEWAY_CORS_ORIGINS=http://localhost:8000 darkq gateway
@@ -6,6 +6,9 @@
 
 The page holds no API key. It gets a ticket for each job, with which it can read this one job and
 cancel it. The events go from the gateway to the page, so no process of this app waits for them.
+
+The page has no build step. Its import map names React and htm at the CDN esm.sh, and
+`@darkq/client` at this app. To do without the CDN, serve copies of your own and change the map.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of Redis that breaks connections on purpose."""
+"""A TCP proxy in front of a server that breaks connections on purpose."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ _LINGER_0 = struct.pack("ii", 1, 0)  # closing sends a RST
 
 
 class FaultProxy:
-    """Relays to a unix socket. Each direction can be stalled, throttled and cut by itself."""
+    """Relays to a unix socket, or to a port of loopback.
 
-    def __init__(self, target: Path) -> None:
+    Each direction can be stalled, throttled and cut by itself.
+    """
+
+    def __init__(self, target: Path | int) -> None:
         self._target = target
-        self._port = 0
+        self.port = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -36,7 +39,7 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._port}"
+        return f"redis://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         await self.accept()
@@ -52,8 +55,8 @@ class FaultProxy:
         """Listen, on the port that it had before; nothing if it does."""
         if self._server is not None:
             return
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
         """Reset every connection, and refuse new ones."""
@@ -103,7 +106,7 @@ class FaultProxy:
         self._writers.add(writer)
         far_writer: asyncio.StreamWriter | None = None
         try:
-            far_reader, far_writer = await asyncio.open_unix_connection(str(self._target))
+            far_reader, far_writer = await self._connect()
             pumps = [
                 asyncio.create_task(self._pump(reader, far_writer, "request")),
                 asyncio.create_task(self._pump(far_reader, writer, "reply")),
@@ -121,6 +124,11 @@ class FaultProxy:
             _reset(writer)
             if far_writer is not None:
                 far_writer.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, Path):
+            return await asyncio.open_unix_connection(str(self._target))
+        return await asyncio.open_connection("127.0.0.1", self._target)
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction

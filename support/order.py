@@ -3,15 +3,27 @@
 The order follows from a seed alone, and is the same in each process of pytest-xdist. The report's
 head names the seed, and so does its end when a test has failed; `--order-seed` gives it again. 0 is
 the order in which the tests are written.
+
+Tests that start processes or browsers take seconds and run first, those of milliseconds last. So no
+process of pytest-xdist has a long test left when the others have none. With `--dist loadscope` a
+process takes the next file when it has finished one, or the next of the long tests.
 """
 
 from __future__ import annotations
 
-import random
 import secrets
+from hashlib import blake2b
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+_LONG = (
+    *(f"integration/{folder}/" for folder in ("batch_cli", "board", "cli", "clients", "examples")),
+    *(f"processes/{folder}/" for folder in ("benchmarks", "faults", "sentinel", "upgrade")),
+    *("deploy/", "docs/test_blocks", "integration/gateway/clients/"),
+)
+_SHORT = ("docs/", "repository/", "scripts/", "unit/")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,6 +53,21 @@ def pytest_terminal_summary(
         terminalreporter.write_line(pytest_report_header(config))
 
 
+class _Schedule(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Deals the tests in their order: long ones one by one, all others a file at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if _is_in(nodeid, _LONG) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Schedule | None:
+    if config.option.dist != "loadscope":
+        return None
+    config.option.loadscopereorder = False  # it would put the files with most tests first
+    return _Schedule(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Shuffle. Afterwards pytest puts the tests together that share a server."""
@@ -48,8 +75,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: _place(seed, item))
 
 
-def _place(seed: int, item: pytest.Item) -> list[float]:
+def _place(seed: int, item: pytest.Item) -> tuple[int | str, ...]:
     """A test's place in the order, whichever others are selected."""
-    file, _, test = item.nodeid.partition("::")
+    test = item.nodeid
+    file = test.partition("::")[0]
     folder = file.rpartition("/")[0]
-    return [random.Random(f"{seed} {name}").random() for name in (folder, file, f"{file} {test}")]
+    turn = 1
+    if _is_in(test, _LONG) or item.get_closest_marker("slow"):
+        turn = 0
+    elif _is_in(test, _SHORT):
+        turn = 2
+    return turn, *(blake2b(f"{seed} {name}".encode()).hexdigest() for name in (folder, file, test))
+
+
+def _is_in(test: str, folders: tuple[str, ...]) -> bool:
+    return test.removeprefix("tests/").startswith(folders)

@@ -20,11 +20,12 @@ def repository_files() -> tuple[Path, ...]:
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
     ).stdout
     files = (ROOT / name for name in listed.split("\0") if name)
-    return tuple(file for file in files if file.is_file())
+    return tuple(sorted(file for file in files if file.is_file()))
 
 
 def files_of(folder: Path, pattern: str = "*") -> list[Path]:
     """The repository's files below a folder whose names match a pattern."""
-    return sorted(
-        file for file in repository_files() if folder in file.parents and file.match(pattern)
-    )
+    start = f"{folder}/"
+    return [
+        file for file in repository_files() if str(file).startswith(start) and file.match(pattern)
+    ]

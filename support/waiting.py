@@ -9,6 +9,9 @@ from typing import TypeVar, overload
 
 T = TypeVar("T")
 
+SHORTEST_PAUSE_S = 0.005
+LONGEST_PAUSE_S = 0.05
+
 
 @overload
 async def wait_until(
@@ -25,13 +28,16 @@ async def wait_until(
 ) -> T:
     """Ask again and again until the condition is true, and return what it said.
 
+    The pauses grow with the time waited, because each question costs the other tests CPU time.
     Fails naming what was waited for.
     """
-    deadline = asyncio.get_running_loop().time() + timeout_s
+    clock = asyncio.get_running_loop().time
+    began_s = clock()
     while True:
         answer = condition()
         value: T = await answer if inspect.isawaitable(answer) else answer
         if value:
             return value
-        assert asyncio.get_running_loop().time() < deadline, f"waited {timeout_s:g} s for {what}"
-        await asyncio.sleep(0.005)
+        waited_s = clock() - began_s
+        assert waited_s < timeout_s, f"waited {timeout_s:g} s for {what}"
+        await asyncio.sleep(min(max(SHORTEST_PAUSE_S, waited_s / 10), LONGEST_PAUSE_S))

@@ -61,6 +61,7 @@ def collected_garbage() -> Iterator[None]:
     """Tell what a file's tests left unclosed there, not wherever Python happens to look next."""
     yield
     gc.collect()
+    gc.freeze()  # what lives on is not looked through again after the next file: 0.06 s each time
 
 
 @pytest.fixture(scope="session")

@@ -13,18 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from darkq_cli.batch import commands as batch
-from darkq_cli.commands import (
-    doctor,
-    failed,
-    jobs,
-    keys,
-    purge,
-    queues,
-    system,
-    top,
-    upstreams,
-    workers,
-)
+from darkq_cli.commands import failed, jobs, keys, observe, purge, queues, system, workers
 
 
 class _CommandGroups(TyperGroup):
@@ -143,25 +132,13 @@ def darkq(
 _GROUPS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Start": (system.demo, system.up),
     "Jobs": (
-        jobs.run,
-        jobs.enqueue,
-        jobs.tail,
-        jobs.result,
-        jobs.status,
-        jobs.cancel,
-        failed.failed,
-        failed.retry,
-        batch.app,
+        *(jobs.run, jobs.enqueue, jobs.tail, jobs.result, jobs.status, jobs.cancel),
+        *(failed.failed, failed.retry, batch.app),
     ),
     "Processes": (system.worker, system.gateway, system.local_darkai),
     "Operation": (
-        top.top,
-        doctor.doctor,
-        upstreams.upstreams,
-        queues.app,
-        workers.app,
-        purge.app,
-        keys.app,
+        *(observe.top, observe.doctor, observe.upstreams),
+        *(queues.app, workers.app, purge.app, keys.app),
     ),
 }
 for _group, _commands in _GROUPS.items():

@@ -1,12 +1,11 @@
 """Wiring: from a client and settings to an aiohttp application.
 
-A module with routes has a function `routes() -> list[web.RouteDef]`; add it to `ROUTE_TABLES`. Its
-handlers
+A module with handlers has a table `routes`; add it to `ROUTES`. Handlers
 
 - get the client and the settings from `request.app[CLIENT]` and `[SETTINGS]`, the caller from
   `get_caller(request)`, and a job only from `get_own_job(request)` (`http.context`);
 - raise `ApiError` or any `DarkqError`; only `http.errors` builds error responses, in the format of
-  the path (`BODY_MAKERS`);
+  the path (`is_openai`);
 - set `allow_head=False` in their route if they return any response other than `web.Response`;
 - read bodies with `http.bodies`, and send events with `request.app[STREAMS].open`
   (`http.sse_response`);
@@ -18,9 +17,6 @@ is registered in `on_shutdown`: aiohttp calls it before it waits for requests in
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from functools import partial
 
 from aiohttp import web
 
@@ -34,38 +30,51 @@ from darkq_gateway.http.auth import AUTH, Auth
 from darkq_gateway.http.bodies import handle_expect, refuse_encoded
 from darkq_gateway.http.connection import refuse_streaming_to_head
 from darkq_gateway.http.context import CLIENT, ROUTE, SETTINGS, set_common_headers
-from darkq_gateway.http.errors import handle_errors
+from darkq_gateway.http.errors import get_route_pattern, handle_errors
 from darkq_gateway.http.host_check import HostCheck
 from darkq_gateway.http.sse_response import STREAMS, Streams
 from darkq_gateway.http.telemetry import RELAY, TALLY, count_response, tracing_middlewares
 from darkq_gateway.native import batches as native_batches
 from darkq_gateway.native import job_events, jobs, openapi, tickets
 from darkq_gateway.native.job_events import FANOUTS
-from darkq_gateway.openai import batches, chat, files, models, responses, unsupported
-from darkq_gateway.openai.file_limits import QUOTA, FileExpiry, FileQuota
-from darkq_gateway.openai.files import FILES
+from darkq_gateway.openai import (
+    batches,
+    chat,
+    files,
+    models,
+    response_input,
+    responses,
+    unsupported,
+)
+from darkq_gateway.openai.files import FILES, QUOTA, FileExpiry, FileQuota
 from darkq_gateway.openai.foreground import WAITERS, Waiters
 from darkq_gateway.operations import health, metrics
 
-ROUTE_TABLES: tuple[Callable[[], list[web.RouteDef]], ...] = (
-    health.routes,
-    metrics.routes,
-    jobs.routes,
-    job_events.routes,
-    native_batches.routes,
-    tickets.routes,
-    openapi.routes,
-    chats.routes,
-    unsupported.routes,  # before `responses`, whose `{response_id}` would match `compact`
-    chat.routes,
-    responses.routes,
-    models.routes,
-    files.routes,
-    batches.routes,
-    page.routes,
-    overview.routes,
-    prompts.routes,
-)
+ROUTES = [
+    route
+    for routes in (
+        health.routes,
+        metrics.routes,
+        jobs.routes,
+        job_events.routes(),
+        native_batches.routes,
+        tickets.routes,
+        openapi.routes,
+        chats.routes,
+        unsupported.routes,  # before `responses`, whose `{response_id}` would match `compact`
+        chat.routes,
+        responses.routes,
+        response_input.routes,
+        models.routes,
+        files.routes,
+        batches.routes,
+        page.routes,
+        overview.routes,
+        prompts.routes,
+    )
+    for route in routes
+    if isinstance(route, web.RouteDef)
+]
 
 
 def make_app(
@@ -95,7 +104,8 @@ def make_app(
     app[TALLY] = tally = Tally()
     app[STREAMS] = streams = Streams(settings, tally)
     app[FANOUTS] = client.make_fanouts(
-        ping_after_s=settings.gateway_heartbeat_s, on_relayed=partial(_count_relayed, tally)
+        ping_after_s=settings.gateway_heartbeat_s,
+        on_relayed=lambda seconds, readers: tally.observe(RELAY, seconds, by=readers),
     )
     app[FILES] = files_store = Files(settings)
     app[QUOTA] = FileQuota(files_store, settings)
@@ -111,20 +121,14 @@ def make_app(
         streams.drain()
 
     app.on_shutdown.append(drain)
-    for routes in ROUTE_TABLES:
-        for route in routes():
-            options = {"expect_handler": handle_expect, **route.kwargs}
-            web.RouteDef(route.method, route.path, route.handler, options).register(app.router)
+    for route in ROUTES:
+        options = {"expect_handler": handle_expect, **route.kwargs}
+        web.RouteDef(route.method, route.path, route.handler, options).register(app.router)
     return app
 
 
 async def _record_response(request: web.Request, response: web.StreamResponse) -> None:
     """Set the headers of every response, and count it."""
-    resource = request.match_info.route.resource
-    request[ROUTE] = resource.canonical if resource is not None else "?"
+    request[ROUTE] = get_route_pattern(request)
     count_response(request.app[TALLY], request, request[ROUTE], response.status)
     set_common_headers(request, response)
-
-
-def _count_relayed(tally: Tally, seconds: float, readers: int) -> None:
-    tally.observe(RELAY, seconds, by=readers)

@@ -25,10 +25,11 @@ from aiohttp import web
 
 from darkq import Client, ConfigurationError, RedisUnavailable, Settings
 from darkq.serving.files import Files
-from darkq.telemetry.export import export_traces
+from darkq.telemetry.export import run_process
 from darkq.telemetry.logging import LogEvent, configure_logging
 from darkq_gateway.app import make_app
 from darkq_gateway.http.auth import AUTH
+from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.connection import Connection, read_as_http_1_1
 from darkq_gateway.http.host_check import bracket_ipv6
 from darkq_gateway.http.telemetry import AccessLogger, OmitExceptionText
@@ -91,23 +92,21 @@ async def gateway(settings: Settings, *, shares_port: bool = False) -> AsyncIter
 @asynccontextmanager
 async def _cancelled_by(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run the work beside the block. If it fails, cancel the block and raise the work's error."""
-    owner, task = asyncio.current_task(), asyncio.create_task(work, name="darkq-gateway-open")
+    owner = asyncio.current_task()
     assert owner is not None  # noqa: S101  a context manager is entered in a task
+    async with run_beside(work, name="darkq-gateway-open") as task:
 
-    def has_failed() -> bool:
-        return task.done() and not task.cancelled() and task.exception() is not None
+        def has_failed() -> bool:
+            return task.done() and not task.cancelled() and task.exception() is not None
 
-    task.add_done_callback(lambda _: owner.cancel() if has_failed() else None)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if has_failed():
-            owner.uncancel()
-            task.result()
-        raise
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+        task.add_done_callback(lambda _: owner.cancel() if has_failed() else None)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if has_failed():
+                owner.uncancel()
+                task.result()
+            raise
 
 
 async def _try_to_open(app: web.Application, settings: Settings) -> str:
@@ -175,8 +174,7 @@ async def serve(
                 started(url)
             logger.info("listening on %s", url)
             await stop.wait()
-            drain_s = settings.gateway_drain_s
-            logger.info(LogEvent("shutting down", drain_s=drain_s))
+            logger.info(LogEvent("shutting down", drain_s=settings.gateway_drain_s))
     finally:
         with suppress(NotImplementedError):
             for number in signals:
@@ -264,13 +262,4 @@ def main(
     """
     settings = settings or Settings.load()
     configure_logging(settings.log_format, "INFO")
-    with export_traces("darkq-gateway"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(settings, started=started, shares_port=shares_port))
-
-
-def _loop_factory() -> Any:
-    try:
-        import uvloop
-    except ImportError:  # Windows
-        return None
-    return uvloop.new_event_loop
+    run_process("darkq-gateway", serve(settings, started=started, shares_port=shares_port))

@@ -81,14 +81,11 @@ class ChatResponse:
                 return
 
     async def _send_end(self) -> None:
-        message = "".join(self._text)
-        if self._fault.swap:
-            await self._event("final-response", message=message)
-            await self._event("stream-end", thread_id=1)
-            return
-        if not self._fault.final_only:
+        if not self._fault.final_only and not self._fault.swap:
             await self._event("stream-end")
-        await self._event("final-response", message=message)
+        await self._event("final-response", message="".join(self._text))
+        if self._fault.swap:
+            await self._event("stream-end", thread_id=1)
 
     async def _break_off(self, cut: Cut, pings: asyncio.Task[None]) -> None:
         if cut.kind == "reset":
@@ -143,19 +140,11 @@ def build_refusal(refusal: Refusal) -> web.Response:
         return web.Response(status=refusal.status, body=body, headers=HEADERS)
     if refusal.kind == "json":
         return web.json_response({"detail": "the request was refused"}, status=refusal.status)
-    headers = {"Server": "cloudflare", "CF-RAY": "0000000000000000-AMS"}
-    return web.Response(
-        status=refusal.status,
-        text=_build_page(refusal.status),
-        content_type="text/html",
-        headers=headers,
-    )
-
-
-def _build_page(status: int) -> str:
-    title = {403: "Attention Required!", 502: "502: Bad gateway", 520: "520: Web server error"}
-    heading = title.get(status, f"{status}: Error")
-    return (
+    titles = {403: "Attention Required!", 502: "502: Bad gateway", 520: "520: Web server error"}
+    heading = titles.get(refusal.status, f"{refusal.status}: Error")
+    page = (
         f"<!DOCTYPE html>\n<html lang='en-US'>\n<head><title>darkai | {heading}</title></head>\n"
-        f"<body><h1>{heading}</h1><p>Error code {status}</p></body>\n</html>\n"
+        f"<body><h1>{heading}</h1><p>Error code {refusal.status}</p></body>\n</html>\n"
     )
+    headers = {"Server": "cloudflare", "CF-RAY": "0000000000000000-AMS"}
+    return web.Response(status=refusal.status, text=page, content_type="text/html", headers=headers)

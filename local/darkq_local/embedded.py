@@ -45,6 +45,7 @@ STOP_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 5.0
 
 _POLL_INTERVAL_S = 0.005
+_START_LOCK, _SERVER_LOCK = "start.lock", "server.lock"
 
 
 @contextmanager
@@ -65,33 +66,18 @@ def embedded_redis(state_dir: Path) -> Iterator[EmbeddedRedis]:
                 "is being stopped by another command, which does not finish", files.log
             )
         try:
-            yield _enter(files)
+            with FileLock(files.data / _START_LOCK) as start_lock:
+                if not start_lock.exclude(LOAD_TIMEOUT_S + STOP_TIMEOUT_S):
+                    raise ServerFailed(
+                        "is being started by another command, which does not finish", files.log
+                    )
+                server = _find_or_start(files)
+            yield server
         finally:
-            _leave(files, users)
-
-
-def _enter(files: ServerFiles) -> EmbeddedRedis:
-    with _start_lock(files) as start_lock:
-        if not start_lock.exclude(LOAD_TIMEOUT_S + STOP_TIMEOUT_S):
-            raise ServerFailed(
-                "is being started by another command, which does not finish", files.log
-            )
-        return _find_or_start(files)
-
-
-def _leave(files: ServerFiles, users: FileLock) -> None:
-    with _start_lock(files) as start_lock:
-        # A process that holds the start lock for so long is about to use the server, and stops it.
-        if start_lock.exclude(STOP_TIMEOUT_S) and users.exclude(0):
-            _stop(files)
-
-
-def _start_lock(files: ServerFiles) -> FileLock:
-    return FileLock(files.data / "start.lock")
-
-
-def _server_lock(files: ServerFiles) -> FileLock:
-    return FileLock(files.data / "server.lock")
+            with FileLock(files.data / _START_LOCK) as start_lock:
+                # A process that holds it for so long is about to use the server, and stops it.
+                if start_lock.exclude(STOP_TIMEOUT_S) and users.exclude(0):
+                    _stop(files)
 
 
 def _find_or_start(files: ServerFiles) -> EmbeddedRedis:
@@ -99,7 +85,7 @@ def _find_or_start(files: ServerFiles) -> EmbeddedRedis:
     deadline = time.monotonic() + START_TIMEOUT_S
     started = loading = False
     while True:
-        with _server_lock(files) as lock:
+        with FileLock(files.data / _SERVER_LOCK) as lock:
             if lock.exclude(0):
                 if started:
                     raise ServerFailed(f"exited at its start with code {reap(files)}", files.log)
@@ -119,11 +105,9 @@ def _find_or_start(files: ServerFiles) -> EmbeddedRedis:
 
 def _stop(files: ServerFiles) -> None:
     """Stop the server if it is alive. The caller holds both other locks exclusively."""
-    with _server_lock(files) as lock:
-        for kind, timeout_s in (
-            (signal.SIGTERM, STOP_TIMEOUT_S),
-            (signal.SIGKILL, KILL_TIMEOUT_S),
-        ):
+    with FileLock(files.data / _SERVER_LOCK) as lock:
+        timeouts_s = {signal.SIGTERM: STOP_TIMEOUT_S, signal.SIGKILL: KILL_TIMEOUT_S}
+        for kind, timeout_s in timeouts_s.items():
             if lock.exclude(0):
                 break
             with suppress(ProcessLookupError):

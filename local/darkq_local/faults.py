@@ -29,6 +29,7 @@ A response with fewer than N chunks fails after its last one.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -103,38 +104,24 @@ def split_marker(query: str) -> tuple[str | None, str]:
 _Fields: TypeAlias = dict[str, Any]
 
 
-def _parse_count(argument: str, default: int) -> int:
+def _parse_number(argument: str, default: int, least: int = 0, most: int = sys.maxsize) -> int:
     number = int(argument or default)
-    if number < 0:
+    if not least <= number <= most:
         raise ValueError
     return number
 
 
 def _cut(kind: Literal["reset", "stall", "hang", "truncate"]) -> Callable[[str], _Fields]:
-    return lambda argument: {"cut": Cut(kind, _parse_count(argument, 1))}
+    return lambda argument: {"cut": Cut(kind, _parse_number(argument, 1))}
 
 
 def _parse_error(argument: str) -> _Fields:
     chunks, _, detail = argument.partition(":")
-    return {"cut": Cut("error", _parse_count(chunks, 1), detail or wire.AT_CAPACITY)}
+    return {"cut": Cut("error", _parse_number(chunks, 1), detail or wire.AT_CAPACITY)}
 
 
 def _refusal(kind: Literal["rate-limit", "html", "json"], status: int) -> Callable[[str], _Fields]:
-    return lambda argument: {"refusal": Refusal(kind, _parse_status(argument, status))}
-
-
-def _parse_status(argument: str, default: int) -> int:
-    status = int(argument or default)
-    if not 200 <= status <= 599:
-        raise ValueError
-    return status
-
-
-def _parse_split(argument: str) -> _Fields:
-    size = _parse_count(argument, 1)
-    if size == 0:
-        raise ValueError
-    return {"split_bytes": size}
+    return lambda argument: {"refusal": Refusal(kind, _parse_number(argument, status, 200, 599))}
 
 
 def _parse_slow(argument: str) -> _Fields:
@@ -164,7 +151,7 @@ _FAULTS: dict[str, Callable[[str], _Fields]] = {
     "html": _refusal("html", 502),
     "status": _refusal("json", 500),
     "slow": _parse_slow,
-    "split": _parse_split,
+    "split": lambda argument: {"split_bytes": _parse_number(argument, 1, least=1)},
     "empty": _plain(empty=True),
     "final-only": _plain(final_only=True),
     "malformed": _plain(malformed=True),

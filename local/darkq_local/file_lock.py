@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 _POLL_INTERVAL_S = 0.005
 
@@ -55,12 +54,7 @@ class FileLock:
     def __enter__(self) -> FileLock:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._transferred:
             # Closing is not enough: a child that was forked meanwhile would keep the lock.
             fcntl.flock(self._fd, fcntl.LOCK_UN)

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
@@ -39,6 +38,7 @@ LINGERING_S = 1.0
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 _ALL_ADDRESSES = frozenset(("0.0.0.0", "::", ""))  # noqa: S104  such a server can have any name
 _FETCH_SITE = "Sec-Fetch-Site"
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger(__name__)
 
@@ -179,34 +179,13 @@ class LocalDarkAI:
             chat = wire.parse_chat_request(body)
             fault, prompt = self._choose_fault(request, chat.query)
         except wire.BadRequest as error:
-            return web.Response(
-                status=422, body=wire.build_422(error.reason), content_type="application/json"
-            )
+            return web.json_response(wire.build_422(str(error)), status=422)
         except InvalidFault as error:
             return web.json_response({"detail": str(error)}, status=400)
         if fault.refusal is not None:
             exchange.outcome = "fault"
             return build_refusal(fault.refusal)
         exchange.outcome = "running"
-        return await self._answer(request, chat, prompt, fault, exchange)
-
-    def _choose_fault(self, request: web.Request, query: str) -> tuple[Fault, str]:
-        """Return the fault for this request, and the query without its marker."""
-        planned = self._plan.popleft() if self._plan else None
-        if not self._faults:
-            return planned or Fault(), query
-        marker, prompt = split_marker(query)
-        wanted = request.headers.get(HEADER, marker)
-        return planned or Fault.parse(wanted or ""), prompt
-
-    async def _answer(
-        self,
-        request: web.Request,
-        chat: wire.ChatRequest,
-        prompt: str,
-        fault: Fault,
-        exchange: Exchange,
-    ) -> web.StreamResponse:
         response = ChatResponse(request, fault, ping_interval_s=self._ping_interval_s)
         try:
             pieces = self._model.generate(prompt, chat.history)
@@ -219,6 +198,15 @@ class LocalDarkAI:
         finally:
             exchange.chunks_sent = response.chunks_sent
         return response.response
+
+    def _choose_fault(self, request: web.Request, query: str) -> tuple[Fault, str]:
+        """Return the fault for this request, and the query without its marker."""
+        planned = self._plan.popleft() if self._plan else None
+        if not self._faults:
+            return planned or Fault(), query
+        marker, prompt = split_marker(query)
+        wanted = request.headers.get(HEADER, marker)
+        return planned or Fault.parse(wanted or ""), prompt
 
 
 def _build_error(status: int, detail: str) -> web.Response:
@@ -261,32 +249,10 @@ async def serve(
 async def _wait_for_signal() -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C cancels the task instead
-        for number in signals:
-            loop.add_signal_handler(number, stop.set)
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, stop.set)
     try:
         await stop.wait()
     finally:
-        with contextlib.suppress(NotImplementedError):
-            for number in signals:
-                loop.remove_signal_handler(number)
-
-
-def main() -> None:
-    """`python -m darkq_local.local_darkai`."""
-    import argparse
-
-    parser = argparse.ArgumentParser(description="A DarkAI on this machine.")
-    parser.add_argument("--model", choices=("smollm2", "markov"), default="smollm2")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--faults", action="store_true")
-    parser.add_argument("--max-chunks", type=int, default=256)
-    parser.add_argument("--chunks-per-s", type=float, default=20.0)
-    options = vars(parser.parse_args())
-    asyncio.run(serve(options.pop("model"), **options))
-
-
-if __name__ == "__main__":
-    main()
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from redis import Redis
 
 from darkq.errors import DarkqError
-from darkq.settings import embedded_socket as local_socket
-from darkq.settings.private_files import make_ours_alone
+from darkq.settings.private_files import make_ours_alone, socket_path, socket_url
 
 if TYPE_CHECKING:
     from darkq_local.file_lock import FileLock
@@ -77,7 +76,7 @@ class ServerFiles:
 
     def __init__(self, state_dir: Path) -> None:
         home = Path(os.path.realpath(state_dir))
-        self.socket = local_socket.socket_path(state_dir)
+        self.socket = socket_path(state_dir)
         self.data = home / "redis"
         self.pid = self.data / "redis.pid"
         self.log = home / "redis.log"
@@ -153,7 +152,7 @@ def read_info(files: ServerFiles) -> EmbeddedRedis:
         lines = client.execute_command("INFO", "server").splitlines()
     info = dict(line.split(":", 1) for line in lines if ":" in line)
     return EmbeddedRedis(
-        url=local_socket.url(files.socket),
+        url=socket_url(files.socket),
         version=info.get("valkey_version") or info["redis_version"],
         binary=Path(info["executable"]),
         pid=int(info["process_id"]),

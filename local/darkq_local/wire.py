@@ -47,11 +47,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
 
 
 class BadRequest(Exception):
-    """The body is not a chat request. `reason` names the field, but not its value."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """The body is not a chat request. The text names the field, but not its value."""
 
 
 def parse_chat_request(body: bytes) -> ChatRequest:
@@ -59,7 +55,10 @@ def parse_chat_request(body: bytes) -> ChatRequest:
     try:
         request = msgspec.json.decode(body, type=ChatRequest)
     except msgspec.ValidationError as error:
-        raise BadRequest(_remove_values(str(error))) from None
+        # msgspec quotes a value only for a role that is not in the list.
+        is_role = str(error).startswith("Invalid enum value")
+        reason = "history: a role should be 'user' or 'assistant'" if is_role else str(error)
+        raise BadRequest(reason) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequest("the body is not JSON in UTF-8") from None
     if request.model and request.model not in MODELS:
@@ -67,17 +66,9 @@ def parse_chat_request(body: bytes) -> ChatRequest:
     return request
 
 
-def _remove_values(message: str) -> str:
-    """Remove values. msgspec quotes one only for a role that is not in the list."""
-    if message.startswith("Invalid enum value"):
-        return "history: a role should be 'user' or 'assistant'"
-    return message
-
-
-def build_422(reason: str) -> bytes:
+def build_422(reason: str) -> dict[str, Any]:
     """Build the body of a 422."""
-    detail = [{"type": "value_error", "loc": ["body"], "msg": reason}]
-    return json.dumps({"detail": detail}).encode()
+    return {"detail": [{"type": "value_error", "loc": ["body"], "msg": reason}]}
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,14 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Callable,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Self, Unpack
@@ -27,14 +20,14 @@ from pydantic import SecretStr
 from redis.exceptions import NoPermissionError
 
 from darkq.batches.batch import Batch
+from darkq.batches.lease import describe_batch
 from darkq.batches.status import BatchStatus, list_batches
 from darkq.errors import InvalidJob
 from darkq.jobs.enqueue import Enqueuer
 from darkq.jobs.failed import FailedJob, list_failed
 from darkq.jobs.handle import JobHandle
-from darkq.jobs.known_ids import list_batch_ids, list_job_ids
+from darkq.jobs.job_lists import JobLists, list_batch_ids, list_job_ids, list_latest
 from darkq.jobs.status import Status
-from darkq.jobs.tenant_jobs import list_latest
 from darkq.jobs.tickets import Tickets
 from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys
@@ -47,14 +40,12 @@ from darkq.settings.settings import Settings
 
 if TYPE_CHECKING:  # imported by the methods that use them, to keep `import darkq` fast
     from darkq.jobs.fanout import Fanouts
-    from darkq.jobs.job_lists import JobLists
-    from darkq.operate.fleet import Fleet
     from darkq.operate.purge import Purge
     from darkq.operate.queue import QueueHandle
     from darkq.operate.queue_state import QueueStatus
     from darkq.operate.stats import Stats
     from darkq.operate.upstreams import UpstreamStatus
-    from darkq.operate.waiting import Conditions
+    from darkq.operate.waiting import Conditions, Fleet
     from darkq.operate.workers import WorkerHandle, WorkerLeases
     from darkq.serving.api_keys import ApiKeys
     from darkq.serving.file_batches import FileBatches
@@ -108,8 +99,6 @@ class Client:
     @cached_property
     def job_lists(self) -> JobLists:
         """A tenant's jobs as a person sees them: states, and the beginning of prompts."""
-        from darkq.jobs.job_lists import JobLists
-
         return JobLists(self._redis, self._settings)
 
     @cached_property
@@ -237,12 +226,12 @@ class Client:
         With them an operator's tool can shorten ids. Raises `RedisUnavailable`.
         """
         async with speaking_darkq():
-            return await list_job_ids(self._redis, range(self._settings.partitions))
+            return await list_job_ids(self._redis, self._settings.partitions)
 
     async def batch_ids(self) -> list[str]:
         """Return the ids of the batches, unsorted. Raises `RedisUnavailable`."""
         async with speaking_darkq():
-            return await list_batch_ids(self._redis, range(self._settings.partitions))
+            return await list_batch_ids(self._redis, self._settings.partitions)
 
     async def explain(self, statuses: Sequence[Status]) -> list[Status]:
         """Return the statuses with `why`: why each job waits, or why it has failed.
@@ -288,18 +277,11 @@ class Client:
             keys = BatchKeys.new(secrets.randbelow(self._settings.partitions))
         else:
             keys = BatchKeys.parse(batch_id)
+        made_with = None
+        if batch_id is None:
+            made_with = describe_batch(name=name, window=window, metadata=metadata, lines=lines)
         return Batch(
-            keys,
-            self._redis,
-            self._live,
-            self._orders,
-            self._settings,
-            self.tickets,
-            new=batch_id is None,
-            name=name,
-            window=window,
-            metadata=metadata,
-            lines=lines,
+            keys, self._redis, self._live, self._orders, self._settings, self.tickets, made_with
         )
 
     async def batches(self) -> AsyncGenerator[BatchStatus, None]:
@@ -362,7 +344,7 @@ class Client:
 
         Raises `RedisUnavailable`.
         """
-        from darkq.operate.fleet import read_fleet
+        from darkq.operate.waiting import read_fleet
 
         async with speaking_darkq():
             return await read_fleet(self._redis, self._settings.partitions)
@@ -413,12 +395,7 @@ class Client:
 
     def _handle(self, keys: JobKeys, *, duplicate: bool = False) -> JobHandle:
         return JobHandle(
-            keys,
-            self._redis,
-            self._live,
-            self._settings,
-            self.tickets,
-            duplicate=duplicate,
+            keys, self._redis, self._live, self._settings, self.tickets, duplicate=duplicate
         )
 
 

@@ -14,7 +14,7 @@ A `started` with a higher attempt invalidates all earlier text.
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
@@ -78,32 +78,29 @@ class Started(_Base, frozen=True, kw_only=True, tag="started"):
     traceparent: str = ""
 
 
-class Chunk(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="chunk"):
+class _TextPiece(_Base, frozen=True, kw_only=True, omit_defaults=True):
+    text: str
+    merged: int = 1
+    at_ms: int = 0
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}(id={self.id!r}, chars={len(self.text)}, merged={self.merged})"
+
+
+class Chunk(_TextPiece, frozen=True, kw_only=True, omit_defaults=True, tag="chunk"):
     """A piece of the answer's text: `merged` chunks of the upstream in one event.
 
     Only the first piece of an attempt has the time of its arrival: `at_ms`, epoch milliseconds.
     `logprobs` and `annotations` are those of this piece, as the upstream sent them.
     """
 
-    text: str
-    merged: int = 1
-    at_ms: int = 0
     logprobs: dict[str, Any] | None = None
     annotations: list[Any] | None = None
 
-    def __repr__(self) -> str:
-        return f"Chunk(id={self.id!r}, chars={len(self.text)}, merged={self.merged})"
 
-
-class Reasoning(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="reasoning"):
+class Reasoning(_TextPiece, frozen=True, kw_only=True, omit_defaults=True, tag="reasoning"):
     """A piece of the model's reasoning, which is not part of the answer's text."""
-
-    text: str
-    merged: int = 1
-    at_ms: int = 0
-
-    def __repr__(self) -> str:
-        return f"Reasoning(id={self.id!r}, chars={len(self.text)}, merged={self.merged})"
 
 
 class ToolCall(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="tool_call"):
@@ -123,15 +120,8 @@ class ToolCall(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="tool_c
         return f"ToolCall(id={self.id!r}, index={self.index}, chars={len(self.arguments)})"
 
 
-class Refusal(_Base, frozen=True, kw_only=True, omit_defaults=True, tag="refusal"):
+class Refusal(_TextPiece, frozen=True, kw_only=True, omit_defaults=True, tag="refusal"):
     """A piece of the model's refusal to answer, which it sends instead of text."""
-
-    text: str
-    merged: int = 1
-    at_ms: int = 0
-
-    def __repr__(self) -> str:
-        return f"Refusal(id={self.id!r}, chars={len(self.text)}, merged={self.merged})"
 
 
 class Retrying(_Base, frozen=True, kw_only=True, tag="retrying"):
@@ -226,9 +216,4 @@ def decode(data: bytes) -> AnyEvent:
         return event
 
 
-_KNOWN_TYPES = frozenset(
-    (
-        *("queued", "started", "retrying", "completed", "failed", "cancelled"),
-        *("chunk", "reasoning", "tool_call", "refusal"),
-    )
-)
+_KNOWN_TYPES = frozenset(kind.__struct_config__.tag for kind in get_args(Event))

@@ -199,9 +199,10 @@ def encode(data: str, event: str | None = None, id: str | None = None) -> bytes:
 def frame(data: bytes, event: str | None = None, id: str | None = None) -> bytes:  # noqa: A002
     """Return the bytes of an event without any check.
 
-    `data` is one line, such as JSON. `event` and `id` contain no CR, LF or NUL.
+    `data` is one line, such as JSON. `event` and `id` contain no CR, LF or NUL. The id comes last:
+    some clients take it as that of the last event at once, and lose the event if the connection
+    breaks before its data.
     """
     head = b"" if event is None else b"event: %b\n" % event.encode()
-    if id is not None:
-        head += b"id: %b\n" % id.encode()
-    return b"%bdata: %b\n\n" % (head, data)
+    tail = b"" if id is None else b"id: %b\n" % id.encode()
+    return b"%bdata: %b\n%b\n" % (head, data, tail)

@@ -21,33 +21,26 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
-from typing import Any, Self, TypeVar, Unpack
+from functools import wraps
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from darkq import client as asynchronous
 from darkq.batches import batch as async_batch
 from darkq.batches.feed import Columns, Row
 from darkq.batches.lines import ForAllLines
-from darkq.batches.results import Finished, LineEnded
-from darkq.batches.status import BatchStatus
-from darkq.batches.tail import LineEvent
-from darkq.event import AnyEvent, Piece
-from darkq.jobs.failed import FailedJob
+from darkq.batches.results import Finished
 from darkq.jobs.handle import JobHandle as AsyncJobHandle
-from darkq.jobs.status import Status
 from darkq.operate import queue as async_queue
-from darkq.operate.purge import Purged
 from darkq.operate.queue import Backlog
-from darkq.operate.queue_state import QueueStatus
-from darkq.operate.upstreams import UpstreamStatus
 from darkq.protocol.job import Job, JobArguments, Priority
 from darkq.protocol.output import Output
 from darkq.protocol.prompt import Prompt
-from darkq.protocol.result import Result
-from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq.settings.settings import Settings
 
+A = TypeVar("A")
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -55,7 +48,41 @@ _portals: weakref.WeakSet[_Portal] = weakref.WeakSet()
 _inherited: list[_Portal] = []  # of the parent process: referenced, so never collected
 
 
-class Client:
+class _Blocking(Generic[A]):
+    """The blocking twin of an object with `await`."""
+
+    def _reach(self) -> tuple[_Portal, A]:
+        """Return the thread that runs the calls, and the object whose methods it calls."""
+        raise NotImplementedError
+
+
+def _calls(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_Blocking[A], P], T]:
+    """Return the blocking twin of a method: it waits for the reply."""
+
+    @wraps(method)
+    def call(self: _Blocking[A], /, *args: P.args, **options: P.kwargs) -> T:
+        portal, twin = self._reach()
+        return portal.call(method(twin, *args, **options))
+
+    return call
+
+
+def _iterates(
+    method: Callable[Concatenate[A, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[_Blocking[A], P], Iterator[T]]:
+    """Return the blocking twin of a method that yields items."""
+
+    @wraps(method)
+    def iterate(self: _Blocking[A], /, *args: P.args, **options: P.kwargs) -> Iterator[T]:
+        portal, twin = self._reach()
+        return portal.iterate(method(twin, *args, **options))
+
+    return iterate
+
+
+class Client(_Blocking[asynchronous.Client]):
     """`darkq.Client`, blocking. The methods take and raise the same."""
 
     def __init__(self, redis_url: str | None = None, *, settings: Settings | None = None) -> None:
@@ -91,15 +118,10 @@ class Client:
         """Return the handle of a job by its id; see `darkq.Client.job`."""
         return JobHandle(self, self._open().client.job(job_id).id, output=output)
 
-    def failed(self, limit: int | None = None) -> Iterator[FailedJob]:
-        """Yield the failed jobs; see `darkq.Client.failed`."""
-        portal = self._open()
-        return portal.iterate(portal.client.failed(limit))
-
-    def upstreams(self) -> list[UpstreamStatus]:
-        """Return the upstreams that live workers serve; see `darkq.Client.upstreams`."""
-        portal = self._open()
-        return portal.call(portal.client.upstreams())
+    failed = _iterates(asynchronous.Client.failed)
+    upstreams = _calls(asynchronous.Client.upstreams)
+    batches = _iterates(asynchronous.Client.batches)
+    queues = _calls(asynchronous.Client.queues)
 
     def batch(
         self,
@@ -116,16 +138,6 @@ class Client:
             batch_id, name=name, window=window, metadata=metadata, lines=lines
         )
         return Batch(portal, batch)
-
-    def batches(self) -> Iterator[BatchStatus]:
-        """Yield the status of each batch; see `darkq.Client.batches`."""
-        portal = self._open()
-        return portal.iterate(portal.client.batches())
-
-    def queues(self) -> list[QueueStatus]:
-        """Return the status of the queues; see `darkq.Client.queues`."""
-        portal = self._open()
-        return portal.call(portal.client.queues())
 
     def queue(self, priority: Priority) -> QueueHandle:
         """Return the handle of a queue; see `darkq.Client.queue`."""
@@ -159,8 +171,12 @@ class Client:
                 self._portal = _Portal(self._redis_url, self._settings)
             return self._portal
 
+    def _reach(self) -> tuple[_Portal, asynchronous.Client]:
+        portal = self._open()
+        return portal, portal.client
 
-class JobHandle:
+
+class JobHandle(_Blocking[AsyncJobHandle]):
     """`darkq.JobHandle`, blocking. The methods take and raise the same."""
 
     def __init__(
@@ -176,52 +192,15 @@ class JobHandle:
         self.id = job_id
         self.duplicate = duplicate
 
-    def events(self, after: str | None = None, *, compact: bool = False) -> Iterator[AnyEvent]:
-        """Yield the job's events; see `darkq.JobHandle.events`."""
-        portal, job = self._reach()
-        return portal.iterate(job.events(after, compact=compact))
-
-    def latest_event(self) -> str:
-        """Return the id of the last event until now; see `darkq.JobHandle.latest_event`."""
-        portal, job = self._reach()
-        return portal.call(job.latest_event())
-
-    def text(self, after: str | None = None) -> Iterator[str]:
-        """Yield the text as it arrives; see `darkq.JobHandle.text`."""
-        portal, job = self._reach()
-        return portal.iterate(job.text(after))
-
-    def parts(self, after: str | None = None) -> Iterator[Piece]:
-        """Yield the pieces of the answer as they arrive; see `darkq.JobHandle.parts`."""
-        portal, job = self._reach()
-        return portal.iterate(job.parts(after))
-
-    def result(self, timeout_s: float | None = None) -> Result:
-        """Wait for the answer; see `darkq.JobHandle.result`."""
-        portal, job = self._reach()
-        return portal.call(job.result(timeout_s))
-
-    def status(self) -> Status:
-        """Return the job's status; see `darkq.JobHandle.status`."""
-        portal, job = self._reach()
-        return portal.call(job.status())
-
-    def cancel(self) -> Status:
-        """Cancel the job; see `darkq.JobHandle.cancel`."""
-        portal, job = self._reach()
-        return portal.call(job.cancel())
-
-    def retry(self) -> Status:
-        """Return a failed job to its queue; see `darkq.JobHandle.retry`."""
-        portal, job = self._reach()
-        return portal.call(job.retry())
-
-    def ticket(
-        self, *, ttl_s: float = DEFAULT_TTL_S, cancel: bool = False, tenant: str | None = None
-    ) -> str:
-        """Return a ticket for the job; see `darkq.JobHandle.ticket`."""
-        portal, job = self._reach()
-        return portal.call(job.ticket(ttl_s=ttl_s, cancel=cancel, tenant=tenant))
+    events = _iterates(AsyncJobHandle.events)
+    latest_event = _calls(AsyncJobHandle.latest_event)
+    text = _iterates(AsyncJobHandle.text)
+    parts = _iterates(AsyncJobHandle.parts)
+    result = _calls(AsyncJobHandle.result)
+    status = _calls(AsyncJobHandle.status)
+    cancel = _calls(AsyncJobHandle.cancel)
+    retry = _calls(AsyncJobHandle.retry)
+    ticket = _calls(AsyncJobHandle.ticket)
 
     def _reach(self) -> tuple[_Portal, AsyncJobHandle]:
         portal = self._client._open()
@@ -337,7 +316,7 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-class Batch:
+class Batch(_Blocking[async_batch.Batch]):
     """`darkq.Batch`, blocking. It belongs to the process that made it."""
 
     def __init__(self, portal: _Portal, batch: async_batch.Batch) -> None:
@@ -359,27 +338,14 @@ class Batch:
         """
         return self._portal.iterate(self._run(rows, columns, common, after))
 
-    def events(self, after: str | None = None) -> Iterator[LineEnded]:
-        """Yield each line's end; see `darkq.Batch.events`."""
-        return self._portal.iterate(self._batch.events(after))
+    events = _iterates(async_batch.Batch.events)
+    tail = _iterates(async_batch.Batch.tail)
+    status = _calls(async_batch.Batch.status)
+    cancel = _calls(async_batch.Batch.cancel)
+    ticket = _calls(async_batch.Batch.ticket)
 
-    def tail(self, after: str | None = None) -> Iterator[LineEvent | LineEnded]:
-        """Yield each job's events, and each line's end; see `darkq.Batch.tail`."""
-        return self._portal.iterate(self._batch.tail(after))
-
-    def status(self) -> BatchStatus:
-        """Return the batch's status; see `darkq.Batch.status`."""
-        return self._portal.call(self._batch.status())
-
-    def cancel(self) -> BatchStatus:
-        """Cancel the batch; see `darkq.Batch.cancel`."""
-        return self._portal.call(self._batch.cancel())
-
-    def ticket(
-        self, *, ttl_s: float = DEFAULT_TTL_S, cancel: bool = False, tenant: str | None = None
-    ) -> str:
-        """Return a ticket for the batch; see `darkq.Batch.ticket`."""
-        return self._portal.call(self._batch.ticket(ttl_s=ttl_s, cancel=cancel, tenant=tenant))
+    def _reach(self) -> tuple[_Portal, async_batch.Batch]:
+        return self._portal, self._batch
 
     async def _run(
         self, rows: Iterable[Row], columns: Columns, common: ForAllLines, after: str | None
@@ -394,7 +360,7 @@ class Batch:
         return f"Batch({self.id!r})"
 
 
-class QueueHandle:
+class QueueHandle(_Blocking[async_queue.QueueHandle]):
     """`darkq.QueueHandle`, blocking. The methods take and raise the same."""
 
     def __init__(self, portal: _Portal, queue: async_queue.QueueHandle) -> None:
@@ -402,29 +368,13 @@ class QueueHandle:
         self._portal = portal
         self._queue = queue
 
-    def status(self) -> QueueStatus:
-        """Return the queue's status; see `darkq.QueueHandle.status`."""
-        return self._portal.call(self._queue.status())
-
-    def pause(self, *, why: str = "", by: str | None = None) -> QueueStatus:
-        """Stop workers from starting its jobs; see `darkq.QueueHandle.pause`."""
-        return self._portal.call(self._queue.pause(why=why, by=by))
-
-    def resume(self) -> QueueStatus:
-        """Let workers start its jobs again; see `darkq.QueueHandle.resume`."""
-        return self._portal.call(self._queue.resume())
-
-    def close(self, *, why: str = "", by: str | None = None) -> QueueStatus:
-        """Reject new jobs; see `darkq.QueueHandle.close`."""
-        return self._portal.call(self._queue.close(why=why, by=by))
-
-    def open(self) -> QueueStatus:
-        """Accept new jobs again; see `darkq.QueueHandle.open`."""
-        return self._portal.call(self._queue.open())
-
-    def draining(self) -> Iterator[QueueStatus]:
-        """Yield its status until it is empty; see `darkq.QueueHandle.draining`."""
-        return self._portal.iterate(self._queue.draining())
+    status = _calls(async_queue.QueueHandle.status)
+    pause = _calls(async_queue.QueueHandle.pause)
+    resume = _calls(async_queue.QueueHandle.resume)
+    close = _calls(async_queue.QueueHandle.close)
+    open = _calls(async_queue.QueueHandle.open)
+    draining = _iterates(async_queue.QueueHandle.draining)
+    purge = _iterates(async_queue.QueueHandle.purge)
 
     def move_to(self, target: QueueHandle, *, limit: int | None = None) -> Iterator[Backlog]:
         """Move waiting jobs to the other queue; see `darkq.QueueHandle.move_to`.
@@ -433,9 +383,8 @@ class QueueHandle:
         """
         return self._portal.iterate(self._queue.move_to(target._queue, limit=limit))
 
-    def purge(self, *, dry_run: bool = False) -> Iterator[Purged]:
-        """Cancel the waiting jobs; see `darkq.QueueHandle.purge`."""
-        return self._portal.iterate(self._queue.purge(dry_run=dry_run))
+    def _reach(self) -> tuple[_Portal, async_queue.QueueHandle]:
+        return self._portal, self._queue
 
     def __repr__(self) -> str:
         return f"QueueHandle({self.priority!r})"

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from darkq_gateway.app import ROUTE_TABLES
+from darkq_gateway.app import ROUTES
 from darkq_gateway.native.openapi import make_document
 from support.reference.words import joined, table
 
@@ -25,10 +25,9 @@ def page() -> str:
 def routes() -> dict[tuple[str, str], str]:
     """All that is served: method and path, and what the handler says of itself."""
     found = {}
-    for room in ROUTE_TABLES:
-        for route in room():
-            said = inspect.getdoc(route.handler) or ""
-            found[route.method, route.path] = " ".join(said.split("\n\n")[0].split())
+    for route in ROUTES:
+        said = inspect.getdoc(route.handler) or ""
+        found[route.method, route.path] = " ".join(said.split("\n\n")[0].split())
     return found
 
 

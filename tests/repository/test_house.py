@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from benchmarks.peers.environment import PEERS
-from support.clients import ENVIRONMENTS, NPM, PROGRAMS_RUN, pin_file, pinned_versions
+from support.clients import ENVIRONMENTS, NPM, PROGRAMS_RUN, READERS, pin_file, pinned_versions
 from support.repository import ROOT, files_of, repository_files
 
 PIN_FILES = [
@@ -129,7 +129,7 @@ def test_lock_of_npm_has_hashes_and_the_versions_that_are_asked_for() -> None:
 
 
 def test_pins_of_clients_hold_every_package_of_a_row() -> None:
-    for program in PROGRAMS_RUN:
+    for program in (*PROGRAMS_RUN, *READERS):
         assert set(program.packages) <= pinned_versions(program.environment).keys()
 
 

@@ -19,7 +19,7 @@ async def renew(
 async def test_a_batch_is_made_once_and_is_listed(redis: Redis) -> None:
     keys = await make_batch(redis)
     await renew(redis, keys, RUNNER)
-    assert await redis.zrange(PartitionKeys(0).batches, 0, -1) == [keys.tagged_id.encode()]
+    assert await redis.zrange(PartitionKeys(0).batches, 0, -1) == [keys.arq_id.encode()]
     assert await redis.get(keys.runner) == RUNNER.encode()
     assert 20_000 < await redis.pttl(keys.runner) <= 30_000
     for name in (keys.batch, PartitionKeys(0).batches):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
-from darkq.protocol.keys import PRIORITIES, PartitionKeys
+from darkq.protocol.keys import PartitionKeys
 from darkq.redis import scripts
-from darkq.redis.scripts import Claim, Claimed, Renewal
+from darkq.redis.scripts import Claim, Renewal
 
 __all__ = ["Claim", "Leases", "Renewal"]
 
@@ -81,11 +81,22 @@ class Leases:
         await self._correct_queues(partition)
         clock_s = asyncio.get_running_loop().time
         for _ in range(_CLAIM_ASKS):
-            expected_ms = self._now_ms(partition)
+            known_ms = self._clocks.get(partition)
+            expected_ms = 0 if known_ms is None else known_ms + clock_s() * 1000
             if clock_s() < self._respite_until_s.get(partition, -math.inf):
                 respite_s = max(respite_s, self._lease_s / 2)
-            claimed = await self._claim_call(
-                partition, slots, bulk_slots, suspects, respite_s, expected_ms
+            claimed = await scripts.claim(
+                self._redis,
+                partition,
+                worker_id=self._worker_id,
+                lease_s=self._lease_s,
+                job_ttl_s=self._job_ttl_s,
+                slots=slots,
+                slots_of={"interactive": slots, "bulk": bulk_slots},
+                respite_s=respite_s,
+                max_lost_leases=self._max_lost_leases,
+                suspects=suspects,
+                counts_until_ms=int(expected_ms) + self._valid_ms,
             )
             self._clocks[partition] = claimed.now_ms - clock_s() * 1000
             if not claimed.too_late:
@@ -106,12 +117,12 @@ class Leases:
         """Correct the scores of future jobs, if the clock was set back: see queue_set_back.lua."""
         if partition not in self._set_back_ms:
             return
-        for priority in PRIORITIES:
+        for queue in PartitionKeys(partition).queues:
             begin = b""
             while True:
                 begin = await scripts.queue_set_back(
                     self._redis,
-                    PartitionKeys(partition).queue(priority),
+                    queue,
                     back_ms=self._set_back_ms[partition],
                     lease_s=self._lease_s,
                     begin=begin,
@@ -120,34 +131,6 @@ class Leases:
                 if not begin:
                     break
         del self._set_back_ms[partition]
-
-    def _now_ms(self, partition: int) -> float:
-        """Return the time of a partition's Redis, or slightly less; 0 if it is unknown."""
-        clock_ms = self._clocks.get(partition)
-        return 0 if clock_ms is None else clock_ms + asyncio.get_running_loop().time() * 1000
-
-    async def _claim_call(
-        self,
-        partition: int,
-        slots: int,
-        bulk_slots: int,
-        suspects: int,
-        respite_s: float,
-        now_ms: float,
-    ) -> Claimed:
-        return await scripts.claim(
-            self._redis,
-            partition,
-            worker_id=self._worker_id,
-            lease_s=self._lease_s,
-            job_ttl_s=self._job_ttl_s,
-            slots=slots,
-            slots_of={"interactive": slots, "bulk": bulk_slots},
-            respite_s=respite_s,
-            max_lost_leases=self._max_lost_leases,
-            suspects=suspects,
-            counts_until_ms=int(now_ms) + self._valid_ms,
-        )
 
     async def pass_on(self, partition: int) -> None:
         """Wake another worker in place of this one. Raises what redis-py raises."""

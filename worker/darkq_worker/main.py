@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import secrets
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
 from darkq.client import Client
 from darkq.errors import ConfigurationError
@@ -16,15 +18,16 @@ from darkq.redis.servers import servers_of
 from darkq.serving.files import Files
 from darkq.settings.settings import Settings
 from darkq.telemetry import logging as logs
-from darkq.telemetry.export import export_traces
+from darkq.telemetry.export import run_process
+from darkq_worker.attempts.generate import WorkerParts
 from darkq_worker.attempts.telemetry import WorkerMetrics
 from darkq_worker.files.runner import FileBatchRunners
 from darkq_worker.leases import Leases
 from darkq_worker.limits.calls import Limits
 from darkq_worker.loop.worker import LeasedWorker
-from darkq_worker.model_lists import refresh_models
 from darkq_worker.redis_checks import check_redis
-from darkq_worker.wiring import make_session, make_upstreams, make_worker_id
+from darkq_worker.upstreams.openai import refresh_models
+from darkq_worker.wiring import make_session, make_upstreams
 from darkq_worker.writing.writer import Writer
 
 
@@ -48,7 +51,8 @@ async def run_worker(
         # No patience: after a silent wait through an outage, a claim would find every lease
         # expired, and would take the jobs of workers that are alive.
         lease_redis = servers.client(patience_s=0, connections=2)
-        worker_id = make_worker_id()
+        # Host and pid for people, the rest for uniqueness.
+        worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         leases = Leases(
             lease_redis,
             worker_id,
@@ -62,28 +66,26 @@ async def run_worker(
         session = make_session()
         upstreams = make_upstreams(settings, session)
         limits = Limits(redis, [each.name for each in upstreams], upstreams.rules, settings)
-        for close in (
-            lease_redis.aclose,
-            redis.aclose,
-            limits.aclose,
-            live.aclose,
-            session.close,
-        ):
-            stack.push_async_callback(close)
+        for part in (lease_redis, redis, limits, live):
+            stack.push_async_callback(part.aclose)
+        stack.push_async_callback(session.close)
         await check_redis(redis)
         client = await stack.enter_async_context(Client(settings=settings))
         runners = FileBatchRunners(client, files, settings)
-        worker = LeasedWorker(
+        parts = WorkerParts(
             settings=settings,
             worker_id=worker_id,
+            upstreams=upstreams,
+            limits=limits,
+            writer=writer,
+            metrics=WorkerMetrics(lease_redis, worker_id, writer.tally, writer.budget),
+        )
+        worker = LeasedWorker(
+            parts=parts,
             servers=servers,
             redis=redis,
             leases=leases,
-            writer=writer,
             live=live,
-            upstreams=upstreams,
-            limits=limits,
-            metrics=WorkerMetrics(lease_redis, worker_id, writer.tally, writer.budget),
             handle_signals=handle_signals,
         )
         started()
@@ -122,20 +124,6 @@ def main(settings: Settings | None = None, *, started: Callable[[], None] = lamb
     settings = settings or Settings.load()
     logs.configure_logging(settings.log_format, settings.worker_log_level)
     logging.getLogger("arq").setLevel(logging.WARNING)  # it would log the arguments of jobs
-    _reduce_garbage_collection()
-    with export_traces("darkq-worker"), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(run_worker(settings, started=started))
-
-
-def _reduce_garbage_collection() -> None:
-    """Exclude what is loaded: scanning it took a seventh of the time of a short job."""
-    gc.freeze()
+    gc.freeze()  # scanning what is loaded took a seventh of the time of a short job
     gc.set_threshold(5_000, 20, 20)
-
-
-def _loop_factory() -> Any:
-    try:
-        import uvloop
-    except ImportError:  # Windows
-        return None
-    return uvloop.new_event_loop
+    run_process("darkq-worker", run_worker(settings, started=started))

@@ -29,8 +29,7 @@ async def check_redis(redis: Redis) -> None:
     while True:
         try:
             for address, server in await each_server(redis):
-                await _refuse_eviction(server, address)
-                await _refuse_cluster_node(server, redis)
+                await _check_server(server, address, is_cluster=isinstance(redis, ClusterRedis))
         except UNAVAILABLE as error:
             outage.record_failure(error)
             is_lasting = isinstance(error, CannotConnect) and error.is_lasting
@@ -43,8 +42,11 @@ async def check_redis(redis: Redis) -> None:
             return
 
 
-async def _refuse_eviction(server: Redis, address: str) -> None:
-    """A full Redis with an eviction policy deletes jobs without an error."""
+async def _check_server(server: Redis, address: str, *, is_cluster: bool) -> None:
+    """A full Redis with an eviction policy deletes jobs without an error.
+
+    One server of a cluster has only some of the keys.
+    """
     memory = await server.info("memory")
     policy = memory.get("maxmemory_policy", "noeviction")
     if memory.get("maxmemory", 0) and policy != "noeviction":
@@ -53,11 +55,5 @@ async def _refuse_eviction(server: Redis, address: str) -> None:
             f"that Redis evicts keys when it is full, and jobs with them: the maxmemory-policy "
             f"{f'of {address} ' if address else ''}is {policy}; set it to noeviction",
         )
-
-
-async def _refuse_cluster_node(server: Redis, redis: Redis) -> None:
-    """One server of a cluster has only some of the keys."""
-    if isinstance(redis, ClusterRedis):
-        return
-    if (await server.info("cluster")).get("cluster_enabled"):
+    if not is_cluster and (await server.info("cluster")).get("cluster_enabled"):
         raise ConfigurationError("DARKQ_REDIS_URL", ONE_OF_A_CLUSTER)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
-
 import aiohttp
 from pydantic import SecretStr
 
@@ -18,11 +14,6 @@ from darkq_worker.upstreams.base import Upstream
 from darkq_worker.upstreams.darkai import DarkAIUpstream
 from darkq_worker.upstreams.http import make_session as make_session
 from darkq_worker.upstreams.openai import OpenAIUpstream
-
-
-def make_worker_id() -> str:
-    """Return the id of this process: host and pid for people, the rest for uniqueness."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def make_upstreams(settings: Settings, session: aiohttp.ClientSession) -> Upstreams:

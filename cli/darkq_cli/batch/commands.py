@@ -19,12 +19,7 @@ from darkq_cli.terminal.units import format_time, format_time_briefly
 if TYPE_CHECKING:
     from darkq import BatchStatus, Client
 
-app = typer.Typer(
-    name="batch",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Answer many prompts from a file.",
-)
+app = opt.build_group("batch", "Answer many prompts from a file.")
 
 Kind: TypeAlias = Literal["jsonl", "csv", "tsv", "text"]
 BatchArgument = Annotated[
@@ -109,7 +104,7 @@ def run(
     priority: opt.PriorityOption = "bulk",
     tries: opt.TriesOption = None,
     timeout_s: opt.TimeoutOption = None,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Answer each line of a file exactly once, even if processes are killed.
 
@@ -128,8 +123,10 @@ def run(
         raise typer.BadParameter("contradicts --input-format", param_hint="--text")
     from darkq_cli.batch import start
     from darkq_cli.batch.formats.rows import InputFormat, find_kind
+    from darkq_cli.batch.plan import Plan
 
     output = output or Path(os.devnull)
+    given = start.Source(source)
     input_ = InputFormat(
         kind="text" if text else input_format or find_kind(source),
         prompt=prompt,
@@ -137,31 +134,26 @@ def run(
         id_field=id_field,
         system=system,
     )
-    start.run(
-        start.BatchArguments(
-            source=source,
-            output=output,
-            errors=errors,
-            ordered=ordered,
-            name=name,
-            window=window,
-            input=input_,
-            output_format=start.build_output_format(
-                output, input_, kind=output_format, join=join, answer_field=answer_field
-            ),
-            common=start.build_common(
-                model=model,
-                upstream=upstream,
-                priority=priority,
-                tries=tries,
-                timeout_s=timeout_s,
-                options=opt.parse_options(temperature, max_tokens, options),
-                ignore_unsupported=ignore_unsupported,
-            ),
+    draft = Plan(
+        name=given.default_name if name is None else name,
+        files=given.build_files(output, errors),
+        input=input_,
+        output=start.build_output_format(
+            output, input_, kind=output_format, join=join, answer_field=answer_field
         ),
-        dry_run=dry_run,
-        as_json=as_json,
+        common=start.build_common(
+            model=model,
+            upstream=upstream,
+            priority=priority,
+            tries=tries,
+            timeout_s=timeout_s,
+            options=opt.parse_options(temperature, max_tokens, options),
+            ignore_unsupported=ignore_unsupported,
+        ),
+        ordered=ordered,
+        window=window,
     )
+    start.run(given, draft, dry_run=dry_run)
 
 
 @app.command()
@@ -170,7 +162,7 @@ def retry(
         str, typer.Argument(metavar="ID", help="The id of the batch, or its output file.")
     ],
     ignore_unsupported: opt.IgnoreUnsupportedOption = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Run the lines of a batch again that failed or were cancelled, as a new batch.
 
@@ -183,15 +175,11 @@ def retry(
     from darkq_cli.batch import start
 
     is_id = batch.startswith("batch-") and not Path(batch).exists()
-    start.retry(
-        find_batch_id(batch) if is_id else batch,
-        ignore_unsupported=ignore_unsupported,
-        as_json=as_json,
-    )
+    start.retry(find_batch_id(batch) if is_id else batch, ignore_unsupported=ignore_unsupported)
 
 
 @app.command()
-def resume(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
+def resume(batch_id: BatchArgument, _: opt.JsonOption = False) -> None:
     """Resume an unfinished batch on the machine where it was started.
 
     \b
@@ -199,16 +187,11 @@ def resume(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
     """
     from darkq_cli.batch import start
 
-    start.resume(find_batch_id(batch_id), as_json=as_json)
+    start.resume(find_batch_id(batch_id))
 
 
 @app.command(name="list")
-def list_(
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of rows.")
-    ] = 50,
-    as_json: opt.JsonOption = False,
-) -> None:
+def list_(limit: opt.LimitOption = 50, _: opt.JsonOption = False) -> None:
     """List the batches in Redis, the latest first.
 
     \b
@@ -228,9 +211,7 @@ def list_(
     found = with_client(fetch)
     headings = ("batch", "begun", "state", "lines", "completed", "failed", "name")
     short = shorten([batch.batch_id for batch in found], [])
-    output.write_list(
-        found[:limit], headings, lambda batch: _build_row(batch, short), as_json=as_json
-    )
+    output.write_list(found[:limit], headings, lambda batch: _build_row(batch, short))
     if not found:
         messages.say("there are no batches in Redis")
     elif len(found) > limit:
@@ -238,17 +219,15 @@ def list_(
 
 
 def _build_row(batch: BatchStatus, short: Mapping[str, str]) -> Sequence[str]:
-    is_narrow = output.is_narrow()
-    id_ = short[batch.batch_id] if is_narrow else batch.batch_id
-    begun = (format_time_briefly if is_narrow else format_time)(batch.created_ms)
+    id_ = output.fit(short[batch.batch_id], batch.batch_id)
+    begun = output.fit(format_time_briefly(batch.created_ms), format_time(batch.created_ms))
     completed, failures = f"{batch.completed:,}", batch.failed + batch.cancelled
     failed = output.Cell(f"{failures:,}", "red" if failures else "")
-    lines = _format_lines(batch)
-    return id_, begun, batch.state, lines, completed, failed, batch.name or ""
+    return id_, begun, batch.state, _format_lines(batch), completed, failed, batch.name or ""
 
 
 @app.command()
-def show(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
+def show(batch_id: BatchArgument, _: opt.JsonOption = False) -> None:
     """Print the state of a batch.
 
     \b
@@ -256,7 +235,7 @@ def show(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
     darkq batch show $id --json
     """
     whole_id = find_batch_id(batch_id)
-    _print(with_client(lambda client: client.batch(whole_id).status()), as_json=as_json)
+    _print(with_client(lambda client: client.batch(whole_id).status()))
 
 
 @app.command()
@@ -269,7 +248,7 @@ def tail(
         str | None,
         typer.Option(metavar="CURSOR", help="Start after this cursor, which --json prints."),
     ] = None,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Print the outcome of each line of a batch when it ends.
 
@@ -282,18 +261,18 @@ def tail(
     """
     from darkq_cli.batch import results
 
-    results.tail(find_batch_id(batch_id), chunks=chunks, after=after, as_json=as_json)
+    results.tail(find_batch_id(batch_id), chunks=chunks, after=after)
 
 
 @app.command()
-def cancel(batch_id: BatchArgument, as_json: opt.JsonOption = False) -> None:
+def cancel(batch_id: BatchArgument, _: opt.JsonOption = False) -> None:
     """Cancel the unfinished jobs of a batch, and print its state.
 
     \b
     darkq batch cancel $id
     """
     whole_id = find_batch_id(batch_id)
-    _print(with_client(lambda client: client.batch(whole_id).cancel()), as_json=as_json)
+    _print(with_client(lambda client: client.batch(whole_id).cancel()))
 
 
 @app.command("results")
@@ -301,7 +280,7 @@ def copy_results(
     batch_id: BatchArgument,
     output: OutputOption,
     errors: ErrorsOption = None,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Copy the answers that are in Redis and that batch run has not written yet.
 
@@ -312,24 +291,24 @@ def copy_results(
     """
     from darkq_cli.batch import results
 
-    results.copy(find_batch_id(batch_id), answers=output, errors=errors, as_json=as_json)
+    results.copy(find_batch_id(batch_id), answers=output, errors=errors)
 
 
-def _print(status: BatchStatus, *, as_json: bool) -> None:
-    if as_json:
-        output.write_json(status)
-        return
-    facts = {"batch": status.batch_id, "state": status.state}
-    if status.name:
-        facts["name"] = status.name
-    facts["begun"] = format_time(status.created_ms)
-    facts["lines"] = _format_lines(status)
-    facts["running"] = f"{status.outstanding:,}"
-    for outcome in ("completed", "failed", "cancelled"):
-        facts[outcome] = f"{getattr(status, outcome):,}"
-    facts["not written yet"] = f"{status.ended - status.acknowledged:,}"
-    facts["runner"] = status.runner or "none"
-    output.write_facts(facts)
+def _print(status: BatchStatus) -> None:
+    facts: output.Facts = {
+        "batch": status.batch_id,
+        "state": status.state,
+        **({"name": status.name} if status.name else {}),
+        "begun": format_time(status.created_ms),
+        "lines": _format_lines(status),
+        "running": status.outstanding,
+        "completed": status.completed,
+        "failed": status.failed,
+        "cancelled": status.cancelled,
+        "not written yet": status.ended - status.acknowledged,
+        "runner": status.runner or "none",
+    }
+    output.write_one(status, facts)
 
 
 def _format_lines(status: BatchStatus) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import msgspec
 
 from darkq import Batch, Finished
-from darkq.batches.input_lines import Text
-from darkq.batches.lines import Line
+from darkq.batches.lines import Line, Text
 from darkq.errors import BatchClosed, BatchFull
-from darkq_cli.batch.ledger import EndedLine, Ledger
+from darkq_cli.batch.ledger import Ledger
 from darkq_cli.batch.plan import Plan
 from darkq_cli.batch.source import open_input
+from darkq_cli.batch.state import EndedLine
 
 _PAGE_LINES = 200
 _RETRY_INTERVAL_S = 0.05

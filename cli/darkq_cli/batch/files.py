@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 
 
 class OutputFile:
@@ -47,7 +47,7 @@ class OutputFile:
 
     def _truncate(self) -> None:
         """Cut off what was written and not committed: Redis delivers it again."""
-        size = self._size()
+        size = self.path.stat().st_size if self.path.exists() else 0
         if size < self._length:
             raise Problem(
                 f"{self.path} has {size:,} bytes, but {self._length:,} were written: another "
@@ -59,19 +59,13 @@ class OutputFile:
             os.ftruncate(fd, self._length)
             os.fsync(fd)
 
-    def _size(self) -> int:
-        try:
-            return self.path.stat().st_size
-        except FileNotFoundError:
-            return 0
-
     def _open(self) -> int:
         if self._fd is None:
             # O_APPEND, so that a second writer cannot make us overwrite its data.
             self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 self.close()
-                raise Problem(f"{self.path} is not a regular file", exit_code=USAGE_EXIT_CODE)
+                raise wrong_usage(f"{self.path} is not a regular file")
             sync_directory(self.path)
         return self._fd
 

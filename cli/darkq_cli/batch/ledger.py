@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -21,21 +20,10 @@ from darkq import Finished, Settings
 from darkq.settings.private_files import make_folders, open_new
 from darkq_cli.batch.files import OutputFile
 from darkq_cli.batch.formats.output import Renderer
-from darkq_cli.batch.state import Checkpoint, HeldLine, State
+from darkq_cli.batch.state import Checkpoint, EndedLine, State
 from darkq_cli.terminal.problems import Problem
 
 _RELEASED_BYTES = 8 << 20
-
-
-class EndedLine(NamedTuple):
-    """A line that has ended: its number, from 1, and the text to write."""
-
-    number: int
-    failed: bool
-    text: bytes
-    chunks: int = 0
-    tokens: int = 0
-    ignored: tuple[str, ...] = ()
 
 
 class Ledger:
@@ -86,21 +74,21 @@ class Ledger:
         fresh = list({line.number: line for line in page if line.number not in known}.values())
         if not fresh:
             return
+        ignored = (name for line in fresh for name in line.ignored)
         checkpoint = msgspec.structs.replace(
             self.checkpoint,
             chunks=self.checkpoint.chunks + sum(line.chunks for line in fresh),
             tokens=self.checkpoint.tokens + sum(line.tokens for line in fresh),
-            ignored=_join(self.checkpoint.ignored, fresh),
+            ignored=tuple(sorted({*self.checkpoint.ignored, *ignored})),
         )
-        lines = [HeldLine(line.number, line.failed, line.text) for line in fresh]
         if self._state.plan.ordered:
             # Two commits: a kill in between leaves lines held, and the next start releases them.
-            held = msgspec.structs.replace(checkpoint, held=checkpoint.held + len(lines))
-            self._state.commit(held, hold=lines)
+            held = msgspec.structs.replace(checkpoint, held=checkpoint.held + len(fresh))
+            self._state.commit(held, hold=fresh)
             self._release()
         else:
-            checkpoint = self._append(checkpoint, lines)
-            self._state.commit(checkpoint, done=lines)
+            checkpoint = self._append(checkpoint, fresh)
+            self._state.commit(checkpoint, done=fresh)
 
     def close(self) -> None:
         """Close the files."""
@@ -114,7 +102,7 @@ class Ledger:
             checkpoint = msgspec.structs.replace(checkpoint, held=checkpoint.held - len(lines))
             self._state.commit(checkpoint, done=lines)
 
-    def _append(self, checkpoint: Checkpoint, lines: Sequence[HeldLine]) -> Checkpoint:
+    def _append(self, checkpoint: Checkpoint, lines: Sequence[EndedLine]) -> Checkpoint:
         """Append to the files, and return the checkpoint to commit."""
         failed = sum(line.failed for line in lines)
         answers = [line.text for line in lines if not line.failed]
@@ -143,10 +131,6 @@ def render(renderer: Renderer, finished: Finished, row: bytes) -> EndedLine:
     tokens = result.usage.completion_tokens if result.usage else 0
     text = renderer.answer(custom_id, result, row)
     return EndedLine(number, False, text, result.chunks, tokens, result.ignored)
-
-
-def _join(known: tuple[str, ...], lines: Iterable[EndedLine]) -> tuple[str, ...]:
-    return tuple(sorted({*known, *(name for line in lines for name in line.ignored)}))
 
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")

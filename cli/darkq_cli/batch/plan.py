@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 
 from darkq.batches.lines import ForAllLines
-from darkq.openai.body import Endpoint
+from darkq.openai.body import CHAT, Endpoint
 from darkq_cli.batch.formats.output import OutputFormat, Renderer
 from darkq_cli.batch.formats.rows import InputFormat, LineFormat
 from darkq_cli.batch.source import Fingerprint
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import wrong_usage
 
 
 class Files(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,13 +32,12 @@ class Files(msgspec.Struct, frozen=True, kw_only=True):
         paths = [self.source, self.answers, self.errors, self.state]
         if len({path.resolve() for path in paths}) < len(paths):
             words = f"two of the output files and the input are the same file: {self.answers}"
-            raise Problem(words, exit_code=USAGE_EXIT_CODE)
+            raise wrong_usage(words)
         for path in (self.answers, self.errors):
             if not path.parent.is_dir():
-                words = f"the directory {path.parent} does not exist"
-                raise Problem(words, exit_code=USAGE_EXIT_CODE)
+                raise wrong_usage(f"the directory {path.parent} does not exist")
             if path.exists() and not path.is_file():
-                raise Problem(f"{path} is not a regular file", exit_code=USAGE_EXIT_CODE)
+                raise wrong_usage(f"{path} is not a regular file")
 
 
 def build_errors_path(answers: Path) -> Path:
@@ -47,7 +46,10 @@ def build_errors_path(answers: Path) -> Path:
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch is to do. `lines` counts the lines that are not blank."""
+    """What a batch is to do. `lines` counts the lines that are not blank.
+
+    In a draft, what the check of the input finds (`CheckedInput`) is still empty.
+    """
 
     name: str | None
     files: Files
@@ -57,9 +59,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     common: ForAllLines
     ordered: bool
     window: int
-    endpoint: Endpoint
-    lines: int
-    fingerprint: Fingerprint
+    endpoint: Endpoint = CHAT
+    lines: int = 0
+    fingerprint: Fingerprint = Fingerprint(0, "")
 
     @property
     def format(self) -> LineFormat:

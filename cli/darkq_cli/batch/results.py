@@ -13,19 +13,20 @@ from darkq import Batch, Client, CursorGone, LineEnded, LineEvent, RedisUnavaila
 from darkq.event import Chunk, Retrying, Started
 from darkq.openai.body import CHAT, Endpoint
 from darkq_cli.batch.formats.output import OutputFormat, Renderer
-from darkq_cli.batch.ledger import EndedLine, render
+from darkq_cli.batch.ledger import render
 from darkq_cli.batch.plan import build_errors_path
+from darkq_cli.batch.state import EndedLine
 from darkq_cli.terminal import messages, output, program
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.redis import with_client
 
 
-def copy(batch_id: str, *, answers: Path, errors: Path | None, as_json: bool) -> None:
+def copy(batch_id: str, *, answers: Path, errors: Path | None) -> None:
     """Copy the results that are in Redis to new files. Raises `Problem` if these exist."""
     errors = errors if errors is not None else build_errors_path(answers)
     for path in (answers, errors):
         if path.exists() and path.stat().st_size:
-            raise Problem(f"{path} already exists", exit_code=USAGE_EXIT_CODE)
+            raise wrong_usage(f"{path} already exists")
 
     async def copy_pages(client: Client) -> tuple[int, int]:
         counts = [0, 0]
@@ -38,7 +39,11 @@ def copy(batch_id: str, *, answers: Path, errors: Path | None, as_json: bool) ->
         return counts[0], counts[1]
 
     completed, failed = with_client(copy_pages)
-    _print_counts(completed, failed, answers, errors, as_json=as_json)
+    facts = {"answered": f"{completed:,}, into {answers}" if completed else "0"}
+    if failed:
+        facts["failed"] = f"{failed:,}, into {errors}"
+    counts = {"completed": completed, "failed": failed, "output": str(answers)}
+    output.write_one(counts, facts)
 
 
 async def _read_unacknowledged(batch: Batch) -> AsyncIterator[list[EndedLine]]:
@@ -70,19 +75,7 @@ def _append(path: Path, data: bytes) -> None:
         raise Problem(f"cannot write {path}: {error.strerror}") from None
 
 
-def _print_counts(
-    completed: int, failed: int, answers: Path, errors: Path, *, as_json: bool
-) -> None:
-    if as_json:
-        output.write_json({"completed": completed, "failed": failed, "output": str(answers)})
-        return
-    facts = {"answered": f"{completed:,}, into {answers}" if completed else "0"}
-    if failed:
-        facts["failed"] = f"{failed:,}, into {errors}"
-    output.write_facts(facts)
-
-
-def tail(batch_id: str, *, chunks: bool, after: str | None, as_json: bool) -> None:
+def tail(batch_id: str, *, chunks: bool, after: str | None) -> None:
     """Print the lines of a batch when they end, from its beginning or after a cursor."""
 
     async def read(client: Client) -> None:
@@ -91,10 +84,10 @@ def tail(batch_id: str, *, chunks: bool, after: str | None, as_json: bool) -> No
             items = batch.tail(after) if chunks else batch.events(after)
             async with aclosing(items):
                 async for item in items:
-                    _print(item, as_json=as_json)
+                    _print(item)
                     cursor = item.cursor
         except (asyncio.CancelledError, RedisUnavailable):
-            _say_how_to_resume(batch_id, cursor, chunks=chunks, as_json=as_json)
+            _say_how_to_resume(batch_id, cursor, chunks=chunks)
             raise
         except CursorGone as error:
             raise Problem(
@@ -103,13 +96,13 @@ def tail(batch_id: str, *, chunks: bool, after: str | None, as_json: bool) -> No
                 cause=error,
             ) from None
         except ValueError as error:
-            raise Problem(f"--after: {error}", exit_code=USAGE_EXIT_CODE) from None
+            raise wrong_usage(f"--after: {error}") from None
 
     with_client(read)
 
 
-def _print(item: LineEvent | LineEnded, *, as_json: bool) -> None:
-    if as_json:
+def _print(item: LineEvent | LineEnded) -> None:
+    if messages.as_json:
         output.write_json(item)
     elif isinstance(item, LineEnded):
         output.write_line(f"line {item.number}  {item.outcome}  {item.job_id}")
@@ -129,10 +122,9 @@ def _describe(item: LineEvent) -> str:
     return ""
 
 
-def _say_how_to_resume(batch_id: str, cursor: str | None, *, chunks: bool, as_json: bool) -> None:
+def _say_how_to_resume(batch_id: str, cursor: str | None, *, chunks: bool) -> None:
     resume = f"{program.command()} batch tail {batch_id}"
     resume += " --chunks" if chunks else ""
     resume += f" --after {cursor}" if cursor else ""
-    resume += " --json" if as_json else ""
-    messages.leave_line()
-    messages.say(f"To read on:\n  {resume}", resume=resume)
+    resume += " --json" if messages.as_json else ""
+    messages.say_how_to_resume("To read on", resume=resume)

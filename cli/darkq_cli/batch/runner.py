@@ -10,25 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from contextlib import aclosing, closing, suppress
 
 import msgspec
 
-from darkq import Batch, Client, DarkqError
-from darkq.errors import (
-    BatchNotFound,
-    BatchTaken,
-    CursorGone,
-    NotReplicated,
-    QueueFull,
-    RedisUnavailable,
-)
+from darkq import Batch, Client, DarkqError, errors
 from darkq_cli.batch.feeding import Feeder
 from darkq_cli.batch.ledger import Ledger, Registry
 from darkq_cli.batch.progress import BatchProgress, read_job_counts
 from darkq_cli.batch.state import State
 from darkq_cli.terminal import messages, program
+from darkq_cli.terminal.interrupts import run_beside
 from darkq_cli.terminal.problems import Problem
 from darkq_cli.terminal.redis import with_client
 
@@ -36,7 +28,16 @@ GIVE_UP_AFTER_S = 300.0
 """How long the runner retries without progress before it gives up."""
 REFRESH_INTERVAL_S = 2.0
 _RETRY_INTERVAL_S = 0.5
-_RETRIED = (RedisUnavailable, NotReplicated, QueueFull, BatchTaken, CursorGone)
+_WAITS: dict[type[Exception], str] = {
+    errors.BatchTaken: "waits until the lease of its last runner expires",
+    errors.QueueFull: "waits for room in the queue",
+    errors.NotReplicated: "waits for replicas of Redis",
+    errors.CursorGone: "reads results again, after Redis has lost some",
+    errors.RedisUnavailable: "waits for Redis, which does not answer",
+}
+"""What the runner retries, and what it then waits for."""
+_RETRIED = tuple(_WAITS)
+_FATAL: tuple[type[Exception], ...] = (Problem, *_RETRIED)
 
 
 def run(state: State, registry: Registry) -> None:
@@ -51,18 +52,11 @@ def run(state: State, registry: Registry) -> None:
 
     try:
         with_client(use)
-    except (Problem, *_RETRIED) as error:
+    except _FATAL as error:
         exit_code = error.exit_code if isinstance(error, Problem) else 1
-        hint = (
-            getattr(error, "hint", "")
-            or f"To resume: {build_resume_command(state.checkpoint.batch_id)}"
-        )
+        resume = f"{program.command()} batch resume {state.checkpoint.batch_id}"
+        hint = getattr(error, "hint", "") or f"To resume: {resume}"
         raise Problem(str(error), hint, exit_code=exit_code, cause=error) from None
-
-
-def build_resume_command(batch_id: str) -> str:
-    """Return the command that resumes a batch."""
-    return f"{program.command()} batch resume {batch_id}"
 
 
 class Runner:
@@ -82,16 +76,22 @@ class Runner:
         if written:
             messages.say(f"resuming: {written:,} of {self._state.plan.lines:,} lines are written")
         with self._progress:
-            refresh = asyncio.create_task(self._refresh_job_counts())
             try:
-                async with handle_ctrl_c(self._find_batch):
+                async with run_beside(self._refresh_job_counts()):
                     await self._run_with_retries()
-            finally:
-                refresh.cancel()
-                await asyncio.wait([refresh])
+            except asyncio.CancelledError:
+                self._say_how_to_resume()
+                raise
+
+    def _say_how_to_resume(self) -> None:
+        if not (batch_id := self._state.checkpoint.batch_id):
+            return
+        darkq = program.command()
+        resume, cancel = f"{darkq} batch resume {batch_id}", f"{darkq} batch cancel {batch_id}"
+        text = "The jobs that were sent continue. To resume"
+        messages.say_how_to_resume(text, resume=resume, cancel=cancel)
 
     def _find_batch(self) -> Batch | None:
-        """Return the batch if it was created."""
         batch_id = self._state.checkpoint.batch_id
         return self._client.batch(batch_id) if batch_id else None
 
@@ -109,14 +109,15 @@ class Runner:
                     if self._state.checkpoint.ended == before:
                         raise Problem("Redis has lost all lines of the batch")
                     batch = self._replace()
-            except BatchNotFound:
+            except errors.BatchNotFound:
                 batch = self._replace()
             except _RETRIED as error:
                 if self._state.checkpoint.ended != seen:
                     last_s, seen = time.monotonic(), self._state.checkpoint.ended
                 if time.monotonic() - last_s > GIVE_UP_AFTER_S:
                     raise
-                self._progress.waits_for = _describe_wait(error)
+                waits = (text for kind, text in _WAITS.items() if isinstance(error, kind))
+                self._progress.waits_for = next(waits)
                 self._progress.show_checkpoint(self._state.checkpoint)
                 await asyncio.sleep(_RETRY_INTERVAL_S)
 
@@ -192,42 +193,3 @@ async def _cancel(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()  # marks it as retrieved: it was raised before, or no longer matters
-
-
-def _describe_wait(error: Exception) -> str:
-    match error:
-        case BatchTaken():
-            return "waits until the lease of its last runner expires"
-        case QueueFull():
-            return "waits for room in the queue"
-        case NotReplicated():
-            return "waits for replicas of Redis"
-        case CursorGone():
-            return "reads results again, after Redis has lost some"
-    return "waits for Redis, which does not answer"
-
-
-@asynccontextmanager
-async def handle_ctrl_c(find_batch: Callable[[], Batch | None]) -> AsyncIterator[None]:
-    """Print how to resume and how to cancel, after Ctrl-C in the block.
-
-    Raises the `CancelledError` of the block.
-    """
-    try:
-        yield
-    except asyncio.CancelledError:
-        batch = find_batch()
-        if batch is not None:
-            _say_how_to_resume(batch)
-        raise
-
-
-def _say_how_to_resume(batch: Batch) -> None:
-    darkq = program.command()
-    resume, cancel = f"{darkq} batch resume {batch.id}", f"{darkq} batch cancel {batch.id}"
-    messages.leave_line()
-    messages.say(
-        f"The jobs that were sent continue. To resume:\n  {resume}\nTo stop it:\n  {cancel}",
-        resume=resume,
-        cancel=cancel,
-    )

@@ -19,8 +19,7 @@ from typing import IO, BinaryIO, NamedTuple, cast
 
 from darkq import Settings
 from darkq.batches.feed import with_custom_id
-from darkq.batches.input_lines import InputLines, Text
-from darkq.batches.lines import Line
+from darkq.batches.lines import InputLines, Line, Text
 from darkq.errors import InvalidLine
 from darkq.openai.body import CHAT, Endpoint
 from darkq.protocol.validation import show_name
@@ -33,7 +32,7 @@ from darkq_cli.batch.formats.rows import (
     read_fields,
 )
 from darkq_cli.batch.formats.table import Table
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem, require
+from darkq_cli.terminal.problems import Problem, require, wrong_usage
 
 _READ_BYTES = 1 << 16
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -103,8 +102,8 @@ class InputReader:
         try:
             piece = self._stream.read(_READ_BYTES)
         except (EOFError, gzip.BadGzipFile, zlib.error, _BadZstd):
-            words = f"{self._name} is damaged, or not compressed as its name says"
-            raise Problem(words, exit_code=USAGE_EXIT_CODE) from None
+            reason = f"{self._name} is damaged, or not compressed as its name says"
+            raise wrong_usage(reason) from None
         except OSError as error:
             raise build_read_problem(self._name, error) from None
         self._hash.update(piece)
@@ -125,7 +124,7 @@ def open_input(path: Path, name: str = "") -> Iterator[InputReader]:
 
 
 def build_read_problem(name: str, error: OSError) -> Problem:
-    return Problem(f"cannot read {name}: {error.strerror}", exit_code=USAGE_EXIT_CODE)
+    return wrong_usage(f"cannot read {name}: {error.strerror}")
 
 
 def _decompress(path: Path, name: str, file: io.BufferedReader) -> IO[bytes]:
@@ -272,13 +271,11 @@ class _Checker:
         """Return the facts about the input. Raises `Problem` unless all lines are valid."""
         if self._invalid:
             counts = f"{self._invalid:,} of {self.lines:,} lines"
-            raise Problem(
-                f"{counts} of {name} are invalid; nothing was sent",
-                "\n".join(self._list_hints()),
-                exit_code=USAGE_EXIT_CODE,
+            raise wrong_usage(
+                f"{counts} of {name} are invalid; nothing was sent", "\n".join(self._list_hints())
             )
         if not self.lines:
-            raise Problem(f"{name} has no lines", exit_code=USAGE_EXIT_CODE)
+            raise wrong_usage(f"{name} has no lines")
         columns = source.columns or self._columns or ()
         endpoint = self._endpoint or CHAT
         return CheckedInput(self.lines, columns, endpoint, source.fingerprint)

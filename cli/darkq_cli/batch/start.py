@@ -12,87 +12,72 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from darkq import DarkqError, Settings
 from darkq.batches.lines import ForAllLines
 from darkq.protocol.job import MAX_NAME_CHARS, Job, check_name
 from darkq_cli.batch import runner
 from darkq_cli.batch.files import sync_directory
 from darkq_cli.batch.formats.output import OutputFormat
-from darkq_cli.batch.formats.rows import DELIMITERS, InputFormat, Kind, LineFormat, find_kind
+from darkq_cli.batch.formats.rows import DELIMITERS, InputFormat, Kind, find_kind
 from darkq_cli.batch.ledger import Registry
 from darkq_cli.batch.plan import Files, Plan, build_errors_path
 from darkq_cli.batch.progress import show_checking
-from darkq_cli.batch.source import (
-    CheckedInput,
-    Fingerprint,
-    build_read_problem,
-    check,
-    open_input,
-)
+from darkq_cli.batch.source import build_read_problem, check, open_input
 from darkq_cli.batch.state import State, StateFile
 from darkq_cli.batch.summary import Summary
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal.interrupts import delay_interrupts
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.short_ids import find_batch_id
 
 _STDIN = "-"
 _READ_BYTES = 1 << 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchArguments:
-    """The arguments of `darkq batch run`. `source` may be `-` (standard input) or a pipe."""
+@dataclass(frozen=True)
+class Source:
+    """The input as a user names it: a file, a pipe, or `-` for standard input."""
 
-    source: str
-    output: Path
-    errors: Path | None
-    ordered: bool
-    name: str | None
-    window: int
-    input: InputFormat
-    output_format: OutputFormat
-    common: ForAllLines
+    argument: str
 
     @property
-    def format(self) -> LineFormat:
-        return LineFormat(self.input, self.common)
+    def name(self) -> str:
+        """Its name in messages."""
+        return "standard input" if self.argument == _STDIN else self.argument
 
     @property
-    def batch_name(self) -> str | None:
-        """The given name, or that of the input file."""
-        if self.name is not None or self.is_piped:
-            return self.name
-        name = Path(self.source).name
-        return name if name.isprintable() and len(name) <= MAX_NAME_CHARS else None
-
-    @property
-    def source_name(self) -> str:
-        """The name of the input in messages."""
-        return "standard input" if self.source == _STDIN else self.source
-
-    @property
-    def source_path(self) -> Path:
-        """The path of the input, to read it once."""
-        return Path("/dev/stdin") if self.source == _STDIN else Path(self.source).absolute()
+    def path(self) -> Path:
+        """Its path, to read it once."""
+        return Path("/dev/stdin") if self.argument == _STDIN else Path(self.argument).absolute()
 
     @property
     def is_piped(self) -> bool:
         """Tell whether the input can be read only once, such as a pipe or a terminal."""
+        if self.argument == _STDIN:
+            return True
         try:
-            mode = self.source_path.stat().st_mode
+            mode = self.path.stat().st_mode
         except OSError:  # opening it reports the error
-            return self.source == _STDIN
-        return self.source == _STDIN or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+            return False
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
     @property
-    def files(self) -> Files:
-        answers = self.output.absolute()
-        errors = self.errors.absolute() if self.errors is not None else build_errors_path(answers)
-        spooled = self.is_piped
-        spool = answers.with_name(f"{answers.name}.darkq-input")
-        source = spool if spooled else self.source_path
-        return Files(source=source, answers=answers, errors=errors, spooled=spooled)
+    def default_name(self) -> str | None:
+        """The name of a batch that has been given none."""
+        name = "" if self.is_piped else Path(self.argument).name
+        return name if name.isprintable() and 0 < len(name) <= MAX_NAME_CHARS else None
+
+    def build_files(self, output: Path, errors: Path | None) -> Files:
+        """Return the files of a batch with this input. A pipe is spooled beside the output."""
+        answers, spooled = output.absolute(), self.is_piped
+        return Files(
+            source=answers.with_name(f"{answers.name}.darkq-input") if spooled else self.path,
+            answers=answers,
+            errors=build_errors_path(answers) if errors is None else errors.absolute(),
+            spooled=spooled,
+        )
 
 
 def build_common(*, options: Mapping[str, Any], **others: Any) -> ForAllLines:
@@ -109,37 +94,40 @@ def build_output_format(
     if join is None:
         join = kind in DELIMITERS and source.kind != "jsonl"
     if join and kind == "text":
-        raise Problem("--join needs --format jsonl, csv or tsv", exit_code=USAGE_EXIT_CODE)
+        raise wrong_usage("--join needs --format jsonl, csv or tsv")
     return OutputFormat(kind=kind, join=join, answer_field=answer_field)
 
 
-def run(arguments: BatchArguments, *, dry_run: bool, as_json: bool) -> None:
-    """Run a batch, or resume the one that was started with the same arguments."""
-    check_name("name", arguments.name)
-    arguments.input.check()
+def run(source: Source, draft: Plan, *, dry_run: bool) -> None:
+    """Run a batch, or resume the one that was started with the same arguments.
+
+    The check of the input completes the draft.
+    """
+    check_name("name", draft.name)
+    draft.input.check()
     if dry_run:
-        _dry_run(arguments, as_json=as_json)
+        plan = _complete(draft, source, source.path)
+        output.write_one(
+            {"lines": plan.lines, "endpoint": plan.endpoint},
+            f"{plan.lines:,} lines, all valid; nothing was sent",
+        )
         return
-    files = arguments.files
-    with _translate_os_errors(files.answers):
-        files.check()
-        _run(arguments, files, as_json=as_json)
+    with _translate_os_errors(draft.files.answers):
+        draft.files.check()
+        with _open_state(draft.files.state) as file:
+            state = file.load()
+            has_output = draft.files.answers.exists() or draft.files.errors.exists()
+            if state is not None and state.complete and not has_output:
+                file.reset()  # its outputs were deleted, to start again
+                state = None
+            if state is None:
+                state = _start(file, source, draft)
+            else:
+                _check_same(state, source, draft)
+            _run_to_end(file, state)
 
 
-def _run(arguments: BatchArguments, files: Files, *, as_json: bool) -> None:
-    with _open_state(files.state) as file:
-        state = file.load()
-        if state is not None and state.complete and not _has_output(files):
-            file.reset()  # its outputs were deleted, to start again
-            state = None
-        if state is None:
-            state = _start(file, arguments)
-        else:
-            _check_same(state, arguments)
-        _run_to_end(file, state, as_json=as_json)
-
-
-def resume(batch_id: str, *, as_json: bool) -> None:
+def resume(batch_id: str) -> None:
     """Resume a batch that was started on this machine."""
     path = Registry(Settings.load()).find(batch_id)
     if path is None:
@@ -151,47 +139,43 @@ def resume(batch_id: str, *, as_json: bool) -> None:
         state = file.load()
         if state is None or state.checkpoint.batch_id != batch_id:
             raise Problem(f"{path} belongs to another batch now")
-        source = state.plan.files.source
-        if not state.complete and _read_fingerprint(source) != state.plan.fingerprint:
-            raise _build_changed_problem(source)
-        _run_to_end(file, state, as_json=as_json)
+        if not state.complete:
+            _check_unchanged(state.plan, state.plan.files.source)
+        _run_to_end(file, state)
 
 
-def retry(batch: str, *, ignore_unsupported: bool, as_json: bool) -> None:
+def retry(batch: str, *, ignore_unsupported: bool) -> None:
     """Run the failed lines of a batch again, which is given by its id or its output file."""
-    with _open_ended(batch) as (file, state):
-        darkq = program.command()
+    registry, darkq = Registry(Settings.load()), program.command()
+    path = _find_state(batch, registry)
+    with _translate_os_errors(path), _open_state(path) as file:
+        state = file.load()
+        if state is None:
+            raise Problem(f"{path} holds no batch")
         batch_id = state.checkpoint.batch_id
         if not state.complete:
             raise Problem(
                 f"{batch_id} is unfinished", f"To resume it: {darkq} batch resume {batch_id}"
             )
-        if _read_fingerprint(state.plan.files.source) != state.plan.fingerprint:
-            raise _build_changed_problem(state.plan.files.source)
+        _check_unchanged(state.plan, state.plan.files.source)
         state.forget_failed(ignore_unsupported=ignore_unsupported)
-        Registry(Settings.load()).remove(batch_id)
-        _run_to_end(file, state, as_json=as_json)
+        registry.remove(batch_id)
+        _run_to_end(file, state)
 
 
-@contextmanager
-def _open_ended(batch: str) -> Iterator[tuple[StateFile, State]]:
-    """Open the state of a batch whose lines have failed."""
+def _find_state(batch: str, registry: Registry) -> Path:
+    """Return the state of a batch whose lines have failed."""
     output = Path(batch).absolute()
-    path = output.with_name(f"{output.name}.darkq")
-    if not path.exists():
-        registry = Registry(Settings.load())
-        found = None if output.exists() else registry.find(find_batch_id(batch))
-        if found is None:
-            raise Problem(
-                f"no batch {batch} with failed lines was run here",
-                f"To list the batches in Redis: {program.command()} batch list",
-            )
-        path = found
-    with _translate_os_errors(path), _open_state(path) as file:
-        state = file.load()
-        if state is None:
-            raise Problem(f"{path} holds no batch")
-        yield file, state
+    beside = output.with_name(f"{output.name}.darkq")
+    if beside.exists():
+        return beside
+    found = None if output.exists() else registry.find(find_batch_id(batch))
+    if found is None:
+        raise Problem(
+            f"no batch {batch} with failed lines was run here",
+            f"To list the batches in Redis: {program.command()} batch list",
+        )
+    return found
 
 
 def _end(file: StateFile, state: State, registry: Registry) -> None:
@@ -206,10 +190,6 @@ def _end(file: StateFile, state: State, registry: Registry) -> None:
         files.source.unlink(missing_ok=True)
     file.delete()
     registry.remove(state.checkpoint.batch_id)
-
-
-def _has_output(files: Files) -> bool:
-    return any(path.exists() for path in (files.answers, files.errors))
 
 
 @contextmanager
@@ -239,67 +219,47 @@ def _open_state(path: Path) -> Iterator[StateFile]:
             file.close()
 
 
-def _dry_run(arguments: BatchArguments, *, as_json: bool) -> None:
-    checked = _check_input(arguments.source_path, arguments)
-    if as_json:
-        output.write_json({"lines": checked.lines, "endpoint": checked.endpoint})
-    else:
-        output.write_line(f"{checked.lines:,} lines, all valid; nothing was sent")
-
-
-def _check_input(path: Path, arguments: BatchArguments) -> CheckedInput:
+def _complete(draft: Plan, source: Source, path: Path) -> Plan:
+    """Check the input, and return the plan with what that has found."""
     with show_checking(path) as report:
-        return check(path, arguments.source_name, arguments.format, arguments.output_format, report)
+        checked = check(path, source.name, draft.format, draft.output, report)
+    return msgspec.structs.replace(draft, **checked._asdict())
 
 
-def _start(file: StateFile, arguments: BatchArguments) -> State:
-    files = arguments.files
+def _start(file: StateFile, source: Source, draft: Plan) -> State:
+    files = draft.files
     file.claim(files.errors)
     for path in (files.answers, files.errors):
         if path.exists() and path.stat().st_size:
-            raise Problem(
+            raise wrong_usage(
                 f"{path} already exists: from a finished batch, or from another program",
                 "Choose another name, or delete it to start again.",
-                exit_code=USAGE_EXIT_CODE,
             )
     try:
         if files.spooled:
-            _spool(arguments, files.source)
-        checked = _check_input(files.source, arguments)
-        plan = Plan(
-            name=arguments.batch_name,
-            files=files,
-            input=arguments.input,
-            output=arguments.output_format,
-            columns=checked.columns,
-            common=arguments.common,
-            ordered=arguments.ordered,
-            window=arguments.window,
-            endpoint=checked.endpoint,
-            lines=checked.lines,
-            fingerprint=checked.fingerprint,
-        )
-        return file.start(plan)
+            _spool(source, files.source)
+        return file.start(_complete(draft, source, files.source))
     except BaseException:
         if files.spooled:
             files.source.unlink(missing_ok=True)
         raise
 
 
-def _spool(arguments: BatchArguments, path: Path) -> None:
+def _spool(source: Source, path: Path) -> None:
     """Copy the input of a pipe to a file, so that a resume can read it again."""
     try:
-        source = _stdin() if arguments.source == _STDIN else arguments.source_path.open("rb")
+        is_stdin = source.argument == _STDIN
+        pipe = cast(BufferedReader, sys.stdin.buffer) if is_stdin else source.path.open("rb")
     except OSError as error:
-        raise build_read_problem(arguments.source_name, error) from None
-    with source:
-        if source.isatty():
+        raise build_read_problem(source.name, error) from None
+    with pipe:
+        if pipe.isatty():
             messages.say("Type the lines. Ctrl-D on an empty line ends the input.", style="dim")
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(fd, "wb") as spool:
                 # read1 returns after one read of the pipe, so that Python can handle signals.
-                while piece := source.read1(_READ_BYTES):
+                while piece := pipe.read1(_READ_BYTES):
                     spool.write(piece)
                 spool.flush()
                 os.fsync(spool.fileno())
@@ -308,50 +268,36 @@ def _spool(arguments: BatchArguments, path: Path) -> None:
             raise Problem(f"cannot write {path}: {error.strerror}") from None
 
 
-def _stdin() -> BufferedReader:
-    return cast(BufferedReader, sys.stdin.buffer)
-
-
-def _check_same(state: State, arguments: BatchArguments) -> None:
-    """Raise `Problem` unless the arguments are those of the batch in the state."""
+def _check_same(state: State, source: Source, draft: Plan) -> None:
+    """Raise `Problem` unless the draft is that of the batch in the state."""
     plan, batch_id = state.plan, state.checkpoint.batch_id
     words = f"{plan.files.answers} belongs to the unfinished batch {batch_id}"
     hint = f"To resume it: {program.command()} batch resume {batch_id}"
     if state.complete:
         words = f"{plan.files.answers} belongs to batch {batch_id}"
         hint = f"To run its failed lines again: {program.command()} batch retry {batch_id}"
-    if plan.files.spooled and arguments.files.spooled:
-        given = _read_fingerprint(arguments.source_path)
-    elif plan.files.source == arguments.files.source:
-        given = _read_fingerprint(arguments.files.source)
-    else:
-        raise Problem(f"{words}, which has another input", hint, exit_code=USAGE_EXIT_CODE)
-    if given != plan.fingerprint:
-        raise _build_changed_problem(plan.files.source)
-    if (plan.files, plan.format, plan.output, plan.ordered) != (
-        arguments.files,
-        arguments.format,
-        arguments.output_format,
-        arguments.ordered,
-    ):
-        raise Problem(f"{words}, which has other options", hint, exit_code=USAGE_EXIT_CODE)
+    both_spooled = plan.files.spooled and draft.files.spooled
+    if not both_spooled and plan.files.source != draft.files.source:
+        raise wrong_usage(f"{words}, which has another input", hint)
+    _check_unchanged(plan, source.path)
+    for name in ("files", "format", "output", "ordered"):
+        if getattr(plan, name) != getattr(draft, name):
+            raise wrong_usage(f"{words}, which has other options", hint)
 
 
-def _read_fingerprint(path: Path) -> Fingerprint:
+def _check_unchanged(plan: Plan, path: Path) -> None:
+    """Raise `Problem` if the input at this path is not the one of the plan any more."""
     with open_input(path) as source:
         source.read_to_end()
-        return source.fingerprint
-
-
-def _build_changed_problem(source: Path) -> Problem:
-    return Problem(
-        f"{source} has changed since the start of the batch",
+        if source.fingerprint == plan.fingerprint:
+            return
+    raise wrong_usage(
+        f"{plan.files.source} has changed since the start of the batch",
         "Restore it, or start another batch with another -o.",
-        exit_code=USAGE_EXIT_CODE,
     )
 
 
-def _run_to_end(file: StateFile, state: State, *, as_json: bool) -> None:
+def _run_to_end(file: StateFile, state: State) -> None:
     registry = Registry(Settings.load())
     file.claim(state.plan.files.errors)
     if state.checkpoint.batch_id:  # a kill may have come before it was registered
@@ -361,8 +307,5 @@ def _run_to_end(file: StateFile, state: State, *, as_json: bool) -> None:
     summary = Summary.build(state)
     if state.complete:
         _end(file, state, registry)
-    if as_json:
-        output.write_json(summary)
-    else:
-        output.write_facts(summary.list_facts())
+    output.write_one(summary, summary.list_facts())
     summary.raise_if_failed()

@@ -10,6 +10,7 @@ there is at most one runner for an output.
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ import msgspec
 from darkq_cli.batch import plan as plans
 from darkq_cli.batch.files import sync_directory
 from darkq_cli.batch.plan import Plan
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 
 # "place" is the name of the checkpoint in files of all versions.
 _SCHEMA = """
@@ -66,12 +67,15 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
         return self.written + self.held
 
 
-class HeldLine(NamedTuple):
-    """A line that has ended before its turn; only with --ordered."""
+class EndedLine(NamedTuple):
+    """A line that has ended: its number, from 1, and the text to write."""
 
     number: int
     failed: bool
     text: bytes
+    chunks: int = 0
+    tokens: int = 0
+    ignored: tuple[str, ...] = ()
 
 
 class StateFile:
@@ -91,10 +95,8 @@ class StateFile:
         link = path.with_name(f"{path.name}.darkq")
         while not _link(link, self._path):
             if not link.is_symlink() or link.exists():
-                raise Problem(
-                    f"{path} belongs to another unfinished batch",
-                    "Choose another --errors.",
-                    exit_code=USAGE_EXIT_CODE,
+                raise wrong_usage(
+                    f"{path} belongs to another unfinished batch", "Choose another --errors."
                 )
             link.unlink(missing_ok=True)  # its batch has no state any more
         self._claim = link
@@ -121,7 +123,7 @@ class StateFile:
     def start(self, plan: Plan) -> State:
         """Start a batch. Raises `Problem` when it cannot be written."""
         checkpoint = Checkpoint()
-        with _translate_errors(self._path), _transaction(self._database) as database:
+        with _transaction(self._path, self._database) as database:
             _create_tables(database, _SCHEMA + _LATER_SCHEMA)
             database.execute(
                 "INSERT INTO plan VALUES (?)", (plans.encode(plan, self._path.parent),)
@@ -137,7 +139,7 @@ class StateFile:
 
     def reset(self) -> None:
         """Forget the batch that was started here, and stay locked."""
-        with _translate_errors(self._path), _transaction(self._database) as database:
+        with _transaction(self._path, self._database) as database:
             for table in ("plan", "place", "done", "held", "failed", "rows"):
                 database.execute(f"DROP TABLE {table}")
 
@@ -187,21 +189,21 @@ class State:
         )
         return {number for (number,) in self._database.execute(query, (wanted,))}
 
-    def read_held(self, number: int, max_bytes: int) -> list[HeldLine]:
+    def read_held(self, number: int, max_bytes: int) -> list[EndedLine]:
         """Return the held lines from `number` up to a gap, about `max_bytes` at most."""
-        found: list[HeldLine] = []
+        found: list[EndedLine] = []
         size = 0
         query = "SELECT number, failed, line FROM held WHERE number >= ? ORDER BY number"
         for row in self._database.execute(query, (number,)):
             if row[0] != number + len(found) or size >= max_bytes:
                 break
-            found.append(HeldLine(row[0], bool(row[1]), row[2]))
+            found.append(EndedLine(row[0], bool(row[1]), row[2]))
             size += len(row[2])
         return found
 
     def keep_rows(self, rows: Mapping[int, bytes]) -> None:
         """Keep lines of the input until they are written, for a joined output."""
-        with _translate_errors(self._path), _transaction(self._database) as database:
+        with _transaction(self._path, self._database) as database:
             database.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?)", rows.items())
 
     def read_rows(self, numbers: Iterable[int]) -> dict[int, bytes]:
@@ -214,18 +216,18 @@ class State:
         self,
         checkpoint: Checkpoint,
         *,
-        done: Sequence[HeldLine] = (),
-        hold: Sequence[HeldLine] = (),
+        done: Sequence[EndedLine] = (),
+        hold: Sequence[EndedLine] = (),
     ) -> None:
         """Commit in one transaction: lines that are written, or held. Raises `Problem`."""
         ended = [(line.number,) for line in (*done, *hold)]
         written = [(line.number,) for line in done]
         failed = [(line.number,) for line in done if line.failed]
-        with _translate_errors(self._path), _transaction(self._database) as database:
+        with _transaction(self._path, self._database) as database:
             database.executemany("INSERT INTO done VALUES (?)", written)
             database.executemany("INSERT INTO failed VALUES (?)", failed)
             database.executemany("DELETE FROM held WHERE number = ?", written)
-            database.executemany("INSERT INTO held VALUES (?, ?, ?)", hold)
+            database.executemany("INSERT INTO held VALUES (?, ?, ?)", [line[:3] for line in hold])
             database.executemany("DELETE FROM rows WHERE number = ?", ended)
             database.execute("UPDATE place SET json = ?", (msgspec.json.encode(checkpoint),))
         self.checkpoint = checkpoint
@@ -244,7 +246,7 @@ class State:
             common = msgspec.structs.replace(common, ignore_unsupported=True)
         plan = msgspec.structs.replace(self.plan, common=common, ordered=False)
         checkpoint = msgspec.structs.replace(self.checkpoint, batch_id="", failed=0, errors_bytes=0)
-        with _translate_errors(self._path), _transaction(self._database) as database:
+        with _transaction(self._path, self._database) as database:
             database.execute("DELETE FROM done WHERE number IN (SELECT number FROM failed)")
             database.execute("DELETE FROM failed")
             encoded = plans.encode(plan, self._path.parent)
@@ -285,15 +287,11 @@ def _link(link: Path, state: Path) -> bool:
 
 
 @contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
+def _transaction(path: Path, database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Commit the block, or roll it back. Raises `Problem`."""
+    with _translate_errors(path), database:
+        database.execute("BEGIN IMMEDIATE")
         yield database
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
 
 
 @contextmanager
@@ -316,10 +314,6 @@ def _translate_errors(path: Path) -> Iterator[None]:
 
 def _locks_work(directory: Path) -> bool:
     """Tell whether a file here can be locked. If not, SQLite reports every file as locked."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
     with suppress(OSError), tempfile.TemporaryFile(dir=directory) as probe:
         try:
             fcntl.lockf(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from functools import partial
 from typing import Self
 
 import msgspec
 
 from darkq_cli.batch.formats.output import read_failure
-from darkq_cli.batch.plan import Plan
 from darkq_cli.batch.state import State
 from darkq_cli.terminal import program
 from darkq_cli.terminal.problems import Problem, refuses_option
-
-_LINE_BYTES = 1 << 20
 
 
 def _shorten(path: str | None) -> str:
     """Return a path relative to the working directory, if it is below that."""
     relative = os.path.relpath(path or "")
     return str(path) if relative.startswith("..") else relative
-
-
-def _read_first_failure(plan: Plan) -> str:
-    """Return the first failure of the errors file; "" when it cannot be read."""
-    try:
-        with plan.files.errors.open("rb") as file:
-            return read_failure(plan.output, iter(partial(file.readline, _LINE_BYTES), b""))
-    except (OSError, ValueError, StopIteration, msgspec.DecodeError, csv.Error):
-        return ""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,27 +38,25 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     def build(cls, state: State) -> Self:
         """Build the summary of a batch."""
         plan, checkpoint = state.plan, state.checkpoint
+        failed = checkpoint.failed
         return cls(
             batch_id=checkpoint.batch_id,
             lines=plan.lines,
             completed=checkpoint.completed,
-            failed=checkpoint.failed,
+            failed=failed,
             chunks=checkpoint.chunks,
             tokens=checkpoint.tokens,
             elapsed_s=round(checkpoint.elapsed_s, 3),
             output=str(plan.files.answers),
-            errors=str(plan.files.errors) if checkpoint.failed else None,
+            errors=str(plan.files.errors) if failed else None,
             ignored=checkpoint.ignored,
-            first_failure=_read_first_failure(plan) if checkpoint.failed else "",
+            first_failure=read_failure(plan.output, plan.files.errors) if failed else "",
         )
 
     def list_facts(self) -> dict[str, str]:
         """Return the counts as texts."""
         per_s = 1 / self.elapsed_s if self.elapsed_s else 0.0
-        facts = {
-            "batch": self.batch_id,
-            "answered": f"{self.completed:,} of {self.lines:,} lines",
-        }
+        facts = {"batch": self.batch_id, "answered": f"{self.completed:,} of {self.lines:,} lines"}
         if self.completed:
             facts["answered"] += f", into {_shorten(self.output)}"
         if self.errors:

@@ -1,4 +1,4 @@
-"""The subcommands, one module per noun: their options, their help, and what they do.
+"""The subcommands, by what they are about: their options, their help, and what they do.
 
 `darkq --help` imports these modules. So they import `darkq`, rich and the packages `stack`,
 `doctor` and `top` inside functions; types for annotations come from `if TYPE_CHECKING`.

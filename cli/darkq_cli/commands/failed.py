@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.redis import with_client
 from darkq_cli.terminal.short_ids import find_job, shorten
 from darkq_cli.terminal.units import format_time, format_time_briefly
@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 CONCURRENT_RETRIES = 16
 
 
-def failed(
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of rows.")
-    ] = 50,
-    as_json: opt.JsonOption = False,
-) -> None:
+def failed(limit: opt.LimitOption = 50, _: opt.JsonOption = False) -> None:
     """List failed jobs, the latest first. Below each is its message.
 
     A terminal shows the beginnings of ids, which other commands accept.
@@ -40,17 +35,15 @@ def failed(
         # One job more than the limit shows whether there are more.
         async with aclosing(client.failed(limit + 1)) as jobs:
             found = [job async for job in jobs]
-        return found, [] if as_json else await client.job_ids()
+        return found, [] if messages.as_json else await client.job_ids()
 
     found, known = with_client(fetch)
     short = shorten([job.job_id for job in found], known)
-    headings = ("job", "failed", "code", "model", "retry")
     output.write_list(
         found[:limit],
-        headings,
+        ("job", "failed", "code", "model", "retry"),
         lambda job: _build_row(job, short),
         lambda job: job.message,
-        as_json=as_json,
     )
     if not found:
         messages.say("no failed jobs are stored")
@@ -59,9 +52,8 @@ def failed(
 
 
 def _build_row(job: FailedJob, short: Mapping[str, str]) -> Sequence[str]:
-    is_narrow = output.is_narrow()
-    id_ = short[job.job_id] if is_narrow else job.job_id
-    failed = (format_time_briefly if is_narrow else format_time)(job.failed_ms)
+    id_ = output.fit(short[job.job_id], job.job_id)
+    failed = output.fit(format_time_briefly(job.failed_ms), format_time(job.failed_ms))
     code = output.Cell(job.code, "red")
     return id_, failed, code, job.model or "", "yes" if job.kept else "no"
 
@@ -71,7 +63,7 @@ def retry(
         list[str] | None, typer.Argument(metavar="[ID]...", help="From darkq failed.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All failed jobs that are stored.")] = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Queue failed jobs again.
 
@@ -83,27 +75,20 @@ def retry(
     """
     named = job_ids or []
     if bool(named) == every:
-        raise Problem(
-            "retry needs ids of jobs, or --all",
-            f"To list failed jobs: {program.command()} failed",
-            exit_code=USAGE_EXIT_CODE,
+        raise wrong_usage(
+            "retry needs ids of jobs, or --all", f"To list failed jobs: {program.command()} failed"
         )
 
-    async def retry_jobs(client: Client) -> _RetryCounts:
+    async def retry_jobs(client: Client) -> tuple[int, int]:
         ids = _page_all_failed(client) if every else _page_named(named)
         async with aclosing(ids) as pages:
-            return await _retry_pages(client, pages, as_json=as_json)
+            return await _retry_pages(client, pages)
 
-    counts = with_client(retry_jobs)
-    if not as_json:
-        messages.say(f"{_count_jobs(counts.retried)} queued again")
-    if counts.refused and not every:
-        raise Problem(f"{_count_jobs(counts.refused)} cannot be retried")
-
-
-class _RetryCounts(NamedTuple):
-    retried: int
-    refused: int
+    retried, refused = with_client(retry_jobs)
+    if not messages.as_json:
+        messages.say(f"{_count_jobs(retried)} queued again")
+    if refused and not every:
+        raise Problem(f"{_count_jobs(refused)} cannot be retried")
 
 
 def _count_jobs(jobs: int) -> str:
@@ -132,9 +117,8 @@ async def _page_all_failed(client: Client) -> AsyncGenerator[list[str], None]:
         messages.say(text, left_out=without_prompt)
 
 
-async def _retry_pages(
-    client: Client, pages: AsyncGenerator[list[str], None], *, as_json: bool
-) -> _RetryCounts:
+async def _retry_pages(client: Client, pages: AsyncGenerator[list[str], None]) -> tuple[int, int]:
+    """Retry jobs, and print their ids. Return how many are queued, and how many are not."""
     import asyncio
 
     from darkq import QueueFull
@@ -143,13 +127,13 @@ async def _retry_pages(
     async for page in pages:
         refusals = await asyncio.gather(*(_retry_one(client, job_id) for job_id in page))
         for job_id, refusal in zip(page, refusals, strict=True):
-            _print_outcome(job_id, refusal, as_json=as_json)
+            _print_outcome(job_id, refusal)
             retried += refusal is None
             refused += refusal is not None
         for refusal in refusals:
             if isinstance(refusal, QueueFull):  # the next pages would be refused too
                 raise refusal
-    return _RetryCounts(retried, refused)
+    return retried, refused
 
 
 async def _retry_one(client: Client, job_id: str) -> DarkqError | None:
@@ -163,8 +147,8 @@ async def _retry_one(client: Client, job_id: str) -> DarkqError | None:
     return None
 
 
-def _print_outcome(job_id: str, refusal: DarkqError | None, *, as_json: bool) -> None:
-    if as_json:
+def _print_outcome(job_id: str, refusal: DarkqError | None) -> None:
+    if messages.as_json:
         reason = "" if refusal is None else str(refusal)
         output.write_json({"id": job_id, "retried": refusal is None, "reason": reason})
     elif refusal is not None:

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from darkq_cli.terminal import messages, output, program
+from darkq_cli.terminal import interrupts, messages, output, program
 from darkq_cli.terminal import options as opt
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.job_options import JobOptions, takes_job_options
+from darkq_cli.terminal.problems import Problem
 from darkq_cli.terminal.redis import with_client
 from darkq_cli.terminal.short_ids import find_job
 from darkq_cli.terminal.units import format_duration, format_time
 
 if TYPE_CHECKING:
-    from darkq import Client, JobHandle, Result, Status
-    from darkq.protocol.job import JobArguments
-    from darkq.protocol.prompt import Prompt
+    from darkq import Client, Result, Status
 
 CANCEL_TIMEOUT_S = 30.0
 
 
+@takes_job_options
 def run(
-    prompt: opt.PromptArgument,
-    model: opt.ModelOption = None,
-    upstream: opt.UpstreamOption = None,
-    system: opt.SystemOption = None,
-    temperature: opt.TemperatureOption = None,
-    max_tokens: opt.MaxTokensOption = None,
-    options: opt.OtherOption = None,
-    ignore_unsupported: opt.IgnoreUnsupportedOption = False,
-    schema: opt.SchemaOption = None,
-    images: opt.ImageOption = None,
-    priority: opt.PriorityOption = "interactive",
-    tries: opt.TriesOption = None,
-    timeout_s: opt.TimeoutOption = None,
-    idempotency_key: opt.IdempotencyKeyOption = None,
-    metadata: opt.MetadataOption = None,
-    reasoning: opt.ReasoningOption = None,
-    as_json: opt.JsonOption = False,
+    options: JobOptions, reasoning: opt.ReasoningOption = None, _: opt.JsonOption = False
 ) -> None:
     """Send a prompt, and print the answer as it arrives.
 
@@ -56,107 +40,30 @@ def run(
     """
     from darkq_cli.terminal.reading import Reader, follow
 
-    asked = _read_messages(prompt, system, images)
-    arguments: JobArguments = {
-        "model": model,
-        "upstream": upstream,
-        "priority": priority,
-        "tries": tries,
-        "timeout_s": timeout_s,
-        "metadata": opt.parse_pairs(metadata),
-        "parameters": _read_parameters(temperature, max_tokens, options, schema),
-        "ignore_unsupported": ignore_unsupported,
-    }
+    enqueue = options.prepare()
 
     async def enqueue_and_read(client: Client) -> None:
-        job = await client.enqueue(asked, idempotency_key=idempotency_key, **arguments)
+        job = await enqueue(client)
         messages.say(f"job {job.id}", style="dim", id=job.id)
-        await follow(client, Reader(job, as_json=as_json, shows_reasoning=reasoning))
-        if ignore_unsupported:
-            _say_what_was_ignored(await job.result())
+        await follow(client, Reader(job, shows_reasoning=reasoning))
+        if options.ignore_unsupported and (result := await job.result()).ignored:
+            names = ", ".join(result.ignored)
+            text = f"ignored, as {result.upstream} does not support it: {names}"
+            messages.say(text, ignored=names)
 
     with_client(enqueue_and_read)
 
 
-def _say_what_was_ignored(result: Result) -> None:
-    if result.ignored:
-        names = ", ".join(result.ignored)
-        messages.say(f"ignored, as {result.upstream} does not support it: {names}", ignored=names)
-
-
-def enqueue(
-    prompt: opt.PromptArgument,
-    model: opt.ModelOption = None,
-    upstream: opt.UpstreamOption = None,
-    system: opt.SystemOption = None,
-    temperature: opt.TemperatureOption = None,
-    max_tokens: opt.MaxTokensOption = None,
-    options: opt.OtherOption = None,
-    ignore_unsupported: opt.IgnoreUnsupportedOption = False,
-    schema: opt.SchemaOption = None,
-    images: opt.ImageOption = None,
-    priority: opt.PriorityOption = "interactive",
-    tries: opt.TriesOption = None,
-    timeout_s: opt.TimeoutOption = None,
-    idempotency_key: opt.IdempotencyKeyOption = None,
-    metadata: opt.MetadataOption = None,
-    as_json: opt.JsonOption = False,
-) -> None:
+@takes_job_options
+def enqueue(options: JobOptions, _: opt.JsonOption = False) -> None:
     """Store a job and print its id. A worker runs it, now or later.
 
     \b
     id=$(darkq enqueue "Write a haiku about queues.")
     darkq enqueue - --priority bulk < prompt.txt
     """
-    asked = _read_messages(prompt, system, images)
-    arguments: JobArguments = {
-        "model": model,
-        "upstream": upstream,
-        "priority": priority,
-        "tries": tries,
-        "timeout_s": timeout_s,
-        "metadata": opt.parse_pairs(metadata),
-        "parameters": _read_parameters(temperature, max_tokens, options, schema),
-        "ignore_unsupported": ignore_unsupported,
-    }
-    job = with_client(
-        lambda client: client.enqueue(asked, idempotency_key=idempotency_key, **arguments)
-    )
-    if as_json:
-        output.write_json({"id": job.id, "duplicate": job.duplicate})
-    else:
-        output.write_line(job.id)
-
-
-def _read_messages(argument: str, system: str | None, images: list[str] | None) -> Prompt:
-    from darkq.protocol.prompt import add_system
-    from darkq_cli.terminal.attachments import add_images
-
-    return add_system(add_images(read_prompt(argument), images), system)
-
-
-def _read_parameters(
-    temperature: float | None, max_tokens: int | None, others: list[str] | None, schema: str | None
-) -> dict[str, Any]:
-    from darkq_cli.terminal.attachments import read_schema
-
-    parameters = opt.parse_options(temperature, max_tokens, others)
-    return parameters if schema is None else {**parameters, "response_format": read_schema(schema)}
-
-
-def read_prompt(argument: str) -> str:
-    """Return the prompt. The argument `-` means all of standard input."""
-    from darkq.protocol.prompt import MAX_PROMPT_BYTES
-
-    if argument != "-":
-        return argument
-    if sys.stdin.isatty():
-        messages.say("Type the prompt. Ctrl-D on an empty line ends it.", style="dim")
-    try:
-        # One byte more than the limit is enough for the prompt to be refused.
-        return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise Problem("standard input is not UTF-8", exit_code=USAGE_EXIT_CODE) from None
+    job = with_client(options.prepare())
+    output.write_one({"id": job.id, "duplicate": job.duplicate}, job.id)
 
 
 def tail(
@@ -165,7 +72,7 @@ def tail(
         str | None, typer.Option(metavar="CURSOR", help="Start after this event, such as 1-42.")
     ] = None,
     reasoning: opt.ReasoningOption = None,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Print a job's answer as it arrives, from its first word.
 
@@ -181,7 +88,7 @@ def tail(
 
     async def read(client: Client) -> None:
         job = await find_job(client, job_id)
-        reader = Reader(job, after=after, as_json=as_json, shows_reasoning=reasoning)
+        reader = Reader(job, after=after, shows_reasoning=reasoning)
         await follow(client, reader)
 
     with_client(read)
@@ -194,7 +101,7 @@ def result(
         float | None,
         typer.Option("--timeout-s", metavar="S", min=0, help="Wait at most this many seconds."),
     ] = None,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Print the answer of a completed job.
 
@@ -204,7 +111,7 @@ def result(
     darkq result $id --timeout-s 60 --json
     """
     from darkq.jobs.status import FINISHED
-    from darkq_cli.terminal.reading import saying_why
+    from darkq_cli.terminal.reading import say_why
 
     async def fetch(client: Client) -> Result:
         job = await find_job(client, job_id)
@@ -218,11 +125,11 @@ def result(
                     f"To wait for it: {darkq} result {job.id} --wait\n"
                     f"To print the text as it arrives: {darkq} tail {job.id}",
                 )
-        async with saying_why(client, job):
+        async with interrupts.run_beside(say_why(client, job)):
             return await job.result(timeout_s)
 
     found = with_client(fetch)
-    if as_json:
+    if messages.as_json:
         output.write_json(found)
     else:
         text = output.TextOutput()
@@ -232,7 +139,7 @@ def result(
         text.end_line()
 
 
-def status(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
+def status(job_id: opt.JobArgument, _: opt.JsonOption = False) -> None:
     """Print the state of a job, and why it waits or has failed.
 
     \b
@@ -245,35 +152,30 @@ def status(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
         return explained
 
     found = with_client(fetch)
-    if as_json:
-        output.write_json(found)
-    else:
-        output.write_facts(_list_facts(found))
+    output.write_one(found, _list_facts(found))
 
 
 def _list_facts(status: Status) -> dict[str, str]:
-    facts = {"job": status.job_id, "state": status.state}
-    if status.why:
-        facts["why"] = status.why.message
-    if status.attempt:
-        facts["attempt"] = str(status.attempt)
-    if status.tries:
-        facts["failed tries"] = str(status.tries)
-    if status.due_in_ms:
-        facts["next try"] = f"in {status.due_in_ms / 1000:.1f} s"
-    if status.model:
-        facts["model"] = status.model
-    if status.upstream:
-        facts["upstream"] = status.upstream
-    if status.queued_ms:
-        ago_s = max(0.0, time.time() - status.queued_ms / 1000)
-        facts["queued"] = f"{format_time(status.queued_ms)} ({format_duration(ago_s)} ago)"
+    ago_s = max(0.0, time.time() - status.queued_ms / 1000)
+    queued = f"{format_time(status.queued_ms)} ({format_duration(ago_s)} ago)"
+    known = {
+        "job": status.job_id,
+        "state": status.state,
+        "why": status.why and status.why.message,
+        "attempt": status.attempt and str(status.attempt),
+        "failed tries": status.tries and str(status.tries),
+        "next try": status.due_in_ms and f"in {status.due_in_ms / 1000:.1f} s",
+        "model": status.model,
+        "upstream": status.upstream,
+        "queued": status.queued_ms and queued,
+    }
+    facts = {name: str(value) for name, value in known.items() if value}
     for key, value in status.metadata.items():
         facts[f"metadata {key}"] = value
     return facts
 
 
-def cancel(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
+def cancel(job_id: opt.JobArgument, _: opt.JsonOption = False) -> None:
     """Cancel a job, and print its final state.
 
     Waits until the job has ended. A job that had already ended stays `completed` or `failed`.
@@ -281,33 +183,24 @@ def cancel(job_id: opt.JobArgument, as_json: opt.JsonOption = False) -> None:
     \b
     darkq cancel $id
     """
+    from darkq import JobCancelled, JobFailed, ResultTimeout
     from darkq.jobs.status import FINISHED
 
     async def cancel_and_wait(client: Client) -> Status:
         job = await find_job(client, job_id)
         status = await job.cancel()
-        if status.state not in FINISHED:
-            await _wait_for_end(job)
-            status = await job.status()
-        return status
+        if status.state in FINISHED:
+            return status
+        try:
+            with suppress(JobCancelled, JobFailed):
+                await job.result(CANCEL_TIMEOUT_S)
+        except ResultTimeout:
+            raise Problem(
+                f"job {job.id} was asked to stop, but its worker has not stopped it "
+                f"within {CANCEL_TIMEOUT_S:g} s",
+                f"To check again: {program.command()} status {job.id}",
+            ) from None
+        return await job.status()
 
     ended = with_client(cancel_and_wait)
-    if as_json:
-        output.write_json(ended)
-    else:
-        output.write_line(ended.state)
-
-
-async def _wait_for_end(job: JobHandle) -> None:
-    from darkq import JobCancelled, JobFailed, ResultTimeout
-
-    try:
-        await job.result(CANCEL_TIMEOUT_S)
-    except (JobCancelled, JobFailed):
-        pass
-    except ResultTimeout:
-        raise Problem(
-            f"job {job.id} was asked to stop, but its worker has not stopped it "
-            f"within {CANCEL_TIMEOUT_S:g} s",
-            f"To check again: {program.command()} status {job.id}",
-        ) from None
+    output.write_one(ended, ended.state)

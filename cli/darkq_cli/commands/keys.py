@@ -15,12 +15,7 @@ from darkq_cli.terminal.units import format_time, parse_duration, parse_rate
 if TYPE_CHECKING:
     from darkq import ApiKey, Client
 
-app = typer.Typer(
-    name="keys",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Create, list and revoke API keys of the gateway.",
-)
+app = opt.build_group("keys", "Create, list and revoke API keys of the gateway.")
 
 
 @app.command()
@@ -55,7 +50,7 @@ def create(
     expires: Annotated[
         str | None, typer.Option(metavar="TIME", help="Expires after: 12h, 30d.")
     ] = None,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Create a key and print it. It is printed only once; Redis stores its hash.
 
@@ -80,15 +75,13 @@ def create(
             ttl_s=ttl_s,
         )
     )
-    if as_json:
-        output.write_json({"key": secret, "id": key.id, "tenant": key.tenant})
-        return
-    messages.say(f"key {key.id} of tenant {key.tenant}; it is printed only once:", style="dim")
-    output.write_line(secret)
+    if not messages.as_json:
+        messages.say(f"key {key.id} of tenant {key.tenant}; it is printed only once:", style="dim")
+    output.write_one({"key": secret, "id": key.id, "tenant": key.tenant}, secret)
 
 
 @app.command("list")
-def list_(as_json: opt.JsonOption = False) -> None:
+def list_(_: opt.JsonOption = False) -> None:
     """List the valid keys, without their secrets.
 
     \b
@@ -96,8 +89,8 @@ def list_(as_json: opt.JsonOption = False) -> None:
     """
     found = with_client(lambda client: client.api_keys.listed())
     headings = ("key", "name", "tenant", "created", "expires")
-    output.write_list(found, headings, _build_row, _describe_limits, as_json=as_json)
-    if not found and not as_json:
+    output.write_list(found, headings, _build_row, _describe_limits)
+    if not found and not messages.as_json:
         messages.say(f"no keys exist; to create one: {program.command()} keys create NAME")
 
 
@@ -126,19 +119,11 @@ def _build_row(key: ApiKey) -> Sequence[str]:
 
 
 def _describe_limits(key: ApiKey) -> str:
-    return ", ".join(_list_limits(key))
-
-
-def _list_limits(key: ApiKey) -> list[str]:
-    limits = []
-    if key.rate_per_s is not None:
-        limits.append(f"{key.rate_per_s:g} requests/s")
-    if key.concurrency is not None:
-        limits.append(f"{key.concurrency:,} concurrent calls")
-    if key.max_prompt_bytes is not None:
-        limits.append(f"prompt {key.max_prompt_bytes:,} bytes")
-    if key.max_body_bytes is not None:
-        limits.append(f"body {key.max_body_bytes:,} bytes")
-    if key.models:
-        limits.append("models " + " ".join(key.models))
-    return limits
+    limits = {
+        "{:g} requests/s": key.rate_per_s,
+        "{:,} concurrent calls": key.concurrency,
+        "prompt {:,} bytes": key.max_prompt_bytes,
+        "body {:,} bytes": key.max_body_bytes,
+        "models {}": " ".join(key.models) or None,
+    }
+    return ", ".join(text.format(limit) for text, limit in limits.items() if limit is not None)

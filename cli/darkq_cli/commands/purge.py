@@ -11,7 +11,7 @@ import typer
 
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal import output
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.progress import CountProgress
 from darkq_cli.terminal.redis import with_client
 from darkq_cli.terminal.units import parse_duration
@@ -22,12 +22,7 @@ if TYPE_CHECKING:
     Purge: TypeAlias = Callable[[Client, bool], AsyncGenerator[Purged, None]]
     """Purges with a client, or only counts if the second argument is True."""
 
-app = typer.Typer(
-    name="purge",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Delete failed jobs, old results, or everything of a tenant.",
-)
+app = opt.build_group("purge", "Delete failed jobs, old results, or everything of a tenant.")
 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only count; change nothing.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
@@ -41,7 +36,7 @@ def failed(
     ] = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Delete failed jobs, with the prompts that are stored for a retry.
 
@@ -51,8 +46,11 @@ def failed(
     age_s = 0.0 if older_than is None else _parse_age(older_than)
     purge(
         lambda client, dry: client.purge.failed(older_than_s=age_s, dry_run=dry),
-        "failed jobs", "deleted", dry_run=dry_run, yes=yes, as_json=as_json,
-    )  # fmt: skip
+        "failed jobs",
+        "deleted",
+        dry_run=dry_run,
+        yes=yes,
+    )
 
 
 @app.command()
@@ -62,7 +60,7 @@ def results(
     ],
     dry_run: DryRunOption = False,
     yes: YesOption = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Delete completed and cancelled jobs that ended before this time; not failed ones.
 
@@ -72,8 +70,11 @@ def results(
     age_s = _parse_age(older_than)
     purge(
         lambda client, dry: client.purge.results(older_than_s=age_s, dry_run=dry),
-        "results", "deleted", dry_run=dry_run, yes=yes, as_json=as_json,
-    )  # fmt: skip
+        "results",
+        "deleted",
+        dry_run=dry_run,
+        yes=yes,
+    )
 
 
 @app.command()
@@ -81,7 +82,7 @@ def tenant(
     name: Annotated[str, typer.Argument(metavar="TENANT", help="From darkq keys list.")],
     dry_run: DryRunOption = False,
     yes: YesOption = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Cancel the waiting jobs of a tenant, and delete all that have ended.
 
@@ -93,8 +94,11 @@ def tenant(
     """
     purged = purge(
         lambda client, dry: client.purge.tenant(name, dry_run=dry),
-        "jobs", "cancelled or deleted", dry_run=dry_run, yes=yes, as_json=as_json,
-    )  # fmt: skip
+        "jobs",
+        "cancelled or deleted",
+        dry_run=dry_run,
+        yes=yes,
+    )
     if purged.left and not dry_run:
         raise Problem(f"{purged.left:,} jobs are running or unreadable; repeat the command later")
 
@@ -103,8 +107,10 @@ def _parse_age(older_than: str) -> float:
     return parse_duration(older_than, "--older-than", allow_zero=True)
 
 
-def purge(what: Purge, noun: str, verb: str, *, dry_run: bool, yes: bool, as_json: bool) -> Purged:
+def purge(what: Purge, noun: str, verb: str, *, dry_run: bool, yes: bool) -> Purged:
     """Count, ask, purge and print. Raises `Problem` when it cannot ask, `typer.Abort` on no."""
+    import asyncio
+
     words = f"(dry run) {noun} {verb}" if dry_run else f"{noun} {verb}"
 
     async def work(client: Client) -> Purged:
@@ -112,21 +118,20 @@ def purge(what: Purge, noun: str, verb: str, *, dry_run: bool, yes: bool, as_jso
             counted = await _show_progress(what(client, True), words)
             if dry_run or not counted.purged:
                 return counted
-            await _confirm(f"{counted.purged:,} {noun} will be {verb}. Continue?")
+            question = f"{counted.purged:,} {noun} will be {verb}. Continue?"
+            if not await asyncio.to_thread(typer.confirm, question, err=True):
+                raise typer.Abort
         return await _show_progress(what(client, False), words)
 
     if not (dry_run or yes) and not sys.stdin.isatty():
-        raise Problem("no terminal to ask for confirmation: use --yes", exit_code=USAGE_EXIT_CODE)
+        raise wrong_usage("no terminal to ask for confirmation: use --yes")
     purged = with_client(work)
-    if as_json:
-        output.write_json(purged, dry_run=dry_run)
-    else:
-        facts = {
-            words: purged.purged,
-            "left (running or unreadable)": purged.left,
-            "examined": purged.looked_at,
-        }
-        output.write_facts({name: f"{count:,}" for name, count in facts.items()})
+    facts = {
+        words: purged.purged,
+        "left (running or unreadable)": purged.left,
+        "examined": purged.looked_at,
+    }
+    output.write_one(purged, facts, dry_run=dry_run)
     return purged
 
 
@@ -139,10 +144,3 @@ async def _show_progress(counts: AsyncGenerator[Purged, None], words: str) -> Pu
             async for purged in pages:
                 progress.show_count(purged.purged, left=purged.left)
     return purged
-
-
-async def _confirm(question: str) -> None:
-    import asyncio
-
-    if not await asyncio.to_thread(typer.confirm, question, err=True):
-        raise typer.Abort

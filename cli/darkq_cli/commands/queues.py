@@ -12,7 +12,7 @@ from darkq_cli.commands.purge import DryRunOption, YesOption
 from darkq_cli.commands.purge import purge as purge_jobs
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.progress import CountProgress
 from darkq_cli.terminal.redis import with_client
 from darkq_cli.terminal.units import format_duration, format_time
@@ -21,27 +21,16 @@ if TYPE_CHECKING:
     from darkq import Backlog, Client, QueueHandle, QueueStatus
     from darkq.operate.queue_state import Notice
 
-app = typer.Typer(
-    name="queues",
-    invoke_without_command=True,
-    rich_markup_mode=None,
-    help="Show, pause, drain, move and purge queues.",
-)
+app = opt.build_group("queues", "Show, pause, drain, move and purge queues.", has_default=True)
 
 QueueArgument = Annotated[
     opt.Priority, typer.Argument(metavar="QUEUE", help="interactive or bulk.", show_default=False)
 ]
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, in one line.")]
-ByOption = Annotated[
-    str | None,
-    typer.Option(
-        "--by", metavar="NAME", help="The person who requests it.", show_default="user@host"
-    ),
-]
 
 
 @app.callback()
-def queues(context: typer.Context, as_json: opt.JsonOption = False) -> None:
+def queues(context: typer.Context, _: opt.JsonOption = False) -> None:
     """Show the queues; pause, drain, move and purge them.
 
     \b
@@ -49,25 +38,22 @@ def queues(context: typer.Context, as_json: opt.JsonOption = False) -> None:
     darkq queues pause bulk --why "the upstream is being moved"
     """
     if context.invoked_subcommand is None:
-        _print_all(as_json=as_json)
+        list_()
 
 
 @app.command("list")
-def list_(as_json: opt.JsonOption = False) -> None:
+def list_(_: opt.JsonOption = False) -> None:
     """Show how many jobs wait, are deferred and run, and which queues are paused or closed.
 
     \b
     darkq queues list --json | jq 'select(.paused)'
     """
-    _print_all(as_json=as_json)
+    _print(with_client(lambda client: client.queues()))
 
 
 @app.command()
 def pause(
-    queue: QueueArgument,
-    why: WhyOption = "",
-    by: ByOption = None,
-    as_json: opt.JsonOption = False,
+    queue: QueueArgument, why: WhyOption = "", by: opt.ByOption = None, _: opt.JsonOption = False
 ) -> None:
     """Stop workers from claiming jobs of a queue, until it is resumed.
 
@@ -77,18 +63,17 @@ def pause(
     \b
     darkq queues pause bulk --why "the upstream is being moved"
     """
-    status = with_client(lambda client: client.queue(queue).pause(why=why, by=by))
-    _print([status], as_json=as_json)
+    _print([with_client(lambda client: client.queue(queue).pause(why=why, by=by))])
 
 
 @app.command()
-def resume(queue: QueueArgument, as_json: opt.JsonOption = False) -> None:
+def resume(queue: QueueArgument, _: opt.JsonOption = False) -> None:
     """Let workers claim jobs of a paused queue again, at once.
 
     \b
     darkq queues resume bulk
     """
-    _print([with_client(lambda client: client.queue(queue).resume())], as_json=as_json)
+    _print([with_client(lambda client: client.queue(queue).resume())])
 
 
 @app.command()
@@ -97,13 +82,10 @@ def drain(
     wait: Annotated[
         bool, typer.Option("--wait", help="Show progress, and exit when the queue is empty.")
     ] = False,
-    timeout_s: Annotated[
-        float | None,
-        typer.Option("--timeout-s", metavar="S", min=0, help="Stop waiting; exit code 1."),
-    ] = None,
+    timeout_s: opt.DrainTimeoutOption = None,
     why: WhyOption = "",
-    by: ByOption = None,
-    as_json: opt.JsonOption = False,
+    by: opt.ByOption = None,
+    _: opt.JsonOption = False,
 ) -> None:
     """Close a queue to new jobs, while workers finish the jobs that it has.
 
@@ -120,8 +102,8 @@ def drain(
         return await _wait_until_empty(client, queue, timeout_s) if wait else status
 
     status = with_client(close)
-    _print([status], as_json=as_json)
-    if not as_json:
+    _print([status])
+    if not messages.as_json:
         messages.say(
             f"New jobs are refused. To accept them again: {program.command()} queues open {queue}"
         )
@@ -158,13 +140,13 @@ async def _wait_until_empty(
 
 
 @app.command("open")
-def open_(queue: QueueArgument, as_json: opt.JsonOption = False) -> None:
+def open_(queue: QueueArgument, _: opt.JsonOption = False) -> None:
     """Accept new jobs again, after drain.
 
     \b
     darkq queues open bulk
     """
-    _print([with_client(lambda client: client.queue(queue).open())], as_json=as_json)
+    _print([with_client(lambda client: client.queue(queue).open())])
 
 
 @app.command()
@@ -192,7 +174,7 @@ def move(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count the jobs that would move or stay.")
     ] = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Move the waiting jobs of a queue to the other queue, or to another Redis.
 
@@ -205,43 +187,37 @@ def move(
     darkq queues move bulk --to-url redis://new.internal:6379/0
     """
     if (to is not None) + (to_url is not None) + back != 1:
-        raise Problem(
-            "move needs one of --to QUEUE, --to-url URL and --back", exit_code=USAGE_EXIT_CODE
-        )
-
-    async def move_jobs(client: Client) -> None:
-        handle = client.queue(queue)
-        if back:
-            _print_returned(await handle.give_back(), as_json=as_json)
-        elif dry_run:
-            await _show_moves(
-                handle.backlog(), "jobs would be moved", as_json=as_json, dry_run=True
-            )
-        elif to_url is not None:
-            async with _connect(to_url) as target:
-                await _move(handle, target.queue(queue), limit, as_json=as_json)
-        elif to is not None:
-            await _move(handle, client.queue(to), limit, as_json=as_json)
-
-    with_client(move_jobs)
-
-
-def _connect(url: str) -> Client:
+        raise wrong_usage("move needs one of --to QUEUE, --to-url URL and --back")
     from pydantic import SecretStr
 
     from darkq import Client, Settings
 
-    settings = Settings.load().model_copy(update={"redis_url": SecretStr(url)})
-    return Client(settings=settings)
+    async def move_jobs(client: Client) -> None:
+        handle = client.queue(queue)
+        if back:
+            count = await handle.give_back()
+            if messages.as_json:
+                output.write_json({"given_back": count})
+            else:
+                text = f"{count:,} jobs are back in their queue. To see whether it is paused: "
+                messages.say(f"{text}{program.command()} queues")
+        elif dry_run:
+            await _show_moves(handle.backlog(), "jobs would be moved", dry_run=True)
+        elif to_url is not None:
+            settings = Settings.load().model_copy(update={"redis_url": SecretStr(to_url)})
+            async with Client(settings=settings) as target:
+                await _move(handle, target.queue(queue), limit)
+        elif to is not None:
+            await _move(handle, client.queue(to), limit)
+
+    with_client(move_jobs)
 
 
-async def _move(
-    queue: QueueHandle, target: QueueHandle, limit: int | None, *, as_json: bool
-) -> None:
+async def _move(queue: QueueHandle, target: QueueHandle, limit: int | None) -> None:
     import asyncio
 
     try:
-        await _show_moves(queue.move_to(target, limit=limit), "jobs moved", as_json=as_json)
+        await _show_moves(queue.move_to(target, limit=limit), "jobs moved")
     except asyncio.CancelledError:
         messages.leave_line()
         messages.say("No job is lost and none runs twice. To continue, repeat the command.")
@@ -252,7 +228,7 @@ async def _move(
 
 
 async def _show_moves(
-    counts: AsyncGenerator[Backlog, None], words: str, *, as_json: bool, dry_run: bool = False
+    counts: AsyncGenerator[Backlog, None], words: str, *, dry_run: bool = False
 ) -> None:
     from darkq import Backlog
 
@@ -263,9 +239,6 @@ async def _show_moves(
                 progress.show_count(
                     moves.moved, keys=moves.keys, running=moves.running, lines=moves.lines
                 )
-    if as_json:
-        output.write_json(moves, dry_run=dry_run)
-        return
     facts = {
         words: moves.moved,
         "idempotency keys": moves.keys,
@@ -273,17 +246,7 @@ async def _show_moves(
         "stay: lines of batches": moves.lines,
         "stay: expired": moves.expired,
     }
-    output.write_facts({name: f"{count:,}" for name, count in facts.items()})
-
-
-def _print_returned(count: int, *, as_json: bool) -> None:
-    if as_json:
-        output.write_json({"given_back": count})
-    else:
-        messages.say(
-            f"{count:,} jobs are back in their queue. To see whether it is paused: "
-            f"{program.command()} queues"
-        )
+    output.write_one(moves, facts, dry_run=dry_run)
 
 
 @app.command()
@@ -291,7 +254,7 @@ def purge(
     queue: QueueArgument,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Cancel the waiting and deferred jobs of a queue; running jobs continue.
 
@@ -303,17 +266,16 @@ def purge(
     """
     purge_jobs(
         lambda client, dry: client.queue(queue).purge(dry_run=dry),
-        f"waiting jobs of {queue}", "cancelled", dry_run=dry_run, yes=yes, as_json=as_json,
-    )  # fmt: skip
+        f"waiting jobs of {queue}",
+        "cancelled",
+        dry_run=dry_run,
+        yes=yes,
+    )
 
 
-def _print_all(*, as_json: bool) -> None:
-    _print(with_client(lambda client: client.queues()), as_json=as_json)
-
-
-def _print(queues: list[QueueStatus], *, as_json: bool) -> None:
+def _print(queues: list[QueueStatus]) -> None:
     headings = ("queue", "waiting", "deferred", "running", "oldest waits", "state")
-    output.write_list(queues, headings, _build_row, _describe_marks, as_json=as_json)
+    output.write_list(queues, headings, _build_row, _describe_marks)
 
 
 def _build_row(queue: QueueStatus) -> Sequence[str]:
@@ -330,16 +292,16 @@ def _list_marks(queue: QueueStatus) -> list[tuple[str, Notice]]:
 
 
 def _describe_marks(queue: QueueStatus) -> str:
-    return "\n".join(_describe(word, notice, queue) for word, notice in _list_marks(queue))
-
-
-def _describe(word: str, notice: Notice, queue: QueueStatus) -> str:
-    text = f"{word} since {format_time(notice.since_ms)} by {notice.by or '?'}"
-    text += f": {notice.why}" if notice.why else ""
-    if notice.partitions < queue.partitions:
-        # A request was interrupted, or the number of partitions was raised after it.
-        text += f" (in {notice.partitions} of {queue.partitions} partitions: repeat the command)"
-    return text
+    lines = []
+    for word, notice in _list_marks(queue):
+        line = f"{word} since {format_time(notice.since_ms)} by {notice.by or '?'}"
+        line += f": {notice.why}" if notice.why else ""
+        if notice.partitions < queue.partitions:
+            # A request was interrupted, or the number of partitions was raised after it.
+            within = f"{notice.partitions} of {queue.partitions} partitions"
+            line += f" (in {within}: repeat the command)"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _count_jobs(status: QueueStatus) -> int:

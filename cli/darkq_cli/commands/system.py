@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from darkq_cli.commands.jobs import read_prompt
 from darkq_cli.terminal import interrupts, messages, program
 from darkq_cli.terminal import options as opt
+from darkq_cli.terminal.job_options import read_prompt
 from darkq_cli.terminal.problems import Problem, require
 from darkq_cli.terminal.redis import RedisTarget, open_redis
 
@@ -78,8 +78,7 @@ def worker(
         bool, typer.Option("--check", help="Only check whether a worker of this host is alive.")
     ] = False,
     lenient: Annotated[
-        bool,
-        typer.Option("--lenient", help="With --check: exit with 0 if Redis does not answer."),
+        bool, typer.Option("--lenient", help="With --check: exit with 0 if Redis does not answer.")
     ] = False,
     processes: ProcessesOption = 1,
     ready_fd: ReadyFdOption = -1,
@@ -102,13 +101,14 @@ def worker(
         return
     require("worker")
     from darkq import Settings
+    from darkq_cli.stack.supervisor import report_ready
     from darkq_worker.main import main
 
     settings = Settings.load()
     with open_redis(settings) as redis:
         if processes > 1:
             raise typer.Exit(_supervise(["worker"], processes, settings, redis))
-        main(redis.settings, started=lambda: _report_ready(ready_fd))
+        main(redis.settings, started=lambda: report_ready(ready_fd))
 
 
 def _supervise(arguments: list[str], processes: int, settings: Settings, redis: RedisTarget) -> int:
@@ -123,22 +123,21 @@ def _supervise(arguments: list[str], processes: int, settings: Settings, redis: 
     return supervise(arguments, processes, environment=environment)
 
 
-def _report_ready(ready_fd: int) -> None:
-    if ready_fd >= 0:
-        from darkq_cli.stack.supervisor import report_ready
-
-        report_ready(ready_fd)
-
-
 def _check_worker(*, lenient: bool) -> None:
     """Check without starting a Redis or writing to one. Raises `Problem` if no worker is alive."""
+    import asyncio
     import socket
 
-    from darkq import RedisUnavailable, Settings
+    from darkq import Client, RedisUnavailable, Settings
+
+    async def list_workers() -> list[str]:
+        settings = Settings.load()
+        async with asyncio.timeout(CHECK_TIMEOUT_S), Client(settings=settings) as client:
+            return await client.workers()
 
     host = socket.gethostname()
     try:
-        workers = interrupts.run(_list_workers(Settings.load()))
+        workers = interrupts.run(list_workers())
     except (TimeoutError, RedisUnavailable) as error:
         reason = str(error) or f"Redis did not answer within {CHECK_TIMEOUT_S:g} s"
         if lenient:
@@ -155,22 +154,12 @@ def _check_worker(*, lenient: bool) -> None:
     messages.say(f"alive: {', '.join(ours)}")
 
 
-async def _list_workers(settings: Settings) -> list[str]:
-    import asyncio
-
-    from darkq import Client
-
-    async with asyncio.timeout(CHECK_TIMEOUT_S), Client(settings=settings) as client:
-        return await client.workers()
-
-
 def gateway(
     check: Annotated[
         bool, typer.Option("--check", help="Only check whether the gateway here answers.")
     ] = False,
     host: Annotated[
-        str | None,
-        typer.Option(help="Address to listen on.", show_default="DARKQ_GATEWAY_HOST"),
+        str | None, typer.Option(help="Address to listen on.", show_default="DARKQ_GATEWAY_HOST")
     ] = None,
     port: Annotated[
         int | None,
@@ -204,21 +193,15 @@ def gateway(
         _check_gateway(settings)
         return
     require("gateway")
+    from darkq_cli.stack.supervisor import report_ready, reserve_port
     from darkq_gateway.serve import main
 
     with open_redis(settings) as redis:
         if processes > 1:
-            raise typer.Exit(_supervise_gateways(processes, settings, redis))
-        main(redis.settings, started=lambda _: _report_ready(ready_fd), shares_port=ready_fd >= 0)
-
-
-def _supervise_gateways(processes: int, settings: Settings, redis: RedisTarget) -> int:
-    from darkq_cli.stack.supervisor import reserve_port
-
-    host = settings.gateway_host
-    with reserve_port(host, settings.gateway_port) as port:
-        arguments = ["gateway", "--host", host, "--port", str(port)]
-        return _supervise(arguments, processes, settings, redis)
+            with reserve_port(settings.gateway_host, settings.gateway_port) as shared:
+                arguments = ["gateway", "--host", settings.gateway_host, "--port", str(shared)]
+                raise typer.Exit(_supervise(arguments, processes, settings, redis))
+        main(redis.settings, started=lambda _: report_ready(ready_fd), shares_port=ready_fd >= 0)
 
 
 def _check_gateway(settings: Settings) -> None:

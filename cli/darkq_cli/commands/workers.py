@@ -9,7 +9,7 @@ import typer
 
 from darkq_cli.terminal import messages, output, program
 from darkq_cli.terminal import options as opt
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.progress import CountProgress
 from darkq_cli.terminal.redis import with_client
 from darkq_cli.terminal.short_ids import pick
@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL_S = 0.5
 
-app = typer.Typer(
-    name="workers",
-    invoke_without_command=True,
-    rich_markup_mode=None,
-    help="List and drain live workers.",
-)
+app = opt.build_group("workers", "List and drain live workers.", has_default=True)
 
 WorkersArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="From darkq workers.")
@@ -34,7 +29,7 @@ AllOption = Annotated[bool, typer.Option("--all", help="All live workers.")]
 
 
 @app.callback()
-def workers(context: typer.Context, as_json: opt.JsonOption = False) -> None:
+def workers(context: typer.Context, _: opt.JsonOption = False) -> None:
     """List the live workers with their running jobs and drain requests; drain workers.
 
     \b
@@ -44,10 +39,8 @@ def workers(context: typer.Context, as_json: opt.JsonOption = False) -> None:
     if context.invoked_subcommand is not None:
         return
     found = with_client(lambda client: client.leases())
-    output.write_list(
-        found, ("worker", "running", "state"), _build_row, _describe_drain, as_json=as_json
-    )
-    if not found and not as_json:
+    output.write_list(found, ("worker", "running", "state"), _build_row, _describe_drain)
+    if not found and not messages.as_json:
         messages.say(f"no live workers; to start one: {program.command()} worker")
 
 
@@ -60,8 +53,7 @@ def _build_row(worker: WorkerLeases) -> Sequence[str]:
 
 
 def _describe_drain(worker: WorkerLeases) -> str:
-    drained = worker.drained
-    if drained is None:
+    if (drained := worker.drained) is None:
         return ""
     return f"drained by {drained.by or '?'} at {format_time(drained.since_ms)}"
 
@@ -82,17 +74,9 @@ def drain(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until they have exited, or are idle.")
     ] = False,
-    timeout_s: Annotated[
-        float | None,
-        typer.Option("--timeout-s", metavar="S", min=0, help="Stop waiting; exit code 1."),
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            "--by", metavar="NAME", help="The person who requests it.", show_default="user@host"
-        ),
-    ] = None,
-    as_json: opt.JsonOption = False,
+    timeout_s: opt.DrainTimeoutOption = None,
+    by: opt.ByOption = None,
+    _: opt.JsonOption = False,
 ) -> None:
     """Make workers stop claiming, finish their running jobs, and exit. Prints their ids.
 
@@ -114,7 +98,7 @@ def drain(
                     raise
                 continue
             draining.append(worker_id)
-            _print_id(worker_id, as_json=as_json)
+            output.write_one({"worker": worker_id}, worker_id)
         return await _wait_until_drained(client, draining, timeout_s) if wait else 0
 
     busy = with_client(drain_workers)
@@ -124,7 +108,7 @@ def drain(
 
 @app.command()
 def undrain(
-    worker_ids: WorkersArgument = None, every: AllOption = False, as_json: opt.JsonOption = False
+    worker_ids: WorkersArgument = None, every: AllOption = False, _: opt.JsonOption = False
 ) -> None:
     """Make workers that were drained with --stay claim jobs again.
 
@@ -135,7 +119,7 @@ def undrain(
     async def undrain_workers(client: Client) -> None:
         for worker_id in await _select_workers(client, worker_ids, every=every):
             await client.worker(worker_id).undrain()
-            _print_id(worker_id, as_json=as_json)
+            output.write_one({"worker": worker_id}, worker_id)
 
     with_client(undrain_workers)
 
@@ -144,10 +128,9 @@ async def _select_workers(
     client: Client, worker_ids: Sequence[str] | None, *, every: bool
 ) -> Sequence[str]:
     if bool(worker_ids) == every:
-        raise Problem(
+        raise wrong_usage(
             "this needs ids of workers, or --all",
             f"To list live workers: {program.command()} workers",
-            exit_code=USAGE_EXIT_CODE,
         )
     alive = await client.workers()
     if not worker_ids:
@@ -169,22 +152,12 @@ async def _wait_until_drained(
                 while True:
                     alive = {worker.worker: worker for worker in await client.leases()}
                     left = [alive[id_] for id_ in worker_ids if id_ in alive]
-                    busy = sum(not _is_drained(worker) for worker in left)
                     running = sum(worker.running for worker in left)
+                    idle = [w for w in left if w.drained and w.drained.stay and not w.running]
+                    busy = len(left) - len(idle)
                     progress.show_count(len(worker_ids) - busy, running=running)
                     if not busy:
                         return 0
                     await asyncio.sleep(POLL_INTERVAL_S)
     except TimeoutError:
         return busy
-
-
-def _is_drained(worker: WorkerLeases) -> bool:
-    return worker.drained is not None and worker.drained.stay and not worker.running
-
-
-def _print_id(worker_id: str, *, as_json: bool) -> None:
-    if as_json:
-        output.write_json({"worker": worker_id})
-    else:
-        output.write_line(worker_id)

@@ -56,20 +56,32 @@ def skipped(found: str, do: str = "") -> CheckResult:
     return CheckResult(verdict="skipped", found=found, do=do)
 
 
-def combine(results: list[CheckResult], *, otherwise: str) -> CheckResult:
-    """Join results into one with the worst verdict; without any, return ok with `otherwise`."""
-    if not results:
-        return ok(otherwise)
-    results = sorted(results, key=lambda result: _WORST_FIRST.index(result.verdict))
-    actions = dict.fromkeys(result.do for result in results if result.do)
-    found = "; ".join(result.found for result in results)
-    return CheckResult(verdict=results[0].verdict, found=found, do="; ".join(actions))
+class Findings(list[CheckResult]):
+    """What one check has found so far."""
+
+    def problem(self, found: str, do: str) -> None:
+        self.append(problem(found, do))
+
+    def warning(self, found: str, do: str) -> None:
+        self.append(warning(found, do))
+
+    def combine(self, *, otherwise: str = "") -> CheckResult:
+        """Return one result with the worst verdict; without any, ok with `otherwise`."""
+        if not self:
+            return ok(otherwise)
+        results = sorted(self, key=lambda result: _WORST_FIRST.index(result.verdict))
+        actions = dict.fromkeys(result.do for result in results if result.do)
+        found = "; ".join(result.found for result in results)
+        return CheckResult(verdict=results[0].verdict, found=found, do="; ".join(actions))
+
+
+Run: TypeAlias = Callable[[T], Awaitable[CheckResult]]
 
 
 class _Check(NamedTuple, Generic[T]):
     name: str
     by_hand: str
-    run: Callable[[T], Awaitable[CheckResult]]
+    run: Run[T]
 
 
 class Checks(Generic[T]):
@@ -82,14 +94,10 @@ class Checks(Generic[T]):
     def names(self) -> list[str]:
         return [check.name for check in self._checks]
 
-    def check(
-        self, name: str, *, by_hand: str = ""
-    ) -> Callable[[Callable[[T], Awaitable[CheckResult]]], Callable[[T], Awaitable[CheckResult]]]:
+    def check(self, name: str, *, by_hand: str = "") -> Callable[[Run[T]], Run[T]]:
         """Add a function as a check. `by_hand` says how to check manually if it is refused."""
 
-        def add(
-            run: Callable[[T], Awaitable[CheckResult]],
-        ) -> Callable[[T], Awaitable[CheckResult]]:
+        def add(run: Run[T]) -> Run[T]:
             self._checks.append(_Check(name, by_hand, run))
             return run
 

@@ -7,7 +7,7 @@ from time import perf_counter, time
 from typing import Any
 
 from darkq.redis.servers import read_clock_ms
-from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, warning
+from darkq_cli.doctor.checks import CheckResult, Checks, Findings, ok, warning
 from darkq_cli.doctor.servers import Server
 from darkq_cli.terminal import messages
 from darkq_cli.terminal.units import format_megabytes
@@ -81,38 +81,27 @@ async def clock(server: Server) -> CheckResult:
 
 @CONNECTING.check("output buffers", by_hand="CONFIG GET client-output-buffer-limit")
 async def output_buffers(server: Server) -> CheckResult:
-    limits = _limits(await server.config("client-output-buffer-limit"))
-    results = []
+    words = (await server.config("client-output-buffer-limit")).split()
+    # The hard limit of each class in bytes; 0 means none.
+    limits = {words[n]: int(words[n + 1]) for n in range(0, len(words) - 3, 4)}
+    findings = Findings()
     most = server.settings.max_result_chars * _BYTES_PER_CHAR
     if 0 < (normal := limits.get("normal", 0)) < most:
-        results.append(
-            problem(
-                f"normal clients are disconnected at {format_megabytes(normal)}, and an answer can "
-                f"have {format_megabytes(most)} (DARKQ_MAX_RESULT_CHARS)",
-                'CONFIG SET client-output-buffer-limit "normal 0 0 0"',
-            )
+        findings.problem(
+            f"normal clients are disconnected at {format_megabytes(normal)}, and an answer can "
+            f"have {format_megabytes(most)} (DARKQ_MAX_RESULT_CHARS)",
+            'CONFIG SET client-output-buffer-limit "normal 0 0 0"',
         )
     pubsub = limits.get("pubsub", 0)
     do = 'CONFIG SET client-output-buffer-limit "pubsub 33554432 8388608 60"'
+    found = f"subscribers are disconnected at {format_megabytes(pubsub)}"
     if not pubsub:
         found = "the buffer of a subscriber has no limit: a slow one can fill the memory of Redis"
-        results.append(warning(found, do))
+        findings.warning(found, do)
     elif pubsub < _PUBSUB_MIN_BYTES:
-        found = (
-            f"subscribers are disconnected at {format_megabytes(pubsub)}: a busy gateway often is, "
-            "and then reads the event logs again"
-        )
-        results.append(warning(found, do))
-    words = (
-        f"subscribers are disconnected at {format_megabytes(pubsub)}, and continue from the logs"
-    )
-    return combine(results, otherwise=words)
-
-
-def _limits(text: str) -> dict[str, int]:
-    """Return the hard limit of each class in bytes; 0 means none."""
-    words = text.split()
-    return {words[n]: int(words[n + 1]) for n in range(0, len(words) - 3, 4)}
+        why = "a busy gateway often is, and then reads the event logs again"
+        findings.warning(f"{found}: {why}", do)
+    return findings.combine(otherwise=f"{found}, and continue from the logs")
 
 
 @CONNECTING.check("connections", by_hand="INFO clients: connected_clients; CONFIG GET maxclients")
@@ -126,14 +115,14 @@ async def connections(server: Server) -> CheckResult:
     found = f"{now:,} of {most:,}; a worker opens up to {worker}, a gateway {gateway}"
     do = "Raise maxclients with CONFIG SET (ulimit -n of the server must be higher), or lower "
     do += "DARKQ_REDIS_CONNECTIONS"
-    results = []
+    findings = Findings()
     if most - now < worker:
-        results.append(problem(f"{found}: too few are left for another worker", do))
+        findings.problem(f"{found}: too few are left for another worker", do)
     elif now > _FULL_FRACTION * most:
-        results.append(warning(found, do))
+        findings.warning(found, do)
     if refused := info["rejected_connections"]:
-        results.append(warning(f"{refused:,} were refused since Redis started", do))
-    return combine(results, otherwise=found)
+        findings.warning(f"{refused:,} were refused since Redis started", do)
+    return findings.combine(otherwise=found)
 
 
 @CONNECTING.check("idle timeout", by_hand="CONFIG GET timeout")

@@ -24,9 +24,10 @@ from darkq_cli.doctor.keeping import KEEPING
 from darkq_cli.doctor.machine import MACHINE
 from darkq_cli.doctor.permissions import PERMISSIONS
 from darkq_cli.doctor.replicas import REPLICAS
-from darkq_cli.doctor.servers import Server, list_servers
+from darkq_cli.doctor.servers import Server, open_servers
 from darkq_cli.terminal import program
 from darkq_cli.terminal.local_darkai import use_running_darkai
+from darkq_cli.terminal.redis import shorten_timeouts
 from darkq_local.server_binary import NoServer, find_server
 
 REDIS = "redis"
@@ -60,12 +61,18 @@ async def examine(settings: Settings, *, call_upstreams: bool) -> Results:
     """Run all checks, and yield their results."""
     async for result in MACHINE.run(settings):
         yield result
-    timeout_s = min(TIMEOUT_S, settings.redis_timeout_s)
-    settings = settings.model_copy(update={"redis_timeout_s": timeout_s, "redis_patience_s": 0.0})
+    settings = shorten_timeouts(settings, TIMEOUT_S)
     has_redis = True
-    async with aclosing(_examine_servers(settings)) as results:
-        async for result in results:
-            has_redis = has_redis and (result.check != REDIS or result.verdict == "ok")
+    try:
+        async with open_servers(settings) as servers:
+            for name, redis in servers:
+                async for result in _examine_server(name, redis, settings):
+                    has_redis = has_redis and (result.check != REDIS or result.verdict == "ok")
+                    yield result
+    except ConfigurationError as error:
+        has_redis = False
+        yield _explain_absence(error, settings).label(REDIS)
+        for result in SERVER.skip(_NO_REDIS):
             yield result
     async with aclosing(_examine_fleet(settings, has_redis=has_redis)) as results:
         async for result in results:
@@ -78,19 +85,6 @@ async def examine(settings: Settings, *, call_upstreams: bool) -> Results:
     else:
         reason = f"{_NO_REDIS}, so the limits of upstreams are unknown"
         yield skipped(reason).label(probes.CHECK)
-
-
-async def _examine_servers(settings: Settings) -> Results:
-    try:
-        async with aclosing(list_servers(settings)) as found:
-            async for name, redis in found:
-                async with aclosing(_examine_server(name, redis, settings)) as results:
-                    async for result in results:
-                        yield result
-    except ConfigurationError as error:
-        yield _explain_absence(error, settings).label(REDIS)
-        for result in SERVER.skip(_NO_REDIS):
-            yield result
 
 
 async def _examine_server(name: str, redis: Redis, settings: Settings) -> Results:

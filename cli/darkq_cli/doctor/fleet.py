@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import groupby
 from typing import NamedTuple
 
 from redis.asyncio import Redis
 
 from darkq import Settings
-from darkq.operate.fleet import Fleet
-from darkq.operate.waiting import describe_pause
+from darkq.operate.waiting import Fleet, describe_pause
 from darkq.protocol.keys import MAX_PARTITIONS, PRIORITIES, PartitionKeys
-from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, skipped, warning
+from darkq_cli.doctor.checks import CheckResult, Checks, Findings, ok, problem, skipped, warning
 from darkq_cli.terminal import messages, program
 from darkq_cli.terminal.units import format_duration
 
@@ -59,15 +58,12 @@ async def partitions(subject: FleetSubject) -> CheckResult:
     )
 
 
-def _format_ranges(numbers: dict[int, int]) -> str:
+def _format_ranges(numbers: Iterable[int]) -> str:
     """Write numbers as ranges: 1-3, 7."""
-
-    def ranges() -> Iterator[str]:
-        for _, group in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
-            run = [number for _, number in group]
-            yield f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0])
-
-    return ", ".join(ranges())
+    # Consecutive numbers are equally far from their places in the order.
+    groups = groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0])
+    runs = [[number for _, number in group] for _, group in groups]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 @FLEET.check("workers")
@@ -86,33 +82,31 @@ async def workers(subject: FleetSubject) -> CheckResult:
 @FLEET.check("queues")
 async def queues(subject: FleetSubject) -> CheckResult:
     most = subject.settings.queue_max_jobs * subject.settings.partitions
-    results = []
+    findings = Findings()
     for each in subject.fleet.queues:
         jobs = each.waiting + each.deferred + each.running
         found = f"{each.priority} holds {jobs:,} of {most:,} jobs"
         do = "More workers, or a higher DARKQ_QUEUE_MAX_JOBS if Redis has the memory"
         if jobs >= most:
-            results.append(problem(f"{found}: new jobs are refused", do))
+            findings.problem(f"{found}: new jobs are refused", do)
         elif jobs > _HIGH_FRACTION * most:
-            results.append(warning(found, do))
+            findings.warning(found, do)
         if each.paused:
             do = f"To resume it: {program.command()} queues resume {each.priority}"
-            results.append(warning(describe_pause(each.priority, each.paused), do))
+            findings.warning(describe_pause(each.priority, each.paused), do)
         if each.closed:
             found = f"the {each.priority} queue is closed: new jobs are refused"
             do = f"To open it: {program.command()} queues open {each.priority}"
-            results.append(warning(found, do))
+            findings.warning(found, do)
     urgent = subject.fleet.queues[0]
     if urgent.oldest_wait_s > _LONG_WAIT_S and subject.fleet.workers:
-        results.append(
-            warning(
-                f"an interactive job has waited for {format_duration(urgent.oldest_wait_s)}",
-                "More workers, or more slots in each: DARKQ_WORKER_JOBS, "
-                "DARKQ_WORKER_RESERVED_INTERACTIVE",
-            )
+        findings.warning(
+            f"an interactive job has waited for {format_duration(urgent.oldest_wait_s)}",
+            "More workers, or more slots in each: DARKQ_WORKER_JOBS, "
+            "DARKQ_WORKER_RESERVED_INTERACTIVE",
         )
     waiting = sum(each.waiting for each in subject.fleet.queues)
-    return combine(results, otherwise=f"{waiting:,} jobs wait; there is room for {most:,}")
+    return findings.combine(otherwise=f"{waiting:,} jobs wait; there is room for {most:,}")
 
 
 @FLEET.check("failed jobs", by_hand="darkq failed")
@@ -136,18 +130,16 @@ async def breakers(subject: FleetSubject) -> CheckResult:
     upstreams = subject.fleet.upstreams
     if not upstreams:
         return skipped("no worker serves an upstream")
-    results = []
+    findings = Findings()
     for each in upstreams:
         if each.breaker == "closed":
             continue
         left_s = max(0, (each.reopens_at_ms or 0) - subject.fleet.at_ms) / 1000
         again = f" for {format_duration(left_s)} more" if each.reopens_at_ms else ""
-        results.append(
-            warning(
-                f"{messages.replace_controls(each.name)} is {each.breaker}{again}, "
-                f"and {each.waiting:,} jobs wait for it",
-                f"Check whether the service answers: {program.command()} upstreams. "
-                "The breaker closes by itself",
-            )
+        findings.warning(
+            f"{messages.replace_controls(each.name)} is {each.breaker}{again}, "
+            f"and {each.waiting:,} jobs wait for it",
+            f"Check whether the service answers: {program.command()} upstreams. "
+            "The breaker closes by itself",
         )
-    return combine(results, otherwise="all are closed")
+    return findings.combine(otherwise="all are closed")

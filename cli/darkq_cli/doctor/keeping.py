@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, warning
+from darkq_cli.doctor.checks import CheckResult, Checks, Findings, ok, problem, warning
 from darkq_cli.doctor.servers import Server
 from darkq_cli.terminal.units import format_megabytes
 
@@ -23,13 +23,10 @@ async def version(server: Server) -> CheckResult:
     name, number = "Redis", str(info["redis_version"])
     if valkey := info.get("valkey_version"):
         name, number = "Valkey", str(valkey)
-    if _parse_version(str(info["redis_version"])) < _MIN_VERSION:
+    parts = str(info["redis_version"]).split(".")[:2]
+    if tuple(int(part) for part in parts if part.isdigit()) < _MIN_VERSION:
         return problem(f"{name} {number} is too old", "Install Redis 6.2 or newer, or Valkey.")
     return ok(f"{name} {number}")
-
-
-def _parse_version(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
 @KEEPING.check("persistence", by_hand="CONFIG GET appendonly appendfsync save")
@@ -110,12 +107,12 @@ async def memory(server: Server) -> CheckResult:
         "Raise maxmemory; or store less: DARKQ_RESULT_TTL_S, DARKQ_FAILED_TTL_S, "
         "DARKQ_QUEUE_MAX_JOBS"
     )
-    results = []
+    findings = Findings()
     if used >= _FULL_FRACTION * most:
-        results.append(problem(f"{found}: at the limit it refuses new jobs", do))
+        findings.problem(f"{found}: at the limit it refuses new jobs", do)
     elif used >= _HIGH_FRACTION * most:
-        results.append(warning(found, do))
+        findings.warning(found, do)
     if machine and most > machine:
         too_high = f"maxmemory is above the machine's {format_megabytes(machine)}"
-        results.append(warning(too_high, "Lower maxmemory with CONFIG SET"))
-    return combine(results, otherwise=found)
+        findings.warning(too_high, "Lower maxmemory with CONFIG SET")
+    return findings.combine(otherwise=found)

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ from darkq.errors import FileNotFound, FileStoreUnavailable
 from darkq.serving.files import Files, local_folder, new_file_id
 from darkq.settings.private_files import is_open_to_others
 from darkq.settings.upstreams import DARKAI
-from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, skipped, warning
+from darkq_cli.doctor.checks import CheckResult, Checks, Findings, ok, problem, skipped, warning
 from darkq_cli.terminal.units import format_megabytes
 
 _PREFIX = "DARKQ_"
@@ -44,31 +45,24 @@ MACHINE: Checks[Settings] = Checks()
 @MACHINE.check("configuration")
 async def configuration(settings: Settings) -> CheckResult:
     upstreams = [DARKAI] * settings.uses_darkai + sorted(settings.upstreams)
-    results = []
+    findings = Findings()
     if not upstreams:
-        results.append(
-            problem(
-                "no upstream is configured", "Set DARKQ_DARKAI_URL or DARKQ_UPSTREAMS__<NAME>__URL"
-            )
+        findings.problem(
+            "no upstream is configured", "Set DARKQ_DARKAI_URL or DARKQ_UPSTREAMS__<NAME>__URL"
         )
     elif settings.default_upstream not in (None, *upstreams):
         found = f"DARKQ_DEFAULT_UPSTREAM is {settings.default_upstream}, which is not configured"
-        results.append(problem(found, f"Use one of: {', '.join(upstreams)}"))
+        findings.problem(found, f"Use one of: {', '.join(upstreams)}")
     if settings.worker_reserved_interactive >= settings.worker_jobs:
-        results.append(
-            problem(
-                "all slots of a worker are reserved for interactive jobs: no worker starts",
-                "Set DARKQ_WORKER_RESERVED_INTERACTIVE below "
-                f"DARKQ_WORKER_JOBS={settings.worker_jobs}",
-            )
+        findings.problem(
+            "all slots of a worker are reserved for interactive jobs: no worker starts",
+            f"Set DARKQ_WORKER_RESERVED_INTERACTIVE below DARKQ_WORKER_JOBS={settings.worker_jobs}",
         )
     if settings.redis_timeout_s >= settings.worker_lease_s:
-        results.append(
-            problem(
-                "DARKQ_REDIS_TIMEOUT_S is not below DARKQ_WORKER_LEASE_S: no worker starts, "
-                "because a stalled connection would lose it all its leases",
-                f"Set DARKQ_REDIS_TIMEOUT_S={settings.worker_lease_s * 2 / 3:g}",
-            )
+        findings.problem(
+            "DARKQ_REDIS_TIMEOUT_S is not below DARKQ_WORKER_LEASE_S: no worker starts, "
+            "because a stalled connection would lose it all its leases",
+            f"Set DARKQ_REDIS_TIMEOUT_S={settings.worker_lease_s * 2 / 3:g}",
         )
     for low, high in (
         ("retry_base_s", "retry_max_s"),
@@ -76,17 +70,18 @@ async def configuration(settings: Settings) -> CheckResult:
     ):
         if getattr(settings, low) > getattr(settings, high):
             names = f"DARKQ_{low.upper()} is above DARKQ_{high.upper()}"
-            results.append(warning(names, f"Raise DARKQ_{high.upper()}"))
+            findings.warning(names, f"Raise DARKQ_{high.upper()}")
     given = len(settings.model_fields_set)
-    return combine(
-        results, otherwise=f"valid; settings given: {given}, the others have their defaults"
+    return findings.combine(
+        otherwise=f"valid; settings given: {given}, the others have their defaults"
     )
 
 
 @MACHINE.check("unknown settings")
 async def unknown_settings(settings: Settings) -> CheckResult:
     known = {f"{_PREFIX}{name.upper()}" for name in type(settings).model_fields}
-    set_here = {*(name.upper() for name in os.environ), *_list_env_file(settings)}
+    file = DotEnvSettingsSource(type(settings), env_prefix="", case_sensitive=False)
+    set_here = {name.upper() for name in (*os.environ, *file.env_vars)}
     unknown = sorted(
         name
         for name in set_here - known - _OTHERS
@@ -98,11 +93,6 @@ async def unknown_settings(settings: Settings) -> CheckResult:
         f"not a setting, so it has no effect: {', '.join(unknown)}",
         "; ".join(_suggest(name, known) for name in unknown),
     )
-
-
-def _list_env_file(settings: Settings) -> Iterable[str]:
-    file = DotEnvSettingsSource(type(settings), env_prefix="", case_sensitive=False)
-    return (name.upper() for name in file.env_vars)
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
@@ -138,7 +128,7 @@ async def state_folder(settings: Settings) -> CheckResult:
     if settings.redis_url is not None:
         return skipped("DARKQ_REDIS_URL is set, so the embedded server is not used")
     folder = settings.state_dir
-    return _check_privacy(folder, _check_space(folder, "DARKQ_STATE_DIR", _TOO_LOW_SPACE_BYTES))
+    return _check_folder(folder, "DARKQ_STATE_DIR", _TOO_LOW_SPACE_BYTES)
 
 
 @MACHINE.check("files")
@@ -146,32 +136,26 @@ async def files(settings: Settings) -> CheckResult:
     folder = local_folder(settings)
     if folder is not None:
         setting = "DARKQ_STATE_DIR" if settings.files_url is None else "DARKQ_FILES_URL"
-        return _check_privacy(folder, _check_space(folder, setting, 2 * settings.files_max_bytes))
+        return _check_folder(folder, setting, 2 * settings.files_max_bytes)
     if find_spec("obstore") is None:
         return skipped("obstore is not installed here", "pip install 'darkq[gateway]'")
     try:
-        await Files(settings).info(None, new_file_id())
-    except FileNotFound:
-        return ok("the store of DARKQ_FILES_URL answers")
-    except (
-        FileStoreUnavailable,
-        ValueError,
-    ) as error:  # ValueError: a URL that obstore does not support
+        with suppress(FileNotFound):
+            await Files(settings).info(None, new_file_id())
+    # ValueError: a URL that obstore does not support
+    except (FileStoreUnavailable, ValueError) as error:
         do = "Check DARKQ_FILES_URL, and that its credentials are in the environment"
         return problem(f"the store of files does not answer ({type(error).__name__})", do)
     return ok("the store of DARKQ_FILES_URL answers")
 
 
-def _check_privacy(folder: Path, result: CheckResult) -> CheckResult:
-    """Add a warning to a result if other users of this machine can open the folder."""
-    try:
-        is_open = is_open_to_others(folder)
-    except OSError:  # it does not exist yet, and will be created private
-        return result
-    if not is_open:
-        return result
-    found = warning(f"{folder} is open to other users", f"chmod 700 {folder}")
-    return combine([result, found], otherwise="")
+def _check_folder(folder: Path, setting: str, needed: int) -> CheckResult:
+    """Check the free space of a folder, and that other users of this machine cannot open it."""
+    findings = Findings([_check_space(folder, setting, needed)])
+    with suppress(OSError):  # it does not exist yet, and will be created private
+        if is_open_to_others(folder):
+            findings.warning(f"{folder} is open to other users", f"chmod 700 {folder}")
+    return findings.combine()
 
 
 def _check_space(folder: Path, setting: str, needed: int) -> CheckResult:

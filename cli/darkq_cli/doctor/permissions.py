@@ -42,64 +42,27 @@ RULES = {
     ),
 }
 
-# The shortest call of each command. They are only queued, never executed.
-_CALLS = """
-CLIENT SETINFO LIB-NAME darkq
-COPY arq:doctor arq:doctor
-DEL arq:doctor
-EVAL return 1 arq:doctor
-EVALSHA 0000000000000000000000000000000000000000 1 arq:doctor
-EXISTS arq:doctor
-EXPIRE arq:doctor 1
-GET arq:doctor
-GETBIT arq:doctor 0
-GETRANGE arq:doctor 0 0
-HDEL arq:doctor f
-HEXISTS arq:doctor f
-HGET arq:doctor f
-HGETALL arq:doctor
-HINCRBY arq:doctor f 1
-HMGET arq:doctor f
-HSCAN arq:doctor 0
-HSET arq:doctor f v
-HSETNX arq:doctor f v
-INCR arq:doctor
-INFO
-MGET arq:doctor
-PEXPIRE arq:doctor 1
-PING
-PSETEX arq:doctor 1 v
-PTTL arq:doctor
-PUBLISH darkq:live:doctor v
-RENAME arq:doctor arq:doctor
-SADD arq:doctor m
-SCRIPT LOAD return
-SELECT 0
-SET arq:doctor v
-SETBIT arq:doctor 0 0
-SMEMBERS arq:doctor
-SREM arq:doctor m
-STRLEN arq:doctor
-SUBSCRIBE darkq:live:doctor
-TIME
-UNSUBSCRIBE darkq:live:doctor
-XADD arq:doctor * f v
-XDEL arq:doctor 0-1
-XRANGE arq:doctor - +
-XREVRANGE arq:doctor + -
-XTRIM arq:doctor MAXLEN 0
-ZADD arq:doctor 0 m
-ZCARD arq:doctor
-ZCOUNT arq:doctor -inf +inf
-ZRANGE arq:doctor 0 0
-ZRANGEBYSCORE arq:doctor -inf +inf
-ZRANK arq:doctor m
-ZREM arq:doctor m
-ZREMRANGEBYRANK arq:doctor 0 0
-ZREVRANGE arq:doctor 0 0
-ZREVRANGEBYSCORE arq:doctor +inf -inf
-ZSCORE arq:doctor m
-"""
+_KEY = "arq:doctor"
+_CHANNEL = "darkq:live:doctor"
+
+# The shortest call of each command. Calls are only queued, never executed, so that a server checks
+# the number of their arguments, and their keys.
+_ARGUMENTS = {
+    "": "INFO PING TIME",
+    "x": "SELECT",
+    "SETINFO x x": "CLIENT",
+    "LOAD x": "SCRIPT",
+    f"x 1 {_KEY}": "EVAL EVALSHA",
+    _CHANNEL: "SUBSCRIBE UNSUBSCRIBE",
+    f"{_CHANNEL} x": "PUBLISH",
+    _KEY: "DEL EXISTS GET HGETALL INCR MGET PTTL SMEMBERS STRLEN ZCARD",
+    f"{_KEY} {_KEY}": "COPY RENAME",
+    f"{_KEY} x": "EXPIRE GETBIT HDEL HEXISTS HGET HMGET HSCAN PEXPIRE SADD SET SREM XDEL ZRANK "
+    "ZREM ZSCORE",
+    f"{_KEY} x x": "GETRANGE HINCRBY HSET HSETNX PSETEX SETBIT XRANGE XREVRANGE XTRIM ZADD ZCOUNT "
+    "ZRANGE ZRANGEBYSCORE ZREMRANGEBYRANK ZREVRANGE ZREVRANGEBYSCORE",
+    f"{_KEY} x x x": "XADD",
+}
 _WITH_SUBCOMMANDS = ("CLIENT", "SCRIPT")
 
 
@@ -110,7 +73,9 @@ def _find_word(call: Sequence[str]) -> str:
 
 
 CALLS: dict[str, Call] = {
-    _find_word(call): tuple(call) for line in _CALLS.split("\n") if (call := line.split())
+    _find_word(call := (name, *arguments.split())): call
+    for arguments, names in _ARGUMENTS.items()
+    for name in names.split()
 }
 """A call of each command, by the word of a rule that allows it."""
 

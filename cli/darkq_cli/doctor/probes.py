@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, nullcontext
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from darkq import ConfigurationError, DarkqError, Settings, UpstreamStatus
+from darkq.settings.upstreams import DARKAI
 from darkq_cli.doctor.checks import CheckResult, ok, problem, skipped
 from darkq_cli.terminal import program
 
@@ -31,15 +31,17 @@ if TYPE_CHECKING:
 CHECK = "upstream"
 CHECK_TIMEOUT_S = 15.0
 
+Outcome: TypeAlias = tuple[bool | None, str, float]
+"""Whether an upstream works, the reason if not, and the seconds until that was known."""
 
-@dataclass(frozen=True, kw_only=True)
-class Probe:
+
+class Probe(NamedTuple):
     """The outcome of one probe. `works` is None if the upstream was not called."""
 
-    works: bool | None
-    latency_s: float
-    reason: str
     status: UpstreamStatus
+    works: bool | None
+    reason: str
+    latency_s: float
 
     def as_json(self) -> dict[str, Any]:
         measured = {"works": self.works, "latency_s": self.latency_s, "reason": self.reason}
@@ -59,22 +61,15 @@ async def probe_upstreams(settings: Settings, timeout_s: float) -> list[Probe]:
     ):
         ours = make_upstreams(settings, session)
         outcomes = await asyncio.gather(*(_probe(each, limits, timeout_s) for each in ours))
-        served = ours.describe()
-        statuses, others = await _read_statuses(redis, served)
-    probes = [
-        Probe(works=works, latency_s=latency_s, reason=reason, status=status)
-        for (works, latency_s, reason), status in zip(outcomes, statuses, strict=True)
-    ]
-    unknown = "not called: it is not configured here"
-    return probes + [
-        Probe(works=None, latency_s=0.0, reason=unknown, status=status) for status in others
+        statuses, others = await _read_statuses(redis, ours.describe())
+    outcomes += [(None, "not called: it is not configured here", 0.0)] * len(others)
+    return [
+        Probe(status, *outcome)
+        for outcome, status in zip(outcomes, [*statuses, *others], strict=True)
     ]
 
 
-async def _probe(
-    upstream: Upstream, limits: Limits | None, timeout_s: float
-) -> tuple[bool | None, float, str]:
-    """Return whether it works, the seconds until that was known, and the reason if not."""
+async def _probe(upstream: Upstream, limits: Limits | None, timeout_s: float) -> Outcome:
     from darkq_worker.limits.calls import CallDeferred
     from darkq_worker.upstreams.base import UpstreamError
 
@@ -82,27 +77,20 @@ async def _probe(
     works: bool | None = True
     reason = ""
     try:
-        if limits is None:
-            await upstream.probe(timeout_s=timeout_s)
-        else:
-            await _probe_within_limits(limits, upstream, timeout_s)
+        async with limits.probe(upstream.name) if limits else nullcontext() as call:
+            try:
+                await upstream.probe(timeout_s=timeout_s)
+            except UpstreamError as error:
+                if call is not None:
+                    call.record_failure(error)
+                raise
+            if call is not None:
+                await call.record_answer()
     except UpstreamError as error:
         works, reason = False, f"{error.code}: {error.message}"
     except CallDeferred:
         works, reason = None, "not called: its limits leave no room now"
-    return works, round(time.monotonic() - began_s, 3), reason
-
-
-async def _probe_within_limits(limits: Limits, upstream: Upstream, timeout_s: float) -> None:
-    from darkq_worker.upstreams.base import UpstreamError
-
-    async with limits.probe(upstream.name) as call:
-        try:
-            await upstream.probe(timeout_s=timeout_s)
-        except UpstreamError as error:
-            call.record_failure(error)
-            raise
-        await call.record_answer()
+    return works, reason, round(time.monotonic() - began_s, 3)
 
 
 async def _read_statuses(
@@ -161,12 +149,7 @@ def _to_result(probe: Probe) -> CheckResult:
         return skipped(probe.reason)
     if probe.works:
         return ok(f"answers, after {probe.latency_s:.2f} s")
-    setting = _find_setting(probe.status.name)
+    name = probe.status.name
+    setting = f"DARKQ_UPSTREAMS__{name.upper()}__URL" if name != DARKAI else "DARKQ_DARKAI_URL"
     retry = f"to call it again: {program.command()} upstreams"
     return problem(probe.reason, f"Check that the service runs and {setting} is right; {retry}")
-
-
-def _find_setting(upstream: str) -> str:
-    from darkq.settings.upstreams import DARKAI
-
-    return "DARKQ_DARKAI_URL" if upstream == DARKAI else f"DARKQ_UPSTREAMS__{upstream.upper()}__URL"

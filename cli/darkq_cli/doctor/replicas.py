@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from darkq_cli.doctor.checks import CheckResult, Checks, combine, ok, problem, skipped, warning
+from darkq_cli.doctor.checks import CheckResult, Checks, Findings, ok, problem, skipped, warning
 from darkq_cli.doctor.servers import Server
 
 _LAG_MAX_S = 10
@@ -21,24 +21,22 @@ async def replication(server: Server) -> CheckResult:
         return _check_replica(info, is_node=bool(info.get("cluster_enabled")))
     replicas = [each for n in range(info["connected_slaves"]) if (each := info.get(f"slave{n}"))]
     least = await server.config_or_none("min-replicas-to-write")
-    results = [*_find_late(replicas)]
+    findings = _find_late(replicas)
     if least and int(least):
         good = info.get("min_slaves_good_slaves", len(replicas))
         if good < int(least):
-            results.append(
-                problem(
-                    f"{good} good replicas; with fewer than {least} it refuses all writes",
-                    f"Start more replicas, or CONFIG SET min-replicas-to-write {good}",
-                )
+            findings.problem(
+                f"{good} good replicas; with fewer than {least} it refuses all writes",
+                f"Start more replicas, or CONFIG SET min-replicas-to-write {good}",
             )
     if not replicas:
-        return combine(results, otherwise="no replica: the data is only on its own disk")
+        return findings.combine(otherwise="no replica: the data is only on its own disk")
     words = f"{len(replicas)} replicas, none late"
     if least == "0":
         words += (
             "; min-replicas-to-write is 0, so a failover loses writes that no replica had received"
         )
-    return combine(results, otherwise=words)
+    return findings.combine(otherwise=words)
 
 
 def _check_replica(info: Mapping[str, Any], *, is_node: bool) -> CheckResult:
@@ -50,14 +48,14 @@ def _check_replica(info: Mapping[str, Any], *, is_node: bool) -> CheckResult:
     return ok(found) if is_linked else warning(found, "Check its log and its network")
 
 
-def _find_late(replicas: list[dict[str, Any]]) -> list[CheckResult]:
+def _find_late(replicas: list[dict[str, Any]]) -> Findings:
     late = [
         f"{each['ip']}:{each['port']} ({each['state']}, {each.get('lag', 0)} s behind)"
         for each in replicas
         if each["state"] != "online" or each.get("lag", 0) > _LAG_MAX_S
     ]
     do = "Check the log and the network of that replica"
-    return [warning(f"late replicas: {', '.join(late)}", do)] if late else []
+    return Findings([warning(f"late replicas: {', '.join(late)}", do)] if late else [])
 
 
 @REPLICAS.check("cluster", by_hand="CLUSTER INFO; CLUSTER NODES")
@@ -66,27 +64,23 @@ async def cluster(server: Server) -> CheckResult:
         return skipped("it is not part of a cluster")
     reply: Any = await server.redis.execute_command("CLUSTER", "INFO")
     info = dict(line.split(":", 1) for line in reply.decode().split() if ":" in line)
-    results = []
+    findings = Findings()
     state, assigned = info["cluster_state"], int(info["cluster_slots_assigned"])
     down = int(info["cluster_slots_pfail"]) + int(info["cluster_slots_fail"])
     if state != "ok" or assigned < _SLOTS or down:
-        results.append(
-            problem(
-                f"cluster_state {state}, {assigned:,} of {_SLOTS:,} slots assigned, {down:,} of "
-                "them on nodes that do not answer",
-                "redis-cli --cluster check HOST:PORT, then --cluster fix",
-            )
+        findings.problem(
+            f"cluster_state {state}, {assigned:,} of {_SLOTS:,} slots assigned, {down:,} of "
+            "them on nodes that do not answer",
+            "redis-cli --cluster check HOST:PORT, then --cluster fix",
         )
     nodes: Any = await server.redis.execute_command("CLUSTER", "NODES")
     masters, alone = _parse_masters(nodes.decode())
     if alone:
-        results.append(
-            warning(
-                f"masters without a replica: {', '.join(alone)}; if one fails, its slots fail",
-                "redis-cli --cluster add-node NEW:PORT HOST:PORT --cluster-slave",
-            )
+        findings.warning(
+            f"masters without a replica: {', '.join(alone)}; if one fails, its slots fail",
+            "redis-cli --cluster add-node NEW:PORT HOST:PORT --cluster-slave",
         )
-    return combine(results, otherwise=f"cluster_state ok, {masters} masters, each with a replica")
+    return findings.combine(otherwise=f"cluster_state ok, {masters} masters, each with a replica")
 
 
 def _parse_masters(nodes: str) -> tuple[int, list[str]]:

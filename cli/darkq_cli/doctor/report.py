@@ -27,36 +27,29 @@ class Report:
 
     def show(self, result: CheckResult) -> None:
         """Print a result, or hold it back if the next may share its line."""
-        if (
-            self._skipped
-            and result.verdict == "skipped"
-            and _has_same_text(self._skipped[0], result)
-        ):
-            self._skipped.append(result)
-            return
-        self.end()
+        first = self._skipped[0] if self._skipped else None
+        if first is None or first.label(result.check, first.of) != result:
+            self.end()
         if result.verdict == "skipped":
-            self._skipped = [result]
+            self._skipped.append(result)
         else:
-            self._print(result, result.check)
+            self._print(result)
 
     def end(self) -> None:
         """Print the results that were held back."""
         skipped, self._skipped = self._skipped, []
-        if len(skipped) == 1:
-            self._print(skipped[0], skipped[0].check)
-        elif skipped:
-            first, last = skipped[0], skipped[-1]
-            names = ", ".join(result.check for result in skipped[1:-1])
-            also = f"; also {names}{' and ' * bool(names)}{last.check}"
-            self._print(first, first.check, also)
+        if not skipped:
+            return
+        _, *others = [result.check for result in skipped]
+        names = " and ".join(filter(None, (", ".join(others[:-1]), *others[-1:])))
+        self._print(skipped[0], f"; also {names}" if names else "")
 
-    def _print(self, result: CheckResult, name: str, also: str = "") -> None:
+    def _print(self, result: CheckResult, also: str = "") -> None:
         where = f"{result.of}: " if result.of not in ("", self._of) else ""
         self._of = result.of
         lines = [*self._lines(f"{where}{result.found}{also}"), *self._lines(result.do, "→ ")]
         style = _STYLES[result.verdict]
-        head = Text.assemble((f"{result.verdict:<9}", style), f"{name:<{_NAME_CHARS}} ")
+        head = Text.assemble((f"{result.verdict:<9}", style), f"{result.check:<{_NAME_CHARS}} ")
         self._console.print(head + Text(lines[0]))
         for line in lines[1:]:
             self._console.print(Text(" " * _INDENT_CHARS + line))
@@ -70,7 +63,3 @@ class Report:
             subsequent_indent=" " * len(mark),
             break_on_hyphens=False,
         )
-
-
-def _has_same_text(one: CheckResult, other: CheckResult) -> bool:
-    return (one.of, one.found, one.do) == (other.of, other.found, other.do)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -13,25 +14,24 @@ from darkq.redis.pool import read_url
 from darkq.redis.servers import each_server, servers_of
 from darkq_cli.doctor.checks import Refused, is_refusal
 
+T = TypeVar("T")
 
-async def list_servers(settings: Settings) -> AsyncGenerator[tuple[str, Redis], None]:
-    """Yield the address and a client of each server, including the replicas of a cluster.
+
+@asynccontextmanager
+async def open_servers(settings: Settings) -> AsyncIterator[list[tuple[str, Redis]]]:
+    """Provide the address and a client of each server, including the replicas of a cluster.
 
     Raises `ConfigurationError` when none is configured, and no embedded one runs.
     """
     redis = servers_of(settings).client(patience_s=0)
     try:
-        for address, server in await _find_servers(redis):
-            yield address or _describe_address(settings), server
+        try:
+            found = await each_server(redis, replicas=True)
+        except (RedisError, OSError):  # the first check reports the error
+            found = [("", redis)]
+        yield [(address or _describe_address(settings), server) for address, server in found]
     finally:
         await redis.aclose()
-
-
-async def _find_servers(redis: Redis) -> list[tuple[str, Redis]]:
-    try:
-        return await each_server(redis, replicas=True)
-    except (RedisError, OSError):  # the first check reports the error
-        return [("", redis)]
 
 
 def _describe_address(settings: Settings) -> str:
@@ -75,10 +75,7 @@ class Server:
         Raises `Refused`, and what redis-py raises.
         """
         if not self._info:
-            try:
-                self._info = _Info(await self.redis.info())
-            except ResponseError as error:
-                raise _to_refused(error, "INFO") from error
+            self._info = _Info(await _ask("INFO", self.redis.info()))
         return self._info
 
     async def config(self, name: str) -> str:
@@ -87,10 +84,7 @@ class Server:
         Raises `Refused`, and what redis-py raises.
         """
         if not self._config:
-            try:
-                self._config = await self.redis.config_get("*")
-            except ResponseError as error:
-                raise _to_refused(error, "CONFIG GET") from error
+            self._config = await _ask("CONFIG GET", self.redis.config_get("*"))
         if name not in self._config:
             raise Refused(f"CONFIG GET has no {name}")
         return self._config[name]
@@ -103,5 +97,10 @@ class Server:
             return None
 
 
-def _to_refused(error: ResponseError, what: str) -> Exception:
-    return Refused(f"{what} is forbidden") if is_refusal(error) else error
+async def _ask(what: str, reply: Awaitable[T]) -> T:
+    try:
+        return await reply
+    except ResponseError as error:
+        if is_refusal(error):
+            raise Refused(f"{what} is forbidden") from error
+        raise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from typing import TypeAlias
 
 from darkq import Client, Settings
 from darkq_cli.stack import stack
@@ -12,6 +14,9 @@ from darkq_cli.terminal.options import Model
 from darkq_cli.terminal.problems import Problem
 from darkq_cli.terminal.reading import Reader
 from darkq_cli.terminal.redis import RedisTarget, open_redis
+
+Show: TypeAlias = Callable[[str, str], None]
+"""Prints that something is ready, with a detail and the seconds so far."""
 
 
 def demo(prompt: str, *, model: Model | None) -> None:
@@ -26,36 +31,29 @@ def demo(prompt: str, *, model: Model | None) -> None:
             f"Or run workers on it: {program.command()} up",
         )
     stack.check_installed(chosen, embedded=settings.redis_url is None)
-    steps = _Steps()
+    began_s = time.monotonic()
+
+    def show(what: str, detail: str) -> None:
+        messages.say(f"{time.monotonic() - began_s:5.1f} s  {what}: {detail}", style="dim")
+
     with open_redis(settings) as redis:
-        steps.show("Redis", redis.name)
-        interrupts.run(_demo(prompt, chosen, settings, redis, steps))
-
-
-class _Steps:
-    """Prints what has started, and after how many seconds."""
-
-    def __init__(self) -> None:
-        self._began_s = time.monotonic()
-
-    def show(self, what: str, detail: str) -> None:
-        """Print that a component is ready."""
-        messages.say(f"{time.monotonic() - self._began_s:5.1f} s  {what}: {detail}", style="dim")
+        show("Redis", redis.name)
+        interrupts.run(_demo(prompt, chosen, settings, redis, show))
 
 
 async def _demo(
-    prompt: str, model: Model, settings: Settings, redis: RedisTarget, steps: _Steps
+    prompt: str, model: Model, settings: Settings, redis: RedisTarget, show: Show
 ) -> None:
     async with (
         stack.run_stack(settings, lambda name, line: None) as processes,
         Client(settings=redis.settings) as client,
     ):
         darkai = await processes.start_darkai(model)
-        steps.show(stack.DARKAI, darkai.model)
+        show(stack.DARKAI, darkai.model)
         changes = stack.point_at_local(settings, darkai, model)
         changes["worker_shutdown_grace_s"] = "0"  # there are no other jobs to finish
         await processes.start_workers(1, client, changes)
-        steps.show("worker", f"pid {processes.workers[0].pid}")
+        show("worker", f"pid {processes.workers[0].pid}")
         messages.say(f"\n> {prompt}\n", style="bold")
         await _run_prompt(prompt, processes, client, settings)
 
@@ -79,15 +77,12 @@ async def _run_prompt(
         messages.say(f"The local model stops after {MAX_CHUNKS} tokens.", style="dim")
     messages.say(f"\njob {job.id}", style="bold green")
     messages.say(f"  time to first chunk  {reader.first_chunk_s - enqueued_s:.2f} s")
-    messages.say(f"  chunks per second    {_describe_rate(reader)}")
+    took_s = reader.last_chunk_s - reader.first_chunk_s
+    rate = f"{reader.chunks} chunk"
+    if reader.chunks > 1 and took_s:
+        rate = f"{(reader.chunks - 1) / took_s:.1f} ({reader.chunks} in {took_s:.1f} s)"
+    messages.say(f"  chunks per second    {rate}")
     messages.say(f"To read it again, for the next {settings.result_ttl_s / 3600:g} h:")
     for command in ("result", "tail", "status"):
         messages.say(f"  {darkq} {command} {job.id}")
     messages.say(f"To keep everything running:\n  {darkq} up")
-
-
-def _describe_rate(reader: Reader) -> str:
-    took_s = reader.last_chunk_s - reader.first_chunk_s
-    if reader.chunks < 2 or not took_s:
-        return f"{reader.chunks} chunk"
-    return f"{(reader.chunks - 1) / took_s:.1f} ({reader.chunks} in {took_s:.1f} s)"

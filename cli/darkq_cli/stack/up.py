@@ -8,17 +8,15 @@ import sys
 import time
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from darkq import Client, Settings, UpstreamStatus
-from darkq.settings.embedded_socket import socket_path
+from darkq import Client, Settings
+from darkq.settings.private_files import socket_path
 from darkq_cli.stack import stack
 from darkq_cli.terminal import interrupts, messages, program
 from darkq_cli.terminal.local_darkai import announce_darkai
 from darkq_cli.terminal.options import Model
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import Problem, wrong_usage
 from darkq_cli.terminal.redis import RedisTarget, open_redis
 from darkq_cli.terminal.units import format_megabytes
 
@@ -28,25 +26,16 @@ _RESTARTS_WITHIN_S = 60.0
 _LOW_SPACE_BYTES = 100 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to start. `model` is None when DARKQ_DARKAI_URL names another DarkAI."""
-
-    model: Model | None
-    port: int
-    workers: int
-
-
 def up(*, model: Model | None, port: int | None, workers: int) -> None:
     """Start everything, print how to use it, and run until a signal or the end of a process."""
     settings = Settings.load()
-    plan = Plan(model=_choose_model(settings, model, port), port=port or 0, workers=workers)
-    stack.check_installed(plan.model, embedded=settings.redis_url is None)
+    model = _choose_model(settings, model, port)
+    stack.check_installed(model, embedded=settings.redis_url is None)
     with open_redis(settings) as redis:
         if settings.redis_url is None:
             _say_low_space(settings)
         try:
-            interrupts.run(_up(plan, settings, redis))
+            interrupts.run(_up(settings, redis, model, port or 0, workers))
         except KeyboardInterrupt:
             messages.say("darkq is down; jobs and results are kept")
 
@@ -62,83 +51,74 @@ def _say_low_space(settings: Settings) -> None:
 
 
 def _choose_model(settings: Settings, model: Model | None, port: int | None) -> Model | None:
+    """Return the model to start, or None when DARKQ_DARKAI_URL names another DarkAI."""
     if "darkai_url" not in settings.model_fields_set:
         return model or settings.local_model
     if model is not None or port is not None:
-        raise Problem(
+        raise wrong_usage(
             "DARKQ_DARKAI_URL names a DarkAI, so none is started here",
             "Leave out --model and --port, or unset DARKQ_DARKAI_URL.",
-            exit_code=USAGE_EXIT_CODE,
         )
     return None
 
 
-async def _up(plan: Plan, settings: Settings, redis: RedisTarget) -> None:
+async def _up(
+    settings: Settings, redis: RedisTarget, model: Model | None, port: int, workers: int
+) -> None:
     began_s = time.monotonic()
     log = _ChildLog()
     async with (
         stack.run_stack(settings, log.forward) as processes,
         Client(settings=redis.settings) as client,
     ):
-        others = await _list_others(client)
+        others = await _describe_others(client)
         upstream = _list_upstreams(settings)
         changes: dict[str, str | None] = {}
         with ExitStack() as announced:
-            if plan.model is not None:
-                darkai = await processes.start_darkai(plan.model, port=plan.port)
-                changes = stack.point_at_local(settings, darkai, plan.model)
+            if model is not None:
+                darkai = await processes.start_darkai(model, port=port)
+                changes = stack.point_at_local(settings, darkai, model)
                 upstream = f"local DarkAI, {darkai.model}, {darkai.url}"
                 announced.enter_context(announce_darkai(settings, darkai.url, darkai.model))
-            await processes.start_workers(plan.workers, client, changes)
+            await processes.start_workers(workers, client, changes)
             pids = ", ".join(str(worker.pid) for worker in processes.workers)
             took_s = time.monotonic() - began_s
             messages.say(f"darkq is up, after {took_s:.1f} s", style="bold green")
             messages.say(f"  Redis     {redis.name}")
             messages.say(f"  upstream  {upstream}")
-            messages.say(f"  workers   {plan.workers} (pid {pids})")
-            _say_others(others)
-            _say_how_to_use()
+            messages.say(f"  workers   {workers} (pid {pids})")
+            if others:
+                messages.say(others, style="yellow")
+            darkq = program.command()
+            messages.say(
+                "In another terminal:\n"
+                f'  {darkq} run "Write a haiku about queues."\n'
+                f'  id=$({darkq} enqueue "Write a haiku about queues.")\n'
+                f"  {darkq} tail $id\n"
+                f"  {darkq} result $id\n"
+                f"  {darkq} upstreams\n"
+                "Ctrl-C stops everything; jobs and results are kept."
+            )
             await processes.run_unless_dead(_watch(log, settings))
 
 
-class _Others(NamedTuple):
-    """The workers that already use the Redis, and the upstreams that they serve."""
-
-    workers: list[str]
-    upstreams: list[UpstreamStatus]
-
-
-async def _list_others(client: Client) -> _Others:
+async def _describe_others(client: Client) -> str:
+    """Describe what this `darkq up` joins: other workers take jobs of the same queues."""
     workers = await client.workers()
-    return _Others(workers, await client.upstreams() if workers else [])
-
-
-def _say_others(others: _Others) -> None:
-    """Say what this `darkq up` joins: its workers and the others take jobs of the same queues."""
-    if not others.workers:
-        return
-    served = ", ".join(f"{each.name} ({each.default_model})" for each in others.upstreams)
-    also = f", upstreams {served}" if served else ""
-    workers = ", ".join(others.workers)
-    messages.say(f"  joins     {len(others.workers)} running: {workers}{also}", style="yellow")
-    messages.say("            Any of these workers may take a job.", style="yellow")
+    if not workers:
+        return ""
+    served = [f"{each.name} ({each.default_model})" for each in await client.upstreams()]
+    also = f", upstreams {', '.join(served)}" if served else ""
+    return (
+        f"  joins     {len(workers)} running: {', '.join(workers)}{also}\n"
+        "            Any of these workers may take a job."
+    )
 
 
 def _list_upstreams(settings: Settings) -> str:
     """Return the names without their URLs, which may contain secrets."""
     host = urlsplit(settings.darkai_url).hostname or "the one of DARKQ_DARKAI_URL"
     return ", ".join([host] * settings.uses_darkai + sorted(settings.upstreams))
-
-
-def _say_how_to_use() -> None:
-    darkq = program.command()
-    messages.say("In another terminal:")
-    messages.say(f'  {darkq} run "Write a haiku about queues."')
-    messages.say(f'  id=$({darkq} enqueue "Write a haiku about queues.")')
-    messages.say(f"  {darkq} tail $id")
-    messages.say(f"  {darkq} result $id")
-    messages.say(f"  {darkq} upstreams")
-    messages.say("Ctrl-C stops everything; jobs and results are kept.")
 
 
 class _ChildLog:
@@ -181,19 +161,18 @@ async def _listens(settings: Settings) -> bool:
 
 async def _restart_redis(settings: Settings, restarts: deque[float]) -> None:
     """Start the embedded Redis again. Raises `Problem` if it ends again and again."""
+    from darkq_local.embedded import embedded_redis
+
     now_s = time.monotonic()
     if len(restarts) == _MAX_RESTARTS and now_s - restarts[0] < _RESTARTS_WITHIN_S:
         text = f"the embedded Redis has ended {_MAX_RESTARTS + 1} times within a minute"
         raise Problem(text, f"Its log is {settings.state_dir / 'redis.log'}")
     restarts.append(now_s)
+
+    def enter_redis() -> None:
+        with embedded_redis(settings.state_dir):  # this process is its user already, so it stays
+            pass
+
     messages.say("the embedded Redis has ended; starting it again", style="yellow")
-    await asyncio.to_thread(_enter_redis, settings)
+    await asyncio.to_thread(enter_redis)
     messages.say("the embedded Redis runs again, with the data of its append-only file")
-
-
-def _enter_redis(settings: Settings) -> None:
-    """Start the embedded Redis if none runs. This process is its user already, so it stays."""
-    from darkq_local.embedded import embedded_redis
-
-    with embedded_redis(settings.state_dir):
-        pass

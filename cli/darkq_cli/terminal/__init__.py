@@ -2,6 +2,7 @@
 
 messages     remarks on stderr        output     text, JSON and tables on stdout
 options      shared options           units      durations, times and sizes
+job_options  those of one job
 progress     progress bars            reading    prints the events of one job
 interrupts   signals                  problems   errors as messages with hints
 redis        the Redis that a command uses

@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,22 +65,18 @@ def find_darkai(settings: Settings) -> RunningDarkAI | None:
 
 def use_running_darkai(settings: Settings) -> Settings:
     """Return the settings with the URL of the local DarkAI that runs here, if there is one."""
-    darkai = find_darkai(settings)
-    if darkai is None:
+    if (darkai := find_darkai(settings)) is None:
         return settings
     return settings.model_copy(update={"darkai_url": darkai.url, "darkai_proxy": None})
 
 
 def _read(file: Path) -> RunningDarkAI | None:
     """Read a file; None if its process has ended, so that a killed one has left it."""
-    try:
-        with file.open("rb") as opened:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return msgspec.json.decode(opened.read(), type=RunningDarkAI)
-    except (OSError, msgspec.MsgspecError):
-        pass
+    with suppress(OSError, msgspec.MsgspecError), file.open("rb") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return msgspec.json.decode(opened.read(), type=RunningDarkAI)
     return None
 
 

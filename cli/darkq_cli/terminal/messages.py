@@ -59,6 +59,15 @@ def leave_line() -> None:
         console().print()
 
 
+def say_how_to_resume(text: str, **commands: str) -> None:
+    """After Ctrl-C, write a text and the command `resume`; and `cancel`, if there is one."""
+    leave_line()
+    text = f"{text}:\n  {commands['resume']}"
+    if cancel := commands.get("cancel"):
+        text += f"\nTo stop it:\n  {cancel}"
+    say(text, **commands)
+
+
 class DimText:
     """Writes text to stderr piece by piece, dimmed. None means: only on a terminal."""
 

@@ -12,10 +12,18 @@ from darkq_cli.terminal import messages
 Priority: TypeAlias = Literal["interactive", "bulk"]
 Model: TypeAlias = Literal["smollm2", "markov"]
 
-PromptArgument = Annotated[
-    str,
-    typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input."),
-]
+
+def build_group(name: str, help_: str, *, has_default: bool = False) -> typer.Typer:
+    """Return a command with subcommands. `has_default` means that it also runs without one."""
+    return typer.Typer(
+        name=name,
+        help=help_,
+        invoke_without_command=has_default,
+        no_args_is_help=not has_default,
+        rich_markup_mode=None,
+    )
+
+
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The id that enqueue printed.")]
 JsonOption = Annotated[
     bool,
@@ -27,9 +35,6 @@ JsonOption = Annotated[
     ),
 ]
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="NAME", help="Default: the upstream's own.")
-]
 UpstreamOption = Annotated[
     str | None, typer.Option("--upstream", metavar="NAME", help="Default: the worker's first.")
 ]
@@ -43,14 +48,6 @@ TriesOption = Annotated[
 TimeoutOption = Annotated[
     float | None,
     typer.Option("--timeout-s", metavar="S", help="Seconds for one try. Default: the worker's."),
-]
-IdempotencyKeyOption = Annotated[
-    str | None,
-    typer.Option("--idempotency-key", metavar="KEY", help="The same key gives the same job."),
-]
-MetadataOption = Annotated[
-    list[str] | None,
-    typer.Option("--metadata", metavar="KEY=VALUE", help="Stored with the job; may be repeated."),
 ]
 TemperatureOption = Annotated[
     float | None, typer.Option("--temperature", metavar="T", help="From 0 to 2.")
@@ -69,14 +66,6 @@ OtherOption = Annotated[
         help="Another parameter: top_p, seed, reasoning_effort …; may be repeated.",
     ),
 ]
-SchemaOption = Annotated[
-    str | None,
-    typer.Option("--schema", metavar="FILE", help="A JSON schema that the answer follows."),
-]
-ImageOption = Annotated[
-    list[str] | None,
-    typer.Option("--image", metavar="FILE", help="An image, or its URL; may be repeated."),
-]
 ReasoningOption = Annotated[
     bool | None,
     typer.Option(
@@ -94,6 +83,18 @@ LocalModelOption = Annotated[
     Model | None,
     typer.Option("--model", help="The local model. [default: DARKQ_LOCAL_MODEL, or smollm2]"),
 ]
+LimitOption = Annotated[
+    int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of rows.")
+]
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by", metavar="NAME", help="The person who requests it.", show_default="user@host"
+    ),
+]
+DrainTimeoutOption = Annotated[
+    float | None, typer.Option("--timeout-s", metavar="S", min=0, help="Stop waiting; exit code 1.")
+]
 
 
 def parse_options(
@@ -106,21 +107,16 @@ def parse_options(
     found: dict[str, Any] = {}
     for entry in others or ():
         ((name, text),) = parse_pairs([entry], "--option").items()
-        value = _parse_value(text)
-        found[name] = [*_as_list(found[name]), value] if name in found else value
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if name in found:
+            before = found[name] if isinstance(found[name], list) else [found[name]]
+            value = [*before, value]
+        found[name] = value
     given = {"temperature": temperature, "max_tokens": max_tokens}
     return found | {name: value for name, value in given.items() if value is not None}
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def parse_pairs(entries: list[str] | None, option: str = "--metadata") -> dict[str, str]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from darkq_cli.terminal import messages
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 T = TypeVar("T")
+
+Facts: TypeAlias = Mapping[str, str | int]
 
 
 class TextOutput:
@@ -61,12 +63,23 @@ def write_json(value: Any, **more: object) -> None:
     _write(msgspec.json.encode(value).decode() + "\n")
 
 
-def write_facts(facts: Mapping[str, str]) -> None:
+def write_one(value: Any, text: str | Facts, **more: object) -> None:
+    """Write one thing: a line of text, or facts in two columns; with `--json` the value."""
+    if messages.as_json:
+        write_json(value, **more)
+    elif isinstance(text, str):
+        write_line(text)
+    else:
+        write_facts(text)
+
+
+def write_facts(facts: Facts) -> None:
     """Write names and values in two columns. On a terminal, long values are wrapped."""
     width = max(map(len, facts))
     limit = _width()
     for name, value in facts.items():
-        line = f"{name:<{width}}  {messages.replace_controls(value)}"
+        text = f"{value:,}" if isinstance(value, int) else messages.replace_controls(value)
+        line = f"{name:<{width}}  {text}"
         if limit is None:
             write_line(line)
             continue
@@ -91,20 +104,18 @@ def write_list(
     headings: Sequence[str],
     build_row: Callable[[T], Sequence[str]],
     build_note: Callable[[T], str] = lambda _: "",
-    *,
-    as_json: bool,
 ) -> None:
-    """Write one JSON object for each item, or a table with a row for each."""
-    if as_json:
+    """Write a table with a row for each item; with `--json` one object for each."""
+    if messages.as_json:
         for item in items:
             write_json(item)
     elif items:
         write_table(headings, map(build_row, items), map(build_note, items))
 
 
-def is_narrow() -> bool:
-    """Return whether tables have a width to fit: that of a terminal, or of COLUMNS."""
-    return _width() is not None
+def fit(brief: str, full: str) -> str:
+    """Return the brief text if tables have a width to fit: that of a terminal, or of COLUMNS."""
+    return full if _width() is None else brief
 
 
 def write_table(
@@ -120,7 +131,7 @@ def write_table(
     cells: list[list[str]] = [[_clean(cell) for cell in row] for row in rows]
     table = [list(headings), *cells]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    is_number = [all(map(_is_number, column[1:])) for column in zip(*table, strict=True)]
+    is_number = [all(map(_NUMBER.fullmatch, column[1:])) for column in zip(*table, strict=True)]
     limit = _width()
     if limit is not None:
         _narrow(widths, limit)
@@ -145,10 +156,6 @@ def _width() -> int | None:
     console = messages.stdout_console()
     has_columns = os.environ.get("COLUMNS", "").isdecimal()
     return console.width if console.is_terminal or has_columns else None
-
-
-def _is_number(cell: str) -> bool:
-    return _NUMBER.fullmatch(cell) is not None
 
 
 def _narrow(widths: list[int], limit: int) -> None:

@@ -31,20 +31,23 @@ class Problem(Exception):
 
     def report(self) -> None:
         """Write the problem to stderr."""
-        if messages.as_json:
-            messages.write_json({"error": self._fields()})
+        if not messages.as_json:
+            messages.say(f"darkq: {self.message}", style="red")
+            if self.hint:
+                messages.say(self.hint)
             return
-        messages.say(f"darkq: {self.message}", style="red")
-        if self.hint:
-            messages.say(self.hint)
-
-    def _fields(self) -> dict[str, str | int | float]:
         data = {} if self.cause is self else vars(self.cause)
-        facts = {
+        error = {
             name: value for name, value in data.items() if isinstance(value, str | int | float)
         }
-        fields = {**facts, "type": type(self.cause).__name__, "message": self.message}
-        return {**fields, "hint": self.hint} if self.hint else fields
+        error |= {"type": type(self.cause).__name__, "message": self.message}
+        error |= {"hint": self.hint} if self.hint else {}
+        messages.write_json({"error": error})
+
+
+def wrong_usage(message: str, hint: str = "") -> Problem:
+    """Return the problem of a command that was typed wrongly."""
+    return Problem(message, hint, exit_code=USAGE_EXIT_CODE)
 
 
 def require(extra: str) -> None:
@@ -69,13 +72,8 @@ def explain(error: Exception) -> Problem | None:
     if isinstance(error, Problem):
         return error
     if isinstance(error, DarkqError):
-        wrong_usage = isinstance(error, InvalidJob)
-        return Problem(
-            str(error),
-            _find_hint(error),
-            exit_code=USAGE_EXIT_CODE if wrong_usage else 1,
-            cause=error,
-        )
+        exit_code = USAGE_EXIT_CODE if isinstance(error, InvalidJob) else 1
+        return Problem(str(error), _find_hint(error), exit_code=exit_code, cause=error)
     return None
 
 
@@ -91,11 +89,15 @@ def refuses_option(message: str) -> bool:
 
 def _find_hint(error: Exception) -> str:
     from darkq import errors
+    from darkq.settings.settings import Settings
 
     darkq = program.command()
     match error:
         case errors.JobNotFound():
-            return f"Looked in {_describe_redis()}."
+            settings = Settings.load()
+            if settings.redis_url is not None:
+                return "Looked in the Redis of DARKQ_REDIS_URL."
+            return f"Looked in the embedded Redis of {settings.state_dir} (DARKQ_STATE_DIR)."
         case errors.CursorGone(job_id=job_id):
             return f"To print the text when it is complete: {darkq} result {job_id} --wait"
         case errors.ResultTimeout(job_id=job_id):
@@ -105,12 +107,3 @@ def _find_hint(error: Exception) -> str:
         case errors.JobFailed(message=message) if refuses_option(message):
             return "Leave the option out, or send the prompt again with --ignore-unsupported."
     return ""
-
-
-def _describe_redis() -> str:
-    from darkq.settings.settings import Settings
-
-    settings = Settings.load()
-    if settings.redis_url is not None:
-        return "the Redis of DARKQ_REDIS_URL"
-    return f"the embedded Redis of {settings.state_dir} (DARKQ_STATE_DIR)"

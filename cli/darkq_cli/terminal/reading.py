@@ -9,29 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Container
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import Callable, Container
+from contextlib import aclosing, suppress
 
 from darkq import Client, DarkqError, JobCancelled, JobFailed, JobHandle, RedisUnavailable
-from darkq.event import (
-    AnyEvent,
-    Cancelled,
-    Chunk,
-    Completed,
-    Cursor,
-    Failed,
-    Queued,
-    Reasoning,
-    Refusal,
-    Retrying,
-    Started,
-    ToolCall,
-    encode,
-)
+from darkq import event as ev
 from darkq.jobs.status import Reason, Why
 from darkq.operate.waiting import describe_attempt
-from darkq_cli.terminal import messages, output, program
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal import interrupts, messages, output, program
+from darkq_cli.terminal.problems import Problem, wrong_usage
 
 _CUT = {
     "length": "the answer reached its token limit, so it is not complete",
@@ -45,12 +31,7 @@ class Reader:
     """Prints the events of one job. `cursor` is the id of the last event printed."""
 
     def __init__(
-        self,
-        job: JobHandle,
-        *,
-        after: str | None = None,
-        as_json: bool = False,
-        shows_reasoning: bool | None = None,
+        self, job: JobHandle, *, after: str | None = None, shows_reasoning: bool | None = None
     ) -> None:
         """Raises `Problem` when `after` is not a cursor. None means: reasoning on a terminal."""
         self.cursor = after
@@ -59,23 +40,21 @@ class Reader:
         self.first_chunk_s = self.last_chunk_s = 0.0
         self.job = job
         self._output = output.TextOutput()
-        self._as_json = as_json
         self._reasoning = messages.DimText(shown=shows_reasoning)
-        self._call: list[ToolCall] = []  # the pieces of the call that arrives
-        self._has_text = after is not None and _parse_cursor(after).seq > 0
+        self._call: list[ev.ToolCall] = []  # the pieces of the call that arrives
+        try:
+            self._has_text = after is not None and ev.Cursor.parse(after).seq > 0
+        except ValueError as error:
+            raise wrong_usage(f"--after: {error}") from None
 
     def say_how_to_resume(self) -> None:
         """Print the command that continues after the cursor."""
         resume = f"{program.command()} tail {self.job.id}"
         resume += f" --after {self.cursor}" if self.cursor else ""
-        resume += " --json" if self._as_json else ""
+        resume += " --json" if messages.as_json else ""
         cancel = f"{program.command()} cancel {self.job.id}"
-        messages.leave_line()
-        messages.say(
-            f"The job continues. To read on:\n  {resume}\nTo stop it:\n  {cancel}",
-            resume=resume,
-            cancel=cancel,
-        )
+        text = "The job continues. To read on"
+        messages.say_how_to_resume(text, resume=resume, cancel=cancel)
 
     async def read(self) -> None:
         """Print all events until the job ends.
@@ -85,7 +64,7 @@ class Reader:
         """
         after = self.cursor
         # Events of earlier attempts are of use to programs only: their text is void.
-        if after is None and not self._as_json:
+        if after is None and not messages.as_json:
             after = await self.job.latest_attempt()
         try:
             async with aclosing(self.job.events(after)) as events:
@@ -95,41 +74,45 @@ class Reader:
             self._reasoning.end_line()
             self._output.end_line()
 
-    def _handle(self, event: AnyEvent) -> None:
-        self.is_waiting = isinstance(event, Queued | Retrying)
-        if self._as_json:
-            output.write_line(encode(event).decode())
+    def _handle(self, event: ev.AnyEvent) -> None:
+        self.is_waiting = isinstance(event, ev.Queued | ev.Retrying)
+        if messages.as_json:
+            output.write_line(ev.encode(event).decode())
         else:
             self._print(event)
         self.cursor = event.id
-        if isinstance(event, Failed):
+        if isinstance(event, ev.Failed):
             raise JobFailed(self.job.id, event.code, event.message)
-        if isinstance(event, Cancelled):
+        if isinstance(event, ev.Cancelled):
             raise JobCancelled(self.job.id)
 
-    def _print(self, event: AnyEvent) -> None:
-        if not isinstance(event, Reasoning):
+    def _print(self, event: ev.AnyEvent) -> None:
+        if not isinstance(event, ev.Reasoning):
             self._reasoning.end_line()
-        if isinstance(event, ToolCall):
+        if isinstance(event, ev.ToolCall):
             self._add_to_call(event)
             return
-        if isinstance(event, Completed | Chunk | Reasoning | Refusal):
+        if isinstance(event, ev.Completed | ev.Chunk | ev.Reasoning | ev.Refusal):
             self._print_call()
-        if isinstance(event, Started):
+        if isinstance(event, ev.Started):
             self._start_attempt(event)
-        elif isinstance(event, Reasoning):
+        elif isinstance(event, ev.Reasoning):
             self._reasoning.write(event.text)
-        elif isinstance(event, Chunk | Refusal):
+        elif isinstance(event, ev.Chunk | ev.Refusal):
             self._output.write(event.text)
             self._count_piece(event)
-        elif isinstance(event, Retrying):
+        elif isinstance(event, ev.Retrying):
             self._output.end_line()
-            messages.say(_describe_retry(event), style="yellow")
-        elif isinstance(event, Completed) and event.finish_reason in _CUT:
+            # The event may be old, and the worker's clock may differ from ours.
+            left_s = event.at_ms / 1000 + event.retry_in_s - time.time()
+            left_s = min(max(left_s, 0), event.retry_in_s)
+            text = f"{describe_attempt(event)}; the next starts in {left_s:.1f} s"
+            messages.say(text, style="yellow")
+        elif isinstance(event, ev.Completed) and event.finish_reason in _CUT:
             self._output.end_line()
             messages.say(_CUT[event.finish_reason], style="yellow")
 
-    def _add_to_call(self, event: ToolCall) -> None:
+    def _add_to_call(self, event: ev.ToolCall) -> None:
         """Keep a piece of a tool call; print the call before it."""
         if self._call and self._call[0].index != event.index:
             self._print_call()
@@ -142,7 +125,7 @@ class Reader:
             self._output.write_call(self._call[0].name or "…", arguments)
             self._call = []
 
-    def _start_attempt(self, event: Started) -> None:
+    def _start_attempt(self, event: ev.Started) -> None:
         self._call = []
         if not self._has_text:
             return
@@ -157,26 +140,12 @@ class Reader:
         self._has_text = False
         self.chunks = 0
 
-    def _count_piece(self, event: Chunk | Refusal | ToolCall) -> None:
+    def _count_piece(self, event: ev.Chunk | ev.Refusal | ev.ToolCall) -> None:
         self._has_text = True
         self.last_chunk_s = time.monotonic()
         if not self.chunks:
             self.first_chunk_s = self.last_chunk_s
         self.chunks += event.merged
-
-
-def _describe_retry(event: Retrying) -> str:
-    """Describe how an attempt ended and when the next starts. The event may be old."""
-    left_s = event.at_ms / 1000 + event.retry_in_s - time.time()
-    left_s = min(max(left_s, 0), event.retry_in_s)  # in case the worker's clock differs from ours
-    return f"{describe_attempt(event)}; the next starts in {left_s:.1f} s"
-
-
-def _parse_cursor(after: str) -> Cursor:
-    try:
-        return Cursor.parse(after)
-    except ValueError as error:
-        raise Problem(f"--after: {error}", exit_code=USAGE_EXIT_CODE) from None
 
 
 async def follow(client: Client, reader: Reader) -> None:
@@ -185,41 +154,26 @@ async def follow(client: Client, reader: Reader) -> None:
     Raises what `Reader.read` raises.
     """
     # The reader itself prints how an attempt has ended, and when the next one starts.
-    waits = saying_why(client, reader.job, lambda: reader.is_waiting, besides=("next_try",))
+    waits = say_why(client, reader.job, lambda: reader.is_waiting, besides=("next_try",))
     try:
-        async with waits:
+        async with interrupts.run_beside(waits):
             await reader.read()
     except (asyncio.CancelledError, RedisUnavailable):
         reader.say_how_to_resume()
         raise
 
 
-@asynccontextmanager
-async def saying_why(
+async def say_why(
     client: Client,
     job: JobHandle,
     is_waiting: Callable[[], bool] = lambda: True,
     *,
     besides: Container[Reason] = (),
-) -> AsyncIterator[None]:
-    """During the block, say why the job waits, and again when the reason changes.
+) -> None:
+    """Say why the job waits, and again when the reason changes, until this is cancelled.
 
     Not for the reasons in `besides`.
     """
-    watch = asyncio.create_task(_say_why(client, job, is_waiting, besides))
-    try:
-        yield
-    finally:
-        watch.cancel()
-        await asyncio.wait([watch])
-
-
-async def _say_why(
-    client: Client,
-    job: JobHandle,
-    is_waiting: Callable[[], bool],
-    besides: Container[Reason],
-) -> None:
     said: tuple[object, ...] = ()
     while True:
         await asyncio.sleep(WAIT_CHECK_S)

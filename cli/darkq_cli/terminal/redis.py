@@ -21,6 +21,12 @@ class RedisTarget(NamedTuple):
     name: str
 
 
+def shorten_timeouts(settings: Settings, timeout_s: float) -> Settings:
+    """Return settings with short timeouts, so that an outage shows soon."""
+    timeout_s = min(timeout_s, settings.redis_timeout_s)
+    return settings.model_copy(update={"redis_patience_s": 0.0, "redis_timeout_s": timeout_s})
+
+
 @contextmanager
 def open_redis(settings: Settings) -> Iterator[RedisTarget]:
     """Provide a Redis during the block. Its last user stops an embedded one.

@@ -1,16 +1,17 @@
 """Short ids: tables print the shortest beginning that is unique, and commands accept it.
 
 A whole id is used as it is. A beginning is looked up among the jobs and batches that Redis lists;
-see `darkq.jobs.known_ids`. So a job that has neither failed nor is one of the latest needs its
+see `darkq.jobs.job_lists`. So a job that has neither failed nor is one of the latest needs its
 whole id.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from os.path import commonprefix
 from typing import TYPE_CHECKING
 
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import wrong_usage
 from darkq_cli.terminal.redis import with_client
 
 if TYPE_CHECKING:
@@ -28,16 +29,10 @@ def shorten(ids: Sequence[str], among: Iterable[str]) -> Mapping[str, str]:
     short = {}
     for number, id_ in enumerate(ordered):
         near = [*ordered[max(0, number - 1) : number], *ordered[number + 1 : number + 2]]
-        shared = max((_count_shared(id_, other) for other in near), default=0)
+        shared = max((len(commonprefix((id_, other))) for other in near), default=0)  # noqa: RUF071
         least = id_.rfind("-") + 1 + LEAST_DIGITS
         short[id_] = id_[: max(least, shared + 1)]
     return {id_: short[id_] for id_ in ids}
-
-
-def _count_shared(one: str, other: str) -> int:
-    """Count the characters that two strings share at their beginning."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 async def find_job(client: Client, text: str) -> JobHandle:
@@ -69,9 +64,8 @@ def pick(text: str, known: Iterable[str], what: str) -> str | None:
     found = sorted(id_ for id_ in known if id_.startswith(text)) if text else []
     if len(found) > 1:
         more = f", and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
-        raise Problem(
+        raise wrong_usage(
             f"{text} is the beginning of {len(found):,} {what} ids",
             f"Type more of it: {', '.join(found[:_SHOWN])}{more}",
-            exit_code=USAGE_EXIT_CODE,
         )
     return found[0] if found else None

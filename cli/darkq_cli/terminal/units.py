@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import wrong_usage
 
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"([0-9]{1,7})(s|min|h|d)")
@@ -55,9 +55,7 @@ def parse_duration(text: str, option: str, *, allow_zero: bool = False) -> float
     """Return the seconds of a duration such as `12h` or `30d`. Raises `Problem`."""
     match = _DURATION.fullmatch(text)
     if match is None or not (allow_zero or int(match[1])):
-        raise Problem(
-            f"{option}: {text!r} is not a duration, such as 12h or 30d", exit_code=USAGE_EXIT_CODE
-        )
+        raise wrong_usage(f"{option}: {text!r} is not a duration, such as 12h or 30d")
     return float(int(match[1]) * _UNITS_S[match[2]])
 
 
@@ -65,8 +63,5 @@ def parse_rate(text: str, option: str) -> float:
     """Return how many per second a rate such as `100/min` allows. Raises `Problem`."""
     match = _RATE.fullmatch(text)
     if match is None or float(match[1]) == 0:
-        raise Problem(
-            f"{option}: {text!r} is not a rate, such as 5/s, 100/min or 1000/h",
-            exit_code=USAGE_EXIT_CODE,
-        )
+        raise wrong_usage(f"{option}: {text!r} is not a rate, such as 5/s, 100/min or 1000/h")
     return float(match[1]) / _UNITS_S[match[2]]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from darkq import Client, QueueStatus, Stats, UpstreamStatus, WorkerLeases
-from darkq.operate.fleet import Fleet
 from darkq.telemetry.metrics import CHUNKS, JOB_FAILURES, JOBS_ENDED, OUTCOMES, RETRIES, Measure
 
 RATE_OVER_S = 15.0
@@ -62,11 +61,7 @@ class Outage(msgspec.Struct, frozen=True, kw_only=True):
 
 async def read(client: Client) -> Reading:
     """Read from Redis. Raises `RedisUnavailable`."""
-    return build_reading(await client.fleet(), await client.stats())
-
-
-def build_reading(fleet: Fleet, stats: Stats) -> Reading:
-    """Build a reading."""
+    fleet, stats = await client.fleet(), await client.stats()
     counted = Counted(
         jobs=dict.fromkeys(OUTCOMES, 0) | _sum_by_first_label(JOBS_ENDED, stats),
         failures=_sum_by_first_label(JOB_FAILURES, stats),
@@ -89,47 +84,41 @@ def _sum_by_first_label(measure: Measure, stats: Stats) -> dict[str, int]:
     return dict(numbers)
 
 
-class _Sample(NamedTuple):
-    at_s: float
-    counted: Counted
-
-
 class Trend:
     """The latest counts, and the rates that they give."""
 
     def __init__(self) -> None:
-        self._samples: deque[_Sample] = deque()
+        self._readings: deque[Reading] = deque()
 
     def add(self, reading: Reading) -> Reading:
         """Add a reading, and return it with its rates."""
-        sample = _Sample(reading.at_ms / 1000, reading.counted)
-        if self._samples and not _has_grown(self._samples[-1], sample):
-            self._samples.clear()  # Redis was replaced or flushed
-        self._samples.append(sample)
-        # Keep one sample at least as old as the interval, so that a rate spans all of it.
-        while len(self._samples) > 2 and sample.at_s - self._samples[1].at_s >= RATE_OVER_S:
-            self._samples.popleft()
-        first = self._samples[0]
-        if first is sample:
+        readings = self._readings
+        if readings and not _has_grown(readings[-1], reading):
+            readings.clear()  # Redis was replaced or flushed
+        readings.append(reading)
+        # Keep one reading at least as old as the interval, so that a rate spans all of it.
+        while len(readings) > 2 and reading.at_ms - readings[1].at_ms >= RATE_OVER_S * 1000:
+            readings.popleft()
+        if len(readings) == 1:
             return reading
-        return msgspec.structs.replace(reading, rates=_build_rates(first, sample))
+        return msgspec.structs.replace(reading, rates=_build_rates(readings[0], reading))
 
     def reset(self) -> None:
         """Forget the counts: a rate must not span an outage."""
-        self._samples.clear()
+        self._readings.clear()
 
 
-def _has_grown(before: _Sample, now: _Sample) -> bool:
+def _has_grown(before: Reading, now: Reading) -> bool:
     numbers = zip(_list_totals(before.counted), _list_totals(now.counted), strict=True)
-    return now.at_s > before.at_s and all(old <= new for old, new in numbers)
+    return now.at_ms > before.at_ms and all(old <= new for old, new in numbers)
 
 
 def _list_totals(counted: Counted) -> tuple[int, ...]:
     return sum(counted.jobs.values()), counted.retries, counted.chunks
 
 
-def _build_rates(first: _Sample, last: _Sample) -> Rates:
-    over_s = last.at_s - first.at_s
+def _build_rates(first: Reading, last: Reading) -> Rates:
+    over_s = (last.at_ms - first.at_ms) / 1000
 
     def per_s(before: int, now: int) -> float:
         return round((now - before) / over_s, 3)

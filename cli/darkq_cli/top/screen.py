@@ -19,44 +19,7 @@ from typing import TYPE_CHECKING
 from rich.live import Live
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-
-class Screen:
-    """The screen. Create it with `take_over`."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = self._new_live("")
-
-    def show(self, what: RenderableType) -> None:
-        """Replace the content."""
-        self._live.update(what, refresh=True)
-
-    def redraw(self) -> None:
-        """Draw the content again, after a change of size."""
-        self._live.refresh()
-
-    def start(self) -> None:
-        """Switch to the alternate screen; `stop` restores the previous content."""
-        self._live.start(refresh=True)
-
-    def stop(self) -> None:
-        """Restore the terminal, if it still exists."""
-        shown, live = self._live.get_renderable(), self._live
-        self._live = self._new_live(shown)
-        with suppress(OSError):
-            live.stop()
-
-    def _new_live(self, shown: RenderableType) -> Live:
-        return Live(
-            shown,
-            console=self._console,
-            screen=True,
-            auto_refresh=False,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+    from rich.console import Console
 
 
 class _Keyboard:
@@ -87,24 +50,34 @@ class _Keyboard:
 
 
 @contextmanager
-def take_over(console: Console, quit_: asyncio.Event) -> Iterator[Screen]:
+def take_over(console: Console, quit_: asyncio.Event) -> Iterator[Live]:
     """Take over the terminal during the block, inside a running event loop. `q` sets `quit_`."""
-    screen, keyboard = Screen(console), _Keyboard()
-    loop = asyncio.get_running_loop()
+    keyboard, loop = _Keyboard(), asyncio.get_running_loop()
+    screen = Live(
+        console=console,
+        screen=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+    def restore() -> None:
+        with suppress(OSError):  # the terminal may not exist any more
+            screen.stop()
 
     def pause() -> None:
-        screen.stop()
+        restore()
         keyboard.stop()
         os.kill(os.getpid(), signal.SIGSTOP)  # the process stops here until SIGCONT
         keyboard.start(quit_)
-        screen.start()
+        screen.start(refresh=True)
 
     with ExitStack() as stack:
         stack.callback(keyboard.stop)
         keyboard.start(quit_)
-        stack.callback(screen.stop)
-        screen.start()
-        for number, act in ((signal.SIGWINCH, screen.redraw), (signal.SIGTSTP, pause)):
+        stack.callback(restore)
+        screen.start(refresh=True)
+        for number, act in ((signal.SIGWINCH, screen.refresh), (signal.SIGTSTP, pause)):
             loop.add_signal_handler(number, act)
             stack.callback(loop.remove_signal_handler, number)
         yield screen

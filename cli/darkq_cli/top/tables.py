@@ -6,14 +6,14 @@ line counts those that do not fit.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self, TypeAlias
 
 from rich.table import Table
 from rich.text import Text
 
-from darkq import UpstreamStatus, WorkerLeases
+from darkq import UpstreamStatus
 from darkq.operate.waiting import describe_pause
 from darkq.telemetry.metrics import OUTCOMES
 from darkq_cli.terminal import messages, program
@@ -37,36 +37,27 @@ class History:
     """The lengths of the queues, and the rates per second."""
 
     def __init__(self) -> None:
-        self._numbers: dict[str, deque[float]] = {}
+        self._numbers = defaultdict[str, deque[float]](lambda: deque(maxlen=MAX_BARS))
 
     def add(self, reading: Reading) -> None:
         """Add a reading."""
         for queue in reading.queues:
-            self._append(queue.priority, queue.waiting + queue.deferred)
-        if reading.rates is not None:
-            for outcome, per_s in reading.rates.jobs.items():
-                self._append(outcome, per_s)
-            self._append("retries", reading.rates.retries)
-            self._append("chunks", reading.rates.chunks)
+            self._numbers[queue.priority].append(queue.waiting + queue.deferred)
+        if (rates := reading.rates) is not None:
+            per_s = {**rates.jobs, "retries": rates.retries, "chunks": rates.chunks}
+            for name, number in per_s.items():
+                self._numbers[name].append(number)
 
     def draw(self, name: str, chars: int) -> Text:
         """Draw the latest values of one number; the highest fills the line."""
-        return Text(
-            draw_bars(list(self._numbers.get(name, ()))[-chars:] if chars > 0 else []), "cyan"
-        )
-
-    def _append(self, name: str, number: float) -> None:
-        self._numbers.setdefault(name, deque(maxlen=MAX_BARS)).append(number)
+        numbers = list(self._numbers[name])[-chars:] if chars > 0 else []
+        return Text(draw_bars(numbers), "cyan")
 
 
 def draw_bars(numbers: Sequence[float]) -> str:
     """Draw numbers relative to the highest. A number above zero is always visible."""
-    most = max(numbers, default=0)
-    return "".join(_draw_bar(number / most if most else 0) for number in numbers)
-
-
-def _draw_bar(fraction: float) -> str:
-    return _BARS[max(int(fraction > 0), round(fraction * (len(_BARS) - 1)))]
+    scale = (len(_BARS) - 1) / (max(numbers, default=0) or 1)
+    return "".join(_BARS[max(int(number > 0), round(number * scale))] for number in numbers)
 
 
 def render_tables(
@@ -78,12 +69,11 @@ def render_tables(
     failing = _describe_failures(reading)
     pauses = [describe_pause(each.priority, each.paused) for each in reading.queues if each.paused]
     queues = _build_table(widths, _QUEUES, _list_queues(reading, past, widths.bars))
-    ended = _build_table(
-        widths, _list_throughput_heads(reading), _list_throughput(reading, past, widths.bars)
-    )
-    used = (
-        queues.row_count + len(pauses) + ended.row_count + bool(failing) + 2 * 4
-    )  # 4 tables, each with a blank line and a head
+    over = f"over {format_duration(reading.rates.over_s)}" if reading.rates else ""
+    throughput = ("THROUGHPUT", "total", "per second", over, "", "")
+    ended = _build_table(widths, throughput, _list_throughput(reading, past, widths.bars))
+    used = queues.row_count + len(pauses) + ended.row_count + bool(failing)
+    used += 2 * 4  # 4 tables, each with a blank line and a head
     room = None if height is None else max(2, height - used)
     upstreams, workers = _share_lines(len(reading.upstreams), len(reading.workers), room)
     yield Text()
@@ -97,9 +87,8 @@ def render_tables(
     yield Text()
     yield _build_table(widths, _UPSTREAMS, _list_upstreams(reading, upstreams))
     yield Text()
-    yield _build_table(
-        widths.for_ids(reading), _list_worker_heads(reading), _list_workers(reading, workers)
-    )
+    heads = (f"WORKER ({len(reading.workers):,})", "running", "lease ends", "")
+    yield _build_table(widths.for_ids(reading), heads, _list_workers(reading, workers))
     if not reading.workers:
         yield Text(f"no live workers; to start one: {program.command()} worker", "bold red")
 
@@ -147,6 +136,7 @@ def _share_lines(upstreams: int, workers: int, room: int | None) -> tuple[int, i
 
 _QUEUES = ("QUEUE", "waiting", "deferred", "running", "oldest waits", "")
 _UPSTREAMS = ("UPSTREAM", "breaker", "concurrent", "deferred", "calls")
+_BREAKER_STYLES = {"closed": "green", "half-open": "bold yellow"}
 
 
 def _build_table(widths: _Widths, heads: Sequence[str], rows: Rows) -> Table:
@@ -180,11 +170,6 @@ def _list_queues(reading: Reading, history: History, drawn: int) -> Rows:
     ]
 
 
-def _list_throughput_heads(reading: Reading) -> tuple[str, ...]:
-    over = f"over {format_duration(reading.rates.over_s)}" if reading.rates else ""
-    return ("THROUGHPUT", "total", "per second", over, "", "")
-
-
 def _list_throughput(reading: Reading, history: History, drawn: int) -> Rows:
     counted, rates = reading.counted, reading.rates
     numbers = {name: (counted.jobs[name], rates and rates.jobs[name]) for name in OUTCOMES}
@@ -212,7 +197,7 @@ def _list_upstreams(reading: Reading, most: int) -> Rows:
     rows = [
         [
             _render_name(each.name),
-            _render_breaker(each),
+            Text(each.breaker, _BREAKER_STYLES.get(each.breaker, "bold red")),
             Text(f"{each.in_progress:,}/{each.concurrency:,}" if each.concurrency else "-"),
             _format_count(each.waiting),
             Text(_describe_calls(each, reading.at_ms)),
@@ -220,11 +205,6 @@ def _list_upstreams(reading: Reading, most: int) -> Rows:
         for each in reading.upstreams
     ]
     return _truncate(rows, most, "upstreams")
-
-
-def _render_breaker(status: UpstreamStatus) -> Text:
-    styles = {"closed": "green", "half-open": "bold yellow"}
-    return Text(status.breaker, styles.get(status.breaker, "bold red"))
 
 
 def _describe_calls(status: UpstreamStatus, now_ms: int) -> str:
@@ -237,19 +217,13 @@ def _describe_calls(status: UpstreamStatus, now_ms: int) -> str:
     return ", ".join(words) or "no limit"
 
 
-def _list_worker_heads(reading: Reading) -> tuple[str, ...]:
-    return (f"WORKER ({len(reading.workers):,})", "running", "lease ends", "")
-
-
 def _list_workers(reading: Reading, most: int) -> Rows:
-    busiest = sorted(reading.workers, key=lambda each: (-each.running, each.worker))
-    return _truncate([_render_worker(each, reading.at_ms) for each in busiest], most, "workers")
-
-
-def _render_worker(worker: WorkerLeases, now_ms: int) -> list[Text]:
-    left_s = (worker.first_ends_ms - now_ms) / 1000
-    ends = f"in {format_duration(max(0.0, left_s))}" if worker.running else "-"
-    return [_render_name(worker.worker), _format_count(worker.running), Text(ends)]
+    rows: Rows = []
+    for each in sorted(reading.workers, key=lambda each: (-each.running, each.worker)):
+        left_s = max(0, each.first_ends_ms - reading.at_ms) / 1000
+        ends = f"in {format_duration(left_s)}" if each.running else "-"
+        rows.append([_render_name(each.worker), _format_count(each.running), Text(ends)])
+    return _truncate(rows, most, "workers")
 
 
 def _truncate(rows: Rows, most: int, what: str) -> Rows:

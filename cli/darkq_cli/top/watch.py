@@ -10,29 +10,30 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+from rich.text import Text
 
 from darkq import Client, RedisUnavailable, Settings
 from darkq_cli.terminal import messages, output
-from darkq_cli.terminal.redis import RedisTarget
-from darkq_cli.top.panel import Panel, print_plain
+from darkq_cli.terminal.redis import RedisTarget, shorten_timeouts
+from darkq_cli.terminal.units import format_duration, format_time
 from darkq_cli.top.reading import Outage, Reading, Trend, read
+from darkq_cli.top.tables import History, render_tables
 
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+_PLAIN_CHARS = 200
 TIMEOUT_S = 3.0
 """How long Redis may take to answer before that counts as an outage."""
 
 Show: TypeAlias = Callable[[Reading | Outage], None]
 
 
-def _shorten_timeouts(settings: Settings) -> Settings:
-    """Return settings with short timeouts, so that an outage shows soon."""
-    timeout_s = min(TIMEOUT_S, settings.redis_timeout_s)
-    return settings.model_copy(update={"redis_patience_s": 0.0, "redis_timeout_s": timeout_s})
-
-
 async def read_once(settings: Settings) -> Reading:
     """Read once. Raises `RedisUnavailable`."""
-    async with Client(settings=_shorten_timeouts(settings)) as client:
+    async with Client(settings=shorten_timeouts(settings, TIMEOUT_S)) as client:
         return await _read(client)
 
 
@@ -44,12 +45,12 @@ async def _read(client: Client) -> Reading:
         raise RedisUnavailable(f"no answer within {TIMEOUT_S:g} s") from None
 
 
-async def watch(redis: RedisTarget, interval_s: float, *, as_json: bool) -> None:
+async def watch(redis: RedisTarget, interval_s: float) -> None:
     """Read and show until Ctrl-C, or `q` on a terminal."""
     console = messages.stdout_console()
     quit_ = asyncio.Event()
-    async with Client(settings=_shorten_timeouts(redis.settings)) as client:
-        if as_json:
+    async with Client(settings=shorten_timeouts(redis.settings, TIMEOUT_S)) as client:
+        if messages.as_json:
             await _follow(client, interval_s, quit_, output.write_json)
         elif not console.is_terminal or console.is_dumb_terminal:
             await _follow(client, interval_s, quit_, _PlainText().show)
@@ -61,7 +62,7 @@ async def watch(redis: RedisTarget, interval_s: float, *, as_json: bool) -> None
 
                 def show(latest: Reading | Outage) -> None:
                     panel.update(latest)
-                    screen.show(panel)
+                    screen.update(panel, refresh=True)
 
                 await _follow(client, interval_s, quit_, show)
 
@@ -110,3 +111,56 @@ class _PlainText:
             self._first = False
             print_plain(latest)
         self._has_outage = isinstance(latest, Outage)
+
+
+def print_plain(reading: Reading) -> None:
+    """Print a whole reading on stdout, without history."""
+    console = messages.stdout_console()
+    with console.capture() as printed:
+        console.print(
+            Text(format_time(reading.at_ms), "bold"),
+            *render_tables(reading, None, min(_PLAIN_CHARS, console.width), None),
+            sep="\n",
+        )
+    for line in printed.get().splitlines():
+        output.write_line(line.rstrip())
+
+
+class Panel:
+    """The content of the screen: the last reading, and an outage of Redis."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._reading: Reading | None = None
+        self._outage: Outage | None = None
+        self._history = History()
+
+    def update(self, latest: Reading | Outage) -> None:
+        """Replace the content."""
+        if isinstance(latest, Outage):
+            self._outage = latest
+        else:
+            self._reading, self._outage = latest, None
+            self._history.add(latest)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._render_head(options.max_width)
+        height = (options.height or options.size.height) - 1
+        if self._outage is not None:
+            yield self._render_outage(self._outage)
+            height -= 1
+        if self._reading is not None:
+            yield from render_tables(self._reading, self._history, options.max_width, height)
+
+    def _render_head(self, width: int) -> Text:
+        right = f"{time.strftime('%H:%M:%S')}  q quits"
+        left = Text(f"darkq top  {self._title}", "bold", no_wrap=True, overflow="ellipsis")
+        left.truncate(max(0, width - len(right) - 1), overflow="ellipsis", pad=True)
+        return left.append(" ").append(right, "not bold dim")
+
+    def _render_outage(self, outage: Outage) -> Text:
+        since = time.strftime("%H:%M:%S", time.localtime(outage.away_since_ms / 1000))
+        length = format_duration((outage.at_ms - outage.away_since_ms) / 1000)
+        words = f"Redis has not answered since {since}, {length} ({outage.reason})"
+        words += "; the last reading:" if self._reading is not None else "; retrying"
+        return Text(words, "bold red", no_wrap=True, overflow="ellipsis")

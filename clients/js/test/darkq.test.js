@@ -50,6 +50,16 @@ async function read(url, options = {}) {
   return { ids, last, states };
 }
 
+test("an id alone is where to resume", async () => {
+  const { url, cursors } = await serve(
+    breaksAfter("retry: 1\nid: 1-2\n\n"),
+    sends(event("1-3", "completed")),
+  );
+  const { ids } = await read(url);
+  assert.deepEqual(ids, ["1-3"]);
+  assert.deepEqual(cursors(), [undefined, "1-2"]);
+});
+
 test("each event comes once, over connections that end and that break", async () => {
   const { url, cursors } = await serve(
     sends(event("0-1", "queued")),

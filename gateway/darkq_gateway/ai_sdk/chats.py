@@ -18,46 +18,39 @@ import time
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from darkq import InvalidJob, Job, JobHandle, JobNotFound
 from darkq.openai.body import CHAT, read_body
 from darkq.serving.request_dedup import request_digest
-from darkq.sse import frame
-from darkq_gateway.ai_sdk.earlier_steps import replay
-from darkq_gateway.ai_sdk.messages import MAX_ID_CHARS, get_continued, to_chat_messages
+from darkq_gateway.ai_sdk.messages import MAX_ID_CHARS, get_continued, replay, to_chat_messages
 from darkq_gateway.ai_sdk.stream import Json, UiStream, begin
 from darkq_gateway.http.auth import accepts_ticket
 from darkq_gateway.http.bodies import read_json
-from darkq_gateway.http.context import CLIENT, Caller, OwnJob, get_caller, get_own_job
+from darkq_gateway.http.context import CLIENT, Caller, get_caller, get_own_job
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.idempotency import IDEMPOTENCY_KEY
-from darkq_gateway.http.sse_response import STREAMS
+from darkq_gateway.http.sse_response import DONE, STREAMS, encode_events
 from darkq_gateway.native.caching import is_finished
 
 RESUMABLE_S = 300
 """A finished job can be streamed for so long: its page may have missed the end."""
 _HEADER = "x-vercel-ai-ui-message-stream", "v1"
-_DONE = b"data: [DONE]\n\n"
 _OF_THE_SDK = ("id", "trigger", "messageId")
+routes = web.RouteTableDef()
 
 
-def routes() -> list[web.RouteDef]:
-    return [
-        web.post("/ui/chat", create),
-        web.get("/ui/chat/{chat_id}/stream", resume, allow_head=False),
-        web.get("/jobs/{job_id}/ui-stream", stream_job, allow_head=False),
-    ]
-
-
+@routes.post("/ui/chat")
 async def create(request: web.Request) -> web.StreamResponse:
     """Create a job for the latest message of a chat, and stream the answer.
 
     The job continues when the client disconnects.
     """
     body = await read_json(request, dict[str, Any])
-    chat_id = _check_chat_id(body.get("id"))
+    chat_id = body.get("id")
+    if not isinstance(chat_id, str) or not 0 < len(chat_id) <= MAX_ID_CHARS:
+        reason = f"must be a string of 1 to {MAX_ID_CHARS} characters"
+        raise ApiError(422, "invalid_body", reason, "id")
     job, continued = make_job(body, get_caller(request))
     client = request.app[CLIENT]
     key = request.headers.get(IDEMPOTENCY_KEY)
@@ -65,21 +58,29 @@ async def create(request: web.Request) -> web.StreamResponse:
     head, begun = begin(handle.id, handle.id), b""
     if continued is not None:
         head = begin(handle.id, continued["id"])
-        begun = _encode([head[0], *replay(continued), *head[1:]])
+        begun = encode_events([head[0], *replay(continued), *head[1:]])
     await client.chats.note(_digest(request, chat_id), handle.id, begun)
-    return await _stream(request, handle, _encode(head))
+    return await _stream(request, handle, encode_events(head))
 
 
+@routes.get("/ui/chat/{chat_id}/stream", allow_head=False)
 async def resume(request: web.Request) -> web.StreamResponse:
     """Stream the message of a chat's latest job. 204 if there is none, or it ended long ago."""
     digest = _digest(request, request.match_info["chat_id"])
     latest = await request.app[CLIENT].chats.find(digest)
-    job = await _find_own(request, latest.job_id) if latest else None
-    if latest is None or job is None or _ended_long_ago(job):
+    if latest is None:
+        return web.Response(status=204)
+    try:
+        job = await get_own_job(request, latest.job_id)
+    except JobNotFound:
+        return web.Response(status=204)
+    ended_s = job.status.finished_ms / 1000
+    if is_finished(job.status) and time.time() - ended_s > RESUMABLE_S:
         return web.Response(status=204)
     return await _stream(request, job.handle, latest.begun)
 
 
+@routes.get("/jobs/{job_id}/ui-stream", allow_head=False)
 @accepts_ticket()
 async def stream_job(request: web.Request) -> web.StreamResponse:
     """Stream a job's message from its beginning."""
@@ -116,39 +117,16 @@ async def _stream(request: web.Request, job: JobHandle, begun: bytes = b"") -> w
     ):
         stream.add_header(*_HEADER)
         # Not held back until the job starts: the page can cancel a job that waits.
-        stream.hold(begun or _encode(begin(job.id, job.id)))
+        stream.hold(begun or encode_events(begin(job.id, job.id)))
         async for batch in batches:
             chunks = [chunk for event in batch for chunk in ui.feed(event)]
-            await stream.send(_encode(chunks), batch.came_s)
-        await stream.send(_DONE)
+            await stream.send(encode_events(chunks), batch.came_s)
+        await stream.send(DONE)
     return stream.response
 
 
 def _make_error(error: ApiError) -> Json:
     return {"type": "error", "errorText": error.message}
-
-
-def _encode(chunks: list[Json]) -> bytes:
-    return b"".join(frame(msgspec.json.encode(chunk)) for chunk in chunks)
-
-
-async def _find_own(request: web.Request, job_id: str) -> OwnJob | None:
-    try:
-        return await get_own_job(request, job_id)
-    except JobNotFound:
-        return None
-
-
-def _ended_long_ago(job: OwnJob) -> bool:
-    ended_ms = job.status.finished_ms or 0
-    return is_finished(job.status) and time.time() * 1000 - ended_ms > RESUMABLE_S * 1000
-
-
-def _check_chat_id(chat_id: object) -> str:
-    if not isinstance(chat_id, str) or not 0 < len(chat_id) <= MAX_ID_CHARS:
-        reason = f"must be a string of 1 to {MAX_ID_CHARS} characters"
-        raise ApiError(422, "invalid_body", reason, "id")
-    return chat_id
 
 
 def _digest(request: web.Request, chat_id: str) -> str:

@@ -1,7 +1,10 @@
-"""The messages of a `useChat` as messages of the chat API. No I/O.
+"""The messages of a `useChat`: as messages of the chat API, and as chunks of a stream. No I/O.
 
 A message of the AI SDK has parts. An assistant's message has all steps of a turn: text and tool
 calls, and the outputs of the tools, which the chat API has as messages of their own.
+
+The output of a tool is sent with the message that called it, and the answer is the next step of
+that message. A page that resumes begins the message anew, so it gets the earlier steps as chunks.
 """
 
 from __future__ import annotations
@@ -11,9 +14,13 @@ from typing import Any
 import msgspec
 
 from darkq import InvalidJob
+from darkq.openai.chat import build_tool_call
+from darkq.protocol.record import FunctionCall
 
 _TOOL = "tool-"
 _DYNAMIC_TOOL = "dynamic-tool"
+_EQUAL_TO_CHUNKS = ("file", "source-url", "source-document")
+"""Parts that are equal to their chunks, as those whose type begins with `data-`."""
 MAX_ID_CHARS = 200
 
 
@@ -95,7 +102,7 @@ def _build_turn(parts: list[dict[str, Any]], field: str) -> list[dict[str, Any]]
 
 
 def _build_step(parts: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
-    calls = [part for part in parts if is_tool(part)]
+    calls = [part for part in parts if _is_tool(part)]
     text = _join_texts(parts)
     reasoning = [part for part in parts if part.get("type") == "reasoning"]
     message: dict[str, Any] = {"role": "assistant", "content": text or None}
@@ -103,35 +110,78 @@ def _build_step(parts: list[dict[str, Any]], field: str) -> list[dict[str, Any]]
         message["reasoning_content"] = "".join(str(part.get("text", "")) for part in reasoning)
     if calls:
         message["tool_calls"] = [_build_call(part, field) for part in calls]
-    outputs = [_build_output(part) for part in calls if _has_output(part)]
+    answered = [part for part in calls if part.get("state") in ("output-available", "output-error")]
+    outputs = [_build_output(part) for part in answered]
     return [message, *outputs] if text or calls else outputs
 
 
-def is_tool(part: dict[str, Any]) -> bool:
-    """Return whether a part is a tool call."""
+def _is_tool(part: dict[str, Any]) -> bool:
     return str(part.get("type", "")).startswith(_TOOL) or part.get("type") == _DYNAMIC_TOOL
 
 
-def get_tool_name(part: dict[str, Any]) -> object:
-    """Return the name in a tool call."""
+def _get_tool_name(part: dict[str, Any]) -> object:
     is_dynamic = part.get("type") == _DYNAMIC_TOOL
     return part.get("toolName") if is_dynamic else str(part.get("type")).removeprefix(_TOOL)
 
 
-def _has_output(part: dict[str, Any]) -> bool:
-    return part.get("state") in ("output-available", "output-error")
-
-
 def _build_call(part: dict[str, Any], field: str) -> dict[str, Any]:
-    name = get_tool_name(part)
+    name = _get_tool_name(part)
     if not isinstance(part.get("toolCallId"), str) or not isinstance(name, str):
         raise InvalidJob(field, "a tool call must have a `toolCallId` and a name")
     arguments = msgspec.json.encode(part.get("input", {})).decode()
-    function = {"name": name, "arguments": arguments}
-    return {"id": part["toolCallId"], "type": "function", "function": function}
+    return build_tool_call(FunctionCall(id=part["toolCallId"], name=name, arguments=arguments))
 
 
 def _build_output(part: dict[str, Any]) -> dict[str, Any]:
     output = part.get("output") if part["state"] == "output-available" else part.get("errorText")
     content = output if isinstance(output, str) else msgspec.json.encode(output).decode()
     return {"role": "tool", "tool_call_id": part["toolCallId"], "content": content}
+
+
+def replay(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the chunks that build a message's steps."""
+    chunks = [
+        chunk
+        for number, part in enumerate(message["parts"])
+        if isinstance(part, dict)
+        for chunk in _replay_part(part, number)
+    ]
+    return [*chunks, {"type": "finish-step"}]
+
+
+def _replay_part(part: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    kind = str(part.get("type"))
+    if kind == "step-start":
+        return [{"type": "finish-step"}] * (number > 0) + [{"type": "start-step"}]
+    if kind in ("text", "reasoning"):
+        part_id, text = f"earlier-{number}", str(part.get("text", ""))
+        return [
+            {"type": f"{kind}-start", "id": part_id},
+            {"type": f"{kind}-delta", "id": part_id, "delta": text},
+            {"type": f"{kind}-end", "id": part_id},
+        ]
+    if _is_tool(part):
+        return _replay_call(part)
+    return [part] if kind in _EQUAL_TO_CHUNKS or kind.startswith("data-") else []
+
+
+def _replay_call(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the chunks of a call and its output.
+
+    The input comes in a delta: at a tool-input-available the page would call the tool again.
+    """
+    call: dict[str, Any] = {"toolCallId": part["toolCallId"]}
+    dynamic = {"dynamic": True} if part.get("type") == "dynamic-tool" else {}
+    text = msgspec.json.encode(part.get("input")).decode()
+    chunks: list[dict[str, Any]] = [
+        {"type": "tool-input-start", **call, "toolName": _get_tool_name(part), **dynamic},
+        {"type": "tool-input-delta", **call, "inputTextDelta": text},
+    ]
+    match part.get("state"):
+        case "output-available":
+            end = {"type": "tool-output-available", **call, "output": part.get("output")}
+            return [*chunks, end]
+        case "output-error":
+            error = str(part.get("errorText", ""))
+            return [*chunks, {"type": "tool-output-error", **call, "errorText": error}]
+    return chunks

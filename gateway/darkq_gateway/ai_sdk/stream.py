@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from darkq import AnyEvent, Cancelled, Chunk, Completed, Failed, Started, Usage
+from darkq import AnyEvent, Cancelled, Chunk, Completed, Failed, Started
 from darkq.event import Reasoning, Refusal, ToolCall
 
 Json: TypeAlias = dict[str, Any]
@@ -54,8 +54,12 @@ class UiStream:
     def feed(self, event: AnyEvent) -> list[Json]:
         """Return the chunks for one event of the job, possibly none."""
         match event:
+            case Started() if self._has_started:
+                self._open = None
+                self._calls = {}
+                return [{"type": "reset-step"}]
             case Started():
-                return self._start()
+                self._has_started = True
             case Chunk():
                 return [*self._add("text", event.text), *_build_sources(event)]
             case Refusal():
@@ -71,14 +75,6 @@ class UiStream:
             case Cancelled():
                 return [{"type": "abort", "reason": "the job was cancelled"}]
         return []
-
-    def _start(self) -> list[Json]:
-        if not self._has_started:
-            self._has_started = True
-            return []
-        self._open = None
-        self._calls = {}
-        return [{"type": "reset-step"}]
 
     def _add(self, kind: _Kind, text: str) -> list[Json]:
         if not text:
@@ -116,7 +112,9 @@ class UiStream:
             "finishReason": _FINISH_REASONS.get(event.finish_reason, "other"),
         }
         if event.usage is not None:
-            finish["messageMetadata"] = {"usage": _build_usage(event.usage)}
+            read, written = event.usage.prompt_tokens, event.usage.completion_tokens
+            counts = {"inputTokens": read, "outputTokens": written, "totalTokens": read + written}
+            finish["messageMetadata"] = {"usage": counts}
         calls = [_build_input(call) for call in self._calls.values()]
         return [*self._close(), *calls, {"type": "finish-step"}, finish]
 
@@ -137,15 +135,6 @@ def _build_input(call: _Call) -> Json:
         reason = "the model's arguments are not JSON"
         return {"type": "tool-input-error", **known, "input": arguments, "errorText": reason}
     return {"type": "tool-input-available", **known, "input": value}
-
-
-def _build_usage(usage: Usage) -> Json:
-    total = usage.prompt_tokens + usage.completion_tokens
-    return {
-        "inputTokens": usage.prompt_tokens,
-        "outputTokens": usage.completion_tokens,
-        "totalTokens": total,
-    }
 
 
 def _build_sources(event: Chunk) -> list[Json]:

@@ -15,13 +15,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
+from aiohttp import web
 
 from darkq import Client
 from darkq.jobs.job_lists import MAX_LISTED, Beginning
 from darkq_gateway.board.rows import JobRow, make_row
+from darkq_gateway.http.errors import ApiError
+from darkq_gateway.http.queries import read_integer
 
 MAX_UNFINISHED_READ = 100
 MAX_ENDED_READ = 20
+MAX_CHARS = 200
+MAX_START = 100_000
 
 GROUPS = {
     "queued": "waiting",
@@ -43,6 +48,28 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     batch: str = ""
     start: int = 0
+
+
+def read_query(request: web.Request) -> ListQuery:
+    """Return the query of a request. Raises `ApiError`."""
+    state = request.query.get("state", "")
+    if state and state not in GROUPS.values():
+        groups = ", ".join(sorted(set(GROUPS.values())))
+        raise ApiError(422, "invalid_query", f"must be one of: {groups}", "state")
+    return ListQuery(
+        state=state,
+        model=_read_text(request, "model"),
+        text=_read_text(request, "text").strip(),
+        batch=_read_text(request, "batch"),
+        start=read_integer(request, "start", default=0, least=0, most=MAX_START),
+    )
+
+
+def _read_text(request: web.Request, name: str) -> str:
+    text = request.query.get(name, "")
+    if len(text) > MAX_CHARS:
+        raise ApiError(422, "invalid_query", f"must have at most {MAX_CHARS} characters", name)
+    return text
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):

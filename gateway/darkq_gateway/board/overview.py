@@ -9,14 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Mapping,
-)
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -27,18 +20,17 @@ from aiohttp import web
 from darkq import Client, Settings
 from darkq.jobs.job_lists import Why
 from darkq.sse import frame
-from darkq_gateway.board.job_index import GROUPS, JobIndex, Listing, ListQuery, read_rows
-from darkq_gateway.board.list_query import read_query
-from darkq_gateway.board.pace import Pace, Paces
-from darkq_gateway.board.rows import BatchRow, complete_rows, explain_rows, read_batches
-from darkq_gateway.board.snapshot import (
-    MAX_JOBS,
-    Snapshot,
-    System,
-    SystemReader,
-    View,
-    make_view,
+from darkq_gateway.board.job_index import (
+    GROUPS,
+    JobIndex,
+    Listing,
+    ListQuery,
+    read_query,
+    read_rows,
 )
+from darkq_gateway.board.pace import Pace, Paces
+from darkq_gateway.board.rows import BatchRow, complete_rows, read_batches
+from darkq_gateway.board.snapshot import MAX_JOBS, Snapshot, System, SystemReader, View, make_view
 from darkq_gateway.http.background import run_beside
 from darkq_gateway.http.context import SETTINGS, get_caller
 from darkq_gateway.http.sse_response import STREAMS
@@ -48,12 +40,10 @@ logger = logging.getLogger("darkq.gateway")
 INTERVAL_S = 1.0
 
 T = TypeVar("T")
+routes = web.RouteTableDef()
 
 
-def routes() -> list[web.RouteDef]:
-    return [web.get("/board/overview", stream_overview, allow_head=False)]
-
-
+@routes.get("/board/overview", allow_head=False)
 async def stream_overview(request: web.Request) -> web.StreamResponse:
     """Stream snapshots of what the caller may see."""
     page = Page(make_view(get_caller(request), request.app[SETTINGS]), read_query(request))
@@ -81,7 +71,6 @@ class Overviews:
         self._shows_prompts = settings.gateway_board_prompts
         self._watched: dict[Page, _Board] = {}
         self._has_watchers = asyncio.Event()
-        self._indexes: dict[str | None, JobIndex] = {}
         self._system = SystemReader(client, settings)
         self._latest = _NOTHING
         self.readings = 0
@@ -118,16 +107,14 @@ class Overviews:
             while True:
                 if not self._watched:
                     await paces.follow(set())
-                    self._forget()
+                    self._latest = _NOTHING  # a page that is opened later must not show it as new
                 await self._has_watchers.wait()
                 self._has_watchers.clear()
                 try:
                     await self._publish_while_watched(paces)
-                except (
-                    Exception
-                ) as error:  # ends this round of polling; the next page starts another
+                except Exception as error:  # ends this round; the next page starts another
                     logger.exception("board update failed")
-                    self._forget()
+                    self._latest = _NOTHING
                     self._fail(list(self._watched), error)
         finally:
             await paces.follow(set())
@@ -139,9 +126,10 @@ class Overviews:
             shown = [self._list(page) for page in self._watched]
             jobs = {job.job_id: job for listing in shown if listing for job in listing.jobs}
             await paces.follow({job.job_id for job in jobs.values() if job.unfinished})
-            explain = partial(explain_rows, self._client, list(jobs.values()))
-            reasons = await self._read_or_fail(list(self._watched), explain)
-            self._latest = self._latest._replace(paces=paces.sample(), reasons=reasons or {})
+            explain = partial(self._client.explain, list(jobs.values()))
+            explained = await self._read_or_fail(list(self._watched), explain)
+            reasons = {job.job_id: job.why for job in explained or () if job.why is not None}
+            self._latest = self._latest._replace(paces=paces.sample(), reasons=reasons)
             for page, board in list(self._watched.items()):
                 self._publish(page, board)
             await asyncio.sleep(INTERVAL_S)
@@ -156,7 +144,6 @@ class Overviews:
             read = await self._read_or_fail(pages, partial(self._read_tenant, tenant, batches))
             if read is not None:
                 tenants[tenant] = read
-        self._indexes = {tenant: read.jobs for tenant, read in tenants.items()}
         self._latest = _Latest(tenants, self._latest.paces, self._latest.reasons, system)
 
     async def _read_or_fail(
@@ -171,21 +158,15 @@ class Overviews:
 
     def _fail(self, pages: Collection[Page], error: Exception) -> None:
         for page in pages:
-            if (
-                board := self._watched.pop(page, None)
-            ) is not None:  # None if its last watcher has left
+            board = self._watched.pop(page, None)
+            if board is not None:  # its last watcher may have left
                 board.fail(error)
 
-    def _forget(self) -> None:
-        """Keep no reading: a page that is opened later must not show it as new."""
-        self._indexes, self._latest = {}, _NOTHING
-
     async def _read_tenant(self, tenant: str | None, queries: Collection[ListQuery]) -> _OfTenant:
-        index = self._indexes.get(tenant) or JobIndex(
-            self._client, tenant, shows_prompts=self._shows_prompts
-        )
+        known = self._latest.tenants.get(tenant)
+        new = JobIndex(self._client, tenant, shows_prompts=self._shows_prompts)
+        index = known.jobs if known else new
         await index.refresh()
-        self._indexes[tenant] = index
         batches = await read_batches(self._client, tenant)
         own = {batch.batch_id for batch in batches}
         lines = {

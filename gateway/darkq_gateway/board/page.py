@@ -38,11 +38,6 @@ _TYPES = {
 }
 
 
-def routes() -> list[web.RouteDef]:
-    names = sorted(file.name for file in _STATIC.iterdir())
-    return [web.get(f"/board/{name}" if name != _INDEX else "/", _serve(name)) for name in names]
-
-
 def _serve(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Return a handler for one file; a browser revalidates it on each load."""
     body = _STATIC.joinpath(name).read_bytes()
@@ -66,3 +61,7 @@ def _serve(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
 
     serve.__doc__ = f"The file {name}."
     return serve
+
+
+_NAMES = sorted(file.name for file in _STATIC.iterdir())
+routes = [web.get(f"/board/{name}" if name != _INDEX else "/", _serve(name)) for name in _NAMES]

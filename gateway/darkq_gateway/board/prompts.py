@@ -25,10 +25,10 @@ class StoredPrompt(msgspec.Struct, frozen=True, kw_only=True):
     is_hidden: bool
 
 
-def routes() -> list[web.RouteDef]:
-    return [web.get("/board/jobs/{job_id}/prompt", get_prompt)]
+routes = web.RouteTableDef()
 
 
+@routes.get("/board/jobs/{job_id}/prompt")
 async def get_prompt(request: web.Request) -> web.Response:
     """Return the prompt of a job of the caller's tenant."""
     job = await get_own_job(request)

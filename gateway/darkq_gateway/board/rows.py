@@ -9,43 +9,31 @@ import msgspec
 
 from darkq import BatchNotFound, BatchStatus, Client, Status
 from darkq.jobs.job_lists import Beginning, Why
-from darkq.protocol.job import Priority
 from darkq_gateway.board.pace import Pace
+from darkq_gateway.native.caching import is_finished
 
 MAX_BATCHES = 20
 PROMPT_CHARS = 1000
 ANSWER_CHARS = 200
+_NOT_SHOWN = ("tries", "metadata", "tenant")
 
 
-class JobRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job in a list. `line` is its number in a batch.
+class JobRow(Status, frozen=True, kw_only=True, omit_defaults=True):
+    """The status of a job in a list. `line` is its number in a batch.
 
     `prompt` is the beginning of its prompt; `answer` that of its answer, if the prompt is not
-    stored. `why` says why it waits or has failed, as the public status does.
+    stored.
     """
 
-    job_id: str
-    state: str
     prompt: str = ""
     answer: str = ""
-    attempt: int = 0
-    model: str | None = None
-    upstream: str | None = None
-    queued_ms: int = 0
-    due_in_ms: int = 0
-    started_ms: int = 0
-    first_chunk_ms: int = 0
-    finished_ms: int = 0
-    chunks: int = 0
     chunks_per_s: float = 0.0
-    priority: Priority | None = None
-    why: Why | None = None
     line: int = 0
 
     @property
     def unfinished(self) -> bool:
         """Whether the job has not ended."""
-        return self.state not in ("completed", "failed", "cancelled")
+        return not is_finished(self)
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,22 +56,17 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_row(status: Status, beginning: Beginning) -> JobRow:
     """Return the row of a job. The answer leads if the prompt is not stored any more."""
-    row = msgspec.convert(status, JobRow, from_attributes=True)
+    fields = msgspec.structs.asdict(status)
+    for name in _NOT_SHOWN:
+        del fields[name]
     prompt = _shorten(beginning.prompt, PROMPT_CHARS)
     answer = "" if prompt else _shorten(beginning.answer, ANSWER_CHARS)
-    return msgspec.structs.replace(row, prompt=prompt, answer=answer)
+    return JobRow(**fields, prompt=prompt, answer=answer)
 
 
 def _shorten(text: str, chars: int) -> str:
     """Return the beginning of a text, in one line."""
     return " ".join(text[: 2 * chars].split())[:chars]
-
-
-async def explain_rows(client: Client, jobs: Sequence[JobRow]) -> dict[str, Why]:
-    """Return why jobs wait or have failed, by their ids. Raises `RedisUnavailable`."""
-    statuses = [msgspec.convert(job, Status, from_attributes=True) for job in jobs]
-    explained = await client.explain(statuses)
-    return {status.job_id: status.why for status in explained if status.why is not None}
 
 
 def complete_rows(

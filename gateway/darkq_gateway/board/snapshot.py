@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from darkq import Client, Settings
-from darkq.operate.fleet import Fleet
+from darkq.operate.waiting import Fleet
 from darkq.telemetry.metrics import CHUNKS
 from darkq_gateway.board.job_index import Listing
 from darkq_gateway.board.rows import BatchRow

@@ -20,8 +20,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -70,46 +69,6 @@ def accepts_ticket(*, to_cancel: bool = False) -> Callable[[H], H]:
     return mark
 
 
-_MAKER = web.RequestKey("maker", str)
-
-
-def get_key_digest(request: web.Request) -> str | None:
-    """Return the digest of the API key of a request; None without a key."""
-    return _get_digest(request[_MAKER])
-
-
-def _get_digest(maker: str) -> str | None:
-    return None if maker in (ANONYMOUS, LIBRARY) else maker
-
-
-class _Identity(NamedTuple):
-    """A caller, and whose credentials it has: the digest of a key, `ANONYMOUS` or `LIBRARY`."""
-
-    caller: Caller
-    maker: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Call:
-    """A request in progress."""
-
-    identity: _Identity
-    transport: asyncio.Transport | None
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
-
-    @property
-    def key(self) -> ApiKey | None:
-        return self.identity.caller.key
-
-    @property
-    def digest(self) -> str | None:
-        return _get_digest(self.identity.maker)
-
-    def has_expired_ticket(self) -> bool:
-        ticket = self.identity.caller.ticket
-        return ticket is not None and ticket.has_expired(time.time() * 1000)
-
-
 class Auth:
     """The middleware, and the calls in progress: it renews their slots and checks their keys."""
 
@@ -117,7 +76,7 @@ class Auth:
         self._keys = client.api_keys
         self._tickets = client.tickets
         self._is_open = is_open
-        self._calls: set[_Call] = set()
+        self._calls: dict[str, tuple[Caller, asyncio.Transport | None]] = {}
         self._releases: set[asyncio.Task[None]] = set()
 
     def open(self, *, is_open: bool) -> None:
@@ -129,15 +88,14 @@ class Auth:
         """Set the caller of a request, or respond 401 or 429."""
         if getattr(request.match_info.handler, _PUBLIC, False):
             return await handler(request)
-        identity = await self._identify(request)
-        request[CALLER], request[_MAKER] = identity
-        call = _Call(identity, request.transport)
-        async with self._hold_slot(call):
-            self._calls.add(call)
+        request[CALLER] = caller = await self._identify(request)
+        call_id = secrets.token_hex(8)
+        async with self._hold_slot(caller.key, call_id):
+            self._calls[call_id] = caller, request.transport
             try:
                 return await handler(request)
             finally:
-                self._calls.discard(call)
+                del self._calls[call_id]
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Check the calls in progress while the application runs. For `cleanup_ctx`."""
@@ -146,22 +104,22 @@ class Auth:
         if self._releases:
             await asyncio.wait(self._releases)
 
-    async def _identify(self, request: web.Request) -> _Identity:
+    async def _identify(self, request: web.Request) -> Caller:
         """Return the caller. Raises `ApiError`."""
         scheme, _, secret = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         if scheme.lower() == "bearer":
             key = await self._keys.find(secret.strip())
             if key is not None:
-                return _Identity(Caller(key.tenant, key), key_digest(secret.strip()))
+                return Caller(key.tenant, key, maker=key_digest(secret.strip()))
         else:
             right = getattr(request.match_info.handler, _TICKET_RIGHT, None)
             if right is not None and (texts := request.query.getall(TICKET, [])):
                 return await self._identify_by_ticket(texts, to_cancel=right == "cancel")
         if await self.allows_anonymous():  # with any key, since OpenAI's clients always send one
-            return _Identity(Caller(), ANONYMOUS)
+            return Caller()
         raise _unauthorized()
 
-    async def _identify_by_ticket(self, texts: Sequence[str], *, to_cancel: bool) -> _Identity:
+    async def _identify_by_ticket(self, texts: Sequence[str], *, to_cancel: bool) -> Caller:
         """Return the caller with a ticket. Raises `ApiError`: the same for all invalid ones."""
         ticket = await self._tickets.check(texts[0]) if len(texts) == 1 else None
         if ticket is None:
@@ -176,7 +134,7 @@ class Auth:
                 raise _unauthorized()
         if to_cancel and not ticket.cancel:
             raise ApiError(403, "ticket_not_allowed", "this ticket does not allow to cancel")
-        return _Identity(Caller(ticket.tenant or None, key, ticket), ticket.maker)
+        return Caller(ticket.tenant or None, key, ticket, ticket.maker)
 
     async def allows_anonymous(self) -> bool:
         """Return whether requests need no key. Raises `RedisUnavailable`."""
@@ -188,16 +146,15 @@ class Auth:
         return self._is_open
 
     @asynccontextmanager
-    async def _hold_slot(self, call: _Call) -> AsyncIterator[None]:
+    async def _hold_slot(self, key: ApiKey | None, call_id: str) -> AsyncIterator[None]:
         """Count a call against its key's limits for the length of the block. Raises `ApiError`."""
-        key = call.key
         if key is None or (key.rate_per_s, key.concurrency) == (None, None):
             yield
             return
         try:
-            verdict, wait_s = await self._keys.enter(key, call.id, lease_s=SLOT_LEASE_S)
+            verdict, wait_s = await self._keys.enter(key, call_id, lease_s=SLOT_LEASE_S)
         except asyncio.CancelledError:  # the script may have run already and taken a slot
-            await self._release_slot(key, call.id)
+            await self._release_slot(key, call_id)
             raise
         if verdict == "rate":
             message = "this API key has exceeded its rate limit"
@@ -208,7 +165,7 @@ class Auth:
         try:
             yield
         finally:
-            await self._release_slot(key, call.id)
+            await self._release_slot(key, call_id)
 
     async def _release_slot(self, key: ApiKey, call_id: str) -> None:
         """Release a slot. If the client disconnects meanwhile, the release still completes."""
@@ -233,8 +190,11 @@ class Auth:
                     logger.warning(LogEvent("call check failed", step=work.__name__, error=kind))
 
     async def _renew_slots(self) -> None:
-        limited = ((call.key, call.id) for call in self._calls if call.key is not None)
-        held = [(key, call_id) for key, call_id in limited if key.concurrency is not None]
+        held = [
+            (caller.key, call_id)
+            for call_id, (caller, _) in self._calls.items()
+            if caller.key is not None and caller.key.concurrency is not None
+        ]
         if held:
             await self._keys.renew(held, lease_s=SLOT_LEASE_S)
 
@@ -243,30 +203,28 @@ class Auth:
 
         Most calls end before that; streams, long uploads and waiting requests do not.
         """
-        digests = {call.digest for call in self._calls if call.digest is not None}
+        calls = self._calls.values()
+        digests = {digest for caller, _ in calls if (digest := caller.key_digest) is not None}
         good = await self._keys.good(digests) if digests else set()
         allows_anonymous = self._is_open and await self.allows_anonymous()
+        now_ms = time.time() * 1000
         over = [
-            call
-            for call in self._calls
-            if (call.digest not in good and call.digest in digests)
-            or (call.identity.maker == ANONYMOUS and not allows_anonymous)
-            or call.has_expired_ticket()
+            transport
+            for caller, transport in calls
+            if (caller.key_digest in digests and caller.key_digest not in good)
+            or (caller.maker == ANONYMOUS and not allows_anonymous)
+            or (caller.ticket is not None and caller.ticket.has_expired(now_ms))
         ]
-        for call in over:
-            if call.transport is not None:
-                call.transport.abort()
+        for transport in over:
+            if transport is not None:
+                transport.abort()
         if over:
             logger.info(LogEvent("calls aborted: API key revoked or expired", calls=len(over)))
 
 
 def _unauthorized() -> ApiError:
-    return ApiError(
-        401,
-        "invalid_api_key",
-        "a valid API key is required: Authorization: Bearer KEY",
-        headers={"WWW-Authenticate": "Bearer"},
-    )
+    message = "a valid API key is required: Authorization: Bearer KEY"
+    return ApiError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
 
 
 AUTH = web.AppKey("auth", Auth)

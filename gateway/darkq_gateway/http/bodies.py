@@ -10,6 +10,7 @@ is refused need not send its body.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,14 +30,17 @@ _CONTINUE = "100-continue"
 
 
 @web.middleware
-async def refuse_encoded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Respond 415 to a request with a `Content-Encoding`, with or without a body."""
+def refuse_encoded(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
+    """Respond 415 to a request with a `Content-Encoding`, with or without a body.
+
+    No coroutine, which would take memory for as long as a reader reads.
+    """
     names = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, [])).lower().split(",")
     if any(name.strip() not in ("", "identity") for name in names):
         message = "compressed bodies are not supported: send the body without Content-Encoding"
         accepted = {"Accept-Encoding": "identity"}  # RFC 9110, section 15.5.16
         raise ApiError(415, "unsupported_encoding", message, "Content-Encoding", headers=accepted)
-    return await handler(request)
+    return handler(request)
 
 
 async def handle_expect(request: web.Request) -> web.StreamResponse | None:

@@ -72,9 +72,8 @@ class Connection(web.RequestHandler):
         self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
-        self._wire: asyncio.Transport | None = (
-            None  # aiohttp sets its own reference to None while it closes
-        )
+        # aiohttp sets its own reference to None while it closes.
+        self._wire: asyncio.Transport | None = None
         self._progress_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -152,7 +151,8 @@ class Connection(web.RequestHandler):
             self._abort()
             raise ConnectionResetError from None
         if isinstance(exc, HttpProcessingError):
-            described = unsupported_version() if _has_bad_version(exc) else bad_request()
+            is_version = "Invalid HTTP version" in exc.message  # such as 1.2
+            described = unsupported_version() if is_version else bad_request()
         else:
             described = internal_error()
             if exc is not None:
@@ -261,9 +261,7 @@ def read_as_http_1_1(make_request: RequestFactory) -> RequestFactory:
             message = message._replace(version=HttpVersion11, should_close=True)
         elif hdrs.UPGRADE in message.headers:
             message = message._replace(should_close=True)
-        if not message.headers.get(
-            hdrs.EXPECT, ""
-        ).isascii():  # aiohttp would fail to quote it in its 417
+        if not message.headers.get(hdrs.EXPECT, "").isascii():  # aiohttp could not quote it
             headers = message.headers.copy()
             del headers[hdrs.EXPECT]
             message = message._replace(headers=headers)
@@ -284,11 +282,6 @@ async def refuse_streaming_to_head(request: web.Request, response: web.StreamRes
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("a streamed response to HEAD")
-
-
-def _has_bad_version(error: HttpProcessingError) -> bool:
-    """Return whether the parser refused a version of HTTP, such as 1.2."""
-    return "Invalid HTTP version" in error.message
 
 
 def _is_too_short(request: web.BaseRequest, response: web.StreamResponse) -> bool:

@@ -13,9 +13,9 @@ from aiohttp import web
 from aiohttp.http import HttpVersion
 from msgspec import UNSET
 
-from darkq import ApiKey, Client, CorruptRecord, Job, JobHandle, Settings, Status
-from darkq.protocol.ticket import Ticket
-from darkq_gateway.http.errors import ApiError, job_not_found
+from darkq import ApiKey, Client, CorruptRecord, Job, JobHandle, JobNotFound, Settings, Status
+from darkq.protocol.ticket import ANONYMOUS, LIBRARY, Ticket
+from darkq_gateway.http.errors import ApiError
 
 CLIENT = web.AppKey("client", Client)
 SETTINGS = web.AppKey("settings", Settings)
@@ -26,12 +26,18 @@ class Caller:
     """The client of a request. Without a key (allowed on loopback only) it has no tenant.
 
     With a `ticket`, the only object that it may read is the ticket's; `key` is then the key that
-    requested the ticket.
+    requested the ticket. `maker` is the digest of that key, or `ANONYMOUS`, or `LIBRARY`.
     """
 
     tenant: str | None = None
     key: ApiKey | None = None
     ticket: Ticket | None = None
+    maker: str = ANONYMOUS
+
+    @property
+    def key_digest(self) -> str | None:
+        """The digest of the API key; None without a key."""
+        return None if self.maker in (ANONYMOUS, LIBRARY) else self.maker
 
     def may_ask_for(self, object_id: str) -> bool:
         """Return whether the caller may request an object by its id; does not check its tenant."""
@@ -49,20 +55,19 @@ class Caller:
         Raises `ApiError` if the key does not allow the model.
         """
         allowed = self.key.models if self.key else ()
-        if not allowed:
-            return model
-        if model is None:
+        if allowed and model is None:
             return allowed[0]
-        if model not in allowed:
-            raise ApiError(403, "model_not_allowed", "this API key may not use this model", "model")
+        self._check_model(model)
         return model
 
     def check_job(self, job: Job) -> None:
         """Raise `ApiError` if the limits of this key forbid a job that another key created."""
-        allowed = self.key.models if self.key else ()
-        if allowed and job.model not in allowed:
-            raise ApiError(403, "model_not_allowed", "this API key may not use this model", "model")
+        self._check_model(job.model)
         self.check_prompt(job.prompt_bytes)
+
+    def _check_model(self, model: str | None) -> None:
+        if self.key and self.key.models and model not in self.key.models:
+            raise ApiError(403, "model_not_allowed", "this API key may not use this model", "model")
 
     @property
     def limits_jobs(self) -> bool:
@@ -131,14 +136,14 @@ async def get_own_job(request: web.Request, job_id: str | None = None) -> OwnJob
     caller = get_caller(request)
     job_id = request.match_info["job_id"] if job_id is None else job_id
     if not caller.may_ask_for(job_id):
-        raise job_not_found()
+        raise JobNotFound(job_id)
     handle = request.app[CLIENT].job(job_id)
     try:
         status = await handle.status()
     except CorruptRecord as error:
         if not caller.may_see(error.tenant):
-            raise job_not_found() from None
+            raise JobNotFound(job_id) from None
         raise
     if not caller.may_see(status.tenant):
-        raise job_not_found()
+        raise JobNotFound(job_id)
     return OwnJob(handle, status)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 import darkq
@@ -25,29 +26,20 @@ from darkq.telemetry.logging import LogEvent, describe_error
 logger = logging.getLogger("darkq.gateway")
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
     """An error response. `code` is for programs, `message` for people.
 
     `field` is the wrong field of the request; `retry_after_s` becomes the `Retry-After` header.
     """
 
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        field: str | None = None,
-        *,
-        retry_after_s: float | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(code)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.field = field
-        self.retry_after_s = retry_after_s
-        self.headers = dict(headers or {})
+    status: int
+    code: str
+    message: str
+    field: str | None = None
+    _: KW_ONLY
+    retry_after_s: float | None = None
+    headers: Mapping[str, str] | None = None
 
 
 def internal_error() -> ApiError:
@@ -65,38 +57,40 @@ def unsupported_version() -> ApiError:
     return ApiError(505, "http_version_not_supported", "only HTTP/1.0 and HTTP/1.1 are supported")
 
 
-def job_not_found() -> ApiError:
-    """Return the one response for a job that is unknown, expired, or another tenant's."""
-    return ApiError(404, "job_not_found", "no such job: unknown, or its result has expired")
-
-
-_FIXED: Mapping[type[BaseException], tuple[int, str, str, float | None]] = {
-    darkq.QueueFull: (503, "queue_full", "the queue is full", 10),
-    darkq.QueueClosed: (503, "queue_closed", "the queue is closed and accepts no new jobs", 30),
-    darkq.RedisUnavailable: (503, "unavailable", "the queue cannot be reached", 2),
-    darkq.RedisFull: (503, "unavailable", "the queue cannot be reached", 2),
-    darkq.NotReplicated: (
-        503,
-        "not_replicated",
-        "stored, but on fewer replicas than required",
-        None,
+_FIXED: Mapping[type[BaseException], tuple[int, str, str]] = {
+    darkq.JobNotFound: (404, "job_not_found", "no such job: unknown, or its result has expired"),
+    darkq.BatchNotFound: (404, "batch_not_found", "no such batch"),
+    FileNotFound: (404, "file_not_found", "no such file"),
+    darkq.JobUnfinished: (409, "job_unfinished", "the job has not ended; cancel it first"),
+    darkq.CorruptRecord: (409, "corrupt_record", "the stored record cannot be read"),
+    darkq.IdempotencyConflict: (
+        409,
+        "idempotency_conflict",
+        "this idempotency key belongs to a request with another body",
     ),
-    FileStoreUnavailable: (503, "unavailable", "the file store does not respond", 2),
-    darkq.JobUnfinished: (409, "job_unfinished", "the job has not ended; cancel it first", None),
-    darkq.CorruptRecord: (409, "corrupt_record", "the stored record cannot be read", None),
-    # 503, since during an upgrade another gateway may already be able to read it.
-    NewerRecord: (503, "newer_record", "the record was written by a newer version of darkq", 10),
-    darkq.BatchNotFound: (404, "batch_not_found", "no such batch", None),
-    FileNotFound: (404, "file_not_found", "no such file", None),
+    darkq.NotReplicated: (503, "not_replicated", "stored, but on fewer replicas than required"),
 }
-"""Errors with a fixed response: status, code, message, seconds for `Retry-After`."""
+"""Errors with a fixed response: status, code, message."""
+
+_RETRYABLE: Mapping[type[BaseException], tuple[str, str, float]] = {
+    darkq.QueueFull: ("queue_full", "the queue is full", 10),
+    darkq.QueueClosed: ("queue_closed", "the queue is closed and accepts no new jobs", 30),
+    darkq.RedisUnavailable: ("unavailable", "the queue cannot be reached", 2),
+    darkq.RedisFull: ("unavailable", "the queue cannot be reached", 2),
+    FileStoreUnavailable: ("unavailable", "the file store does not respond", 2),
+    # During an upgrade another gateway may already be able to read it.
+    NewerRecord: ("newer_record", "the record was written by a newer version of darkq", 10),
+}
+"""Errors with a 503: code, message, seconds for `Retry-After`."""
 
 
 def convert_error(error: BaseException) -> ApiError | None:
     """Return the response to a known error; None for any other."""
     if (fixed := _FIXED.get(type(error))) is not None:
-        status, code, message, retry_after_s = fixed
-        return ApiError(status, code, message, retry_after_s=retry_after_s)
+        return ApiError(*fixed)
+    if (retryable := _RETRYABLE.get(type(error))) is not None:
+        code, message, retry_after_s = retryable
+        return ApiError(503, code, message, retry_after_s=retry_after_s)
     match error:
         case ApiError():
             # The frames of its traceback refer to it. This cycle would keep the body of the request
@@ -104,11 +98,6 @@ def convert_error(error: BaseException) -> ApiError | None:
             return error.with_traceback(None)
         case darkq.InvalidJob():
             return ApiError(422, "invalid_job", error.reason, error.field)
-        case darkq.JobNotFound():
-            return job_not_found()
-        case darkq.IdempotencyConflict():
-            message = "this idempotency key belongs to a request with another body"
-            return ApiError(409, "idempotency_conflict", message)
         case darkq.CannotRetry():
             return ApiError(409, "cannot_retry", error.reason)
         case darkq.CursorGone():
@@ -118,20 +107,12 @@ def convert_error(error: BaseException) -> ApiError | None:
             message = f"a file may have {error.limit_bytes:,} bytes at most"
             return ApiError(413, "file_too_large", message, "file")
         case web.HTTPException():
-            return _convert_http(error)
+            phrase = HTTPStatus(error.status).phrase
+            code = phrase.lower().replace(" ", "_").replace("-", "_")
+            allow = error.headers.get(hdrs.ALLOW)
+            headers = {"Allow": allow} if allow else None
+            return ApiError(error.status, code, phrase, headers=headers)
     return None
-
-
-def _convert_http(error: web.HTTPException) -> ApiError:
-    status = HTTPStatus(error.status)
-    headers = {name: value for name in ("Allow",) if (value := error.headers.get(name))}
-    code = status.phrase.lower().replace(" ", "_").replace("-", "_")
-    return ApiError(error.status, code, status.phrase, headers=headers)
-
-
-def make_native_body(error: ApiError) -> dict[str, Any]:
-    """Return the body of an error of the native API."""
-    return {"error": {"code": error.code, "message": error.message, "field": error.field}}
 
 
 def make_openai_body(error: ApiError) -> dict[str, Any]:
@@ -144,16 +125,17 @@ _NO_SUCH_ENDPOINT = (
     "/v1/files and /v1/batches"
 )
 
-BODY_MAKERS: dict[str, Callable[[ApiError], dict[str, Any]]] = {"/v1": make_openai_body}
-"""The formats of errors below a path; other paths have the native one."""
+
+def is_openai(path: str) -> bool:
+    """Return whether a path is in OpenAI's API, so that its errors have OpenAI's format."""
+    return path == "/v1" or path.startswith("/v1/")
 
 
-def get_body_maker(path: str) -> Callable[[ApiError], dict[str, Any]]:
-    """Return the function that makes the body of an error at a path."""
-    for prefix, make_body in BODY_MAKERS.items():
-        if path == prefix or path.startswith(f"{prefix}/"):
-            return make_body
-    return make_native_body
+def make_body(path: str, error: ApiError) -> dict[str, Any]:
+    """Return the body of an error in the format of a path."""
+    if is_openai(path):
+        return make_openai_body(error)
+    return {"error": {"code": error.code, "message": error.message, "field": error.field}}
 
 
 def has_begun(request: web.BaseRequest) -> bool:
@@ -163,7 +145,7 @@ def has_begun(request: web.BaseRequest) -> bool:
 
 def respond_error(request: web.BaseRequest, error: ApiError) -> web.Response:
     """Return an error as the response to a request, in the format of its path."""
-    headers = dict(error.headers)
+    headers = dict(error.headers or {})
     if error.status == HTTPStatus.CONFLICT:  # OpenAI's SDK would retry a 409
         headers.setdefault("X-Should-Retry", "false")
     if error.retry_after_s is not None:
@@ -171,7 +153,7 @@ def respond_error(request: web.BaseRequest, error: ApiError) -> web.Response:
         headers["Retry-After-Ms"] = str(max(1, math.ceil(error.retry_after_s * 1000)))
     return web.Response(
         status=error.status,
-        body=msgspec.json.encode(get_body_maker(request.path)(error)),
+        body=msgspec.json.encode(make_body(request.path, error)),
         content_type="application/json",
         headers=headers,
     )
@@ -187,22 +169,24 @@ async def handle_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         return await handler(request)
     except Exception as error:
-        if isinstance(error, ConnectionError) and _has_left(request):
+        has_left = request.transport is None or request.transport.is_closing()
+        if has_left and isinstance(error, ConnectionError):
             raise
-        if isinstance(error, web.HTTPNotFound) and get_body_maker(request.path) is make_openai_body:
+        if isinstance(error, web.HTTPNotFound) and is_openai(request.path):
             known = ApiError(404, "not_found", _NO_SUCH_ENDPOINT)
         else:
             known = handle_error(error)
         if has_begun(request):
-            route = request.match_info.route.resource
-            where = route.canonical if route is not None else "?"
-            logger.warning(LogEvent("response aborted", route=where, code=known.code))
+            route = get_route_pattern(request)
+            logger.warning(LogEvent("response aborted", route=route, code=known.code))
             raise ConnectionResetError from None
         return respond_error(request, known)
 
 
-def _has_left(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()
+def get_route_pattern(request: web.Request) -> str:
+    """Return the pattern of a request's path, such as `/jobs/{job_id}`; "?" if it has no route."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "?"
 
 
 def handle_error(error: BaseException) -> ApiError:

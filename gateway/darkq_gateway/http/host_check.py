@@ -12,6 +12,7 @@ whose address it changes (DNS rebinding) it can also read the responses. Therefo
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10
@@ -42,56 +43,43 @@ class HostCheck:
         self._hosts = LOOPBACK_NAMES | names | {bracket_ipv6(settings.gateway_host).lower()}
         self._origins = _split(settings.gateway_cors_origins)
 
-    def is_own_host(self, host: str) -> bool:
-        """Return whether a `Host` header names this server, on any port."""
-        match = _HOST.fullmatch(host)
-        return match is not None and (self._any_host or match[1].lower() in self._hosts)
-
-    def allows_origin(self, origin: str) -> bool:
-        """Return whether the settings allow pages of another origin to call this server."""
-        return origin.lower() in self._origins
-
-    def _may_call(self, origin: str, host: str) -> bool:
-        return _is_own(origin, host) or self.allows_origin(origin)
-
     @web.middleware
-    async def check_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Pass a request on, or respond 400, 403, 421 or 505; also answers CORS preflights."""
+    def check_request(
+        self, request: web.Request, handler: Handler
+    ) -> Awaitable[web.StreamResponse]:
+        """Pass a request on, or respond 400, 403, 421 or 505; also answers CORS preflights.
+
+        No coroutine, which would take memory for as long as a reader reads.
+        """
         if (version := request.get(UNSUPPORTED_VERSION)) is not None:
             raise bad_request() if version < HttpVersion10 else unsupported_version()
         hosts = request.headers.getall(hdrs.HOST, [])
-        if len(hosts) != 1 or not self.is_own_host(hosts[0]):
-            raise ApiError(
-                421,
-                "unknown_host",
-                "this is not a name of this server (DARKQ_GATEWAY_ALLOWED_HOSTS)",
-                "Host",
-            )
+        named = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if named is None or not (self._any_host or named[1].lower() in self._hosts):
+            message = "this is not a name of this server (DARKQ_GATEWAY_ALLOWED_HOSTS)"
+            raise ApiError(421, "unknown_host", message, "Host")
         if not _target_matches(request.raw_path, hosts[0]):
             message = "the request target names another server than the Host header"
             raise ApiError(400, "bad_request", message, "Host")
-        origin = request.headers.get(hdrs.ORIGIN)
-        if origin is not None and not self._may_call(origin, hosts[0]):
-            raise ApiError(
-                403,
-                "origin_not_allowed",
-                "pages of this origin may not call the API (DARKQ_GATEWAY_CORS_ORIGINS)",
-                "Origin",
-            )
+        origin, host = request.headers.get(hdrs.ORIGIN), hosts[0].lower()
+        allowed = self._origins | {f"http://{host}", f"https://{host}"}
+        if origin is not None and origin.lower() not in allowed:
+            message = "pages of this origin may not call the API (DARKQ_GATEWAY_CORS_ORIGINS)"
+            raise ApiError(403, "origin_not_allowed", message, "Origin")
         if origin is None and _is_foreign_request(request):
-            raise ApiError(
-                403, "origin_not_allowed", "pages of other sites may not call the API", _SITE
-            )
-        if _is_preflight(request):
-            return web.Response(status=204, headers=_preflight(request))
-        return await handler(request)
+            message = "pages of other sites may not call the API"
+            raise ApiError(403, "origin_not_allowed", message, _SITE)
+        is_preflight = hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+        if is_preflight and request.method == hdrs.METH_OPTIONS:
+            return _respond_preflight(request)
+        return handler(request)
 
     async def set_cors_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Set the CORS headers of a response. For `on_response_prepare`."""
         origin = request.headers.get(hdrs.ORIGIN)
         if self._origins:
             response.headers.add(hdrs.VARY, hdrs.ORIGIN)
-        if origin is not None and self.allows_origin(origin):
+        if origin is not None and origin.lower() in self._origins:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
 
@@ -116,25 +104,17 @@ def _is_foreign_request(request: web.Request) -> bool:
     return not (opens_a_window and is_top_level and request.path == "/")
 
 
-def _is_preflight(request: web.Request) -> bool:
-    headers = request.headers
-    return request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in headers
-
-
-def _preflight(request: web.Request) -> dict[str, str]:
-    """Return the response headers of a preflight: all headers are allowed, SDKs add their own."""
+async def _respond_preflight(request: web.Request) -> web.Response:
+    """Allow all headers that a preflight asks for: SDKs add their own."""
     asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
-    return {
-        "Access-Control-Allow-Methods": "GET, POST, DELETE",
-        "Access-Control-Allow-Headers": (
+    headers = {
+        hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE",
+        hdrs.ACCESS_CONTROL_ALLOW_HEADERS: (
             asked if _HEADER_NAMES.fullmatch(asked) else _USUAL_HEADERS
         ),
-        "Access-Control-Max-Age": "600",
+        hdrs.ACCESS_CONTROL_MAX_AGE: "600",
     }
-
-
-def _is_own(origin: str, host: str) -> bool:
-    return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+    return web.Response(status=204, headers=headers)
 
 
 def _split(text: str) -> frozenset[str]:

@@ -80,8 +80,12 @@ class Form:
 
     def __init__(self, request: web.Request, *, file_field: str) -> None:
         settings = request.app[SETTINGS]
+        content_type = request.headers[hdrs.CONTENT_TYPE].encode(errors="surrogateescape")
+        _, options = _parse_options(content_type)
+        if not (boundary := options.get(b"boundary")):
+            raise _malformed("has no boundary")
         self._request = request
-        self._parts = _Parts(_read_boundary(request), file_field)
+        self._parts = _Parts(boundary, file_field)
         self._body, self._position = b"", 0
         self._overhead_bytes = 0
         self._least_bytes_per_s = settings.gateway_min_upload_bytes_per_s
@@ -118,7 +122,11 @@ class Form:
             async with asyncio.timeout(self._left_s):
                 self._body, self._position = await self._request.content.readany(), 0
         except TimeoutError:
-            raise _too_slow(self._least_bytes_per_s) from None
+            message = (
+                f"the upload is slower than {self._least_bytes_per_s:,} bytes per second "
+                "(DARKQ_GATEWAY_MIN_UPLOAD_BYTES_PER_S)"
+            )
+            raise ApiError(408, "too_slow", message) from None
         except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
             raise _malformed("ended too early") from None
         self._left_s -= loop.time() - began
@@ -151,12 +159,11 @@ class _Parts:
         self._first_line = b"--" + boundary
         self._count = 0
         self._headers: dict[bytes, bytes] = {}
-        self._header = (b"", b"")
+        self._header_name = self._header_text = b""
         self._name = ""
         self._value: bytearray | None = None  # None while the part is a file
         callbacks: MultipartCallbacks = {
             "on_part_begin": self._part_begin,
-            "on_header_begin": self._header_begin,
             "on_header_field": self._header_field,
             "on_header_value": self._header_value,
             "on_header_end": self._header_end,
@@ -190,18 +197,15 @@ class _Parts:
             raise ApiError(413, "body_too_large", f"the body has more than {MAX_PARTS} parts")
         self._headers = {}
 
-    def _header_begin(self) -> None:
-        self._header = (b"", b"")
-
     def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header = (self._header[0] + data[start:end], b"")
+        self._header_name += data[start:end]
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header = (self._header[0], self._header[1] + data[start:end])
+        self._header_text += data[start:end]
 
     def _header_end(self) -> None:
-        name, value = self._header
-        self._headers[name.lower()] = value
+        self._headers[self._header_name.lower()] = self._header_text
+        self._header_name = self._header_text = b""
 
     def _headers_finished(self) -> None:
         if self._headers.get(b"content-transfer-encoding", b"").strip().lower() not in _UNENCODED:
@@ -245,14 +249,6 @@ def is_plain(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def _read_boundary(request: web.Request) -> bytes:
-    _, options = _parse_options(request.headers[hdrs.CONTENT_TYPE].encode(errors="surrogateescape"))
-    boundary = options.get(b"boundary", b"")
-    if not boundary:
-        raise _malformed("has no boundary")
-    return boundary
-
-
 def _parse_options(header: bytes) -> tuple[bytes, dict[bytes, bytes]]:
     """Return a header's value and its parameters. Raises `ApiError`."""
     if header.count(b";") > MAX_SEMICOLONS:  # the time to parse is quadratic in them
@@ -262,11 +258,3 @@ def _parse_options(header: bytes) -> tuple[bytes, dict[bytes, bytes]]:
 
 def _malformed(what: str) -> ApiError:
     return ApiError(400, "invalid_body", f"the multipart body {what}")
-
-
-def _too_slow(bytes_per_s: int) -> ApiError:
-    message = (
-        f"the upload is slower than {bytes_per_s:,} bytes per second "
-        "(DARKQ_GATEWAY_MIN_UPLOAD_BYTES_PER_S)"
-    )
-    return ApiError(408, "too_slow", message)

@@ -10,7 +10,7 @@ import re
 
 from aiohttp import web
 
-from darkq_gateway.http.errors import ApiError, get_body_maker, make_openai_body
+from darkq_gateway.http.errors import ApiError, is_openai
 
 _INTEGER = re.compile(r"[0-9]{1,15}", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
@@ -22,9 +22,7 @@ def read_integer(request: web.Request, name: str, *, default: int, least: int, m
     Raises `ApiError` with the parameter and its bounds.
     """
     text = request.query.get(name)
-    if text is None:
-        return default
-    number = parse_integer(text, least=least, most=most)
+    number = default if text is None else parse_integer(text, least=least, most=most)
     if number is None:
         raise _make_error(request, name, f"must be a whole number from {least:,} to {most:,}")
     return number
@@ -50,6 +48,6 @@ def parse_integer(text: str, *, least: int, most: int) -> int | None:
 
 
 def _make_error(request: web.Request, name: str, reason: str) -> ApiError:
-    if get_body_maker(request.path) is make_openai_body:
+    if is_openai(request.path):
         return ApiError(400, "invalid_value", reason, name)
     return ApiError(422, "invalid_query", reason, name)

@@ -25,8 +25,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import msgspec
@@ -37,13 +38,14 @@ from darkq import Settings
 from darkq.jobs.fanout import Share, encode_chunk
 from darkq.sse import frame
 from darkq.telemetry.metrics import Tally
-from darkq_gateway.http.errors import ApiError, get_body_maker, handle_error, has_begun
+from darkq_gateway.http.errors import ApiError, handle_error, has_begun, make_body
 from darkq_gateway.http.telemetry import RELAY
 
 BEGIN_S = 0.2
 PIECE_BYTES = 256 << 10
 PING = b": ping\n"  # no blank line after it: OpenAI's Python client would take that as an event
 PING_CHUNK = encode_chunk(PING)
+DONE = b"data: [DONE]\n\n"  # ends a stream of OpenAI's chat API, or of the AI SDK
 RETRY_MIN_MS, RETRY_MAX_MS = 500, 2000
 
 MakeError: TypeAlias = Callable[[ApiError], dict[str, Any]]
@@ -172,7 +174,7 @@ class EventStream:
 
     async def fail(self, error: Exception) -> None:
         """Send an error to the reader, in the format of the stream."""
-        await self.send(frame(msgspec.json.encode(self._make_error(handle_error(error)))))
+        await self.send(encode_events([self._make_error(handle_error(error))]))
 
     def _write_now(self, data: bytes) -> bool:
         # Not by `response.write`, a coroutine that would encode the chunk for each reader.
@@ -197,6 +199,13 @@ class EventStream:
             except ConnectionError:  # `drain` raises several kinds
                 raise ConnectionResetError("the reader has disconnected") from None
             self._last_sent_s = asyncio.get_running_loop().time()
+
+
+def encode_events(objects: Iterable[dict[str, Any]], *, named: bool = False) -> bytes:
+    """Return objects as Server-Sent Events, each with its type as a name if they are `named`."""
+    return b"".join(
+        frame(msgspec.json.encode(each), event=each["type"] if named else None) for each in objects
+    )
 
 
 class Streams:
@@ -229,7 +238,7 @@ class Streams:
         if self.draining or self._open >= self._settings.gateway_max_readers:
             message = "too many event streams are open (DARKQ_GATEWAY_MAX_READERS)"
             raise ApiError(503, "too_many_readers", message, retry_after_s=2)
-        make_error = make_error or get_body_maker(request.path)
+        make_error = make_error or partial(make_body, request.path)
         stream = EventStream(request, self._settings, self._tally, make_error)
         scope = asyncio.timeout(None)
         self._open += 1

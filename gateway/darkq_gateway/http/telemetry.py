@@ -7,7 +7,6 @@ of the path, the query, the headers or the body: so no id, prompt, answer or key
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
@@ -17,9 +16,7 @@ from darkq.telemetry.logging import LogEvent
 from darkq.telemetry.metrics import Measure, Tally
 from darkq.telemetry.tracing import TraceContext, tracer
 from darkq_gateway.http.context import CALLER, REQUEST_ID, ROUTE, TRACE_ID
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
+from darkq_gateway.http.errors import get_route_pattern
 
 REQUESTS = Measure(
     "darkq_gateway_http_requests",
@@ -79,24 +76,26 @@ def _sanitize_method(method: str) -> str:
 
 
 def tracing_middlewares() -> list[Middleware]:
-    """Return the middleware that traces requests; none if the process does not trace."""
-    found = tracer()
-    return [] if found is None else [_make_middleware(found)]
+    """Return the middleware that traces requests; none if the process does not trace.
 
-
-def _make_middleware(tracer: Tracer) -> Middleware:
-    """Make a SERVER span for each request, in the trace of its `traceparent` or in a new one."""
+    Each request has a SERVER span, in the trace of its `traceparent` or in a new one.
+    """
+    spans = tracer()
+    if spans is None:
+        return []
     from opentelemetry.context import Context
     from opentelemetry.trace import SpanKind, StatusCode, use_span
 
     @web.middleware
     async def trace(request: web.Request, handler: Handler) -> web.StreamResponse:
         method = request.method if request.method in hdrs.METH_ALL else "_OTHER"
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource is not None else "?"
-        span = tracer.start_span(
+        route = get_route_pattern(request)
+        parents = request.headers.getall("traceparent", [])
+        parent = parents[0] if len(parents) == 1 else ""
+        state = ",".join(request.headers.getall("tracestate", []))
+        span = spans.start_span(
             f"{method} {route}",
-            context=_read_trace_context(request).context() or Context(),
+            context=TraceContext.parse(parent, state).context() or Context(),
             kind=SpanKind.SERVER,
             attributes={
                 "http.request.method": method,
@@ -115,10 +114,4 @@ def _make_middleware(tracer: Tracer) -> Middleware:
         finally:  # an exception here means that the client disconnected, which is not an error
             span.end()
 
-    return trace
-
-
-def _read_trace_context(request: web.Request) -> TraceContext:
-    parents = request.headers.getall("traceparent", [])
-    state = ",".join(request.headers.getall("tracestate", []))
-    return TraceContext.parse(parents[0] if len(parents) == 1 else "", state)
+    return [trace]

@@ -31,12 +31,7 @@ class OwnBatch(NamedTuple):
     status: BatchStatus
 
 
-def routes() -> list[web.RouteDef]:
-    return [
-        web.get("/batches/{batch_id}", get_status),
-        web.get("/batches/{batch_id}/events", stream_ends, allow_head=False),
-        web.post("/batches/{batch_id}/cancel", cancel),
-    ]
+routes = web.RouteTableDef()
 
 
 async def get_own_batch(request: web.Request) -> OwnBatch:
@@ -58,18 +53,21 @@ async def get_own_batch(request: web.Request) -> OwnBatch:
     return OwnBatch(batch, status)
 
 
+@routes.get("/batches/{batch_id}")
 @accepts_ticket()
 async def get_status(request: web.Request) -> web.Response:
     """Return the status of a batch."""
     return _respond_status((await get_own_batch(request)).status)
 
 
+@routes.post("/batches/{batch_id}/cancel")
 @accepts_ticket(to_cancel=True)
 async def cancel(request: web.Request) -> web.Response:
     """Cancel a batch and each of its jobs that has not ended."""
     return _respond_status(await (await get_own_batch(request)).batch.cancel())
 
 
+@routes.get("/batches/{batch_id}/events", allow_head=False)
 @accepts_ticket()
 async def stream_ends(request: web.Request) -> web.StreamResponse:
     """Stream the end of each line, until the batch ends."""

@@ -1,7 +1,7 @@
 """A job's events as Server-Sent Events: first the stored ones, then live, after any cursor.
 
-    id: 1-42
     data: {"type":"chunk","id":"1-42","text":"…"}
+    id: 1-42
 
 Events have no name, so an EventSource passes all of them to `onmessage`. The id is the cursor of
 the event: a request with it as `Last-Event-ID` continues with the next event.

@@ -56,19 +56,10 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def make_job(self, caller: Caller) -> Job:
         """Return the validated job. Raises `InvalidJob`, and `ApiError` if the key forbids it."""
-        job = Job.create(
-            self.prompt,
-            model=caller.model_for(self.model),
-            upstream=self.upstream,
-            priority=self.priority,
-            timeout_s=self.timeout_s,
-            tries=self.tries,
-            metadata=self.metadata,
-            options=None if isinstance(self.options, msgspec.UnsetType) else self.options,
-            ignore_unsupported=self.ignore_unsupported is True,
-            parameters=self.parameters or None,
-            tenant=caller.tenant,
-        )
+        fields = msgspec.structs.asdict(self)
+        given = {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+        given |= {"model": caller.model_for(self.model), "tenant": caller.tenant}
+        job = Job.create(**given)
         caller.check_prompt(job.prompt_bytes)
         return job
 
@@ -98,18 +89,10 @@ class JobList(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[Status]
 
 
-def routes() -> list[web.RouteDef]:
-    return [
-        web.post("/jobs", create),
-        web.post("/jobs:batch", create_many),
-        web.get("/jobs", list_jobs),
-        web.get("/jobs/{job_id}", get_status),
-        web.get("/jobs/{job_id}/result", get_result),
-        web.post("/jobs/{job_id}/cancel", cancel),
-        web.post("/jobs/{job_id}/retry", retry),
-    ]
+routes = web.RouteTableDef()
 
 
+@routes.post("/jobs")
 async def create(request: web.Request) -> web.Response:
     """Create a job. With the header `Idempotency-Key` the request can be repeated safely."""
     new = await read_json(request, NewJob)
@@ -121,6 +104,7 @@ async def create(request: web.Request) -> web.Response:
     return respond_json(accepted, 200 if handle.duplicate else 201, headers)
 
 
+@routes.post("/jobs:batch")
 async def create_many(request: web.Request) -> web.Response:
     """Create many jobs. With the header `Idempotency-Key` the request can be repeated safely."""
     batch = await read_json(request, NewJobs)
@@ -142,6 +126,7 @@ def _make_jobs(batch: NewJobs, caller: Caller) -> list[Job]:
     return jobs
 
 
+@routes.get("/jobs")
 async def list_jobs(request: web.Request) -> web.Response:
     """List the caller's latest jobs, newest first."""
     limit = read_integer(request, "limit", default=50, least=1, most=MAX_LISTED)
@@ -149,6 +134,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     return respond_json(JobList(jobs=jobs))
 
 
+@routes.get("/jobs/{job_id}")
 @accepts_ticket()
 async def get_status(request: web.Request) -> web.Response:
     """Return the status of a job, and why it waits or has failed."""
@@ -160,6 +146,7 @@ async def _respond_status(request: web.Request, status: Status, code: int = 200)
     return respond_json(explained, code)
 
 
+@routes.get("/jobs/{job_id}/result")
 @accepts_ticket()
 async def get_result(request: web.Request) -> web.Response:
     """Return a job's result; `wait_s` waits for it. 202 and the status if there is none yet."""
@@ -186,6 +173,7 @@ async def _respond_result(request: web.Request, handle: JobHandle, wait_s: float
         raise ApiError(409, "job_cancelled", "the job was cancelled") from None
 
 
+@routes.post("/jobs/{job_id}/cancel")
 @accepts_ticket(to_cancel=True)
 async def cancel(request: web.Request) -> web.Response:
     """Cancel a job, or request it from its worker; a finished job does not change."""
@@ -193,6 +181,7 @@ async def cancel(request: web.Request) -> web.Response:
     return respond_json(await job.handle.cancel())
 
 
+@routes.post("/jobs/{job_id}/retry")
 async def retry(request: web.Request) -> web.Response:
     """Run a failed job again. The limits of the caller's key apply, as to a new job."""
     job, caller = await get_own_job(request), get_caller(request)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from darkq.protocol.ticket import ANONYMOUS, DEFAULT_TTL_S
-from darkq_gateway.http.auth import get_key_digest
+from darkq.protocol.ticket import DEFAULT_TTL_S
 from darkq_gateway.http.bodies import read_json, respond_json
 from darkq_gateway.http.context import CLIENT, get_caller, get_own_job
 from darkq_gateway.native.batches import get_own_batch
@@ -30,30 +29,29 @@ class MadeTicket(msgspec.Struct, frozen=True, kw_only=True):
     expires_ms: int
 
 
-def routes() -> list[web.RouteDef]:
-    return [
-        web.post("/jobs/{job_id}/ticket", make_for_job),
-        web.post("/batches/{batch_id}/ticket", make_for_batch),
-    ]
+routes = web.RouteTableDef()
 
 
+@routes.post("/jobs/{job_id}/ticket")
 async def make_for_job(request: web.Request) -> web.Response:
     """Make a ticket for a job. Without a body, it only reads, for an hour."""
     return await _make(request, (await get_own_job(request)).handle.id)
 
 
+@routes.post("/batches/{batch_id}/ticket")
 async def make_for_batch(request: web.Request) -> web.Response:
     """Make a ticket for a batch. Without a body, it only reads, for an hour."""
     return await _make(request, (await get_own_batch(request)).batch.id)
 
 
 async def _make(request: web.Request, object_id: str) -> web.Response:
+    caller = get_caller(request)
     new = await read_json(request, NewTicket) if request.can_read_body else NewTicket()
     ticket, text = await request.app[CLIENT].tickets.make(
         object_id,
         ttl_s=new.ttl_s,
         cancel=new.cancel,
-        tenant=get_caller(request).tenant,
-        maker=get_key_digest(request) or ANONYMOUS,
+        tenant=caller.tenant,
+        maker=caller.maker,
     )
     return respond_json(MadeTicket(ticket=text, expires_ms=ticket.expires_ms))

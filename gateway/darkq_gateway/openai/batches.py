@@ -43,15 +43,10 @@ class _Body(msgspec.Struct):
     output_expires_after: _ExpiresAfter | None = None
 
 
-def routes() -> list[web.RouteDef]:
-    return [
-        web.post("/v1/batches", create),
-        web.get("/v1/batches", list_batches),
-        web.get("/v1/batches/{batch_id}", retrieve),
-        web.post("/v1/batches/{batch_id}/cancel", cancel),
-    ]
+routes = web.RouteTableDef()
 
 
+@routes.post("/v1/batches")
 async def create(request: web.Request) -> web.Response:
     """Create a batch."""
     body = await read_json_bytes(request)
@@ -63,9 +58,8 @@ async def create(request: web.Request) -> web.Response:
         raise ApiError(400, "invalid_parameter", UNKNOWN, show_name(name))
     metadata = _check_metadata(asked.metadata)
     client, caller = request.app[CLIENT], get_caller(request)
-    await request.app[FILES].info(
-        caller.tenant, asked.input_file_id
-    )  # raises if the file is not the caller's
+    # Raises if the file is not the caller's.
+    await request.app[FILES].info(caller.tenant, asked.input_file_id)
     seed = await get_request_seed(request, body)
     batch = client.batch(seed=seed, name="files", metadata={"tenant": caller.tenant or ""})
     with suppress(BatchNotFound):  # a new request, or its first try stored no record
@@ -109,6 +103,7 @@ def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
     return checked
 
 
+@routes.get("/v1/batches")
 async def list_batches(request: web.Request) -> web.Response:
     """List the caller's batches, newest first."""
     asked = read_page_query(request, most=100)
@@ -126,19 +121,20 @@ async def list_batches(request: web.Request) -> web.Response:
     )
 
 
+@routes.get("/v1/batches/{batch_id}")
 async def retrieve(request: web.Request) -> web.Response:
     """Get the status of a batch."""
     return respond_json(await _describe(request, await _get_own(request)))
 
 
+@routes.post("/v1/batches/{batch_id}/cancel")
 async def cancel(request: web.Request) -> web.Response:
     """Cancel a batch; its output file gets the answers so far."""
     record = await _get_own(request)
     if record.ended_at is not None:
         raise ApiError(409, "already_ended", f"cannot cancel a batch that is {record.state}")
-    return respond_json(
-        make_batch_object(record, await request.app[CLIENT].batch(record.id).cancel())
-    )
+    status = await request.app[CLIENT].batch(record.id).cancel()
+    return respond_json(make_batch_object(record, status))
 
 
 async def _describe(request: web.Request, record: FileBatch) -> dict[str, Any]:
@@ -172,18 +168,12 @@ def make_batch_object(record: FileBatch, status: BatchStatus | None) -> dict[str
         if status.state in ("cancelling", "cancelled"):
             state = "cancelling"
             cancelling_at = status.cancelled_ms and status.cancelled_ms // 1000
-    errors = [
-        {"code": e.code, "message": e.message, "line": e.line, "param": e.param}
-        for e in record.errors
-    ]
-    ended: dict[str, int | None] = {f"{name}_at": None for name in _ENDS}
-    if record.ended_at is not None:
-        ended[f"{record.state}_at"] = record.ended_at
+    ended = {f"{end}_at": record.ended_at if end == record.state else None for end in _ENDS}
     return {
         "id": record.id,
         "object": "batch",
         "endpoint": record.endpoint,
-        "errors": {"object": "list", "data": errors} if errors else None,
+        "errors": {"object": "list", "data": record.errors} if record.errors else None,
         "input_file_id": record.input_file_id,
         "completion_window": "24h",
         "status": state,
@@ -195,10 +185,6 @@ def make_batch_object(record: FileBatch, status: BatchStatus | None) -> dict[str
         "finalizing_at": record.finalizing_at,
         **ended,
         "cancelling_at": cancelling_at,
-        "request_counts": {
-            "total": record.total,
-            "completed": completed,
-            "failed": failed,
-        },
+        "request_counts": {"total": record.total, "completed": completed, "failed": failed},
         "metadata": record.metadata or None,
     }

@@ -10,6 +10,15 @@ The grace is `DARKQ_GATEWAY_CANCEL_GRACE_S`, plus the pause of the SDK before it
 client counts its tries. Each client holds its job by a lease in Redis (`Reattachments`), which this
 process renews. A job can have several clients: two requests with the same idempotency key, or one
 that retries while its first connection still seems alive. The last one to leave cancels the job.
+
+Proxies close a silent connection after about a minute. The job would be cancelled, and its tokens
+wasted. So after `DARKQ_GATEWAY_HEARTBEAT_S` a response without streaming begins, and a blank is
+sent at that interval: JSON parsers skip white space before the document. From then on the status is
+200. For a later error there are two cases:
+
+- A client that sends `RETRY_COUNT`, as OpenAI's SDKs do, retries by itself: its connection is
+  aborted. The retry finds the same job and gets the status of the error.
+- Any other client gets the body of the error, `{"error": …}`, with status 200.
 """
 
 from __future__ import annotations
@@ -27,8 +36,9 @@ from darkq import DarkqError, Job, JobHandle, JobNotFound
 from darkq.serving.request_dedup import Held, request_digest
 from darkq.telemetry.logging import LogEvent
 from darkq_gateway.http.background import run_beside
+from darkq_gateway.http.bodies import respond_json
 from darkq_gateway.http.context import CLIENT, SETTINGS, get_caller, get_own_job
-from darkq_gateway.http.errors import ApiError
+from darkq_gateway.http.errors import handle_error, make_body
 from darkq_gateway.http.idempotency import IDEMPOTENCY_KEY, RETRY_COUNT
 from darkq_gateway.http.sse_response import STREAMS
 
@@ -88,13 +98,12 @@ class Waiters:
         while True:
             await asyncio.sleep(pause_s)
             for holding in list(self._waiting):
-                if holding.done() and not holding.cancelled() and holding.exception() is None:
-                    await self._renew_one(holding.result()[1])
-
-    async def _renew_one(self, held: Held | None) -> None:
-        if held is not None:
-            with suppress(DarkqError):  # the next round is still within the lease
-                await self._app[CLIENT].reattachments.renew(held)
+                if not holding.done() or holding.cancelled() or holding.exception() is not None:
+                    continue
+                _, held = holding.result()
+                if held is not None:
+                    with suppress(DarkqError):  # the next round is still within the lease
+                        await self._app[CLIENT].reattachments.renew(held)
 
     async def _cancel_after(self, holding: Holding, grace_s: float) -> None:
         client = self._app[CLIENT]
@@ -106,7 +115,7 @@ class Waiters:
             await asyncio.sleep(grace_s)
             if await client.reattachments.is_last(held):
                 await client.job(held.job_id).cancel()
-        except (DarkqError, ApiError) as error:  # the job then runs until its own deadline
+        except DarkqError as error:  # the job then runs until its own deadline
             kind = type(error).__name__
             logger.warning(LogEvent("cancel of abandoned job failed", error=kind))
 
@@ -191,3 +200,40 @@ def _grace_s(request: web.Request) -> float:
 
 def _digest(request: web.Request, body: bytes) -> str:
     return request_digest(get_caller(request).tenant, request.path, body)
+
+
+async def send_when_done(
+    request: web.Request, work: Coroutine[Any, Any, dict[str, Any]]
+) -> web.StreamResponse:
+    """Return a response with the result of `work` as JSON.
+
+    Raises what `work` raises if the response has not begun, and `ConnectionResetError` if the
+    client has disconnected or must retry. Cancellation cancels `work`, too.
+    """
+    async with run_beside(work, name="darkq-gateway-response") as task:
+        await asyncio.wait([task], timeout=request.app[SETTINGS].gateway_heartbeat_s)
+        if task.done():
+            return respond_json(task.result())
+        return await _send_blanks_until_done(request, task)
+
+
+async def _send_blanks_until_done(
+    request: web.Request, task: asyncio.Task[dict[str, Any]]
+) -> web.StreamResponse:
+    headers = {"Content-Type": "application/json; charset=utf-8", "X-Accel-Buffering": "no"}
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    while not task.done():
+        await response.write(b" ")
+        await asyncio.wait([task], timeout=request.app[SETTINGS].gateway_heartbeat_s)
+    try:
+        body = task.result()
+    except Exception as error:
+        body = make_body(request.path, handle_error(error))
+        if RETRY_COUNT in request.headers:
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the client must retry") from None
+    await response.write(msgspec.json.encode(body))
+    await response.write_eof()
+    return response

@@ -10,17 +10,16 @@ from darkq_gateway.http.bodies import respond_json
 from darkq_gateway.http.context import CLIENT, get_caller
 from darkq_gateway.http.errors import ApiError
 
-
-def routes() -> list[web.RouteDef]:
-    # The name of a model may have slashes: `org/model`.
-    return [web.get("/v1/models", list_models), web.get("/v1/models/{model:.+}", retrieve)]
+routes = web.RouteTableDef()
 
 
+@routes.get("/v1/models")
 async def list_models(request: web.Request) -> web.Response:
     """List the available models."""
     return respond_json({"object": "list", "data": await _read_models(request)})
 
 
+@routes.get("/v1/models/{model:.+}")
 async def retrieve(request: web.Request) -> web.Response:
     """Get one model."""
     name = request.match_info["model"]
@@ -37,9 +36,6 @@ async def _read_models(request: web.Request) -> list[dict[str, Any]]:
     for upstream in await request.app[CLIENT].upstreams():
         for model in upstream.models:
             if not (key and key.models) or model in key.models:
-                models.setdefault(model, _model(model, upstream.name))
+                about = {"object": "model", "created": 0, "owned_by": upstream.name}
+                models.setdefault(model, {"id": model, **about})
     return list(models.values())
-
-
-def _model(name: str, upstream: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": upstream}

@@ -9,8 +9,7 @@ import msgspec
 from aiohttp import web
 
 from darkq import InvalidJob, Job
-from darkq.openai.body import Endpoint as OpenAIEndpoint
-from darkq.openai.body import read_body as read_openai_body
+from darkq.openai.body import Endpoint, read_body
 from darkq.openai.errors import WireError, build_job_error
 from darkq.protocol.validation import explain_error
 from darkq_gateway.http.bodies import check_structure
@@ -43,7 +42,7 @@ def take(fields: dict[str, Any], kind: type[T]) -> T:
 
 def make_job(
     fields: dict[str, Any],
-    endpoint: OpenAIEndpoint,
+    endpoint: Endpoint,
     request: web.Request,
     history: Sequence[Mapping[str, Any]] = (),
     **others: Any,
@@ -55,8 +54,10 @@ def make_job(
     caller = get_caller(request)
     limit = request.app[SETTINGS].max_prompt_bytes
     try:
-        asked = read_openai_body(fields, endpoint, history)
-        model = caller.model_for(_check_name(asked.model))
+        asked = read_body(fields, endpoint, history)
+        if not isinstance(asked.model, str):
+            raise InvalidJob("model", "must be the name of a model")
+        model = caller.model_for(asked.model)
         job = asked.job(model=model, tenant=caller.tenant, **others)
         if (size := job.prompt_bytes) > limit:
             reason = f"has {size:,} bytes; DARKQ_MAX_PROMPT_BYTES allows {limit:,}"
@@ -67,17 +68,11 @@ def make_job(
     return job
 
 
-def _check_name(model: object) -> str:
-    if not isinstance(model, str):
-        raise InvalidJob("model", "must be the name of a model")
-    return model
-
-
 # For OpenAI's SDKs: darkq has used up the retries of the job, so a retry would only cost again.
 _DO_NOT_RETRY = {"x-should-retry": "false"}
 
 
-def make_job_error(code: str, message: str, endpoint: OpenAIEndpoint) -> ApiError:
+def make_job_error(code: str, message: str, endpoint: Endpoint) -> ApiError:
     """Return the error for a job that ended without an answer."""
     return to_api_error(build_job_error(code, message, endpoint))
 

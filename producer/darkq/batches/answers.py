@@ -44,8 +44,9 @@ def failure_line(custom_id: str, job_id: str, code: str, message: str) -> bytes:
 
 
 def _line(custom_id: str, job_id: str, response: object, error: object) -> bytes:
+    bare_id = job_id.rpartition("-")[2]  # OpenAI's ids have a prefix and no hyphen
     fields = {
-        "id": f"batch_req_{_bare(job_id)}",
+        "id": f"batch_req_{bare_id}",
         "custom_id": custom_id,
         "response": response,
         "error": error,
@@ -101,8 +102,3 @@ def response_object(result: Result) -> dict[str, Any]:
     ):
         builder.feed(event)
     return builder.snapshot()
-
-
-def _bare(job_id: str) -> str:
-    """Return a job's id without its partition: OpenAI's ids have a prefix and no hyphen."""
-    return job_id.rpartition("-")[2]

@@ -11,14 +11,7 @@ job is derived from the batch and the line's number, so adding a line again chan
 
 from __future__ import annotations
 
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Container,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, Container, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Self
@@ -28,7 +21,7 @@ from redis.asyncio import Redis
 from darkq.batches import lease as batch_control
 from darkq.batches import results as batch_ends
 from darkq.batches.feed import Columns, Feed, Row, row_to_line, rows_to_lines
-from darkq.batches.lease import BatchLease, Part, made_with
+from darkq.batches.lease import BatchLease, Part
 from darkq.batches.lines import ForAllLines, Line
 from darkq.batches.results import Feeding, Finished, LineEnded, Position, take_ends
 from darkq.batches.status import BatchStatus, read_batch
@@ -64,13 +57,9 @@ class Batch:
         orders: Enqueuer,
         settings: Settings,
         tickets: Tickets,
-        *,
-        new: bool,
-        name: str | None,
-        window: int,
-        metadata: Mapping[str, str] | None,
-        lines: int | None,
+        made_with: Mapping[str, str | int] | None,
     ) -> None:
+        """Use the fields of a new batch, see `describe_batch`, or None for an existing one."""
         ttl_s = 2 * max(settings.job_ttl_s, settings.result_ttl_s, settings.failed_ttl_s)
         self._keys = keys
         self._redis = redis
@@ -78,19 +67,9 @@ class Batch:
         self._settings = settings
         self._tickets = tickets
         self._lease = BatchLease(redis, keys, ttl_s=ttl_s)
-        self._feed = Feed(keys, orders, window)
+        self._feed = Feed(keys, orders)
         self._closed = False
-        self._made_with = (
-            made_with(
-                name=name,
-                window=window,
-                metadata=metadata,
-                lines=lines,
-                ttl_ms=self._lease.ttl_ms,
-            )
-            if new
-            else None
-        )
+        self._made_with = made_with
 
     @property
     def id(self) -> str:
@@ -239,7 +218,7 @@ class Batch:
         the last ten thousand acknowledged ones, and all later ones. Raises `ValueError` for an
         invalid cursor, `CursorGone` for one too far back, `BatchNotFound`, `RedisUnavailable`.
         """
-        start = _position(after) if after is not None else None
+        start = BatchCursor.parse(after).ends if after is not None else None
         async with speaking_darkq(), aclosing(self._ends(start)) as pages:
             async for ends in pages:
                 for end in ends:
@@ -285,10 +264,7 @@ class Batch:
         return await self._tickets.make_for(self.id, ttl_s=ttl_s, cancel=cancel, tenant=tenant)
 
     async def _feed_all(
-        self,
-        rows: Iterable[Row] | AsyncIterable[Row],
-        columns: Columns,
-        common: ForAllLines,
+        self, rows: Iterable[Row] | AsyncIterable[Row], columns: Columns, common: ForAllLines
     ) -> None:
         await self._feed.put_all(rows_to_lines(rows, columns, common))
         if not await self._close_when_replicated():
@@ -312,7 +288,7 @@ class Batch:
         """
         if cursor is None:
             return 0
-        position = _position(cursor)
+        position = BatchCursor.parse(cursor).ends
         async with speaking_darkq():
             known = await batch_ends.holds(self._redis, self._keys, position)
         return position.number if known else 0
@@ -341,7 +317,3 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"Batch({self.id!r})"
-
-
-def _position(cursor: str) -> Position:
-    return BatchCursor.parse(cursor).ends

@@ -40,8 +40,8 @@ _STORED = ("new", "duplicate", "acknowledged")
 class Feed:
     """Adds the lines of one runner to a batch, and waits for room in its window."""
 
-    def __init__(self, keys: BatchKeys, orders: Enqueuer, window: int) -> None:
-        self.window = window
+    def __init__(self, keys: BatchKeys, orders: Enqueuer) -> None:
+        self.window = 0
         self.last_line = 0
         self.added = 0
         """How many lines Redis has, unless it has lost some."""
@@ -228,8 +228,11 @@ def row_to_line(row: Row, number: int, columns: Columns, common: ForAllLines) ->
     """Make a line of a row; its job is checked. Raises `InvalidLine`."""
     if isinstance(row, Line):
         return row
-    fields = _fields(row)
     prompt: Any = row
+    as_mapping = getattr(row, "_asdict", None)
+    fields = as_mapping() if as_mapping is not None else None
+    if isinstance(row, Mapping):
+        fields = prompt
     custom_id = None
     if fields is not None:
         if columns.prompt not in fields:
@@ -276,10 +279,3 @@ async def rows_to_lines(
 
 
 _COMMON = ("model", "upstream", "priority", "timeout_s", "tries", "options", "ignore_unsupported")
-
-
-def _fields(row: Any) -> Mapping[str, Any] | None:
-    if isinstance(row, Mapping):
-        return row
-    as_mapping = getattr(row, "_asdict", None)
-    return as_mapping() if as_mapping is not None else None

@@ -21,11 +21,10 @@ import msgspec
 from redis.asyncio import Redis
 
 from darkq.batches.results import Finished, Position
-from darkq.errors import BatchNotFound, BatchTaken, InvalidJob, JobNotFound
+from darkq.errors import BatchNotFound, BatchTaken, JobNotFound
 from darkq.jobs import cancel as cancellation
-from darkq.protocol.job import check_metadata, check_name
+from darkq.protocol.job import check_metadata, check_name, check_whole
 from darkq.protocol.keys import BatchKeys
-from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
 from darkq.redis.pool import brief, speaking_darkq
 from darkq.telemetry.logging import LogEvent
@@ -60,8 +59,9 @@ class BatchLease:
 
         Raises `BatchTaken`, `BatchNotFound`, `RedisUnavailable`.
         """
+        fields = {**made_with, "ttl_ms": self.ttl_ms} if made_with else None
         async with speaking_darkq():
-            await self._keep(self.lease_ms, made_with)
+            await self._keep(self.lease_ms, fields)
         self._holder, self._lost = asyncio.current_task(), None
         self._cancelling = self._holder.cancelling() if self._holder else 0
         self._heartbeat = asyncio.create_task(self._beat(), name="darkq-batch-lease")
@@ -81,7 +81,7 @@ class BatchLease:
         heartbeat.cancel()
         await asyncio.wait([heartbeat])
         with suppress(Exception):
-            await self._keep(0, None)
+            await self._keep(0)
 
     async def _beat(self) -> None:
         """Renew until the lease is lost. Other errors do not end this: the next try may succeed."""
@@ -89,7 +89,7 @@ class BatchLease:
         while True:
             await asyncio.sleep(LEASE_S / 3)
             try:
-                await self._keep(self.lease_ms, None)
+                await self._keep(self.lease_ms)
             except (BatchTaken, BatchNotFound) as error:
                 self._lost = error
                 if self._holder is not None:
@@ -97,47 +97,35 @@ class BatchLease:
                 return
             except Exception as error:
                 if logged != (logged := brief(error)):
-                    batch = self._keys.public_id
-                    logger.warning(
-                        LogEvent("cannot renew the batch's lease", batch=batch, error=logged)
-                    )
+                    fields = {"batch": self._keys.public_id, "error": logged}
+                    logger.warning(LogEvent("cannot renew the batch's lease", **fields))
             else:
                 logged = ""
 
-    async def _keep(self, lease_ms: int, made_with: Mapping[str, str | int] | None) -> None:
-        keys = self._keys
+    async def _keep(self, lease_ms: int, made_with: Mapping[str, str | int] | None = None) -> None:
         outcome, holder = await scripts.batch_renew_lease(
             self._redis,
-            keys,
+            self._keys,
             self.token,
             lease_ms=lease_ms,
             ttl_ms=self.ttl_ms,
             made_with=made_with,
         )
         if outcome == "gone":
-            raise BatchNotFound(keys.public_id)
+            raise BatchNotFound(self._keys.public_id)
         if outcome == "taken":
-            raise BatchTaken(keys.public_id, holder)
+            raise BatchTaken(self._keys.public_id, holder)
 
 
-def made_with(
-    *,
-    name: str | None,
-    window: int,
-    metadata: Mapping[str, str] | None,
-    lines: int | None,
-    ttl_ms: int,
+def describe_batch(
+    *, name: str | None, window: int, metadata: Mapping[str, str] | None, lines: int | None
 ) -> dict[str, str | int]:
     """Return the fields of a new batch. Raises `InvalidJob`."""
-    window = to_plain(window)
-    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= MAX_WINDOW:
-        raise InvalidJob("window", f"must be a whole number from 1 to {MAX_WINDOW:,}")
     return {
         "created_ms": int(time.time() * 1000),
         "name": check_name("name", name) or "",
-        "window": window,
+        "window": check_whole("window", window, MAX_WINDOW),
         "metadata": msgspec.json.encode(check_metadata(metadata or {})).decode(),
-        "ttl_ms": ttl_ms,
         **({} if lines is None else {"expected": int(lines)}),
     }
 
@@ -167,8 +155,7 @@ async def cancel(redis: Redis, keys: BatchKeys, *, result_ttl_s: float) -> None:
     """Refuse further lines, and cancel the unfinished jobs. Raises `BatchNotFound`."""
     now_ms = time.time_ns() // 1_000_000
     await _close(redis, keys, "cancel", now_ms)
-    lines = [int(line) for line in await redis.zrangebyscore(keys.lines, 0, 0)]
-    left = iter(lines)
+    left = iter([int(line) for line in await redis.zrangebyscore(keys.lines, 0, 0)])
     lost: list[int] = []
 
     async def cancel_some() -> None:

@@ -16,7 +16,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, Self, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -24,13 +24,11 @@ from redis.asyncio import Redis
 from darkq.batches.status import read_batch
 from darkq.errors import BatchNotFound, CursorGone
 from darkq.protocol.keys import BatchKeys, JobKeys
-from darkq.protocol.record import Failure, ResultRecord, read_result
+from darkq.protocol.record import Failure, Outcome, read_result
 from darkq.protocol.result import Result, build_result
 from darkq.redis.durability import replicated
 from darkq.redis.group_commit import count_fitting
 from darkq.redis.pool import is_wrong_type
-
-LineOutcome: TypeAlias = Literal["completed", "failed", "cancelled", "missing"]
 
 PAGE_LINES = 200
 _POSITION = re.compile(r"(\d{1,15})(?:@(\d{1,17}))?", re.ASCII)
@@ -79,7 +77,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     custom_id: str
     job_id: str
     cursor: str
-    outcome: LineOutcome
+    outcome: Literal["completed", "failed", "cancelled", "missing"]
     result: Result | None = None
     code: str = ""
     message: str = ""
@@ -137,7 +135,9 @@ async def read_ends(redis: Redis, keys: BatchKeys, after: Position | None) -> Pa
             raise CursorGone(keys.public_id, str(after))
     elif first.number > 1 or start == 1:
         # The first entry is the one at `after`: its stamp shows whether the log was rolled back.
-        if after is not None and (not ends or not _same(first, after)):
+        if after is not None and not (
+            ends and first.number == after.number and after.stamp in ("", first.stamp)
+        ):
             raise CursorGone(keys.public_id, str(after))
         del ends[:1]
     closed = total is not None or cancel is not None
@@ -176,19 +176,13 @@ async def _sizes(redis: Redis, names: Sequence[str]) -> list[int]:
 
 def _ended(keys: BatchKeys, entry_id: bytes, fields: dict[bytes, bytes]) -> LineEnded:
     line = int(fields[b"l"])
-    return msgspec.convert(
-        {
-            "number": line,
-            "job_id": keys.job(line).public_id,
-            "outcome": fields[b"o"].decode(),
-            "cursor": str(Position(int(entry_id.split(b"-")[0]), _stamp(fields))),
-        },
-        LineEnded,
+    cursor = Position(int(entry_id.split(b"-")[0]), _stamp(fields))
+    return LineEnded(
+        number=line,
+        job_id=keys.job(line).public_id,
+        outcome=cast(Outcome, fields[b"o"].decode()),
+        cursor=str(cursor),
     )
-
-
-def _same(entry: Position, position: Position) -> bool:
-    return entry.number == position.number and position.stamp in ("", entry.stamp)
 
 
 def _stamp(fields: dict[bytes, bytes]) -> str:
@@ -199,23 +193,17 @@ def _finished(end: LineEnded, data: bytes | None) -> Finished:
     record = read_result(data, JobKeys.parse(end.job_id)) if data is not None else None
     # The log of ends says that a line was cancelled. Without its record it must not run after all.
     is_known = record is not None or end.outcome == "cancelled"
-    outcome: LineOutcome = end.outcome if is_known else "missing"
-    answer = record.r if record is not None else None
-    failure = answer if isinstance(answer, Failure) else None
+    failure = record.r if record is not None and isinstance(record.r, Failure) else None
     return Finished(
         number=end.number,
-        custom_id=_custom_id(record),
+        custom_id=record.d.metadata.get("custom_id", "") if record is not None else "",
         job_id=end.job_id,
         cursor=end.cursor,
-        outcome=outcome,
+        outcome=end.outcome if is_known else "missing",
         result=build_result(record) if record is not None and failure is None else None,
         code=failure.code if failure else "",
         message=failure.message if failure else "",
     )
-
-
-def _custom_id(record: ResultRecord | None) -> str:
-    return record.d.metadata.get("custom_id", "") if record is not None else ""
 
 
 class Collected(Protocol):
@@ -260,14 +248,14 @@ async def take_ends(
     is_closing = False
 
     def is_taken(end: Finished) -> bool:
-        return _number(end) <= last or end.number in taken
+        return Position.parse(end.cursor).number <= last or end.number in taken
 
     try:
         while True:
             try:
                 async with aclosing(batch.collected()) as pages:
                     while (found := await feeder.next_page(pages)) is not None:
-                        page = [_as_stored(end) if is_taken(end) else end for end in found]
+                        page = [_as_completed(end) if is_taken(end) else end for end in found]
                         count, is_whole = 0, False
                         try:
                             for end in page:
@@ -297,6 +285,11 @@ async def take_ends(
                 feeder.add_lost()
     finally:
         await feeder.stop()
+
+
+def _as_completed(end: Finished) -> Finished:
+    """To acknowledge a taken end as missing would run its line again."""
+    return msgspec.structs.replace(end, outcome="completed") if end.outcome == "missing" else end
 
 
 class _Feeder:
@@ -333,7 +326,12 @@ class _Feeder:
     def add_lost(self) -> None:
         """Add the lines that Redis has lost, once all lines have been added."""
         if self._feeding is not None and self._task is not None:
-            self._task = self._start(_run_after(self._task, self._feeding.add_lost))
+            self._task = self._start(self._add_lost_after(self._task, self._feeding))
+
+    @staticmethod
+    async def _add_lost_after(task: asyncio.Task[None], feeding: Feeding) -> None:
+        await task
+        await feeding.add_lost()
 
     async def wait(self) -> None:
         """Wait until all lines have been added. Raises the task's error."""
@@ -348,19 +346,3 @@ class _Feeder:
     @staticmethod
     def _start(feeding: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.create_task(feeding, name="darkq-batch-feed")
-
-
-async def _run_after(
-    task: asyncio.Task[None], then: Callable[[], Coroutine[Any, Any, None]]
-) -> None:
-    await task
-    await then()
-
-
-def _number(end: Finished) -> int:
-    return Position.parse(end.cursor).number
-
-
-def _as_stored(end: Finished) -> Finished:
-    """Return an end whose result the caller has: to acknowledge it as missing would rerun it."""
-    return msgspec.structs.replace(end, outcome="completed") if end.outcome == "missing" else end

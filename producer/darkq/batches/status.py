@@ -14,6 +14,7 @@ from darkq.redis.pool import is_wrong_type
 
 BatchState: TypeAlias = Literal["open", "cancelling", "cancelled", "completed"]
 
+_COUNTS = ("added", "completed", "failed", "cancelled", "acknowledged")
 _PAGE_BATCHES = 100
 
 
@@ -112,7 +113,10 @@ def _readable(keys: BatchKeys, fields: Any, runner: Any) -> BatchStatus | Corrup
 
 
 def _status(keys: BatchKeys, fields: Mapping[bytes, bytes], runner: bytes | None) -> BatchStatus:
-    total, expected = fields.get(b"total"), fields.get(b"expected")
+    optional = {
+        name: int(value) if (value := fields.get(name.encode())) is not None else None
+        for name in ("total", "expected", "cancel")
+    }
     status = BatchStatus(
         batch_id=keys.public_id,
         state="open",
@@ -120,23 +124,14 @@ def _status(keys: BatchKeys, fields: Mapping[bytes, bytes], runner: bytes | None
         metadata=msgspec.json.decode(fields[b"metadata"], type=dict[str, str]),
         created_ms=int(fields[b"created_ms"]),
         window=int(fields[b"window"]),
-        total=None if total is None else int(total),
-        added=int(fields.get(b"added", 0)),
-        completed=int(fields.get(b"completed", 0)),
-        failed=int(fields.get(b"failed", 0)),
-        cancelled=int(fields.get(b"cancelled", 0)),
-        acknowledged=int(fields.get(b"acknowledged", 0)),
+        total=optional["total"],
         last_line=int(fields.get(b"last", 0)),
         runner=runner.decode() if runner else None,
-        cancelled_ms=_cancelled_ms(fields.get(b"cancel")),
-        expected=None if expected is None else int(expected),
+        cancelled_ms=None if optional["cancel"] == 1 else optional["cancel"],  # 1: darkq 0.1
+        expected=optional["expected"],
+        **{name: int(fields.get(name.encode(), 0)) for name in _COUNTS},
     )
     return msgspec.structs.replace(status, state=_state(status, cancel=b"cancel" in fields))
-
-
-def _cancelled_ms(value: bytes | None) -> int | None:
-    """darkq 0.1 stored 1 instead of a time."""
-    return int(value) if value is not None and value != b"1" else None
 
 
 def _state(status: BatchStatus, *, cancel: bool) -> BatchState:

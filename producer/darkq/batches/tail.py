@@ -135,9 +135,8 @@ class BatchTail:
         items = []
         for event in events:
             self._cursor.lines[line] = event.cursor
-            items.append(
-                LineEvent(number=line, job_id=job_id, event=event, cursor=str(self._cursor))
-            )
+            cursor = str(self._cursor)
+            items.append(LineEvent(number=line, job_id=job_id, event=event, cursor=cursor))
         return items
 
     def _end(self, end: LineEnded) -> LineEnded:
@@ -148,7 +147,6 @@ class BatchTail:
         return msgspec.structs.replace(end, cursor=str(self._cursor))
 
     async def _read_batch(self) -> None:
-        """Read the new ends, and start tails for the new lines."""
         # The open lines first. A line that ends in between is then among both: it gets a tail, and
         # its end waits for it. In the other order it could be in neither.
         open_lines = await self._redis.zrangebyscore(self._keys.lines, 0, 0)
@@ -166,11 +164,10 @@ class BatchTail:
             # Acknowledged, so its events are deleted. A tail that is running may still have some.
             if position.number <= page.acknowledged and end.number not in self._tails:
                 self._drained.add(end.number)
-        for line in [*(int(line) for line in open_lines), *(end.number for end in page.ends)]:
+        for line in [*map(int, open_lines), *(end.number for end in page.ends)]:
             if line not in self._tails and line not in self._drained:
-                self._tails[line] = asyncio.create_task(
-                    self._follow(line), name=f"darkq-batch-tail-{line}"
-                )
+                name = f"darkq-batch-tail-{line}"
+                self._tails[line] = asyncio.create_task(self._follow(line), name=name)
 
     async def _follow(self, line: int) -> None:
         after = self._cursor.lines.get(line, _QUEUED)

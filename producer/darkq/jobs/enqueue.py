@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from darkq import event as ev
 from darkq.errors import IdempotencyConflict, InvalidJob, QueueClosed, QueueFull, RedisFull
 from darkq.event import Cursor
-from darkq.jobs.tenant_jobs import MAX_LISTED
+from darkq.jobs.job_lists import MAX_LISTED
 from darkq.protocol.job import NOT_PLAIN, Job, check_idempotency_key
 from darkq.protocol.keys import PRIORITIES, BatchKeys, JobKeys, PartitionKeys, choose_partition
 from darkq.protocol.record import Arguments, JobRecord, encode

@@ -90,23 +90,20 @@ async def _read_failed(redis: Redis, arq_ids: Sequence[bytes]) -> list[FailedJob
         try:
             record = read_result(data, keys) if data is not None else None
         except CorruptRecord as error:  # one corrupt record must not hide the others
-            found.append(_build_unreadable(keys, error))
+            unreadable = FailedJob(
+                job_id=keys.public_id,
+                code="corrupt_record",
+                message=str(error),
+                failed_ms=0,
+                queued_ms=0,
+                kept=False,
+                attempt=0,
+            )
+            found.append(unreadable)
             continue
         if record is not None and isinstance(record.r, Failure):
             found.append(_build_failed(keys, record, record.r, kept=bool(kept)))
     return found
-
-
-def _build_unreadable(keys: JobKeys, error: CorruptRecord) -> FailedJob:
-    return FailedJob(
-        job_id=keys.public_id,
-        code="corrupt_record",
-        message=str(error),
-        failed_ms=0,
-        queued_ms=0,
-        kept=False,
-        attempt=0,
-    )
 
 
 def _build_failed(
@@ -132,10 +129,8 @@ async def kept_job(redis: Redis, keys: JobKeys) -> Job:
     data: bytes | None = await redis.get(keys.failed)
     if data is not None:
         return read_job(data, keys).job
-    status = await read_status(redis, keys)
-    if status.state == "failed":
-        raise CannotRetry(keys.public_id, NOT_KEPT)
-    raise CannotRetry(keys.public_id, f"it is {status.state}")
+    state = (await read_status(redis, keys)).state
+    raise CannotRetry(keys.public_id, NOT_KEPT if state == "failed" else f"it is {state}")
 
 
 async def retry(redis: Redis, keys: JobKeys, settings: Settings) -> None:
@@ -150,7 +145,8 @@ async def retry(redis: Redis, keys: JobKeys, settings: Settings) -> None:
             if status.state == "failed":
                 continue
             raise CannotRetry(keys.public_id, f"it is {status.state}")
-        name = _choose_queue(keys, record)
+        queues = PartitionKeys(keys.partition).queues
+        name = record.q if record.q in queues else queues[0]
         event = ev.Queued(id=str(Cursor(record.t + 1, 0)), at_ms=int(time.time() * 1000))
         outcome = await scripts.revive(
             redis,
@@ -169,9 +165,3 @@ async def retry(redis: Redis, keys: JobKeys, settings: Settings) -> None:
             raise CannotRetry(keys.public_id, NOT_KEPT)
         if outcome == "full":
             raise QueueFull(name, settings.queue_max_jobs)
-
-
-def _choose_queue(keys: JobKeys, record: ResultRecord) -> str:
-    """Return the queue in the record, if it is one of the two that a job can be in."""
-    names = PartitionKeys(keys.partition).queues
-    return record.q if record.q in names else names[0]

@@ -1,4 +1,8 @@
-"""What a person sees of a tenant's jobs: their ids, their states, and the beginning of prompts.
+"""Lists of jobs: a tenant's latest ones, and what a person sees of them.
+
+`enqueue` adds each job to the list of its tenant, which has the latest `MAX_LISTED` of a partition.
+A list has only ids; the states are read when it is listed. Nothing searches the key space, so an
+operator can shorten only the ids that these lists, and those of failed jobs and batches, have.
 
 Heads of records are read, never megabytes of texts: of a job that is open, a megabyte at most.
 Callers compare the tenant of each status with their own before they show its prompt.
@@ -7,14 +11,14 @@ Callers compare the tenant of each status with their own before they show its pr
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from heapq import nlargest
 from typing import NamedTuple
 
 from redis.asyncio import Redis
 
 from darkq.errors import CorruptRecord
-from darkq.jobs.status import Status, Why
-from darkq.jobs.tenant_jobs import MAX_LISTED, list_ids, read_valid
+from darkq.jobs.status import Status, Why, read_statuses
 from darkq.protocol.keys import BatchKeys, JobKeys, PartitionKeys
 from darkq.protocol.prompt import Message
 from darkq.protocol.record import (
@@ -31,8 +35,73 @@ from darkq.settings.settings import Settings
 
 __all__ = ["MAX_LISTED", "Beginning", "JobLists", "KeptPrompt", "LinesPage", "Why"]
 
-_PAGE_JOBS = 20  # limits the heads that are in memory at the same time
+MAX_LISTED = 1000
+_MOST_IDS = 10_000
+_PAGE_JOBS = 20  # limits the record heads that are in memory at the same time
 _MOST_PROMPT_BYTES = 1 << 20
+
+
+async def list_latest(
+    redis: Redis, partitions: int, *, tenant: str | None, limit: int
+) -> list[Status]:
+    """Return the status of a tenant's latest jobs, the newest first, without expired ones."""
+    jobs = await _list_tenant(redis, partitions, tenant=tenant, limit=limit)
+    return [status for status in await _read_pages(redis, jobs) if status.tenant == tenant]
+
+
+async def list_job_ids(redis: Redis, partitions: int) -> list[str]:
+    """Return the ids of failed jobs, and of the latest jobs without a tenant.
+
+    At most 10,000 of each partition and kind. Raises what redis-py raises.
+    """
+    keys = [PartitionKeys(partition) for partition in range(partitions)]
+    lists = [name for each in keys for name in (each.failed, each.tenant_jobs(None))]
+    members = dict.fromkeys(await _read_members(redis, lists))
+    return [job.public_id for each in members if (job := JobKeys.from_member(each)) is not None]
+
+
+async def list_batch_ids(redis: Redis, partitions: int) -> list[str]:
+    """Return the ids of the latest 10,000 batches of each partition.
+
+    Raises what redis-py raises.
+    """
+    lists = [PartitionKeys(partition).batches for partition in range(partitions)]
+    members = await _read_members(redis, lists)
+    return [keys.public_id for each in members if (keys := BatchKeys.from_member(each)) is not None]
+
+
+async def _read_members(redis: Redis, lists: Sequence[str]) -> list[bytes]:
+    async with redis.pipeline(transaction=False) as pipe:
+        for name in lists:
+            pipe.zrevrange(name, 0, _MOST_IDS - 1)
+        return [member for members in await pipe.execute() for member in members]
+
+
+async def _list_tenant(
+    redis: Redis, partitions: int, *, tenant: str | None, limit: int
+) -> list[JobKeys]:
+    """Return a tenant's latest jobs, the newest first, expired ones too."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for partition in range(partitions):
+            name = PartitionKeys(partition).tenant_jobs(tenant)
+            pipe.zrevrange(name, 0, min(limit, MAX_LISTED) - 1, withscores=True)
+        lists = await pipe.execute()
+    newest = nlargest(limit, (job for jobs in lists for job in jobs), key=lambda job: job[1])
+    return [keys for member, _ in newest if (keys := JobKeys.from_member(member)) is not None]
+
+
+async def _read_pages(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
+    return [status for page in _pages(jobs) for status in await _read_valid(redis, page)]
+
+
+async def _read_valid(redis: Redis, jobs: Sequence[JobKeys]) -> list[Status]:
+    """Return the status of jobs, without those whose records are corrupt."""
+    try:
+        return await read_statuses(redis, jobs)
+    except CorruptRecord:
+        if len(jobs) == 1:
+            return []
+        return [status for job in jobs for status in await _read_valid(redis, [job])]
 
 
 class Beginning(NamedTuple):
@@ -61,13 +130,14 @@ class JobLists:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
-        self._settings = settings
+        self._partitions = settings.partitions
 
     async def ids(self, tenant: str | None) -> list[str]:
         """Return the ids of a tenant's latest jobs, the newest first, of expired ones too."""
         async with speaking_darkq():
-            partitions = self._settings.partitions
-            jobs = await list_ids(self._redis, partitions, tenant=tenant, limit=MAX_LISTED)
+            jobs = await _list_tenant(
+                self._redis, self._partitions, tenant=tenant, limit=MAX_LISTED
+            )
         return [keys.public_id for keys in jobs]
 
     async def held(self) -> list[str]:
@@ -75,17 +145,14 @@ class JobLists:
 
         A job without a lease may be among them, if it is deferred.
         """
-        found: list[str] = []
         async with speaking_darkq():
             now_ms = await read_clock_ms(self._redis)
             pipe = self._redis.pipeline(transaction=False)
-            for partition in range(self._settings.partitions):
+            for partition in range(self._partitions):
                 for queue in PartitionKeys(partition).queues:
                     pipe.zrangebyscore(queue, f"({now_ms:.3f}", "+inf", start=0, num=MAX_LISTED)
-            for page in await pipe.execute():
-                jobs = [JobKeys.from_member(member) for member in page]
-                found += [keys.public_id for keys in jobs if keys is not None]
-        return found
+            jobs = [JobKeys.from_member(each) for page in await pipe.execute() for each in page]
+        return [keys.public_id for keys in jobs if keys is not None]
 
     async def lines_among(self, job_ids: Sequence[str]) -> set[str]:
         """Return which of these jobs are lines of batches."""
@@ -98,15 +165,13 @@ class JobLists:
     async def statuses(self, job_ids: Sequence[str]) -> list[Status]:
         """Return the status of jobs, without expired and unreadable ones."""
         async with speaking_darkq():
-            return [
-                status for page in _pages(job_ids) for status in await read_valid(self._redis, page)
-            ]
+            return await _read_pages(self._redis, list(map(JobKeys.parse, job_ids)))
 
     async def beginnings(self, job_ids: Sequence[str]) -> dict[str, Beginning]:
         """Return the beginnings of prompts and answers by the ids of their jobs."""
         found: dict[str, Beginning] = {}
         async with speaking_darkq():
-            for page in _pages(job_ids):
+            for page in _pages(list(map(JobKeys.parse, job_ids))):
                 async with self._redis.pipeline(transaction=False) as pipe:
                     for keys in page:
                         for name in (keys.result, keys.job, keys.failed):
@@ -137,7 +202,7 @@ class JobLists:
         """Return how many jobs of all tenants failed within a time, without lines of batches."""
         since_ms = (time.time() - within_s) * 1000
         async with speaking_darkq(), self._redis.pipeline(transaction=False) as pipe:
-            for partition in range(self._settings.partitions):
+            for partition in range(self._partitions):
                 pipe.zcount(PartitionKeys(partition).failed, f"{since_ms:.3f}", "+inf")
             return sum(await pipe.execute())
 
@@ -155,9 +220,8 @@ class JobLists:
         return LinesPage([(number, keys.job(number).public_id) for number in numbers], total)
 
 
-def _pages(job_ids: Sequence[str]) -> list[list[JobKeys]]:
-    jobs = [JobKeys.parse(job_id) for job_id in job_ids]
-    return [jobs[start : start + _PAGE_JOBS] for start in range(0, len(jobs), _PAGE_JOBS)]
+def _pages(jobs: Sequence[JobKeys]) -> Iterator[Sequence[JobKeys]]:
+    return (jobs[start : start + _PAGE_JOBS] for start in range(0, len(jobs), _PAGE_JOBS))
 
 
 def _read_beginning(keys: JobKeys, result: bytes, job: bytes) -> Beginning:

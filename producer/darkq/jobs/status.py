@@ -16,7 +16,6 @@ from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.record import (
     HEADS_BYTES,
     CutShort,
-    JobRecord,
     KeptRequest,
     ResultRecord,
     read_job,
@@ -167,14 +166,24 @@ def _build_status(keys: JobKeys, replies: Sequence[Any], limit_bytes: int | None
         return None
     wait_ms = 0 if score is None else int(score - clock_ms(now))
     state = _choose_state(held=bool(held), cancel=cancel is not None, deferred=wait_ms > 0)
-    return _build_unfinished(
-        keys,
-        read_job_head(job, keys, limit_bytes) if has_job else None,
-        state,
+    status = Status(
+        job_id=keys.public_id,
+        state=state,
         attempt=int(attempt or 0),
         tries=int(tries or 0),
         due_in_ms=wait_ms if state == "deferred" else 0,
         priority=priority,
+    )
+    if not has_job:
+        return status
+    record = read_job_head(job, keys, limit_bytes)
+    return msgspec.structs.replace(
+        status,
+        model=record.job.model,
+        upstream=record.job.upstream,
+        queued_ms=record.et,
+        metadata=record.job.metadata,
+        tenant=record.job.tenant,
     )
 
 
@@ -200,31 +209,6 @@ def _build_finished(keys: JobKeys, record: ResultRecord) -> Status:
         chunks=record.d.chunks,
         metadata=record.d.metadata,
         tenant=record.d.tenant,
-    )
-
-
-def _build_unfinished(
-    keys: JobKeys,
-    record: JobRecord | None,
-    state: State,
-    *,
-    attempt: int,
-    tries: int,
-    due_in_ms: int,
-    priority: Priority | None,
-) -> Status:
-    return Status(
-        job_id=keys.public_id,
-        state=state,
-        attempt=attempt,
-        tries=tries,
-        model=record.job.model if record else None,
-        upstream=record.job.upstream if record else None,
-        queued_ms=record.et if record else 0,
-        due_in_ms=due_in_ms,
-        metadata=record.job.metadata if record else {},
-        tenant=record.job.tenant if record else None,
-        priority=priority,
     )
 
 

@@ -29,10 +29,9 @@ class Tickets:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
-        configured = settings.ticket_secrets
-        self._configured = (
-            parse_ticket_secrets(configured.get_secret_value()) if configured is not None else ()
-        )
+        self._configured: tuple[bytes, ...] = ()
+        if settings.ticket_secrets is not None:
+            self._configured = parse_ticket_secrets(settings.ticket_secrets.get_secret_value())
         self._kept = b""
         self._read_at_s = 0.0
 

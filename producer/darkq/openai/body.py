@@ -49,12 +49,16 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 }
 """Values of parameters that request the default behaviour."""
 
-NEUTRAL_WITHOUT_TOOLS: Mapping[str, tuple[object, ...]] = {
+_NEUTRAL_WITHOUT_TOOLS: Mapping[str, tuple[object, ...]] = {
+    **NEUTRAL,
     "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "max_tool_calls": tuple(range(1, 1001)),
 }
+
+_CAUSES = ("tools", "functions", "logprobs")
+"""Parameters on which others depend."""
 
 OF_ANSWERS = frozenset(("id", "annotations", "audio", "provider_specific_fields"))
 """Fields that services add to an answer's message. Dropped if a client sends them back."""
@@ -95,15 +99,9 @@ class Asked(NamedTuple):
 
         Raises `InvalidJob`, which names the parameter.
         """
-        fields = {
-            "model": self.model,
-            "options": self.options,
-            "parameters": self.parameters,
-            "metadata": self.metadata,
-            **others,
-        }
+        fields = {name: value for name, value in self._asdict().items() if name != "prompt_field"}
         try:
-            return Job.create(self.prompt, **fields)
+            return Job.create(**fields | others)
         except InvalidJob as error:
             field = error.field.removeprefix("options.").removeprefix("parameters.")
             if self.prompt_field == "input":
@@ -120,7 +118,7 @@ def read_body(
 
     `history` are the messages of the Response that the body continues.
     """
-    neutral = NEUTRAL if body.get("tools") or body.get("functions") else _NEUTRAL_ALONE
+    neutral = NEUTRAL if body.get("tools") or body.get("functions") else _NEUTRAL_WITHOUT_TOOLS
     left = {
         name: value
         for name, value in body.items()
@@ -140,9 +138,6 @@ def read_body(
     prompt: list[Any] = [_drop_fields(message) for message in given]
     field = "messages" if endpoint == CHAT else "input"
     return Asked(field, prompt, model, options, metadata, left)
-
-
-_CAUSES = ("tools", "functions", "logprobs")
 
 
 def take_options(fields: dict[str, Any]) -> dict[str, Any]:
@@ -168,9 +163,6 @@ def _check_types(fields: Mapping[str, Any], endpoint: Endpoint) -> None:
 def refuse(name: str) -> None:
     """Raise `InvalidJob` for an unknown field."""
     raise InvalidJob(show_name(name), UNKNOWN)
-
-
-_NEUTRAL_ALONE: Mapping[str, tuple[object, ...]] = {**NEUTRAL, **NEUTRAL_WITHOUT_TOOLS}
 
 
 def _is_neutral(neutral: Mapping[str, tuple[object, ...]], name: str, value: object) -> bool:

@@ -50,9 +50,8 @@ class WireError(NamedTuple):
     @property
     def type(self) -> str:
         """OpenAI's type of the error."""
-        return _TYPES.get(
-            self.status, "invalid_request_error" if self.status < 500 else "server_error"
-        )
+        default = "invalid_request_error" if self.status < 500 else "server_error"
+        return _TYPES.get(self.status, default)
 
     @property
     def named_message(self) -> str:
@@ -63,13 +62,8 @@ class WireError(NamedTuple):
 
     def body(self) -> dict[str, Any]:
         """Return the body of an error response."""
-        error = {
-            "message": self.named_message,
-            "type": self.type,
-            "param": self.param,
-            "code": self.code,
-        }
-        return {"error": error}
+        about = {"type": self.type, "param": self.param, "code": self.code}
+        return {"error": {"message": self.named_message, **about}}
 
 
 def build_job_error(code: str, message: str, endpoint: Endpoint) -> WireError:
@@ -81,10 +75,10 @@ def build_job_error(code: str, message: str, endpoint: Endpoint) -> WireError:
         return WireError(404, "model_not_found", message, "model")
     if code == "rejected":
         if (option := _find_option(message)) is not None:
-            name = option if endpoint == CHAT else NAMES_OF_RESPONSES.get(option, option)
-            if endpoint != CHAT and name.startswith("messages"):
-                name = "input"
-            return WireError(400, "unsupported_parameter", message, name)
+            if endpoint != CHAT:
+                name = NAMES_OF_RESPONSES.get(option, option)
+                option = "input" if name.startswith("messages") else name
+            return WireError(400, "unsupported_parameter", message, option)
         if _TOO_LONG.search(message):
             param = "messages" if endpoint == CHAT else "input"
             return WireError(400, "context_length_exceeded", message, param)

@@ -123,13 +123,8 @@ def _repeat_tool(tool: object) -> dict[str, Any] | None:
     function = tool.get("function") if isinstance(tool, dict) else None
     if not isinstance(function, dict):
         return None
-    return {
-        "description": None,
-        "parameters": None,
-        "strict": None,
-        **function,
-        "type": "function",
-    }
+    defaults = {"description": None, "parameters": None, "strict": None}
+    return {**defaults, **function, "type": "function"}
 
 
 def _repeat_tool_choice(choice: object) -> object:

@@ -1,4 +1,4 @@
-"""Translation of a body of the Responses API into one of the chat API. No I/O.
+"""Translation of a body of the Responses API into one of the chat API, and of input back. No I/O.
 
 Items become messages: a model's reasoning, text and function calls of one turn are one message of
 the assistant. Whatever only OpenAI's own service could do, such as its built-in tools, is refused
@@ -7,11 +7,13 @@ by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, get_args
 
 from darkq.errors import InvalidJob
+from darkq.openai.chat import build_tool_call
 from darkq.protocol.prompt import Role
+from darkq.protocol.record import FunctionCall
 
 MAX_OUTPUT_TOKENS: Final = "max_output_tokens"
 NAMES_OF_RESPONSES: Final[Mapping[str, str]] = {
@@ -143,11 +145,9 @@ def _read_tool_choice(choice: object) -> object:
     if kind == "function":
         return _name_tool(choice)
     if kind == "allowed_tools" and isinstance(choice.get("tools"), list):
-        allowed = {
-            "mode": choice.get("mode", "auto"),
-            "tools": [_name_tool(tool) for tool in choice["tools"]],
-        }
-        return {"type": kind, "allowed_tools": allowed}
+        tools = [_name_tool(tool) for tool in choice["tools"]]
+        mode = choice.get("mode", "auto")
+        return {"type": kind, "allowed_tools": {"mode": mode, "tools": tools}}
     raise InvalidJob("tool_choice", "must be none, auto, required, or name functions")
 
 
@@ -183,21 +183,16 @@ def read_items(items: list[Any]) -> list[dict[str, Any]]:
 
 def _add_to_turn(turn: dict[str, Any], item: dict[str, Any], kind: str, field: str) -> None:
     if kind == "reasoning":
-        texts = [
-            part.get("text")
-            for part in (item.get("content") or item.get("summary") or [])
-            if isinstance(part, dict)
-        ]
-        text = "".join(each for each in texts if isinstance(each, str))
-        if text:
+        parts = item.get("content") or item.get("summary") or []
+        texts = [part.get("text") for part in parts if isinstance(part, dict)]
+        if text := "".join(each for each in texts if isinstance(each, str)):
             turn["reasoning_content"] = turn.get("reasoning_content", "") + text
     elif kind == "function_call":
         names = ("call_id", "name", "arguments")
         if not all(isinstance(item.get(name), str) for name in names):
             raise InvalidJob(field, "`call_id`, `name` and `arguments` must be strings")
-        function = {"name": item["name"], "arguments": item["arguments"]}
-        call = {"id": item["call_id"], "type": "function", "function": function}
-        turn.setdefault("tool_calls", []).append(call)
+        call = FunctionCall(id=item["call_id"], name=item["name"], arguments=item["arguments"])
+        turn.setdefault("tool_calls", []).append(build_tool_call(call))
     elif item.get("content") != []:  # empty: an item of an attempt that was lost
         turn |= _read_item(item, kind, field)
 
@@ -260,3 +255,61 @@ def _read_part(part: object, field: str) -> dict[str, Any]:
     if not isinstance(part.get("text"), str):
         raise InvalidJob(field, "a part of text must have a `text`")
     return {"type": "text", "text": part["text"]}
+
+
+def to_input_items(messages: Iterable[Mapping[str, Any]], job_id: str) -> list[dict[str, Any]]:
+    """Return the items of a job's messages. Their ids consist of the job's id and a number."""
+    items = [item for message in messages for item in _to_items(message)]
+    return [{"id": f"in_{job_id}_{number}", **item} for number, item in enumerate(items)]
+
+
+def _to_items(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    role = message["role"]
+    done = {"status": "completed"}
+    if role == "tool":
+        output = _to_output(message.get("content"))
+        call_id = message.get("tool_call_id")
+        return [{"type": "function_call_output", "call_id": call_id, "output": output, **done}]
+    items: list[dict[str, Any]] = []
+    if reasoning := message.get("reasoning_content"):
+        content = [{"type": "reasoning_text", "text": reasoning}]
+        items.append({"type": "reasoning", "summary": [], "content": content, **done})
+    if parts := _to_parts(message):
+        items.append({"type": "message", "role": role, "content": parts, **done})
+    for call in message.get("tool_calls") or ():
+        function = call.get("function") or {}
+        fields = {name: function.get(name) for name in ("name", "arguments")}
+        items.append({"type": "function_call", "call_id": call.get("id"), **fields, **done})
+    return items
+
+
+def _to_output(content: Any) -> Any:
+    if isinstance(content, str) or content is None:
+        return content or ""
+    return [_to_part(part, "input_text") for part in content]
+
+
+def _to_parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    is_answer = message["role"] == "assistant"
+    kind = "output_text" if is_answer else "input_text"
+    content = message.get("content") or ()
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    parts = [_to_part(part, kind) for part in content]
+    if refusal := message.get("refusal"):
+        parts.append({"type": "refusal", "refusal": refusal})
+    return parts
+
+
+def _to_part(part: Mapping[str, Any], text_kind: str) -> dict[str, Any]:
+    kind = part.get("type")
+    if kind == "image_url":
+        image = part.get("image_url") or {}
+        url, detail = image.get("url"), image.get("detail", "auto")
+        return {"type": "input_image", "image_url": url, "detail": detail}
+    if kind == "file":
+        return {"type": "input_file", **(part.get("file") or {})}
+    if kind == "input_audio":
+        return dict(part)
+    text = {"type": text_kind, "text": part.get("text") or ""}
+    return text | ({"annotations": []} if text_kind == "output_text" else {})

@@ -29,30 +29,17 @@ from collections import Counter
 from http import HTTPStatus
 from typing import Any
 
-from darkq.event import (
-    AnyEvent,
-    Cancelled,
-    Chunk,
-    Completed,
-    Failed,
-    Piece,
-    Queued,
-    Reasoning,
-    Refusal,
-    Retrying,
-    Started,
-    ToolCall,
-)
+from darkq import event as ev
 from darkq.openai.body import RESPONSES
 from darkq.openai.errors import WireError, build_job_error
 from darkq.openai.response import INCOMPLETE_REASONS, build_response, build_usage
 from darkq.openai.response_items import (
+    ITEM_KINDS,
+    PART_KINDS,
     Item,
     ItemKind,
     Json,
-    kind_of,
     make_item_id,
-    part_kind_of,
     read_annotations,
     read_logprobs,
 )
@@ -79,22 +66,22 @@ class ResponseBuilder:
         self._begun: Counter[ItemKind] = Counter()  # items of the attempt
         self._open: dict[tuple[ItemKind, int], Item] = {}
 
-    def feed(self, event: AnyEvent) -> list[Json]:
+    def feed(self, event: ev.AnyEvent) -> list[Json]:
         """Return the events for one event of the job, possibly none."""
         match event:
-            case Queued():
+            case ev.Queued():
                 return self._queued(event)
-            case Started():
+            case ev.Started():
                 return self._started(event)
-            case Chunk() | Reasoning() | Refusal() | ToolCall():
+            case ev.Chunk() | ev.Reasoning() | ev.Refusal() | ev.ToolCall():
                 return self._piece(event)
-            case Retrying():
+            case ev.Retrying():
                 return self._abandon_items()
-            case Completed():
+            case ev.Completed():
                 return self._completed(event)
-            case Failed():
+            case ev.Failed():
                 return self._failed(event)
-            case Cancelled():
+            case ev.Cancelled():
                 message = "the job was cancelled"
                 self.failure = build_job_error("cancelled", message, RESPONSES)
                 return self._end_without_answer("cancelled", "response.incomplete")
@@ -104,7 +91,7 @@ class ResponseBuilder:
         """Return the Response now, with what there is of open items."""
         return {**self._response, "output": [item.build() for item in self._items]}
 
-    def _queued(self, event: Queued) -> list[Json]:
+    def _queued(self, event: ev.Queued) -> list[Json]:
         if self._response["created_at"]:  # a failed job is retried
             return []
         self._response["created_at"] = event.at_ms // 1000
@@ -113,7 +100,7 @@ class ResponseBuilder:
             self._make_response_event("response.queued"),
         ]
 
-    def _started(self, event: Started) -> list[Json]:
+    def _started(self, event: ev.Started) -> list[Json]:
         events = self._abandon_items()
         for lost in self._items:
             lost.void()
@@ -124,18 +111,18 @@ class ResponseBuilder:
         self._response.update(status="in_progress", model=event.model, error=None)
         return events if has_begun else [*events, self._make_response_event("response.in_progress")]
 
-    def _piece(self, piece: Piece) -> list[Json]:
+    def _piece(self, piece: ev.Piece) -> list[Json]:
         self.has_answer = True
         item, events = self._find_item(piece)
-        if isinstance(piece, ToolCall):
+        if isinstance(piece, ev.ToolCall):
             item.arguments.append(piece.arguments)
             return [*events, *self._delta("function_call_arguments", item, piece.arguments)]
-        number, is_new = item.find_part(part_kind_of(piece))
+        number, is_new = item.find_part(PART_KINDS[type(piece)])
         part, at = item.parts[number], {"content_index": number}
         if is_new:
             events.append(self._item_event("content_part.added", item, part=part.build(), **at))
-        part.add(piece.text)
-        if not isinstance(piece, Chunk):
+        part.pieces.append(piece.text)
+        if not isinstance(piece, ev.Chunk):
             return [*events, *self._delta(part.kind, item, piece.text, **at)]
         logprobs = read_logprobs(piece)
         part.logprobs += logprobs
@@ -150,10 +137,10 @@ class ResponseBuilder:
     def _delta(self, name: str, item: Item, text: str, **fields: Any) -> list[Json]:
         return [self._item_event(f"{name}.delta", item, delta=text, **fields)] if text else []
 
-    def _find_item(self, piece: Piece) -> tuple[Item, list[Json]]:
+    def _find_item(self, piece: ev.Piece) -> tuple[Item, list[Json]]:
         """Return the item of a piece, and the events of those that it ends and begins."""
-        kind = kind_of(piece)
-        key = (kind, piece.index if isinstance(piece, ToolCall) else 0)
+        kind = ITEM_KINDS[type(piece)]
+        key = (kind, piece.index if isinstance(piece, ev.ToolCall) else 0)
         events: list[Json] = []
         if kind != "reasoning" and (reasoning := self._open.pop(("reasoning", 0), None)):
             events = self._close_item(reasoning, "completed")
@@ -162,13 +149,13 @@ class ResponseBuilder:
         attempt = self._attempt or piece.cursor.attempt
         item_id = make_item_id(kind, self._job_id, attempt, self._begun[kind])
         item = self._open[key] = Item(kind, item_id, len(self._items))
-        if isinstance(piece, ToolCall):
+        if isinstance(piece, ev.ToolCall):
             item.call_id, item.name = piece.call_id, piece.name
         self._items.append(item)
         self._begun[kind] += 1
         return item, [*events, self._make_item_event("added", item)]
 
-    def _completed(self, event: Completed) -> list[Json]:
+    def _completed(self, event: ev.Completed) -> list[Json]:
         self._response["usage"] = build_usage(event.usage)
         self.has_answer = True
         reason = INCOMPLETE_REASONS.get(event.finish_reason)
@@ -180,7 +167,7 @@ class ResponseBuilder:
         self._response["completed_at"] = event.at_ms // 1000
         return [*events, self._end("completed", "response.completed")]
 
-    def _failed(self, event: Failed) -> list[Json]:
+    def _failed(self, event: ev.Failed) -> list[Json]:
         error = self.failure = build_job_error(event.code, event.message, RESPONSES)
         code = _ERROR_CODES.get(error.code, error.code)
         self._response["error"] = {

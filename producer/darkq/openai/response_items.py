@@ -11,7 +11,7 @@ same, and an item can be found by it: `ITEM_ID`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
 from darkq.event import Chunk, Piece, Reasoning, Refusal, ToolCall
@@ -23,6 +23,17 @@ PartKind: TypeAlias = Literal["output_text", "refusal", "reasoning_text"]
 ITEM_ID: Final = re.compile(r"(?:msg|rs|fc)_([0-9]{1,4}-[0-9a-f]{32})_[0-9]{1,9}(?:_[0-9]{1,9})?")
 """The id of an item. Its group is the id of the job."""
 
+ITEM_KINDS: Final[Mapping[type[Piece], ItemKind]] = {
+    Chunk: "message",
+    Refusal: "message",
+    Reasoning: "reasoning",
+    ToolCall: "function_call",
+}
+PART_KINDS: Final[Mapping[type[Piece], PartKind]] = {
+    Chunk: "output_text",
+    Refusal: "refusal",
+    Reasoning: "reasoning_text",
+}
 _PREFIXES: Final = {"reasoning": "rs", "function_call": "fc"}
 
 
@@ -39,16 +50,13 @@ class Part:
     def __init__(self, kind: PartKind) -> None:
         self.kind = kind
         self.name = "refusal" if kind == "refusal" else "text"
-        self._pieces: list[str] = []
+        self.pieces: list[str] = []
         self.logprobs: list[Json] = []
         self.annotations: list[Json] = []
 
     @property
     def text(self) -> str:
-        return "".join(self._pieces)
-
-    def add(self, text: str) -> None:
-        self._pieces.append(text)
+        return "".join(self.pieces)
 
     def build(self) -> Json:
         """Return the part as it is now."""
@@ -99,41 +107,25 @@ class Item:
         return {**head, "type": "message", "role": "assistant", "content": content}
 
 
-def kind_of(piece: Piece) -> ItemKind:
-    """Return the kind of the item that a piece belongs to."""
-    if isinstance(piece, ToolCall):
-        return "function_call"
-    return "reasoning" if isinstance(piece, Reasoning) else "message"
-
-
-def part_kind_of(piece: Chunk | Reasoning | Refusal) -> PartKind:
-    """Return the kind of the part that a piece belongs to."""
-    if isinstance(piece, Chunk):
-        return "output_text"
-    return "refusal" if isinstance(piece, Refusal) else "reasoning_text"
-
-
 def read_logprobs(piece: Chunk) -> list[Json]:
     """Return the log probabilities of a chunk, with all fields that Responses require."""
-    tokens = (piece.logprobs or {}).get("content")
     return [
-        {**_read_token(token), "top_logprobs": _read_tokens(token.get("top_logprobs"))}
-        for token in tokens or ()
-        if _is_token(token)
+        {
+            **_read_token(token),
+            "top_logprobs": [_read_token(top) for top in _find_tokens(token.get("top_logprobs"))],
+        }
+        for token in _find_tokens((piece.logprobs or {}).get("content"))
     ]
 
 
-def _read_tokens(tokens: object) -> list[Json]:
-    listed: Sequence[Any] = tokens if isinstance(tokens, list) else []
-    return [_read_token(token) for token in listed if _is_token(token)]
-
-
-def _is_token(token: object) -> bool:
-    return (
-        isinstance(token, dict)
+def _find_tokens(listed: object) -> list[Json]:
+    return [
+        token
+        for token in (listed if isinstance(listed, list) else ())
+        if isinstance(token, dict)
         and isinstance(token.get("token"), str)
         and isinstance(token.get("logprob"), int | float)
-    )
+    ]
 
 
 def _read_token(token: Json) -> Json:

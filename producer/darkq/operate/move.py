@@ -12,13 +12,14 @@ from contextlib import aclosing
 import msgspec
 from redis.asyncio import Redis
 
+from darkq.errors import QueueFull
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.redis import scripts
 from darkq.settings.settings import Settings
 
 
-async def shifting(
+async def shift(
     redis: Redis,
     source: Priority,
     target: Priority,
@@ -28,7 +29,7 @@ async def shifting(
     """Move all jobs, or `limit` of them, and yield the verdicts of each page.
 
     Verdicts are `moved`, `running`, `gone`, `full`. Lines of a batch are moved too, and remain its
-    lines. Raises what redis-py raises.
+    lines. Raises `QueueFull`, and what redis-py raises.
     """
     for partition in range(settings.partitions):
         async with aclosing(pages(redis, PartitionKeys(partition).queue(source))) as found:
@@ -37,7 +38,7 @@ async def shifting(
                 limit = None if limit is None else limit - verdicts["moved"]
                 yield verdicts
                 if verdicts["full"]:
-                    return
+                    raise QueueFull(target, settings.queue_max_jobs)
 
 
 async def give_back(redis: Redis, priority: Priority, partitions: int) -> int:
@@ -65,14 +66,10 @@ async def _shift(
             verdicts["gone"] += 1  # expired or unreadable: a claim will end it
         else:
             readable.append(scripts.ChangedRecord(keys, record, changed))
+    most, partition = settings.queue_max_jobs, jobs[0].partition
     verdicts.update(
         await scripts.change_priority(
-            redis,
-            source,
-            target,
-            jobs[0].partition,
-            readable,
-            queue_max_jobs=settings.queue_max_jobs,
+            redis, source, target, partition, readable, queue_max_jobs=most
         )
     )
     return verdicts
@@ -106,7 +103,7 @@ async def pages(redis: Redis, name: str) -> AsyncGenerator[list[JobKeys], None]:
         fresh = [arq_id for arq_id, _ in page if arq_id not in seen]
         if not fresh:
             return
-        jobs = [keys for arq_id in fresh if (keys := _keys(arq_id)) is not None]
+        jobs = [keys for each in fresh if (keys := JobKeys.from_member(each)) is not None]
         if jobs:
             yield jobs
         after = page[-1][1]
@@ -135,10 +132,3 @@ async def _count(redis: Redis, jobs: list[JobKeys]) -> Counter[str]:
         "running" if held else "line" if batch else "waiting" if stored else "expired"
         for (held, batch), stored in zip(replies[::2], replies[1::2], strict=True)
     )
-
-
-def _keys(arq_id: bytes) -> JobKeys | None:
-    try:
-        return JobKeys.from_arq_id(arq_id.decode())
-    except ValueError:  # not written by darkq; a claim will remove it
-        return None

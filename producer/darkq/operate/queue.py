@@ -17,12 +17,10 @@ from typing import Self
 import msgspec
 from redis.asyncio import Redis
 
-from darkq.errors import CannotMove, QueueFull
-from darkq.operate import move as queue_shift
-from darkq.operate import queue_state as queue_control
-from darkq.operate.move import count_jobs
+from darkq.errors import CannotMove
+from darkq.operate.move import count_jobs, give_back, shift
 from darkq.operate.purge import Purge, Purged
-from darkq.operate.queue_state import QueueStatus, read_queue
+from darkq.operate.queue_state import Mark, QueueStatus, clear_mark, read_queue, set_mark
 from darkq.operate.transfer import Transfer
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import PartitionKeys
@@ -136,8 +134,7 @@ class QueueHandle:
         Use it if the target is permanently lost: a job that had arrived there runs here too.
         """
         async with speaking_darkq():
-            partitions = self._settings.partitions
-            return await queue_shift.give_back(self._redis, self.priority, partitions)
+            return await give_back(self._redis, self.priority, self._settings.partitions)
 
     def purge(self, *, dry_run: bool = False) -> AsyncGenerator[Purged, None]:
         """Cancel the jobs that wait or are deferred, and yield the progress.
@@ -164,30 +161,17 @@ class QueueHandle:
             return transfer.run(limit)
         if target.priority == self.priority:
             raise CannotMove(self.priority, "it is the same queue")
-        return self._shifting(target.priority, limit)
+        return shift(self._redis, self.priority, target.priority, self._settings, limit)
 
-    async def _shifting(
-        self, priority: Priority, limit: int | None
-    ) -> AsyncGenerator[Counter[str], None]:
-        shifting = queue_shift.shifting(self._redis, self.priority, priority, self._settings, limit)
-        async with aclosing(shifting) as pages:
-            async for page in pages:
-                yield page
-                if page["full"]:
-                    raise QueueFull(priority, self._settings.queue_max_jobs)
-
-    async def _set(self, mark: queue_control.Mark, why: str, by: str | None) -> QueueStatus:
+    async def _set(self, mark: Mark, why: str, by: str | None) -> QueueStatus:
+        partitions = self._settings.partitions
         async with speaking_darkq():
-            await queue_control.set_mark(
-                self._redis, mark, self.priority, self._settings.partitions, why=why, by=by
-            )
+            await set_mark(self._redis, mark, self.priority, partitions, why=why, by=by)
         return await self.status()
 
-    async def _clear(self, mark: queue_control.Mark) -> QueueStatus:
+    async def _clear(self, mark: Mark) -> QueueStatus:
         async with speaking_darkq():
-            await queue_control.clear_mark(
-                self._redis, mark, self.priority, self._settings.partitions
-            )
+            await clear_mark(self._redis, mark, self.priority, self._settings.partitions)
         return await self.status()
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import getpass
 import socket
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -25,6 +25,9 @@ from darkq.protocol.keys import PRIORITIES, JobKeys, PartitionKeys
 from darkq.protocol.plain import to_plain
 from darkq.redis import scripts
 from darkq.redis.servers import read_clock_ms
+
+T = TypeVar("T")
+D = TypeVar("D")
 
 _MOST_LOOKED_AT = 10_000
 _EXISTS_AT_ONCE = 500  # short commands, so that Redis serves others in between
@@ -62,13 +65,14 @@ async def read_queue(redis: Redis, priority: Priority, partitions: int) -> Queue
     most = max(1, _MOST_LOOKED_AT // partitions)
     pipe = redis.pipeline(transaction=False)
     for partition in range(partitions):
-        name = PartitionKeys(partition).queue(priority)
+        keys = PartitionKeys(partition)
+        name = keys.queue(priority)
         pipe.zcount(name, "-inf", at)
         pipe.zcount(name, after, "+inf")
         pipe.zrangebyscore(name, "-inf", at, start=0, num=1, withscores=True)
         pipe.zrangebyscore(name, after, "+inf", start=0, num=most)
-        pipe.hmget(PartitionKeys(partition).control, [f"paused:{priority}", f"closed:{priority}"])
-        pipe.zcard(PartitionKeys(partition).moving(priority))
+        pipe.hmget(keys.control, [f"paused:{priority}", f"closed:{priority}"])
+        pipe.zcard(keys.moving(priority))
     replies = await pipe.execute()
     waiting, later = sum(replies[0::6]), sum(replies[1::6])
     oldest = [score for first in replies[2::6] for _, score in first]
@@ -87,13 +91,8 @@ async def read_queue(redis: Redis, priority: Priority, partitions: int) -> Queue
 
 
 async def _count_held(redis: Redis, arq_ids: list[bytes]) -> int:
-    """Count the jobs with a lease."""
     leases: dict[int, list[str]] = {}
-    for arq_id in arq_ids:
-        try:
-            keys = JobKeys.from_arq_id(arq_id.decode())
-        except ValueError:  # not written by darkq; a claim will remove it
-            continue
+    for keys in filter(None, map(JobKeys.from_member, arq_ids)):
         leases.setdefault(keys.partition, []).append(keys.in_progress)
     pipe = redis.pipeline(transaction=False)
     for names in leases.values():
@@ -119,7 +118,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Note(msgspec.Struct, frozen=True, kw_only=True):
-    """A mark as it is stored."""
+    """A mark as it is stored; one that cannot be read counts, too."""
 
     v: int = 1
     since_ms: int = 0
@@ -153,7 +152,7 @@ async def clear_mark(redis: Redis, mark: Mark, priority: Priority, partitions: i
 
 def read_notice(values: Iterable[bytes | None]) -> Notice | None:
     """Merge the marks of all partitions; None if there is none."""
-    notes = [_read(value) for value in values if value is not None]
+    notes = [decode_or(value, _Note, _Note()) for value in values if value is not None]
     if not notes:
         return None
     latest = max(notes, key=lambda note: note.since_ms)
@@ -169,11 +168,12 @@ def name_operator() -> str:
     return f"{user}@{socket.gethostname()}"[:MAX_NOTE_CHARS]
 
 
-def _read(value: bytes) -> _Note:
+def decode_or(value: bytes | None, type_: type[T], default: D) -> T | D:
+    """Return a stored value, or the default if there is none or darkq did not write it."""
     try:
-        return msgspec.json.decode(value, type=_Note)
-    except (msgspec.MsgspecError, UnicodeDecodeError):  # the mark counts, even if unreadable
-        return _Note()
+        return msgspec.json.decode(value or b"", type=type_)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return default
 
 
 def checked_note(field: str, text: str) -> str:

@@ -7,7 +7,7 @@ outlive the workers, and one read of Redis is enough for any number of workers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -76,19 +76,16 @@ async def read_stats(redis: Redis) -> Stats:
 
 
 async def _fields(redis: Redis) -> list[tuple[bytes, bytes]]:
-    """Return the fields of the hash, ten thousand or a few more at most."""
     found: dict[bytes, bytes] = {}
-    cursor: Any = 0
     try:
-        while True:
-            cursor, page = await redis.hscan(STATS, cursor, count=_FIELDS_AT_ONCE)
-            found.update(page)
-            if not cursor or len(found) >= MAX_FIELDS:
-                return list(found.items())
+        async for name, value in redis.hscan_iter(STATS, count=_FIELDS_AT_ONCE):
+            found[name] = value
+            if len(found) >= MAX_FIELDS:
+                break
     except ResponseError as error:
         if not is_wrong_type(error):  # else darkq did not write it
             raise
-        return []
+    return list(found.items())
 
 
 async def _buffers(redis: Redis, workers: Sequence[str]) -> list[tuple[int, int]]:

@@ -23,20 +23,20 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
 from darkq.errors import CannotMove, JobNotFound, QueueFull
 from darkq.jobs import cancel as cancellation
-from darkq.jobs.tenant_jobs import MAX_LISTED
+from darkq.jobs.job_lists import MAX_LISTED
 from darkq.operate.move import pages
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import JobKeys, PartitionKeys
 from darkq.protocol.record import decode_job
 from darkq.redis import scripts
-from darkq.redis.servers import scan
+from darkq.redis.servers import scan_pages
 from darkq.settings.settings import Settings
 
 _NEEDED = ("paused", "closed")
@@ -67,6 +67,7 @@ class Transfer:
         self._priority: Priority = priority
         self._settings = settings
         self._note_ttl_s = settings.job_ttl_s * 2
+        self._field = f"moving:{priority}"
 
     async def run(self, limit: int | None = None) -> AsyncGenerator[Counter[str], None]:
         """Move all jobs, or `limit` of them, and yield the counts of each page.
@@ -77,9 +78,8 @@ class Transfer:
         left = limit
         for partition in range(self._settings.partitions):
             await self._begin(partition)
-        async with aclosing(
-            carry_idempotency_keys(self._source, self._target, self._priority)
-        ) as carried:
+        carrying = carry_idempotency_keys(self._source, self._target, self._priority)
+        async with aclosing(carrying) as carried:
             async for keys in carried:
                 yield Counter(keys=keys)
         for partition in range(self._settings.partitions):
@@ -88,10 +88,6 @@ class Transfer:
                     left = None if left is None else left - tally["moved"]
                     yield tally
             await self._ask(self._source.hdel(PartitionKeys(partition).control, self._field))
-
-    @property
-    def _field(self) -> str:
-        return f"moving:{self._priority}"
 
     async def _begin(self, partition: int) -> None:
         """Check that the queue can be moved, and that jobs in transit go to the same target."""
@@ -124,12 +120,11 @@ class Transfer:
         self, partition: int, limit: int | None
     ) -> AsyncGenerator[Counter[str], None]:
         """Move the jobs that an earlier call left in transit, then those of the queue."""
-        on_their_way = PartitionKeys(partition).moving(self._priority)
-        async with aclosing(pages(self._source, on_their_way)) as found:
+        keys = PartitionKeys(partition)
+        async with aclosing(pages(self._source, keys.moving(self._priority))) as found:
             async for page in found:
                 yield await self._carry(page)
-        name = PartitionKeys(partition).queue(self._priority)
-        async with aclosing(pages(self._source, name)) as found:
+        async with aclosing(pages(self._source, keys.queue(self._priority))) as found:
             async for page in found:
                 some = page if limit is None else page[:limit]
                 if not some:
@@ -216,13 +211,10 @@ class Transfer:
             self._source, self._priority, jobs, cancels_passed_on=False
         )
         cancelled = [keys for keys, v in zip(jobs, verdicts, strict=True) if v == "cancel"]
+        ttl_s = self._settings.result_ttl_s
         for keys in cancelled:
-            try:
-                await cancellation.cancel(
-                    self._target, keys, result_ttl_s=self._settings.result_ttl_s
-                )
-            except JobNotFound:  # it has ended at the target, and was deleted
-                continue
+            with suppress(JobNotFound):  # it has ended at the target, and was deleted
+                await cancellation.cancel(self._target, keys, result_ttl_s=ttl_s)
         if cancelled:
             await scripts.transfer_forget(
                 self._source, self._priority, cancelled, cancels_passed_on=True
@@ -234,22 +226,13 @@ class Transfer:
         return await reply
 
 
-PATTERN = "darkq:idempotency:*"
-_PAGE_KEYS = 500
-
-
 async def carry_idempotency_keys(
     source: Redis, target: Redis, priority: Priority
 ) -> AsyncGenerator[int, None]:
     """Copy the keys of a queue's jobs; yield the count of each page. Raises as redis-py does."""
-    page: list[bytes] = []
-    async for name in scan(source, PATTERN, count=_PAGE_KEYS):
-        page.append(name)
-        if len(page) == _PAGE_KEYS:
+    async with aclosing(scan_pages(source, "darkq:idempotency:*")) as found:
+        async for page in found:
             yield await _carry(source, target, priority, page)
-            page = []
-    if page:
-        yield await _carry(source, target, priority, page)
 
 
 async def _carry(source: Redis, target: Redis, priority: Priority, names: Sequence[bytes]) -> int:
@@ -261,7 +244,7 @@ async def _carry(source: Redis, target: Redis, priority: Priority, names: Sequen
     noted = [
         (name, value, ttl_ms, keys)
         for name, value, ttl_ms in zip(names, replies[::2], replies[1::2], strict=True)
-        if ttl_ms > 0 and (keys := _job_of(value)) is not None
+        if ttl_ms > 0 and (keys := JobKeys.from_member(value.partition(b" ")[2])) is not None
     ]
     async with source.pipeline(transaction=False) as pipe:
         for _, _, _, keys in noted:
@@ -278,10 +261,3 @@ async def _carry(source: Redis, target: Redis, priority: Priority, names: Sequen
             pipe.set(name, value, px=ttl_ms, nx=True)
         copied: list[Any] = await pipe.execute() if waiting else []
     return sum(map(bool, copied))
-
-
-def _job_of(value: bytes | None) -> JobKeys | None:
-    try:
-        return JobKeys.from_arq_id((value or b"").decode().partition(" ")[2])
-    except ValueError:
-        return None

@@ -7,12 +7,13 @@ from the keys that its workers share; `limits.lua` describes each of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 from redis.asyncio import Redis
 
+from darkq.operate.queue_state import decode_or
 from darkq.operate.workers import live_workers
 from darkq.protocol.keys import LimitKeys, WorkerKeys
 from darkq.redis.servers import read_clock_ms
@@ -83,10 +84,16 @@ async def list_upstreams(redis: Redis) -> list[UpstreamStatus]:
     records = await redis.mget([WorkerKeys(id_).upstreams for id_ in workers]) if workers else []
     offers: dict[str, list[Served]] = {}
     for record in records:
-        for upstream in _read(record):
-            offers.setdefault(upstream.name, []).append(upstream)
-    merged = [_merge(offers[name]) for name in sorted(offers)[:_MAX_UPSTREAMS]]
-    return [await stand(redis, upstream, workers=len(offers[upstream.name])) for upstream in merged]
+        for upstream in decode_or(record, _Announcement, _Announcement(())).upstreams:
+            if is_upstream_name(upstream.name):
+                offers.setdefault(upstream.name, []).append(upstream)
+    found = []
+    for _, served in sorted(offers.items())[:_MAX_UPSTREAMS]:
+        models = dict.fromkeys(model for each in served for model in each.models)
+        first = next((each for each in served if each.models), served[0])
+        merged = msgspec.structs.replace(first, models=tuple(models))
+        found.append(await stand(redis, merged, workers=len(served)))
+    return found
 
 
 async def stand(redis: Redis, upstream: Served, *, workers: int) -> UpstreamStatus:
@@ -135,22 +142,6 @@ def _breaker(now_ms: float, open_until: float, blocked_until: float) -> tuple[Br
     if open_until:
         return ("open", int(open_until)) if now_ms < open_until else ("half-open", None)
     return "closed", None
-
-
-def _merge(offers: Sequence[Served]) -> Served:
-    """Merge the announcements of one upstream by several workers, with the models of all."""
-    models = dict.fromkeys(model for offer in offers for model in offer.models)
-    first = next((offer for offer in offers if offer.models), offers[0])
-    return msgspec.structs.replace(first, models=tuple(models))
-
-
-def _read(record: Any) -> tuple[Served, ...]:
-    """Decode an announcement; empty if it is none."""
-    try:
-        upstreams = msgspec.json.decode(record or b"", type=_Announcement).upstreams
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ()
-    return tuple(upstream for upstream in upstreams if is_upstream_name(upstream.name))
 
 
 def _ms(field: Any) -> float:

@@ -1,6 +1,7 @@
-"""Why a job waits, or why it has failed: data for programs, and one sentence for people.
+"""The state of queues, workers and upstreams at one time; and why a job waits, or has failed.
 
-The command, the gateway and the board all use `explain`. It reads the job's own last event, and the
+The command, the gateway and the board all use `explain`, which returns data for programs and one
+sentence for people. It reads the job's own last event, and the
 conditions that apply to all jobs: paused queues, workers, and the limits of upstreams. The first of
 these that applies is the reason, in this order:
 
@@ -22,10 +23,9 @@ from redis.asyncio import Redis
 from darkq import event as ev
 from darkq.errors import CorruptRecord
 from darkq.jobs.status import Status, Why
-from darkq.operate.fleet import Fleet
-from darkq.operate.queue_state import Notice, read_notice
+from darkq.operate.queue_state import Notice, QueueStatus, read_notice, read_queues
 from darkq.operate.upstreams import UpstreamStatus, list_upstreams
-from darkq.operate.workers import live_workers, read_drains
+from darkq.operate.workers import WorkerLeases, live_workers, read_drains, read_leases
 from darkq.protocol.job import Priority
 from darkq.protocol.keys import PRIORITIES, JobKeys, LimitKeys, PartitionKeys
 from darkq.protocol.record import Failure, read_result
@@ -33,6 +33,30 @@ from darkq.redis.servers import read_clock_ms
 
 EXPLAINED = ("queued", "deferred", "failed")
 """The states of jobs that have a reason to be explained."""
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """The state at `at_ms`, epoch milliseconds by the clock of Redis, as all times here.
+
+    Queues are sorted by urgency, live workers and the upstreams that they serve by name.
+    """
+
+    at_ms: int
+    queues: tuple[QueueStatus, ...]
+    workers: tuple[WorkerLeases, ...]
+    upstreams: tuple[UpstreamStatus, ...]
+
+
+async def read_fleet(redis: Redis, partitions: int) -> Fleet:
+    """Return the current state. Raises what redis-py raises."""
+    at_ms = int(await read_clock_ms(redis))
+    workers = await live_workers(redis)
+    return Fleet(
+        at_ms=at_ms,
+        queues=tuple(await read_queues(redis, partitions)),
+        workers=tuple(await read_leases(redis, workers, partitions)),
+        upstreams=tuple(await list_upstreams(redis)),
+    )
 
 
 class Conditions(NamedTuple):
@@ -66,12 +90,10 @@ async def read_conditions(redis: Redis, partitions: int) -> Conditions:
             names = [f"paused:{priority}" for priority in PRIORITIES]
             pipe.hmget(PartitionKeys(partition).control, names)
         marks = await pipe.execute()
-    notices: dict[Priority, Notice | None] = {
-        priority: read_notice(values)
-        for priority, values in zip(PRIORITIES, zip(*marks, strict=True), strict=True)
-    }
     paused: dict[Priority, Notice] = {
-        priority: notice for priority, notice in notices.items() if notice is not None
+        priority: notice
+        for priority, values in zip(PRIORITIES, zip(*marks, strict=True), strict=True)
+        if (notice := read_notice(values)) is not None
     }
     workers = await live_workers(redis)
     return Conditions(
@@ -96,12 +118,7 @@ async def explain(redis: Redis, statuses: Sequence[Status], conditions: Conditio
         else _explain_wait(status, fact, conditions)
         for status, fact in zip(asked, facts, strict=True)
     }
-    return [
-        msgspec.structs.replace(status, why=why)
-        if (why := reasons.get(status.job_id)) is not None
-        else status
-        for status in statuses
-    ]
+    return [msgspec.structs.replace(each, why=reasons.get(each.job_id)) for each in statuses]
 
 
 class _Facts(NamedTuple):
@@ -191,11 +208,8 @@ def _find_reason(status: Status, facts: _Facts, conditions: Conditions) -> Why:
     """Return the first condition that keeps the job waiting."""
     due_ms = conditions.at_ms + status.due_in_ms
     if status.priority is not None and (notice := conditions.paused.get(status.priority)):
-        return Why(
-            reason="queue_paused",
-            message=describe_pause(status.priority, notice),
-            by=notice.by,
-        )
+        message = describe_pause(status.priority, notice)
+        return Why(reason="queue_paused", message=message, by=notice.by)
     if not conditions.workers:
         return Why(reason="no_worker", message="no worker is running")
     if conditions.draining == conditions.workers:
@@ -207,11 +221,8 @@ def _find_reason(status: Status, facts: _Facts, conditions: Conditions) -> Why:
         return Why(reason="next_try", message=message, until_ms=due_ms)
     served = [upstream.name for upstream in conditions.upstreams]
     if status.upstream is not None and served and status.upstream not in served:
-        return Why(
-            reason="upstream_not_served",
-            message=f"no worker serves the upstream {status.upstream}",
-            upstream=status.upstream,
-        )
+        message = f"no worker serves the upstream {status.upstream}"
+        return Why(reason="upstream_not_served", message=message, upstream=status.upstream)
     return Why(reason="worker_busy", message="no worker has a free slot for it yet")
 
 

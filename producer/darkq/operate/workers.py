@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
 from darkq.errors import WorkerNotFound
-from darkq.operate.queue_state import checked_note, name_operator
+from darkq.operate.queue_state import checked_note, decode_or, name_operator
 from darkq.protocol.keys import PRIORITIES, WORKERS, JobKeys, PartitionKeys, WorkerKeys
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
@@ -40,13 +40,10 @@ async def sign_in(redis: Redis, worker_id: str, serves: bytes = b"") -> None:
 
 async def sign_out(redis: Redis, worker_id: str) -> None:
     """Remove a worker that stops from the set, with its records and its drain request."""
+    keys = WorkerKeys(worker_id)
     async with redis.pipeline(transaction=True) as pipe:
         pipe.srem(WORKERS, worker_id)
-        pipe.delete(
-            WorkerKeys(worker_id).health,
-            WorkerKeys(worker_id).upstreams,
-            WorkerKeys(worker_id).drain_request,
-        )
+        pipe.delete(keys.health, keys.upstreams, keys.drain_request)
         await pipe.execute()
 
 
@@ -116,11 +113,9 @@ async def _held(redis: Redis, not_due: list[tuple[bytes, float]]) -> list[tuple[
     pipe = redis.pipeline(transaction=False)
     ends = []
     for arq_id, end_ms in not_due:
-        try:
-            pipe.get(JobKeys.from_arq_id(arq_id.decode()).in_progress)
-        except ValueError:  # not written by darkq; a claim will remove it
-            continue
-        ends.append(int(end_ms))
+        if (keys := JobKeys.from_member(arq_id)) is not None:
+            pipe.get(keys.in_progress)
+            ends.append(int(end_ms))
     tokens = await pipe.execute(raise_on_error=False) if ends else []
     return [
         (token.decode(errors="replace").rpartition(":")[0], end_ms)
@@ -189,18 +184,12 @@ class WorkerHandle:
 
 async def read_drain(redis: Redis, worker_id: str) -> Drain | None:
     """Return the drain request of a worker. Raises what redis-py raises."""
-    return _read(await redis.get(WorkerKeys(worker_id).drain_request))
+    (drain,) = await read_drains(redis, [worker_id])
+    return drain
 
 
 async def read_drains(redis: Redis, worker_ids: list[str]) -> list[Drain | None]:
     """Return the drain requests of workers. Raises what redis-py raises."""
     names = [WorkerKeys(id_).drain_request for id_ in worker_ids]
     values = await redis.mget(names) if names else []
-    return [_read(value) for value in values]
-
-
-def _read(value: bytes | None) -> Drain | None:
-    try:
-        return None if value is None else msgspec.json.decode(value, type=Drain)
-    except (msgspec.MsgspecError, UnicodeDecodeError):  # not written by darkq: keep working
-        return None
+    return [decode_or(value, Drain, None) for value in values]

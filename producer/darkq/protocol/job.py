@@ -130,7 +130,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             upstream=check_name("upstream", upstream),
             priority=priority,
             timeout_s=_check_timeout_s(timeout_s),
-            tries=_check_tries(tries),
+            tries=None if tries is None else check_whole("tries", tries, MAX_TRIES),
             metadata={} if metadata is None else check_metadata(metadata),
             proxy=_check_proxy(proxy),
             tenant=check_name("tenant", tenant),
@@ -156,19 +156,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         _check_size(self.metadata)
 
 
-def _count_utf8(field: str, text: str) -> int:
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError:
-        raise InvalidJob(field, "has a lone surrogate, which is not valid in UTF-8") from None
-
-
 def check_name(field: str, name: str | None) -> str | None:
     """Return the name as a plain string. Raises `InvalidJob`."""
     if name is None:
         return None
     if not isinstance(name, str):
-        raise InvalidJob(field, f"must be a string, not {_type_name(name)}")
+        raise InvalidJob(field, f"must be a string, not {type(name).__name__}")
     if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
         raise InvalidJob(field, f"must be 1 to {MAX_NAME_CHARS} printable characters")
     return str(to_plain(name))
@@ -179,19 +172,19 @@ def _check_timeout_s(timeout_s: float | None) -> float | None:
     if timeout_s is None:
         return None
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-        raise InvalidJob("timeout_s", f"must be a number of seconds, not {_type_name(timeout_s)}")
+        name = type(timeout_s).__name__
+        raise InvalidJob("timeout_s", f"must be a number of seconds, not {name}")
     if not 0 < timeout_s <= MAX_TIMEOUT_S:  # rejects NaN too
         raise InvalidJob("timeout_s", f"must be above 0 and at most {MAX_TIMEOUT_S:g}")
     return float(timeout_s)
 
 
-def _check_tries(tries: int | None) -> int | None:
-    tries = to_plain(tries)
-    if tries is None:
-        return None
-    if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= MAX_TRIES:
-        raise InvalidJob("tries", f"must be a whole number from 1 to {MAX_TRIES}")
-    return tries
+def check_whole(field: str, number: int, most: int) -> int:
+    """Return a whole number from 1 to `most` as a plain one. Raises `InvalidJob`."""
+    plain = to_plain(number)
+    if isinstance(plain, bool) or not isinstance(plain, int) or not 1 <= plain <= most:
+        raise InvalidJob(field, f"must be a whole number from 1 to {most:,}")
+    return plain
 
 
 def check_idempotency_key(key: str) -> str:
@@ -224,10 +217,11 @@ def _check_size(metadata: Mapping[str, str]) -> dict[str, str]:
     ):
         raise InvalidJob("metadata", "must map strings to strings")
     checked: dict[str, str] = to_plain(metadata, 1)
-    size = sum(
-        _count_utf8("metadata", key) + _count_utf8("metadata", value)
-        for key, value in checked.items()
-    )
+    try:
+        size = sum(len(f"{key}{value}".encode()) for key, value in checked.items())
+    except UnicodeEncodeError:
+        reason = "has a lone surrogate, which is not valid in UTF-8"
+        raise InvalidJob("metadata", reason) from None
     if size > MAX_METADATA_BYTES:
         raise InvalidJob("metadata", f"has {size:,} bytes; the limit is {MAX_METADATA_BYTES:,}")
     return checked
@@ -248,7 +242,3 @@ def _check_proxy(proxy: str | None) -> str | None:
     if not usable:
         raise InvalidJob("proxy", reason)
     return proxy
-
-
-def _type_name(value: object) -> str:
-    return type(value).__name__

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from typing import NamedTuple
+from typing import NamedTuple, Self, cast
 
 from darkq.errors import BatchNotFound, JobNotFound
 from darkq.protocol.job import Priority
@@ -26,19 +26,33 @@ _TAG = re.compile(r"\{[^}]+\}")
 _ARQ_ID = re.compile(r"\{(0|[1-9][0-9]{0,3})\}([0-9a-f]{32})")
 
 
-class JobKeys(NamedTuple):
-    """A job's id and the names of its keys."""
+def _key(before: str, after: str = "") -> str:
+    """Return a property of `JobKeys` or `BatchKeys`: the id in keys, between two texts."""
+    return cast(str, property(lambda keys: f"{before}{keys.arq_id}{after}"))
 
+
+class _Id(NamedTuple):
     partition: int
     random: str
 
     @classmethod
-    def new(cls, partition: int) -> JobKeys:
+    def new(cls, partition: int) -> Self:
         """Make an unguessable id (128 random bits) in a partition."""
         return cls(partition, secrets.token_hex(16))
 
+    @property
+    def arq_id(self) -> str:
+        """The id that keys contain."""
+        return f"{{{self.partition}}}{self.random}"
+
+
+class JobKeys(_Id):
+    """A job's id and the names of its keys."""
+
+    __slots__ = ()
+
     @classmethod
-    def parse(cls, public_id: str) -> JobKeys:
+    def parse(cls, public_id: str) -> Self:
         """Read a public id. Raises `JobNotFound` for a string that is no job id."""
         match = _PUBLIC_ID.fullmatch(public_id)
         if match is None:
@@ -46,19 +60,15 @@ class JobKeys(NamedTuple):
         return cls(int(match[1]), match[2])
 
     @classmethod
-    def from_arq_id(cls, arq_id: str) -> JobKeys:
+    def from_arq_id(cls, arq_id: str) -> Self:
         """Read the id that keys contain. Raises `ValueError`."""
         match = _ARQ_ID.fullmatch(arq_id)
         if match is None:
             raise ValueError(f"not an arq id of darkq: {arq_id!r}")
         return cls(int(match[1]), match[2])
 
-    @property
-    def public_id(self) -> str:
-        return f"{self.partition}-{self.random}"
-
     @classmethod
-    def from_member(cls, member: bytes) -> JobKeys | None:
+    def from_member(cls, member: bytes) -> Self | None:
         """Read a member of a list of jobs; None for a member that darkq did not write."""
         try:
             return cls.from_arq_id(member.decode())
@@ -66,71 +76,36 @@ class JobKeys(NamedTuple):
             return None
 
     @property
-    def arq_id(self) -> str:
-        return f"{{{self.partition}}}{self.random}"
+    def public_id(self) -> str:
+        return f"{self.partition}-{self.random}"
 
-    @property
-    def job(self) -> str:
-        return f"arq:job:{self.arq_id}"
-
-    @property
-    def result(self) -> str:
-        return f"arq:result:{self.arq_id}"
-
-    @property
-    def in_progress(self) -> str:
-        """Holds the owner token while a worker holds the lease."""
-        return f"arq:in-progress:{self.arq_id}"
-
-    @property
-    def retry(self) -> str:
-        """Holds the number of the latest attempt."""
-        return f"arq:retry:{self.arq_id}"
-
-    @property
-    def state(self) -> str:
-        """A hash: tries used, leases lost, whether a worker holds it, whether to cancel."""
-        return f"darkq:state:{self.arq_id}"
-
-    @property
-    def events(self) -> str:
-        """The event log."""
-        return f"darkq:events:{self.arq_id}"
-
-    @property
-    def failed(self) -> str:
-        """The record of a failed job, kept so that it can be retried."""
-        return f"darkq:failed:{self.arq_id}"
-
-    @property
-    def moved(self) -> str:
-        """A marker: the job came from another Redis."""
-        return f"darkq:moved:{self.arq_id}"
-
-    @property
-    def live(self) -> str:
-        """The channel of its events."""
-        return f"darkq:live:{self.arq_id}"
-
-    @property
-    def waiters(self) -> str:
-        """The gateway callers that wait for it: a sorted set, score = end of the lease."""
-        return f"darkq:waiters:{self.arq_id}"
+    job = _key("arq:job:")
+    result = _key("arq:result:")
+    in_progress = _key("arq:in-progress:")
+    """Holds the owner token while a worker holds the lease."""
+    retry = _key("arq:retry:")
+    """Holds the number of the latest attempt."""
+    state = _key("darkq:state:")
+    """A hash: tries used, leases lost, whether a worker holds it, whether to cancel."""
+    events = _key("darkq:events:")
+    """The event log."""
+    failed = _key("darkq:failed:")
+    """The record of a failed job, kept so that it can be retried."""
+    moved = _key("darkq:moved:")
+    """A marker: the job came from another Redis."""
+    live = _key("darkq:live:")
+    """The channel of its events."""
+    waiters = _key("darkq:waiters:")
+    """The gateway callers that wait for it: a sorted set, score = end of the lease."""
 
 
-class BatchKeys(NamedTuple):
+class BatchKeys(_Id):
     """A batch's id and the names of its keys; its jobs share its partition."""
 
-    partition: int
-    random: str
+    __slots__ = ()
 
     @classmethod
-    def new(cls, partition: int) -> BatchKeys:
-        """Make an unguessable id (128 random bits) in a partition."""
-        return cls(partition, secrets.token_hex(16))
-
-    @classmethod
-    def parse(cls, public_id: str) -> BatchKeys:
+    def parse(cls, public_id: str) -> Self:
         """Read a public id. Raises `BatchNotFound` for a string that is no batch id."""
         match = _BATCH_ID.fullmatch(public_id)
         if match is None:
@@ -138,7 +113,7 @@ class BatchKeys(NamedTuple):
         return cls(int(match[1]), match[2])
 
     @classmethod
-    def from_member(cls, member: bytes) -> BatchKeys | None:
+    def from_member(cls, member: bytes) -> Self | None:
         """Read a member of the list of batches; None for a member that darkq did not write."""
         found = JobKeys.from_member(member)
         return None if found is None else cls(*found)
@@ -147,59 +122,28 @@ class BatchKeys(NamedTuple):
     def public_id(self) -> str:
         return f"batch-{self.partition}-{self.random}"
 
-    @property
-    def tagged_id(self) -> str:
-        """The id that keys contain."""
-        return f"{{{self.partition}}}{self.random}"
-
-    @property
-    def batch(self) -> str:
-        """A hash: its arguments and its counts."""
-        return f"darkq:batch:{self.tagged_id}"
-
-    @property
-    def lines(self) -> str:
-        """The unacknowledged lines: a sorted set, score = number of the end, 0 before it."""
-        return f"{self.batch}:lines"
-
-    @property
-    def ends(self) -> str:
-        """The log of the jobs' ends, numbered from 1 without gaps."""
-        return f"{self.batch}:ends"
-
-    @property
-    def acknowledged(self) -> str:
-        """One bit for each line: its end is acknowledged."""
-        return f"{self.batch}:acknowledged"
-
-    @property
-    def runner(self) -> str:
-        """Holds the token of the runner while it has the lease."""
-        return f"{self.batch}:runner"
-
-    @property
-    def live(self) -> str:
-        """The channel: the batch has changed."""
-        return f"darkq:live:batch:{self.tagged_id}"
-
-    @property
-    def files(self) -> str:
-        """The record of a batch whose input and output are files."""
-        return f"{self.batch}:files"
-
-    @property
-    def parts(self) -> str:
-        """The valid parts of its output: a sorted set, score = number of the first end."""
-        return f"{self.batch}:parts"
-
-    @property
-    def outputs(self) -> str:
-        """The output files that runners have begun to assemble: a sorted set of their ids."""
-        return f"{self.batch}:outputs"
+    batch = _key("darkq:batch:")
+    """A hash: its arguments and its counts."""
+    lines = _key("darkq:batch:", ":lines")
+    """The unacknowledged lines: a sorted set, score = number of the end, 0 before it."""
+    ends = _key("darkq:batch:", ":ends")
+    """The log of the jobs' ends, numbered from 1 without gaps."""
+    acknowledged = _key("darkq:batch:", ":acknowledged")
+    """One bit for each line: its end is acknowledged."""
+    runner = _key("darkq:batch:", ":runner")
+    """Holds the token of the runner while it has the lease."""
+    live = _key("darkq:live:batch:")
+    """The channel: the batch has changed."""
+    files = _key("darkq:batch:", ":files")
+    """The record of a batch whose input and output are files."""
+    parts = _key("darkq:batch:", ":parts")
+    """The valid parts of its output: a sorted set, score = number of the first end."""
+    outputs = _key("darkq:batch:", ":outputs")
+    """The output files that runners have begun to assemble: a sorted set of their ids."""
 
     def job(self, line: int) -> JobKeys:
         """Derive the id of a line's job: the same each time that the line is added."""
-        digest = hashlib.sha256(f"{self.tagged_id} {line}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{self.arq_id} {line}".encode()).hexdigest()
         return JobKeys(self.partition, digest[:32])
 
 

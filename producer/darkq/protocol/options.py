@@ -97,7 +97,8 @@ def check_options(options: Options | Mapping[str, Any] | None) -> Options | None
     values: dict[str, Any] = to_plain(options, 2)  # levels: the options, the list of stop strings
     for name, value in values.items():
         if name not in OPTIONS:
-            raise InvalidJob("options", f"unknown option {str(name)[:40]!r}; known: {_names()}")
+            known = ", ".join(Options.__struct_fields__)
+            raise InvalidJob("options", f"unknown option {str(name)[:40]!r}; known: {known}")
         _check(name, (value,) if name == "stop" and isinstance(value, str) else value)
     given = {name: value for name, value in values.items() if value is not None}
     if "max_tokens" in given and "max_completion_tokens" in given:
@@ -116,7 +117,3 @@ def _check(name: str, value: object) -> None:
         raise InvalidJob(f"options.{name}", explain_error(error).reason) from None
     except UnicodeEncodeError:
         raise InvalidJob(f"options.{name}", "has a lone surrogate") from None
-
-
-def _names() -> str:
-    return ", ".join(Options.__struct_fields__)

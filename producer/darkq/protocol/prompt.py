@@ -14,7 +14,7 @@ import msgspec
 
 from darkq.errors import InvalidJob
 from darkq.protocol.plain import check_json, to_plain
-from darkq.protocol.validation import NOT_ALLOWED, Problem, explain_error
+from darkq.protocol.validation import NOT_ALLOWED, explain_error
 
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -107,7 +107,12 @@ def measure(prompt: str | tuple[Message, ...]) -> int:
     """
     if isinstance(prompt, str):
         return len(prompt.encode())
-    return sum(map(_measure_message, prompt))
+    return sum(
+        len(message.text.encode())
+        if message.is_plain
+        else len(msgspec.json.encode(message.fields())) - len('{"role":"","content":}')
+        for message in prompt
+    )
 
 
 def check_prompt(prompt: Prompt) -> str | tuple[Message, ...]:
@@ -140,12 +145,6 @@ def check_prompt(prompt: Prompt) -> str | tuple[Message, ...]:
     return checked
 
 
-def _measure_message(message: Message) -> int:
-    if message.is_plain:
-        return len(message.text.encode())
-    return len(msgspec.json.encode(message.fields())) - len('{"role":"","content":}')
-
-
 def _check_message(index: int, message: object) -> Message:
     field = f"prompt[{index}]"
     try:
@@ -154,7 +153,10 @@ def _check_message(index: int, message: object) -> Message:
         measure((checked,))
     except msgspec.ValidationError as error:
         wrong = explain_error(error)
-        raise InvalidJob(field, _explain_message(wrong)) from None
+        reason = f"`{wrong.field}` {wrong.reason}" if wrong.field else wrong.reason
+        if wrong.path == "role" and wrong.reason == NOT_ALLOWED:
+            reason = "role must be system, developer, user, assistant or tool"
+        raise InvalidJob(field, reason) from None
     except UnicodeEncodeError:
         raise InvalidJob(field, "has a lone surrogate, which is not valid in UTF-8") from None
     return checked
@@ -190,9 +192,3 @@ def _check_parts(message: Message, field: str) -> None:
             raise InvalidJob(field, f"`content[{number}].type` must be the name of a kind of part")
         if kind == "text" and not isinstance(part.get("text"), str):
             raise InvalidJob(field, f"`content[{number}].text` must be a string")
-
-
-def _explain_message(wrong: Problem) -> str:
-    if wrong.path == "role" and wrong.reason == NOT_ALLOWED:
-        return "role must be system, developer, user, assistant or tool"
-    return f"`{wrong.field}` {wrong.reason}" if wrong.field else wrong.reason

@@ -78,19 +78,19 @@ class Cluster:
         return self._slots
 
     def owner(self, key: str) -> Address:
-        """Return the server of a key by the current map; see `Servers`."""
+        """Return the server of a key by the current map; see `OneServer`."""
         return self._slots.owner(key) if self._slots else self._seeds[0]
 
     async def connect(self, owner: Address) -> AbstractConnection:
-        """Open a connection to a server; see `Servers`."""
+        """Open a connection to a server; see `OneServer`."""
         return await raw.connect(pool(self.settings, at=owner))
 
     async def know(self) -> None:
-        """Read the slot map if there is none; see `Servers`."""
+        """Read the slot map if there is none; see `OneServer`."""
         await self.slots()
 
     async def look_again(self) -> None:
-        """Read the slot map anew; see `Servers`."""
+        """Read the slot map anew; see `OneServer`."""
         await self.slots(but=self._slots)
 
     async def _ask_nodes(self, hint: Address | None) -> Slots:

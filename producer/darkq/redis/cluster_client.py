@@ -103,7 +103,7 @@ class ClusterRedis(WaitingRedis):
                 await asyncio.sleep(backoff_s(pauses, first_s=_PAUSE_S, most_s=_PAUSE_MAX_S))
                 moves, pauses = 0, pauses + 1
             else:
-                raise _as_connection_error(word, refusal)
+                raise ConnectionError(f"{word} from the cluster") if word else refusal
             slots = await self._find(give_up_s, but=slots, hint=target)
             do, address = call, self._owner(slots, key)
 
@@ -138,23 +138,18 @@ class ClusterRedis(WaitingRedis):
         while True:
             try:
                 slots = await self._cluster.slots(but=but, hint=hint)
+                break
             except ConnectionError as error:
                 is_lasting = isinstance(error, CannotConnect) and error.is_lasting and but is None
                 if is_lasting or asyncio.get_running_loop().time() >= give_up_s:
                     raise
                 await asyncio.sleep(backoff_s(pauses, first_s=_PAUSE_S, most_s=_PAUSE_MAX_S))
                 pauses += 1
-            else:
-                await self._close_all_but(slots)
-                return slots
-
-    async def _close_all_but(self, slots: Slots) -> None:
-        """Close the clients of servers that have left the cluster."""
-        for address in self._nodes.keys() - slots.nodes:
+        for address in self._nodes.keys() - slots.nodes:  # they have left the cluster
             # `aclose` yields to other calls, and one of them may have removed the next client.
-            node = self._nodes.pop(address, None)
-            if node is not None:
+            if (node := self._nodes.pop(address, None)) is not None:
                 await node.aclose()
+        return slots
 
     @staticmethod
     def _owner(slots: Slots, key: str | bytes) -> Address:
@@ -171,7 +166,6 @@ class ClusterRedis(WaitingRedis):
 
 
 async def _run_with_asking(node: Redis, args: Sequence[Any], options: dict[str, Any]) -> Any:
-    """Run a command on the server that its slot is being moved to."""
     async with node.pipeline(transaction=False) as pipe:  # ASKING counts for its connection only
         pipe.execute_command("ASKING")
         pipe.execute_command(*args, **options)
@@ -179,10 +173,6 @@ async def _run_with_asking(node: Redis, args: Sequence[Any], options: dict[str, 
     if isinstance(reply, Exception):
         raise reply
     return reply
-
-
-def _as_connection_error(word: str, error: Exception) -> Exception:
-    return ConnectionError(f"{word} from the cluster") if word else error
 
 
 class ClusterPipeline(Pipeline):

@@ -51,40 +51,29 @@ Cause: TypeAlias = Literal[
     "no_node",
 ]
 
-_SENTENCES: dict[Cause, str] = {
+_PASSING: dict[Cause, str] = {
     "connection_refused": "Redis does not answer at {where}: connection refused",
     "no_socket": "Redis does not answer at {where}: there is no such socket",
-    "socket_forbidden": "Redis cannot be reached: this user may not open the socket {where}",
-    "unknown_host": "Redis cannot be reached: the host name of {where} is unknown",
     "host_lookup_failed": "Redis cannot be reached: the host name of {where} cannot be looked up",
     "host_unreachable": "Redis does not answer at {where}: {detail}",
     "no_reply": "Redis does not answer at {where}: no reply in time",
     "connection_closed": "Redis does not answer at {where}: the connection was closed",
+    "tls_failed": "the TLS handshake with Redis at {where} fails: {detail}",
+    "no_master": "no Sentinel knows the master; asked: {where}",
+    "no_node": "no node of the cluster answers; asked: {where}",
+}
+_LASTING: dict[Cause, str] = {
+    "unknown_host": "Redis cannot be reached: the host name of {where} is unknown",
+    "socket_forbidden": "Redis cannot be reached: this user may not open the socket {where}",
     "wrong_password": "Redis at {where} rejects the user or the password",
     "password_required": "Redis at {where} requires a password, and none was given",
     "password_unexpected": "Redis at {where} has no password for this user, and one was given",
     "tls_required": "Redis at {where} requires TLS: use rediss:// instead of redis://",
     "tls_unsupported": "Redis at {where} does not use TLS: use redis:// instead of rediss://",
     "certificate_rejected": "the TLS certificate of Redis at {where} is rejected: {detail}",
-    "tls_failed": "the TLS handshake with Redis at {where} fails: {detail}",
     "no_such_database": "Redis at {where} has no such database",
-    "no_master": "no Sentinel knows the master; asked: {where}",
-    "no_node": "no node of the cluster answers; asked: {where}",
 }
-
-_LASTING: frozenset[Cause] = frozenset(
-    (
-        "unknown_host",
-        "socket_forbidden",
-        "wrong_password",
-        "password_required",
-        "password_unexpected",
-        "tls_required",
-        "tls_unsupported",
-        "certificate_rejected",
-        "no_such_database",
-    )
-)
+"""Causes that a person has to correct, so that waiting cannot help."""
 
 TLS_DOUBT_S = 1.0
 """After this time without the end of a TLS handshake, a probe asks without TLS."""
@@ -100,7 +89,8 @@ class CannotConnect(ConnectionError):
     """There is no connection to the server at `where`, and why. The text has no credentials."""
 
     def __init__(self, cause: Cause, where: str, detail: str = "") -> None:
-        super().__init__(_SENTENCES[cause].format(where=where, detail=detail))
+        sentence = (_PASSING | _LASTING)[cause]
+        super().__init__(sentence.format(where=where, detail=detail))
         self.cause: Cause = cause
         self.where = where
 

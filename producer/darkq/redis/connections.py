@@ -92,7 +92,8 @@ class PatientRetry(Retry):
             try:
                 return await do()
             except (RedisError, OSError) as error:
-                if not is_away(error) or self._is_lasting(error):
+                is_lasting = isinstance(error, CannotConnect) and error.is_lasting
+                if not is_away(error) or (is_lasting and not self.has_connected):
                     raise
                 if not isinstance(error, ResponseError):  # which leaves the connection usable
                     await fail(cast(RedisError, error))
@@ -100,10 +101,6 @@ class PatientRetry(Retry):
                     raise
                 await asyncio.sleep(backoff_s(pauses, first_s=_PAUSE_S, most_s=_PAUSE_MAX_S))
                 pauses += 1
-
-    def _is_lasting(self, error: Exception) -> bool:
-        is_lasting = isinstance(error, CannotConnect) and error.is_lasting
-        return is_lasting and not self.has_connected
 
 
 class Cancellable(AbstractConnection):
@@ -183,7 +180,8 @@ class PatientHandshake(Cancellable):
             found = explain(error, describe_address(self))
             if found is None:
                 raise
-            if found.cause == "connection_closed" and await self._is_tls_missing():
+            is_plain = not isinstance(self, SSLConnection | UnixDomainSocketConnection)
+            if found.cause == "connection_closed" and is_plain and await self._ask(speaks_tls):
                 found = CannotConnect("tls_required", found.where)
             raise found from None
 
@@ -198,7 +196,7 @@ class PatientHandshake(Cancellable):
             found = explain(error, describe_address(self))
             if found is None:
                 raise
-            if found.cause == "tls_failed" and self._is_first and await self._ask(speaks_plain):
+            if found.cause == "tls_failed" and await self._ask(speaks_plain):
                 found = CannotConnect("tls_unsupported", found.where)
             raise found from None
 
@@ -220,14 +218,12 @@ class PatientHandshake(Cancellable):
         """Whether no connection of the pool has succeeded yet."""
         return isinstance(self.retry, PatientRetry) and not self.retry.has_connected
 
-    async def _is_tls_missing(self) -> bool:
-        if isinstance(self, SSLConnection | UnixDomainSocketConnection) or not self._is_first:
-            return False
-        return await self._ask(speaks_tls)
-
     async def _ask(self, probe: Callable[[str, int], Awaitable[bool]]) -> bool:
+        """Probe the server in the other language, at the first connection of the pool."""
         host, port = getattr(self, "host", None), getattr(self, "port", None)
-        return host is not None and port is not None and await probe(host, int(port))
+        if not self._is_first or host is None or port is None:
+            return False
+        return await probe(host, int(port))
 
 
 # redis-py's abstract `repr_pieces` is typed as returning None, its own classes' is not.

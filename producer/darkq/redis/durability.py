@@ -95,7 +95,6 @@ class WaitingRedis(Redis):
     async def _at_its_server(
         self, command: Command, call: Callable[[Redis, Command], Awaitable[Any]]
     ) -> Any:
-        """Run a call on the server of the command's key."""
         return await call(self, command)
 
     async def _and_wait(self, server: Redis, command: Command) -> Any:

@@ -29,10 +29,6 @@ def count_fitting(sizes: Iterable[int], *, max_items: int) -> int:
     return count
 
 
-def _no_size(_: object) -> int:
-    return 0
-
-
 class GroupCommit(Generic[Item, Reply]):
     """Collects items of concurrent callers into calls of `flush`, one call at a time.
 
@@ -45,7 +41,7 @@ class GroupCommit(Generic[Item, Reply]):
         flush: Callable[[Sequence[Item]], Awaitable[Sequence[Reply]]],
         *,
         max_items: int,
-        size: Callable[[Item], int] = _no_size,
+        size: Callable[[Item], int] = lambda _: 0,
     ) -> None:
         self._flush = flush
         self._max_items = max_items

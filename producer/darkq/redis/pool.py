@@ -39,8 +39,6 @@ def read_url(settings: Settings) -> RedisUrl:
 
 
 class _Pool(BlockingConnectionPool):
-    """A pool that belongs to one event loop."""
-
     loop: OneLoop
 
     async def get_connection(self, *args: Any, **options: Any) -> Any:
@@ -92,14 +90,10 @@ def pool(
         made.loop = loop or OneLoop()
         cast(Any, made).make_connection()  # an unknown option shows here, not at first use
     except (TypeError, ValueError, RedisError) as error:
-        raise ConfigurationError("DARKQ_REDIS_URL", _unusable(error)) from None
+        named = re.search(r"argument '(\w{1,40})'", str(error))  # the option, without its value
+        reason = f"has an unknown option: {named[1]}" if named else "has invalid options"
+        raise ConfigurationError("DARKQ_REDIS_URL", reason) from None
     return made
-
-
-def _unusable(error: Exception) -> str:
-    """Name the option that redis-py rejects, without its value."""
-    named = re.search(r"argument '(\w{1,40})'", str(error))
-    return f"has an unknown option: {named[1]}" if named else "has invalid options"
 
 
 @asynccontextmanager

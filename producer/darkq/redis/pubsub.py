@@ -216,7 +216,8 @@ class Subscriber:
         del self._channels[name]
         if self._connection is not None:
             self._leaves_due[name] += 1
-            self._connection.send((self._word("UNSUBSCRIBE"), name))
+            word = "SUNSUBSCRIBE" if self._sharded else "UNSUBSCRIBE"
+            self._connection.send((word, name))
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -224,9 +225,6 @@ class Subscriber:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-
-    def _word(self, word: str) -> str:
-        return f"S{word}" if self._sharded else word
 
     def _join(self, *names: bytes) -> None:
         """Subscribe if connected. A new connection subscribes to all channels anyway."""
@@ -254,14 +252,11 @@ class Subscriber:
                 pause_s = backoff_s(self._failures, first_s=_BACKOFF_FIRST_S, most_s=_BACKOFF_MAX_S)
                 self._failures += 1
                 await asyncio.sleep(pause_s)
-                await self._look_again()
+                with suppress(RedisError, OSError):
+                    await self._servers.look_again()
+                self._on_loss()
                 if not self._channels:  # a server that has left the cluster needs no connection
                     return
-
-    async def _look_again(self) -> None:
-        with suppress(RedisError, OSError):
-            await self._servers.look_again()
-        self._on_loss()
 
     async def _listen(self, connection: RawConnection) -> None:
         """Subscribe, and ping until the connection is lost. Raises the reason."""
@@ -302,11 +297,11 @@ class Subscriber:
                 # First the gap: a reader that saw the confirmation relies on a complete event log.
                 channel.gap()
                 channel.confirm()
-        elif kind in (b"unsubscribe", b"sunsubscribe") and not self._leaves_due[name]:
-            # We did not ask for it: Redis ends subscriptions to a slot that it has given away.
-            self._on_refusal(ConnectionError("a channel has moved to another server"))
         elif kind in (b"unsubscribe", b"sunsubscribe"):
-            _count_reply(self._leaves_due, name)
+            if self._leaves_due[name]:
+                _count_reply(self._leaves_due, name)
+            else:  # not requested: Redis ends subscriptions to a slot that it has given away
+                self._on_refusal(ConnectionError("a channel has moved to another server"))
 
     def _on_refusal(self, error: Exception) -> None:
         """Handle a subscription that is not allowed, or belongs to another server."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import TypeAlias
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
@@ -18,51 +18,16 @@ from darkq.redis.sentinel import Sentinels
 from darkq.redis.url import Address
 from darkq.settings.settings import Settings
 
+SCAN_KEYS = 500
 ONE = Address("", 0)
 """The owner of every key if there is only one server, whatever its address."""
 
 
-class Servers(Protocol):
-    """Which server has a key, and how to connect to it."""
-
-    @property
-    def loop(self) -> OneLoop:
-        """The event loop that all connections belong to."""
-        ...
-
-    @property
-    def is_cluster(self) -> bool:
-        """Whether keys are spread over servers, by their slots."""
-        ...
-
-    def client(self, *, patience_s: float | None = None, connections: int | None = None) -> Redis:
-        """Return a client with connections of its own, which the caller closes.
-
-        A call that cannot reach Redis is tried again for `patience_s` seconds, by default
-        `DARKQ_REDIS_PATIENCE_S`. The client opens at most `connections` to a server, by default
-        `DARKQ_REDIS_CONNECTIONS`.
-        """
-        ...
-
-    def owner(self, key: str) -> Address:
-        """Return the server of a key, without I/O. May be out of date."""
-        ...
-
-    async def connect(self, owner: Address) -> AbstractConnection:
-        """Open a connection to a server, which the caller closes. Raises what redis-py raises."""
-        ...
-
-    async def know(self) -> None:
-        """Find out which server has which key, if unknown. Raises what redis-py raises."""
-        ...
-
-    async def look_again(self) -> None:
-        """Find it out anew, after a server was lost. Raises what redis-py raises."""
-        ...
-
-
 class OneServer:
-    """A server whose address is known, or the master that the Sentinels name."""
+    """A server whose address is known, or the master that the Sentinels name.
+
+    `loop` is the event loop that all connections belong to.
+    """
 
     is_cluster = False
 
@@ -73,9 +38,13 @@ class OneServer:
         self._sentinels = Sentinels(url) if url.kind == "sentinel" else None
         self._template = pool(settings, sentinels=self._sentinels)
 
-    def client(
-        self, *, patience_s: float | None = None, connections: int | None = None
-    ) -> WaitingRedis:
+    def client(self, *, patience_s: float | None = None, connections: int | None = None) -> Redis:
+        """Return a client with connections of its own, which the caller closes.
+
+        A call that cannot reach Redis is tried again for `patience_s` seconds, by default
+        `DARKQ_REDIS_PATIENCE_S`. The client opens at most `connections` to a server, by default
+        `DARKQ_REDIS_CONNECTIONS`.
+        """
         made = pool(
             self._settings,
             loop=self.loop,
@@ -86,26 +55,33 @@ class OneServer:
         return WaitingRedis.waiting(made, rule_of(self._settings))
 
     def owner(self, key: str) -> Address:
+        """Return the server of a key, without I/O. May be out of date."""
         return ONE
 
     async def connect(self, owner: Address) -> AbstractConnection:
+        """Open a connection to a server, which the caller closes. Raises what redis-py raises."""
         return await raw.connect(self._template)
 
     async def know(self) -> None:
-        """Do nothing: connecting finds the server."""
+        """Find out which server has which key, if unknown. Raises what redis-py raises.
+
+        Does nothing here: connecting finds the server.
+        """
 
     async def look_again(self) -> None:
-        """Do nothing: connecting finds the server."""
+        """Find it out anew, after a server was lost. Raises what redis-py raises."""
 
 
 class ClusterServers(Cluster):
-    """The servers of a Redis Cluster."""
+    """The servers of a Redis Cluster, with the methods of `OneServer`."""
 
-    def client(
-        self, *, patience_s: float | None = None, connections: int | None = None
-    ) -> ClusterRedis:
+    def client(self, *, patience_s: float | None = None, connections: int | None = None) -> Redis:
         patience_s = self.settings.redis_patience_s if patience_s is None else patience_s
         return ClusterRedis(self, self.settings, patience_s=patience_s, connections=connections)
+
+
+Servers: TypeAlias = OneServer | ClusterServers
+"""Which server has a key, and how to connect to it."""
 
 
 async def each_server(redis: Redis, *, replicas: bool = False) -> list[tuple[str, Redis]]:
@@ -118,14 +94,20 @@ async def each_server(redis: Redis, *, replicas: bool = False) -> list[tuple[str
     return [(str(each), redis.node(each)) for each in await redis.addresses(replicas=replicas)]
 
 
-async def scan(redis: Redis, pattern: str, *, count: int) -> AsyncGenerator[bytes, None]:
+async def scan_pages(redis: Redis, pattern: str) -> AsyncGenerator[list[bytes], None]:
     """Yield the keys that match a pattern, of every server, in no order, some of them twice.
 
-    `count` is how many keys a server looks at in one step. Raises what redis-py raises.
+    A page has at most `SCAN_KEYS`. Raises what redis-py raises.
     """
+    page: list[bytes] = []
     for _, server in await each_server(redis):
-        async for name in server.scan_iter(pattern, count=count):
-            yield name
+        async for name in server.scan_iter(pattern, count=SCAN_KEYS):
+            page.append(name)
+            if len(page) == SCAN_KEYS:
+                yield page
+                page = []
+    if page:
+        yield page
 
 
 async def read_clock_ms(redis: Redis) -> float:

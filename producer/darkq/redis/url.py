@@ -141,7 +141,9 @@ def _read(url: str) -> dict[str, Any]:
         options["db"] = _number("virtual_host", options.pop("virtual_host"))
     if "socket_read_size" in options:
         options["socket_read_size"] = _number("socket_read_size", options["socket_read_size"])
-    if "ssl" in options and _is_yes("ssl", options.pop("ssl")):
+    if "ssl" in options and (given := options.pop("ssl").lower()) not in _NO:
+        if given not in _YES:
+            raise WrongOption("has an invalid ssl: must be true or false")
         options["connection_class"] = SSLConnection
     _read_tls(options)
     return options
@@ -172,12 +174,6 @@ def _number(name: str, value: str) -> int:
     if not value.isdecimal():
         raise WrongOption(f"has an invalid {name}: must be a whole number")
     return int(value)
-
-
-def _is_yes(name: str, value: str) -> bool:
-    if value.lower() not in (*_YES, *_NO):
-        raise WrongOption(f"has an invalid {name}: must be true or false")
-    return value.lower() in _YES
 
 
 def _addresses(parts: SplitResult, default_port: int) -> tuple[Address, ...]:

@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -25,6 +25,7 @@ from darkq.protocol.plain import to_plain
 from darkq.protocol.prompt import MAX_PROMPT_BYTES
 from darkq.redis import scripts
 from darkq.redis.pool import speaking_darkq
+from darkq.redis.scripts import Entered
 from darkq.redis.servers import read_clock_ms
 
 MAX_RATE_PER_S = 100_000.0
@@ -55,20 +56,12 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     models: tuple[str, ...] = ()
 
 
-class Entry(NamedTuple):
-    """Whether a call may begin; if not, the limit that refused it, and the time to wait."""
-
-    verdict: Literal["entered", "rate", "places"]
-    wait_s: float
-
-
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
     v: int = 1
     digest: str
     key: ApiKey
 
 
-_encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Record)
 
 
@@ -111,7 +104,7 @@ class ApiKeys:
             max_body_bytes=_count("max_body_bytes", max_body_bytes, MAX_BODY_BYTES),
             models=_models(models),
         )
-        record = _encoder.encode(_Record(digest=digest, key=key))
+        record = msgspec.json.encode(_Record(digest=digest, key=key))
         async with speaking_darkq():
             await self._redis.execute_command("SADD", API_KEYS, digest)
             await self._redis.set(api_key(digest), record, px=ttl_ms)
@@ -174,27 +167,24 @@ class ApiKeys:
             found: Sequence[int] = await pipe.execute()
         return {digest for digest, exists in zip(asked, found, strict=True) if exists}
 
-    async def enter(self, key: ApiKey, call_id: str, *, lease_s: float) -> Entry:
+    async def enter(self, key: ApiKey, call_id: str, *, lease_s: float) -> Entered:
         """Count a call that begins, for all gateways together.
 
         With a `concurrency`, it holds a slot until `leave`, or until its lease has expired.
         """
         if key.rate_per_s is None and key.concurrency is None:
-            return Entry("entered", 0.0)
+            return Entered("entered", 0.0)
         per_s = key.rate_per_s
-        interval_ms = 1000 / per_s if per_s else 0
-        burst = max(1, int(per_s)) if per_s else 0
         async with speaking_darkq():
-            verdict, wait_s = await scripts.apikey_enter(
+            return await scripts.apikey_enter(
                 self._redis,
                 key.id,
                 call_id,
-                interval_ms=interval_ms,
-                burst=burst,
+                interval_ms=1000 / per_s if per_s else 0,
+                burst=max(1, int(per_s)) if per_s else 0,
                 concurrency=key.concurrency or 0,
                 lease_s=lease_s,
             )
-        return Entry(verdict, wait_s)
 
     async def renew(self, calls: Iterable[tuple[ApiKey, str]], *, lease_s: float) -> None:
         """Extend the leases of calls on their slots."""

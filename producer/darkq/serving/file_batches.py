@@ -129,15 +129,13 @@ class FileBatches:
         `runner` is the token of the batch's lease. `begins` are the ids of files that the caller
         is about to assemble; `begun` returns them. Raises `BatchTaken`, `BatchNotFound`.
         """
-        keys = BatchKeys.parse(record.id)
-        data = msgspec.json.encode(record)
         async with speaking_darkq():
             outcome = await scripts.filebatch_advance(
                 self._redis,
-                keys,
+                BatchKeys.parse(record.id),
                 token=runner,
                 before=before,
-                record=data,
+                record=msgspec.json.encode(record),
                 ttl_s=TTL_S,
                 outputs=begins,
             )
@@ -148,9 +146,7 @@ class FileBatches:
 
     async def parts(self, batch_id: str) -> list[str]:
         """Return the names of the acknowledged parts, in the order of their first ends."""
-        async with speaking_darkq():
-            names = await self._redis.zrange(BatchKeys.parse(batch_id).parts, 0, -1)
-        return [name.decode() for name in names]
+        return await self._members(BatchKeys.parse(batch_id).parts)
 
     async def get(self, batch_id: str) -> FileBatch:
         """Return a record. Raises `BatchNotFound`, `CorruptRecord`, `NewerRecord`."""
@@ -189,15 +185,11 @@ class FileBatches:
         self, ours: str, after: str | None, count: int, *, oldest_first: bool
     ) -> list[str]:
         """Return ids of a list. By score and not by rank: ranks shift when an id is added."""
-        score: float | None = None
-        if after is not None and (score := await self._redis.zscore(ours, after)) is None:
+        first, last = ("-inf", "+inf") if oldest_first else ("+inf", "-inf")
+        if after is not None and (first := await self._redis.zscore(ours, after)) is None:
             raise BatchNotFound(after)
-        if oldest_first:
-            start = "-inf" if score is None else score
-            found = await self._redis.zrangebyscore(ours, start, "+inf", start=0, num=count + 1)
-        else:
-            start = "+inf" if score is None else score
-            found = await self._redis.zrevrangebyscore(ours, start, "-inf", start=0, num=count + 1)
+        read = self._redis.zrangebyscore if oldest_first else self._redis.zrevrangebyscore
+        found = await read(ours, first, last, start=0, num=count + 1)
         ids = [batch_id.decode(errors="replace") for batch_id in found]
         if after in ids:
             ids = ids[ids.index(after) + 1 :]
@@ -205,9 +197,7 @@ class FileBatches:
 
     async def open(self) -> list[str]:
         """Return the ids of the batches that are not finished, the oldest first."""
-        async with speaking_darkq():
-            ids = await self._redis.zrange(FILE_BATCHES_OPEN, 0, -1)
-        return [batch_id.decode(errors="replace") for batch_id in ids]
+        return await self._members(FILE_BATCHES_OPEN)
 
     async def reads(self, tenant: str | None, file_id: str) -> str | None:
         """Return the id of an unfinished batch whose input is this file of the tenant."""
@@ -266,9 +256,12 @@ class FileBatches:
 
     async def begun(self, batch_id: str) -> list[str]:
         """Return the ids of the files that runners have begun to assemble."""
+        return await self._members(BatchKeys.parse(batch_id).outputs)
+
+    async def _members(self, key: str) -> list[str]:
         async with speaking_darkq():
-            ids = await self._redis.zrange(BatchKeys.parse(batch_id).outputs, 0, -1)
-        return [file_id.decode() for file_id in ids]
+            members = await self._redis.zrange(key, 0, -1)
+        return [member.decode(errors="replace") for member in members]
 
     async def drop(self, batch_id: str) -> None:
         """Delete an id without a record from the lists."""
@@ -283,8 +276,9 @@ class FileBatches:
             if record.ended_at is None:
                 message = "Redis has lost the batch, or it was not run for too long"
                 errors = (LineError(code="batch_lost", message=message),)
-                changes = {"state": "failed", "errors": errors, "ended_at": int(time.time())}
-                ended = msgspec.structs.replace(record, **changes)
+                ended = msgspec.structs.replace(
+                    record, state="failed", errors=errors, ended_at=int(time.time())
+                )
                 await self.turn(ended, before=record.state, runner="")
             await self.close(batch_id)
         except BatchNotFound:

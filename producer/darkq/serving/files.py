@@ -37,12 +37,7 @@ from urllib.request import url2pathname
 
 import msgspec
 
-from darkq.errors import (
-    ConfigurationError,
-    FileNotFound,
-    FileStoreUnavailable,
-    FileTooLarge,
-)
+from darkq.errors import ConfigurationError, FileNotFound, FileStoreUnavailable, FileTooLarge
 from darkq.protocol.keys import tenant_digest
 from darkq.settings.private_files import (
     close_to_others,
@@ -227,10 +222,8 @@ class Files:
 
     async def read(self, tenant: str | None, file_id: str) -> AsyncGenerator[bytes, None]:
         """Yield a file's bytes. Raises `FileNotFound`."""
-        import obstore
-
         with _speaking(file_id):
-            found = await obstore.get_async(self._store, f"{_file_path(tenant, file_id)}/content")
+            found = await self._store.get_async(f"{_file_path(tenant, file_id)}/content")
             async for piece in found.stream(min_chunk_size=_PIECE_BYTES):
                 yield bytes(piece)
 
@@ -263,7 +256,7 @@ class Files:
         while paths and len(found) < wanted:
             some = min(READS_AT_ONCE, wanted - len(found))
             infos = await self._infos(paths[:some])
-            found += [info for info in infos if purpose is None or info.purpose == purpose]
+            found += [info for info in infos if purpose in (None, info.purpose)]
             paths = paths[some:]
         return FilePage(found[:limit], limit is not None and len(found) > limit)
 
@@ -333,12 +326,10 @@ class Files:
         self, tenant: str | None, file_id: str, names: Iterable[str]
     ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of these parts. Raises `FileNotFound`."""
-        import obstore
-
         with _speaking(file_id):
             for name in names:
                 path = f"{_file_path(tenant, file_id)}/parts/{name}"
-                found = await obstore.get_async(self._store, path)
+                found = await self._store.get_async(path)
                 yield bytes(await found.bytes_async())
 
     async def part_names(self, tenant: str | None, file_id: str) -> list[str]:
@@ -348,11 +339,9 @@ class Files:
 
     async def drop_parts(self, tenant: str | None, file_id: str) -> None:
         """Delete all parts of a file."""
-        import obstore
-
         with _speaking(file_id):
             if paths := await self._parts(tenant, file_id):
-                await obstore.delete_async(self._store, paths)
+                await self._store.delete_async(paths)
 
     async def _parts(self, tenant: str | None, file_id: str) -> list[str]:
         folder = f"{_file_path(tenant, file_id)}/parts"
@@ -369,11 +358,9 @@ class Files:
         return [path for _, path in sorted(found, reverse=not oldest_first)]
 
     async def _objects(self, folder: str) -> AsyncGenerator[tuple[str, ObjectMeta], None]:
-        import obstore
-
         with _speaking():
             prefix = f"{folder}/" if folder else None
-            async for page in obstore.list(self._store, prefix, chunk_size=_NAMES_AT_ONCE):
+            async for page in self._store.list(prefix, chunk_size=_NAMES_AT_ONCE):
                 for meta in page:
                     yield meta["path"], meta
 
@@ -384,35 +371,26 @@ class Files:
         return [info for info in infos if info is not None and not info.expired]
 
     async def _info(self, path: str) -> FileInfo | None:
-        import obstore
-
         try:
-            found = await obstore.get_async(self._store, path)
+            found = await self._store.get_async(path)
             return _decoder.decode(bytes(await found.bytes_async()))
         except (FileNotFoundError, msgspec.DecodeError):  # deleted, or truncated by a power failure
             return None
 
     async def _put(self, path: str, data: bytes | AsyncIterator[bytes]) -> None:
-        import obstore
-
-        store = self._store
         if self._folder is None:
-            await obstore.put_async(store, path, data)
+            await self._store.put_async(path, data)
         else:
             pieces = _once(data) if isinstance(data, bytes) else data
             await write_private(self._folder / path, pieces)
 
     async def _delete_object(self, path: str) -> None:
-        import obstore
-
         with suppress(FileNotFound), _speaking():
-            await obstore.delete_async(self._store, path)
+            await self._store.delete_async(path)
 
     async def _delete(self, file_path: str) -> None:
-        import obstore
-
-        await obstore.delete_async(self._store, f"{file_path}/about.json")
-        await obstore.delete_async(self._store, f"{file_path}/content")
+        await self._store.delete_async(f"{file_path}/about.json")
+        await self._store.delete_async(f"{file_path}/content")
 
 
 class _Counted:

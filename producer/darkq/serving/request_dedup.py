@@ -120,10 +120,8 @@ class Chats:
         """Return a chat's latest job."""
         async with speaking_darkq():
             value: bytes | None = await self._redis.get(chat_job(digest))
-        if value is None:
-            return None
-        job_id, _, begun = value.partition(b" ")
-        return ChatJob(job_id.decode(), begun)
+        job_id, _, begun = (value or b"").partition(b" ")
+        return ChatJob(job_id.decode(), begun) if job_id else None
 
 
 def new_seed() -> str:

@@ -6,11 +6,14 @@ A call needs room in all limit windows.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
-from pydantic import SecretStr
+from pydantic import AfterValidator, SecretStr
 
 from darkq.protocol.keys import MAX_PARTITIONS
+
+T = TypeVar("T", str, SecretStr)
 
 MAX_WINDOWS = 8
 _MAX_COUNT = 1_000_000
@@ -38,12 +41,6 @@ def parse_windows(text: str) -> tuple[Window, ...]:
     return tuple(sorted(windows, key=lambda window: window.length_s))
 
 
-def check_windows(text: str) -> str:
-    """Return the text if it is valid windows. Raises `ValueError`."""
-    parse_windows(text)
-    return text
-
-
 def _parse(text: str) -> Window:
     match = _WINDOW.fullmatch(text)
     if match is None:
@@ -69,12 +66,6 @@ def parse_partitions(text: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def check_partitions(text: str) -> str:
-    """Return the text if it is valid partitions. Raises `ValueError`."""
-    parse_partitions(text)
-    return text
-
-
 MIN_SECRET_CHARS = 32
 _MAX_SECRETS = 16
 
@@ -89,7 +80,11 @@ def parse_ticket_secrets(text: str) -> tuple[bytes, ...]:
     return tuple(each.encode() for each in found)
 
 
-def check_ticket_secrets(secret: SecretStr) -> SecretStr:
-    """Return the secrets if they are valid. Raises `ValueError`."""
-    parse_ticket_secrets(secret.get_secret_value())
-    return secret
+def parses(parse: Callable[[str], object]) -> AfterValidator:
+    """Return a validator of a setting that stays a text or a secret, if it can be parsed."""
+
+    def check(value: T) -> T:
+        parse(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        return value
+
+    return AfterValidator(check)

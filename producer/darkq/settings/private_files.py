@@ -1,4 +1,4 @@
-"""Folders and files that only this user can open, with any umask.
+"""Folders and files that only this user can open, with any umask; the embedded Redis's socket.
 
 A folder is created with mode 0700 and a file with 0600. If the mode was changed afterwards, other
 users could open the file in between.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -16,16 +17,51 @@ from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 from darkq.errors import ConfigurationError
-from darkq.settings.embedded_socket import is_ours_alone
 
 WRITE_BYTES = 1 << 20
 MAX_TRIES = 20
+MAX_SOCKET_PATH_BYTES = 100
 
 _PLACE = re.compile(r"/file-[0-9a-f]{32}(/parts)?$")
 _DRAFT = re.compile(r"#[0-9]+$")
 _HAS_MODES = hasattr(os, "geteuid")  # Windows has none
+
+
+def socket_path(state_dir: Path) -> Path:
+    """Return the absolute path of the socket of the embedded Redis of a state directory.
+
+    The kernel limits the path of a unix socket to 104 or 108 bytes. For a longer state directory
+    the socket is in a short directory under /tmp. Does not check whether a server listens there.
+    """
+    home = os.path.realpath(state_dir)  # so that two paths of a directory give one server
+    direct = Path(home, "redis.sock")
+    if len(os.fsencode(direct)) <= MAX_SOCKET_PATH_BYTES:
+        return direct
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    # Not $TMPDIR: it may differ between two terminals, and may be long too.
+    return Path("/tmp", f"darkq-{os.geteuid()}-{digest}", "redis.sock")  # noqa: S108
+
+
+def socket_url(socket: Path) -> str:
+    """Return the `unix://` URL that `redis.asyncio.Redis.from_url` understands."""
+    return "unix://" + quote(str(socket))
+
+
+def is_ours_alone(directory: Path) -> bool:
+    """Return whether it is a real directory of this user, and no other user can write to it.
+
+    Call it before connecting: all users can write to /tmp, and names there can be guessed.
+    Raises `FileNotFoundError`.
+    """
+    found = directory.lstat()
+    return (
+        stat.S_ISDIR(found.st_mode)
+        and found.st_uid == os.geteuid()
+        and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    )
 
 
 def make_ours_alone(directory: Path, setting: str = "DARKQ_STATE_DIR") -> None:

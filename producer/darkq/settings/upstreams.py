@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from darkq.settings.parsing import Window, check_windows, parse_windows
+from darkq.settings.parsing import Window, parse_windows, parses
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
@@ -68,11 +68,6 @@ def _check_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _check_models(text: str) -> str:
-    parse_models(text)
-    return text
-
-
 class UpstreamSettings(BaseModel):
     """One upstream. Times are in seconds; `limits` is count/seconds, several with commas."""
 
@@ -80,8 +75,8 @@ class UpstreamSettings(BaseModel):
 
     url: Annotated[str, AfterValidator(_check_url)]
     api_key: SecretStr | None = None
-    models: Annotated[str, AfterValidator(_check_models)] = ""
-    limits: Annotated[str, AfterValidator(check_windows)] = "none"
+    models: Annotated[str, parses(parse_models)] = ""
+    limits: Annotated[str, parses(parse_windows)] = "none"
     concurrency: Annotated[int, Field(ge=0)] = 0
     timeout_s: Seconds = 600.0
     idle_timeout_s: Seconds = 120.0

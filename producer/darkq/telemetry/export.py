@@ -1,4 +1,4 @@
-"""Export of the spans of darkq's own processes, configured by OpenTelemetry's variables.
+"""Runs darkq's own processes, and exports their spans as OpenTelemetry's variables say.
 
     OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318      this is sufficient
     OTEL_TRACES_EXPORTER=otlp|console|none                 … or another exporter of the SDK
@@ -10,11 +10,12 @@ provider already, as with `opentelemetry-instrument`, that one is used.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,20 @@ _ENTRY_POINTS = "opentelemetry_traces_exporter"
 _BY_PROTOCOL = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
+def run_process(service: str, main: Coroutine[Any, Any, None]) -> None:
+    """Run the main coroutine of a process, with traces, on uvloop where that is installed."""
+    with export_traces(service), asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
+        runner.run(main)
+
+
+def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return None
+    return uvloop.new_event_loop
+
+
 @contextmanager
 def export_traces(service: str) -> Iterator[None]:
     """Trace inside the block, if that is configured, and send the remaining spans at its end.
@@ -42,7 +57,11 @@ def export_traces(service: str) -> Iterator[None]:
         yield
     finally:
         if provider is not None:
-            _shut_down(provider)
+            thread = threading.Thread(
+                target=provider.shutdown, name="darkq-last-spans", daemon=True
+            )
+            thread.start()
+            thread.join(FLUSH_S)
 
 
 def find_exporters(environment: Mapping[str, str]) -> list[str]:
@@ -75,7 +94,9 @@ def _create_provider(names: list[str], service: str) -> TracerProvider | None:
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return None
     try:
-        resource = Resource.create({} if _is_named() else {SERVICE_NAME: service})
+        attributes = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        is_named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in attributes
+        resource = Resource.create({} if is_named else {SERVICE_NAME: service})
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for name in names:
             provider.add_span_processor(BatchSpanProcessor(_load(name)()))
@@ -89,20 +110,8 @@ def _create_provider(names: list[str], service: str) -> TracerProvider | None:
     return provider
 
 
-def _is_named() -> bool:
-    named = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return bool(os.environ.get("OTEL_SERVICE_NAME")) or "service.name=" in named
-
-
 def _load(exporter: str) -> Any:
     found = importlib.metadata.entry_points(group=_ENTRY_POINTS, name=exporter)
     if not found:
         raise LookupError(exporter)
     return next(iter(found)).load()
-
-
-def _shut_down(provider: TracerProvider) -> None:
-    """Send the remaining spans, for at most `FLUSH_S` seconds."""
-    thread = threading.Thread(target=provider.shutdown, name="darkq-last-spans", daemon=True)
-    thread.start()
-    thread.join(FLUSH_S)

@@ -83,7 +83,13 @@ FORMATTERS: dict[LogFormat, type[logging.Formatter]] = {"console": Console, "jso
 
 def describe_error(error: BaseException) -> str:
     """Return the type of an exception and its source positions, innermost first; not its text."""
-    return " from ".join(map(_describe_one, _chain(error)))
+    parts = []
+    for each in _chain(error):
+        frames = list(traceback.walk_tb(each.__traceback__))[-_MAX_FRAMES:]
+        codes = [(frame.f_code, line) for frame, line in reversed(frames)]
+        places = (f"{code.co_filename}:{line} in {code.co_name}" for code, line in codes)
+        parts.append(f"{type(each).__name__} at {', '.join(places) or '?'}")
+    return " from ".join(parts)
 
 
 def _log_warnings() -> None:
@@ -141,7 +147,9 @@ def _read_message(record: logging.LogRecord) -> str:
 
 def _format(event: str, facts: dict[str, Any]) -> str:
     text = " ".join((event, *(f"{name}={_format_value(value)}" for name, value in facts.items())))
-    return text if text.isprintable() else "".join(map(_escape, text))
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _format_value(value: object) -> str:
@@ -149,16 +157,6 @@ def _format_value(value: object) -> str:
         return str(value)
     text = value if isinstance(value, str) else _to_json(value)
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
-
-
-def _escape(char: str) -> str:
-    return char if char.isprintable() else ascii(char)[1:-1]
-
-
-def _describe_one(error: BaseException) -> str:
-    frames = list(traceback.walk_tb(error.__traceback__))[-_MAX_FRAMES:]
-    places = (f"{f.f_code.co_filename}:{line} in {f.f_code.co_name}" for f, line in frames[::-1])
-    return f"{type(error).__name__} at {', '.join(places) or '?'}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

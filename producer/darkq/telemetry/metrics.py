@@ -80,13 +80,12 @@ class Measure(NamedTuple):
 
     def times(self, numbers: Mapping[Field, int]) -> dict[Labels, Times]:
         """Return the series of a histogram by label values."""
-        found = {labels for name, labels, _ in numbers if name == self.name}
-        return {labels: self._times(labels, numbers) for labels in sorted(found)}
-
-    def _times(self, labels: Labels, numbers: Mapping[Field, int]) -> Times:
-        parts = range(len(BOUNDS_S) + 1)
-        buckets = tuple(numbers.get((self.name, labels, part), 0) for part in parts)
-        return Times(buckets, numbers.get((self.name, labels, _SUM), 0) / 1e6)
+        found: dict[Labels, Times] = {}
+        for labels in sorted({labels for name, labels, _ in numbers if name == self.name}):
+            counts = [numbers.get((self.name, labels, n), 0) for n in range(len(BOUNDS_S) + 1)]
+            sum_s = numbers.get((self.name, labels, _SUM), 0) / 1e6
+            found[labels] = Times(tuple(counts), sum_s)
+        return found
 
 
 JOBS_ENDED = Measure("darkq_jobs_ended", "Jobs that workers have ended.", ("outcome", "upstream"))

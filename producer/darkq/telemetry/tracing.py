@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 import sys
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -140,62 +141,51 @@ def messaging_attributes(
     }
 
 
-class SpanScope:
-    """A block with a span. This base class is the null object: it does nothing."""
+class EnqueueSpan:
+    """The span of storing jobs, if the program traces.
 
-    def __enter__(self) -> Self:
-        return self
+    `carried` is the context for the records of the jobs.
+    """
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
-
-
-class EnqueueSpan(SpanScope):
-    """Storing jobs. `carried` is the context for their records. This base does nothing."""
-
-    carried = NO_CONTEXT
+    def __init__(self, span: Span | None = None) -> None:
+        self._span = span
+        self.carried = NO_CONTEXT if span is None else TraceContext.from_span(span)
 
     def stored(self, job_id: str, *, duplicate: bool) -> None:
         """Record the id of the stored job."""
+        if self._span is not None:
+            self._span.set_attribute("messaging.message.id", job_id)
+            if duplicate:
+                self._span.set_attribute("darkq.duplicate", True)
 
 
-class _TracedEnqueueing(EnqueueSpan):
-    def __init__(self, tracer: Tracer, queue: str | None, count: int | None) -> None:
-        from opentelemetry.trace import SpanKind
-
-        attributes: dict[str, str | int] = {**messaging_attributes("enqueue", "send")}
-        if queue is not None:
-            attributes["messaging.destination.name"] = queue
-        if count is not None:
-            attributes["messaging.batch.message_count"] = count
-        self._span = tracer.start_span("enqueue", kind=SpanKind.PRODUCER, attributes=attributes)
-        self.carried = TraceContext.from_span(self._span)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            mark_failed(self._span, type(error).__name__)
-        self._span.end()
-
-    def stored(self, job_id: str, *, duplicate: bool) -> None:
-        self._span.set_attribute("messaging.message.id", job_id)
-        if duplicate:
-            self._span.set_attribute("darkq.duplicate", True)
+_UNTRACED = nullcontext(EnqueueSpan())
 
 
-_UNTRACED = EnqueueSpan()
-
-
-def enqueue_span(queue: str | None = None, count: int | None = None) -> EnqueueSpan:
+def enqueue_span(
+    queue: str | None = None, count: int | None = None
+) -> AbstractContextManager[EnqueueSpan]:
     """Return the PRODUCER span of storing a job, or `count` jobs, as a context manager."""
     found = tracer()
-    return _UNTRACED if found is None else _TracedEnqueueing(found, queue, count)
+    return _UNTRACED if found is None else _trace_enqueueing(found, queue, count)
+
+
+@contextmanager
+def _trace_enqueueing(
+    tracer: Tracer, queue: str | None, count: int | None
+) -> Iterator[EnqueueSpan]:
+    from opentelemetry.trace import SpanKind
+
+    attributes: dict[str, str | int] = {**messaging_attributes("enqueue", "send")}
+    if queue is not None:
+        attributes["messaging.destination.name"] = queue
+    if count is not None:
+        attributes["messaging.batch.message_count"] = count
+    span = tracer.start_span("enqueue", kind=SpanKind.PRODUCER, attributes=attributes)
+    try:
+        yield EnqueueSpan(span)
+    except BaseException as error:
+        mark_failed(span, type(error).__name__)
+        raise
+    finally:
+        span.end()

@@ -17,9 +17,9 @@ import pytest
 
 from darkq_cli.batch import files as output_files
 from darkq_cli.batch import plan as plans
-from darkq_cli.batch.ledger import EndedLine, Ledger
+from darkq_cli.batch.ledger import Ledger
 from darkq_cli.batch.plan import Plan
-from darkq_cli.batch.state import State, StateFile
+from darkq_cli.batch.state import EndedLine, State, StateFile
 from darkq_cli.terminal.problems import Problem
 
 MakePlan = Callable[..., Plan]

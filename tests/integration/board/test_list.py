@@ -11,7 +11,7 @@ from playwright.async_api import expect
 from redis.asyncio import Redis
 
 from darkq import Chunk, Client, JobFailed, JobHandle
-from darkq.jobs.tenant_jobs import MAX_LISTED
+from darkq.jobs.job_lists import MAX_LISTED
 from darkq.protocol.keys import JobKeys
 from darkq_gateway.board.job_index import MAX_ENDED_READ, JobIndex, ListQuery
 from support.http_api import Api

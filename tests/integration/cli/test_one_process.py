@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from darkq import Client, Settings
 from darkq.operate.workers import sign_in
 from darkq.protocol.keys import WorkerKeys
-from darkq_cli.commands.upstreams import _build_hint
+from darkq_cli.commands.observe import _build_hint
 from darkq_local.faults import Fault
 from support.command import Darkq
 from support.waiting import wait_until

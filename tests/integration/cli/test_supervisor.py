@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from darkq import Client
 from support.by_hand import Hand, chunk, started
-from support.gateway_process import darkq
+from support.gateway_process import DarkqProcess, darkq
 from support.http_api import Api
 from support.servers import Server
 from support.waiting import wait_until
@@ -28,13 +28,12 @@ EXIT_S = 60
 class Supervisor:
     """A supervised command, and its children; `log` is what all of them have written."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: DarkqProcess) -> None:
         self.process = process
         self.log = ""
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        assert self.process.stderr is not None
         while data := await self.process.stderr.read(1 << 16):
             self.log += data.decode()
 

@@ -18,7 +18,7 @@ from darkq import event as ev
 from darkq.operate.upstreams import UpstreamStatus
 from darkq.protocol.record import Failure, encode
 from darkq.redis import scripts
-from darkq_cli.commands.upstreams import _list_models
+from darkq_cli.commands.observe import _list_models
 from darkq_cli.terminal import messages, output
 from darkq_cli.terminal.output import _format_row, _narrow
 from darkq_cli.terminal.problems import Problem

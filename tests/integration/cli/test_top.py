@@ -22,9 +22,9 @@ from darkq.operate.workers import sign_in
 from darkq.protocol.keys import WorkerKeys
 from darkq.settings.parsing import Window
 from darkq.telemetry import metrics as m
-from darkq_cli.top.panel import Panel
 from darkq_cli.top.reading import RATE_OVER_S, Counted, Outage, Rates, Reading, Trend
 from darkq_cli.top.tables import draw_bars
+from darkq_cli.top.watch import Panel
 from support.by_hand import Hand
 from support.command import Darkq, Running
 from support.servers import Server, binaries, running

@@ -17,7 +17,7 @@ async def test_a_call_of_a_key_removes_a_thousand_lapsed_ones(client: Client, re
     await redis.zadd(calls, LAPSED)
     verdicts, left = list[str](), list[int]()
     for call in ("old 2499", "first", "second", "third"):
-        verdicts.append((await client.api_keys.enter(key, call, lease_s=30)).verdict)
+        verdicts.append((await client.api_keys.enter(key, call, lease_s=30)).outcome)
         left.append(await redis.zcard(calls))
     assert verdicts == ["entered", "entered", "places", "places"]
     assert left == [1500, 501, 2, 2]

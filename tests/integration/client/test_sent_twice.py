@@ -76,6 +76,6 @@ async def test_a_gateways_script(client: Client, redis: Redis, sent: set[str]) -
     """Red when apikey_enter.lua does not note a call: its own place refuses it the second time."""
     key, _ = await client.api_keys.create("alice", rate_per_s=2, concurrency=2)
     for call in ("one", "two"):
-        assert (await client.api_keys.enter(key, call, lease_s=30)).verdict == "entered"
+        assert (await client.api_keys.enter(key, call, lease_s=30)).outcome == "entered"
     assert await redis.zcard(api_key_use(key.id)[1]) == 2
     assert sent == {"apikey_enter"}

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from darkq import Client, InvalidJob, Settings
 from darkq.event import Cursor
-from darkq.jobs.tenant_jobs import MAX_LISTED
+from darkq.jobs.job_lists import MAX_LISTED
 from darkq.protocol.keys import JobKeys, PartitionKeys
 from support.by_hand import Hand
 

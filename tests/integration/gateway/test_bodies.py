@@ -14,13 +14,13 @@ from unittest.mock import Mock
 import pytest
 
 from darkq import Settings
-from darkq_gateway.app import ROUTE_TABLES
+from darkq_gateway import app as app_module
 from darkq_gateway.http.bodies import MAX_JSON_VALUES
 from darkq_gateway.http.multipart import MAX_OVERHEAD_BYTES
 from support.attacks import FILE, PART, UPLOADS, bomb, bomb_request, request, upload_request
 from support.http_api import Api
 
-ROUTES = sorted({(each.method, each.path) for room in ROUTE_TABLES for each in room()})
+ROUTES = sorted({(each.method, each.path) for each in app_module.ROUTES})
 END = b"\r\n--BBB--\r\n"
 
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from darkq.event import Cursor
 from support.attacks import FILE, upload_request
 from support.by_hand import Hand, started
-from support.gateway_process import darkq, listening
+from support.gateway_process import DarkqProcess, darkq, listening
 from support.http_api import Api
 from support.raw_http import DeafClients, connection, make_request, read_response
 from support.servers import Server
@@ -28,13 +28,12 @@ UPLOAD = upload_request(
 
 
 @asynccontextmanager
-async def running(server: Server) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def running(server: Server) -> AsyncIterator[tuple[DarkqProcess, str]]:
     async with darkq(server.url, "gateway", DARKQ_GATEWAY_PORT="0") as process:
         yield process, await listening(process)
 
 
-async def ends_soon(process: asyncio.subprocess.Process) -> None:
-    assert process.stderr is not None
+async def ends_soon(process: DarkqProcess) -> None:
     rest = asyncio.create_task(process.stderr.read())
     assert await asyncio.wait_for(process.wait(), SOON_S) == 0
     assert b" ERROR " not in await rest
@@ -49,7 +48,6 @@ async def test_an_upload_under_way_is_read_to_its_end(redis_server: Server, redi
         async with Api(url) as api:  # by its answer the gateway has read what was sent before
             assert (await api("GET", "/healthz")).status == 200
         process.send_signal(signal.SIGTERM)
-        assert process.stderr is not None
         while b"shutting down" not in await process.stderr.readline():
             pass
         writer.write(UPLOAD[half:])

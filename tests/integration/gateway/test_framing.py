@@ -72,7 +72,7 @@ async def every_place(api: Api, working: Any) -> list[Place]:
         "model": "gpt-4o",
         "chat_id": "a-chat",
     }
-    patterns = {route.path for room in app_module.ROUTE_TABLES for route in room()}
+    patterns = {route.path for route in app_module.ROUTES}
     assert ENDLESS in patterns
     known = sorted(re.sub(r"\{(\w+)[^}]*\}", lambda m: ids[m[1]], path) for path in patterns)
     unknown = sorted(re.sub(r"\{(\w+)[^}]*\}", "nothing", path) for path in patterns)
@@ -244,7 +244,7 @@ async def careless(start_gateway: Any, monkeypatch: pytest.MonkeyPatch) -> Api:
         handlers = (*CARELESS, streams_without_a_thought)
         return [web.get(f"/{handler.__name__}", public(handler)) for handler in handlers]
 
-    monkeypatch.setattr(app_module, "ROUTE_TABLES", (*app_module.ROUTE_TABLES, routes))
+    monkeypatch.setattr(app_module, "ROUTES", [*app_module.ROUTES, *routes()])
     api: Api = await start_gateway()
     return api
 

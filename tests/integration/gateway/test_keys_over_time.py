@@ -209,15 +209,15 @@ async def test_a_call_that_is_sent_twice_counts_once(
     """A client repeats a call whose reply was lost. Red when apikey_enter.lua counts it again."""
     key, _ = await client.api_keys.create("alice", **limits)
     for _ in range(3):
-        assert (await client.api_keys.enter(key, "one", lease_s=30)).verdict == "entered"
+        assert (await client.api_keys.enter(key, "one", lease_s=30)).outcome == "entered"
     if "concurrency" not in limits:
-        assert (await client.api_keys.enter(key, "two", lease_s=30)).verdict == "entered"
+        assert (await client.api_keys.enter(key, "two", lease_s=30)).outcome == "entered"
     expected = "places" if "concurrency" in limits else "rate"
-    assert (await client.api_keys.enter(key, "three", lease_s=30)).verdict == expected
-    assert (await client.api_keys.enter(key, "one", lease_s=30)).verdict == "entered"
+    assert (await client.api_keys.enter(key, "three", lease_s=30)).outcome == expected
+    assert (await client.api_keys.enter(key, "one", lease_s=30)).outcome == "entered"
     await client.api_keys.leave(key, "one")
     if "rate_per_s" not in limits:
-        assert (await client.api_keys.enter(key, "three", lease_s=30)).verdict == "entered"
+        assert (await client.api_keys.enter(key, "three", lease_s=30)).outcome == "entered"
 
 
 async def test_a_rate_is_used_up_at_most_after_the_clock_of_redis_was_set_back(

@@ -51,7 +51,7 @@ async def test_live_events_are_framed_for_each_version_of_http(
     ids = await event_ids(redis, claim.keys)
     for response in responses:
         assert ids_in(response.body) == ids
-        assert re.match(rb"retry: \d+\nid: 0-1\n", response.body)
+        assert re.match(rb"retry: \d+\ndata: .*\nid: 0-1\n", response.body)
     framing = [response.headers.get("transfer-encoding") for response in responses]
     assert framing == [None, "chunked", "chunked", None]
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from support import attackers
 from support.by_hand import Hand, chunk, started
-from support.gateway_process import darkq, listening
+from support.gateway_process import DarkqProcess, darkq, listening
 from support.http_api import Api
 from support.servers import Server
 
@@ -120,6 +120,5 @@ async def test_hostile_bodies_do_not_stop_it(redis_server: Server, redis: Redis)
     assert " ERROR " not in said
 
 
-async def rest_of(process: asyncio.subprocess.Process) -> str:
-    assert process.stderr is not None
+async def rest_of(process: DarkqProcess) -> str:
     return (await process.stderr.read()).decode()

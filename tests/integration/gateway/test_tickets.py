@@ -17,7 +17,7 @@ from darkq.event import Cursor
 from darkq.jobs import tickets as making
 from darkq.protocol.keys import api_key_use
 from darkq.sync import Client as SyncClient
-from darkq_gateway.app import ROUTE_TABLES
+from darkq_gateway.app import ROUTES
 from darkq_gateway.http import auth
 from support.by_hand import Hand, chunk, started
 from support.http_api import Answer, Api
@@ -86,7 +86,7 @@ async def test_a_ticket_opens_nothing_else(api: Api, alice: Api) -> None:
     opened |= {("POST", "/jobs/{job_id}/cancel")}
     batches = {("GET", "/batches/{batch_id}"), ("GET", "/batches/{batch_id}/events")}
     batches |= {("POST", "/batches/{batch_id}/cancel")}
-    for route in (route for table in ROUTE_TABLES for route in table()):
+    for route in ROUTES:
         if getattr(route.handler, "darkq_is_public", False) or route.path == "/metrics":
             continue
         path = route.path

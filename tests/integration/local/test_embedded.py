@@ -21,7 +21,12 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from darkq.errors import ConfigurationError
-from darkq.settings.embedded_socket import MAX_SOCKET_PATH_BYTES, is_ours_alone, socket_path, url
+from darkq.settings.private_files import (
+    MAX_SOCKET_PATH_BYTES,
+    is_ours_alone,
+    socket_path,
+    socket_url,
+)
 from darkq_local import embedded, server_binary, server_process
 from darkq_local.embedded import NoServer, ServerFailed, embedded_redis
 from darkq_local.file_lock import FileLock
@@ -517,7 +522,7 @@ async def test_any_path_makes_a_url_that_redis_py_understands(request: Any) -> N
     with embedded_redis(state_dir) as server:
         async with AsyncRedis.from_url(server.url) as redis:
             assert await redis.ping()
-        assert server.url == url(state_dir / "redis.sock")
+        assert server.url == socket_url(state_dir / "redis.sock")
         # The server tells paths with the links resolved and its own escapes.
         assert server.binary.name == "redis-server"
 
@@ -540,7 +545,7 @@ def test_a_path_too_long_for_a_socket_gets_a_short_one(deep_dir: Path) -> None:
     assert len(os.fsencode(short)) <= MAX_SOCKET_PATH_BYTES
     assert short != socket_path(deep_dir / "other")
     with embedded_redis(deep_dir) as server:
-        assert server.url == url(short)
+        assert server.url == socket_url(short)
         assert client(deep_dir).ping()
         assert stat.S_IMODE(short.parent.stat().st_mode) == 0o700
         assert stat.S_IMODE(short.stat().st_mode) == 0o700

@@ -498,7 +498,7 @@ def test_faults_that_make_no_sense(text: str) -> None:
 
 
 async def test_as_a_process_it_says_where_it_is_and_stops_on_sigterm() -> None:
-    args = ["-m", "darkq_local.local_darkai", "--model", "markov", "--max-chunks", "5", "--faults"]
+    args = ["-m", "darkq_cli", "local-darkai", "--model", "markov", "--max-chunks=5", "--faults"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *args, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )

@@ -14,7 +14,7 @@ from darkq import QueueStatus, Stats, UpstreamStatus
 from darkq.operate.upstreams import WindowUse
 from darkq.telemetry.metrics import MEASURES, Tally
 from darkq_gateway.http.telemetry import OWN
-from darkq_gateway.operations.families import (
+from darkq_gateway.operations.metrics import (
     Process,
     System,
     make_process_families,

@@ -16,7 +16,7 @@ from darkq.operate.workers import sign_in
 from darkq.protocol.keys import STATS, PartitionKeys, WorkerKeys
 from darkq.settings.parsing import Window
 from darkq.telemetry.metrics import MAX_NUMBER, MEASURES
-from darkq_gateway.operations.families import MAX_UPSTREAMS, MAX_WINDOWS
+from darkq_gateway.operations.metrics import MAX_UPSTREAMS, MAX_WINDOWS
 from darkq_gateway.serve import gateway
 from darkq_local.local_darkai import LocalDarkAI
 from integration.metrics.conftest import StartGateway, scrape

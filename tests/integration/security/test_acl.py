@@ -201,7 +201,7 @@ async def let_in(world: World, client: Client) -> None:
     assert key is not None
     for call_id, verdict in (("a", "entered"), ("b", "places")):
         entry = await client.api_keys.enter(key, call_id, lease_s=5)
-        assert entry.verdict == verdict
+        assert entry.outcome == verdict
     await client.api_keys.renew([(key, "a")], lease_s=5)
     await client.api_keys.leave(key, "a")
     ticket = await client.job("0-" + "0" * 32).ticket()

@@ -27,7 +27,7 @@ ROW = re.compile(r"^ +(\w+(?:/\w+)?)  +\S", re.M)
 # What else runs then: the loop, what operators see, the first read of a connection, batches over
 # files. The modules of one upstream are the far end of the path, as Redis is.
 BESIDE = {
-    *("main", "wiring", "redis_checks", "outage_log", "model_lists"),
+    *("main", "wiring", "redis_checks", "outage_log"),
     *("loop/worker", "loop/heartbeat", "loop/presence"),
     *("attempts/telemetry", "writing/resuming", "limits/promotion"),
     *("files/runner", "files/run", "files/input"),

@@ -17,9 +17,9 @@ from darkq.settings.parsing import Window
 from darkq.sync import Client as SyncClient
 from darkq_local.faults import Fault
 from darkq_local.local_darkai import LocalDarkAI
-from darkq_worker import model_lists as listing
 from darkq_worker.attempts import generate
 from darkq_worker.limits.calls import CallDeferred, Limits, Rule
+from darkq_worker.upstreams import openai as listing
 from darkq_worker.wiring import make_session, make_upstreams
 from support.openai_frames import DONE, delta, finish, usage
 from support.scripted_http import ScriptedServer, Step, head

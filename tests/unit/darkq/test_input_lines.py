@@ -11,8 +11,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkq.batches.input_lines import InputLines, Text
-from darkq.batches.lines import MAX_LINE_BYTES
+from darkq.batches.lines import MAX_LINE_BYTES, InputLines, Text
 from darkq.errors import InvalidLine
 
 BOM = b"\xef\xbb\xbf"

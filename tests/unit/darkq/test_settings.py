@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from darkq.errors import ConfigurationError
-from darkq.settings.embedded_socket import socket_path, url
+from darkq.settings.private_files import socket_path, socket_url
 from darkq.settings.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -286,7 +286,7 @@ class TestFindRedisUrl:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
             try:
-                assert settings.find_redis_url() == url(path)
+                assert settings.find_redis_url() == socket_url(path)
             finally:
                 path.unlink()
 

@@ -309,3 +309,8 @@ def test_a_frame_is_what_encode_returns(data: str, event: str | None, last_id: s
     """Red when the encoder without checks writes a field in another way."""
     line = msgspec.json.encode(data)
     assert frame(line, event, last_id) == encode(line.decode(), event, last_id)
+
+
+def test_the_id_of_a_frame_comes_after_its_data() -> None:
+    """Red if a client that takes an id at once loses the event when its connection breaks."""
+    assert frame(b"1", "e", "1-0") == b"event: e\ndata: 1\nid: 1-0\n\n"

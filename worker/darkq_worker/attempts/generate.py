@@ -12,8 +12,8 @@ from types import MappingProxyType
 from darkq.operate.upstreams import Served
 from darkq.protocol.job import Job
 from darkq.settings.settings import Settings
-from darkq.telemetry.metrics import FIRST_CHUNK, Tally
-from darkq_worker.attempts.telemetry import AttemptSpan
+from darkq.telemetry.metrics import FIRST_CHUNK
+from darkq_worker.attempts.telemetry import AttemptSpan, WorkerMetrics
 from darkq_worker.leases import Claim
 from darkq_worker.limits.calls import Call, CallDeferred, Limits, Rule
 from darkq_worker.pieces import AnyPiece
@@ -35,7 +35,8 @@ from darkq_worker.upstreams.base import (
 )
 from darkq_worker.upstreams.openai import OpenAIUpstream
 from darkq_worker.upstreams.traced import CallSpan
-from darkq_worker.writing.attempt_log import AttemptLog, Budget
+from darkq_worker.writing.attempt_log import AttemptLog
+from darkq_worker.writing.writer import Writer
 
 NOT_READY_PAUSE_S = 2.0
 
@@ -50,17 +51,25 @@ class UnknownUpstream(Unserved):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerParts:
+    """What all attempts of a worker work with."""
+
+    settings: Settings
+    worker_id: str
+    upstreams: Upstreams
+    limits: Limits
+    writer: Writer
+    metrics: WorkerMetrics
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptContext:
-    """What one attempt works with: its own claim, log and span; the rest is the worker's."""
+    """What one attempt works with."""
 
     claim: Claim
     log: AttemptLog
     span: AttemptSpan
-    settings: Settings
-    upstreams: Upstreams
-    limits: Limits
-    budget: Budget
-    tally: Tally
+    parts: WorkerParts
 
 
 async def generate(context: AttemptContext, job: Job) -> End:
@@ -70,8 +79,9 @@ async def generate(context: AttemptContext, job: Job) -> End:
     upstream reported that the answer is complete. If this is cancelled, the connection to the
     upstream is closed first.
     """
+    parts = context.parts
     try:
-        upstream, model = context.upstreams.choose(job.upstream, job.model)
+        upstream, model = parts.upstreams.choose(job.upstream, job.model)
     except NotReady:
         raise CallDeferred(delay_s=NOT_READY_PAUSE_S) from None
     request = Request(
@@ -84,10 +94,10 @@ async def generate(context: AttemptContext, job: Job) -> End:
     if job.ignore_unsupported:
         request, context.log.ignored = drop_unsupported(upstream, request)
     check_request(upstream, request)
-    timeout_s = job.timeout_s or context.settings.job_timeout_s
+    timeout_s = job.timeout_s or parts.settings.job_timeout_s
     deadline = asyncio.timeout(timeout_s)
     own_proxy = job.proxy is not None
-    async with context.limits.call(upstream.name, context.claim, own_proxy=own_proxy) as call:
+    async with parts.limits.call(upstream.name, context.claim, own_proxy=own_proxy) as call:
         context.log.start(
             model=model,
             upstream=upstream.name,
@@ -114,7 +124,8 @@ async def _copy(
     span: CallSpan,
 ) -> End:
     """Copy a stream into the log, as fast as the budget allows."""
-    log, budget, max_chars = context.log, context.budget, context.settings.max_result_chars
+    log, writer = context.log, context.parts.writer
+    budget, max_chars = writer.budget, context.parts.settings.max_result_chars
     chars, began_s = 0, time.perf_counter()
     async with aclosing(stream) as items:
         async for item in items:
@@ -122,7 +133,7 @@ async def _copy(
                 log.add(item)
                 if not chars:
                     first_chunk_s = time.perf_counter() - began_s
-                    context.tally.observe(FIRST_CHUNK, first_chunk_s, log.upstream)
+                    writer.tally.observe(FIRST_CHUNK, first_chunk_s, log.upstream)
                     span.first_chunk()
                     await call.record_answer()
                 chars += len(item)
@@ -160,8 +171,12 @@ class Upstreams:
         models, and `NotReady` while an upstream that may know the model has no list yet.
         """
         if name is not None or not model or len(self._by_name) == 1:
-            upstream = self._find(name)
-            return upstream, _resolve_only(upstream, model)
+            only = self._default if name is None else self._by_name.get(name)
+            if only is None:
+                raise UnknownUpstream(name or "", list(self._by_name))
+            if isinstance(only, OpenAIUpstream):  # the service judges unlisted models
+                return only, only.resolve_unlisted(model)
+            return only, only.resolve_model(model)
         unsure: UpstreamError | None = None
         similar: tuple[Upstream, str] | None = None
         for upstream in self:
@@ -188,28 +203,10 @@ class Upstreams:
                 default_model=upstream.default_model,
                 models=tuple(upstream.models),
                 options=tuple(sorted(upstream.options)),
-                windows=self.rules.get(upstream.name, Rule()).windows,
-                concurrency=self.rules.get(upstream.name, Rule()).concurrency,
+                **self.rules.get(upstream.name, Rule())._asdict(),
             )
             for upstream in self
         ]
 
-    def _find(self, name: str | None) -> Upstream:
-        if name is None:
-            return self._default
-        if name not in self._by_name:
-            raise UnknownUpstream(name, list(self._by_name))
-        return self._by_name[name]
-
     def __iter__(self) -> Iterator[Upstream]:
         return iter(self._by_name.values())
-
-
-def _resolve_only(upstream: Upstream, model: str | None) -> str:
-    """Return the model for the only possible upstream; the service judges unlisted models."""
-    try:
-        return upstream.resolve_model(model)
-    except (Rejected, ProtocolViolation):
-        if model and isinstance(upstream, OpenAIUpstream) and upstream.takes_unlisted:
-            return model
-        raise

@@ -22,11 +22,11 @@ import msgspec
 from darkq.errors import InvalidJob
 from darkq.protocol.job import Job
 from darkq.protocol.keys import PRIORITIES
-from darkq.protocol.record import FUNCTION, Head, JobRecord, decode_head, decode_job
+from darkq.protocol.record import FUNCTION, JobRecord, decode_head, decode_job
 from darkq.redis.backoff import backoff_s
 from darkq.settings.settings import Settings
 from darkq.telemetry.logging import LogEvent, describe_error
-from darkq_worker.attempts.generate import AttemptContext, Upstreams, generate
+from darkq_worker.attempts.generate import AttemptContext, WorkerParts, generate
 from darkq_worker.attempts.settlement import (
     Cancelled,
     Completed,
@@ -38,12 +38,11 @@ from darkq_worker.attempts.settlement import (
     TryAgain,
     make_settlement,
 )
-from darkq_worker.attempts.telemetry import AttemptSpan, WorkerMetrics, attempt_span
+from darkq_worker.attempts.telemetry import AttemptSpan, attempt_span
 from darkq_worker.leases import Claim
-from darkq_worker.limits.calls import CallDeferred, Limits
+from darkq_worker.limits.calls import CallDeferred
 from darkq_worker.upstreams.base import UpstreamError
 from darkq_worker.writing.attempt_log import AttemptLog, Settlement
-from darkq_worker.writing.writer import Writer
 
 logger = logging.getLogger("darkq.worker")
 
@@ -64,30 +63,20 @@ class RunningAttempts:
     def __init__(
         self,
         tasks: dict[str, asyncio.Task[Any]],
+        parts: WorkerParts,
         *,
-        settings: Settings,
-        worker_id: str,
-        upstreams: Upstreams,
-        limits: Limits,
-        writer: Writer,
-        metrics: WorkerMetrics,
         on_ended: Callable[[Claim], None],
     ) -> None:
         self.attempts: set[Attempt] = set()
         self._tasks = tasks
-        self._settings = settings
-        self._worker_id = worker_id
-        self._upstreams = upstreams
-        self._limits = limits
-        self._writer = writer
-        self._metrics = metrics
+        self._parts = parts
         self._on_ended = on_ended
 
     def start(self, claims: Sequence[Claim]) -> None:
         """Start an attempt for each claim."""
-        self._metrics.count_claims(claims)
+        self._parts.metrics.count_claims(claims)
         for claim in claims:
-            attempt = Attempt(claim, self._settings)
+            attempt = Attempt(claim, self._parts.settings)
             # A Redis that lost our claim in a failover may return the job again, with the same
             # number and token: it is the attempt that runs here, or is being settled.
             if attempt.name in self._tasks:
@@ -106,22 +95,12 @@ class RunningAttempts:
 
     async def _run(self, attempt: Attempt) -> None:
         attempt.has_begun = True
-        claim, writer = attempt.claim, self._writer
+        claim, writer = attempt.claim, self._parts.writer
         log = writer.open(
             claim.keys, claim.attempt, claim.token, on_lost=lambda: attempt.stop("lost")
         )
         with attempt_span(claim) as span:
-            context = AttemptContext(
-                claim=claim,
-                log=log,
-                span=span,
-                settings=self._settings,
-                upstreams=self._upstreams,
-                limits=self._limits,
-                budget=writer.budget,
-                tally=writer.tally,
-            )
-            outcome = await attempt.run(context)
+            outcome = await attempt.run(AttemptContext(claim, log, span, self._parts))
             settlement = self._make_settlement(outcome, attempt, log)
             if settlement is None:
                 writer.abandon(log)
@@ -129,7 +108,9 @@ class RunningAttempts:
                 return
             settled = writer.settle(settlement)
             settled.add_done_callback(
-                lambda ours: self._on_settled(attempt, log, span, outcome, ours.result())
+                lambda ours: self._record_end(
+                    attempt, log, span, outcome if ours.result() else Lost()
+                )
             )
             # Shutdown cancels this task a second time. The settlement stays with the writer, which
             # sends it before the worker exits.
@@ -142,22 +123,17 @@ class RunningAttempts:
             outcome,
             attempt.claim,
             log,
-            self._settings,
+            self._parts.settings,
             record=attempt.record,
             started_ms=attempt.started_ms,
         )
 
-    def _on_settled(
-        self, attempt: Attempt, log: AttemptLog, span: AttemptSpan, outcome: Outcome, ours: bool
-    ) -> None:
-        self._metrics.count_end(outcome, log.upstream, ours)
-        self._record_end(attempt, log, span, outcome if ours else Lost())
-
     def _record_end(
         self, attempt: Attempt, log: AttemptLog, span: AttemptSpan, outcome: Outcome
     ) -> None:
-        """Log and trace the outcome. Called after the settlement, so it must not block."""
-        log_end(outcome, attempt, log, self._worker_id)
+        """Count, log and trace the outcome. Called after the settlement, so it must not block."""
+        self._parts.metrics.count_end(outcome, log.upstream)
+        log_end(outcome, attempt, log, self._parts.worker_id)
         span.record_end(outcome, log)
 
     def _on_done(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
@@ -173,12 +149,12 @@ class RunningAttempts:
                     "attempt crashed",
                     job=attempt.claim.keys.public_id,
                     exception=describe_error(error),
-                    worker=self._worker_id,
+                    worker=self._parts.worker_id,
                 )
             )
 
     def _hand_back(self, attempt: Attempt) -> None:
-        claim, writer = attempt.claim, self._writer
+        claim, writer = attempt.claim, self._parts.writer
         log = writer.open(claim.keys, claim.attempt, claim.token, on_lost=lambda: None)
         settlement = self._make_settlement(HandBack(), attempt, log)
         if settlement is not None:
@@ -219,7 +195,9 @@ class Attempt:
         try:
             return Completed(await generate(context, record.job))
         except asyncio.CancelledError:
-            return self._judge_cancellation()
+            if self._stop_reason is None:
+                return HandBack()
+            return Cancelled() if self._stop_reason == "cancelled" else Lost()
         except CallDeferred as error:
             return Deferred(error.turn_ms, error.upstream, error.delay_s)
         except UpstreamError as error:
@@ -250,7 +228,12 @@ class Attempt:
         try:
             head = decode_head(data)
             if head.is_newer:
-                return self._leave_to_newer_worker(head)
+                # Each claim extends the TTL of the record, so it never expires by itself. Only its
+                # age, by the clock of Redis, shows that no newer worker exists.
+                claimed_ms = self.claim.queued_at_ms + self.claim.waited_s * 1000
+                if claimed_ms - head.et > self._settings.job_ttl_s * 1000:
+                    return Failed("bad_record", "no worker came that is as new as the job's record")
+                return Deferred(delay_s=NEWER_PAUSE_S)
             record = decode_job(data)
             record.job.verify()  # the record may have been written without `enqueue`
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -258,19 +241,6 @@ class Attempt:
         except InvalidJob as error:
             return Failed("bad_record", f"the job's record holds what enqueue refuses: {error}")
         return record
-
-    def _leave_to_newer_worker(self, head: Head) -> Outcome:
-        # Each claim extends the TTL of the record, so it never expires by itself. Only its age,
-        # by the clock of Redis, shows that no newer worker exists.
-        claimed_ms = self.claim.queued_at_ms + self.claim.waited_s * 1000
-        if claimed_ms - head.et > self._settings.job_ttl_s * 1000:
-            return Failed("bad_record", "no worker came that is as new as the job's record")
-        return Deferred(delay_s=NEWER_PAUSE_S)
-
-    def _judge_cancellation(self) -> Outcome:
-        if self._stop_reason == "cancelled":
-            return Cancelled()
-        return Lost() if self._stop_reason == "lost" else HandBack()
 
     def _judge_error(self, error: UpstreamError, job: Job) -> Outcome:
         settings, burnt = self._settings, self.claim.tries_burnt
@@ -315,7 +285,7 @@ def log_end(outcome: Outcome, attempt: Attempt, log: AttemptLog, worker_id: str)
         "job": claim.keys.public_id,
         "attempt": claim.attempt,
         "outcome": str(outcome),
-        "code": _find_code(outcome),
+        "code": getattr(outcome, "code", getattr(outcome, "reason", None)),
         "retry_in_s": round(outcome.delay_s, 4) if isinstance(outcome, TryAgain) else None,
         "model": log.model or (record.job.model if record else None),
         "upstream": log.upstream or None,
@@ -335,9 +305,3 @@ def log_end(outcome: Outcome, attempt: Attempt, log: AttemptLog, worker_id: str)
         logger.log(level, LogEvent("job ended", **fields))
     else:
         logger.log(level, LogEvent("attempt ended", **fields))
-
-
-def _find_code(outcome: Outcome) -> str | None:
-    if isinstance(outcome, Failed):
-        return outcome.code
-    return outcome.reason if isinstance(outcome, TryAgain) else None

@@ -16,8 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from darkq import InvalidLine
-from darkq.batches.input_lines import InputLines, Text
-from darkq.batches.lines import ForAllLines, Line, json_line
+from darkq.batches.lines import ForAllLines, InputLines, Line, Text, json_line
 from darkq.openai.errors import WireError
 from darkq.serving.file_batches import FileBatch, LineError
 from darkq.serving.files import Files
@@ -61,19 +60,15 @@ class Input:
                         raise InvalidLine(entry.number, "custom_id", reason, "duplicate_custom_id")
                     seen.add(digest)
                 except InvalidLine as error:
-                    errors.append(
-                        LineError(
-                            code=error.code,
-                            message=error.reason,
-                            line=error.line,
-                            param=error.field,
-                        )
+                    code, message = error.code, error.reason
+                    found = LineError(
+                        code=code, message=message, line=error.line, param=error.field
                     )
+                    errors.append(found)
                     continue
                 yield entry
 
     def _read(self, text: Text | InvalidLine) -> Line | RefusedLine:
-        """Read and check a line. Raises `InvalidLine` if it is not a request."""
         if isinstance(text, InvalidLine):
             raise text
         try:
@@ -105,11 +100,9 @@ class Input:
         return None
 
     async def _texts(self) -> AsyncGenerator[Text | InvalidLine, None]:
-        """Yield the lines that are not blank; an error instead of a line that is not valid."""
         lines = InputLines()
-        async with aclosing(
-            self._files.read(self._batch.tenant, self._batch.input_file_id)
-        ) as pieces:
+        reading = self._files.read(self._batch.tenant, self._batch.input_file_id)
+        async with aclosing(reading) as pieces:
             async for piece in pieces:
                 for count, text in enumerate(lines.feed(piece), start=1):
                     yield text

@@ -17,13 +17,13 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from typing import NamedTuple
 
 import msgspec
 
-from darkq import BatchStatus, Client, Settings
+from darkq import Client, Settings
 from darkq.batches.answers import answer_line, failure_line, refusal_line
 from darkq.batches.batch import Batch
 from darkq.batches.lease import Part
@@ -246,13 +246,21 @@ class FileBatchRun:
     async def _store(self, page: Sequence[Finished]) -> int:
         """Store a page of ends as a part, and acknowledge them; return the size of the part."""
         page = await self._restore_custom_ids(page)
-        answers, failures = list[bytes](), list[bytes]()
+        answers, failures, keep = list[bytes](), list[bytes](), set[int]()
         for end in page:
             if end.result is not None:
                 answers.append(answer_line(end.custom_id, end.result, self._record.endpoint))
+                repeated = read_repeated(end.result.metadata)
+                if repeated is not None and repeated.store:
+                    keep.add(end.number)  # a Response that its owner may retrieve by its id
+            elif end.code:
+                error = build_job_error(end.code, end.message, self._record.endpoint)
+                failures.append(refusal_line(end.custom_id, end.job_id, error))
             elif end.outcome != "missing":
-                failures.append(self._failure(end))
-        name = self._new_part(Position.parse(page[0].cursor).number)
+                failures.append(failure_line(end.custom_id, end.job_id, *self._unanswered()))
+        self._parts += 1  # unique: neither another call nor another runner uses this name
+        first = Position.parse(page[0].cursor).number
+        name = f"{first:015d}-{self._batch.runner.rpartition(':')[2]}.{self._parts}"
         stored, size = list[str](), 0
         for kind, lines in ((self._output, answers), (self._errors, failures)):
             if lines:
@@ -261,22 +269,10 @@ class FileBatchRun:
                 stored.append(kind.name)
                 size += len(data)
         part = Part(f"{name} {'+'.join(stored)}", TTL_S) if stored else None
-        keep = {end.number for end in page if _is_stored(end)}
         await self._batch.acknowledge(page, part=part, keep=keep)
         if missing := {end.number for end in page if end.outcome == "missing"}:
             await self._add_again(missing)
         return size
-
-    def _new_part(self, number: int) -> str:
-        """Return a unique name: neither another call nor another runner has used it."""
-        self._parts += 1
-        return f"{number:015d}-{self._batch.runner.rpartition(':')[2]}.{self._parts}"
-
-    def _failure(self, end: Finished) -> bytes:
-        if end.code:
-            error = build_job_error(end.code, end.message, self._record.endpoint)
-            return refusal_line(end.custom_id, end.job_id, error)
-        return failure_line(end.custom_id, end.job_id, *self._unanswered())
 
     async def _restore_custom_ids(self, page: Sequence[Finished]) -> Sequence[Finished]:
         """Return ends with the ids of the input, where Redis has deleted them with the result."""
@@ -318,6 +314,7 @@ class FileBatchRun:
             output = await self._write_file(output_id, self._output, None)
             errors = await self._write_file(error_id, self._errors, missing_lines)
             end, why = self._end(status.state in ("cancelled", "cancelling"), gone=gone)
+            by_owner = end == "cancelled" and status.cancelled_ms is not None
             await self._set_state(
                 end,
                 completed=status.completed,
@@ -325,11 +322,13 @@ class FileBatchRun:
                 output_file_id=output,
                 error_file_id=errors,
                 errors=why,
-                cancelling_at=cancelling_at(end, status),
+                cancelling_at=(status.cancelled_ms or 0) // 1000 if by_owner else None,
                 ended_at=self._record.ended_at or int(time.time()),
             )
         except BatchTaken:
-            await self._discard(output_id, error_id)
+            record = await self._client.file_batches.get(self._record.id)
+            if record.ended_at is not None:  # the batch has ended with other files
+                await _remove_unnamed(self._files, record, (output_id, error_id))
             raise
 
     def _end(self, cancelled: bool, *, gone: bool) -> tuple[FileBatchState, tuple[LineError, ...]]:
@@ -353,13 +352,6 @@ class FileBatchRun:
             return False
         return True
 
-    async def _discard(self, *file_ids: str) -> None:
-        """Delete files that cannot become the output: the batch has ended with others."""
-        record = await self._client.file_batches.get(self._record.id)
-        if record.ended_at is not None:
-            for file_id in set(file_ids) - {record.output_file_id, record.error_file_id}:
-                await self._files.remove(self._record.tenant, file_id)
-
     async def _write_file(
         self, file_id: str, kind: _Kind, more: AsyncGenerator[bytes, None] | None
     ) -> str | None:
@@ -376,11 +368,10 @@ class FileBatchRun:
                     async for line in more:
                         yield line
 
-        name = f"{self._record.id}_{kind.name}.jsonl"
         info = await self._files.create(
             tenant,
             all_lines(),
-            filename=name,
+            filename=f"{self._record.id}_{kind.name}.jsonl",
             purpose="batch_output",
             file_id=file_id,
             ttl_s=self._record.output_ttl_s,
@@ -396,9 +387,8 @@ class FileBatchRun:
         darkq 0.1 did not record parts, and named them by number only. Its parts are valid up to the
         first recorded one: everything acknowledged later is in recorded parts.
         """
-        recorded = [
-            name.split(" ") for name in await self._client.file_batches.parts(self._record.id)
-        ]
+        parts = await self._client.file_batches.parts(self._record.id)
+        recorded = [part.split(" ") for part in parts]
         first = int(recorded[0][0].partition("-")[0]) if recorded else math.inf
         stored = await self._files.part_names(self._record.tenant, kind.parts_id)
         older = [name for name in stored if name.isdigit() and int(name) < first]
@@ -435,19 +425,6 @@ class FileBatchRun:
         self._record = record
 
 
-def _is_stored(end: Finished) -> bool:
-    """Return True if the line is a Response that its owner may retrieve by its id."""
-    repeated = read_repeated(end.result.metadata) if end.result is not None else None
-    return repeated is not None and repeated.store
-
-
-def cancelling_at(state: str, status: BatchStatus) -> int | None:
-    """Return when a batch was cancelled by its owner; None for one that expired."""
-    if state != "cancelled" or status.cancelled_ms is None:
-        return None
-    return status.cancelled_ms // 1000
-
-
 async def delete_leftovers(client: Client, files: Files, batch_id: str) -> None:
     """Delete what an ended batch has left in the file store.
 
@@ -457,13 +434,15 @@ async def delete_leftovers(client: Client, files: Files, batch_id: str) -> None:
     if record.ended_at is None:  # Redis has lost the end
         await client.file_batches.reopen(batch_id)
         return
-    named = {record.output_file_id, record.error_file_id}
-    for file_id in await client.file_batches.begun(batch_id):
-        if file_id not in named:
-            await files.remove(record.tenant, file_id)
+    await _remove_unnamed(files, record, await client.file_batches.begun(batch_id))
     for kind in list_kinds(batch_id):
         await files.drop_parts(record.tenant, kind.parts_id)
     await client.file_batches.forget_leftovers(batch_id)
+
+
+async def _remove_unnamed(files: Files, record: FileBatch, file_ids: Iterable[str]) -> None:
+    for file_id in set(file_ids) - {record.output_file_id, record.error_file_id}:
+        await files.remove(record.tenant, file_id)
 
 
 def _has_bit(bits: bytes, number: int) -> bool:

@@ -38,15 +38,11 @@ GIVE_UP_SHARE = 1 / 24
 
 
 class _Open(NamedTuple):
-    """An open batch, and its tenant."""
-
     batch_id: str
     tenant: str | None
 
 
 class _Running:
-    """A batch that this worker runs, or tries to run."""
-
     def __init__(self, tenant: str | None) -> None:
         self.tenant = tenant
         self.since_s = time.monotonic()
@@ -155,15 +151,14 @@ class FileBatchRunners:
         )
 
     async def _open(self) -> list[_Open]:
-        """Return the open batches, the oldest first."""
         ids = await self._client.file_batches.open()
         self._backoffs = {key: each for key, each in self._backoffs.items() if key in set(ids)}
         self._tenants = {key: each for key, each in self._tenants.items() if key in set(ids)}
-        found = []
-        for batch_id in ids:
-            if batch_id not in self._tenants and not await self._learn_tenant(batch_id):
-                continue
-            found.append(_Open(batch_id, self._tenants[batch_id]))
+        found = [
+            _Open(batch_id, self._tenants[batch_id])
+            for batch_id in ids
+            if batch_id in self._tenants or await self._learn_tenant(batch_id)
+        ]
         tenants = set(self._tenants.values())
         self._served = {key: each for key, each in self._served.items() if key in tenants}
         self._unreadable &= set(ids)
@@ -172,21 +167,17 @@ class FileBatchRunners:
     async def _learn_tenant(self, batch_id: str) -> bool:
         """Read the tenant of a batch; False if it is none, which must not stop the others."""
         try:
-            record = await self._client.file_batches.get(batch_id)
+            self._tenants[batch_id] = (await self._client.file_batches.get(batch_id)).tenant
         except BatchNotFound:  # its record has expired
             await self._client.file_batches.drop(batch_id)
-            return False
         except RedisUnavailable:
             raise
         except Exception as error:
             if batch_id not in self._unreadable:
                 self._unreadable.add(batch_id)
-                logger.warning(
-                    LogEvent("batch record unreadable", batch=batch_id, error=brief(error))
-                )
-            return False
-        self._tenants[batch_id] = record.tenant
-        return True
+                fields = {"batch": batch_id, "error": brief(error)}
+                logger.warning(LogEvent("batch record unreadable", **fields))
+        return batch_id in self._tenants
 
     async def _run(self, batch_id: str, running: _Running) -> None:
         try:

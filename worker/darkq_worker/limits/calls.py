@@ -34,7 +34,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self, TypeAlias
 
 from redis.asyncio import Redis
@@ -78,16 +78,13 @@ class Rule(NamedTuple):
     concurrency: int = 0
 
 
+@dataclass(eq=False)
 class CallDeferred(Exception):
     """A job may not call before `turn_ms`, epoch ms by the clock of Redis, or for `delay_s`."""
 
-    def __init__(
-        self, turn_ms: float = 0.0, upstream: str = "", *, delay_s: float | None = None
-    ) -> None:
-        super().__init__(turn_ms)
-        self.turn_ms = turn_ms
-        self.upstream = upstream
-        self.delay_s = delay_s
+    turn_ms: float = 0.0
+    upstream: str = ""
+    delay_s: float | None = None
 
 
 class Limits:
@@ -152,12 +149,7 @@ class Call:
             self._records_answer = await self._gate.admit(self._claim)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         # Also after a cancellation or an error of this worker: "left" frees the slot at once, and
         # otherwise it would stay in use until the lease of the call expires.
         await self._gate.record_end(self._token, self._end, self._retry_after_s)
@@ -248,11 +240,8 @@ class Gate:
                 break
             except (RedisError, OSError) as error:
                 if not has_logged:
-                    logger.warning(
-                        LogEvent(
-                            "call admission failed", upstream=self._upstream, error=brief(error)
-                        )
-                    )
+                    fields = {"upstream": self._upstream, "error": brief(error)}
+                    logger.warning(LogEvent("call admission failed", **fields))
                 has_logged = True
                 await asyncio.sleep(OUTAGE_PAUSE_S)
         if answer.word == "wait":
@@ -275,7 +264,10 @@ class Gate:
 
     async def record_end(self, call: str, end: CallEnd, retry_after_s: float = 0) -> None:
         """Record how a call ended, if Redis needs it. Without it the lease of the call expires."""
-        self._count(end)
+        if end == "failed":
+            self._failures += 1
+        elif end == "alive":
+            self._failures = 0
         was_admitted = call in self._in_progress
         self._in_progress.pop(call, None)
         # Redis does not know a call that was not admitted. But its failure may open the breaker.
@@ -297,7 +289,7 @@ class Gate:
         # the end of its call would hold a slot for one lease: the next renewal repeats that end.
         ended = self._renewed - self._in_progress.keys()
         reports = [CallReport(call, "left") for call in ended]
-        reports += [_report_call(*call) for call in self._in_progress.items()]
+        reports += [_report_progress(*call) for call in self._in_progress.items()]
         self._renewed = ended | self._in_progress.keys()
         # Without calls too: it also reads the breaker.
         for start in range(0, max(1, len(reports)), MAX_CALLS_PER_SCRIPT):
@@ -309,18 +301,10 @@ class Gate:
         await self._asks.aclose()
         await self._promoter.aclose()
 
-    def _count(self, end: CallEnd) -> None:
-        if end == "failed":
-            self._failures += 1
-        elif end == "alive":
-            self._failures = 0
-
     async def _ask(self, claims: Sequence[Claim]) -> list[Answer]:
         questions = [
-            Question(
-                call_token(claim), claim.keys.arq_id, claim.priority_number, claim.queued_at_ms
-            )
-            for claim in claims
+            Question(call_token(each), each.keys.arq_id, each.priority_number, each.queued_at_ms)
+            for each in claims
         ]
         is_open, answers, turns = await scripts.limit_admit(
             self._redis, self._keys, self._limits, questions
@@ -333,9 +317,8 @@ class Gate:
         try:
             await self._send(reports)
         except (RedisError, OSError) as error:
-            logger.warning(
-                LogEvent("call update failed", upstream=self._upstream, error=brief(error))
-            )
+            fields = {"upstream": self._upstream, "error": brief(error)}
+            logger.warning(LogEvent("call update failed", **fields))
 
     async def _send(self, reports: Sequence[CallReport]) -> None:
         is_open, turns = await scripts.limit_report(self._redis, self._keys, self._limits, reports)
@@ -343,17 +326,14 @@ class Gate:
         self._promoter.promote(turns)
 
     def _note_breaker(self, *, is_open: bool) -> None:
-        if is_open == self._is_open:
-            return
-        self._is_open = is_open
-        if is_open:
+        if is_open and not self._is_open:
             logger.warning(LogEvent("circuit breaker open", upstream=self._upstream))
-        else:
+        elif self._is_open and not is_open:
             logger.warning(LogEvent("circuit breaker closed", upstream=self._upstream))
+        self._is_open = is_open
 
 
-def _report_call(call: str, answered_s: float | None) -> CallReport:
-    """Return the report of a call in progress."""
+def _report_progress(call: str, answered_s: float | None) -> CallReport:
     if answered_s is None:
         return CallReport(call, "calling")
     return CallReport(call, "answering", int((time.monotonic() - answered_s) * 1000))

@@ -12,7 +12,8 @@ as `away`. They keep their rank, and ask again when they are due.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -33,7 +34,7 @@ class Promoter:
     """
 
     def __init__(
-        self, redis: Redis, report: Callable[[Sequence[CallReport]], Awaitable[None]]
+        self, redis: Redis, report: Callable[[Sequence[CallReport]], Coroutine[Any, Any, None]]
     ) -> None:
         self._redis = redis
         self._report = report
@@ -105,10 +106,7 @@ class Promoter:
         self._report_soon(_reports([*(turn.arq_id for turn in turns), *pending], "away"))
 
     def _report_soon(self, reports: Sequence[CallReport]) -> None:
-        async def report() -> None:
-            await self._report(reports)
-
-        task = asyncio.create_task(report(), name="darkq-set-aside")
+        task = asyncio.create_task(self._report(reports), name="darkq-set-aside")
         self._reports.add(task)
         task.add_done_callback(self._reports.discard)
 

@@ -109,7 +109,8 @@ class Claiming:
                     return self._settings.worker_poll_s  # or until a slot is free
                 if partition.search is None and partition.ask_at_s <= now_s:
                     await self._claim_from(partition, slots)
-            return self._next_s() - now_s
+            asked = (each.ask_at_s for each in self._in_turn if each.search is None)
+            return min(self._poll_at_s, *asked, math.inf) - now_s
 
     async def _pass_on(self) -> None:
         """Wake other workers for the jobs that this one was woken for and has no room for."""
@@ -137,10 +138,6 @@ class Claiming:
                 with suppress(asyncio.CancelledError):
                     await partition.search
 
-    def _next_s(self) -> float:
-        asked = (each.ask_at_s for each in self._in_turn if each.search is None)
-        return min(self._poll_at_s, *asked, math.inf)
-
     async def _claim_from(self, partition: _Partition, slots: int) -> None:
         # Reset before the call, not after: a wake-up that arrives during the call may be about a
         # job that the call did not see. It must not be overwritten.
@@ -165,13 +162,16 @@ class Claiming:
         room = self._settings.worker_jobs - self._settings.worker_reserved_interactive - bulk
         bulk_slots = max(0, min(slots, room))
         # Two suspects at once would die together, and both would be blamed.
-        suspects = 0 if self._runs_a_suspect() else 1
+        running = (attempt.claim for attempt in self._running.attempts)
+        suspects = 0 if any(map(self._leases.is_suspect, running)) else 1
+        respite_s = self._settings.worker_lease_s / 2
+        is_fresh = asyncio.get_running_loop().time() < partition.outage_over_s + respite_s
         claiming = self._leases.claim(
             partition.number,
             slots=slots,
             bulk_slots=bulk_slots,
             suspects=suspects,
-            respite_s=self._respite_s(partition),
+            respite_s=respite_s if is_fresh else 0,
         )
         # A task of its own, shielded: Redis may have leased the jobs when we are cancelled.
         self._pending = asyncio.create_task(claiming, name="darkq-claim")
@@ -184,13 +184,11 @@ class Claiming:
 
     def search(self, number: int) -> None:
         """Stop claiming from a partition and the others of its server until they respond."""
-        owner = self._owner(number)
+        owner = self._servers.owner(PartitionKeys(number).wake)
         for each in self._in_turn:
-            if each.search is None and self._owner(each.number) == owner:
+            is_there = self._servers.owner(PartitionKeys(each.number).wake) == owner
+            if each.search is None and is_there:
                 self._search_for(each)
-
-    def _owner(self, number: int) -> object:
-        return self._servers.owner(PartitionKeys(number).wake)
 
     def _search_for(self, partition: _Partition) -> None:
         partition.search = asyncio.create_task(self._find(partition), name="darkq-search")
@@ -205,11 +203,3 @@ class Claiming:
         partition.outage_over_s = asyncio.get_running_loop().time()
         partition.search = None
         self.look_at(partition.number)
-
-    def _respite_s(self, partition: _Partition) -> float:
-        respite_s = self._settings.worker_lease_s / 2
-        is_fresh = asyncio.get_running_loop().time() < partition.outage_over_s + respite_s
-        return respite_s if is_fresh else 0
-
-    def _runs_a_suspect(self) -> bool:
-        return any(self._leases.is_suspect(attempt.claim) for attempt in self._running.attempts)

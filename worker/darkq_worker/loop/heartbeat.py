@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 
 from darkq.telemetry.logging import LogEvent
 from darkq_worker.attempts.running import Attempt
@@ -51,13 +52,14 @@ class Heartbeat:
     async def run(self) -> None:
         """Renew until cancelled. While Redis is unavailable, retry at every beat."""
         never = asyncio.Event()
+        beats = [
+            ("jobs", self.renew, self._now),
+            *(("calls", renew, never) for renew in self._limits.renewals),
+            ("metrics", self._metrics.send, never),
+        ]
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat("jobs", self.renew, self._now), name="darkq-renew-jobs")
-            for renew in self._limits.renewals:
-                tasks.create_task(self._repeat("calls", renew, never), name="darkq-renew-calls")
-            tasks.create_task(
-                self._repeat("metrics", self._metrics.send, never), name="darkq-metrics"
-            )
+            for part, beat, now in beats:
+                tasks.create_task(self._repeat(part, beat, now), name=f"darkq-beat-{part}")
 
     async def renew(self) -> None:
         """Renew all leases of jobs, concurrently per partition. Raises what redis-py raises."""
@@ -96,11 +98,9 @@ class Heartbeat:
     ) -> None:
         outage = OutageLog("heartbeat failed", "heartbeat recovered", part=part)
         while True:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
                     await now.wait()
-            except TimeoutError:
-                pass
             now.clear()
             try:
                 await beat()

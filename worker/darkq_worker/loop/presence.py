@@ -23,31 +23,23 @@ logger = logging.getLogger("darkq.worker")
 _INTERVAL_S = 1.0
 
 
-class HealthCheck:
-    """Calls arq's health check every second; it writes every ten. `run()` is its one task."""
-
-    def __init__(
-        self, check: Callable[[], Awaitable[None]], draining: Draining, redis: Redis
-    ) -> None:
-        self._check = check
-        self._draining = draining
-        self._redis = redis
-
-    async def run(self) -> None:
-        """Write health records until cancelled."""
-        outage = OutageLog("health check failed", "health check recovered")
-        while True:
-            try:
-                await self._check()
-                if self._draining.may_have_changed.is_set():
-                    await self._draining.read(self._redis)
-                outage.record_success()
-            except Exception as error:
-                outage.record_failure(error)
-                await asyncio.sleep(_INTERVAL_S)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_INTERVAL_S):
-                    await self._draining.may_have_changed.wait()
+async def repeat_health_check(
+    check: Callable[[], Awaitable[None]], draining: Draining, redis: Redis
+) -> None:
+    """Call arq's health check every second, which writes every ten, until cancelled."""
+    outage = OutageLog("health check failed", "health check recovered")
+    while True:
+        try:
+            await check()
+            if draining.may_have_changed.is_set():
+                await draining.read(redis)
+            outage.record_success()
+        except Exception as error:
+            outage.record_failure(error)
+            await asyncio.sleep(_INTERVAL_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_INTERVAL_S):
+                await draining.may_have_changed.wait()
 
 
 class Draining:

@@ -36,6 +36,7 @@ import asyncio
 import logging
 import math
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from signal import Signals
 from typing import Any, cast
 
@@ -51,17 +52,13 @@ from darkq.protocol.record import FUNCTION, deserialize, serialize
 from darkq.redis.pool import brief
 from darkq.redis.pubsub import Live
 from darkq.redis.servers import Servers
-from darkq.settings.settings import Settings
 from darkq.telemetry.logging import LogEvent
-from darkq_worker.attempts.generate import Upstreams, generate
+from darkq_worker.attempts.generate import WorkerParts, generate
 from darkq_worker.attempts.running import RunningAttempts
-from darkq_worker.attempts.telemetry import WorkerMetrics
-from darkq_worker.leases import Claim, Leases
-from darkq_worker.limits.calls import Limits
+from darkq_worker.leases import Leases
 from darkq_worker.loop.claiming import Claiming
 from darkq_worker.loop.heartbeat import Heartbeat
-from darkq_worker.loop.presence import Draining, HealthCheck
-from darkq_worker.writing.writer import Writer
+from darkq_worker.loop.presence import Draining, repeat_health_check
 
 logger = logging.getLogger("darkq.worker")
 
@@ -77,18 +74,14 @@ class LeasedWorker(Worker):
     def __init__(
         self,
         *,
-        settings: Settings,
-        worker_id: str,
+        parts: WorkerParts,
         servers: Servers,
         redis: Redis,
         leases: Leases,
-        writer: Writer,
         live: Live,
-        upstreams: Upstreams,
-        limits: Limits,
-        metrics: WorkerMetrics,
         handle_signals: bool = True,
     ) -> None:
+        settings, worker_id = parts.settings, parts.worker_id
         super().__init__(
             # arq insists on functions, and never calls them here: `RunningAttempts` does.
             [func(cast(Any, generate), name=FUNCTION)],
@@ -104,31 +97,23 @@ class LeasedWorker(Worker):
         )
         self._settings = settings
         self._worker_id = worker_id
-        self._upstreams = upstreams
-        self._writer = writer
+        self._parts = parts
         self._live = live
-        self._metrics = metrics
         self._wake_up = asyncio.Event()
         self._running = RunningAttempts(
             self.tasks,
-            settings=settings,
-            worker_id=worker_id,
-            upstreams=upstreams,
-            limits=limits,
-            writer=writer,
-            metrics=metrics,
-            on_ended=self._free_slot,
+            parts,
+            on_ended=lambda claim: self._claiming.free_slot(claim),  # noqa: PLW0108  made below
         )
         self._heartbeat = Heartbeat(
             leases,
-            limits,
-            metrics,
+            parts.limits,
+            parts.metrics,
             self._running.attempts,
             lease_s=settings.worker_lease_s,
-            on_failure=self._search,
+            on_failure=lambda partition: self._claiming.search(partition),  # noqa: PLW0108
         )
         self._draining = Draining(worker_id, leave=self._leave, wake_up=self._wake_up)
-        self._health_check = HealthCheck(self.heart_beat, self._draining, redis)
         self._claiming = Claiming(
             leases,
             self._running,
@@ -146,10 +131,11 @@ class LeasedWorker(Worker):
         """
         async with asyncio.TaskGroup() as tasks:
             background = [
-                tasks.create_task(self._writer.run(), name="darkq-writer"),
+                tasks.create_task(self._parts.writer.run(), name="darkq-writer"),
                 tasks.create_task(self._heartbeat.run(), name="darkq-heartbeat"),
             ]
-            health_check = tasks.create_task(self._health_check.run(), name="darkq-health-check")
+            checking = repeat_health_check(self.heart_beat, self._draining, self.pool)
+            health_check = tasks.create_task(checking, name="darkq-health-check")
             try:
                 await self._run_until_stopped()
             finally:
@@ -171,21 +157,18 @@ class LeasedWorker(Worker):
         """Claim and sleep in turns. Continues through any outage of Redis."""
         with ExitStack() as stack:
             for partition in self._settings.find_worker_partitions():
-                channels = {
-                    names.PartitionKeys(partition).wake: False,
-                    names.PartitionKeys(partition).wake_worker(self._worker_id): True,
-                }
-                for channel, is_own in channels.items():
+                keys = names.PartitionKeys(partition)
+                for channel in (keys.wake, keys.wake_worker(self._worker_id)):
+                    is_own = channel != keys.wake
                     sink = Wakeups(
-                        partition, self._claiming, self._running, self._heartbeat, is_own=is_own
+                        partition, is_own, self._claiming, self._running, self._heartbeat
                     )
                     stack.enter_context(self._live.listening(channel, sink))
             orders = names.WorkerKeys(self._worker_id).drain_request
             stack.enter_context(self._live.listening(orders, self._draining))
             await self._claiming.claim_due()  # the first claim also reads the clock of Redis
-            logger.info(
-                LogEvent("worker ready", jobs_at_once=self.max_jobs, worker=self._worker_id)
-            )
+            ready = LogEvent("worker ready", jobs_at_once=self.max_jobs, worker=self._worker_id)
+            logger.info(ready)
             while True:
                 await self._poll_iteration()
 
@@ -196,20 +179,13 @@ class LeasedWorker(Worker):
             async with asyncio.timeout(await self._claiming.claim_due()):
                 await self._wake_up.wait()
 
-    def _free_slot(self, claim: Claim) -> None:
-        self._claiming.free_slot(claim)
-
-    def _search(self, partition: int) -> None:
-        """Claim nothing from a partition until its leases have been renewed."""
-        self._claiming.search(partition)
-
     async def record_health(self) -> None:
         """Write the health record, every `HEALTH_INTERVAL_S`; see `darkq.operate.workers`."""
         before = self._last_health_check
         try:
             await super().record_health()
             if self._last_health_check != before:
-                announced = announcement(self._upstreams.describe())
+                announced = announcement(self._parts.upstreams.describe())
                 await sign_in(self.pool, self._worker_id, announced)
                 await self._draining.read(self.pool)
         except Exception:
@@ -251,8 +227,8 @@ class LeasedWorker(Worker):
             await asyncio.wait(unfinished, timeout=_CLOSE_PATIENCE_S)
         try:
             async with asyncio.timeout(_CLOSE_PATIENCE_S):
-                await self._writer.wait_drained()
-                await self._metrics.send()
+                await self._parts.writer.wait_drained()
+                await self._parts.metrics.send()
                 await sign_out(self.pool, self._worker_id)
         except (TimeoutError, RedisError, OSError) as error:
             fields = {"error": brief(error), "worker": self._worker_id}
@@ -260,35 +236,27 @@ class LeasedWorker(Worker):
         logger.info(LogEvent("worker stopped", worker=self._worker_id))
 
 
+@dataclass(frozen=True, eq=False)
 class Wakeups:
     """The sink of a wake channel of a partition: the common one, or the worker's own."""
 
-    def __init__(
-        self,
-        partition: int,
-        claiming: Claiming,
-        running: RunningAttempts,
-        heartbeat: Heartbeat,
-        *,
-        is_own: bool,
-    ) -> None:
-        self._partition = partition
-        self._claiming = claiming
-        self._running = running
-        self._heartbeat = heartbeat
-        self._is_own = is_own
+    partition: int
+    is_own: bool
+    claiming: Claiming
+    running: RunningAttempts
+    heartbeat: Heartbeat
 
     def deliver(self, message: bytes) -> None:
         """Claim, or stop a cancelled job. Its id is not trusted: it may be of any bytes."""
         if message.startswith(_CANCEL):
-            self._running.cancel(message.removeprefix(_CANCEL))
-        elif self._is_own:
-            self._claiming.wake(self._partition)
+            self.running.cancel(message.removeprefix(_CANCEL))
+        elif self.is_own:
+            self.claiming.wake(self.partition)
         else:
-            self._claiming.look_at(self._partition)
+            self.claiming.look_at(self.partition)
 
     def gap(self) -> None:
         """Messages may have been lost: look for due jobs, and for cancelled ones."""
-        self._claiming.look_at(self._partition)
-        if not self._is_own:
-            self._heartbeat.hurry()
+        self.claiming.look_at(self.partition)
+        if not self.is_own:
+            self.heartbeat.hurry()

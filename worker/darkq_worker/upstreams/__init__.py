@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from darkq_worker.upstreams.darkai_compat import DarkAI as DarkAI
+from darkq_worker.upstreams.darkai import DarkAI as DarkAI

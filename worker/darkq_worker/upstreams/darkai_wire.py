@@ -230,7 +230,6 @@ class AnswerDecoder:
 
 
 def _plain_frame(event: ServerSentEvent) -> Frame | None:
-    """Return a frame that begins or ends an answer, None for any other event."""
     if event.event == "error":
         return None
     try:

@@ -29,9 +29,9 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import aiohttp
@@ -58,47 +58,53 @@ FINISH_TIMEOUT_S = 0.1
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
 
 
-def prepare_headers(
-    headers: Mapping[str, str], *, keeps_connection: bool = True
-) -> CIMultiDict[str]:
-    """Return the headers of all requests of an upstream, in the form that aiohttp needs."""
-    closing = {} if keeps_connection else {"connection": "close"}
-    return CIMultiDict({**headers, "accept-encoding": "identity", **closing})
+@dataclass(frozen=True, kw_only=True)
+class HttpService:
+    """How the calls of one upstream are made.
+
+    `proxy` is for calls without one of their own. `idle_setting` is the variable that sets
+    `idle_timeout_s`, for error messages. Without `keeps_connections` each carries one call. With
+    `sends_trace` the trace context is sent to the service, if there is one.
+    """
+
+    session: aiohttp.ClientSession
+    proxy: str | None
+    timeout_s: float
+    idle_timeout_s: float
+    idle_setting: str
+    keeps_connections: bool = True
+    sends_trace: bool = False
+
+    def prepare_headers(self, headers: Mapping[str, str]) -> CIMultiDict[str]:
+        """Return the headers of all requests, in the form that aiohttp needs."""
+        closing = {} if self.keeps_connections else {"connection": "close"}
+        return CIMultiDict({**headers, "accept-encoding": "identity", **closing})
 
 
 class HttpStream:
     """One request, POST or, without a body, GET; use it as an async context manager.
 
     Redirects are not followed, and compressed responses are not unpacked. Entering raises
-    `UpstreamError`; if it is cancelled, the connection is closed. `idle_setting` is the variable
-    that sets `idle_timeout_s`, for error messages. Without `keeps_connection` no other call uses
-    the connection. With `sends_trace` the trace context is sent to the service, if there is one.
+    `UpstreamError`; if it is cancelled, the connection is closed.
     """
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        service: HttpService,
         url: str,
         *,
         body: bytes | None,
         headers: CIMultiDict[str],
-        proxy: str | None,
-        timeout_s: float,
-        idle_timeout_s: float,
-        idle_setting: str,
-        keeps_connection: bool = True,
-        sends_trace: bool = False,
+        proxy: str | None = None,
+        timeout_s: float | None = None,
     ) -> None:
-        self._session = session
+        self._service = service
         self._url = url
         self._body = body
         self._headers = headers
-        self._proxy = proxy
-        self._timeout_s = timeout_s
-        self._idle_timeout_s = idle_timeout_s
-        self._idle_setting = idle_setting
-        self._keeps_connection = keeps_connection
-        self._sends_trace = sends_trace
+        self._proxy = proxy or service.proxy
+        self._timeout_s = service.timeout_s if timeout_s is None else timeout_s
+        self._idle_timeout_s = service.idle_timeout_s
         self._late: TimedOut | None = None
         self._opener: asyncio.Task[Any] | None = None
         self._waiting = True
@@ -132,12 +138,7 @@ class HttpStream:
     async def __aenter__(self) -> Self:
         return await self.open()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -205,11 +206,11 @@ class HttpStream:
     async def _send(self) -> aiohttp.ClientResponse:
         method = "GET" if self._body is None else "POST"
         headers: Mapping[str, str] = self._headers
-        if trace := record_request(self._url, method, sends_trace=self._sends_trace):
+        if trace := record_request(self._url, method, sends_trace=self._service.sends_trace):
             headers = {**headers, **trace}
         # A server may close an idle connection just as we send. Only a call without any byte of
         # response may be repeated, and only once, over a connection that cannot be stale.
-        connection = CallConnection(is_kept_after=self._keeps_connection)
+        connection = CallConnection(is_kept_after=self._service.keeps_connections)
         try:
             try:
                 return await self._request(method, headers, connection)
@@ -224,7 +225,7 @@ class HttpStream:
         self, method: str, headers: Mapping[str, str], connection: CallConnection
     ) -> aiohttp.ClientResponse:
         with connection:
-            return await self._session.request(
+            return await self._service.session.request(
                 method,
                 self._url,
                 data=self._body,
@@ -256,7 +257,9 @@ class HttpStream:
             return TimedOut(f"the answer was not complete within {self._timeout_s:g} s")
         silence = f"nothing came for {self._idle_timeout_s:g} s"
         if self._only_keep_alives:
-            silence += f" but keep-alives; where it queues for longer, raise {self._idle_setting}"
+            silence += (
+                f" but keep-alives; where it queues for longer, raise {self._service.idle_setting}"
+            )
         return TimedOut(silence)
 
     def _abort(self) -> None:
@@ -288,7 +291,6 @@ def _failed_request(error: Exception) -> UpstreamError:
 
 
 def _broken_answer(error: Exception, status: int) -> UpstreamError:
-    """Return the error for a response that broke off."""
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | OSError):
         return Truncated("the connection broke in the middle of the answer", status=status)
     return ProtocolViolation("the upstream's answer is not HTTP", status=status)
@@ -389,11 +391,6 @@ class CallConnector(aiohttp.TCPConnector):
             connection.close()
 
 
-def detects_stale(session: aiohttp.ClientSession) -> bool:
-    """Return True if the calls of a session can detect a stale kept connection."""
-    return isinstance(session.connector, CallConnector)
-
-
 def make_session(**options: Any) -> aiohttp.ClientSession:
     """Make the HTTP session of a worker, without cookies and environment settings.
 
@@ -424,14 +421,10 @@ async def find_refusal(http: HttpStream) -> Refusal | None:
     packing = http.header("content-encoding")
     is_packed = packing is not None and packing.lower() not in ("", "identity")
     if http.status != HTTPStatus.OK:
-        is_html = content_type(http) == "text/html"
+        media_type, _, _ = (http.header("content-type") or "").partition(";")
+        is_html = media_type.strip().lower() == "text/html"
         body = b"" if is_html or is_packed else await http.read_error_body()
         return Refusal(http.status, is_html, body)
     if is_packed:  # not requested, so it may be a decompression bomb
         raise ProtocolViolation("the answer is compressed", status=http.status)
     return None
-
-
-def content_type(http: HttpStream) -> str:
-    """Return the media type of a response, in lower case, without parameters."""
-    return (http.header("content-type") or "").partition(";")[0].strip().lower()

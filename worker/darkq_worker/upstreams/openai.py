@@ -2,13 +2,12 @@
 
 The models are the configured ones, or those that the service lists: `list_models` requests them,
 and before its response, `resolve_model` raises `NotReady`. A service may accept models that it does
-not list. So a job for this service only may name an unlisted model (`takes_unlisted`), unless
-models are configured.
+not list. So a job for this service only may name an unlisted model, unless models are
+configured.
 
 Services differ in the fields that they accept. If one refuses `stream_options`, a field without any
 effect on the answer, or the name of the token limit, the call is repeated without it or with the
-other name. What succeeded is remembered
-for the model.
+other name. What succeeded is remembered for the model.
 
 A call may take `timeout_s` in total, and `idle_timeout_s` without data.
 """
@@ -17,13 +16,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from types import MappingProxyType
 
 import aiohttp
 
 from darkq.protocol.options import OPTIONS
-from darkq.telemetry.logging import LogEvent
+from darkq.redis.backoff import backoff_s
+from darkq.telemetry.logging import LogEvent, describe_error
 from darkq_worker.pieces import AnyPiece
 from darkq_worker.upstreams.base import (
     End,
@@ -37,11 +38,11 @@ from darkq_worker.upstreams.base import (
     greet,
 )
 from darkq_worker.upstreams.http import (
+    CallConnector,
+    HttpService,
     HttpStream,
     Refusal,
-    detects_stale,
     find_refusal,
-    prepare_headers,
 )
 from darkq_worker.upstreams.http_errors import http_error, parse_retry_after, quotable
 from darkq_worker.upstreams.openai_errors import hide_secret, refusal_detail
@@ -53,7 +54,11 @@ USAGE_TIMEOUT_S = 2.0
 LIST_TIMEOUT_S = 15.0
 MAX_LIST_BYTES = 4 << 20
 MAX_REMEMBERED = 1000
+REFRESH_S = 300.0
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
 _log = logging.getLogger(__name__)
+_worker_log = logging.getLogger("darkq.worker")
 
 
 class OpenAIUpstream:
@@ -87,42 +92,37 @@ class OpenAIUpstream:
         self.name = name
         self.models = tuple(models)
         self.lists_models = not models
-        self._session = session
         self._url = url.rstrip("/")
         self._api_key = api_key or ""
         self._aliases = aliases
-        self._proxy = proxy
-        self._timeout_s = timeout_s
-        self._idle_timeout_s = idle_timeout_s
         self._max_line_bytes = max_line_bytes
-        # llama.cpp announces to keep a connection, and closes it after each stream.
-        self._keeps_connections = keeps_connections and detects_stale(session)
-        self._sends_trace = sends_trace
         self._variable = f"DARKQ_UPSTREAMS__{name.upper()}"
-        self._idle_setting = f"{self._variable}__IDLE_TIMEOUT_S"
+        service = self._service = HttpService(
+            session=session,
+            proxy=proxy,
+            timeout_s=timeout_s,
+            idle_timeout_s=idle_timeout_s,
+            idle_setting=f"{self._variable}__IDLE_TIMEOUT_S",
+            # llama.cpp announces to keep a connection, and closes it after each stream: only our
+            # connector detects a stale one.
+            keeps_connections=keeps_connections and isinstance(session.connector, CallConnector),
+            sends_trace=sends_trace,
+        )
         key = {"authorization": f"Bearer {self._api_key}"} if self._api_key else {}
         common = {"user-agent": "darkq", **key}
-        self._list_headers = prepare_headers(
-            {"accept": "application/json", **common}, keeps_connection=self._keeps_connections
-        )
-        self._chat_headers = prepare_headers(
-            {"accept": "text/event-stream", "content-type": "application/json", **common},
-            keeps_connection=self._keeps_connections,
+        self._list_headers = service.prepare_headers({"accept": "application/json", **common})
+        self._chat_headers = service.prepare_headers(
+            {"accept": "text/event-stream", "content-type": "application/json", **common}
         )
         self._is_listed = bool(models)
         self._no_list: UpstreamError | None = None
         self._refused: dict[str, frozenset[str]] = {}  # by model: fields that it does not accept
-        self._unknown_reasons: set[str] = set()
+        self._unknown_reasons: set[str] = set()  # each is logged once
 
     @property
     def default_model(self) -> str:
         """The first configured model, or the first listed chat model."""
         return default_model(self.models) if self.lists_models else self.models[0]
-
-    @property
-    def takes_unlisted(self) -> bool:
-        """True if a call may name a model that is not in `models`."""
-        return self.lists_models
 
     def knows(self, model: str) -> bool:
         """Return True if a name is exactly one of `models` or an alias."""
@@ -140,12 +140,20 @@ class OpenAIUpstream:
         if not name:
             remedy = f"name one in {self._variable}__MODELS"
             raise Rejected(f"{self.name} lists no model for chats: {remedy}")
-        found = name if name in self.models else None
-        if found is None and self.lists_models:
-            found = find_listed(name, self.models)
-        if found is None:
-            raise UnknownModel(name, self.models)
-        return found
+        if name in self.models:
+            return name
+        if self.lists_models and (found := find_listed(name, self.models)) is not None:
+            return found
+        raise UnknownModel(name, self.models)
+
+    def resolve_unlisted(self, model: str | None) -> str:
+        """Resolve a model; return an unlisted name unchanged, unless models are configured."""
+        try:
+            return self.resolve_model(model)
+        except (Rejected, ProtocolViolation):
+            if model and self.lists_models:
+                return model
+            raise
 
     def _unlisted(self) -> UpstreamError:
         """Return why the models are not known. A list that cannot be read is not an outage."""
@@ -162,7 +170,13 @@ class OpenAIUpstream:
     async def list_models(self) -> None:
         """Request the list of models. Raises `UpstreamError`, and keeps the known ones then."""
         try:
-            async with self._call("/models", None, None, LIST_TIMEOUT_S) as http:
+            async with HttpStream(
+                self._service,
+                f"{self._url}/models",
+                body=None,
+                headers=self._list_headers,
+                timeout_s=LIST_TIMEOUT_S,
+            ) as http:
                 if refusal := await find_refusal(http):
                     raise self._refused_call(http, refusal)
                 body = b""
@@ -179,7 +193,7 @@ class OpenAIUpstream:
 
     async def stream(self, request: Request) -> AsyncGenerator[AnyPiece | End, None]:
         """Yield the answer's pieces as they arrive, then one `End`. See `Upstream.stream`."""
-        model = self._find_model(request)
+        model = self.resolve_unlisted(request.model)
         prompt = join_prompt(request.prompt)
         http = await self._ask(request, model, prompt)
         try:
@@ -209,7 +223,10 @@ class OpenAIUpstream:
                 await http.finish()
         finally:
             await http.aclose()
-        self._note_reason(answer.unknown_reason)
+        if (reason := answer.unknown_reason) and reason not in self._unknown_reasons:
+            if len(self._unknown_reasons) < MAX_REMEMBERED:
+                self._unknown_reasons.add(reason)
+            _log.warning(LogEvent("unknown finish reason", upstream=self.name, reason=reason))
         yield answer.end
 
     async def probe(self, *, timeout_s: float) -> None:
@@ -226,66 +243,34 @@ class OpenAIUpstream:
         except TimeoutError:
             raise TimedOut(f"no text came within {timeout_s:g} s") from None
 
-    def _find_model(self, request: Request) -> str:
-        """Return the model of a call; an unlisted one that `choose` accepted is not changed."""
-        try:
-            return self.resolve_model(request.model)
-        except (Rejected, ProtocolViolation):
-            if request.model and self.takes_unlisted:
-                return request.model
-            raise
-
     async def _ask(self, request: Request, model: str, prompt: str) -> HttpStream:
         """Start an answer. If the service refuses an optional field, call again without it."""
         known = refused = self._refused.get(model, frozenset())
         while True:
             body = build_body(self._url, request, model, refused=refused)
-            http = self._call("/chat/completions", body, request.proxy, self._timeout_s)
+            http = HttpStream(
+                self._service,
+                f"{self._url}/chat/completions",
+                body=body,
+                headers=self._chat_headers,
+                proxy=request.proxy,
+            )
             await http.open()
-            is_refused = True
-            try:
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(http.aclose)
                 refusal = await find_refusal(http)
                 if refusal is None:
-                    is_refused = False
+                    stack.pop_all()  # the caller closes it
                     break
                 more = find_refused(refusal.status, refusal.body, body, refused)
                 if more is None:
                     raise self._refused_call(http, refusal, model=model, prompt=prompt)
-            finally:
-                if is_refused:
-                    await http.aclose()
             refused |= {more}
         if refused != known:
-            self._remember(model, refused)
+            if len(self._refused) >= MAX_REMEMBERED:
+                self._refused.clear()
+            self._refused[model] = refused
         return http
-
-    def _remember(self, model: str, refused: frozenset[str]) -> None:
-        if len(self._refused) >= MAX_REMEMBERED:
-            self._refused.clear()
-        self._refused[model] = refused
-
-    def _note_reason(self, reason: str) -> None:
-        """Log an unknown finish reason, once per process."""
-        if reason and reason not in self._unknown_reasons:
-            if len(self._unknown_reasons) < MAX_REMEMBERED:
-                self._unknown_reasons.add(reason)
-            _log.warning(LogEvent("unknown finish reason", upstream=self.name, reason=reason))
-
-    def _call(
-        self, path: str, body: bytes | None, proxy: str | None, timeout_s: float
-    ) -> HttpStream:
-        return HttpStream(
-            self._session,
-            self._url + path,
-            body=body,
-            headers=self._list_headers if body is None else self._chat_headers,
-            proxy=proxy or self._proxy,
-            timeout_s=timeout_s,
-            idle_timeout_s=self._idle_timeout_s,
-            idle_setting=self._idle_setting,
-            keeps_connection=self._keeps_connections,
-            sends_trace=self._sends_trace,
-        )
 
     def _refused_call(
         self, http: HttpStream, refusal: Refusal, *, model: str = "", prompt: str = ""
@@ -304,6 +289,39 @@ class OpenAIUpstream:
         )
 
 
+async def refresh_models(upstreams: Iterable[object]) -> None:
+    """Keep the model lists of those upstreams up to date that have none configured.
+
+    Runs until cancelled.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        for upstream in upstreams:
+            if isinstance(upstream, OpenAIUpstream) and upstream.lists_models:
+                tasks.create_task(_refresh(upstream), name=f"darkq-models-{upstream.name}")
+
+
+async def _refresh(upstream: OpenAIUpstream) -> None:
+    name, failures = upstream.name, 0
+    while True:
+        known = upstream.models
+        try:
+            await upstream.list_models()
+        except Exception as error:  # no response of a service may end the worker
+            reason = {"exception": describe_error(error)}
+            if isinstance(error, UpstreamError):
+                reason = {"code": error.code, "reason": error.message}
+            _worker_log.warning(LogEvent("model list failed", upstream=name, **reason))
+            pause_s = backoff_s(failures, first_s=_FIRST_PAUSE_S, most_s=_LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s)
+            failures += 1
+            continue
+        if upstream.models != known:
+            found = {"models": len(upstream.models), "default": upstream.default_model or "none"}
+            _worker_log.info(LogEvent("model list updated", upstream=name, **found))
+        failures = 0
+        await asyncio.sleep(REFRESH_S)
+
+
 async def _read_rest(http: HttpStream, ends_at: float) -> bytes | None:
     """Return data after a complete text; None if nothing arrives in time."""
     try:
@@ -314,10 +332,5 @@ async def _read_rest(http: HttpStream, ends_at: float) -> bytes | None:
 
 
 def _asked_wait_s(http: HttpStream) -> float | None:
-    """Return the delay that the service asks for, in seconds."""
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        if (asked := http.header(name)) is not None:
-            wait_s = parse_retry_after(asked, unit_s=unit_s)
-            if wait_s is not None:
-                return wait_s
-    return None
+    in_ms = parse_retry_after(http.header("retry-after-ms"), unit_s=0.001)
+    return parse_retry_after(http.header("retry-after")) if in_ms is None else in_ms

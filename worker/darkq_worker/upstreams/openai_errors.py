@@ -36,6 +36,7 @@ _WORDS: Final = (
     *("error_description", "description", "reason", "title", "text", "content"),
 )
 _CODES: Final = ("code", "error_code", "status_code", "errcode", "type", "status")
+_CODES_BESIDE_WORDS: Final = (("code", "message"), ("code", "msg"), ("status_code", "message"))
 _FINE_CODES: Final = frozenset(("", "0", "200", "ok", "success", "none"))
 _CODE_KINDS: tuple[tuple[type[UpstreamError], re.Pattern[str]], ...] = (
     (RateLimited, re.compile(r"ratelimit|toomanyrequests|throttl|quota|resourceexhausted")),
@@ -90,10 +91,8 @@ class Reported(msgspec.Struct, frozen=True):
     @property
     def status(self) -> int:
         """The HTTP status among the codes, or 0."""
-        numbers = (
-            int(code) for code in self.codes if str(code).isdecimal() and len(str(code)) == 3
-        )
-        return next(numbers, 0)
+        texts = map(str, self.codes)
+        return next((int(text) for text in texts if text.isdecimal() and len(text) == 3), 0)
 
     def is_about_model(self, status: int) -> bool:
         """Return True if a refusal with this status means that the model does not exist."""
@@ -113,21 +112,21 @@ def find_error(frame: dict[str, Any], *, beside_choices: bool = False) -> Report
         return read_error(frame)
     if beside_choices:
         return None
-    if frame.get("object") == "error" or frame.get("type") == "error":
+    get = frame.get
+    if (
+        "error" in (get("object"), get("type"))
+        or any(get(name) for name in ("errors", "detail", "error_msg", "error_message"))
+        or any(get(name) is False for name in ("success", "ok"))
+        or any(words in frame and _is_bad(get(code)) for code, words in _CODES_BESIDE_WORDS)
+        or any(_is_bad_status(get(name)) for name in ("status", "status_code"))
+    ):
         return read_error(frame)
-    if any(frame.get(name) for name in ("errors", "detail", "error_msg", "error_message")):
-        return read_error(frame)
-    if any(frame.get(name) is False for name in ("success", "ok")):
-        return read_error(frame)
-    for code, words in (("code", "message"), ("code", "msg"), ("status_code", "message")):
-        if words in frame and _is_bad(frame.get(code)):
-            return read_error(frame)
-    if _is_bad_status(frame.get("status")) or _is_bad_status(frame.get("status_code")):
-        return read_error(frame)
-    base = frame.get("base_resp")
+    base = get("base_resp")
     if isinstance(base, dict) and _is_bad(base.get("status_code")):
         return read_error(base)
-    return _find_inner(frame)
+    inner = (get(name) for name in ("data", "response", "body", "result"))
+    found = (each for each in inner if isinstance(each, dict) and each.get("error"))
+    return next(map(read_error, found), None)
 
 
 def read_error(error: object) -> Reported:
@@ -162,7 +161,6 @@ def hide_secret(detail: str, secret: str) -> str:
 
 
 def _parsed(text: str) -> Any:
-    """Parse a string that is a JSON object or list; None otherwise."""
     text = text.strip()
     if not text.startswith(("{", "[")):
         return None
@@ -209,17 +207,7 @@ def _fault(fault: object) -> str:
     return f"{clean(place)}: {words}" if isinstance(place, str) and place else words
 
 
-def _find_inner(frame: dict[str, Any]) -> Reported | None:
-    """Find an error one level deeper."""
-    for name in ("data", "response", "body", "result"):
-        inner = frame.get(name)
-        if isinstance(inner, dict) and inner.get("error"):
-            return read_error(inner)
-    return None
-
-
 def _is_bad(code: object) -> bool:
-    """Return True if a `code` beside a message means an error."""
     if isinstance(code, bool) or not isinstance(code, str | int):
         return False
     return str(code).strip().lower() not in _FINE_CODES

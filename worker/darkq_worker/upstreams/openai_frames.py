@@ -305,7 +305,6 @@ def holds_text(frame: dict[str, Any]) -> bool:
 
 
 def _count(count: object) -> int:
-    """Return a token count, or 0."""
     if type(count) is int and 0 < count <= _MAX_TOKENS:
         return count
     if isinstance(count, str) and count.strip().isdecimal() and len(count) < 20:

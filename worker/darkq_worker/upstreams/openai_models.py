@@ -37,17 +37,16 @@ def parse_models(body: bytes) -> list[str]:
         listed = listed.get("data") or listed.get("models") or []  # Ollama has null for none
     if not isinstance(listed, list):
         raise ProtocolViolation("the list of models is not a list", status=200)
-    ids = [_find_id(model) for model in listed]
+    ids = [
+        clean(model.get("id") or model.get("name") or model.get("model"))
+        if isinstance(model, dict)
+        else clean(model)
+        for model in listed
+    ]
     if ids and not any(ids):
         raise ProtocolViolation("the list of models has no names", status=200)
     names = [name for name in dict.fromkeys(ids) if name.isprintable()]
     return [name for name in names if 0 < len(name) <= _MAX_NAME_CHARS][:MAX_MODELS]
-
-
-def _find_id(model: object) -> str:
-    if isinstance(model, dict):
-        return clean(model.get("id") or model.get("name") or model.get("model"))
-    return clean(model)
 
 
 def default_model(names: Sequence[str]) -> str:

@@ -58,7 +58,9 @@ def build_body(
 
 def _build_options(url: str, request: Request, refused: AbstractSet[str]) -> dict[str, Any]:
     options = request.options.given() if request.options else {}
-    if MAX_TOKENS in options and _is_official(url):
+    host = urlsplit(url).hostname or ""
+    is_official = host == _OFFICIAL_HOST or host.endswith(_OFFICIAL_DOMAINS)
+    if MAX_TOKENS in options and is_official:
         options[MAX_COMPLETION_TOKENS] = options.pop(MAX_TOKENS)  # OpenAI's newer name
     for name, other in _OTHER.items():
         if name in options and name in refused:
@@ -94,12 +96,6 @@ def find_refused(status: int, message: bytes, body: bytes, refused: AbstractSet[
         ):
             return name
     return None
-
-
-def _is_official(url: str) -> bool:
-    """Return True for OpenAI's own service, also on Azure."""
-    host = urlsplit(url).hostname or ""
-    return host == _OFFICIAL_HOST or host.endswith(_OFFICIAL_DOMAINS)
 
 
 def _build_message(message: Message, refused: AbstractSet[str]) -> dict[str, Any]:

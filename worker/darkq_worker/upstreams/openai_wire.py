@@ -173,13 +173,15 @@ class AnswerDecoder:
         self._at_eof = True
         pieces = [*self.feed(b"\n\n"), *self._close_json()]
         if not self.is_complete:
-            if not self.has_ended and not self._reason_is_latest:
-                raise self._cut_off()
-            self._done()
+            if self.has_ended or self._reason_is_latest:
+                self._done()
+            elif self._foreign:
+                raise self._not_understood()
+            else:
+                raise Truncated("the stream ended before the upstream said so", status=200)
         return pieces
 
     def _feed_other(self, event: ServerSentEvent) -> Iterator[AnyPiece]:
-        """Read any event that is not just a piece of text."""
         if event.data == b"[DONE]" and event.event != "error":
             self._done()
             return
@@ -194,23 +196,19 @@ class AnswerDecoder:
         yield from self._apply(frame)
 
     def _feed_tolerantly(self, event: ServerSentEvent) -> Iterator[AnyPiece]:
-        """Read an event that is not a usual frame."""
         text = event.data.decode(errors="replace")
         if event.event == STRAY:
             yield from self._feed_stray(text)
             return
-        is_error = event.event == "error"
         if event.event in _KEEP_ALIVES:
             return
-        value = _parsed(text)
         # A blank line may be missing, so that one event has several frames. Read each line.
-        lines = [text] if value is not None else text.split("\n", MAX_LINES_TRIED)
-        for line in lines:
+        is_whole = _parsed(text) is not None
+        for line in [text] if is_whole else text.split("\n", MAX_LINES_TRIED):
             if not self.is_complete:
-                yield from self._feed_line(line, is_error=is_error)
+                yield from self._feed_line(line, is_error=event.event == "error")
 
     def _feed_stray(self, line: str) -> Iterator[AnyPiece]:
-        """Read a line that is not a field of the event stream."""
         if self._open_json:
             self._open_json += line.encode() + b"\n"
             if len(self._open_json) > self._max_bytes:
@@ -237,7 +235,6 @@ class AnswerDecoder:
             yield from self._feed_line(text, is_error=False)
 
     def _feed_line(self, line: str, *, is_error: bool) -> Iterator[AnyPiece]:
-        """Read one piece of data by its content."""
         prefix = _DATA_PREFIX.match(line)
         line = line[prefix.end() if prefix else 0 :].rstrip()
         if not line or line.startswith(":"):  # some routers send comments as data
@@ -260,7 +257,6 @@ class AnswerDecoder:
             self._foreign = self._foreign or line
 
     def _read_object(self, value: dict[str, Any], line: str) -> Sequence[AnyPiece]:
-        """Process an object, frame or not; return its pieces."""
         if value.get("type") in _KEEP_ALIVES:
             return ()
         self.got_frame = True
@@ -280,7 +276,6 @@ class AnswerDecoder:
             return ()
 
     def _apply(self, frame: Frame) -> Sequence[AnyPiece]:
-        """Process a frame; return its pieces."""
         self._understood = True
         if frame.usage is not None:
             self._usage = read_usage(frame.usage, self._usage)
@@ -355,7 +350,6 @@ class AnswerDecoder:
         self._has_answer = True
 
     def _record_reason(self, reason: object) -> None:
-        """Record a finish reason."""
         if is_nothing(reason):
             return
         word = reason if isinstance(reason, str) else json.dumps(reason)
@@ -370,33 +364,30 @@ class AnswerDecoder:
         if meaning is None:
             self.unknown_reason = self._reason
         elif self._has_answer and not self._stops_early:
-            self._close_text()
+            self._fail_for_open_json()
+            self.has_ended = True
 
     @property
     def _has_good_reason(self) -> bool:
         """True if a known good finish reason follows the last text."""
         return self._reason_is_latest and self._reason != self.unknown_reason
 
-    def _close_text(self) -> None:
-        """Record a good finish reason: the text is complete unless a part is missing."""
+    def _fail_for_open_json(self) -> None:
         if self._open_json:
             self._fail(self._hole(self._open_json.decode(errors="replace")))
-        self.has_ended = True
 
     def _done(self) -> None:
         """Complete the answer: nothing more follows. Raises `UpstreamError`."""
-        if self._open_json:
-            self._fail(self._hole(self._open_json.decode(errors="replace")))
+        self._fail_for_open_json()
         if (
             self._foreign
             and not self.has_ended
             and not (self._has_good_reason and self._has_answer)
         ):
             raise self._not_understood()
-        if not self._has_answer and self._reason in ("length", "content_filter"):
-            why = f"the upstream sent no text: {self._reason}"
-            raise Rejected(why, status=200)  # a retry would return the same
         if not self._has_answer:
+            if self._reason in ("length", "content_filter"):  # a retry would return the same
+                raise Rejected(f"the upstream sent no text: {self._reason}", status=200)
             raise EmptyAnswer("the upstream sent no text", status=200)
         self.has_ended = self.is_complete = True
 
@@ -409,11 +400,6 @@ class AnswerDecoder:
     def _hole(self, line: str) -> UpstreamError:
         where = "the stream ended in the middle of" if self._at_eof else "this cannot be read"
         return Truncated(f"{where}: {self._quote(line)}", status=200)
-
-    def _cut_off(self) -> UpstreamError:
-        if self._foreign:
-            return self._not_understood()
-        return Truncated("the stream ended before the upstream said so", status=200)
 
     def _not_understood(self) -> UpstreamError:
         quote = self._quote(self._foreign)
@@ -439,7 +425,6 @@ class AnswerDecoder:
 
 
 def _is_usual(frame: Frame) -> bool:
-    """Return True if a frame has only choices, or only token counts beside an empty list."""
     return (
         frame.choices is not None
         and (bool(frame.choices) or frame.usage is not None)

@@ -7,13 +7,13 @@ host and port, without path and query; of the options none that may quote a prom
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from darkq.telemetry.tracing import NO_CONTEXT, SpanScope, TraceContext, mark_failed
+from darkq.telemetry.tracing import NO_CONTEXT, TraceContext, mark_failed
 from darkq_worker.upstreams.base import End, Request, UpstreamError
 
 if TYPE_CHECKING:
@@ -26,76 +26,66 @@ _OPTIONS = (
 _current_call: ContextVar[Span | None] = ContextVar("darkq_call", default=None)
 
 
-class CallSpan(SpanScope):
-    """The span of a call; this class is the null object."""
+class CallSpan:
+    """The span of a call within a traced attempt; without spans it records nothing."""
+
+    def __init__(self, span: Span | None = None, attempt: Span | None = None) -> None:
+        self._span = span
+        self._attempt = attempt
 
     def first_chunk(self) -> None:
         """Record that the first text arrived."""
+        for span in (self._span, self._attempt):
+            if span is not None:
+                span.add_event("first chunk")
 
     def record_end(self, end: End) -> None:
         """Record the end of the answer."""
-
-
-UNTRACED_CALL = CallSpan()
-
-
-class TracedCall(CallSpan):
-    """A call of an upstream within a traced attempt."""
-
-    def __init__(self, tracer: Tracer, attempt: Span, upstream: str, request: Request) -> None:
-        from opentelemetry.trace import SpanKind, use_span
-
-        options = request.options
-        requested = {f"gen_ai.request.{name}": getattr(options, name, None) for name in _OPTIONS}
-        newer_name = getattr(options, "max_completion_tokens", None)
-        requested["gen_ai.request.max_tokens"] = (
-            requested["gen_ai.request.max_tokens"] or newer_name
-        )
-        self._attempt = attempt
-        self._span = tracer.start_span(
-            f"chat {request.model}",
-            kind=SpanKind.CLIENT,
-            attributes={
-                "gen_ai.operation.name": "chat",
-                "gen_ai.provider.name": upstream,
-                "gen_ai.request.model": request.model or "",
-                **{name: value for name, value in requested.items() if value is not None},
-            },
-        )
-        self._current: AbstractContextManager[object] = use_span(
-            self._span, record_exception=False, set_status_on_exception=False
-        )
-
-    def __enter__(self) -> Self:
-        self._current.__enter__()
-        self._before = _current_call.set(self._span)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        _current_call.reset(self._before)
-        self._current.__exit__(kind, error, traceback)
-        if isinstance(error, UpstreamError):
-            mark_failed(self._span, error.code)
-        elif isinstance(error, asyncio.CancelledError):
-            self._span.add_event("cancelled")
-        elif error is not None:
-            mark_failed(self._span, type(error).__name__)
-        self._span.end()
-
-    def first_chunk(self) -> None:
-        self._span.add_event("first chunk")
-        self._attempt.add_event("first chunk")
-
-    def record_end(self, end: End) -> None:
+        if self._span is None:
+            return
         self._span.set_attribute("gen_ai.response.finish_reasons", [end.finish_reason])
         if end.usage is not None:
             self._span.set_attribute("gen_ai.usage.input_tokens", end.usage.prompt_tokens)
             self._span.set_attribute("gen_ai.usage.output_tokens", end.usage.completion_tokens)
+
+
+UNTRACED_CALL = nullcontext(CallSpan())
+
+
+@contextmanager
+def trace_call(
+    tracer: Tracer, attempt: Span, upstream: str, request: Request
+) -> Iterator[CallSpan]:
+    """Trace a call of an upstream within a traced attempt."""
+    from opentelemetry.trace import SpanKind, use_span
+
+    options = request.options
+    requested = {f"gen_ai.request.{name}": getattr(options, name, None) for name in _OPTIONS}
+    newer_name = getattr(options, "max_completion_tokens", None)
+    requested["gen_ai.request.max_tokens"] = requested["gen_ai.request.max_tokens"] or newer_name
+    span = tracer.start_span(
+        f"chat {request.model}",
+        kind=SpanKind.CLIENT,
+        attributes={
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": upstream,
+            "gen_ai.request.model": request.model or "",
+            **{name: value for name, value in requested.items() if value is not None},
+        },
+    )
+    with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        before = _current_call.set(span)
+        try:
+            yield CallSpan(span, attempt)
+        except asyncio.CancelledError:
+            span.add_event("cancelled")
+            raise
+        except BaseException as error:
+            code = error.code if isinstance(error, UpstreamError) else type(error).__name__
+            mark_failed(span, code)
+            raise
+        finally:
+            _current_call.reset(before)
 
 
 def record_request(url: str, method: str, *, sends_trace: bool) -> dict[str, str]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from darkq.batches.answers import answer_line, failure_line
-from darkq.batches.input_lines import Text
+from darkq.batches.lines import Text
 from darkq.openai.body import Endpoint
 from darkq.protocol.result import Result
 from darkq_cli.batch.formats.rows import DELIMITERS, Kind, read_fields, to_text
 
 _ID = "custom_id"
 _ERROR = "error"
+_LINE_BYTES = 1 << 20
 
 
 class OutputFormat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,11 +95,16 @@ class Renderer:
         return line.getvalue().encode()
 
 
-def read_failure(output: OutputFormat, lines: Iterator[bytes]) -> str:
-    """Return the first failure of an errors file as a text.
+def read_failure(output: OutputFormat, path: Path) -> str:
+    """Return the first failure of an errors file as a text; "" when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return _parse_failure(output, iter(partial(file.readline, _LINE_BYTES), b""))
+    except (OSError, ValueError, StopIteration, msgspec.DecodeError, csv.Error):
+        return ""
 
-    Raises `ValueError`, `StopIteration`, `msgspec.DecodeError` and `csv.Error` for another file.
-    """
+
+def _parse_failure(output: OutputFormat, lines: Iterator[bytes]) -> str:
     if output.kind == "text":
         return next(lines).decode().strip()
     if output.is_table:

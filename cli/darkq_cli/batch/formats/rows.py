@@ -6,17 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from darkq.batches.feed import Columns, row_to_line
-from darkq.batches.input_lines import Text
-from darkq.batches.lines import ForAllLines, Line, decode_object, json_line, text_line
+from darkq.batches.lines import ForAllLines, Line, Text, decode_object, json_line, text_line
 from darkq.errors import InvalidJob, InvalidLine
 from darkq.protocol.prompt import add_system, check_prompt
 from darkq.protocol.validation import UNKNOWN, show_name
-from darkq_cli.terminal.problems import USAGE_EXIT_CODE, Problem
+from darkq_cli.terminal.problems import wrong_usage
 
 Kind: TypeAlias = Literal["jsonl", "csv", "tsv", "text"]
 DELIMITERS: Mapping[Kind, str] = {"csv": ",", "tsv": "\t"}
@@ -57,9 +56,11 @@ class InputFormat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     def check(self) -> None:
         """Raise `Problem` for options that contradict each other, and for a wrong template."""
         if self.kind == "text" and self.has_columns and self.prompt is None:
-            _refuse_usage("--prompt-field and --id-field are for inputs with fields, not for text")
+            raise wrong_usage(
+                "--prompt-field and --id-field are for inputs with fields, not for text"
+            )
         if self.prompt is not None and self.prompt_field is not None:
-            _refuse_usage("--prompt and --prompt-field are given: choose one of them")
+            raise wrong_usage("--prompt and --prompt-field are given: choose one of them")
         if self.prompt is not None:
             parse_template(self.prompt)
 
@@ -77,10 +78,8 @@ class InputFormat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
                     "To name the prompt's column: --prompt-field NAME\n"
                     "To write the prompt: --prompt 'Summarise: {NAME}'"
                 )
-            raise Problem(
-                f"{name} has no column {missing[0]}; it has: {list_names(columns)}",
-                hint,
-                exit_code=USAGE_EXIT_CODE,
+            raise wrong_usage(
+                f"{name} has no column {missing[0]}; it has: {list_names(columns)}", hint
             )
 
 
@@ -97,20 +96,20 @@ class LineFormat(NamedTuple):
         elif self.input.kind == "text":
             line = text_line(text.text, text.number, self.common)
         else:
-            line = self._parse_json(text)
+            try:
+                line = json_line(text.text, text.number, self.common, takes_numbers=True)
+            except InvalidLine as error:
+                raise _explain(error, text) from None
         return line if self.input.system is None else _put_system(line, self.input.system)
-
-    def _parse_json(self, text: Text) -> Line:
-        try:
-            return json_line(text.text, text.number, self.common, takes_numbers=True)
-        except InvalidLine as error:
-            raise _explain(error, text) from None
 
     def _parse_columns(self, text: Text) -> Line:
         fields = read_fields(self.input.kind, text)
         field = self.input.prompt_field or _COLUMNS.prompt
         if self.input.prompt is not None:
-            prompt: Any = fill_template(self.input.prompt, fields, text.number)
+            prompt: Any = "".join(
+                to_text(_get(fields, part.field, text.number)) if part.field else part.text
+                for part in parse_template(self.input.prompt)
+            )
         else:
             prompt = _get(fields, field, text.number)
         row: dict[str, Any] = {"prompt": prompt}
@@ -208,17 +207,9 @@ def parse_template(template: str) -> tuple[TemplatePart, ...]:
         elif field := found[1:-1]:
             parts.append(TemplatePart("", field))
         else:
-            words = f"{found} in the template names no field; {{{{ and }}}} are braces"
-            _refuse_usage(f"--prompt: {words}")
+            reason = f"{found} in the template names no field; {{{{ and }}}} are braces"
+            raise wrong_usage(f"--prompt: {reason}")
     return (*parts, TemplatePart(template[start:], ""))
-
-
-def fill_template(template: str, fields: Mapping[str, Any], number: int) -> str:
-    """Replace the fields of a template. Raises `InvalidLine` for a missing one."""
-    return "".join(
-        to_text(_get(fields, part.field, number)) if part.field else part.text
-        for part in parse_template(template)
-    )
 
 
 def to_text(value: object) -> str:
@@ -226,7 +217,3 @@ def to_text(value: object) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _refuse_usage(message: str) -> NoReturn:
-    raise Problem(message, exit_code=USAGE_EXIT_CODE)

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from darkq.batches.input_lines import BOM, Text, find_other_format
-from darkq.batches.lines import MAX_LINE_BYTES
+from darkq.batches.lines import BOM, MAX_LINE_BYTES, Text, find_other_format
 from darkq.errors import InvalidLine
 from darkq_cli.batch.formats.rows import list_names
 

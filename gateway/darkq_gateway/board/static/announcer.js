@@ -1,6 +1,6 @@
 // Announces changes to screen readers: an answer sentence by sentence, not chunk by chunk.
 
-import { byId } from "./dom.js";
+import { byId, node } from "./dom.js";
 
 const PAUSE_MS = 2000;
 const MAX_CHARS = 600; // for a longer text only its length is announced
@@ -40,8 +40,6 @@ function flush(chars) {
 }
 
 function speak(text) {
-  const line = document.createElement("p");
-  line.textContent = text;
-  region.append(line);
+  region.append(node("p", {}, text));
   while (region.childElementCount > 5) region.firstElementChild.remove();
 }

@@ -4,8 +4,9 @@
 import { hush, speakText } from "./announcer.js";
 import { Answer } from "./answer.js";
 import { copyButton } from "./code.js";
-import { mark, node, write } from "./dom.js";
+import { button, mark, node, write } from "./dom.js";
 import { Extras } from "./extras.js";
+import { dots } from "./format.js";
 
 /** One attempt on the page. */
 class Attempt {
@@ -25,8 +26,10 @@ class Attempt {
     this.extras = new Extras(before, after);
     this.#number = attempt;
     this.#name(attempt > 1 ? `Attempt ${attempt}` : "Answer");
-    write(this.#note, [model, upstream].filter(Boolean).join(" · "));
-    this.#tools.append(this.#rawButton(), copyButton(() => this.answer.text));
+    write(this.#note, dots(model, upstream));
+    const attributes = { class: "quiet small raw-button", "aria-pressed": "false" };
+    const raw = button("Raw", (pressed) => this.#switchRaw(pressed), attributes);
+    this.#tools.append(raw, copyButton(() => this.answer.text));
     mark(this.#pill, "running");
   }
 
@@ -44,16 +47,12 @@ class Attempt {
     this.section.classList.toggle("void", !isValid);
     if (!isValid) this.#name(`Attempt ${this.#number}`);
     mark(this.#pill, state);
-    if (note) write(this.#note, [this.#note.textContent, note].filter(Boolean).join(" · "));
+    if (note) write(this.#note, dots(this.#note.textContent, note));
   }
 
-  #rawButton() {
-    const button = node("button", { type: "button", class: "quiet small raw-button", "aria-pressed": "false" }, "Raw");
-    button.addEventListener("click", () => {
-      this.answer.showRaw(!this.answer.isRaw);
-      button.setAttribute("aria-pressed", String(this.answer.isRaw));
-    });
-    return button;
+  #switchRaw(pressed) {
+    this.answer.showRaw(!this.answer.isRaw);
+    pressed.setAttribute("aria-pressed", String(this.answer.isRaw));
   }
 }
 

@@ -1,7 +1,7 @@
 // The batches and their progress; one that is opened lists its lines.
 
-import { byId, list, mark, node, shape, write } from "./dom.js";
-import { age, count, short } from "./format.js";
+import { byId, head, list, mark, node, shape, write } from "./dom.js";
+import { age, count, dots, short, sum } from "./format.js";
 
 const nameOf = (batch) => batch.name ?? short(batch.batch_id.replace("batch-", ""));
 
@@ -9,17 +9,16 @@ const nameOf = (batch) => batch.name ?? short(batch.batch_id.replace("batch-", "
 export function showBatches({ batches, now_ms }) {
   byId("batches-empty").hidden = batches.length > 0;
   list(byId("batches"), batches, (batch) => batch.batch_id, make, (item, batch) => {
-    const [head, meter, note] = item.children;
+    const [title, meter, note] = item.children;
     const ended = batch.completed + batch.failed + batch.cancelled;
     const total = batch.total ?? batch.expected;
-    mark(head.lastElementChild, batch.failed && batch.state === "completed" ? "completed with failures" : batch.state);
+    mark(title.lastElementChild, batch.failed && batch.state === "completed" ? "completed with failures" : batch.state);
     fill(meter, batch, total ?? 0);
     meter.setAttribute("aria-label", `Progress of batch ${nameOf(batch)}: ${count(ended)} of ${count(total ?? batch.added)}`);
     const [progress, failed, rest] = note.children;
     write(progress, total === null ? `${count(ended)} of ${count(batch.added)} so far` : `${count(ended)} of ${count(total)}`);
     write(failed, batch.failed ? `${count(batch.failed)} failed` : "");
-    const parts = [batch.cancelled ? `${count(batch.cancelled)} cancelled` : "", `${age(now_ms - batch.created_ms)} old`];
-    write(rest, parts.filter(Boolean).join(" · "));
+    write(rest, dots(batch.cancelled && `${count(batch.cancelled)} cancelled`, `${age(now_ms - batch.created_ms)} old`));
   });
 }
 
@@ -28,12 +27,11 @@ function fill(meter, batch, total) {
   meter.classList.toggle("unknown", !total);
   const shares = [batch.completed, batch.failed, batch.cancelled];
   [...meter.children].forEach((part, number) => {
+    const before = sum(shares.slice(0, number), Number);
     part.setAttribute("width", String(total ? Math.min(100, (shares[number] / total) * 100) : 0));
-    part.setAttribute("x", String(total ? Math.min(100, (sum(shares.slice(0, number)) / total) * 100) : 0));
+    part.setAttribute("x", String(total ? Math.min(100, (before / total) * 100) : 0));
   });
 }
-
-const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
 
 function make(batch) {
   const name = nameOf(batch);
@@ -41,7 +39,7 @@ function make(batch) {
   return node(
     "li",
     { title: batch.batch_id },
-    node("div", { class: "head" }, open, node("span", { class: "pill" })),
+    head(open),
     meter(),
     node("p", { class: "note parts" }, node("span"), node("span", { class: "bad" }), node("span")),
   );

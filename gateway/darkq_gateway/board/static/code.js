@@ -1,6 +1,6 @@
 // Blocks of code, and buttons that copy.
 
-import { node, write } from "./dom.js";
+import { button, node, write } from "./dom.js";
 
 const SHOWN_MS = 1500;
 
@@ -14,12 +14,10 @@ export function codeBlock(code, language) {
 
 /** Make a button that copies what `text` returns. */
 export function copyButton(text) {
-  const button = node("button", { type: "button", class: "quiet small" }, "Copy");
-  button.addEventListener("click", async () => {
-    write(button, (await copy(text())) ? "Copied" : "Not copied");
-    setTimeout(() => write(button, "Copy"), SHOWN_MS);
+  return button("Copy", async (pressed) => {
+    write(pressed, (await copy(text())) ? "Copied" : "Not copied");
+    setTimeout(() => write(pressed, "Copy"), SHOWN_MS);
   });
-  return button;
 }
 
 /** Copy a text; return whether it was copied. A page without TLS has no `navigator.clipboard`. */

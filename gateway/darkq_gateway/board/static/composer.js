@@ -1,7 +1,7 @@
 // The form for a new job.
 
 import { get, post, reason } from "./api.js";
-import { byId, complain, node } from "./dom.js";
+import { byId, complain, offer } from "./dom.js";
 
 const form = byId("composer");
 const prompt = byId("prompt");
@@ -52,12 +52,6 @@ function randomKey() {
 
 /** Offer the available models; the selected one stays selected. */
 export async function offerModels() {
-  const known = [...model.options].map((option) => option.value);
   const served = await get("/v1/models").catch(() => null);
-  if (!served) return;
-  const names = ["", ...served.data.map((each) => each.id)];
-  if (names.join("\n") === known.join("\n")) return;
-  const chosen = model.value;
-  model.replaceChildren(...names.map((name) => node("option", { value: name }, name || "default model")));
-  if (names.includes(chosen)) model.value = chosen;
+  if (served) offer(model, ["", ...served.data.map((each) => each.id)], "default model");
 }

@@ -1,4 +1,4 @@
-// Follows and cancels jobs of darkq: README.md.
+// Follows and cancels jobs: README.md.
 
 const SILENT_MS = 60_000; // pings come more often
 const MAX_WAIT_MS = 15_000;
@@ -36,9 +36,10 @@ export async function follow(url, options) {
       for await (const event of eventsOf(response)) {
         failures = 0;
         retryMs = event.retryMs ?? retryMs;
+        lastId = event.id ?? lastId;
+        if (!event.data) continue; // `?after=now`
         const data = JSON.parse(event.data);
         if (data.error) throw new DarkqError(/_gone$|_found$/.test(data.error.code) ? 410 : 503, data.error);
-        lastId = event.id ?? lastId;
         recall(keep, lastId);
         if (onEvent(data, lastId) === true || ENDS.includes(data.type)) return lastId;
       }
@@ -79,7 +80,7 @@ function fail(error) {
   throw error instanceof TypeError ? new DarkqError(0, error) : error;
 }
 
-// Return or keep the cursor under a name. Storage may be forbidden.
+// Storage may be forbidden.
 function recall(name, id) {
   try {
     if (name && id) sessionStorage.setItem(name, id);
@@ -96,7 +97,7 @@ const pause = (ms, signal) =>
     signal?.addEventListener("abort", end);
   });
 
-// Yield events, `{id, data, retryMs}`, until the response ends or is silent for `SILENT_MS`.
+// Yield events, `{id, data, retryMs}`, until the end or silence of the response.
 async function* eventsOf(response) {
   if (!/^text\/event-stream\b/.test(response.headers.get("Content-Type")))
     throw new DarkqError(200, { code: "not_events", message: "no event stream" });
@@ -112,7 +113,7 @@ async function* eventsOf(response) {
       rest = lines.pop();
       for (const line of lines) {
         if (line) addTo(event, line);
-        else if ("data" in event) yield event;
+        else if (event.data || event.id) yield event;
         if (!line) event = {};
       }
     }

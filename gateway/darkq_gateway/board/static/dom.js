@@ -3,19 +3,33 @@
 export const byId = (id) => document.getElementById(id);
 
 /** Make an element with attributes and children; strings become text. */
-export function node(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
+export const node = (tag, ...content) => fill(document.createElement(tag), ...content);
+
+/** Make an SVG element. */
+export const shape = (tag, ...content) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), ...content);
+
+function fill(element, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children);
   return element;
 }
 
-/** Make an SVG element. */
-export function shape(tag, attributes = {}, ...children) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
+/** Make a small button. `press` is called with it at each click. */
+export function button(label, press, attributes = {}) {
+  const made = node("button", { type: "button", class: "quiet small", ...attributes }, label);
+  made.addEventListener("click", () => press(made));
+  return made;
+}
+
+/** Make the head of an item: what it is, and a pill for its state. */
+export const head = (...children) => node("div", { class: "head" }, ...children, node("span", { class: "pill" }));
+
+/** Offer names in a select; the chosen one stays chosen, if it is among them. */
+export function offer(select, names, nameless) {
+  if (names.join("\n") === [...select.options].map((option) => option.value).join("\n")) return;
+  const chosen = select.value;
+  select.replaceChildren(...names.map((name) => node("option", { value: name }, name || nameless)));
+  if (names.includes(chosen)) select.value = chosen;
 }
 
 /** Set an element's text if it differs: screen readers announce each change. */

@@ -1,7 +1,7 @@
 // A job's events, one line each; consecutive events of a kind that come in pieces share a line.
 
 import { node, write } from "./dom.js";
-import { count, length } from "./format.js";
+import { count, dots, length, many } from "./format.js";
 
 const IN_PIECES = ["chunk", "reasoning", "tool_call", "refusal"];
 
@@ -36,7 +36,7 @@ export class EventList {
     const [id, , note] = run.line.children;
     write(id, run.first === event.id ? event.id : `${run.first} … ${event.id}`);
     const kind = event.type === "chunk" ? "chunk" : "piece";
-    write(note, `${count(run.pieces)} ${kind}${run.pieces === 1 ? "" : "s"}, ${count(run.chars)} characters`);
+    write(note, `${many(run.pieces, kind)}, ${count(run.chars)} characters`);
   }
 
   #line(id, type, text) {
@@ -54,5 +54,5 @@ function about(event) {
   if (event.type === "failed") parts.push(event.code, event.message);
   if (event.type === "completed") parts.push(event.finish_reason ?? "stop");
   if (event.usage) parts.push(`${count(event.usage.completion_tokens ?? 0)} tokens`);
-  return parts.filter(Boolean).join(" · ");
+  return dots(...parts);
 }

@@ -38,6 +38,12 @@ export function pace(job) {
   return rate(job.chunks / Math.max(0.001, (job.finished_ms - job.started_ms) / 1000));
 }
 
+/** Join what there is: 2 jobs · draining. */
+export const dots = (...parts) => parts.filter(Boolean).join(" · ");
+
+/** The sum of what `of` returns for each item. */
+export const sum = (items, of) => items.reduce((total, item) => total + of(item), 0);
+
 /** Plural or singular: 1 worker, 3 workers. */
 export const many = (number, one) => `${count(number)} ${number === 1 ? one : `${one}s`}`;
 

@@ -53,8 +53,8 @@ export class OpenJob {
     this.#show(nowMs);
   }
 
-  async cancel() {
-    await this.#do("cancel");
+  cancel() {
+    this.#do("cancel");
   }
 
   async retry() {

@@ -1,7 +1,7 @@
 // The list of jobs, newest first: prompts lead, and what waits or has failed says why.
 
 import { byId, list, mark, node, write } from "./dom.js";
-import { age, count, first, length, pace, short } from "./format.js";
+import { age, count, dots, first, length, pace, short } from "./format.js";
 
 const table = byId("jobs");
 const body = table.querySelector("tbody");
@@ -19,9 +19,7 @@ function make({ job_id }) {
     {},
     node("th", { scope: "row" }, link, node("small", { class: "about" })),
     node("td", {}, node("span", { class: "pill" }), node("small")),
-    node("td", { class: "number" }),
-    node("td", { class: "number" }),
-    node("td", { class: "number" }),
+    ...[1, 2, 3].map(() => node("td", { class: "number" })),
   );
 }
 
@@ -37,7 +35,7 @@ function update(row, job, nowMs, openId) {
   link.classList.toggle("unnamed", !job.prompt && !job.answer);
   link.classList.toggle("answered", !job.prompt && Boolean(job.answer));
   write(about, aboutOf(job));
-  about.className = `about ${job.why ? toneOf(job) : ""}`;
+  about.className = `about ${job.why ? (job.state === "failed" ? "bad" : "warn") : ""}`;
   about.title = job.why?.message ?? "";
   mark(pill, job.state);
   write(note, noteOf(job));
@@ -49,11 +47,9 @@ function update(row, job, nowMs, openId) {
 /** The line below the prompt: why the job waits or has failed, else its id and its model. */
 function aboutOf(job) {
   const line = job.line ? `line ${count(job.line)}` : "";
-  if (job.why) return [line, job.why.message].filter(Boolean).join(" · ");
-  return [line, job.prompt || job.answer ? short(job.job_id) : "", job.model ?? "default model"].filter(Boolean).join(" · ");
+  if (job.why) return dots(line, job.why.message);
+  return dots(line, (job.prompt || job.answer) && short(job.job_id), job.model ?? "default model");
 }
-
-const toneOf = ({ state }) => (state === "failed" ? "bad" : "warn");
 
 function noteOf(job) {
   if (job.state === "deferred" && job.due_in_ms) return `due in ${length(job.due_in_ms)}`;

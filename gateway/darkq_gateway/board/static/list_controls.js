@@ -1,6 +1,6 @@
 // Which jobs are listed: state, model, search, page, or the lines of a batch.
 
-import { byId, node, write } from "./dom.js";
+import { byId, offer, write } from "./dom.js";
 import { count, many } from "./format.js";
 
 const TYPING_MS = 250;
@@ -76,21 +76,13 @@ export class ListControls {
     newer.disabled = start === 0;
     older.disabled = start + jobs.length >= matched;
     search.placeholder = shows_prompts ? "Search prompts and ids" : "Search ids";
-    this.#offerModels(models);
+    const isListed = !model.value || models.includes(model.value);
+    offer(model, ["", ...models, ...(isListed ? [] : [model.value])], "all models");
     for (const option of state.options) write(option, labelOf(option.value, counts));
     empty.hidden = jobs.length > 0 || isFiltered || Boolean(this.#batch);
     byId("jobs-none").hidden = jobs.length > 0 || !(isFiltered || this.#batch);
     byId("clear").hidden = Boolean(this.#batch);
     write(byId("jobs-none-text"), this.#batch ? "No line is in Redis now. A line whose answer was taken is in the output of its batch." : "No job matches.");
-  }
-
-  #offerModels(models) {
-    const names = ["", ...models];
-    if (model.value && !models.includes(model.value)) names.push(model.value);
-    if (names.join("\n") === [...model.options].map((option) => option.value).join("\n")) return;
-    const chosen = model.value;
-    model.replaceChildren(...names.map((name) => node("option", { value: name }, name || "all models")));
-    model.value = chosen;
   }
 }
 

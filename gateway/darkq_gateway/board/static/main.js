@@ -24,19 +24,19 @@ let drawnMs = 0;
 let movesFocus = false; // to the job that a click opens
 
 const list = new ListControls(() => overview.open());
-const overview = new Overview(
-  () => list.query,
-  (snapshot) => {
+const overview = new Overview({
+  query: () => list.query,
+  show(snapshot) {
     latest = snapshot;
     outage = null;
     show();
     drawFigures();
   },
-  (cause, seenMs) => {
+  lost(cause, seenMs) {
     outage = { cause, seenMs };
     show();
   },
-);
+});
 
 function route() {
   const named = /^#job=(.*)$/.exec(location.hash)?.[1] ?? null;

@@ -1,7 +1,7 @@
 // What an operator must know first, at the top: paused queues, no worker, open breakers, no connection.
 
 import { byId, list, node, write } from "./dom.js";
-import { age, capital, clock, count, many } from "./format.js";
+import { age, capital, clock, count, many, sum } from "./format.js";
 
 const container = byId("notices");
 
@@ -28,7 +28,7 @@ export function outageNotice(cause, seenMs) {
 }
 
 function ofSystem({ queues, workers, upstreams }, nowMs) {
-  const waits = queues.reduce((sum, queue) => sum + queue.waiting + queue.deferred, 0);
+  const waits = sum(queues, (queue) => queue.waiting + queue.deferred);
   const notices = [];
   if (!workers.length) notices.push(noWorker(waits));
   else if (workers.every((worker) => worker.drained)) notices.push(allDrain(waits));

@@ -9,18 +9,14 @@ const PROBE_MS = 3000;
 
 /** Follows snapshots while the page is visible. */
 export class Overview {
-  #query;
-  #show;
-  #lost;
+  #page;
   #aborter = null;
   #probe = 0;
   seenMs = 0; // when the last snapshot came
 
-  /** `query` returns what to list, `show` gets each snapshot, `lost` the cause of an outage and its last data. */
-  constructor(query, show, lost) {
-    this.#query = query;
-    this.#show = show;
-    this.#lost = lost;
+  /** `page.query()` returns what to list, `page.show` gets each snapshot, `page.lost` the cause of an outage. */
+  constructor(page) {
+    this.#page = page;
     document.addEventListener("visibilitychange", () => this.open());
   }
 
@@ -44,15 +40,15 @@ export class Overview {
       if (signal.aborted) return true;
       this.#turn("live", signal);
       this.seenMs = Date.now();
-      this.#show(snapshot);
+      this.#page.show(snapshot);
       return false;
     };
     try {
-      await follow(`/board/overview?${this.#query()}`, { onEvent, onState, signal, fetch: ask });
+      await follow(`/board/overview?${this.#page.query()}`, { onEvent, onState, signal, fetch: ask });
     } catch (error) {
       if (signal.aborted) return;
       mark(connection, "not live");
-      this.#lost(reason(error), this.seenMs);
+      this.#page.lost(reason(error), this.seenMs);
     }
   }
 
@@ -60,15 +56,14 @@ export class Overview {
     const isLive = state === "live";
     mark(connection, isLive ? "live" : "reconnecting");
     clearTimeout(this.#probe);
-    if (isLive) return;
-    this.#find(signal);
+    if (!isLive) this.#find(signal);
   }
 
   /** Find out why there is no stream; the gateway says whether Redis answers. */
   async #find(signal) {
     const cause = await readCause(signal);
     if (signal.aborted || connection.dataset.state === "live") return;
-    if (cause) this.#lost(cause, this.seenMs);
+    if (cause) this.#page.lost(cause, this.seenMs);
     this.#probe = setTimeout(() => this.#find(signal), PROBE_MS);
   }
 }

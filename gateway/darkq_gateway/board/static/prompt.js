@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { copyButton } from "./code.js";
-import { node } from "./dom.js";
+import { button, node } from "./dom.js";
 
 const CLAMPED_CHARS = 480;
 
@@ -34,11 +34,10 @@ function block({ role, text }, many) {
 
 function fold(box, tools) {
   box.classList.add("clamped");
-  const button = node("button", { type: "button", class: "quiet small", "aria-expanded": "false" }, "Show all");
-  button.addEventListener("click", () => {
+  const turn = (pressed) => {
     const isClamped = box.classList.toggle("clamped");
-    button.textContent = isClamped ? "Show all" : "Show less";
-    button.setAttribute("aria-expanded", String(!isClamped));
-  });
-  tools.prepend(button);
+    pressed.textContent = isClamped ? "Show all" : "Show less";
+    pressed.setAttribute("aria-expanded", String(!isClamped));
+  };
+  tools.prepend(button("Show all", turn, { "aria-expanded": "false" }));
 }

@@ -1,7 +1,7 @@
 // Workers and upstreams, which all tenants share. The gateway sends them to operators only.
 
-import { byId, list, mark, node, write } from "./dom.js";
-import { age, count, many } from "./format.js";
+import { byId, head, list, mark, node, write } from "./dom.js";
+import { age, count, dots, many } from "./format.js";
 
 const BREAKER = { closed: "healthy", open: "breaker open", "half-open": "trying again" };
 
@@ -22,48 +22,29 @@ export function showSystem({ system, now_ms }) {
 
 function makeWorker({ worker }) {
   const [, host, pid] = /^(.*):(\d+):[^:]*$/.exec(worker) ?? [null, worker, ""];
-  return node(
-    "li",
-    { title: worker },
-    node(
-      "div",
-      { class: "head" },
-      node("strong", {}, host, ...(pid ? [node("small", {}, ` pid ${pid}`)] : [])),
-      node("span", { class: "pill" }),
-    ),
-    node("p", { class: "note" }),
-  );
+  const name = node("strong", {}, host, ...(pid ? [node("small", {}, ` pid ${pid}`)] : []));
+  return node("li", { title: worker }, head(name), node("p", { class: "note" }));
 }
 
 function leases({ running, first_ends_ms, drained }, nowMs) {
-  const parts = [running ? many(running, "job") : "no job now"];
-  if (running) parts.push(`leases for ${age(first_ends_ms - nowMs)} at least`);
-  if (drained) parts.push(`draining${drained.by ? `, by ${drained.by}` : ""}`);
-  return parts.join(" · ");
-}
-
-function makeUpstream({ name, kind }) {
-  return node(
-    "li",
-    {},
-    node(
-      "div",
-      { class: "head" },
-      node("strong", {}, name, ...(kind === name ? [] : [node("small", {}, ` ${kind}`)])),
-      node("span", { class: "pill" }),
-    ),
-    node("p", { class: "note" }),
-    node("ul", { class: "limits" }),
+  return dots(
+    running ? many(running, "job") : "no job now",
+    running && `leases for ${age(first_ends_ms - nowMs)} at least`,
+    drained && `draining${drained.by ? `, by ${drained.by}` : ""}`,
   );
 }
 
+function makeUpstream({ name, kind }) {
+  const title = node("strong", {}, name, ...(kind === name ? [] : [node("small", {}, ` ${kind}`)]));
+  return node("li", {}, head(title), node("p", { class: "note" }), node("ul", { class: "limits" }));
+}
+
 function showUpstream(item, each, nowMs) {
-  const [head, note, limits] = item.children;
-  mark(head.lastElementChild, BREAKER[each.breaker] ?? each.breaker);
-  const parts = [many(each.models.length, "model"), many(each.workers, "worker")];
-  if (each.waiting) parts.push(`${count(each.waiting)} deferred`);
-  if (each.reopens_at_ms) parts.push(`again in ${age(each.reopens_at_ms - nowMs)}`);
-  write(note, parts.join(" · "));
+  const [title, note, limits] = item.children;
+  mark(title.lastElementChild, BREAKER[each.breaker] ?? each.breaker);
+  const deferred = each.waiting && `${count(each.waiting)} deferred`;
+  const again = each.reopens_at_ms && `again in ${age(each.reopens_at_ms - nowMs)}`;
+  write(note, dots(many(each.models.length, "model"), many(each.workers, "worker"), deferred, again));
   list(limits, limitsOf(each), (limit) => limit.name, makeLimit, (row, limit) => {
     const [meter, text] = row.children;
     meter.max = limit.most;
@@ -73,11 +54,7 @@ function showUpstream(item, each, nowMs) {
 }
 
 function limitsOf({ windows, concurrency, in_progress }) {
-  const limits = windows.map(({ calls, length_s, used }) => ({
-    name: `calls in ${age(length_s * 1000)}`,
-    most: calls,
-    used,
-  }));
+  const limits = windows.map(({ calls: most, length_s, used }) => ({ name: `calls in ${age(length_s * 1000)}`, most, used }));
   if (concurrency) limits.push({ name: "concurrent calls", most: concurrency, used: in_progress });
   return limits;
 }

@@ -56,7 +56,7 @@ async def batch_renew_lease(
     See `batch_renew_lease.lua`.
     """
     names = [keys.batch, keys.lines, keys.ends, keys.acknowledged, keys.runner]
-    args: list[Argument] = [keys.tagged_id, token, lease_ms, ttl_ms]
+    args: list[Argument] = [keys.arq_id, token, lease_ms, ttl_ms]
     for field, value in (made_with or {}).items():
         args += [field, value]
     outcome, holder = await _batch_renew_lease(
@@ -101,7 +101,7 @@ async def batch_acknowledge(
     See `batch_acknowledge.lua`.
     """
     names = [keys.batch, keys.lines, keys.ends, keys.acknowledged, keys.runner, keys.parts]
-    args: list[Argument] = [keys.tagged_id, token, lease_ms, ttl_ms, kept_ends, keys.live]
+    args: list[Argument] = [keys.arq_id, token, lease_ms, ttl_ms, kept_ends, keys.live]
     args += [part, milliseconds(part_ttl_s), first]
     for end in ends:
         args += [end.stamp, "1" if end.expired else "keep" if end.keep else ""]

@@ -63,35 +63,23 @@ async def enqueue(
     lines: BatchLines | None = None,
 ) -> list[Receipt]:
     """Store jobs of one partition, with `event` as the first of their logs. See `enqueue.lua`."""
-    partition = jobs[0].keys.partition
+    shared = PartitionKeys(jobs[0].keys.partition)
     kinds: dict[tuple[Priority, str | None], int] = {}
     remembered: list[str] = []
     fields: list[Argument] = []
     for job in jobs:
         kind = kinds.setdefault((job.priority, job.tenant), len(kinds))
         if job.idempotency_key is not None:
-            remembered.append(PartitionKeys(partition).idempotency(job.idempotency_key, job.tenant))
+            remembered.append(shared.idempotency(job.idempotency_key, job.tenant))
         fields += (job.keys.arq_id, job.record, kind, job.digest)
-    names = [
-        name
-        for priority, tenant in kinds
-        for name in (
-            PartitionKeys(partition).queue(priority),
-            PartitionKeys(partition).tenant_jobs(tenant),
-        )
-    ]
-    ttl_ms = milliseconds(job_ttl_s)
-    args: list[Argument] = [
-        PartitionKeys(partition).wake,
-        ttl_ms,
-        queue_max_jobs,
-        max_listed,
-        event,
-    ]
-    args += [len(kinds), len(jobs), *fields]
+    names: list[str] = []
+    for priority, tenant in kinds:
+        names += [shared.queue(priority), shared.tenant_jobs(tenant)]
+    args: list[Argument] = [shared.wake, milliseconds(job_ttl_s), queue_max_jobs, max_listed]
+    args += [event, len(kinds), len(jobs), *fields]
     if lines is not None:
-        args += [lines.keys.tagged_id, *lines.numbers]
-    replies = await _enqueue(redis, [*names, *remembered, PartitionKeys(partition).control], args)
+        args += [lines.keys.arq_id, *lines.numbers]
+    replies = await _enqueue(redis, [*names, *remembered, shared.control], args)
     receipts = [Receipt("new", job.keys) for job in jobs]
     for number, outcome, arq_id in zip(*[iter(replies)] * 3, strict=True):
         receipts[number] = Receipt(outcome.decode(), JobKeys.from_arq_id(arq_id.decode()))
@@ -110,19 +98,13 @@ async def cancel(
     only_waiting: bool = False,
 ) -> CancelOutcome:
     """Cancel a job whose latest attempt is `attempt`. See `cancel.lua`."""
+    shared = PartitionKeys(keys.partition)
     names = [keys.in_progress, keys.job, keys.retry, keys.state, keys.result, keys.events]
-    names += PartitionKeys(keys.partition).queues
-    args: list[Argument] = [
-        keys.arq_id,
-        keys.live,
-        PartitionKeys(keys.partition).wake,
-        attempt,
-        result,
-    ]
+    args: list[Argument] = [keys.arq_id, keys.live, shared.wake, attempt, result]
     args += [milliseconds(result_ttl_s), event_id, event]
     if only_waiting:
         args.append("waiting")
-    outcome: bytes = await _cancel(redis, names, args)
+    outcome: bytes = await _cancel(redis, [*names, *shared.queues], args)
     return cast(CancelOutcome, outcome.decode())
 
 
@@ -139,15 +121,10 @@ async def revive(
     event: bytes,
 ) -> ReviveOutcome:
     """Queue a failed job again, if its result still is `known`. See `revive.lua`."""
+    shared = PartitionKeys(keys.partition)
     names = [queue_name, keys.job, keys.retry, keys.state, keys.result, keys.events]
-    names += [keys.failed, PartitionKeys(keys.partition).failed]
-    args: list[Argument] = [
-        keys.arq_id,
-        keys.live,
-        PartitionKeys(keys.partition).wake,
-        known,
-        attempt,
-    ]
+    names += [keys.failed, shared.failed]
+    args: list[Argument] = [keys.arq_id, keys.live, shared.wake, known, attempt]
     args += [milliseconds(job_ttl_s), queue_max_jobs, event_id, event]
     outcome: bytes = await _revive(redis, names, args)
     return cast(ReviveOutcome, outcome.decode())

@@ -34,7 +34,6 @@ class Limits(NamedTuple):
     windows: Sequence[tuple[int, int]] = ()
 
     def _arguments(self) -> list[Argument]:
-        """The arguments that `limits.lua` describes."""
         args: list[Argument] = [self.concurrency, self.lease_ms, self.horizon_ms]
         args += [self.cooldown_ms, self.cooldown_max_ms, len(self.windows)]
         for window in self.windows:

@@ -54,10 +54,11 @@ async def change_priority(
     queue_max_jobs: int,
 ) -> list[ChangeOutcome]:
     """Move jobs of a partition from one queue to the other. See `change_priority.lua`."""
-    args: list[Argument] = [PartitionKeys(partition).wake, queue_max_jobs]
+    shared = PartitionKeys(partition)
+    args: list[Argument] = [shared.wake, queue_max_jobs]
     for job in jobs:
         args += [job.keys.arq_id, job.known, job.changed]
-    names = [PartitionKeys(partition).queue(source), PartitionKeys(partition).queue(target)]
+    names = [shared.queue(source), shared.queue(target)]
     return cast(list[ChangeOutcome], _words(await _change_priority(redis, names, args)))
 
 
@@ -68,12 +69,8 @@ async def transfer_depart(
 
     See `transfer_depart.lua`.
     """
-    partition = jobs[0].partition
-    names = [
-        PartitionKeys(partition).queue(priority),
-        PartitionKeys(partition).moving(priority),
-        PartitionKeys(partition).control,
-    ]
+    shared = PartitionKeys(jobs[0].partition)
+    names = [shared.queue(priority), shared.moving(priority), shared.control]
     outcomes = await _transfer_depart(redis, names, [priority, *(keys.arq_id for keys in jobs)])
     return cast(list[DepartOutcome], _words(outcomes))
 
@@ -88,21 +85,10 @@ async def transfer_arrive(
     max_listed: int,
 ) -> ArriveOutcome:
     """Store a job that comes from another Redis. See `transfer_arrive.lua`."""
-    keys = job.keys
-    names = [
-        PartitionKeys(keys.partition).queue(priority),
-        keys.job,
-        keys.result,
-        keys.retry,
-        keys.state,
-    ]
-    names += [keys.events, keys.moved, PartitionKeys(keys.partition).tenant_jobs(job.tenant)]
-    args: list[Argument] = [
-        keys.arq_id,
-        f"{job.queued_at_ms:.3f}",
-        PartitionKeys(keys.partition).wake,
-        job.record,
-    ]
+    keys, shared = job.keys, PartitionKeys(job.keys.partition)
+    names = [shared.queue(priority), keys.job, keys.result, keys.retry, keys.state]
+    names += [keys.events, keys.moved, shared.tenant_jobs(job.tenant)]
+    args: list[Argument] = [keys.arq_id, f"{job.queued_at_ms:.3f}", shared.wake, job.record]
     args += [job.ttl_ms, job.attempt or "", milliseconds(note_ttl_s), queue_max_jobs, max_listed]
     args.append(len(job.state))
     for field, value in job.state.items():
@@ -127,9 +113,9 @@ async def transfer_give_back(redis: Redis, priority: Priority, jobs: Sequence[Jo
 
     See `transfer_give_back.lua`.
     """
-    partition = jobs[0].partition
-    names = [PartitionKeys(partition).queue(priority), PartitionKeys(partition).moving(priority)]
-    args = [PartitionKeys(partition).wake, *(keys.arq_id for keys in jobs)]
+    shared = PartitionKeys(jobs[0].partition)
+    args = [shared.wake, *(keys.arq_id for keys in jobs)]
+    names = [shared.queue(priority), shared.moving(priority)]
     return int(await _transfer_give_back(redis, names, args))
 
 

@@ -37,6 +37,12 @@ def command(environment: str, program: str) -> list[str]:
     return [str(home / "bin/python"), str(PROGRAMS / program)]
 
 
+def typescript() -> list[str]:
+    """Return the command of TypeScript's compiler."""
+    home = _made("npm", [NPM / "package-lock.json"], _install_npm)
+    return [str(_node()), str(home / "node_modules/typescript/bin/tsc")]
+
+
 def _made(name: str, pins: list[Path], install: Callable[[str, Path], None]) -> Path:
     """Return the folder of an environment; several processes of pytest make it once."""
     HOME.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 
 from darkq import Client, Settings
 from darkq.serving.files import Files
-from darkq_gateway.openai.file_limits import FileExpiry
+from darkq_gateway.openai.files import FileExpiry
 from support.http_api import Api
 from support.waiting import wait_until
 

@@ -12,7 +12,8 @@ from openai.types.responses import Response
 from darkq import Cancelled, Chunk, Completed, Failed, Queued, Retrying, Started, Usage
 from darkq.event import AnyEvent, Reasoning, Refusal, ToolCall
 from darkq.openai.response_events import ResponseBuilder
-from darkq_gateway.openai.chat_stream import ChatStream, Interrupted
+from darkq_gateway.http.errors import ApiError
+from darkq_gateway.openai.chat import ChatStream
 from support.open_responses import check_chunk, check_event, check_response
 
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
@@ -165,7 +166,7 @@ def test_chat_never_joins_two_attempts(history: list[AnyEvent], include_usage: b
                 check_chunk(chunk)
                 for choice in chunk["choices"]:
                     add_delta(heard, choice["delta"])
-    except Interrupted:
+    except ApiError:
         assert not chat.ended
     if chat.ended:
         assert heard.pop("content", "") == Response.model_validate(respond(history)[1]).output_text

@@ -1,26 +1,99 @@
-"""`darkq upstreams`: calls each upstream, and prints which of them work now."""
+"""`darkq doctor`, `upstreams` and `top`: they look at the system, and change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from darkq_cli.terminal import interrupts, output, program
+from darkq_cli.terminal import interrupts, messages, output, program
 from darkq_cli.terminal import options as opt
 from darkq_cli.terminal.problems import Problem, require
+from darkq_cli.terminal.redis import open_redis
 
 if TYPE_CHECKING:
     from darkq import Settings, UpstreamStatus
+    from darkq_cli.doctor.checks import CheckResult
     from darkq_cli.doctor.probes import Probe
+
+
+def doctor(
+    no_probe: Annotated[
+        bool,
+        typer.Option("--no-probe", help="Do not call upstreams: a call counts in their limits."),
+    ] = False,
+    _: opt.JsonOption = False,
+) -> None:
+    """Find problems, and print what to do about them. Changes nothing.
+
+    It checks settings, this machine, Redis, workers, queues and upstreams. The exit code is 1 if
+    there is a problem; warnings alone leave it 0. docs/doctor.md explains each check.
+
+    \b
+    darkq doctor
+    darkq doctor --json | jq 'select(.verdict == "problem")'
+    """
+    from darkq_cli.doctor.examine import load_and_examine
+    from darkq_cli.doctor.report import Report
+
+    verdicts = Counter[str]()
+    report = Report()
+    show: Callable[[CheckResult], None] = output.write_json if messages.as_json else report.show
+
+    async def show_results() -> None:
+        async with aclosing(load_and_examine(call_upstreams=not no_probe)) as results:
+            async for result in results:
+                verdicts[result.verdict] += 1
+                show(result)
+
+    interrupts.run(show_results())
+    report.end()
+    counts = ", ".join(
+        f"{verdicts[verdict]} {verdict}{'s' if verdicts[verdict] != 1 else ''}"
+        for verdict in ("problem", "warning")
+    )
+    if verdicts["problem"]:
+        raise Problem(counts)
+    messages.say(counts, verdicts=dict(verdicts))
+
+
+def top(
+    interval_s: Annotated[
+        float,
+        typer.Option("--interval-s", metavar="S", min=0.1, max=3600, help="Seconds between reads."),
+    ] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one reading, and exit.")] = False,
+    _: opt.JsonOption = False,
+) -> None:
+    """Show queues, workers, upstreams and throughput, live.
+
+    Ctrl-C or q ends it. In a pipe or a file it prints plain tables, one after the other. While
+    Redis does not answer, it shows since when, and retries.
+
+    \b
+    darkq top
+    darkq top --once
+    darkq top --json --interval-s 10 >> top.jsonl
+    """
+    from darkq import Settings
+    from darkq_cli.top import watch
+
+    with open_redis(Settings.load()) as redis:
+        if once:
+            reading = interrupts.run(watch.read_once(redis.settings))
+            (output.write_json if messages.as_json else watch.print_plain)(reading)
+        else:
+            interrupts.run(watch.watch(redis, interval_s))
 
 
 def upstreams(
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", metavar="S", min=0.1, help="Seconds for each upstream.")
     ] = 15.0,
-    as_json: opt.JsonOption = False,
+    _: opt.JsonOption = False,
 ) -> None:
     """Check which upstreams work now, with a short call to each.
 
@@ -37,7 +110,7 @@ def upstreams(
 
     settings = use_running_darkai(Settings.load())
     probes = interrupts.run(probe_upstreams(settings, timeout_s))
-    if as_json:
+    if messages.as_json:
         for probe in probes:
             output.write_json(probe.as_json())
     else:
@@ -72,8 +145,7 @@ def _build_row(probe: Probe) -> Sequence[str]:
 
 def _build_note(probe: Probe) -> str:
     models = _list_models(probe.status)
-    lines = [probe.reason, f"models: {models}" if models else ""]
-    return "\n".join(line for line in lines if line)
+    return "\n".join(filter(None, (probe.reason, models and f"models: {models}")))
 
 
 def _list_models(status: UpstreamStatus) -> str:
