@@ -77,19 +77,31 @@ def build_terminal_event(record: ResultRecord, at: Cursor) -> ev.Terminal:
     )
 
 
+MERGED_CHARS = 64 << 10
+
+
 def merge_pieces(events: Iterable[AnyEvent]) -> list[AnyEvent]:
-    """Return the events with consecutive pieces of the same kind as one.
+    """Return the events with consecutive pieces of the same kind as one, of `MERGED_CHARS` at most.
 
     It has the id of the last one: from there a reader continues after all of them.
     """
     merged: list[AnyEvent] = []
     run: list[AnyEvent] = []
+    chars = 0
     for event in events:
-        if run and not _continues(run[-1], event):
+        chars += count_chars(event)
+        if run and (chars > MERGED_CHARS or not _continues(run[-1], event)):
             merged.append(_merge(run))
-            run = []
+            run, chars = [], count_chars(event)
         run.append(event)
     return [*merged, _merge(run)] if run else merged
+
+
+def count_chars(event: AnyEvent) -> int:
+    """Return how many characters of an answer an event has."""
+    if isinstance(event, ev.ToolCall):
+        return len(event.arguments)
+    return len(event.text) if isinstance(event, ev.PIECES) else 0
 
 
 def _continues(last: AnyEvent, event: AnyEvent) -> bool:

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from darkq import event as ev
 from darkq.event import AnyEvent, Cursor
-from darkq.protocol.answer_events import build_terminal_event
+from darkq.protocol.answer_events import build_terminal_event, count_chars
 from darkq.protocol.record import BeyondText, History, ResultRecord, Stretch
 
 VERBATIM = "event"
@@ -83,7 +83,7 @@ def check(record: ResultRecord, history: History) -> None:
         if stretch.kind == VERBATIM:
             kept = zip(islice(verbatim, len(sizes)), sizes, strict=True)
             for number, (event, size) in enumerate(kept, count + 1):
-                if event.id != f"{record.t}-{number}" or _count_chars(event) not in (size, None):
+                if event.id != f"{record.t}-{number}" or count_chars(event) != size:
                     raise ValueError("another event")
                 texts.pass_over(event, size)
         else:
@@ -130,12 +130,6 @@ def read_rest(record: ResultRecord, history: History, after: Cursor) -> Iterator
         yield from pieces
     if end > seen:
         yield build_terminal_event(record, Cursor(record.t, end))
-
-
-def _count_chars(event: AnyEvent) -> int | None:
-    if isinstance(event, ev.ToolCall):
-        return len(event.arguments)
-    return len(event.text) if isinstance(event, ev.PIECES) else None
 
 
 class _Texts:

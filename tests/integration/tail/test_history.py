@@ -171,6 +171,17 @@ async def test_a_log_with_a_long_earlier_attempt_stays(
     assert await job.latest_event() == "2-3"
 
 
+async def test_a_log_with_a_long_earlier_text_stays(hand: Hand, redis: Redis) -> None:
+    """Red when whoever wants an answer gets the texts of lost attempts with it."""
+    claim = await hand.take()
+    await write(hand, claim, *["x" * 60_000] * 17)
+    again = await next_attempt(hand, claim, 18)
+    await write(hand, again, "Uno ", "dos")
+    log = await complete(hand, again, "Uno ", "dos")
+    assert await read_log(redis, claim.keys) == log
+    assert len(await redis.get(claim.keys.result)) < 1000
+
+
 async def test_other_tasks_run_between_the_pages_of_a_history(hand: Hand, redis: Redis) -> None:
     """Pages of a history need no call. Red when a reader of a long one lets nothing else run."""
     keys, log = await answered(hand, *["x"] * 2000)

@@ -50,7 +50,7 @@ async def test_an_answer_of_400_chunks_takes_little_more_than_its_text(
     assert not await redis.exists(keys.events)
     used = await redis.memory_usage(keys.result, samples=0)
     assert used is not None
-    assert used <= 1.4 * len(text.encode()) + 600
+    assert used <= len(text.encode()) + 2 * 400 + 800
     assert [event async for event in job.events()] == seen
     assert sum(event.merged for event in seen if isinstance(event, Chunk)) == 400
 

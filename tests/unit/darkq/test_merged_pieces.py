@@ -47,5 +47,13 @@ def test_attempts_are_not_merged() -> None:
     assert merge_pieces(events) == events
 
 
+def test_a_merged_piece_has_a_bounded_size() -> None:
+    """As the events of a log have. Red when 256 large events become one."""
+    events: list[AnyEvent] = [ev.Chunk(id=f"1-{n}", text="x" * 30_000) for n in range(1, 6)]
+    events.append(ev.Chunk(id="1-6", text="x" * 100_000))
+    merged = merge_pieces(events)
+    assert [event.id for event in merged] == ["1-2", "1-4", "1-5", "1-6"]
+
+
 def test_nothing_remains_nothing() -> None:
     assert merge_pieces([]) == []

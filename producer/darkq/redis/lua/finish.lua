@@ -4,7 +4,7 @@
 --
 -- The log of a job with a history goes: the history has all that it had. Only the log knows the events
 -- of earlier attempts, so the result is cut before their list, its last, and gets them here. If they
--- are too many to be copied in a script, the log stays, and their list is empty.
+-- are too many to be copied in a script, or too long, the log stays, and their list is empty.
 --
 -- The record of a failed job is kept for `revive`, and the job is added to the list of failures. This
 -- does not apply to a line of a batch: the batch reports the failure, and the line can be added to
@@ -19,6 +19,7 @@
 -- sent twice, because its reply was lost, returns 1 twice.
 
 local MOST_EARLIER = 1000 -- 100,000 would block the server for more than a second
+local MOST_EARLIER_BYTES = 1000000 -- who reads a result reads them too
 local queue, in_progress, job, retry, state, result, events, kept, failures = unpack(KEYS)
 local id, attempt, token, channel, record, ttl_ms, rest = unpack(ARGV, 1, 7)
 local holder = redis.call('GET', in_progress)
@@ -29,10 +30,12 @@ if holder and holder ~= token or redis.call('GET', retry) ~= attempt or not held
 end
 local earlier = rest ~= ''
   and redis.call('XRANGE', events, '-', '(' .. attempt .. '-0', 'COUNT', MOST_EARLIER + 1)
-if earlier and #earlier <= MOST_EARLIER then
-  for n, entry in ipairs(earlier) do
-    earlier[n] = entry[2][2]
-  end
+local earlier_bytes = 0
+for n, entry in ipairs(earlier or {}) do
+  earlier[n] = entry[2][2]
+  earlier_bytes = earlier_bytes + #earlier[n]
+end
+if earlier and #earlier <= MOST_EARLIER and earlier_bytes <= MOST_EARLIER_BYTES then
   redis.call('SET', result, record .. table.concat(earlier, ',') .. rest, 'PX', ttl_ms)
   redis.call('DEL', events)
 else
