@@ -15,6 +15,7 @@ from darkq.event import AnyEvent, Cancelled, Chunk, Failed
 from darkq.protocol.keys import JobKeys
 from darkq.protocol.record import Arguments, JobRecord, encode
 from darkq_local.local_darkai import LocalDarkAI
+from darkq_worker.writing import attempt_log
 from support.by_hand import put
 from support.waiting import wait_until
 
@@ -53,6 +54,18 @@ async def test_an_answer_of_400_chunks_takes_little_more_than_its_text(
     assert used <= len(text.encode()) + 2 * 400 + 800
     assert [event async for event in job.events()] == seen
     assert sum(event.merged for event in seen if isinstance(event, Chunk)) == 400
+
+
+async def test_the_log_of_a_very_long_answer_stays(
+    client: Client, redis: Redis, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red without the limit: each slow reader would hold the whole answer."""
+    monkeypatch.setattr(attempt_log, "MAX_HISTORY_CHARS", 100)
+    await work(chunks=40)
+    job = await client.enqueue("hello")
+    assert len((await job.result()).text) > 100
+    seen = [event async for event in job.events()]
+    assert await read_log(redis, JobKeys.parse(job.id)) == seen
 
 
 async def test_the_log_of_an_older_producer_stays(client: Client, redis: Redis, work: Work) -> None:

@@ -33,6 +33,8 @@ from darkq.telemetry.metrics import CHUNK_RELAY, CHUNKS, Tally
 from darkq_worker.leases import Claim
 from darkq_worker.pieces import AnyPiece, count_joined, find_stretches, join, make_event
 
+MAX_HISTORY_CHARS = 1 << 20
+
 
 class Entry(NamedTuple):
     """An event with its entry id, to be appended to the event log."""
@@ -163,8 +165,12 @@ class AttemptLog:
         return self._pieces, Cursor(self.attempt, self.sealed)
 
     def make_history(self) -> History | UnsetType:
-        """Return what the log of a closed attempt has beside its texts."""
-        if self.started is None:
+        """Return what the log of a closed attempt has beside its texts.
+
+        UNSET for an answer of more than `MAX_HISTORY_CHARS`: a reader of a log holds a page of it,
+        but a reader of a history holds the answer.
+        """
+        if self.started is None or self.chars > MAX_HISTORY_CHARS:
             return UNSET
         stretches: list[Stretch] = []
         verbatim: list[Raw] = []
