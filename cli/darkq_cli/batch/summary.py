@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Self
 
 import msgspec
@@ -11,12 +10,6 @@ from darkq_cli.batch.formats.output import read_failure
 from darkq_cli.batch.state import State
 from darkq_cli.terminal import program
 from darkq_cli.terminal.problems import Problem, refuses_option
-
-
-def _shorten(path: str | None) -> str:
-    """Return a path relative to the working directory, if it is below that."""
-    relative = os.path.relpath(path or "")
-    return str(path) if relative.startswith("..") else relative
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,9 +51,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         per_s = 1 / self.elapsed_s if self.elapsed_s else 0.0
         facts = {"batch": self.batch_id, "answered": f"{self.completed:,} of {self.lines:,} lines"}
         if self.completed:
-            facts["answered"] += f", into {_shorten(self.output)}"
+            facts["answered"] += f", into {program.shorten_path(self.output)}"
         if self.errors:
-            facts["failed"] = f"{self.failed:,}, into {_shorten(self.errors)}"
+            facts["failed"] = f"{self.failed:,}, into {program.shorten_path(self.errors)}"
         if self.ignored:
             facts["ignored"] = f"{', '.join(self.ignored)}: not supported by the upstream"
         facts["time"] = f"{self.elapsed_s:,.1f} s, {self.lines * per_s:,.1f} lines/s"
@@ -71,14 +64,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     def raise_if_failed(self) -> None:
         """Raise `Problem` unless every line has an answer."""
-        if self.failed:
+        if self.failed and self.errors:
             first = f"The first is {self.first_failure}\n" if self.first_failure else ""
             again = f"{program.command()} batch retry {self.batch_id}"
             if refuses_option(self.first_failure):
                 again += " --ignore-unsupported"
             raise Problem(
                 f"{self.failed:,} of {self.lines:,} lines failed",
-                f"{first}See {_shorten(self.errors)}\nTo run them again: {again}",
+                f"{first}See {program.shorten_path(self.errors)}\nTo run them again: {again}",
             )
         if self.completed < self.lines:
             raise Problem(f"{self.lines - self.completed:,} of {self.lines:,} lines are missing")

@@ -18,5 +18,13 @@ def command() -> str:
     beside = Path(sys.executable).with_name("darkq")
     if not beside.exists():
         return f"{shlex.quote(sys.executable)} -m darkq_cli"
-    near = os.path.relpath(beside)
-    return shlex.quote(str(beside) if near.startswith("..") else near)
+    return shlex.quote(shorten_path(str(beside)))
+
+
+def shorten_path(path: str) -> str:
+    """Return a path relative to the working directory, if it is below that."""
+    try:
+        near = os.path.relpath(path)
+    except FileNotFoundError:  # the working directory was removed
+        return path
+    return path if near.startswith("..") else near

@@ -136,8 +136,8 @@ async def _join(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
 def open_new(path: Path) -> BinaryIO:
     """Create a file of mode 0600 and its folders, and open it for writing."""
     for _ in range(MAX_TRIES):
-        make_folders(path.parent)
-        with suppress(FileNotFoundError):  # a deletion has removed the empty folder meanwhile
+        with suppress(FileNotFoundError):  # a deletion has removed an empty folder meanwhile
+            make_folders(path.parent)
             return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 

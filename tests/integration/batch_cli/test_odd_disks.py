@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from darkq_cli.terminal.program import shorten_path
 from integration.batch_cli.conftest import Serve
 from support.batches import ids, left_in, prompts
 from support.command import Darkq
@@ -115,3 +116,15 @@ async def test_a_share_that_locks_no_files_is_named(darkq: Darkq, without_locks:
     assert (done.code, done.out) == (1, b"")
     assert "has no file locks, which out.jsonl.darkq needs" in done.err
     assert "Write to a local disk" in done.err
+
+
+def test_a_path_is_shown_in_a_working_directory_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red if the summary of a finished batch needs the folder in which it was started."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert shorten_path(str(folder / "out.jsonl")) == "out.jsonl"
+    folder.rmdir()
+    assert shorten_path(str(folder / "out.jsonl")) == str(folder / "out.jsonl")
