@@ -172,7 +172,7 @@ async def test_a_log_with_a_long_earlier_attempt_stays(
 
 
 async def test_a_log_with_a_long_earlier_text_stays(hand: Hand, redis: Redis) -> None:
-    """Red when whoever wants an answer gets the texts of lost attempts with it."""
+    """Red when a result has the texts of lost attempts."""
     claim = await hand.take()
     await write(hand, claim, *["x" * 60_000] * 17)
     again = await next_attempt(hand, claim, 18)
